@@ -1,0 +1,152 @@
+"""`MillisHooks`: the application a team writes its handlers on, and serves.
+
+The two webhooks are answered here, ahead of the dashboard's router, because somebody is waiting on
+the line; whatever else is asked for goes to the dashboard.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from starlette.types import Receive, Scope, Send
+
+from .exceptions import MillisHooksError, StorageError
+from .failures import describe_failure
+from .replies import reply
+from .routing import Router
+from .service import Service
+from .settings import Settings
+from .workbench import Lifespan
+
+logger = logging.getLogger("millis_hooks")
+
+_WEBHOOKS = frozenset({"prefetch", "end-of-call"})
+
+
+class MillisHooks:
+    """An ASGI application that receives Millis' webhooks and runs your handlers.
+
+    Settings come from the environment and `.env`, or as keyword arguments named as in
+    `millis_hooks.settings.Settings`; wrong ones raise `ConfigError`. `lifespan` makes what handlers
+    share, on their own event loop; what it yields is their `call.state`. Handlers registered on
+    `Router`s elsewhere are passed in, or added with `include`.
+    """
+
+    def __init__(self, *routers: Router, lifespan: Lifespan | None = None, **settings: Any) -> None:
+        self.settings = Settings.load(**settings)
+        self.router = Router()
+        for router in routers:
+            self.router.include(router)
+        self.on_prefetch = self.router.on_prefetch
+        self.on_end_of_call = self.router.on_end_of_call
+        self.include = self.router.include
+        self._lifespan = lifespan
+        self._service: Service | None = None
+        self._starting = asyncio.Lock()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI connection."""
+        if scope["type"] == "lifespan":
+            await self._serve_lifespan(receive, send)
+            return
+        service = self._service or await self._start()
+        if scope["type"] == "http":
+            await self._serve_http(service, scope, receive, send)
+        else:
+            await service.dashboard(scope, receive, send)
+
+    @asynccontextmanager
+    async def running(self, _app: object = None) -> AsyncIterator[None]:
+        """Start, and stop at the end: the `lifespan` of an application this one is mounted in.
+
+        Without it a mounted `MillisHooks` starts at its first request, and ends with the process.
+        """
+        await self._start()
+        try:
+            yield
+        finally:
+            await self._stop()
+
+    async def _start(self) -> Service:
+        async with self._starting:
+            if self._service is None:
+                self._service = await Service.start(self.settings, self.router, self._lifespan)
+            return self._service
+
+    async def _stop(self) -> None:
+        service, self._service = self._service, None
+        if service is not None:
+            await service.stop()
+
+    async def _serve_lifespan(self, receive: Receive, send: Send) -> None:
+        await receive()
+        try:
+            await self._start()
+        except Exception as error:
+            # Left to the server, this would be taken for an application without a lifespan.
+            await send({"type": "lifespan.startup.failed", "message": _why(error)})
+            return
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self._stop()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def _serve_http(
+        self, service: Service, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        path = _path_in(scope)
+        webhook, path_secret = self._webhook_at(path)
+        if path_secret is not None:
+            # Servers write access lines from the scope.
+            scope["path"] = scope["path"].removesuffix(path) + f"{self.settings.prefix}/•/{webhook}"
+        if webhook == "prefetch":
+            await service.prefetch(scope, receive, send, path_secret=path_secret)
+        elif webhook == "end-of-call":
+            await service.end_of_call(scope, receive, send, path_secret=path_secret)
+        elif path in _PROBES:
+            await _PROBES[path](service, send)
+        else:
+            await service.dashboard(scope, receive, send)
+
+    def _webhook_at(self, path: str) -> tuple[str | None, bytes | None]:
+        """Return the webhook at `path`, and the secret before its name if there is one."""
+        prefix = f"{self.settings.prefix}/"
+        if path.startswith(prefix):
+            *secret, name = path[len(prefix) :].rstrip("/").rsplit("/", 1)
+            if name in _WEBHOOKS and not secret:
+                return name, None
+            if name in _WEBHOOKS and self.settings.secret_in_path:
+                return name, secret[0].encode()
+        return None, None
+
+
+def _path_in(scope: Scope) -> str:
+    """Return the path below the one this application is mounted at."""
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "")
+    return path[len(root) :] if root and path.startswith(f"{root}/") else path
+
+
+async def _alive(_service: Service, send: Send) -> None:
+    await reply(send, 200, b'{"status":"alive"}')
+
+
+async def _ready(service: Service, send: Send) -> None:
+    try:
+        await asyncio.to_thread(service.check_storage)
+    except StorageError as error:
+        logger.error("not ready: %s", error)
+        await reply(send, 503, b'{"status":"cannot store"}')
+    else:
+        await reply(send, 200, b'{"status":"ready"}')
+
+
+_PROBES = {"/healthz": _alive, "/readyz": _ready}
+
+
+def _why(error: Exception) -> str:
+    return str(error) if isinstance(error, MillisHooksError) else describe_failure(error).traceback

@@ -1,0 +1,67 @@
+"""Storage: the tables, the one writer, processing, queries and migrations.
+
+Knows nothing of HTTP and nothing of handlers.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+
+from sqlalchemy import Connection, insert, select
+
+from .database import Database
+from .digest import RunsFor
+from .migrations import migrate
+from .processing import Processor
+from .queries import Queries
+from .tables import keys
+from .writer import Writer
+
+
+class CallLog:
+    """An open call log, its schema up to date. Raises `StorageError` if it cannot be had.
+
+    `runs_for` says which handlers want an ended call; `on_runs` is called, on a thread of the log,
+    when runs for them have been written.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        runs_for: RunsFor = lambda call: (),
+        on_runs: Callable[[], None] = lambda: None,
+        own_numbers: frozenset[str] = frozenset(),
+    ) -> None:
+        self.database = Database(url)
+        migrate(self.database)
+        self.queries = Queries(self.database.reader)
+        self.writer = Writer(self.database.writer, on_stored=self._wake)
+        self.processor = Processor(
+            self.database, self.writer, runs_for=runs_for, on_runs=on_runs, own_numbers=own_numbers
+        )
+        self.writer.start()
+        self.processor.start()
+
+    def close(self) -> None:
+        """Write what is waiting and close; what is not processed yet is at the next start."""
+        self.processor.close()
+        self.writer.close()
+        self.database.close()
+
+    def key(self, name: str) -> bytes:
+        """Return the key of this name, the same for every process on this log."""
+        return self.writer.run(lambda connection: _key(connection, name))
+
+    def _wake(self) -> None:
+        self.processor.wake()
+
+
+def _key(connection: Connection, name: str) -> bytes:
+    found = connection.execute(select(keys.c.value).where(keys.c.name == name)).scalar()
+    if found is not None:
+        return found
+    made = secrets.token_bytes(32)
+    connection.execute(insert(keys).values(name=name, value=made))
+    return made

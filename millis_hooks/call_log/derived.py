@@ -1,0 +1,97 @@
+"""Writes what digests say: calls, costs, search text and runs, in the caller's transaction.
+
+Repeating it changes nothing. A call takes its columns from the first end-of-call that could be
+read; a redelivery or a changed body stays beside it in `deliveries`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from functools import cache
+from typing import Any
+
+from sqlalchemy import Connection, delete, func, insert, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from .digest import Columns, Digest
+from .search import call_search
+from .tables import calls, cost_items, handler_runs, inbox
+
+#: What both webhooks tell. A prefetch fills it in only where the end has not.
+_SHARED = ("agent_id", "channel", "direction", "from_phone", "to_phone", "customer_phone")
+
+
+def save(connection: Connection, digests: Sequence[Digest], done: Sequence[int]) -> None:
+    """Write what `digests` say and take `done` out of the inbox. Repeating it changes nothing."""
+    in_inbox = select(inbox.c.delivery_id).where(inbox.c.delivery_id.in_(done))
+    waiting = set(connection.execute(in_inbox).scalars())
+    new = [digest for digest in digests if digest.delivery_id in waiting]
+    _save_prefetches(connection, [digest for digest in new if not digest.ends_call])
+    _save_ended_calls(connection, [digest for digest in new if digest.ends_call])
+    connection.execute(delete(inbox).where(inbox.c.delivery_id.in_(done)))
+
+
+def _save_prefetches(connection: Connection, digests: Sequence[Digest]) -> None:
+    if digests:
+        _upsert(connection, [digest.call for digest in digests], kind="prefetch")
+
+
+def _save_ended_calls(connection: Connection, digests: Sequence[Digest]) -> None:
+    ended = _already_ended(connection, [digest.call["session_id"] for digest in digests])
+    first = [digest for digest in digests if digest.call["session_id"] not in ended]
+    if not first:
+        return
+    ids = _upsert(connection, [digest.call for digest in first], kind="end_of_call")
+    owned = [(ids[digest.call["session_id"]], digest) for digest in first]
+    _insert(connection, cost_items, _cost_rows(owned))
+    _insert(connection, handler_runs, _run_rows(owned))
+    _insert(connection, call_search, [{"rowid": id_, "text": d.search_text} for id_, d in owned])
+
+
+def _already_ended(connection: Connection, session_ids: Sequence[str]) -> Collection[str]:
+    ended = select(calls.c.session_id).where(
+        calls.c.session_id.in_(session_ids), calls.c.delivery_id.is_not(None)
+    )
+    return set(connection.execute(ended).scalars()) if session_ids else ()
+
+
+def _cost_rows(owned: Sequence[tuple[int, Digest]]) -> list[Columns]:
+    return [{"call_id": id_, **item} for id_, digest in owned for item in digest.cost_items]
+
+
+def _run_rows(owned: Sequence[tuple[int, Digest]]) -> list[Columns]:
+    return [
+        {
+            "call_id": id_,
+            "handler": handler,
+            "state": "pending",
+            "created_at": digest.call["ended_at"],
+        }
+        for id_, digest in owned
+        for handler in digest.handlers
+    ]
+
+
+def _insert(connection: Connection, into: Any, rows: Sequence[Columns]) -> None:
+    if rows:
+        connection.execute(insert(into), rows)
+
+
+def _upsert(connection: Connection, rows: Sequence[Columns], *, kind: str) -> dict[str, int]:
+    """Insert the calls, or fill in those that are known; return their ids by session."""
+    statement = _upsert_statement(connection.dialect.name, tuple(rows[0]), kind)
+    written = connection.execute(statement, rows)
+    return {session_id: id_ for id_, session_id in written}
+
+
+@cache
+def _upsert_statement(dialect: str, columns: tuple[str, ...], kind: str) -> Any:
+    into = postgresql.insert(calls) if dialect == "postgresql" else sqlite.insert(calls)
+    told = into.excluded
+    changes = {name: told[name] for name in columns if name not in {"session_id", "received_at"}}
+    for name in _SHARED:
+        sides = (calls.c[name], told[name]) if kind == "prefetch" else (told[name], calls.c[name])
+        changes[name] = func.coalesce(*sides)
+    return into.on_conflict_do_update(index_elements=["session_id"], set_=changes).returning(
+        calls.c.id, calls.c.session_id
+    )

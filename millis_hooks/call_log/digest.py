@@ -1,0 +1,129 @@
+"""What a delivery says about its call, as rows: the derived columns, costs, search text and runs.
+
+Pure: bytes in, rows out. Everything here can be derived again from the raw delivery.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from ..events import EndOfCall, Message, PrefetchRequest
+from .values import clean_float, clean_int, clean_text, clean_time
+
+#: The handlers that want this call, by name.
+RunsFor = Callable[[EndOfCall], Iterable[str]]
+
+_SNIPPET_CHARS = 300
+_SEARCHED_CHARS = 200_000
+
+Columns = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Digest:
+    """One processed delivery; `call` holds columns of `calls`, `session_id` among them."""
+
+    delivery_id: int
+    call: Columns
+    ends_call: bool = False
+    cost_items: list[Columns] = field(default_factory=list)
+    search_text: str = ""
+    handlers: list[str] = field(default_factory=list)
+
+
+def digest_prefetch(
+    delivery_id: int,
+    received_at: datetime,
+    call: PrefetchRequest,
+    *,
+    outcome: str,
+    latency_ms: float | None,
+) -> Digest:
+    """Say what a prefetch tells about its call."""
+    columns = {
+        "session_id": clean_text(call.session_id),
+        "received_at": received_at,
+        "agent_id": clean_text(call.agent_id),
+        "channel": call.channel,
+        "direction": call.direction,
+        "from_phone": clean_text(call.from_phone),
+        "to_phone": clean_text(call.to_phone),
+        "customer_phone": clean_text(call.customer_phone),
+        "prefetch_ms": latency_ms,
+        "prefetch_outcome": outcome,
+    }
+    return Digest(delivery_id, columns)
+
+
+def digest_end_of_call(
+    delivery_id: int, received_at: datetime, call: EndOfCall, runs_for: RunsFor
+) -> Digest:
+    """Say what an end-of-call tells about its call, and who wants to handle it."""
+    return Digest(
+        delivery_id,
+        _ended_call(delivery_id, received_at, call),
+        ends_call=True,
+        cost_items=_cost_items(call),
+        search_text=_search_text(call),
+        handlers=list(runs_for(call)),
+    )
+
+
+def _ended_call(delivery_id: int, received_at: datetime, call: EndOfCall) -> Columns:
+    voip = call.voip
+    return {
+        "session_id": clean_text(call.session_id),
+        "received_at": received_at,
+        "delivery_id": delivery_id,
+        "ended_at": received_at,
+        "call_id": clean_text(call.call_id),
+        "agent_id": clean_text(call.agent_id),
+        "channel": call.channel,
+        "direction": call.direction,
+        "from_phone": clean_text(voip.from_phone) if voip else None,
+        "to_phone": clean_text(voip.to_phone) if voip else None,
+        "customer_phone": clean_text(call.customer_phone),
+        "provider": clean_text(voip.provider) if voip else None,
+        "call_status": clean_text(call.call_status),
+        "outcome": call.outcome.value,
+        "error_message": clean_text(call.error_message),
+        "started_at": clean_time(call.started_at),
+        "duration_s": clean_float(call.duration_s),
+        "cost_total": clean_float(call.cost_total),
+        "chars_used": clean_int(call.chars_used),
+        "turns": sum(message.role in {"user", "assistant"} for message in call.chat),
+        "snippet": _snippet(call.chat),
+        "recording_url": clean_text(call.recording_url),
+        "opted_out": call.opted_out,
+    }
+
+
+def _cost_items(call: EndOfCall) -> list[Columns]:
+    return [
+        {
+            "position": position,
+            "type": clean_text(item.type),
+            "provider": clean_text(item.provider),
+            "credit": clean_float(item.credit),
+            "prompt_tokens": clean_int(item.prompt_tokens),
+            "completion_tokens": clean_int(item.completion_tokens),
+        }
+        for position, item in enumerate(call.cost_breakdown)
+    ]
+
+
+def _snippet(chat: Iterable[Message]) -> str | None:
+    said = (message.content for message in chat if message.role == "user" and message.content)
+    return clean_text(next(said, None), max_chars=_SNIPPET_CHARS)
+
+
+def _search_text(call: EndOfCall) -> str:
+    voip = call.voip
+    numbers = [voip.from_phone, voip.to_phone] if voip else []
+    ids = [call.session_id, call.call_id, call.agent_id]
+    spoken = [message.content for message in call.chat]
+    lines = [line for line in (*spoken, *numbers, *ids) if line]
+    return clean_text("\n".join(lines), max_chars=_SEARCHED_CHARS) or ""

@@ -1,0 +1,132 @@
+"""Turns stored deliveries into calls, after they were acknowledged.
+
+A stored delivery is its own to-do: its id stays in the inbox until one transaction has written
+everything derived from it. So a crash at any moment loses nothing, doing the work twice changes
+nothing, and a delivery that cannot be read holds up nobody.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy import Row, select
+
+from ..events import EndOfCall, PrefetchRequest
+from ..exceptions import PayloadError, StorageError
+from .database import Database
+from .derived import save
+from .digest import Digest, RunsFor, digest_end_of_call, digest_prefetch
+from .tables import deliveries, inbox
+from .writer import Writer
+
+logger = logging.getLogger("millis_hooks.call_log")
+
+#: Deliveries that go into one transaction, by number and by size: small, because every
+#: acknowledgement that arrives meanwhile waits for it.
+CHUNK_DELIVERIES = 50
+CHUNK_BYTES = 2 * 1024 * 1024
+#: The inbox is looked through at least this often, whoever filled it.
+SWEEP_S = 5.0
+
+
+class Processor:
+    """Empties the inbox on a thread of its own."""
+
+    def __init__(
+        self,
+        database: Database,
+        writer: Writer,
+        *,
+        runs_for: RunsFor,
+        own_numbers: frozenset[str] = frozenset(),
+        on_runs: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Ask `runs_for` which handlers want a call; call `on_runs` when runs were written."""
+        self._database = database
+        self._writer = writer
+        self._runs_for = runs_for
+        self._own_numbers = own_numbers
+        self._on_runs = on_runs
+        self._wanted = threading.Event()
+        self._closing = False
+        self._thread = threading.Thread(
+            target=self._run, name="millis-hooks-processing", daemon=True
+        )
+
+    def start(self) -> None:
+        self._wanted.set()
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Say that something may have come into the inbox."""
+        if not self._wanted.is_set():
+            self._wanted.set()
+
+    def close(self) -> None:
+        """Finish the chunk at hand; the rest waits in the inbox for the next start."""
+        self._closing = True
+        self._wanted.set()
+        self._thread.join()
+
+    def process_chunk(self) -> int:
+        """Process the oldest deliveries and return how many there were."""
+        chunk = self._read_chunk()
+        digests = [digest for row in chunk if (digest := self._digest(row))]
+        done = [row.id for row in chunk]
+        self._writer.run(lambda connection: save(connection, digests, done))
+        if any(digest.handlers for digest in digests):
+            self._on_runs()
+        return len(chunk)
+
+    def _run(self) -> None:
+        while not self._closing:
+            self._wanted.wait(timeout=SWEEP_S)
+            self._wanted.clear()
+            try:
+                while not self._closing and self.process_chunk():
+                    pass
+            except StorageError:
+                logger.exception("processing waits %s s: the call log failed", SWEEP_S)
+
+    def _read_chunk(self) -> list[Row[Any]]:
+        """Take the oldest, bounded in bytes, and no session twice: their order matters."""
+        oldest = (
+            select(deliveries)
+            .join(inbox, inbox.c.delivery_id == deliveries.c.id)
+            .order_by(inbox.c.delivery_id)
+            .limit(CHUNK_DELIVERIES)
+        )
+        chunk: list[Row[Any]] = []
+        size = 0
+        with self._database.reader.connect() as connection:
+            for row in connection.execution_options(yield_per=1).execute(oldest):
+                if any(row.session_id == earlier.session_id for earlier in chunk):
+                    break
+                chunk.append(row)
+                size += len(row.body)
+                if size > CHUNK_BYTES:
+                    break
+        return chunk
+
+    def _digest(self, row: Row[Any]) -> Digest | None:
+        try:
+            if row.kind == "prefetch":
+                return self._digest_prefetch(row)
+            call = EndOfCall.parse(row.body, own_numbers=self._own_numbers)
+            return digest_end_of_call(row.id, row.received_at, call, self._runs_for)
+        except PayloadError:
+            return None  # known since it was stored, and shown as unparsed
+        except Exception:
+            logger.exception("delivery %d could not be processed; it is kept as received", row.id)
+            return None
+
+    def _digest_prefetch(self, row: Row[Any]) -> Digest | None:
+        call = PrefetchRequest.parse((row.query or "").encode(), own_numbers=self._own_numbers)
+        if not call.session_id:
+            return None
+        return digest_prefetch(
+            row.id, row.received_at, call, outcome=row.outcome, latency_ms=row.latency_ms
+        )

@@ -1,0 +1,179 @@
+"""What a question to the call log is answered with: frozen rows, no database behind them.
+
+See `tables.py` for what each column means, its unit and where it comes from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from .search import Excerpt
+
+#: A call whose end has not come counts as in progress this long after its first webhook, and as
+#: lost from then on. Longer than calls are let last; Millis tells nobody when one never connects.
+LIVE_FOR = timedelta(minutes=75)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """A row of `calls`: what is known of one session."""
+
+    id: int
+    session_id: str
+    received_at: datetime
+    delivery_id: int | None
+    ended_at: datetime | None
+    call_id: str | None
+    agent_id: str | None
+    channel: str | None
+    direction: str | None
+    from_phone: str | None
+    to_phone: str | None
+    customer_phone: str | None
+    provider: str | None
+    call_status: str | None
+    outcome: str | None
+    error_message: str | None
+    started_at: datetime | None
+    duration_s: float | None
+    cost_total: float | None
+    chars_used: int | None
+    turns: int | None
+    snippet: str | None
+    recording_url: str | None
+    opted_out: bool | None
+    prefetch_ms: float | None
+    prefetch_outcome: str | None
+
+    def is_live(self, now: datetime) -> bool:
+        """Whether the end may still come."""
+        return self.ended_at is None and self.received_at >= now - LIVE_FOR
+
+    def is_lost(self, now: datetime) -> bool:
+        """Whether the end is overdue."""
+        return self.ended_at is None and not self.is_live(now)
+
+
+@dataclass(frozen=True, slots=True)
+class RunCounts:
+    """How the handler runs of a call stand."""
+
+    total: int = 0
+    failed: int = 0
+    waiting: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ListedCall:
+    """A call as a list shows it."""
+
+    call: Call
+    runs: RunCounts
+    excerpt: Excerpt | None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page of calls, newest first; a cursor is None where there is no further page.
+
+    `counts` has a number for "all" and for each outcome tab, under the same other filters; it stops
+    at `COUNT_CAP`.
+    """
+
+    rows: tuple[ListedCall, ...]
+    newer: str | None
+    older: str | None
+    counts: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class LiveCall:
+    """A call whose end has not come, with the query string of its prefetch if there was one."""
+
+    call: Call
+    prefetch_query: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Today:
+    """Totals since midnight UTC."""
+
+    calls: int
+    errors: int
+    credits: float | None
+    prefetch_p95_ms: float | None
+    last_prefetch_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """One request as it came and as it was answered.
+
+    `body` is None where it was not read: in lists, and where it repeats an earlier one's bytes.
+    """
+
+    id: int
+    kind: str
+    session_id: str | None
+    received_at: datetime
+    query: str | None
+    content_type: str | None
+    body: bytes | None
+    body_bytes: int
+    status_code: int
+    answer: bytes | None
+    latency_ms: float | None
+    outcome: str
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostItem:
+    """One line of what a call cost, in credits."""
+
+    type: str | None
+    provider: str | None
+    credit: float | None
+    prompt_tokens: int | None
+    completion_tokens: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One try of a handler run; `outcome` is None while it is running."""
+
+    number: int
+    started_at: datetime
+    ended_at: datetime | None
+    duration_ms: float | None
+    outcome: str | None
+    error_type: str | None
+    error_message: str | None
+    traceback: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A handler called for a call, with every attempt at it, first to last."""
+
+    id: int
+    handler: str
+    state: str
+    created_at: datetime
+    attempts: tuple[Attempt, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CallRecord:
+    """Everything kept about one call.
+
+    `deliveries` is oldest first and may be cut short; `delivery_count` is how many there were.
+    """
+
+    call: Call
+    deliveries: tuple[Delivery, ...]
+    delivery_count: int
+    costs: tuple[CostItem, ...]
+    runs: tuple[Run, ...]

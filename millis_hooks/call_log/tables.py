@@ -1,0 +1,184 @@
+"""The tables of the call log, as SQLAlchemy Core sees them.
+
+`migrations/` creates them; a test holds the two to each other. Raw bytes are evidence and stay as
+they came; every other column is derived from them and can be derived again.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Dialect,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    TypeDecorator,
+)
+from sqlalchemy.dialects import postgresql
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware UTC `datetime`: timestamptz on PostgreSQL, ISO text that sorts on SQLite."""
+
+    impl = DateTime
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> DateTime:
+        return postgresql.TIMESTAMP(timezone=True) if dialect.name == "postgresql" else DateTime()
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None or dialect.name == "postgresql":
+            return value
+        return value.astimezone(UTC).replace(tzinfo=None)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return value.replace(tzinfo=UTC) if value is not None and value.tzinfo is None else value
+
+
+#: A row number: SQLite only counts up a column that is exactly INTEGER.
+RowId = BigInteger().with_variant(Integer(), "sqlite")
+
+metadata = MetaData()
+
+#: Every request as it came. Rows are evidence: once written they are not touched again.
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("id", RowId, primary_key=True),
+    Column("kind", Text, nullable=False),  # prefetch | end_of_call
+    Column("session_id", Text),  # None when the message names none or could not be read
+    Column("received_at", UtcDateTime, nullable=False),
+    # prefetch: fresh | default | last_good | late | failed;
+    # end of call: stored | unparsed;  either: rejected
+    Column("outcome", Text, nullable=False),
+    Column("reason", Text),  # why it is not the best outcome, in words
+    Column("status_code", Integer, nullable=False),
+    Column("latency_ms", Float),  # from the request read to the answer ready
+    Column("content_type", Text),
+    Column("content_hash", LargeBinary),  # tells a redelivered body from a changed one
+    Column("query", Text),  # the query string as received; on a prefetch it is the whole message
+    Column("answer", LargeBinary),  # the bytes we answered with
+    Column("body", LargeBinary, nullable=False),  # exactly as received, after content decoding
+    sqlite_autoincrement=True,
+)
+Index("ix_deliveries_session", deliveries.c.session_id, deliveries.c.id)
+Index("ix_deliveries_outcome", deliveries.c.outcome, deliveries.c.id)
+
+#: Deliveries stored but not yet processed; written in the transaction that stores them.
+inbox = Table(
+    "inbox", metadata, Column("delivery_id", RowId, primary_key=True, autoincrement=False)
+)
+
+calls = Table(
+    "calls",
+    metadata,
+    Column("id", RowId, primary_key=True),
+    Column("session_id", Text, nullable=False, unique=True),
+    Column("received_at", UtcDateTime, nullable=False),  # the first delivery of this session
+    # the end-of-call the columns below come from: the first one; None while live or lost
+    Column("delivery_id", RowId, ForeignKey("deliveries.id")),
+    Column("ended_at", UtcDateTime),  # when that end-of-call was received
+    Column("call_id", Text),
+    Column("agent_id", Text),
+    Column("channel", Text),  # phone | web | chat
+    Column("direction", Text),  # inbound | outbound, when own numbers tell
+    Column("from_phone", Text),
+    Column("to_phone", Text),
+    Column("customer_phone", Text),
+    Column("provider", Text),
+    Column("call_status", Text),
+    Column(
+        "outcome", Text
+    ),  # completed | chat | voicemail | timeout | failed | unreached | unknown
+    Column("error_message", Text),
+    Column("started_at", UtcDateTime),  # Millis' clock
+    Column("duration_s", Float),
+    Column("cost_total", Float),  # credits; None when Millis sent no costs
+    Column("chars_used", BigInteger),
+    Column("turns", Integer),
+    Column("snippet", Text),  # the first thing the caller said
+    Column("recording_url", Text),
+    Column("opted_out", Boolean),
+    Column("prefetch_ms", Float),
+    Column("prefetch_outcome", Text),
+    sqlite_autoincrement=True,
+)
+Index("ix_calls_received", calls.c.received_at, calls.c.id)
+Index("ix_calls_agent", calls.c.agent_id, calls.c.received_at)
+Index("ix_calls_outcome", calls.c.outcome, calls.c.received_at)
+Index("ix_calls_customer", calls.c.customer_phone, calls.c.received_at)
+
+cost_items = Table(
+    "cost_items",
+    metadata,
+    Column("call_id", RowId, ForeignKey("calls.id", ondelete="CASCADE"), primary_key=True),
+    Column("position", Integer, primary_key=True),
+    Column("type", Text),
+    Column("provider", Text),
+    Column("credit", Float),
+    Column("prompt_tokens", BigInteger),
+    Column("completion_tokens", BigInteger),
+)
+
+handler_runs = Table(
+    "handler_runs",
+    metadata,
+    Column("id", RowId, primary_key=True),
+    Column("call_id", RowId, ForeignKey("calls.id", ondelete="CASCADE"), nullable=False),
+    Column("handler", Text, nullable=False),
+    Column("state", Text, nullable=False),  # pending | running | succeeded | failed
+    Column("created_at", UtcDateTime, nullable=False),
+    sqlite_autoincrement=True,
+)
+Index("ux_handler_runs_once", handler_runs.c.call_id, handler_runs.c.handler, unique=True)
+Index(
+    "ix_handler_runs_pending",
+    handler_runs.c.id,
+    sqlite_where=handler_runs.c.state == "pending",
+    postgresql_where=handler_runs.c.state == "pending",
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("id", RowId, primary_key=True),
+    Column("run_id", RowId, ForeignKey("handler_runs.id", ondelete="CASCADE"), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("started_at", UtcDateTime, nullable=False),
+    Column("ended_at", UtcDateTime),
+    Column("duration_ms", Float),
+    Column("outcome", Text),  # succeeded | failed | timed_out; None while running
+    Column("error_type", Text),
+    Column("error_message", Text),
+    Column("traceback", Text),
+    sqlite_autoincrement=True,
+)
+Index("ux_attempts_number", attempts.c.run_id, attempts.c.number, unique=True)
+
+operator_sessions = Table(
+    "operator_sessions",
+    metadata,
+    Column("id_hash", Text, primary_key=True),  # SHA-256 of the id in the cookie, in hex
+    Column("operator", Text, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("last_seen_at", UtcDateTime, nullable=False),
+    Column("expires_at", UtcDateTime, nullable=False),
+)
+
+#: Made once per call log, so that every worker signs cookies with the same key.
+keys = Table(
+    "keys",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("value", LargeBinary, nullable=False),
+)

@@ -1,0 +1,40 @@
+"""Makes values from the wire fit for a column of any database.
+
+Databases refuse what JSON allows: NUL, lone surrogates, integers over 63 bits, NaN, absurd times.
+"""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime
+
+_MAX_INT = 2**63 - 1
+_MAX_CHARS = 1_000_000
+
+
+def clean_text(text: str | None, *, max_chars: int = _MAX_CHARS) -> str | None:
+    """Cut to `max_chars` and replace what no text column takes."""
+    if text is None:
+        return None
+    if len(text) > max_chars:
+        text = text[:max_chars]
+    if text.isascii():
+        return text.replace("\0", "�")
+    return text.replace("\0", "�").encode("utf-8", "replace").decode()
+
+
+def clean_int(number: int | None) -> int | None:
+    """Return the number if it fits into 63 bits."""
+    return number if number is not None and abs(number) <= _MAX_INT else None
+
+
+def clean_float(number: float | None) -> float | None:
+    """Return the number if it is one: neither NaN nor infinite."""
+    return number if number is not None and math.isfinite(number) else None
+
+
+def clean_time(moment: datetime | None) -> datetime | None:
+    """Return the time if a telephone call can have happened then."""
+    if moment is None or not 2000 <= moment.astimezone(UTC).year < 2200:
+        return None
+    return moment

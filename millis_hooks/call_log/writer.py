@@ -1,0 +1,219 @@
+"""The one thread that writes, and the group commit.
+
+Whoever waits while a commit is being synced goes into the next one together: hundreds of
+deliveries share a sync, and so does the work of processing and of handler runs. A commit that fails
+acknowledges nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from ..exceptions import StorageError
+from .database import describe
+from .deliveries import Delivery, insert_deliveries
+
+logger = logging.getLogger("millis_hooks.call_log")
+
+T = TypeVar("T")
+
+#: How long records that nobody waits for may gather before they are written, in seconds.
+LINGER_S = 0.05
+#: How many of those may wait in memory; more are dropped and counted.
+MAX_RECORDS = 50_000
+#: Bodies go into one transaction up to this many bytes, so that no commit takes long.
+MAX_GROUP_BYTES = 16 * 1024 * 1024
+
+
+class _Store:
+    """A delivery that is acknowledged once it is synced."""
+
+    __slots__ = ("delivery", "future", "loop")
+
+    def __init__(self, delivery: Delivery) -> None:
+        self.delivery = delivery
+        self.loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[None] = self.loop.create_future()
+
+
+class _Job:
+    """Work that runs inside the group's transaction."""
+
+    __slots__ = ("future", "result", "work")
+
+    def __init__(self, work: Callable[[Connection], Any]) -> None:
+        self.work = work
+        self.future: Future[Any] = Future()
+        self.result: Any = None
+
+
+class Writer:
+    """Writes to the call log. Every method may be called from any thread."""
+
+    def __init__(self, engine: Engine, *, on_stored: Callable[[], None] = lambda: None) -> None:
+        """Call `on_stored` on the writing thread after each commit that stored deliveries."""
+        self._engine = engine
+        self._on_stored = on_stored
+        self._queue: SimpleQueue[_Store | _Job | None] = SimpleQueue()
+        self._records: deque[Delivery] = deque()
+        self._dropped = 0
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="millis-hooks-writer", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        """Write what is waiting, then end. Whoever comes later gets a `StorageError`."""
+        self._closing = True
+        self._queue.put(None)
+        self._thread.join()
+
+    async def store(self, delivery: Delivery) -> None:
+        """Return once the delivery is synced to disk; raise `StorageError` if it is not."""
+        store = _Store(delivery)
+        self._put(store)
+        await store.future
+
+    def record(self, delivery: Delivery) -> None:
+        """Write the delivery soon. Nobody waits, and a flood is dropped rather than kept."""
+        if len(self._records) >= MAX_RECORDS:
+            self._dropped += 1
+            return
+        self._records.append(delivery)
+        if len(self._records) == 1:
+            self._queue.put(None)
+
+    def run(self, work: Callable[[Connection], T]) -> T:
+        """Run `work` in a transaction and return its result once that is synced.
+
+        What `work` raises is raised here, and undone alone.
+        """
+        job = _Job(work)
+        self._put(job)
+        result: T = job.future.result()
+        return result
+
+    def _put(self, item: _Store | _Job) -> None:
+        if self._closing:
+            raise StorageError("The call log is closed.")
+        self._queue.put(item)
+
+    def _run(self) -> None:
+        while not (self._closing and self._queue.empty() and not self._records):
+            group = self._gather()
+            records = [self._records.popleft() for _ in range(len(self._records))]
+            if self._dropped:
+                logger.warning("%d prefetch records dropped: too many at once", self._dropped)
+                self._dropped = 0
+            if group or records:
+                self._commit(group, records)
+            if self._records:
+                self._queue.put(None)
+
+    def _gather(self) -> list[_Store | _Job]:
+        """Wait for somebody, then take all who wait; linger a little when nobody does."""
+        first = self._queue.get()
+        if first is None and not self._closing:
+            try:
+                first = self._queue.get(timeout=LINGER_S)
+            except Empty:
+                return []
+        group = [first] if first is not None else []
+        size = 0
+        for _ in range(self._queue.qsize()):
+            item = self._queue.get_nowait()
+            if item is None:
+                continue
+            group.append(item)
+            size += len(item.delivery.body) if isinstance(item, _Store) else 0
+            if size > MAX_GROUP_BYTES:
+                break
+        return group
+
+    def _commit(self, group: Sequence[_Store | _Job], records: Sequence[Delivery]) -> None:
+        stores = [item for item in group if isinstance(item, _Store)]
+        jobs = [item for item in group if isinstance(item, _Job)]
+        try:
+            with self._engine.begin() as connection:
+                batch = [*(store.delivery for store in stores), *records]
+                if batch:
+                    insert_deliveries(connection, batch)
+                finished = [job for job in jobs if _attempt(connection, job)]
+        except Exception as error:
+            self._commit_each(group, records, error)
+        else:
+            _acknowledge(stores)
+            for job in finished:
+                job.future.set_result(job.result)
+            if batch:
+                self._on_stored()
+
+    def _commit_each(
+        self, group: Sequence[_Store | _Job], records: Sequence[Delivery], error: Exception
+    ) -> None:
+        """One bad member must not fail the group: try each of several alone."""
+        if len(group) + len(records) > 1:
+            for item in group:
+                self._commit([item], [])
+            for record in records:
+                self._commit([], [record])
+            return
+        reason = describe(error)
+        logger.error("a write to the call log failed: %s", reason)
+        failure = StorageError(f"The call log could not be written: {reason}.")
+        failure.__cause__ = error
+        for item in group:
+            if isinstance(item, _Job):
+                item.future.set_exception(failure)
+            else:
+                _call_soon(item.loop, _fail, item.future, failure)
+
+
+def _attempt(connection: Connection, job: _Job) -> bool:
+    try:
+        with connection.begin_nested():
+            job.result = job.work(connection)
+    except SQLAlchemyError:
+        raise
+    except BaseException as error:
+        job.future.set_exception(error)
+        return False
+    return True
+
+
+def _acknowledge(stores: Sequence[_Store]) -> None:
+    """Wake each waiting loop once, however many wait on it."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
+    for store in stores:
+        by_loop.setdefault(store.loop, []).append(store.future)
+    for loop, futures in by_loop.items():
+        _call_soon(loop, _succeed, futures)
+
+
+def _call_soon(loop: asyncio.AbstractEventLoop, *callback: Any) -> None:
+    # A loop that has ended has nobody left to tell.
+    with suppress(RuntimeError):
+        loop.call_soon_threadsafe(*callback)
+
+
+def _succeed(futures: Sequence[asyncio.Future[None]]) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_result(None)
+
+
+def _fail(future: asyncio.Future[None], error: StorageError) -> None:
+    if not future.done():
+        future.set_exception(error)

@@ -1,0 +1,7 @@
+"""The pages an operator looks at: a Starlette application to be mounted anywhere.
+
+It only reads the call log; signing in and out is all it writes.
+"""
+
+from .site import DashboardSettings as DashboardSettings
+from .site import dashboard as dashboard

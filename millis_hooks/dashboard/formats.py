@@ -1,0 +1,203 @@
+"""How values read on a page: phone numbers, durations, sizes, statuses and coloured JSON.
+
+These are the templates' filters. Markup is only ever built from escaped parts.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import UTC, datetime
+from functools import lru_cache
+
+import phonenumbers
+from markupsafe import Markup, escape
+from phonenumbers import PhoneNumberFormat
+from pydantic import JsonValue
+from pygments.lexers.data import JsonLexer
+from pygments.token import Keyword, Literal, Name, Number, String
+
+from ..call_log.records import Call
+from ..call_log.search import Excerpt
+from ..masking import MASK
+
+#: Colouring more than this takes longer than anybody reads; the rest is in the JSON twin.
+_COLOURED_CHARS = 200_000
+
+_TOKEN_CLASSES = {
+    Name.Tag: "tk-k",
+    String: "tk-s",
+    Number: "tk-n",
+    Keyword: "tk-b",
+    Literal: "tk-n",
+}
+
+#: Status as sent -> (what a person reads, the family its badge belongs to).
+STATUSES = {
+    "user-ended": ("User ended", "user"),
+    "agent-ended": ("Agent ended", "agent"),
+    "api-ended": ("API ended", "api"),
+    "chat_completion": ("Chat completed", "chat"),
+    "voicemail-message": ("Voicemail left", "voicemail"),
+    "voicemail-hangup": ("Voicemail hang-up", "hangup"),
+    "timeout": ("Timeout", "timeout"),
+    "error": ("Error", "error"),
+    "failed": ("Failed", "error"),
+    "busy": ("Busy", "other"),
+    "no-answer": ("No answer", "other"),
+    "canceled": ("Canceled", "other"),
+    "registered": ("Registered", "pending"),
+    "queued": ("Queued", "pending"),
+    "dispatching": ("Dispatching", "pending"),
+    "provider_queued": ("Provider queued", "pending"),
+    "initiated": ("Initiated", "pending"),
+    "ringing": ("Ringing", "pending"),
+    "in-progress": ("In progress", "pending"),
+    "unknown": ("Unknown", "other"),
+}
+
+_COST_TYPES = frozenset({"llm", "tts", "stt", "millis"})
+_ICONS = {"phone": "phone", "web": "globe", "chat": "message-square"}
+
+
+def status_label(status: str | None) -> str:
+    """What a status is called; one that is new here keeps its own spelling."""
+    return STATUSES.get(status or "", (status or "No status", ""))[0]
+
+
+def status_family(status: str | None) -> str:
+    """Which colours a status has."""
+    return STATUSES.get(status or "", ("", "other"))[1]
+
+
+def channel_icon(channel: str | None) -> str:
+    return _ICONS.get(channel or "", "phone")
+
+
+def cost_key(cost_type: str | None) -> str:
+    """Which colour a cost has."""
+    return cost_type if cost_type in _COST_TYPES else "other"
+
+
+@lru_cache(maxsize=4096)
+def phone(number: str) -> str:
+    """Write a number as people do, with its country; what is no number stays as it is."""
+    try:
+        parsed = phonenumbers.parse(number)
+    except phonenumbers.NumberParseException:
+        return number
+    return phonenumbers.format_number(parsed, PhoneNumberFormat.INTERNATIONAL).replace("-", " ")
+
+
+def contact(call: Call) -> str:
+    """Who the call was with.
+
+    Where our own numbers do not tell the sides apart, both are named: what `from` means has
+    changed between versions of Millis' documentation.
+    """
+    if call.direction and call.customer_phone:
+        return phone(call.customer_phone)
+    numbers = [phone(number) for number in (call.from_phone, call.to_phone) if number]
+    if numbers:
+        return " → ".join(numbers)
+    kind = "Chat" if call.channel == "chat" else "Web visitor"
+    return f"{kind}, session {call.session_id[-5:]}"
+
+
+def clock(seconds: float | None) -> str:
+    """A length of time as 4:12, or 1:04:12."""
+    if seconds is None:
+        return ""
+    minutes, second = divmod(int(max(seconds, 0)), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minutes}:{second:02}"
+
+
+def milliseconds(value: float | None) -> str:
+    """A measured time, in the unit that reads best."""
+    if value is None:
+        return ""
+    if value < 10_000:
+        return f"{value:,.0f} ms" if value >= 1 else "<1 ms"
+    return f"{value / 1000:,.1f} s"
+
+
+def size(count: int) -> str:
+    """A number of bytes."""
+    if count < 1000:
+        return f"{count} B"
+    return f"{count / 1000:,.1f} kB" if count < 1_000_000 else f"{count / 1_000_000:,.1f} MB"
+
+
+def at(moment: datetime, pattern: str = "%H:%M:%S") -> str:
+    """A moment in UTC."""
+    return moment.astimezone(UTC).strftime(pattern)
+
+
+def iso(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def ago(moment: datetime, now: datetime) -> str:
+    """How long ago, roughly."""
+    minutes = int((now - moment).total_seconds() // 60)
+    if minutes < 1:
+        return "just now"
+    if minutes < 60:
+        return f"{minutes} min ago"
+    return f"{minutes // 60} h ago" if minutes < 24 * 60 else f"{minutes // (24 * 60)} d ago"
+
+
+def marked(excerpt: Excerpt) -> Markup:
+    """An excerpt on one line, with what was searched for marked."""
+    before, hit, after = (
+        re.sub(r"\s+", " ", text) for text in (excerpt.before, excerpt.hit, excerpt.after)
+    )
+    return Markup("{}<mark>{}</mark>{}").format(before, hit, after)
+
+
+def as_text(value: JsonValue) -> str:
+    """A JSON value as a word in a sentence: strings bare, everything else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def pretty(value: JsonValue) -> Markup:
+    """A JSON value, indented and coloured; text that is not JSON is only escaped."""
+    if isinstance(value, str):
+        return _cut(value, escape(value[:_COLOURED_CHARS]))
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    tokens = JsonLexer(stripnl=False, ensurenl=False).get_tokens(text[:_COLOURED_CHARS])
+    return _cut(text, Markup("").join(_coloured(kind, token) for kind, token in tokens))
+
+
+def _coloured(kind: object, token: str) -> Markup:
+    if MASK in token:
+        name: str | None = "tk-m"
+    else:
+        name = next((name for family, name in _TOKEN_CLASSES.items() if kind in family), None)
+    return Markup('<span class="{}">{}</span>').format(name, token) if name else escape(token)
+
+
+def _cut(text: str, shown: Markup) -> Markup:
+    if len(text) <= _COLOURED_CHARS:
+        return shown
+    return shown + f"\n… cut here: {len(text) - _COLOURED_CHARS:,} more characters"
+
+
+FILTERS = {
+    "ago": ago,
+    "as_text": as_text,
+    "at": at,
+    "channel_icon": channel_icon,
+    "clock": clock,
+    "contact": contact,
+    "cost_key": cost_key,
+    "iso": iso,
+    "marked": marked,
+    "milliseconds": milliseconds,
+    "phone": phone,
+    "pretty": pretty,
+    "size": size,
+    "status_family": status_family,
+    "status_label": status_label,
+}

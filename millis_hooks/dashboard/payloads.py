@@ -1,0 +1,78 @@
+"""Deliveries as they came and as they were answered, with their secrets masked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from pydantic import JsonValue
+
+from ..call_log.records import Delivery
+from ..events import PrefetchRequest
+from ..exceptions import PayloadError
+from ..masking import mask_secrets
+from ..wire import read_json
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """One delivery. `content` is JSON, or text where the bytes are not; None if it repeats."""
+
+    delivery_id: int
+    kind: str
+    session_id: str | None
+    received_at: datetime
+    outcome: str
+    reason: str | None
+    content_type: str | None
+    content: JsonValue
+    repeats: bool
+    body_bytes: int
+    status_code: int
+    answer: JsonValue
+    latency_ms: float | None
+    secrets_masked: int
+
+
+def payload_of(delivery: Delivery) -> Payload:
+    """Return what a page may show of a delivery that was read with its body."""
+    content = mask_secrets(_content(delivery))
+    answer = mask_secrets(read_bytes(delivery.answer) if delivery.answer else None)
+    return Payload(
+        delivery_id=delivery.id,
+        kind=delivery.kind,
+        session_id=delivery.session_id,
+        received_at=delivery.received_at,
+        outcome=delivery.outcome,
+        reason=delivery.reason,
+        content_type=delivery.content_type,
+        content=content.value,
+        repeats=delivery.kind == "end_of_call" and delivery.body is None,
+        body_bytes=delivery.body_bytes or len(delivery.query or ""),
+        status_code=delivery.status_code,
+        answer=answer.value,
+        latency_ms=delivery.latency_ms,
+        secrets_masked=content.count + answer.count,
+    )
+
+
+def read_bytes(body: bytes) -> JsonValue:
+    """Read bytes as JSON if they are, else as text in which nothing is lost."""
+    try:
+        return read_json(body)
+    except PayloadError:
+        return body.decode("utf-8", "backslashreplace")
+
+
+def _content(delivery: Delivery) -> JsonValue:
+    if delivery.kind == "prefetch":
+        return _query(delivery.query or "")
+    return read_bytes(delivery.body) if delivery.body is not None else None
+
+
+def _query(query: str) -> JsonValue:
+    """Name the fields of a query string; a name that repeats has the list of its values."""
+    values: dict[str, list[JsonValue]] = {}
+    for name, value in PrefetchRequest.parse(query.encode("utf-8", "replace")).raw:
+        values.setdefault(name, []).append(value)
+    return {name: each[0] if len(each) == 1 else each for name, each in values.items()}

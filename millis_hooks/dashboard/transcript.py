@@ -1,0 +1,83 @@
+"""What was said, as bubbles: who spoke when the speaker changed, and tool calls where they stand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from pydantic import JsonValue
+
+from ..events import EndOfCall, Message
+from ..masking import mask_secrets
+
+LINES_SHOWN = 2_000
+_LINE_CHARS = 100_000
+
+Kind = Literal["user", "assistant", "tool", "other"]
+_KINDS: Mapping[str, Kind] = {"user": "user", "assistant": "assistant"}
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """A tool the agent called, with what it was asked and what it gave."""
+
+    name: str
+    params: JsonValue
+    result: JsonValue
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One bubble, or one tool call. `first` and `last` bound what one speaker said in a row."""
+
+    kind: Kind
+    role: str
+    text: str = ""
+    tool: Function | None = None
+    first: bool = True
+    last: bool = True
+
+
+def lines_of(event: EndOfCall) -> tuple[Line, ...]:
+    """Return the transcript as lines, all of them."""
+    results = {
+        message.tool_call_id: message.content
+        for message in event.chat
+        if message.role == "tool" and message.tool_call_id
+    }
+    called = {call.id for message in event.chat for call in message.tool_calls}
+    lines: list[Line] = []
+    for message in event.chat:
+        if message.role != "tool":
+            lines += _said(message, results)
+        elif message.tool_call_id not in called:
+            lines.append(Line("tool", "tool", tool=Function("result", None, message.content)))
+    return tuple(_grouped(lines))
+
+
+def functions_of(event: EndOfCall) -> tuple[Function, ...]:
+    """Return the tools that were called, in order; Millis sends no times for them."""
+    return tuple(
+        Function(call.name or "function", _masked(dict(call.params)), _masked(call.result))
+        for call in event.function_calls
+    )
+
+
+def _said(message: Message, results: Mapping[str | None, str | None]) -> Iterator[Line]:
+    role = message.role or "unknown"
+    if message.content:
+        yield Line(_KINDS.get(role, "other"), role, message.content[:_LINE_CHARS])
+    for call in message.tool_calls:
+        params, result = _masked(call.arguments), _masked(results.get(call.id))
+        yield Line("tool", role, tool=Function(call.name or "tool", params, result))
+
+
+def _grouped(lines: Sequence[Line]) -> Iterator[Line]:
+    speakers = [None, *((line.kind, line.role) for line in lines), None]
+    for line, before, own, after in zip(lines, speakers, speakers[1:], speakers[2:], strict=False):
+        yield replace(line, first=before != own, last=own != after)
+
+
+def _masked(value: JsonValue) -> JsonValue:
+    return mask_secrets(value).value

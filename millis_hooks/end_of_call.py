@@ -1,0 +1,142 @@
+"""The end-of-call webhook: authenticate, read bounded, store raw, acknowledge.
+
+The bytes are on disk before the 200 goes out. What they say is looked at later, and nothing in them
+can make us refuse them: only what is unauthenticated, too large or broken as HTTP is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+
+from starlette.types import Receive, Scope, Send
+
+from .auth import Gate, Grant
+from .call_log.deliveries import Delivery
+from .call_log.values import clean_text
+from .content_encoding import decode
+from .events import identify
+from .exceptions import (
+    DeliveryError,
+    MethodNotAllowedError,
+    PayloadError,
+    PayloadTooLargeError,
+    RequestTimeoutError,
+    StorageError,
+)
+from .replies import Refusals, reply, take_query
+from .settings import Settings
+
+logger = logging.getLogger("millis_hooks.end_of_call")
+
+ACKNOWLEDGED = b'{"received":true}'
+_NOT_STORED = b'{"error":"not stored, send it again"}'
+
+
+class ClientGoneError(Exception):
+    """The sender left before the body was complete."""
+
+
+class EndOfCallEndpoint:
+    """Answers `POST {prefix}/end-of-call`."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Callable[[Delivery], Awaitable[None]],
+        record: Callable[[Delivery], None],
+    ) -> None:
+        """Acknowledge once `store` returns; refusals go to `record`, which must not wait."""
+        self._settings = settings
+        self._store = store
+        self._gate = Gate(settings, "end_of_call")
+        self._refusals = Refusals("end_of_call", "POST", record)
+
+    async def __call__(
+        self, scope: Scope, receive: Receive, send: Send, *, path_secret: bytes | None = None
+    ) -> None:
+        """Answer one request."""
+        query = take_query(scope)
+        try:
+            delivery = await self._read(scope, query, receive, path_secret)
+            await self._store(delivery)
+        except DeliveryError as error:
+            await self._refusals.refuse(send, error)
+        except StorageError as error:
+            logger.error("an end-of-call was NOT stored and not acknowledged: %s", error)
+            await reply(send, 503, _NOT_STORED, (b"retry-after", b"5"))
+        except ClientGoneError:
+            logger.warning("an end-of-call was cut off by its sender")
+        else:
+            await reply(send, 200, ACKNOWLEDGED)
+
+    async def _read(
+        self, scope: Scope, query: bytes, receive: Receive, path_secret: bytes | None
+    ) -> Delivery:
+        if scope["method"] != "POST":
+            raise MethodNotAllowedError
+        grant = self._gate.admit(scope["headers"], path_secret=path_secret)
+        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+        received = await self._receive(headers, receive)
+        received_at = datetime.now(UTC)
+        reason = None
+        try:
+            body = decode(
+                received,
+                headers.get(b"content-encoding", ""),
+                max_bytes=self._settings.max_body_bytes,
+            )
+        except PayloadError as error:
+            body, reason = received, str(error)
+        session_id, reason = _identify(body, grant) if reason is None else (None, reason)
+        return Delivery(
+            kind="end_of_call",
+            session_id=session_id,
+            received_at=received_at,
+            outcome="stored" if reason is None else "unparsed",
+            reason=clean_text(reason),
+            status_code=200,
+            content_type=clean_text(headers.get(b"content-type"), max_chars=200),
+            query=clean_text(query.decode("utf-8", "replace")) or None,
+            answer=ACKNOWLEDGED,
+            body=body,
+        )
+
+    async def _receive(self, headers: dict[bytes, str], receive: Receive) -> bytes:
+        """Read the body; raises `DeliveryError` over the size limit or the time limit."""
+        declared = headers.get(b"content-length", "")
+        if declared.isdecimal() and int(declared[:19]) > self._settings.max_body_bytes:
+            raise PayloadTooLargeError
+        try:
+            async with asyncio.timeout(self._settings.body_timeout_s):
+                return await _read_all(receive, self._settings.max_body_bytes)
+        except TimeoutError:
+            raise RequestTimeoutError from None
+
+
+async def _read_all(receive: Receive, max_bytes: int) -> bytes:
+    chunks: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGoneError
+        chunk = message.get("body", b"")
+        size += len(chunk)
+        if size > max_bytes:
+            raise PayloadTooLargeError
+        chunks.append(chunk)
+        if not message.get("more_body", False):
+            return b"".join(chunks)
+
+
+def _identify(body: bytes, grant: Grant) -> tuple[str | None, str | None]:
+    """Return the session's id, or why there is none; a secret of another agent is refused."""
+    try:
+        identity = identify(body)
+    except PayloadError as error:
+        return None, str(error)
+    grant.require_agent(identity.agent_id)
+    return clean_text(identity.session_id), None

@@ -1,0 +1,508 @@
+"""The wire: what Millis sends and what it reads, typed.
+
+Both vintages of the format and anything in between are taken: every field may be missing or null,
+unknown fields are kept, and a field that cannot be read becomes its default and a `Problem`. Only
+bytes that are no Millis payload at all raise. Source: docs.millis.ai, core-concepts/webhooks, and
+the payloads that public receivers handle.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from copy import copy
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Annotated, Any, Generic, Literal, NamedTuple, Self, TypeAlias, cast
+from urllib.parse import parse_qsl
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SkipValidation,
+    field_validator,
+)
+from pydantic_core import to_json
+from typing_extensions import TypeVar
+
+from .call_status import CallStatus, Outcome, outcome_of, spell_status
+from .exceptions import PayloadError
+from .phones import Direction, customer_of, direction_of, repair_phone
+from .variables import variables_of
+from .wire import (
+    Count,
+    Items,
+    Json,
+    MaybeObject,
+    Model,
+    Number,
+    Object,
+    Problem,
+    Seconds,
+    WireModel,
+    describe,
+    finite,
+    identifier,
+    not_bool,
+    read_json,
+    read_model,
+    takes_list,
+    utc_time,
+    web_url,
+)
+
+__all__ = [
+    "CallStatus",
+    "Channel",
+    "CostItem",
+    "Direction",
+    "EndOfCall",
+    "FunctionCall",
+    "Json",
+    "Message",
+    "Outcome",
+    "PrefetchRequest",
+    "PrefetchResponse",
+    "Problem",
+    "Recording",
+    "ToolCall",
+    "ToolFunction",
+    "Voip",
+    "describe",
+    "read_json",
+]
+
+Channel: TypeAlias = Literal["phone", "web", "chat"]
+
+
+class ToolFunction(WireModel):
+    """The function a model asked for, and its arguments as the JSON text the model wrote."""
+
+    _where = "chat[].tool_calls[].function."
+
+    name: str | None = None
+    arguments: Annotated[
+        str, BeforeValidator(lambda value: json.dumps(value) if isinstance(value, dict) else value)
+    ] = ""
+
+
+class ToolCall(WireModel):
+    """A tool call within an assistant's message."""
+
+    _where = "chat[].tool_calls[]."
+
+    id: str | None = None
+    type: str | None = None
+    function: ToolFunction = Field(default_factory=ToolFunction)
+
+    @property
+    def name(self) -> str | None:
+        """The function's name."""
+        return self.function.name
+
+    @property
+    def arguments(self) -> Json:
+        """The function's arguments, parsed; the text itself where it is not JSON."""
+        try:
+            return read_json(self.function.arguments)
+        except PayloadError:
+            return self.function.arguments
+
+
+class Message(WireModel):
+    """One turn of the conversation. `role` is `user`, `assistant` or `tool`, or what comes next."""
+
+    _where = "chat[]."
+
+    role: str | None = None
+    content: str | None = None
+    tool_calls: Items[ToolCall] = Field(default_factory=list)
+    tool_call_id: str | None = None
+
+
+class FunctionCall(WireModel):
+    """A function the agent called. A model wrote `params`: a boolean may come as `"true"`."""
+
+    _where = "function_calls[]."
+
+    name: str | None = None
+    params: Object = Field(default_factory=dict)
+    result: SkipValidation[Json] = None
+
+
+class CostItem(WireModel):
+    """One item of a call's costs. `credit` is in US dollars, by Millis' price list."""
+
+    _where = "cost_breakdown[]."
+
+    type: str | None = None
+    provider: str | None = None
+    credit: Number = None
+    prompt_tokens: Count = None
+    completion_tokens: Count = None
+
+
+class Voip(WireModel):
+    """The telephone side of a call; web sessions have none."""
+
+    _where = "voip."
+
+    provider: str | None = None
+    from_phone: str | None = Field(default=None, alias="from")
+    to_phone: str | None = Field(default=None, alias="to")
+
+
+class Recording(WireModel):
+    """Where the recording is, as sent. Use `EndOfCall.recording_url`, which is safe to link to."""
+
+    _where = "recording."
+
+    recording_url: str | None = None
+
+
+class EndOfCall(WireModel):
+    """A call that has ended, as Millis' end-of-call webhook tells it.
+
+    Fields keep Millis' names and may all be empty; properties are what teams otherwise work out by
+    hand. Fields Millis adds later are in `model_extra`.
+    """
+
+    session_id: str
+    agent_id: str | None = None
+    call_id: str | None = None
+    chat: Items[Message] = Field(default_factory=list)
+    function_calls: Items[FunctionCall] = Field(default_factory=list)
+    ts: Annotated[float | str | None, BeforeValidator(not_bool)] = None
+    duration: Seconds = None
+    chars_used: Count = None
+    agent_config: MaybeObject = None
+    cost_breakdown: Items[CostItem] = Field(default_factory=list)
+    voip: Voip | None = None
+    recording: Recording | None = None
+    metadata: Object = Field(default_factory=dict)
+    call_status: Annotated[str, AfterValidator(spell_status)] | None = None
+    error_message: str | None = None
+    call_analysis: MaybeObject = None
+    call_metrics: MaybeObject = None
+
+    _problems: list[Problem] = PrivateAttr(default_factory=list)
+    _raw: dict[str, Json] = PrivateAttr(default_factory=dict)
+    _own_numbers: frozenset[str] = PrivateAttr(default=frozenset())
+    _state: Any = PrivateAttr(default=None)
+
+    @classmethod
+    def parse(cls, body: bytes, *, own_numbers: frozenset[str] = frozenset()) -> Self:
+        """Read the body of an end-of-call delivery.
+
+        `own_numbers` are the team's own phone numbers, by which direction and customer are told.
+        Raises `PayloadError` for what is no JSON object and for one with neither a `session_id`
+        nor a `call_id`; everything else that is wrong ends up in `problems`.
+        """
+        return cls.from_raw(_read_object(body), own_numbers=own_numbers)
+
+    @classmethod
+    def from_raw(cls, raw: dict[str, Json], *, own_numbers: frozenset[str] = frozenset()) -> Self:
+        """Read an end-of-call payload, or an entry of Millis' call logs, that is already parsed.
+
+        Raises `PayloadError` for one with neither a `session_id` nor a `call_id`.
+        """
+        problems: list[Problem] = []
+        session_id = identifier(raw.get("session_id"))
+        if session_id is None:
+            session_id = identifier(raw.get("call_id"))
+            if session_id is None:
+                raise PayloadError("neither a session_id nor a call_id")
+            found = describe(raw.get("session_id"))
+            problems.append(Problem("session_id", found, "the call_id stands in for it"))
+        call = cls.model_validate({**raw, "session_id": session_id}, context=problems)
+        call._raw, call._problems, call._own_numbers = raw, problems, own_numbers
+        call._report_unusable()
+        return call
+
+    def _report_unusable(self) -> None:
+        """Report what could be read and still is not what it should be."""
+        if self.ts is not None and self.started_at is None:
+            self._problems.append(Problem("ts", describe(self.ts), "no time from 2000 to 2099"))
+        url = self.recording and self.recording.recording_url
+        if url and self.recording_url is None:
+            why = "no http or https address"
+            self._problems.append(Problem("recording.recording_url", describe(url), why))
+
+    @property
+    def raw(self) -> dict[str, Json]:
+        """The payload as it was received."""
+        return self._raw
+
+    @property
+    def problems(self) -> list[Problem]:
+        """What could not be read."""
+        return self._problems
+
+    @property
+    def state(self) -> Any:
+        """What the application's `lifespan` yielded."""
+        return self._state
+
+    @property
+    def started_at(self) -> datetime | None:
+        """When the call started, by Millis' clock, aware and in UTC."""
+        return utc_time(self.ts)
+
+    @property
+    def duration_s(self) -> float | None:
+        """How long the call took, in seconds."""
+        return self.duration
+
+    @property
+    def cost_total(self) -> float | None:
+        """The sum of all credits; None where no item has one, which is not the same as 0."""
+        credit = [item.credit for item in self.cost_breakdown if item.credit is not None]
+        try:
+            return math.fsum(credit) if credit else None
+        except OverflowError:
+            return None
+
+    @property
+    def channel(self) -> Channel:
+        """How the conversation was held."""
+        if self.call_status == CallStatus.CHAT_COMPLETION:
+            return "chat"
+        return "phone" if self._from_phone or self._to_phone else "web"
+
+    @property
+    def direction(self) -> Direction | None:
+        """Who called whom; None on the web, and where no number is known to be ours."""
+        return direction_of(self._from_phone, self._to_phone, self._own_numbers)
+
+    @property
+    def customer_phone(self) -> str | None:
+        """The side of a phone call that is not ours.
+
+        Where neither number is known to be ours it is `from`, which Millis' documentation calls
+        the caller. On outbound calls that is the agent's own: set `MILLIS_HOOKS_OWN_NUMBERS`.
+        """
+        return customer_of(self._from_phone, self._to_phone, self._own_numbers)
+
+    @property
+    def outcome(self) -> Outcome:
+        """What became of the call; `unknown` for a status that says nothing, or is new."""
+        return outcome_of(self.call_status)
+
+    @property
+    def recording_url(self) -> str | None:
+        """The recording's address if it is one a page may link to: `http` or `https`."""
+        url = self.recording.recording_url if self.recording else None
+        return web_url(url) if url else None
+
+    @property
+    def opted_out(self) -> bool:
+        """Whether the caller asked not to be called again (`call_analysis.opt_out_detection`)."""
+        detected = (self.call_analysis or {}).get("opt_out_detection")
+        if isinstance(detected, str):
+            return detected.strip().lower() not in {"", "false", "no", "none", "null", "0"}
+        return bool(detected)
+
+    @property
+    def average_latency_ms(self) -> float | None:
+        """How long the agent took to answer on average (`call_metrics.utterance_latency.avg`)."""
+        latency = (self.call_metrics or {}).get("utterance_latency")
+        return finite(latency.get("avg")) if isinstance(latency, dict) else None
+
+    @property
+    def variables(self) -> dict[str, object]:
+        """What `{name}` stands for in this call's texts: its metadata and the two numbers."""
+        return variables_of(self.metadata, from_phone=self._from_phone, to_phone=self._to_phone)
+
+    def function_result(self, name: str) -> Json:
+        """Return what the last call of this function gave; None if it was not called."""
+        results = [call.result for call in self.function_calls if call.name == name]
+        return results[-1] if results else None
+
+    @property
+    def _from_phone(self) -> str | None:
+        return (self.voip.from_phone or None) if self.voip else None
+
+    @property
+    def _to_phone(self) -> str | None:
+        return (self.voip.to_phone or None) if self.voip else None
+
+
+class Identity(NamedTuple):
+    """Which session an end-of-call is about, and whose."""
+
+    session_id: str
+    agent_id: str | None
+
+
+def identify(body: bytes) -> Identity:
+    """Read no more of an end-of-call than whom it is about; raises as `EndOfCall.parse` does."""
+    raw = _read_object(body)
+    session_id = identifier(raw.get("session_id")) or identifier(raw.get("call_id"))
+    if session_id is None:
+        raise PayloadError("neither a session_id nor a call_id")
+    return Identity(session_id, identifier(raw.get("agent_id")))
+
+
+def _read_object(body: bytes) -> dict[str, Json]:
+    raw = read_json(body)
+    if isinstance(raw, str):  # JSON in JSON, as some relays make it
+        raw = read_json(raw)
+    if not isinstance(raw, dict):
+        raise PayloadError(f"not a JSON object but {describe(raw)}")
+    return raw
+
+
+class PrefetchResponse(BaseModel):
+    """What a prefetch handler tells Millis before the call begins.
+
+    Raises pydantic's `ValidationError` for a name Millis does not read and for a value that cannot
+    be sent as JSON.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    #: Merged over the session's metadata: known keys are replaced, new ones added.
+    metadata: dict[str, Json] = Field(default_factory=dict)
+    #: Appended to the system prompt.
+    extra_prompt: str | None = None
+    #: Fill `{name}` in `extra_prompt` here, not sent to Millis.
+    fill_variables: bool = Field(default=False, exclude=True)
+
+    @field_validator("metadata", "extra_prompt")
+    @classmethod
+    def _sendable(cls, value: Any) -> Any:
+        try:
+            to_json(value)
+        except ValueError as error:
+            raise ValueError(f"cannot be sent as JSON: {error}") from None
+        return value
+
+
+Metadata = TypeVar("Metadata", default=dict[str, str])
+
+_RESERVED = ("session_id", "agent_id", "from", "to")
+_MAX_QUERY_FIELDS = 1000
+
+
+@dataclass(kw_only=True, slots=True)
+class PrefetchRequest(Generic[Metadata]):
+    """A call that is about to begin, as Millis' prefetch webhook asks about it.
+
+    Everything arrives as text. `metadata` is a dict of it, or a model of yours where the handler
+    is annotated `PrefetchRequest[YourModel]`.
+    """
+
+    session_id: str
+    agent_id: str | None = None
+    from_phone: str | None = None
+    to_phone: str | None = None
+    metadata: Metadata = field(default_factory=dict)  # type: ignore[assignment]
+    #: What could not be read.
+    problems: list[Problem] = field(default_factory=list)
+    #: The query's fields as received, in order, repeated names and all.
+    raw: list[tuple[str, str]] = field(default_factory=list)
+    _own_numbers: frozenset[str] = field(default=frozenset(), repr=False)
+    _state: Any = field(default=None, repr=False, compare=False)
+
+    @classmethod
+    def parse(
+        cls, query: bytes, *, own_numbers: frozenset[str] = frozenset()
+    ) -> PrefetchRequest[dict[str, str]]:
+        """Read the query string of a prefetch; never raises.
+
+        The names `session_id`, `agent_id`, `from` and `to` are Millis': metadata of the same name
+        comes after them, is reported in `problems` and found only in `raw`. Of metadata keys that
+        repeat, the first value counts. A `+` that was sent unescaped is put back.
+        """
+        problems: list[Problem] = []
+        raw = _query_fields(query, problems)
+        own: dict[str, str] = {}
+        metadata: dict[str, str] = {}
+        for name, value in raw:
+            if name not in _RESERVED:
+                metadata.setdefault(name, value)
+            elif name in own:
+                problems.append(Problem(name, describe(value), "the name is Millis' own"))
+            else:
+                own[name] = value
+        session_id = own.get("session_id", "")
+        if not session_id:
+            problems.append(Problem("session_id", "nothing", "every call has one"))
+        return PrefetchRequest(
+            session_id=session_id,
+            agent_id=own.get("agent_id") or None,
+            from_phone=repair_phone(own.get("from", "")),
+            to_phone=repair_phone(own.get("to", "")),
+            metadata=metadata,
+            problems=problems,
+            raw=raw,
+            _own_numbers=own_numbers,
+        )
+
+    @property
+    def channel(self) -> Channel:
+        """How the conversation will be held: on the phone where a number is known."""
+        return "phone" if self.from_phone or self.to_phone else "web"
+
+    @property
+    def direction(self) -> Direction | None:
+        """Who calls whom; None on the web, and where no number is known to be ours."""
+        return direction_of(self.from_phone, self.to_phone, self._own_numbers)
+
+    @property
+    def customer_phone(self) -> str | None:
+        """The side of a phone call that is not ours, as in `EndOfCall.customer_phone`."""
+        return customer_of(self.from_phone, self.to_phone, self._own_numbers)
+
+    @property
+    def variables(self) -> dict[str, object]:
+        """What `{name}` stands for in this call's texts: metadata as sent, and the two numbers."""
+        metadata = {name: values[0] for name, values in self._sent().items()}
+        return variables_of(metadata, from_phone=self.from_phone, to_phone=self.to_phone)
+
+    @property
+    def state(self) -> Any:
+        """What the application's `lifespan` yielded."""
+        return self._state
+
+    def typed(self, model: type[Model]) -> PrefetchRequest[Model]:
+        """Return this request with its metadata as a pydantic model.
+
+        Text is coerced to the model's types, and a name sent several times fills a list. A value
+        that does not fit is reported in `problems` and left out: the field is then its default,
+        or None.
+        """
+        sent = {
+            name: values if takes_list(model, name) else values[0]
+            for name, values in self._sent().items()
+        }
+        metadata, problems = read_model(model, sent)
+        request = cast("PrefetchRequest[Model]", copy(self))
+        request.metadata = metadata
+        request.problems = [*self.problems, *problems]
+        return request
+
+    def _sent(self) -> dict[str, list[Any]]:
+        """Return every value of every metadata key; of a request made by hand, its metadata."""
+        if not self.raw:
+            made = self.metadata
+            values = made.model_dump(mode="json") if isinstance(made, BaseModel) else made
+            return {name: [value] for name, value in cast("dict[str, Any]", values).items()}
+        sent: dict[str, list[Any]] = {}
+        for name, value in self.raw:
+            if name not in _RESERVED:
+                sent.setdefault(name, []).append(value)
+        return sent
+
+
+def _query_fields(query: bytes, problems: list[Problem]) -> list[tuple[str, str]]:
+    if query.count(b"&") >= _MAX_QUERY_FIELDS:
+        problems.append(
+            Problem("query", f"more than {_MAX_QUERY_FIELDS} fields", "the rest is left out")
+        )
+        query = b"&".join(query.split(b"&", _MAX_QUERY_FIELDS)[:_MAX_QUERY_FIELDS])
+    return parse_qsl(query.decode("utf-8", "replace"), keep_blank_values=True)

@@ -1,0 +1,73 @@
+"""Every error this package raises: one tree, and a leaf that imports nothing of ours.
+
+What a caller is told is short and constant (`DeliveryError.detail`); what a person is told, in the
+log and on the page, is the exception's own message.
+"""
+
+from __future__ import annotations
+
+
+class MillisHooksError(Exception):
+    """The root: `except MillisHooksError` catches everything this package raises on purpose."""
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or (self.__doc__ or "").strip())
+
+
+class ConfigError(MillisHooksError):
+    """A setting is missing or wrong; the message names it, what was found and what to do."""
+
+
+class RegistrationError(MillisHooksError):
+    """A handler cannot be registered; the message names the function and where it stands."""
+
+
+class DeliveryError(MillisHooksError):
+    """This delivery is refused. `status_code` and `detail` are all the sender learns."""
+
+    status_code = 400
+    detail = "bad request"
+
+
+class AuthenticationError(DeliveryError):
+    """The secret is missing or wrong. The reason is for the log, never for the answer."""
+
+    status_code = 401
+    detail = "unauthorized"
+
+
+class MethodNotAllowedError(DeliveryError):
+    """The webhook was called with another method than Millis uses."""
+
+    status_code = 405
+    detail = "method not allowed"
+
+
+class RequestTimeoutError(DeliveryError):
+    """The body did not arrive within the time a delivery gets."""
+
+    status_code = 408
+    detail = "the body took too long"
+
+
+class PayloadTooLargeError(DeliveryError):
+    """The body is over `MILLIS_HOOKS_MAX_BODY_BYTES`, as sent or once decompressed."""
+
+    status_code = 413
+    detail = "too large"
+
+
+class PayloadError(MillisHooksError):
+    """These bytes are no Millis payload. They are kept, acknowledged and shown as unparsed."""
+
+
+class HandlerError(MillisHooksError):
+    """A handler raised, or returned what it may not. The cause is in `__cause__`."""
+
+
+class HandlerTimeoutError(HandlerError):
+    """A handler took longer than its budget or its `timeout_s`."""
+
+
+class StorageError(MillisHooksError):
+    """The call log could not be read or written. The driver's error is in `__cause__`."""

@@ -1,0 +1,226 @@
+"""The prefetch webhook: authenticate, parse, run the handlers within the budget, answer, record.
+
+Somebody is on the line, waiting for the first word: whatever the team's code does, an answer goes
+out in time. The record of it is queued and never waited for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+from pydantic import ValidationError
+from starlette.types import Receive, Scope, Send
+
+from .answers import Answer, LastGood, merge, read_answer
+from .auth import Gate
+from .call_log.deliveries import Delivery
+from .call_log.values import clean_text
+from .events import PrefetchRequest, PrefetchResponse
+from .exceptions import (
+    ConfigError,
+    DeliveryError,
+    HandlerError,
+    HandlerTimeoutError,
+    MethodNotAllowedError,
+)
+from .failures import describe_failure
+from .replies import Refusals, reply, take_query
+from .routing import Handler, Router
+from .settings import Settings
+from .workbench import NOT_WANTED, Finished, Running, Workbench
+
+logger = logging.getLogger("millis_hooks.prefetch")
+
+_MAX_REASON_CHARS = 2000
+
+
+@dataclass(slots=True)
+class Prepared:
+    """What goes out, and what the log will say about it."""
+
+    body: bytes
+    outcome: str
+    reasons: list[str] = field(default_factory=list)
+
+
+class PrefetchEndpoint:
+    """Answers `GET {prefix}/prefetch`."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        router: Router,
+        workbench: Workbench,
+        record: Callable[[Delivery], None],
+    ) -> None:
+        """Hand every delivery to `record`, which must not wait."""
+        self._settings = settings
+        self._router = router
+        self._workbench = workbench
+        self._record = record
+        self._gate = Gate(settings, "prefetch")
+        self._refusals = Refusals("prefetch", "GET", record)
+        self._default = _encode_default(settings)
+        self._last_good = LastGood(
+            max_entries=settings.last_good_max_entries,
+            max_age_s=settings.last_good_max_age_s,
+            monotonic=time.monotonic,
+        )
+
+    async def __call__(
+        self, scope: Scope, receive: Receive, send: Send, *, path_secret: bytes | None = None
+    ) -> None:
+        """Answer one request."""
+        started = time.perf_counter()
+        received_at = datetime.now(UTC)
+        query = take_query(scope)
+        try:
+            call = self._admit(scope, query, path_secret)
+        except DeliveryError as error:
+            await self._refusals.refuse(send, error)
+            return
+        prepared = await self._prepare(call)
+        latency_ms = (time.perf_counter() - started) * 1000
+        await reply(send, 200, prepared.body)
+        self._record(
+            Delivery(
+                kind="prefetch",
+                session_id=clean_text(call.session_id) or None,
+                received_at=received_at,
+                query=clean_text(query.decode("utf-8", "replace")),
+                outcome=prepared.outcome,
+                reason=clean_text("\n".join(prepared.reasons), max_chars=_MAX_REASON_CHARS) or None,
+                status_code=200,
+                latency_ms=latency_ms,
+                answer=prepared.body,
+            )
+        )
+
+    def _admit(
+        self, scope: Scope, query: bytes, path_secret: bytes | None
+    ) -> PrefetchRequest[dict[str, str]]:
+        if scope["method"] != "GET":
+            raise MethodNotAllowedError
+        grant = self._gate.admit(scope["headers"], path_secret=path_secret)
+        call = PrefetchRequest.parse(query, own_numbers=self._settings.own_numbers)
+        grant.require_agent(call.agent_id)
+        return call
+
+    async def _prepare(self, call: PrefetchRequest[dict[str, str]]) -> Prepared:
+        handlers = self._router.matching("prefetch", call)
+        answers: list[Answer] = []
+        reasons = [f"{problem.field}: {problem.why}" for problem in call.problems]
+        errors: list[HandlerError] = []
+        for handler, finished in zip(handlers, await self._run(handlers, call), strict=True):
+            try:
+                answers += self._read(finished, call)
+            except HandlerError as error:
+                errors.append(error)
+                reasons.append(_explain(handler, error))
+        if errors and not answers:
+            return self._fall_back(call, errors, reasons)
+        try:
+            answer = merge(answers)
+            body = answer.encode()
+        except HandlerError as error:
+            return self._fall_back(call, [error], [*reasons, str(error)])
+        self._last_good.keep(call, body)
+        return Prepared(body, "fresh", reasons + answer.notes)
+
+    async def _run(
+        self, handlers: Sequence[Handler], call: PrefetchRequest[dict[str, str]]
+    ) -> list[Finished]:
+        """Run the handlers side by side, each within its budget."""
+        loop = asyncio.get_running_loop()
+        ends: list[asyncio.Future[Finished]] = []
+        for handler in handlers:
+            end: asyncio.Future[Finished] = loop.create_future()
+            running = self._workbench.run(handler, call, partial(_deliver, loop, end))
+            budget_s = handler.timeout_s or self._settings.prefetch_budget_s
+            timer = loop.call_later(budget_s, self._give_up, running, budget_s)
+            end.add_done_callback(partial(_cancel, timer))
+            ends.append(end)
+        return [await end for end in ends]
+
+    def _give_up(self, running: Running, budget_s: float) -> None:
+        self._workbench.give_up(running, f"took over {budget_s:g} s")
+
+    def _read(self, finished: Finished, call: PrefetchRequest[Any]) -> list[Answer]:
+        """Return the handler's answer, if it gave one; raise `HandlerError` if it failed."""
+        error = finished.error
+        if isinstance(error, HandlerError):
+            raise error
+        if error is not None:
+            raise HandlerError(str(describe_failure(error))) from error
+        if finished.value is NOT_WANTED:
+            return []
+        return [read_answer(finished.value, call, max_chars=self._settings.extra_prompt_max_chars)]
+
+    def _fall_back(
+        self,
+        call: PrefetchRequest[Any],
+        errors: Sequence[HandlerError],
+        reasons: list[str],
+    ) -> Prepared:
+        """Choose what goes out when no handler has answered."""
+        policy = self._settings.prefetch_fallback
+        last_good = self._last_good.find(call) if policy == "last_good" else None
+        if last_good is not None:
+            return Prepared(last_good, "last_good", reasons)
+        if policy != "empty" and self._default is not None:
+            return Prepared(self._default, "default", reasons)
+        late = any(isinstance(error, HandlerTimeoutError) for error in errors)
+        return Prepared(b"{}", "late" if late else "failed", reasons)
+
+
+def _encode_default(settings: Settings) -> bytes | None:
+    """Return the configured default answer; raises `ConfigError` if it is none."""
+    if not settings.prefetch_default:
+        if settings.prefetch_fallback == "default":
+            raise ConfigError(
+                "MILLIS_HOOKS_PREFETCH_FALLBACK=default needs MILLIS_HOOKS_PREFETCH_DEFAULT, "
+                'such as {"extra_prompt": "Ask for the caller\'s name."}.'
+            )
+        return None
+    try:
+        response = PrefetchResponse(**settings.prefetch_default)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ConfigError(f"MILLIS_HOOKS_PREFETCH_DEFAULT: {where}: {first['msg']}.") from error
+    return response.model_dump_json(exclude_defaults=True).encode()
+
+
+def _explain(handler: Handler, error: HandlerError) -> str:
+    """Log what went wrong with a handler, and return it in one line."""
+    if error.__cause__ is None:
+        logger.warning("prefetch handler %s: %s", handler.name, error)
+    else:
+        traceback = describe_failure(error.__cause__).traceback
+        logger.warning("prefetch handler %s failed\n%s", handler.name, traceback)
+    return f"{handler.name}: {error}"
+
+
+def _deliver(
+    loop: asyncio.AbstractEventLoop, end: asyncio.Future[Finished], finished: Finished
+) -> None:
+    # A handler may come back after the server has stopped.
+    with suppress(RuntimeError):
+        loop.call_soon_threadsafe(_resolve, end, finished)
+
+
+def _resolve(end: asyncio.Future[Finished], finished: Finished) -> None:
+    if not end.done():
+        end.set_result(finished)
+
+
+def _cancel(timer: asyncio.TimerHandle, _end: asyncio.Future[Finished]) -> None:
+    timer.cancel()

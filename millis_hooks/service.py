@@ -1,0 +1,97 @@
+"""What runs between start and stop. Started in order, stopped in reverse: storage closes last."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+
+from starlette.types import ASGIApp
+
+from .call_log import CallLog
+from .dashboard import DashboardSettings, dashboard
+from .end_of_call import EndOfCallEndpoint
+from .events import EndOfCall
+from .operators import Operators
+from .prefetch import PrefetchEndpoint
+from .routing import Router
+from .runs.runner import Runner
+from .settings import Settings
+from .version import __version__
+from .workbench import Lifespan, Workbench
+
+
+class Service:
+    """A started application: the two webhooks, the dashboard, and what works behind them."""
+
+    def __init__(self, settings: Settings, router: Router, workbench: Workbench) -> None:
+        """Open the call log and start its threads. Blocks; raises `StorageError`."""
+        self._router = router
+        self._workbench = workbench
+        self.call_log = CallLog(
+            settings.database_url,
+            runs_for=self._runs_for,
+            on_runs=self._wake_runner,
+            own_numbers=settings.own_numbers,
+        )
+        self.runner = Runner(
+            self.call_log.writer,
+            workbench,
+            router,
+            concurrency=settings.handler_concurrency,
+            own_numbers=settings.own_numbers,
+        )
+        self.runner.start()
+        writer = self.call_log.writer
+        self.prefetch = PrefetchEndpoint(settings, router, workbench, writer.record)
+        self.end_of_call = EndOfCallEndpoint(settings, writer.store, writer.record)
+        self.dashboard = self._dashboard(settings)
+
+    @classmethod
+    async def start(cls, settings: Settings, router: Router, lifespan: Lifespan | None) -> Service:
+        """Start everything; raises `ConfigError` or `StorageError`, and what `lifespan` raises."""
+        settings.require_closed()
+        workbench = Workbench(
+            lifespan, isolated=settings.isolate_handlers, threads=settings.handler_threads
+        )
+        await workbench.start()
+        return await asyncio.to_thread(cls, settings, router, workbench)
+
+    async def stop(self) -> None:
+        """Let the handlers at work end, within bounds, and close the call log."""
+        await asyncio.to_thread(self.runner.close)
+        await self._workbench.stop()
+        await asyncio.to_thread(self.call_log.close)
+
+    def check_storage(self) -> None:
+        """Raise `StorageError` unless an end-of-call would be stored now."""
+        self.call_log.writer.run(lambda connection: None)
+
+    def _dashboard(self, settings: Settings) -> ASGIApp:
+        operators = Operators(
+            self.call_log.database.reader,
+            write=self.call_log.writer.run,
+            signing_key=self._session_key(settings),
+            password=settings.dashboard_password,
+            now=_now,
+        )
+        return dashboard(
+            self.call_log.queries,
+            operators,
+            settings=DashboardSettings(version=__version__, own_numbers=settings.own_numbers),
+            now=_now,
+        )
+
+    def _session_key(self, settings: Settings) -> bytes:
+        if settings.session_key is not None:
+            return settings.session_key.get_secret_value().encode()
+        return self.call_log.key("operator_sessions")
+
+    def _runs_for(self, call: EndOfCall) -> list[str]:
+        return [handler.name for handler in self._router.matching("end_of_call", call)]
+
+    def _wake_runner(self) -> None:
+        self.runner.wake()
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

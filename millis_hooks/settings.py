@@ -1,0 +1,237 @@
+"""Every setting: its name, default, unit and meaning. Together with `cli` the only reader of the
+environment.
+
+A value comes from an argument of `MillisHooks`, else from `MILLIS_HOOKS_<NAME>` in the environment,
+else from a `.env` file in the working directory, else from the default written here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings.exceptions import SettingsError
+
+from .exceptions import ConfigError
+
+ENV_PREFIX = "MILLIS_HOOKS_"
+
+#: A secret shorter than this can be guessed; the service refuses to start with it.
+MIN_SECRET_CHARS = 16
+
+Secrets = tuple[SecretStr, ...]
+Hook = Literal["prefetch", "end_of_call"]
+
+
+class Settings(BaseSettings):
+    """The settings of one service. Wrong values raise `ConfigError` through `Settings.load`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX,
+        env_file=".env",
+        env_file_encoding="utf-8",
+        extra="ignore",
+        frozen=True,
+        validate_default=False,
+        hide_input_in_errors=True,
+    )
+
+    # Who may deliver
+    secrets: Annotated[Secrets, NoDecode] = Field(
+        (), description="Accepted secrets, comma separated; several while one is being rotated."
+    )
+    prefetch_secrets: Annotated[Secrets, NoDecode] = Field(
+        (), description="Accepted on prefetch instead of SECRETS, comma separated."
+    )
+    end_of_call_secrets: Annotated[Secrets, NoDecode] = Field(
+        (), description="Accepted on end-of-call instead of SECRETS, comma separated."
+    )
+    agent_secrets: dict[str, Secrets] = Field(
+        {},
+        description='Accepted for one agent only, as JSON: {"<agent_id>": ["<secret>"]}.',
+    )
+    secret_header: str = Field(
+        "Authorization",
+        description="The header that carries the secret; Authorization carries `Bearer <secret>`.",
+    )
+    secret_in_path: bool = Field(
+        False,
+        description="Also accept {prefix}/{secret}/prefetch, for places that take only a URL.",
+    )
+    insecure: bool = Field(False, description="Run without secrets. Never on a public address.")
+
+    # Where
+    prefix: str = Field("/millis", description="The path in front of the two webhooks.")
+    database_url: str = Field(
+        "sqlite:///millis_hooks.db", description="The call log: a SQLite file."
+    )
+
+    # Prefetch
+    prefetch_budget_s: float = Field(
+        2.0, gt=0, le=60, description="Seconds a prefetch may take until the fallback goes out."
+    )
+    prefetch_fallback: Literal["empty", "default", "last_good"] = Field(
+        "empty",
+        description="What goes out when the handlers fail or are late; last_good falls back to "
+        "PREFETCH_DEFAULT.",
+    )
+    prefetch_default: dict[str, Any] = Field(
+        {}, description='The default answer, as JSON: {"metadata": {}, "extra_prompt": ""}.'
+    )
+    last_good_max_age_s: float = Field(
+        24 * 3600, gt=0, description="Seconds a last good answer may be reused."
+    )
+    last_good_max_entries: int = Field(
+        10_000, gt=0, description="Callers whose last good answer is remembered."
+    )
+    extra_prompt_max_chars: int = Field(
+        8_000, gt=0, description="Characters of extra_prompt that are sent; more is cut off."
+    )
+
+    # End of call
+    max_body_bytes: int = Field(
+        10 * 1024 * 1024, gt=0, description="Bytes a body may have, also once decompressed."
+    )
+    body_timeout_s: float = Field(30.0, gt=0, description="Seconds a body may take to arrive.")
+
+    # Handlers
+    own_numbers: Annotated[frozenset[str], NoDecode] = Field(
+        frozenset(),
+        description="Your own phone numbers, comma separated; tells who the customer is.",
+    )
+    isolate_handlers: bool = Field(
+        True, description="Run handlers on a thread and event loop of their own."
+    )
+    handler_threads: int = Field(
+        32, gt=0, le=1000, description="Threads for handlers that are not async."
+    )
+    handler_concurrency: int = Field(
+        16, gt=0, le=1000, description="End-of-call handlers that run at the same time."
+    )
+
+    # The dashboard
+    dashboard_password: SecretStr | None = Field(
+        None, description="Password of the operator `admin`; without it nobody can sign in."
+    )
+    session_key: SecretStr | None = Field(
+        None, description="Signs operators' cookies; made and kept in the call log by default."
+    )
+
+    @classmethod
+    def load(cls, **overrides: Any) -> Settings:
+        """Read the settings, `overrides` first.
+
+        Raises `ConfigError` naming each wrong setting, what kind of value was found and what fits.
+        """
+        unknown = sorted(overrides.keys() - cls.model_fields.keys())
+        if unknown:
+            known = ", ".join(cls.model_fields)
+            raise ConfigError(f"Unknown setting {unknown[0]!r}. Known settings: {known}.")
+        try:
+            return cls(**overrides)
+        except ValidationError as error:
+            raise ConfigError("\n".join(map(_explain, error.errors()))) from error
+        except SettingsError as error:
+            raise ConfigError(f"{error}. Expected JSON; see `millis-hooks run --help`.") from error
+
+    def require_closed(self) -> None:
+        """Raise `ConfigError` unless every webhook asks for a secret, or `insecure` was chosen."""
+        if not self.insecure:
+            for hook in ("prefetch", "end_of_call"):
+                if not self.accepted_secrets(hook):
+                    raise ConfigError(_NO_SECRET.format(hook=hook))
+
+    def accepted_secrets(self, hook: Hook) -> Mapping[str, str | None]:
+        """Map each secret accepted on `hook` to the agent it is bound to, or to None for any."""
+        own = self.prefetch_secrets if hook == "prefetch" else self.end_of_call_secrets
+        accepted: dict[str, str | None] = {
+            secret.get_secret_value(): agent_id
+            for agent_id, secrets in self.agent_secrets.items()
+            for secret in secrets
+        }
+        return accepted | {secret.get_secret_value(): None for secret in own or self.secrets}
+
+    @field_validator("secrets", "prefetch_secrets", "end_of_call_secrets", mode="before")
+    @classmethod
+    def _split_secrets(cls, value: object) -> object:
+        return _split(value)
+
+    @field_validator("own_numbers", mode="before")
+    @classmethod
+    def _split_numbers(cls, value: object) -> object:
+        return _split(value)
+
+    @field_validator("secrets", "prefetch_secrets", "end_of_call_secrets")
+    @classmethod
+    def _strong(cls, value: Secrets) -> Secrets:
+        for secret in value:
+            _require_strong(secret)
+        return value
+
+    @field_validator("agent_secrets")
+    @classmethod
+    def _strong_for_agents(cls, value: dict[str, Secrets]) -> dict[str, Secrets]:
+        for secrets in value.values():
+            for secret in secrets:
+                _require_strong(secret)
+        return value
+
+    @field_validator("secret_header")
+    @classmethod
+    def _is_header_name(cls, value: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", value):
+            raise ValueError("expected the name of a header, such as Authorization or X-Millis-Key")
+        return value
+
+    @field_validator("prefix")
+    @classmethod
+    def _is_path(cls, value: str) -> str:
+        trimmed = value.rstrip("/")
+        if trimmed and not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", trimmed):
+            raise ValueError("expected a path such as /millis")
+        return trimmed
+
+    @field_validator("database_url")
+    @classmethod
+    def _is_sqlite_file(cls, value: str) -> str:
+        if not re.match(r"sqlite:///.", value) or ":memory:" in value:
+            raise ValueError("expected a SQLite file, such as sqlite:///millis_hooks.db")
+        return value
+
+
+_NO_SECRET = (
+    "No secret is set, so anyone could post calls to the {hook} webhook. Set one:\n"
+    "  export MILLIS_HOOKS_SECRETS=$(openssl rand -hex 32)\n"
+    "or choose MILLIS_HOOKS_INSECURE=1 to run without."
+)
+
+
+def _split(value: object) -> object:
+    if isinstance(value, str):
+        return [part for part in (part.strip() for part in value.split(",")) if part]
+    return value
+
+
+def _require_strong(secret: SecretStr) -> None:
+    length = len(secret.get_secret_value())
+    if length < MIN_SECRET_CHARS:
+        raise ValueError(
+            f"a secret has {length} characters, at least {MIN_SECRET_CHARS} are needed; make one "
+            "with: openssl rand -hex 32"
+        )
+
+
+def _explain(error: ErrorDetails) -> str:
+    name = str(error["loc"][0]) if error["loc"] else "settings"
+    found = error["input"]
+    shape = (
+        f"{type(found).__name__} of {len(found)} characters"
+        if isinstance(found, str)
+        else (type(found).__name__)
+    )
+    message = error["msg"].removeprefix("Value error, ")
+    return f"{ENV_PREFIX}{name.upper()}: {message} (found: {shape})."

@@ -1,0 +1,68 @@
+"""`{name}` substitution as Millis documents it, by lookup only.
+
+What Millis does with an unknown name, with braces of another kind or with a value that is not text
+is not documented; here an unknown name stays as written and is reported, and nothing is ever
+evaluated. Source: docs.millis.ai, core-concepts/variables.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+#: A name between single braces: `{{name}}` is another tool's, and JSON does not look so.
+_VARIABLE = re.compile(r"(?!(?<=\{)\{[^{}]*\}\})\{([A-Za-z_][\w.-]{0,127})\}")
+
+
+class Filled(NamedTuple):
+    """A text with its variables filled in, and the names nothing was known about."""
+
+    text: str
+    #: Each name once, in the order of its first use.
+    unknown: tuple[str, ...]
+
+
+def fill(template: str, variables: Mapping[str, object]) -> Filled:
+    """Replace every known `{name}` in the template.
+
+    Names are case-sensitive. A value's own braces are left alone: substitution happens once.
+    """
+    unknown: dict[str, None] = {}
+
+    def replaced(match: re.Match[str]) -> str:
+        name = match[1]
+        if name in variables:
+            return _spelled(variables[name])
+        unknown[name] = None
+        return match[0]
+
+    text = _VARIABLE.sub(replaced, template)
+    return Filled(text, tuple(unknown))
+
+
+def variables_of(
+    metadata: Mapping[str, object], *, from_phone: str | None = None, to_phone: str | None = None
+) -> dict[str, object]:
+    """Return what a call's texts may refer to: its metadata, and `FromPhone` and `ToPhone`.
+
+    The two are set only when the call runs over a phone network, and then win over metadata of
+    the same name.
+    """
+    variables = dict(metadata)
+    if from_phone is not None:
+        variables["FromPhone"] = from_phone
+    if to_phone is not None:
+        variables["ToPhone"] = to_phone
+    return variables
+
+
+def _spelled(value: object) -> str:
+    """Return a value as it reads in a prompt: text as it is, anything else as JSON."""
+    if isinstance(value, str):
+        return value
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError):
+        return str(value)

@@ -1,0 +1,309 @@
+"""Reading what strangers send: JSON of any kind, and models that lose one field, not the message.
+
+A field that cannot be read becomes its default and a `Problem`. Nothing here knows what Millis
+sends; `events` does.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Annotated, Any, ClassVar, TypeAlias, cast, get_args, get_origin
+from urllib.parse import urlsplit
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    SkipValidation,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    create_model,
+    field_validator,
+)
+from pydantic_core import ErrorDetails, PydanticUseDefault, from_json, to_json
+from typing_extensions import TypeVar
+
+from .exceptions import PayloadError
+
+#: Any JSON value.
+Json: TypeAlias = JsonValue
+
+Model = TypeVar("Model", bound=BaseModel)
+Item = TypeVar("Item", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A field that could not be read, in words that are safe to show: never its value."""
+
+    field: str  # the wire's name; `chat[].content` for a field of a list's items
+    found: str
+    why: str
+
+
+def describe(value: object) -> str:
+    """Name a JSON value by its type and size, without giving it away."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return f"the boolean {str(value).lower()}"
+        case int() | float():
+            return f"the number {value:.6g}" if abs(value) < 1e6 else "a large number"
+        case str():
+            return f"a string of {_counted(value, 'character')}" if value else "an empty string"
+        case list():
+            return f"a list of {_counted(value, 'item')}"
+        case dict():
+            return f"an object with {_counted(value, 'key')}"
+    return "no JSON value"
+
+
+def _counted(things: str | list[Any] | dict[str, Any], noun: str) -> str:
+    return f"{len(things)} {noun}" + ("" if len(things) == 1 else "s")
+
+
+def read_json(body: bytes | str) -> Json:
+    """Read any JSON there is a way to read: UTF-16, a byte order mark, lone surrogates, NaN.
+
+    What is returned can be written as JSON again: lone surrogates are U+FFFD, numbers that are
+    not finite are null. Raises `PayloadError`, and nothing else, for what cannot be read.
+    """
+    try:
+        value = cast("Json", from_json(body, allow_inf_nan=False))
+    except ValueError:
+        return _read_json_slowly(body)
+    # 1e999 becomes an infinity all the same; to write and look is faster than to walk.
+    return _cleaned(value) if b"Infinity" in to_json(value, inf_nan_mode="constants") else value
+
+
+def _read_json_slowly(body: bytes | str) -> Json:
+    try:
+        return _cleaned(json.loads(body))
+    except RecursionError:
+        raise PayloadError("nested too deeply") from None
+    except ValueError as error:
+        raise PayloadError(f"not JSON: {error}" if body.strip() else "the body is empty") from None
+
+
+#: As deep as pydantic's own reader goes.
+_MAX_DEPTH = 200
+
+
+def _cleaned(value: Json, depth: int = 0) -> Json:
+    if depth > _MAX_DEPTH:
+        raise RecursionError
+    if isinstance(value, str):
+        return _joined(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, list):
+        return [_cleaned(item, depth + 1) for item in value]
+    if isinstance(value, dict):
+        return {_joined(name): _cleaned(item, depth + 1) for name, item in value.items()}
+    return value
+
+
+def _joined(text: str) -> str:
+    """Join surrogates that pair up and replace those that do not."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+class WireModel(BaseModel):
+    """A part of a payload: what it holds that cannot be read is reported and left out.
+
+    Problems are added to the list given as the validation's context, where one is given.
+    """
+
+    model_config = ConfigDict(
+        extra="allow", populate_by_name=True, coerce_numbers_to_str=True, allow_inf_nan=False
+    )
+
+    _where: ClassVar[str] = ""  # how the path to this part's fields begins
+
+    @field_validator("*", mode="wrap")
+    @classmethod
+    def _tolerate(
+        cls, value: object, handler: ValidatorFunctionWrapHandler, info: ValidationInfo
+    ) -> object:
+        try:
+            return handler(value)
+        except ValidationError as error:
+            spec = cls.model_fields[cast("str", info.field_name)]
+            if spec.is_required():
+                raise
+            if value is not None:  # null says that there is nothing to read
+                _report(info, f"{cls._where}{spec.alias or info.field_name}", value, _why(error))
+            raise PydanticUseDefault from None
+
+
+def _report(info: ValidationInfo, name: str, value: object, why: str) -> None:
+    """Add a problem to the list that validation was given as its context, if it was."""
+    if isinstance(info.context, list):
+        info.context.append(Problem(name, describe(value), why))
+
+
+def _why(error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    return first["msg"].removeprefix("Value error, ")
+
+
+def _unwrap(value: object) -> object:
+    """Read JSON that came inside a JSON string; empty text is null."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return read_json(value) if value.strip() else None
+    except PayloadError as error:
+        raise ValueError(str(error)) from None
+
+
+def _objects(value: object, info: ValidationInfo) -> object:
+    """Leave out of a list what is no object, so that it takes nothing else with it."""
+    items = _unwrap(value)
+    if items is None:
+        return []
+    if not isinstance(items, list):
+        return items
+    for item in items:
+        if not isinstance(item, dict):
+            _report(info, f"{info.field_name}[]", item, "Input should be an object")
+    return [item for item in items if isinstance(item, dict)]
+
+
+def _object(value: object) -> object:
+    unwrapped = _unwrap(value)
+    return {} if unwrapped is None else unwrapped
+
+
+def not_bool(value: object) -> object:
+    """Refuse a boolean, which Python would take for the number 0 or 1."""
+    if isinstance(value, bool):
+        raise ValueError("Input should be a number, not a boolean")
+    return value
+
+
+# The types of fields. Where a list or an object is due, its JSON text will do.
+Items: TypeAlias = Annotated[list[Item], BeforeValidator(_objects)]
+Object: TypeAlias = Annotated[dict[str, SkipValidation[Json]], BeforeValidator(_object)]
+MaybeObject: TypeAlias = Annotated[dict[str, SkipValidation[Json]] | None, BeforeValidator(_unwrap)]
+Number: TypeAlias = Annotated[float | None, BeforeValidator(not_bool)]
+Seconds: TypeAlias = Annotated[Annotated[float, Field(ge=0)] | None, BeforeValidator(not_bool)]
+#: No larger than a database takes.
+Count: TypeAlias = Annotated[
+    Annotated[int, Field(ge=0, lt=2**63)] | None, BeforeValidator(not_bool)
+]
+
+_MAX_IDENTIFIER_CHARS = 255
+
+
+def identifier(value: object) -> str | None:
+    """Return an id as text; None for what cannot be one."""
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63:
+        value = str(value)
+    if not isinstance(value, str) or len(value) > _MAX_IDENTIFIER_CHARS:
+        return None
+    return value.strip() or None
+
+
+def finite(value: object) -> float | None:
+    """Return a number as a float; None for what is none, or too large to be one."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+#: 5138-11-16 in seconds and 1973-03-03 in milliseconds: no call is near either.
+_MILLISECONDS_FROM = 1e11
+_EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
+_LATEST = datetime(2100, 1, 1, tzinfo=UTC)
+
+
+def utc_time(ts: float | str | None) -> datetime | None:
+    """Read Unix seconds, milliseconds or ISO 8601; None for what is no time a call can have."""
+    if ts is None:
+        return None
+    try:
+        seconds = float(ts)
+    except ValueError:
+        return _iso_time(cast("str", ts))
+    if abs(seconds) > _MILLISECONDS_FROM:
+        seconds /= 1000
+    plausible = _EARLIEST.timestamp() <= seconds < _LATEST.timestamp()
+    return datetime.fromtimestamp(seconds, UTC) if plausible else None
+
+
+def _iso_time(text: str) -> datetime | None:
+    try:
+        moment = datetime.fromisoformat(text.strip())
+        moment = moment.replace(tzinfo=moment.tzinfo or UTC).astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
+    return moment if _EARLIEST <= moment < _LATEST else None
+
+
+def web_url(url: str) -> str | None:
+    """Return the address if a page may link to it: `http` or `https`, and nothing hidden in it."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return None
+    plain = url.isprintable() and " " not in url
+    return url if plain and parts.scheme in {"http", "https"} and parts.netloc else None
+
+
+def takes_list(model: type[BaseModel], name: str) -> bool:
+    """Tell whether the field that reads this name is a list, or may be one."""
+    for field_name, spec in model.model_fields.items():
+        if name in (spec.validation_alias, field_name):
+            options = (spec.annotation, *get_args(spec.annotation))
+            return any((get_origin(option) or option) in (list, set, tuple) for option in options)
+    return False
+
+
+def read_model(model: type[Model], values: dict[str, Any]) -> tuple[Model, list[Problem]]:
+    """Return the model of what fits and the problems of what does not.
+
+    A field whose value does not fit has its default, and None where it has none. Where it is a
+    validator of the whole model that refuses the rest, every field does.
+    """
+    try:
+        return model.model_validate(values), []
+    except ValidationError as error:
+        problems = [_mismatch(detail, values) for detail in error.errors(include_url=False)]
+    misfits = {problem.field for problem in problems}
+    lenient = _without_required(model)
+    try:
+        fitting = {name: value for name, value in values.items() if name not in misfits}
+        return lenient.model_validate(fitting), problems
+    except ValidationError:
+        return lenient.model_construct(), problems
+
+
+def _mismatch(detail: ErrorDetails, values: Mapping[str, Any]) -> Problem:
+    name = str(detail["loc"][0]) if detail["loc"] else "metadata"
+    found = describe(values[name]) if name in values else "nothing"
+    return Problem(name, found, detail["msg"])
+
+
+@lru_cache(maxsize=256)
+def _without_required(model: type[Model]) -> type[Model]:
+    """Return a subclass in which None is the default of every field that had none."""
+    optional: dict[str, Any] = {
+        name: (Annotated[spec.annotation, spec], None)
+        for name, spec in model.model_fields.items()
+        if spec.is_required()
+    }
+    return create_model(model.__name__, __base__=model, __module__=model.__module__, **optional)

@@ -1,0 +1,465 @@
+"""The server, over real sockets: what peers may do to it, and how it ends.
+
+Every read blocks until the server acts, so no test sleeps; limits are tiny instead.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
+
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from millis_hooks.server import Config, Limits, Server
+
+GET = b"GET /seen HTTP/1.1\r\nHost: test\r\n\r\n"
+HEAD_OF_POST = b"POST /echo HTTP/1.1\r\nHost: test\r\n"
+
+Connect = Callable[[], socket.socket]
+Serve = Callable[[Limits], AbstractContextManager[Connect]]
+
+
+async def echo(request: Request) -> Response:
+    try:
+        return Response(await request.body())
+    except ClientDisconnect:
+        return Response()
+
+
+async def seen(request: Request) -> Response:
+    return PlainTextResponse(" ".join(request.headers))
+
+
+async def early(request: Request) -> Response:
+    return PlainTextResponse("not read", status_code=413)
+
+
+async def large(request: Request) -> Response:
+    return Response(bytes(32 * 1024 * 1024))
+
+
+APP = Starlette(
+    routes=[
+        Route("/echo", echo, methods=["POST"]),
+        Route("/seen", seen),
+        Route("/seen/{rest:path}", seen),
+        Route("/early", early, methods=["POST"]),
+        Route("/large", large),
+    ]
+)
+
+
+@contextmanager
+def serving(limits: Limits) -> Iterator[Connect]:
+    """Serve APP from a thread; a peer that waits over 10 s has found a bug."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    address = listener.getsockname()
+    ready = threading.Event()
+    server = Server(Config(APP, limits=limits, log_config=None), announce=ready.set)
+    thread = threading.Thread(target=server.run, args=([listener],))
+    thread.start()
+    assert ready.wait(10)
+    peers: list[socket.socket] = []
+
+    def connect() -> socket.socket:
+        peers.append(socket.create_connection(address, timeout=10))
+        return peers[-1]
+
+    try:
+        yield connect
+    finally:
+        for peer in peers:
+            peer.close()
+        server.should_exit = True
+        thread.join()
+        listener.close()
+
+
+@pytest.fixture(scope="module")
+def connect() -> Iterator[Connect]:
+    """A server with the limits of production."""
+    with serving(Limits()) as connect:
+        yield connect
+
+
+def read_all(peer: socket.socket) -> bytes:
+    """Read until the server closes, politely or not."""
+    received = b""
+    with suppress(ConnectionResetError):
+        while piece := peer.recv(65536):
+            received += piece
+    return received
+
+
+def read_until(peer: socket.socket, end: bytes) -> bytes:
+    received = b""
+    while not received.endswith(end):
+        piece = peer.recv(65536)
+        assert piece, received
+        received += piece
+    return received
+
+
+def answer_to(connect: Connect, request: bytes) -> bytes:
+    """What comes back before the server closes, or before our side of the connection is done."""
+    peer = connect()
+    peer.sendall(request)
+    return read_all(peer)
+
+
+def test_a_header_that_never_ends_is_answered_408_and_closed() -> None:
+    with serving(Limits(header_timeout_s=0.1)) as connect:
+        assert answer_to(connect, b"GET /seen HTTP/1.1\r\nHos").startswith(b"HTTP/1.1 408 ")
+
+
+def test_a_header_that_trickles_in_is_answered_408() -> None:
+    with serving(Limits(header_timeout_s=0.1)) as connect:
+        peer = connect()
+        peer.sendall(b"GET /")
+        peer.settimeout(0.02)
+        received = b""
+        while not received:
+            peer.sendall(b"X")
+            try:
+                received = peer.recv(65536)
+            except TimeoutError:
+                continue
+        assert received.startswith(b"HTTP/1.1 408 ")
+
+
+def test_a_connection_that_says_nothing_is_closed_without_an_answer() -> None:
+    with serving(Limits(header_timeout_s=0.1)) as connect:
+        assert read_all(connect()) == b""
+
+
+def test_blank_lines_do_not_keep_a_connection_open() -> None:
+    with serving(Limits(header_timeout_s=0.1)) as connect:
+        peer = connect()
+        peer.sendall(GET)
+        read_until(peer, b"host")
+        peer.sendall(b"\r\n")
+        assert read_all(peer) == b""
+
+
+def test_a_body_that_never_ends_is_answered_408_and_closed() -> None:
+    with serving(Limits(body_timeout_s=0.1)) as connect:
+        request = HEAD_OF_POST + b"Content-Length: 100\r\n\r\nabc"
+        assert answer_to(connect, request).startswith(b"HTTP/1.1 408 ")
+
+
+def test_a_body_answered_before_its_end_still_has_to_end() -> None:
+    with serving(Limits(body_timeout_s=0.1)) as connect:
+        request = b"POST /early HTTP/1.1\r\nHost: t\r\nContent-Length: 100\r\n\r\nabc"
+        answer = answer_to(connect, request)
+        assert answer.startswith(b"HTTP/1.1 413 ")
+        assert b" 408 " not in answer
+
+
+def test_the_next_request_gets_a_deadline_of_its_own() -> None:
+    with serving(Limits(header_timeout_s=0.1)) as connect:
+        peer = connect()
+        peer.sendall(GET)
+        read_until(peer, b"host")
+        peer.sendall(b"GET /se")
+        assert read_all(peer).startswith(b"HTTP/1.1 408 ")
+
+
+def test_a_peer_that_stops_reading_loses_its_place() -> None:
+    with serving(Limits(write_timeout_s=0.1, max_connections=1)) as connect:
+        peer = connect()
+        peer.sendall(GET.replace(b"/seen", b"/large"))
+        peer.recv(1)
+        while b" 503 " in (answer := answer_to(connect, b"GET /seen HTTP/1.0\r\n\r\n")):
+            pass
+        assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+def test_an_idle_connection_is_closed_when_its_keep_alive_ends() -> None:
+    with serving(Limits(keep_alive_s=0)) as connect:
+        assert answer_to(connect, GET).endswith(b"host")
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        pytest.param(b"GET /seen HTTP/1.1\r\nX: " + b"x" * 40_000 + b"\r\n\r\n", id="one value"),
+        pytest.param(b"GET /seen HTTP/1.1\r\nX: " + b"x" * 40_000, id="a value without end"),
+        pytest.param(b"GET /seen HTTP/1.1\r\n" + b"X: y\r\n" * 10_000 + b"\r\n", id="many"),
+        pytest.param(b"GET /" + b"x" * 40_000 + b" HTTP/1.1\r\n\r\n", id="request line"),
+        pytest.param(
+            HEAD_OF_POST + b"X: " + b"x" * 40_000 + b"\r\nContent-Length: 3\r\n\r\nabc", id="body"
+        ),
+        pytest.param(
+            HEAD_OF_POST + b"Transfer-Encoding: chunked\r\n\r\n0\r\nX: " + b"x" * 300_000,
+            id="trailer",
+        ),
+        pytest.param(b"\r\n" * 20_000, id="blank lines"),
+    ],
+)
+def test_headers_over_the_limit_are_answered_431(connect: Connect, request_bytes: bytes) -> None:
+    assert answer_to(connect, request_bytes).startswith(b"HTTP/1.1 431 ")
+
+
+def test_a_large_body_is_no_large_header(connect: Connect) -> None:
+    peer = connect()
+    peer.sendall(HEAD_OF_POST + b"Content-Length: 100000\r\n\r\n" + b"x" * 99_999 + b"!")
+    assert read_until(peer, b"x!").startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_megabyte_of_headers_is_still_told_why(connect: Connect) -> None:
+    peer = connect()
+    peer.sendall(b"GET /seen HTTP/1.1\r\nX: ")
+    sent = 0
+    while sent < 1_000_000:
+        sent += peer.send(b"x" * 10_000)
+    assert read_all(peer).startswith(b"HTTP/1.1 431 ")
+
+
+CHUNKED = b"Transfer-Encoding: chunked\r\n"
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        pytest.param(
+            HEAD_OF_POST + b"Content-Length: 5\r\n" + CHUNKED + b"\r\n0\r\n\r\n", id="CL.TE"
+        ),
+        pytest.param(HEAD_OF_POST + CHUNKED + b"Content-Length: 5\r\n\r\n0\r\n\r\n", id="TE.CL"),
+        pytest.param(
+            HEAD_OF_POST + b"Content-Length: 3\r\nContent-Length: 4\r\n\r\nabc", id="two CL"
+        ),
+        pytest.param(HEAD_OF_POST + b"Transfer-Encoding: chunked, x\r\n\r\n0\r\n\r\n", id="odd TE"),
+        pytest.param(HEAD_OF_POST + b"Content-Length: +3\r\n\r\nabc", id="signed CL"),
+        pytest.param(HEAD_OF_POST + b"Content-Length : 3\r\n\r\nabc", id="space before colon"),
+        pytest.param(HEAD_OF_POST + CHUNKED + b"\r\nzz\r\n", id="chunk size"),
+        pytest.param(b"GET /seen HTTP/1.1\nHost: test\n\n", id="bare line feeds"),
+        pytest.param(b"GET /seen HTTP/1.1\r\nA: b\r\n c\r\n\r\n", id="folded header"),
+        pytest.param(b"GET /s\xc3\xa9 HTTP/1.1\r\n\r\n", id="bytes in the path"),
+        pytest.param(b"CONNECT a:1 HTTP/1.1\r\n\r\n", id="CONNECT"),
+        pytest.param(b"GET /seen HTTP/9.9\r\n\r\n", id="version"),
+        pytest.param(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", id="TLS"),
+        pytest.param(bytes(range(256)) * 8, id="garbage"),
+        pytest.param(
+            HEAD_OF_POST + b"Connection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 3\r\n\r\nabc",
+            id="an upgrade with a body",
+        ),
+    ],
+)
+def test_broken_or_ambiguous_http_is_answered_400(connect: Connect, request_bytes: bytes) -> None:
+    answer = answer_to(connect, request_bytes)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert answer.count(b"HTTP/1.1 ") == 1
+
+
+def test_garbage_after_a_request_does_not_take_the_place_of_its_answer(connect: Connect) -> None:
+    assert answer_to(connect, GET + b"\x00garbage").startswith(b"HTTP/1.1 200 ")
+
+
+def test_trailers_do_not_become_headers(connect: Connect) -> None:
+    head = b"GET /seen HTTP/1.1\r\nConnection: close\r\n" + CHUNKED
+    answer = answer_to(connect, head + b"\r\n0\r\nAuthorization: Bearer x\r\n\r\n")
+    assert answer.endswith(b"connection transfer-encoding")
+
+
+def test_pipelined_requests_are_answered_in_order(connect: Connect) -> None:
+    peer = connect()
+    posts = (HEAD_OF_POST + b"Content-Length: 2\r\n\r\n" + body for body in (b"1;", b"2;", b"3;"))
+    peer.sendall(b"".join(posts))
+    bodies = [answer[:2] for answer in read_until(peer, b"3;").split(b"\r\n\r\n")[1:]]
+    assert bodies == [b"1;", b"2;", b"3;"]
+
+
+def test_a_connection_serves_one_request_after_another(connect: Connect) -> None:
+    peer = connect()
+    for _ in range(3):
+        peer.sendall(GET)
+        assert read_until(peer, b"host").startswith(b"HTTP/1.1 200 ")
+
+
+def test_http_1_0_is_answered_and_closed(connect: Connect) -> None:
+    assert answer_to(connect, b"GET /seen HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.1 200 ")
+
+
+def test_an_upgrade_that_is_not_offered_is_answered_as_a_plain_request(connect: Connect) -> None:
+    peer = connect()
+    peer.sendall(b"GET /seen HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n")
+    assert read_until(peer, b"upgrade").startswith(b"HTTP/1.1 200 ")
+
+
+def test_answers_do_not_name_the_server(connect: Connect) -> None:
+    peer = connect()
+    peer.sendall(GET)
+    headers = read_until(peer, b"host").lower()
+    assert b"\r\ndate: " in headers
+    assert b"\r\nserver:" not in headers
+
+
+def test_one_connection_too_many_is_told_to_come_back() -> None:
+    with serving(Limits(max_connections=1)) as connect:
+        peer = connect()
+        peer.sendall(GET)
+        read_until(peer, b"host")
+        answer = read_all(connect())
+        assert answer.startswith(b"HTTP/1.1 503 ")
+        assert b"\r\nretry-after: 1\r\n" in answer
+
+
+def test_the_access_line_has_no_query_and_no_control_characters(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "millis_hooks.access")
+    with serving(Limits()) as connect:
+        request = b"GET /seen/%0aGET%1b[31m?from=%2B15550100 HTTP/1.1\r\nConnection: close\r\n\r\n"
+        answer_to(connect, request)
+    (line,) = caplog.messages
+    assert line.startswith("GET /seen/%0AGET%1B%5B31m 404 ")
+    assert "15550100" not in caplog.text
+
+
+def test_a_refusal_leaves_an_access_line(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "millis_hooks.access")
+    with serving(Limits()) as connect:
+        answer_to(connect, b"\x00\r\n\r\n")
+    assert "- - 400 -" in caplog.messages
+
+
+PROGRAM = """
+import sys
+from contextlib import asynccontextmanager
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+from millis_hooks.server import Limits, serve
+
+async def stubborn(request):
+    try:
+        await request.body()
+        return PlainTextResponse("complete")
+    finally:
+        print("request over", flush=True)
+
+@asynccontextmanager
+async def lifespan(app):
+    yield
+    print("lifespan over", flush=True)
+
+app = Starlette(routes=[Route("/", stubborn, methods=["POST"])], lifespan=lifespan)
+limits = Limits(graceful_shutdown_s=float(sys.argv[2]))
+announce = lambda: print("ready", flush=True)
+serve(app, host="127.0.0.1", port=int(sys.argv[1]), limits=limits, announce=announce)
+print("returned", flush=True)
+"""
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def program(graceful_shutdown_s: float) -> Iterator[tuple[subprocess.Popen[str], Connect]]:
+    port = free_port()
+    command = [sys.executable, "-c", PROGRAM, str(port), str(graceful_shutdown_s)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        yield process, lambda: socket.create_connection(("127.0.0.1", port), timeout=10)
+        process.kill()
+
+
+def test_sigterm_ends_the_server_though_requests_are_half_sent() -> None:
+    with program(graceful_shutdown_s=0.2) as (process, connect):
+        header, body = connect(), connect()
+        header.sendall(b"POST / HT")
+        body.sendall(b"POST / HTTP/1.1\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\nabc")
+        read_until(body, b"100 Continue\r\n\r\n")
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate(timeout=10)
+        header.close()
+        body.close()
+    assert output.splitlines() == ["request over", "lifespan over", "returned"]
+    assert process.returncode == 0
+
+
+def test_sigterm_lets_a_request_under_way_finish() -> None:
+    with program(graceful_shutdown_s=10) as (process, connect):
+        with connect() as idle, connect() as peer:
+            peer.sendall(b"POST / HTTP/1.1\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\nabc")
+            read_until(peer, b"100 Continue\r\n\r\n")
+            process.send_signal(signal.SIGTERM)
+            assert read_all(idle) == b""
+            peer.sendall(b"defghi")
+            assert read_all(peer).endswith(b"complete")
+        output, _ = process.communicate(timeout=10)
+    assert output.splitlines() == ["request over", "lifespan over", "returned"]
+
+
+def test_a_port_that_is_taken_ends_the_server_with_status_3() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        command = [sys.executable, "-c", PROGRAM, str(taken.getsockname()[1]), "1"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    assert done.returncode == 3
+    assert "ready" not in done.stdout
+
+
+RELOADING = """
+import sys
+from millis_hooks.server import serve
+
+if __name__ == "__main__":
+    announce = lambda: print("ready", flush=True)
+    port = int(sys.argv[1])
+    serve("app:make", host="127.0.0.1", port=port, factory=True, reload=True, announce=announce)
+"""
+
+RELOADED = """
+from starlette.responses import PlainTextResponse
+
+def make():
+    return PlainTextResponse("{}")
+"""
+
+
+def answer_of_child(port: int) -> bytes:
+    """One request; empty if the child that took it was replaced meanwhile."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as peer:
+            peer.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            return read_all(peer)
+    except ConnectionError:
+        return b""
+
+
+def test_reload_serves_the_changed_file(tmp_path: Path) -> None:
+    (tmp_path / "main.py").write_text(RELOADING)
+    (tmp_path / "app.py").write_text(RELOADED.format("before"))
+    port = free_port()
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "main.py", str(port)]
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == "ready\n"
+        while not (answer := answer_of_child(port)):
+            assert parent.poll() is None
+        assert answer.endswith(b"before")
+        while not answer.endswith(b"after"):
+            # Again and again: the parent may not be watching yet.
+            (tmp_path / "app.py").write_text(RELOADED.format("after"))
+            answer = answer_of_child(port)
+            assert parent.poll() is None
+        parent.terminate()
+    assert parent.returncode == 0

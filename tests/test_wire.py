@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from millis_hooks.exceptions import PayloadError
+from millis_hooks.wire import describe, read_json
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b'\xef\xbb\xbf{"a": "\xc3\xa9"}', '{"a": "é"}'.encode("utf-16"), b'{"a": "\\u00e9"}'],
+    ids=["byte order mark", "utf-16", "escape"],
+)
+def test_json_in_any_encoding_is_read(body: bytes) -> None:
+    assert read_json(body) == {"a": "é"}
+
+
+@pytest.mark.parametrize(
+    ("body", "value"),
+    [
+        (b'["\\ud83d", "\\ud83d\\ude00"]', ["\ufffd", "😀"]),
+        (b'{"\\udc00": 1}', {"\ufffd": 1}),
+        (b"[NaN, -Infinity, 1e999, 1.5]", [None, None, None, 1.5]),
+        (b'["Infinity", 1e999]', ["Infinity", None]),
+    ],
+)
+def test_what_could_not_be_written_again_is_replaced(body: bytes, value: Any) -> None:
+    assert read_json(body) == value
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b" ", "the body is empty"),
+        (b'{"a": }', "not JSON: Expecting value"),
+        (b'"\xff"', "not JSON: 'utf-8' codec can't decode"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b"[" * 300 + b"]" * 300, "nested too deeply"),
+        (b"9" * 5000, "not JSON: Exceeds the limit"),
+    ],
+    ids=["empty", "broken", "not utf-8", "endless", "deep", "digits"],
+)
+def test_what_is_no_json_is_refused_with_a_reason(body: bytes, reason: str) -> None:
+    with pytest.raises(PayloadError, match=reason) as refusal:
+        read_json(body)
+    assert "\n" not in str(refusal.value)
+
+
+@given(st.binary() | st.text().map(lambda text: json.dumps(text).encode()))
+def test_whatever_is_read_can_be_written_again(body: bytes) -> None:
+    try:
+        value = read_json(body)
+    except PayloadError:
+        return
+    assert read_json(json.dumps(value, allow_nan=False).encode()) == value
+
+
+@pytest.mark.parametrize(
+    ("value", "description"),
+    [
+        (None, "null"), (True, "the boolean true"), (-1, "the number -1"), (2.5, "the number 2.5"),
+        (14155550134, "a large number"), (10**400, "a large number"), ("", "an empty string"),
+        ("a", "a string of 1 character"), ("secret", "a string of 6 characters"),
+        ([1], "a list of 1 item"), ({}, "an object with 0 keys"), (object(), "no JSON value"),
+    ],
+)  # fmt: skip
+def test_a_value_is_described_without_being_told(value: Any, description: str) -> None:
+    assert describe(value) == description

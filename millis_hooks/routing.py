@@ -296,7 +296,7 @@ def _names(filter_name: str, value: str | Collection[str] | None) -> frozenset[s
     if value is None:
         return None
     names = frozenset([value] if isinstance(value, str) else value)
-    if not names or not all(isinstance(name, str) and name for name in names):
+    if not names or not all(names):
         raise RegistrationError(f"The filter {filter_name}={value!r} lets no call through.")
     return names
 

@@ -7,15 +7,16 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from millis_hooks.events import EndOfCall, Outcome, Problem
+from millis_hooks.events import EndOfCall, Outcome, Problem, identify
 from millis_hooks.exceptions import PayloadError
 
 SAMPLES = Path(__file__).parent / "samples"
 
 
-def call(name: str = "v2_extras.json", **changes: Any) -> EndOfCall:
-    payload = json.loads((SAMPLES / name).read_bytes()) | changes
+def call(**changes: Any) -> EndOfCall:
+    payload = json.loads((SAMPLES / "v2_extras.json").read_bytes()) | changes
     return EndOfCall.parse(json.dumps(payload).encode())
 
 
@@ -53,7 +54,20 @@ def test_a_payload_cannot_pose_as_what_we_derive() -> None:
 
 
 FIELDS = sorted(set(EndOfCall.model_fields) - {"session_id"})
-VALUES = [None, True, -1, 2.5, 10**40, "", "text", "[", [], [None, [], 1], {}, {"a": {"b": None}}]
+VALUES: list[Any] = [
+    None,
+    True,
+    -1,
+    2.5,
+    10**40,
+    "",
+    "text",
+    "[",
+    [],
+    [None, [], 1],
+    {},
+    {"a": {"b": None}},
+]
 
 
 @pytest.mark.parametrize("field", FIELDS)
@@ -144,3 +158,21 @@ def test_what_names_no_call_is_refused(body: bytes) -> None:
 def test_a_payload_wrapped_in_a_json_string_is_unwrapped() -> None:
     wrapped = json.dumps((SAMPLES / "v2.json").read_text()).encode()
     assert EndOfCall.parse(wrapped).call_id == "c-77"
+
+
+def test_a_call_is_identified_as_it_is_parsed() -> None:
+    body = (SAMPLES / "v2.json").read_bytes()
+    assert identify(body) == ("-Ox3sampleSession003", "-Ox3sampleAgent00003")
+    with pytest.raises(PayloadError):
+        identify(b"{}")
+
+
+def test_a_call_made_by_hand_is_as_tolerant_but_for_its_id() -> None:
+    assert EndOfCall(session_id="-Ox1", duration="forty").duration is None
+    with pytest.raises(ValidationError):
+        EndOfCall(session_id=[])
+
+
+def test_a_latency_too_large_to_be_one_is_none() -> None:
+    event = call(call_metrics={"utterance_latency": {"avg": 10**400}})
+    assert event.average_latency_ms is None

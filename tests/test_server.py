@@ -6,7 +6,6 @@ Every read blocks until the server acts, so no test sleeps; limits are tiny inst
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import socket
 import subprocess
@@ -20,7 +19,8 @@ import pytest
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocket
 
 from millis_hooks.server import Config, Limits, Server
 
@@ -50,6 +50,12 @@ async def large(request: Request) -> Response:
     return Response(bytes(32 * 1024 * 1024))
 
 
+async def ring(websocket: WebSocket) -> None:
+    await websocket.accept()
+    await websocket.send_text(await websocket.receive_text())
+    await websocket.close()
+
+
 APP = Starlette(
     routes=[
         Route("/echo", echo, methods=["POST"]),
@@ -57,6 +63,7 @@ APP = Starlette(
         Route("/seen/{rest:path}", seen),
         Route("/early", early, methods=["POST"]),
         Route("/large", large),
+        WebSocketRoute("/ring", ring),
     ]
 )
 
@@ -298,6 +305,18 @@ def test_an_upgrade_that_is_not_offered_is_answered_as_a_plain_request(connect: 
     assert read_until(peer, b"upgrade").startswith(b"HTTP/1.1 200 ")
 
 
+def test_a_websocket_outlives_the_deadline_of_its_handshake() -> None:
+    with serving(Limits(header_timeout_s=0.1)) as connect:
+        peer, witness = connect(), connect()
+        handshake = b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+        upgrade = b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
+        peer.sendall(b"GET /ring HTTP/1.1\r\nHost: t\r\n" + upgrade + handshake + b"\r\n")
+        assert read_until(peer, b"\r\n\r\n").startswith(b"HTTP/1.1 101 ")
+        assert read_all(witness) == b""  # silent for longer than a handshake may take
+        peer.sendall(b"\x81\x82\0\0\0\0hi")  # a text frame under an empty mask
+        assert peer.recv(4) == b"\x81\x02hi"
+
+
 def test_answers_do_not_name_the_server(connect: Connect) -> None:
     peer = connect()
     peer.sendall(GET)
@@ -446,11 +465,8 @@ def test_reload_serves_the_changed_file(tmp_path: Path) -> None:
     (tmp_path / "main.py").write_text(RELOADING)
     (tmp_path / "app.py").write_text(RELOADED.format("before"))
     port = free_port()
-    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
     command = [sys.executable, "main.py", str(port)]
-    with subprocess.Popen(
-        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
-    ) as parent:
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         assert parent.stdout.readline() == "ready\n"
         while not (answer := answer_of_child(port)):

@@ -59,7 +59,7 @@ class CallLog:
 
 
 def _key(connection: Connection, name: str) -> bytes:
-    found = connection.execute(select(keys.c.value).where(keys.c.name == name)).scalar()
+    found: bytes | None = connection.scalar(select(keys.c.value).where(keys.c.name == name))
     if found is not None:
         return found
     made = secrets.token_bytes(32)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from functools import cache
+from importlib import import_module
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, insert, select
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Connection, case, delete, func, insert, select
 
 from .digest import Columns, Digest
 from .search import call_search
@@ -86,12 +86,21 @@ def _upsert(connection: Connection, rows: Sequence[Columns], *, kind: str) -> di
 
 @cache
 def _upsert_statement(dialect: str, columns: tuple[str, ...], kind: str) -> Any:
-    into = postgresql.insert(calls) if dialect == "postgresql" else sqlite.insert(calls)
+    # Each dialect has an insert() of its own; importing one that is not used takes its time.
+    into = import_module(f"sqlalchemy.dialects.{dialect}").insert(calls)
     told = into.excluded
     changes = {name: told[name] for name in columns if name not in {"session_id", "received_at"}}
     for name in _SHARED:
         sides = (calls.c[name], told[name]) if kind == "prefetch" else (told[name], calls.c[name])
         changes[name] = func.coalesce(*sides)
+    # An end-of-call without `voip` looks like one from the web; the prefetch may know better.
+    changes["channel"] = func.coalesce(
+        func.nullif(told.channel, "web"), calls.c.channel, told.channel
+    )
+    # Records of prefetches linger, so the end of a short call may be processed before its start.
+    changes["received_at"] = case(
+        (told.received_at < calls.c.received_at, told.received_at), else_=calls.c.received_at
+    )
     return into.on_conflict_do_update(index_elements=["session_id"], set_=changes).returning(
         calls.c.id, calls.c.session_id
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -28,6 +29,10 @@ logger = logging.getLogger("millis_hooks.call_log")
 #: acknowledgement that arrives meanwhile waits for it.
 CHUNK_DELIVERIES = 50
 CHUNK_BYTES = 2 * 1024 * 1024
+#: Deliveries stored during one chunk that make a flood. Acknowledgements and fallbacks come first
+#: then: after each chunk processing rests for this many times as long as it took.
+FLOOD_DELIVERIES = 20
+REST = 9
 #: The inbox is looked through at least this often, whoever filled it.
 SWEEP_S = 5.0
 
@@ -51,7 +56,7 @@ class Processor:
         self._own_numbers = own_numbers
         self._on_runs = on_runs
         self._wanted = threading.Event()
-        self._closing = False
+        self._closing = threading.Event()
         self._thread = threading.Thread(
             target=self._run, name="millis-hooks-processing", daemon=True
         )
@@ -67,13 +72,15 @@ class Processor:
 
     def close(self) -> None:
         """Finish the chunk at hand; the rest waits in the inbox for the next start."""
-        self._closing = True
+        self._closing.set()
         self._wanted.set()
         self._thread.join()
 
     def process_chunk(self) -> int:
         """Process the oldest deliveries and return how many there were."""
         chunk = self._read_chunk()
+        if not chunk:
+            return 0
         digests = [digest for row in chunk if (digest := self._digest(row))]
         done = [row.id for row in chunk]
         self._writer.run(lambda connection: save(connection, digests, done))
@@ -82,14 +89,22 @@ class Processor:
         return len(chunk)
 
     def _run(self) -> None:
-        while not self._closing:
+        while not self._closing.is_set():
             self._wanted.wait(timeout=SWEEP_S)
             self._wanted.clear()
             try:
-                while not self._closing and self.process_chunk():
-                    pass
+                self._empty_inbox()
             except StorageError:
                 logger.exception("processing waits %s s: the call log failed", SWEEP_S)
+
+    def _empty_inbox(self) -> None:
+        """Process chunk after chunk; in a flood, leave most of the time to those who wait."""
+        while not self._closing.is_set():
+            stored_before, began = self._writer.stored, time.perf_counter()
+            if not self.process_chunk():
+                return
+            if self._writer.stored - stored_before >= FLOOD_DELIVERIES:
+                self._closing.wait((time.perf_counter() - began) * REST)
 
     def _read_chunk(self) -> list[Row[Any]]:
         """Take the oldest, bounded in bytes, and no session twice: their order matters."""

@@ -49,7 +49,7 @@ from .records import (
     Today,
 )
 from .search import clean_query, excerpts, matching_ids
-from .tables import attempts, calls, cost_items, deliveries, handler_runs
+from .tables import IS_UNPARSED, attempts, calls, cost_items, deliveries, handler_runs
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -74,7 +74,6 @@ OUTCOMES = ("completed", "chat", "voicemail", "timeout", "unreached", "error", "
 
 MAX_PAGE_SIZE = 100
 
-_UNPARSED = deliveries.c.outcome == "unparsed"
 _DELIVERY = select(
     *(column for column in deliveries.c if column.name != "body"),
     null().label("body"),
@@ -207,14 +206,14 @@ class Queries:
 
     def unparsed(self, *, size: int = MAX_PAGE_SIZE) -> tuple[Delivery, ...]:
         """List the newest deliveries that could not be read, without their bodies."""
-        newest = _DELIVERY.where(_UNPARSED).order_by(deliveries.c.id.desc()).limit(size)
+        newest = _DELIVERY.where(IS_UNPARSED).order_by(deliveries.c.id.desc()).limit(size)
         with self._reading() as connection:
             return tuple(_read_as(Delivery, row) for row in connection.execute(newest).mappings())
 
     def unparsed_count(self) -> int:
         """Count the deliveries that could not be read, up to `COUNT_CAP`."""
         with self._reading() as connection:
-            counted = _capped(select(deliveries.c.id).where(_UNPARSED))
+            counted = _capped(select(deliveries.c.id).where(IS_UNPARSED))
             return connection.scalar(select(counted)) or 0
 
     def delivery(self, delivery_id: int) -> Delivery | None:
@@ -372,7 +371,8 @@ def _deliveries(
 ) -> tuple[Delivery, ...]:
     first = select(deliveries.c.id).where(wanted).order_by(deliveries.c.id).limit(_DELIVERIES_SHOWN)
     shown = or_(deliveries.c.id.in_(first), deliveries.c.id == always)
-    rows = connection.execute(_DELIVERY.where(shown).order_by(deliveries.c.id)).mappings().all()
+    oldest = _DELIVERY.where(shown).order_by(deliveries.c.received_at, deliveries.c.id)
+    rows = connection.execute(oldest).mappings().all()
     distinct: dict[tuple[str, bytes | None], int] = {}
     for row in rows:
         distinct.setdefault((row["kind"], row["content_hash"]), row["id"])

@@ -164,6 +164,16 @@ class Run:
     created_at: datetime
     attempts: tuple[Attempt, ...] = ()
 
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more will come of it by itself."""
+        return self.state not in ("pending", "running")
+
+    @property
+    def duration_ms(self) -> float:
+        """The time all attempts took together."""
+        return sum(attempt.duration_ms or 0 for attempt in self.attempts)
+
 
 @dataclass(frozen=True, slots=True)
 class CallRecord:

@@ -26,7 +26,8 @@ call_search = table("call_search", column("rowid"), column("text"))
 
 MAX_QUERY_CHARS = 200
 _INDEXED_FROM_CHARS = 3
-_EXCERPT_TRIGRAMS = 56
+_WORDS_BEFORE = 4
+_CHARS_AFTER = 160
 _OPEN, _CLOSE = "\x02", "\x03"
 _PHONE_NUMBER = re.compile(r"\+?[\d\s().-]+")
 _UNSEARCHABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]+")
@@ -34,7 +35,7 @@ _UNSEARCHABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]+")
 
 @dataclass(frozen=True, slots=True)
 class Excerpt:
-    """A stretch of a call's text around what was searched for."""
+    """A stretch of a call's text around what was searched for, on one line."""
 
     before: str
     hit: str
@@ -58,11 +59,9 @@ def excerpts(connection: Connection, query: str, call_ids: Sequence[int]) -> dic
     """Return the text around the first hit, by call id; nothing for searches under the index."""
     if len(query) < _INDEXED_FROM_CHARS or not call_ids:
         return {}
-    around = func.snippet(literal_column("call_search"), 0, _OPEN, _CLOSE, "…", _EXCERPT_TRIGRAMS)
+    text = func.highlight(literal_column("call_search"), 0, _OPEN, _CLOSE)
     found = connection.execute(
-        select(call_search.c.rowid, around).where(
-            _matches(query), call_search.c.rowid.in_(call_ids)
-        )
+        select(call_search.c.rowid, text).where(_matches(query), call_search.c.rowid.in_(call_ids))
     )
     return {call_id: _excerpt(marked) for call_id, marked in found}
 
@@ -83,4 +82,15 @@ def _excerpt(marked: str) -> Excerpt:
     before, _, rest = marked.partition(_OPEN)
     hit, _, after = rest.partition(_CLOSE)
     after = after.replace(_OPEN, "").replace(_CLOSE, "")
-    return Excerpt(before.lstrip(), hit, after.rstrip())
+    return Excerpt(_last_words(before), _one_line(hit), _one_line(after[:_CHARS_AFTER]))
+
+
+def _last_words(text: str) -> str:
+    # The last piece touches the hit: it is empty, or the beginning of the word that was hit.
+    words = _one_line(text[-_CHARS_AFTER:]).split(" ")
+    kept = " ".join(words[-_WORDS_BEFORE - 1 :])
+    return kept if len(kept) >= len(text.lstrip()) else f"…{kept}"
+
+
+def _one_line(text: str) -> str:
+    return re.sub(r"\s+", " ", text)

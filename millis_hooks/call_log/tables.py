@@ -23,18 +23,15 @@ from sqlalchemy import (
     Table,
     Text,
     TypeDecorator,
+    literal_column,
 )
-from sqlalchemy.dialects import postgresql
 
 
 class UtcDateTime(TypeDecorator[datetime]):
     """An aware UTC `datetime`: timestamptz on PostgreSQL, ISO text that sorts on SQLite."""
 
-    impl = DateTime
+    impl = DateTime(timezone=True)
     cache_ok = True
-
-    def load_dialect_impl(self, dialect: Dialect) -> DateTime:
-        return postgresql.TIMESTAMP(timezone=True) if dialect.name == "postgresql" else DateTime()
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         if value is None or dialect.name == "postgresql":
@@ -72,7 +69,9 @@ deliveries = Table(
     sqlite_autoincrement=True,
 )
 Index("ix_deliveries_session", deliveries.c.session_id, deliveries.c.id)
-Index("ix_deliveries_outcome", deliveries.c.outcome, deliveries.c.id)
+#: Spelled out, not bound: SQLite then sees that the index below answers it.
+IS_UNPARSED = deliveries.c.outcome == literal_column("'unparsed'")
+Index("ix_deliveries_unparsed", deliveries.c.id, sqlite_where=IS_UNPARSED)
 
 #: Deliveries stored but not yet processed; written in the transaction that stores them.
 inbox = Table(
@@ -141,12 +140,8 @@ handler_runs = Table(
     sqlite_autoincrement=True,
 )
 Index("ux_handler_runs_once", handler_runs.c.call_id, handler_runs.c.handler, unique=True)
-Index(
-    "ix_handler_runs_pending",
-    handler_runs.c.id,
-    sqlite_where=handler_runs.c.state == "pending",
-    postgresql_where=handler_runs.c.state == "pending",
-)
+IS_PENDING = handler_runs.c.state == literal_column("'pending'")
+Index("ix_handler_runs_pending", handler_runs.c.id, sqlite_where=IS_PENDING)
 
 attempts = Table(
     "attempts",

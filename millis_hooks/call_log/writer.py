@@ -65,6 +65,7 @@ class Writer:
         """Call `on_stored` on the writing thread after each commit that stored deliveries."""
         self._engine = engine
         self._on_stored = on_stored
+        self.stored = 0  # deliveries since the start
         self._queue: SimpleQueue[_Store | _Job | None] = SimpleQueue()
         self._records: deque[Delivery] = deque()
         self._dropped = 0
@@ -144,7 +145,7 @@ class Writer:
 
     def _commit(self, group: Sequence[_Store | _Job], records: Sequence[Delivery]) -> None:
         stores = [item for item in group if isinstance(item, _Store)]
-        jobs = [item for item in group if isinstance(item, _Job)]
+        jobs = [item for item in group if isinstance(item, _Job) and not item.future.done()]
         try:
             with self._engine.begin() as connection:
                 batch = [*(store.delivery for store in stores), *records]
@@ -158,6 +159,7 @@ class Writer:
             for job in finished:
                 job.future.set_result(job.result)
             if batch:
+                self.stored += len(batch)
                 self._on_stored()
 
     def _commit_each(

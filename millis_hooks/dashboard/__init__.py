@@ -3,5 +3,5 @@
 It only reads the call log; signing in and out is all it writes.
 """
 
-from .site import DashboardSettings as DashboardSettings
+from .pages import DashboardSettings as DashboardSettings
 from .site import dashboard as dashboard

@@ -7,7 +7,7 @@ the page shows what Millis sent. Secrets are masked before a view is built.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from ..call_log.records import Call, CallRecord, CostItem, Delivery, Run
 from ..events import EndOfCall, PrefetchRequest
 from ..exceptions import PayloadError
 from ..masking import mask_secrets
+from ..wire import web_url
 from .formats import as_text
 from .pages import Asked
 from .payloads import Payload, payload_of, read_bytes
@@ -81,11 +82,13 @@ class CallView:
     lines: tuple[Line, ...]
     lines_left_out: int
     functions: tuple[Function, ...]
+    has_tools_in_place: bool
     average_latency_ms: float | None
     metadata: tuple[Entry, ...]
     costs: tuple[CostLine, ...]
     runs: tuple[Run, ...]
     failed_runs: tuple[Run, ...]
+    handled_after_s: float | None
     agent_config: JsonValue
     secrets_masked: int
     problems: tuple[str, ...]
@@ -104,7 +107,7 @@ def show_call(asked: Asked) -> CallView | None:
     prefetch = _first(record.deliveries, "prefetch")
     answer = _answer(prefetch)
     return CallView(
-        call=call,
+        call=replace(call, recording_url=web_url(call.recording_url or "")),
         state="live" if call.is_live(asked.now) else "lost" if call.is_lost(asked.now) else "ended",
         elapsed_s=max((asked.now - call.received_at).total_seconds(), 0),
         prefetch=_prefetch(prefetch, answer) if prefetch else None,
@@ -115,6 +118,7 @@ def show_call(asked: Asked) -> CallView | None:
         costs=tuple(_cost_lines(record.costs)),
         runs=record.runs,
         failed_runs=tuple(run for run in record.runs if run.state == "failed"),
+        handled_after_s=_handled_after_s(record.runs, end),
         payloads=tuple(map(payload_of, record.deliveries)),
         deliveries_left_out=max(record.delivery_count - len(record.deliveries), 0),
         live_count=asked.log.live_count(now=asked.now),
@@ -132,6 +136,7 @@ def _said(
         "lines": lines[:LINES_SHOWN],
         "lines_left_out": max(len(lines) - LINES_SHOWN, 0),
         "functions": functions_of(event) if event else (),
+        "has_tools_in_place": any(line.tool for line in lines),
         "average_latency_ms": event.average_latency_ms if event else None,
         "metadata": tuple(_entries(event, prefetch, answer)),
         "agent_config": config.value,
@@ -195,6 +200,15 @@ def _end_received(delivery: Delivery, call: Call) -> EndReceived:
         # Two clocks: a difference that can be no lag says only that they disagree.
         lag_s if 0 <= lag_s < 3600 else None,
     )
+
+
+def _handled_after_s(runs: Iterable[Run], end: Delivery | None) -> float | None:
+    """Say how long after its arrival the end-of-call was dealt with, once it is."""
+    ends = [attempt.ended_at for run in runs for attempt in run.attempts]
+    known = [ended_at for ended_at in ends if ended_at is not None]
+    if end is None or not known or len(known) < len(ends):
+        return None
+    return max((max(known) - end.received_at).total_seconds(), 0)
 
 
 def _entries(

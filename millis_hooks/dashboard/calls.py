@@ -29,15 +29,6 @@ _TABS = {
 #: Shown when there are any: most teams never see these.
 _RARE_TABS = frozenset({"unreached"})
 
-RANGE_LABELS = {
-    "today": "Today (UTC)",
-    "24h": "Last 24 hours",
-    "7d": "Last 7 days",
-    "30d": "Last 30 days",
-    "90d": "Last 90 days",
-    "all": "All time",
-}
-
 
 @dataclass(frozen=True, slots=True)
 class Tab:

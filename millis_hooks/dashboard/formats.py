@@ -6,7 +6,6 @@ These are the templates' filters. Markup is only ever built from escaped parts.
 from __future__ import annotations
 
 import json
-import re
 from datetime import UTC, datetime
 from functools import lru_cache
 
@@ -14,8 +13,8 @@ import phonenumbers
 from markupsafe import Markup, escape
 from phonenumbers import PhoneNumberFormat
 from pydantic import JsonValue
-from pygments.lexers.data import JsonLexer
-from pygments.token import Keyword, Literal, Name, Number, String
+from pygments.lexers.data import JsonLexer  # type: ignore[import-untyped]
+from pygments.token import Keyword, Literal, Name, Number, String  # type: ignore[import-untyped]
 
 from ..call_log.records import Call
 from ..call_log.search import Excerpt
@@ -54,6 +53,16 @@ STATUSES = {
     "ringing": ("Ringing", "pending"),
     "in-progress": ("In progress", "pending"),
     "unknown": ("Unknown", "other"),
+}
+
+#: What `CallFilter.range` is called.
+RANGE_LABELS = {
+    "today": "Today (UTC)",
+    "24h": "Last 24 hours",
+    "7d": "Last 7 days",
+    "30d": "Last 30 days",
+    "90d": "Last 90 days",
+    "all": "All time",
 }
 
 _COST_TYPES = frozenset({"llm", "tts", "stt", "millis"})
@@ -100,8 +109,8 @@ def contact(call: Call) -> str:
     numbers = [phone(number) for number in (call.from_phone, call.to_phone) if number]
     if numbers:
         return " → ".join(numbers)
-    kind = "Chat" if call.channel == "chat" else "Web visitor"
-    return f"{kind}, session {call.session_id[-5:]}"
+    kind = "Chat" if call.channel == "chat" else "Web"
+    return f"{kind} session {call.session_id[-5:]}"
 
 
 def clock(seconds: float | None) -> str:
@@ -149,11 +158,9 @@ def ago(moment: datetime, now: datetime) -> str:
 
 
 def marked(excerpt: Excerpt) -> Markup:
-    """An excerpt on one line, with what was searched for marked."""
-    before, hit, after = (
-        re.sub(r"\s+", " ", text) for text in (excerpt.before, excerpt.hit, excerpt.after)
-    )
-    return Markup("{}<mark>{}</mark>{}").format(before, hit, after)
+    """An excerpt with what was searched for marked."""
+    parts = (excerpt.before, excerpt.hit, excerpt.after)
+    return Markup("{}<mark>{}</mark>{}").format(*parts)
 
 
 def as_text(value: JsonValue) -> str:

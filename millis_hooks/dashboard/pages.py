@@ -22,7 +22,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from ..call_log.queries import Queries
-from .formats import FILTERS
+from .formats import FILTERS, RANGE_LABELS, STATUSES
 
 THEME_COOKIE = "mh_theme"
 
@@ -92,6 +92,13 @@ class Pages:
             lstrip_blocks=True,
         )
         self._templates.filters.update(FILTERS)
+        self._templates.globals.update(
+            range_labels=RANGE_LABELS,
+            slow_prefetch_ms=settings.slow_prefetch_ms,
+            statuses=STATUSES,
+            version=settings.version,
+            without=_without,
+        )
         self._stamps = _stamps(templates_dir() / "static")
 
     def ask(self, view: View, request: Request) -> Any:
@@ -107,7 +114,6 @@ class Pages:
             link=partial(link, request),
             static=partial(self._static, request),
             theme=_theme(request),
-            version=self._settings.version,
             now=self._now(),
             **{"operator": None, "live_count": 0} | context,
         )
@@ -144,6 +150,10 @@ def link(
     root = quote(request.scope.get("root_path", "").rstrip("/"))
     path = root + str(request.app.url_path_for(name, **params))
     return f"{path}?{urlencode(query, errors='replace')}" if query else path
+
+
+def _without(params: Mapping[str, str], name: str) -> dict[str, str]:
+    return {key: value for key, value in params.items() if key != name}
 
 
 def _theme(request: Request) -> str:

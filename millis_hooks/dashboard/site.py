@@ -10,8 +10,10 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
 
 from ..call_log.queries import Queries
 from ..exceptions import StorageError
@@ -20,8 +22,7 @@ from .call import show_call
 from .calls import list_calls
 from .deliveries import list_unparsed, show_delivery
 from .guards import CONTENT_POLICY, HEADERS, RECORDING_POLICY, Guards
-from .pages import DashboardSettings as DashboardSettings
-from .pages import Pages, View, as_json, link, templates_dir
+from .pages import DashboardSettings, Pages, View, as_json, link, templates_dir
 from .sign_in import SignIn
 
 logger = logging.getLogger("millis_hooks.dashboard")

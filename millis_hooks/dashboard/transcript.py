@@ -1,4 +1,4 @@
-"""What was said, as bubbles: who spoke when the speaker changed, and tool calls where they stand."""
+"""What was said, as bubbles grouped by speaker, with the tool calls where they were made."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Line:
 
 def lines_of(event: EndOfCall) -> tuple[Line, ...]:
     """Return the transcript as lines, all of them."""
-    results = {
+    results: dict[str | None, str | None] = {
         message.tool_call_id: message.content
         for message in event.chat
         if message.role == "tool" and message.tool_call_id

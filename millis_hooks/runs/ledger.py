@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, func, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 
-from ..call_log.tables import attempts, calls, deliveries, handler_runs
+from ..call_log.tables import IS_PENDING, attempts, calls, deliveries, handler_runs
 from ..failures import Failure
 
 
@@ -25,7 +25,7 @@ class ClaimedRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptEnd:
-    """How one attempt ended: `succeeded`, `failed` or `timed_out`."""
+    """How one attempt ended: `succeeded`, `failed`, `timed_out`; or the call was `not_wanted`."""
 
     run_id: int
     attempt: int
@@ -39,7 +39,7 @@ def claim(connection: Connection, limit: int, now: datetime) -> list[ClaimedRun]
     """Take up to `limit` pending runs, oldest first; their attempts count from here on."""
     pending = (
         select(handler_runs.c.id)
-        .where(handler_runs.c.state == "pending")
+        .where(IS_PENDING)
         .order_by(handler_runs.c.id)
         .limit(limit)
     )
@@ -58,17 +58,14 @@ def claim(connection: Connection, limit: int, now: datetime) -> list[ClaimedRun]
 
 
 def record(connection: Connection, ends: Sequence[AttemptEnd]) -> None:
-    """Write how attempts ended, and with them their runs."""
-    if not ends:
-        return
-    connection.execute(_END_ATTEMPT, [_attempt_columns(end) for end in ends])
-    connection.execute(
-        _END_RUN,
-        [
-            {"run": end.run_id, "to": "succeeded" if end.outcome == "succeeded" else "failed"}
-            for end in ends
-        ],
-    )
+    """Write how attempts ended, and with them their runs; one nobody wanted leaves no trace."""
+    unwanted = [end.run_id for end in ends if end.outcome == "not_wanted"]
+    if unwanted:
+        connection.execute(delete(handler_runs).where(handler_runs.c.id.in_(unwanted)))
+    ended = [end for end in ends if end.outcome != "not_wanted"]
+    if ended:
+        connection.execute(_END_ATTEMPT, [_attempt_columns(end) for end in ended])
+        connection.execute(_END_RUN, [{"run": end.run_id, "to": _state(end)} for end in ended])
 
 
 _END_ATTEMPT = (
@@ -108,6 +105,10 @@ def _claimed(ids: Sequence[int]) -> Any:
         .where(handler_runs.c.id.in_(ids))
         .order_by(handler_runs.c.id)
     )
+
+
+def _state(end: AttemptEnd) -> str:
+    return "succeeded" if end.outcome == "succeeded" else "failed"
 
 
 def _attempt_columns(end: AttemptEnd) -> dict[str, Any]:

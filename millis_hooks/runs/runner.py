@@ -23,7 +23,7 @@ from ..events import EndOfCall
 from ..exceptions import HandlerError, HandlerTimeoutError, PayloadError, StorageError
 from ..failures import describe_failure
 from ..routing import DEFAULT_TIMEOUT_S, Router
-from ..workbench import Finished, Running, Workbench
+from ..workbench import NOT_WANTED, Finished, Running, Workbench
 from .ledger import AttemptEnd, ClaimedRun, claim, record
 
 logger = logging.getLogger("millis_hooks.runs")
@@ -152,12 +152,12 @@ def _end(run: ClaimedRun, finished: Finished) -> AttemptEnd:
         attempt=run.attempt,
         ended_at=datetime.now(UTC),
         duration_ms=finished.duration_ms,
-        outcome=_outcome(error),
+        outcome=_outcome(finished),
         failure=describe_failure(error) if error is not None else None,
     )
 
 
-def _outcome(error: BaseException | None) -> str:
-    if error is None:
-        return "succeeded"
-    return "timed_out" if isinstance(error, HandlerTimeoutError) else "failed"
+def _outcome(finished: Finished) -> str:
+    if finished.error is None:
+        return "not_wanted" if finished.value is NOT_WANTED else "succeeded"
+    return "timed_out" if isinstance(finished.error, HandlerTimeoutError) else "failed"

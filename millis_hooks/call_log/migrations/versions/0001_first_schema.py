@@ -32,7 +32,12 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id"),
         sqlite_autoincrement=True,
     )
-    op.create_index("ix_deliveries_outcome", "deliveries", ["outcome", "id"])
+    op.create_index(
+        "ix_deliveries_unparsed",
+        "deliveries",
+        ["id"],
+        sqlite_where=sa.text("outcome = 'unparsed'"),
+    )
     op.create_index("ix_deliveries_session", "deliveries", ["session_id", "id"])
     op.create_table(
         "inbox",
@@ -122,7 +127,6 @@ def upgrade() -> None:
         "handler_runs",
         ["id"],
         sqlite_where=sa.text("state = 'pending'"),
-        postgresql_where=sa.text("state = 'pending'"),
     )
     op.create_index("ux_handler_runs_once", "handler_runs", ["call_id", "handler"], unique=True)
     op.create_table(

@@ -1,0 +1,1 @@
+"""Load against millis_hooks and against what teams write instead."""

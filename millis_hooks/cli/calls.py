@@ -1,0 +1,224 @@
+"""`calls` and `show`: what the dashboard shows of the call log, in a terminal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .terminal import console, fail, printable
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ..call_log.queries import Queries
+    from ..call_log.records import Call, CostItem, ListedCall, Run
+    from ..dashboard.call import CallView
+    from ..dashboard.transcript import Function, Line
+    from ..settings import Settings
+
+_PAGE_SIZE = 100
+
+_HEADS = ("Received (UTC)", "Session", "With", "Agent", "Status", "Length", "Cost", "Handlers")
+_UNENDED = {"live": "in progress", "lost": "no end received"}
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def list_calls(
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many calls at most.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """List calls, newest first: those that are going on, then those that ended."""
+    from ..settings import Settings
+
+    now = datetime.now(UTC)
+    with _reading(Settings.load()) as queries:
+        live = [each.call for each in queries.live_calls(now=now)]
+        ended = list(_ended(queries, limit - len(live), now))
+    if as_json:
+        _print_json([*live, *(each.call for each in ended)][:limit])
+        return
+    table = _table(*_HEADS)
+    table.columns[1].min_width = 20  # an id that is cut is of no use
+    for call in live[:limit]:
+        _add_row(table, *_row(call, now), "")
+    for each in ended:
+        _add_row(table, *_row(each.call, now), _runs(each))
+    if table.row_count:
+        console().print(table)
+    else:
+        typer.echo("No calls yet. Send a sample: millis-hooks send end-of-call")
+
+
+def show(
+    session_id: Annotated[str, typer.Argument(help="The session's id, dash and all.")],
+    as_json: AsJson = False,
+) -> None:
+    """Show one call: what was said, what it cost, what we answered, how handlers did."""
+    from ..dashboard.call import show_call
+    from ..dashboard.pages import Asked, DashboardSettings
+    from ..settings import Settings
+    from ..version import __version__
+
+    settings = Settings.load()
+    pages = DashboardSettings(version=__version__, own_numbers=settings.own_numbers)
+    with _reading(settings) as queries:
+        asked = Asked(queries, pages, datetime.now(UTC), {}, {"session_id": session_id})
+        view = show_call(asked)
+    if view is None:
+        fail(f"There is no call {session_id} in the call log.")
+    if as_json:
+        _print_json(view)
+    else:
+        _print_call(view)
+
+
+@contextmanager
+def _reading(settings: Settings) -> Iterator[Queries]:
+    """Open the call log as it is; unlike the service, this neither makes nor upgrades one."""
+    from sqlalchemy import make_url
+
+    from ..call_log.database import Database
+    from ..call_log.queries import Queries
+
+    file = Path(make_url(settings.database_url).database or "")
+    if not file.is_file():
+        fail(f"There is no call log {file}. MILLIS_HOOKS_DATABASE_URL says where it is.")
+    database = Database(settings.database_url)
+    try:
+        yield Queries(database.reader)
+    finally:
+        database.close()
+
+
+def _ended(queries: Queries, limit: int, now: datetime) -> Iterator[ListedCall]:
+    from ..call_log.queries import CallFilter
+
+    before: str | None = None
+    while limit > 0:
+        size = min(limit, _PAGE_SIZE)
+        page = queries.list_calls(CallFilter(range="all"), now=now, before=before, size=size)
+        yield from page.rows
+        limit -= len(page.rows)
+        before = page.older
+        if before is None:
+            return
+
+
+def _row(call: Call, now: datetime) -> list[str]:
+    from ..dashboard.formats import at, clock, contact, status_label
+
+    unended = _UNENDED["live" if call.is_live(now) else "lost"]
+    return [
+        at(call.received_at, "%Y-%m-%d %H:%M:%S"),
+        call.session_id,
+        contact(call),
+        call.agent_id or "",
+        unended if call.ended_at is None else status_label(call.call_status),
+        clock(call.duration_s),
+        _credit(call.cost_total),
+    ]
+
+
+def _runs(listed: ListedCall) -> str:
+    runs = listed.runs
+    if runs.failed:
+        return f"{runs.failed} of {runs.total} failed"
+    return f"{runs.waiting} waiting" if runs.waiting else f"{runs.total} done" if runs.total else ""
+
+
+def _print_call(view: CallView) -> None:
+    """Print each part of the view that has something in it as a small table."""
+    out = console()
+    for title, rows in _parts(view):
+        table = _table(*("" for _ in range(max(map(len, rows), default=0))), show_heads=False)
+        for row in rows:
+            _add_row(table, *row)
+        if rows:
+            out.print(title, table, sep="\n")
+
+
+def _parts(view: CallView) -> Iterator[tuple[str, list[Sequence[str]]]]:
+    yield f"Call {printable(view.call.session_id, one_line=True)}", list(_facts(view))
+    yield "Said", [_line(line) for line in view.lines]
+    yield "Functions", [(each.name, _told(each)) for each in view.functions]
+    yield "Metadata", [(each.key, _json(each.value), each.change or "") for each in view.metadata]
+    yield "Cost", [_cost(each.item) for each in view.costs]
+    yield "Handlers", [_run(run) for run in view.runs]
+    yield "Could not be read", [(problem,) for problem in view.problems]
+
+
+def _facts(view: CallView) -> Iterator[tuple[str, str]]:
+    from ..dashboard.formats import clock, contact, iso, milliseconds, status_label
+
+    call, prefetch = view.call, view.prefetch
+    facts = {
+        "State": "ended" if view.state == "ended" else _UNENDED[view.state],
+        "Status": status_label(call.call_status) if call.ended_at else "",
+        "With": contact(call),
+        "Agent": call.agent_id,
+        "Received": iso(call.received_at),
+        "Started": iso(call.started_at) if call.started_at else "",
+        "Length": clock(call.duration_s),
+        "Cost": _credit(call.cost_total),
+        "Recording": call.recording_url,
+        "Error": call.error_message,
+    }
+    if prefetch is not None:
+        facts["Prefetch"] = f"{prefetch.outcome}, {milliseconds(prefetch.latency_ms)}"
+        facts["Reason"] = prefetch.reason
+        facts["Extra prompt"] = prefetch.extra_prompt
+    yield from ((name, value) for name, value in facts.items() if value)
+
+
+def _line(line: Line) -> tuple[str, str]:
+    if line.tool is None:
+        return line.role, line.text
+    return line.role, f"{line.tool.name} {_told(line.tool)}"
+
+
+def _told(function: Function) -> str:
+    return f"{_json(function.params)} → {_json(function.result)}"
+
+
+def _cost(item: CostItem) -> tuple[str, str, str]:
+    return item.type or "", item.provider or "", _credit(item.credit)
+
+
+def _run(run: Run) -> tuple[str, str, str]:
+    last = run.attempts[-1] if run.attempts else None
+    error = f"{last.error_type}: {last.error_message}" if last and last.error_type else ""
+    return run.handler, run.state, error
+
+
+def _credit(credit: float | None) -> str:
+    return "" if credit is None else f"{credit:.4f}"
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _table(*heads: str, show_heads: bool = True) -> Table:
+    from rich.table import Table
+
+    return Table(*heads, box=None, show_header=show_heads, pad_edge=False, padding=(0, 2, 0, 0))
+
+
+def _add_row(table: Table, *cells: str) -> None:
+    from rich.text import Text
+
+    table.add_row(*(Text(printable(cell)) for cell in cells))
+
+
+def _print_json(view: object) -> None:
+    """Print what the page's `.json` twin shows; JSON escapes what a terminal would obey."""
+    from ..dashboard.pages import as_json
+
+    typer.echo(json.dumps(json.loads(bytes(as_json(view).body)), indent=2))

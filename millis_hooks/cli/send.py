@@ -1,0 +1,197 @@
+"""`send`: a sample webhook through the real door, so that all of it is tried."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlsplit
+
+import typer
+
+from ..exceptions import ConfigError
+from .terminal import fail, printable
+from .webhooks import given_url, is_loopback, secret_for, secret_header
+
+if TYPE_CHECKING:
+    from httpx2 import Response
+
+    from ..samples import Vintage
+    from ..settings import Hook
+
+_TIMEOUT_S = 30.0
+_NOTHING = "Nothing answers at {}. Start the service: millis-hooks dev app.py"
+_REFUSED = (
+    "The service does not accept this secret. Pass the one it has with --secret, or set "
+    "MILLIS_HOOKS_SECRETS as it is set there."
+)
+
+app = typer.Typer(help="Send a sample webhook to a running service.", no_args_is_help=True)
+
+Url = Annotated[
+    str, typer.Option(help="The service, or the whole address of the webhook.", show_default=True)
+]
+Secret = Annotated[str | None, typer.Option(help="The secret; by default from the settings.")]
+VintageName = Annotated[
+    str,
+    typer.Option(help="The format: v1a, v1b, v2, v2-extras, or hostile for whatever may come."),
+]
+SessionId = Annotated[str | None, typer.Option(help="The session; a new one by default.")]
+AgentId = Annotated[str | None, typer.Option(help="The agent; a sample one by default.")]
+FromPhone = Annotated[str | None, typer.Option("--from", help="Who calls; '' on the web.")]
+ToPhone = Annotated[str | None, typer.Option("--to", help="Who is called; '' on the web.")]
+Metadata = Annotated[
+    list[str] | None, typer.Option(help="key=value, as often as needed.", metavar="KEY=VALUE")
+]
+
+
+@app.command("prefetch")
+def send_prefetch(
+    url: Url = "http://127.0.0.1:8000",
+    secret: Secret = None,
+    vintage: VintageName = "v2",
+    session_id: SessionId = None,
+    agent_id: AgentId = None,
+    from_phone: FromPhone = None,
+    to_phone: ToPhone = None,
+    metadata: Metadata = None,
+) -> None:
+    """Ask as Millis does before a call begins, and show the answer."""
+    from ..samples import AGENT_ID, CUSTOMER_PHONE, OWN_PHONE, prefetch_query
+
+    session_id = session_id or _new_session()
+    query = prefetch_query(
+        _vintage(vintage),
+        session_id=session_id,
+        agent_id=agent_id or AGENT_ID,
+        from_phone=_or_none(from_phone, CUSTOMER_PHONE),
+        to_phone=_or_none(to_phone, OWN_PHONE),
+        metadata=_read_metadata(metadata),
+    )
+    typer.echo(f"session {session_id}")
+    _send("prefetch", url, secret, agent_id or AGENT_ID, query=query)
+
+
+@app.command("end-of-call")
+def send_end_of_call(
+    url: Url = "http://127.0.0.1:8000",
+    secret: Secret = None,
+    vintage: VintageName = "v2",
+    session_id: SessionId = None,
+    agent_id: AgentId = None,
+    from_phone: FromPhone = None,
+    to_phone: ToPhone = None,
+    metadata: Metadata = None,
+    call_status: Annotated[str, typer.Option(help="How the call ended.")] = "user-ended",
+    file: Annotated[
+        Path | None,
+        typer.Option(help="Send this file as it is, instead of a sample.", dir_okay=False),
+    ] = None,
+) -> None:
+    """Send what Millis sends when a call has ended, and show the answer."""
+    from ..samples import AGENT_ID, CUSTOMER_PHONE, OWN_PHONE, end_of_call_body
+
+    if file is not None:
+        _send("end_of_call", url, secret, agent_id, body=_read_file(file))
+        return
+    session_id = session_id or _new_session()
+    body = end_of_call_body(
+        _vintage(vintage),
+        session_id=session_id,
+        agent_id=agent_id or AGENT_ID,
+        from_phone=_or_none(from_phone, CUSTOMER_PHONE),
+        to_phone=_or_none(to_phone, OWN_PHONE),
+        metadata=_read_metadata(metadata),
+        call_status=call_status,
+    )
+    typer.echo(f"session {session_id}")
+    _send("end_of_call", url, secret, agent_id or AGENT_ID, body=body)
+
+
+def _send(
+    hook: Hook,
+    url: str,
+    secret: str | None,
+    agent_id: str | None,
+    *,
+    query: str | None = None,
+    body: bytes | None = None,
+) -> None:
+    """Send one webhook; end the command with an error unless it is accepted."""
+    import httpx2
+
+    from ..settings import Settings
+
+    settings = Settings.load()
+    address = given_url(settings, hook, url)
+    headers = secret_header(settings, secret or secret_for(settings, hook, agent_id))
+    # A proxy for the outside cannot reach a service on this machine.
+    outside = not is_loopback(urlsplit(address).hostname)
+    try:
+        with httpx2.Client(timeout=_TIMEOUT_S, trust_env=outside) as client:
+            # The query is bytes on purpose: what is hostile must not be repaired on the way.
+            target = httpx2.URL(address, query=query.encode() if query is not None else None)
+            request = client.build_request(
+                "GET" if body is None else "POST",
+                target,
+                headers=headers | ({} if body is None else {"content-type": "application/json"}),
+                content=body,
+            )
+            started = time.perf_counter()
+            response = client.send(request)
+            latency_ms = (time.perf_counter() - started) * 1000
+    except httpx2.ConnectError as error:
+        fail(f"{_NOTHING.format(address)} ({error})")
+    except httpx2.TimeoutException:
+        fail(f"{address} gave no answer within {_TIMEOUT_S:g} s.")
+    except (httpx2.HTTPError, httpx2.InvalidURL, ValueError) as error:
+        fail(f"{address}: {error}")
+    _show(response, latency_ms)
+
+
+def _show(response: Response, latency_ms: float) -> None:
+    typer.echo(f"{response.request.method} {response.request.url.copy_with(query=None)}")
+    typer.echo(f"{response.status_code} {response.reason_phrase} in {latency_ms:.1f} ms")
+    typer.echo(printable(response.text))
+    if response.status_code == 401:
+        fail(_REFUSED)
+    if response.status_code != 200:
+        fail("The webhook was not accepted.")
+
+
+def _vintage(name: str) -> Vintage:
+    from ..samples import VINTAGES
+
+    for vintage in VINTAGES:
+        if vintage == name:
+            return vintage
+    raise ConfigError(f"There is no vintage {name!r}. Known: {', '.join(VINTAGES)}.")
+
+
+def _new_session() -> str:
+    from ..samples import push_id
+
+    return push_id(datetime.now(UTC))
+
+
+def _or_none(phone: str | None, default: str) -> str | None:
+    return default if phone is None else phone or None
+
+
+def _read_metadata(pairs: Sequence[str] | None) -> dict[str, str]:
+    metadata = {}
+    for pair in pairs or ():
+        key, equals, value = pair.partition("=")
+        if not (key and equals):
+            raise ConfigError(f"--metadata takes key=value, not {pair!r}.")
+        metadata[key] = value
+    return metadata
+
+
+def _read_file(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error.strerror}.") from error

@@ -1,0 +1,199 @@
+"""`dev` and `run`: serve the application that a target names."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..exceptions import ConfigError
+from .webhooks import is_loopback, webhook_url
+
+if TYPE_CHECKING:
+    from ..server import Limits
+    from ..settings import Settings
+    from ..target import Target
+
+TargetName = Annotated[
+    str,
+    typer.Argument(
+        metavar="TARGET",
+        help="A file or module, app.py or package.app; :name after it if it has several.",
+    ),
+]
+Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is every one of them.")]
+Port = Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")]
+
+#: They write whole addresses, and so phone numbers, at INFO.
+_TALKATIVE = ("httpx", "httpx2", "httpcore", "httpcore2", "urllib3", "watchfiles", "alembic")
+
+
+class LogLevel(StrEnum):
+    """From which level on lines are written."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """What `dev` made because nobody had set it."""
+
+    secret: str | None
+    password: str | None
+
+
+def dev(
+    target: TargetName,
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    reload: Annotated[bool, typer.Option(help="Restart when a Python file changes.")] = True,
+) -> None:
+    """Serve on this machine while you write: reloads, and makes the secrets that are missing."""
+    from ..server import serve
+    from ..target import load_target
+
+    generated = _fill_in_secrets(host)
+    found = load_target(target)
+    serve(
+        found.import_string if reload else found.app,
+        host=host,
+        port=port,
+        limits=_limits(found),
+        reload=reload,
+        reload_dirs=[found.directory],
+        log_config=log_config(LogLevel.INFO),
+        announce=lambda: typer.echo(_welcome(found, generated, _address(host, port))),
+    )
+
+
+def run(
+    target: TargetName,
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    log_level: Annotated[
+        LogLevel, typer.Option(help="Write lines from this level on.")
+    ] = LogLevel.INFO,
+) -> None:
+    """Serve in production: settings are checked first, and nothing is made up."""
+    import logging
+
+    from ..server import serve
+    from ..target import load_target
+
+    found = load_target(target)
+    if found.hooks is not None:
+        found.hooks.settings.require_closed()
+    serve(
+        found.app,
+        host=host,
+        port=port,
+        limits=_limits(found),
+        log_config=log_config(log_level),
+        announce=lambda: logging.getLogger("millis_hooks").info(
+            "serving %s on %s", found.import_string, _address(host, port)
+        ),
+    )
+
+
+def log_config(level: LogLevel) -> dict[str, Any]:
+    """Return a logging configuration that writes lines to the console."""
+    line = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {"line": {"format": line}},
+        "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
+        "root": {"handlers": ["console"], "level": level.upper()},
+        "loggers": {name: {"level": "WARNING"} for name in _TALKATIVE},
+    }
+
+
+def _fill_in_secrets(host: str) -> Generated:
+    """Put into the environment what is missing in the settings, so that reloads keep it."""
+    from ..settings import Settings
+
+    settings = Settings.load()
+    is_open = settings.insecure or not _is_closed(settings)
+    if is_open and not is_loopback(host):
+        raise ConfigError(
+            f"Others can reach {host}, so `dev` wants secrets of your own there. Set one:\n"
+            "  export MILLIS_HOOKS_SECRETS=$(openssl rand -hex 32)"
+        )
+    secret = None if settings.insecure or not is_open else secrets.token_hex(32)
+    password = None if settings.dashboard_password else secrets.token_urlsafe(12)
+    if secret is not None:
+        os.environ["MILLIS_HOOKS_SECRETS"] = secret
+    if password is not None:
+        os.environ["MILLIS_HOOKS_DASHBOARD_PASSWORD"] = password
+    return Generated(secret, password)
+
+
+def _is_closed(settings: Settings) -> bool:
+    try:
+        settings.require_closed()
+    except ConfigError:
+        return False
+    return True
+
+
+def _limits(target: Target) -> Limits:
+    """Let a body take as long in the server as the application lets it."""
+    from ..server import Limits
+
+    hooks = target.hooks
+    return Limits(body_timeout_s=hooks.settings.body_timeout_s) if hooks else Limits()
+
+
+def _address(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _welcome(target: Target, generated: Generated, address: str) -> str:
+    """Return what a person needs to know of a server that has just started."""
+    hooks = target.hooks
+    if hooks is None:
+        return f"Serving {target.import_string} on {address}"
+    base = address + target.mounted_at
+    end_of_call = webhook_url(hooks.settings, "end_of_call", base)
+    lines = [
+        f"Prefetch     GET  {webhook_url(hooks.settings, 'prefetch', base)}",
+        f"End of call  POST {end_of_call}",
+        f"Dashboard    {base}/calls",
+        *_sign_in(hooks.settings, generated),
+        "",
+        "Send a sample call:",
+        f"  millis-hooks send end-of-call --url {end_of_call}{_secret_option(generated)}",
+        *_how_to_keep(generated),
+    ]
+    return "\n".join(["", *lines, ""])
+
+
+def _secret_option(generated: Generated) -> str:
+    """Name a secret that `send` cannot find in the settings."""
+    return f" --secret {generated.secret}" if generated.secret else ""
+
+
+def _sign_in(settings: Settings, generated: Generated) -> list[str]:
+    password = settings.dashboard_password
+    if password is not None and password.get_secret_value() == generated.password:
+        return [f"Sign in as   admin, password {generated.password}"]
+    return ["Sign in as   admin, with the password from your settings"]
+
+
+def _how_to_keep(generated: Generated) -> list[str]:
+    lines = [
+        f"  {name}={value}"
+        for name, value in (
+            ("MILLIS_HOOKS_SECRETS", generated.secret),
+            ("MILLIS_HOOKS_DASHBOARD_PASSWORD", generated.password),
+        )
+        if value is not None
+    ]
+    return ["", "Made for this run only. To keep them, write to .env:", *lines] if lines else []

@@ -1,0 +1,66 @@
+"""What is written to a terminal: text it must not obey, tables, and errors without a traceback."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from ..exceptions import MillisHooksError, StorageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+#: Control characters, what turns the direction of writing, and halves of surrogate pairs.
+_OBEYED = re.compile(
+    r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
+)
+
+#: Wide enough for every column where no terminal says how wide it is.
+_PIPED_WIDTH = 200
+
+
+class Commands(TyperGroup):
+    """Commands whose expected errors are a message and exit status 2."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except MillisHooksError as error:
+            fail(explain(error), status=2)
+
+
+def explain(error: MillisHooksError) -> str:
+    """Return an error's message, with the driver's own words where storage failed."""
+    if isinstance(error, StorageError) and error.__cause__ is not None:
+        return f"{error} ({getattr(error.__cause__, 'orig', None) or error.__cause__})"
+    return str(error)
+
+
+def printable(text: str, *, one_line: bool = False) -> str:
+    """Return text that a terminal shows and does not obey; what it would obey is written out."""
+    shown = _OBEYED.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+    return shown.replace("\n", "\\n") if one_line else shown
+
+
+def note(text: str) -> None:
+    """Tell the person something, beside the output that may be piped."""
+    typer.echo(printable(text), err=True)
+
+
+def fail(text: str, *, status: int = 1) -> NoReturn:
+    """Print an error and end the command."""
+    note(f"Error: {text}")
+    raise typer.Exit(status)
+
+
+def console() -> Console:
+    """Return a console that takes nothing for markup and colours only a terminal."""
+    from rich.console import Console
+
+    made = Console(markup=False, highlight=False, emoji=False)
+    if not made.is_terminal:
+        made.width = _PIPED_WIDTH
+    return made

@@ -1,0 +1,67 @@
+"""A call log in a temporary file, filled row by row, for tests of what reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, insert
+
+from millis_hooks.call_log.database import Database
+from millis_hooks.call_log.migrations import migrate
+from millis_hooks.call_log.queries import Queries
+from millis_hooks.call_log.search import call_search
+from millis_hooks.call_log.tables import attempts, calls, cost_items, deliveries, handler_runs
+
+T = TypeVar("T")
+
+NOW = datetime(2026, 11, 21, 14, 20, tzinfo=UTC)
+
+
+class StoredCalls:
+    """Rows of a call log; whatever is not given has an ordinary value."""
+
+    def __init__(self, folder: Path) -> None:
+        self.database = Database(f"sqlite:///{folder / 'log.db'}")
+        migrate(self.database)
+        self.queries = Queries(self.database.reader)
+
+    def write(self, work: Callable[[Connection], T], /) -> T:
+        with self.database.writer.begin() as connection:
+            return work(connection)
+
+    def add_call(
+        self, session_id: str = "-call", *, minutes_ago: float = 10, text: str = "", **columns: Any
+    ) -> int:
+        """Add an ended call and what can be searched of it."""
+        received_at = NOW - timedelta(minutes=minutes_ago)
+        known = {"session_id": session_id, "received_at": received_at, "ended_at": received_at}
+        call_id = self._insert(calls, known | {"outcome": "completed"} | columns)
+        self._insert(call_search, {"rowid": call_id, "text": text or session_id})
+        return call_id
+
+    def add_unended_call(self, session_id: str, *, minutes_ago: float, **columns: Any) -> int:
+        """Add a call that only had a prefetch."""
+        return self.add_call(
+            session_id, minutes_ago=minutes_ago, ended_at=None, outcome=None, **columns
+        )
+
+    def add_delivery(self, kind: str = "end_of_call", **columns: Any) -> int:
+        known = {"kind": kind, "received_at": NOW, "body": b"", "status_code": 200}
+        return self._insert(deliveries, known | {"outcome": "stored"} | columns)
+
+    def add_cost(self, call_id: int, position: int = 0, **columns: Any) -> int:
+        return self._insert(cost_items, {"call_id": call_id, "position": position} | columns)
+
+    def add_run(self, call_id: int, delivery_id: int, handler: str, state: str) -> int:
+        known = {"call_id": call_id, "delivery_id": delivery_id, "created_at": NOW}
+        return self._insert(handler_runs, known | {"handler": handler, "state": state})
+
+    def add_attempt(self, run_id: int, number: int = 1, **columns: Any) -> int:
+        known = {"run_id": run_id, "number": number, "started_at": NOW}
+        return self._insert(attempts, known | columns)
+
+    def _insert(self, table: Any, row: dict[str, Any]) -> int:
+        return self.write(lambda connection: connection.execute(insert(table), row).lastrowid)

@@ -38,7 +38,7 @@ class Gate:
         self._is_bearer = self._header == b"authorization"
         self._open = settings.insecure
         self._accepted = [
-            (secret.encode(), Grant(agent_id) if agent_id else _ANY_AGENT)
+            (secret.encode(), _ANY_AGENT if agent_id is None else Grant(agent_id))
             for secret, agent_id in settings.accepted_secrets(hook).items()
         ]
 

@@ -43,4 +43,6 @@ def _inflate_as(wbits: int, body: bytes, max_bytes: int) -> bytes:
         raise PayloadTooLargeError
     if not inflater.eof:
         raise PayloadError("the compressed body ends too early")
+    if inflater.unused_data:
+        raise PayloadError("something follows the compressed body")
     return inflated

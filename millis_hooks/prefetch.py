@@ -6,14 +6,11 @@ out in time. The record of it is queued and never waited for.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any
 
 from pydantic import ValidationError
@@ -35,7 +32,7 @@ from .failures import describe_failure
 from .replies import Refusals, reply, take_query
 from .routing import Handler, Router
 from .settings import Settings
-from .workbench import NOT_WANTED, Finished, Running, Workbench
+from .workbench import NOT_WANTED, Finished, Workbench
 
 logger = logging.getLogger("millis_hooks.prefetch")
 
@@ -139,19 +136,15 @@ class PrefetchEndpoint:
         self, handlers: Sequence[Handler], call: PrefetchRequest[dict[str, str]]
     ) -> list[Finished]:
         """Run the handlers side by side, each within its budget."""
-        loop = asyncio.get_running_loop()
-        ends: list[asyncio.Future[Finished]] = []
-        for handler in handlers:
-            end: asyncio.Future[Finished] = loop.create_future()
-            running = self._workbench.run(handler, call, partial(_deliver, loop, end))
-            budget_s = handler.timeout_s or self._settings.prefetch_budget_s
-            timer = loop.call_later(budget_s, self._give_up, running, budget_s)
-            end.add_done_callback(partial(_cancel, timer))
-            ends.append(end)
+        ends = [
+            self._workbench.ask(
+                handler,
+                call,
+                timeout_s=handler.timeout_s or self._settings.prefetch_budget_s,
+            )
+            for handler in handlers
+        ]
         return [await end for end in ends]
-
-    def _give_up(self, running: Running, budget_s: float) -> None:
-        self._workbench.give_up(running, f"took over {budget_s:g} s")
 
     def _read(self, finished: Finished, call: PrefetchRequest[Any]) -> list[Answer]:
         """Return the handler's answer, if it gave one; raise `HandlerError` if it failed."""
@@ -207,20 +200,3 @@ def _explain(handler: Handler, error: HandlerError) -> str:
         traceback = describe_failure(error.__cause__).traceback
         logger.warning("prefetch handler %s failed\n%s", handler.name, traceback)
     return f"{handler.name}: {error}"
-
-
-def _deliver(
-    loop: asyncio.AbstractEventLoop, end: asyncio.Future[Finished], finished: Finished
-) -> None:
-    # A handler may come back after the server has stopped.
-    with suppress(RuntimeError):
-        loop.call_soon_threadsafe(_resolve, end, finished)
-
-
-def _resolve(end: asyncio.Future[Finished], finished: Finished) -> None:
-    if not end.done():
-        end.set_result(finished)
-
-
-def _cancel(timer: asyncio.TimerHandle, _end: asyncio.Future[Finished]) -> None:
-    timer.cancel()

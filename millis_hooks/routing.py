@@ -10,7 +10,7 @@ import functools
 import inspect
 import typing
 from collections.abc import Awaitable, Callable, Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any, Never, TypeVar, overload
 
@@ -64,8 +64,10 @@ class Handler:
 
     def prepare(self, call: Event, state: object) -> Event:
         """Return `call` as this handler asked for it: its own metadata type, and the state."""
-        if self.metadata_model is not None and isinstance(call, PrefetchRequest):
-            call = call.typed(self.metadata_model)
+        if isinstance(call, PrefetchRequest):
+            # Several handlers are asked at once: what one does to its call is its own business.
+            model = self.metadata_model
+            call = call.typed(model) if model else replace(call, metadata=dict(call.metadata))
         call._state = state
         return call
 
@@ -94,7 +96,11 @@ class Router:
             self.add(handler)
 
     def add(self, handler: Handler) -> None:
-        """Add one handler; raises `RegistrationError` if the name is taken."""
+        """Add one handler; raises `RegistrationError` for a name that is taken."""
+        if handler.when is not None and not _is_plain_function(handler.when):
+            raise RegistrationError(
+                f"{handler.place}: when= of {handler.name} must be a plain function of the call."
+            )
         known = self._handlers.setdefault((handler.hook, handler.name), handler)
         if known is not handler:
             raise RegistrationError(
@@ -236,7 +242,12 @@ def _inspect(
 
 
 def _check_signature(function: Callable[..., Any], hook: Hook, takes: type, place: str) -> None:
-    signature = inspect.signature(function)
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # as of some built-in functions
+        raise RegistrationError(
+            f"{place}: what {_name_of(function)} takes cannot be told; wrap it in a function."
+        ) from None
     parameters = signature.parameters.values()
     try:
         signature.bind(object())
@@ -273,6 +284,10 @@ def _metadata_model(function: Callable[..., Any]) -> type[BaseModel] | None:
         if isinstance(argument, type) and issubclass(argument, BaseModel):
             return argument
     return None
+
+
+def _is_plain_function(function: Callable[..., Any]) -> bool:
+    return callable(function) and not inspect.iscoroutinefunction(_target(function))
 
 
 def _target(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 from starlette.types import ASGIApp
@@ -27,10 +28,11 @@ class Service:
         """Open the call log and start its threads. Blocks; raises `StorageError`."""
         self._router = router
         self._workbench = workbench
+        self._wake_runner: Callable[[], None] = lambda: None  # runs are written before there is one
         self.call_log = CallLog(
             settings.database_url,
             runs_for=self._runs_for,
-            on_runs=self._wake_runner,
+            on_runs=lambda: self._wake_runner(),
             own_numbers=settings.own_numbers,
         )
         self.runner = Runner(
@@ -40,6 +42,7 @@ class Service:
             concurrency=settings.handler_concurrency,
             own_numbers=settings.own_numbers,
         )
+        self._wake_runner = self.runner.wake
         self.runner.start()
         writer = self.call_log.writer
         self.prefetch = PrefetchEndpoint(settings, router, workbench, writer.record)
@@ -54,7 +57,11 @@ class Service:
             lifespan, isolated=settings.isolate_handlers, threads=settings.handler_threads
         )
         await workbench.start()
-        return await asyncio.to_thread(cls, settings, router, workbench)
+        try:
+            return await asyncio.to_thread(cls, settings, router, workbench)
+        except BaseException:
+            await workbench.stop()
+            raise
 
     async def stop(self) -> None:
         """Let the handlers at work end, within bounds, and close the call log."""
@@ -88,9 +95,6 @@ class Service:
 
     def _runs_for(self, call: EndOfCall) -> list[str]:
         return [handler.name for handler in self._router.matching("end_of_call", call)]
-
-    def _wake_runner(self) -> None:
-        self.runner.wake()
 
 
 def _now() -> datetime:

@@ -149,11 +149,13 @@ class Settings(BaseSettings):
         """Map each secret accepted on `hook` to the agent it is bound to, or to None for any."""
         own = self.prefetch_secrets if hook == "prefetch" else self.end_of_call_secrets
         accepted: dict[str, str | None] = {
-            secret.get_secret_value(): agent_id
+            secret.get_secret_value().strip(): agent_id
             for agent_id, secrets in self.agent_secrets.items()
             for secret in secrets
         }
-        return accepted | {secret.get_secret_value(): None for secret in own or self.secrets}
+        return accepted | {
+            secret.get_secret_value().strip(): None for secret in own or self.secrets
+        }
 
     @field_validator("secrets", "prefetch_secrets", "end_of_call_secrets", mode="before")
     @classmethod
@@ -217,7 +219,7 @@ def _split(value: object) -> object:
 
 
 def _require_strong(secret: SecretStr) -> None:
-    length = len(secret.get_secret_value())
+    length = len(secret.get_secret_value().strip())
     if length < MIN_SECRET_CHARS:
         raise ValueError(
             f"a secret has {length} characters, at least {MIN_SECRET_CHARS} are needed; make one "

@@ -12,8 +12,9 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Coroutine
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from queue import SimpleQueue
 from typing import Any, TypeAlias
 
@@ -88,7 +89,10 @@ class Workbench:
 
     async def start(self) -> None:
         """Start the loop and enter `lifespan`; what that raises is raised here."""
-        self._loop = _start_loop() if self._isolated else asyncio.get_running_loop()
+        serving = asyncio.get_running_loop()
+        self._loop = _start_loop() if self._isolated else serving
+        self._outward = Courier(serving, self._loop)
+        self._homeward = Courier(self._loop, serving)
         await self._on_loop(self._enter(), self._loop)
 
     async def stop(self, *, grace_s: float = 5.0) -> None:
@@ -104,26 +108,34 @@ class Workbench:
             loop.call_soon_threadsafe(loop.stop)
         self._loop = None
 
+    def ask(self, handler: Handler, call: Event, *, timeout_s: float) -> asyncio.Future[Finished]:
+        """Run `handler` for the serving loop; the future ends in time whatever the handler does."""
+        loop = asyncio.get_running_loop()
+        end: asyncio.Future[Finished] = loop.create_future()
+        running = self.run(handler, call, partial(self._homeward.send, _resolve, end))
+        timer = loop.call_later(timeout_s, self.give_up, running, timeout_s)
+        end.add_done_callback(partial(_cancel, timer))
+        return end
+
     def run(self, handler: Handler, call: Event, done: Done) -> Running:
         """Run `handler` on `call` and tell `done` how it ended."""
         running = Running(done)
         if self._loop is None:
             running.finish(error=HandlerError("The workbench is not running."))
         elif not handler.is_async:
-            self._threads.put(running, lambda: self._call(handler, call))
+            self._threads.put(running, partial(self._call, handler, call))
         elif self._waiting >= MAX_WAITING:
             running.finish(error=HandlerError("The handlers' event loop is blocked."))
         else:
             self._waiting += 1
-            self._loop.call_soon_threadsafe(self._begin, running, handler, call)
+            self._outward.send(self._begin, running, handler, call)
         return running
 
-    def give_up(self, running: Running, reason: str) -> None:
+    def give_up(self, running: Running, timeout_s: float) -> None:
         """Deliver a `HandlerTimeoutError` and cancel the handler where that is possible."""
-        running.finish(error=HandlerTimeoutError(reason))
-        loop = self._loop
-        if loop is not None and running.task is not None:
-            loop.call_soon_threadsafe(running.task.cancel)
+        running.finish(error=HandlerTimeoutError(f"took over {timeout_s:g} s"))
+        if self._loop is not None and running.task is not None:
+            self._loop.call_soon_threadsafe(running.task.cancel)
 
     def _begin(self, running: Running, handler: Handler, call: Event) -> None:
         self._waiting -= 1
@@ -154,6 +166,60 @@ class Workbench:
             await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, loop))
         else:
             await work
+
+
+class Courier:
+    """Brings callbacks from one loop to another, those of one turn together.
+
+    Waking a thread costs several times what a callback does. Other threads may send too; their
+    callbacks go alone.
+    """
+
+    def __init__(
+        self, origin: asyncio.AbstractEventLoop, target: asyncio.AbstractEventLoop
+    ) -> None:
+        self._origin = origin
+        self._target = target
+        self._bag: list[Callable[[], object]] = []
+
+    def send(self, callback: Callable[..., object], *args: object) -> None:
+        """Have `callback` called on the target's thread, soon."""
+        if _running_loop() is not self._origin:
+            self._hand_over(partial(callback, *args))
+            return
+        self._bag.append(partial(callback, *args))
+        if len(self._bag) == 1:
+            self._origin.call_soon(self._empty_bag)
+
+    def _empty_bag(self) -> None:
+        bag, self._bag = self._bag, []
+        self._hand_over(partial(_call_all, bag))
+
+    def _hand_over(self, callback: Callable[[], object]) -> None:
+        # A handler may come back after the loop it was asked from has ended.
+        with suppress(RuntimeError):
+            self._target.call_soon_threadsafe(callback)
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+def _call_all(callbacks: list[Callable[[], object]]) -> None:
+    for callback in callbacks:
+        callback()
+
+
+def _resolve(end: asyncio.Future[Finished], finished: Finished) -> None:
+    if not end.done():
+        end.set_result(finished)
+
+
+def _cancel(timer: asyncio.TimerHandle, _end: asyncio.Future[Finished]) -> None:
+    timer.cancel()
 
 
 class _Threads:

@@ -77,7 +77,8 @@ def test_the_checkout_finds_its_templates_too() -> None:
 def test_every_template_named_in_the_code_exists() -> None:
     code = "".join(path.read_text() for path in (ROOT / "millis_hooks" / "dashboard").glob("*.py"))
     named = set(re.findall(r'"([\w/]+\.html)"', code))
-    assert named and named <= TEMPLATES
+    assert named
+    assert named <= TEMPLATES
 
 
 def test_the_changelog_knows_this_version_or_has_unreleased_changes() -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import cache
 from hashlib import blake2b
+from itertools import chain
 from typing import Any, Literal, NamedTuple
 
 from sqlalchemy import Connection, func, insert, select
@@ -32,10 +34,9 @@ class Delivery(NamedTuple):
 
 _COLUMNS = (*Delivery._fields, "content_hash")
 _NEWEST = select(func.coalesce(func.max(deliveries.c.id), 0))
-# Straight to the driver, without what SQLAlchemy does for each value: somebody waits for every row.
-_INSERT = "INSERT INTO deliveries ({}) VALUES ({})".format(  # noqa: S608
-    ", ".join(_COLUMNS), ", ".join("?" for _ in _COLUMNS)
-)
+#: Rows per statement. A driver gives up the interpreter's lock once for each statement, and in a
+#: flood gets it back only after the serving loop's turn.
+_ROWS = 32
 
 
 def content_hash(body: bytes) -> bytes:
@@ -46,11 +47,21 @@ def content_hash(body: bytes) -> bytes:
 def insert_deliveries(connection: Connection, batch: Sequence[Delivery]) -> None:
     """Store `batch` and put all of it but the rejected into the inbox."""
     newest = connection.execute(_NEWEST).scalar_one()
-    connection.exec_driver_sql(_INSERT, [_row(delivery) for delivery in batch])
+    for start in range(0, len(batch), _ROWS):
+        rows = [_row(delivery) for delivery in batch[start : start + _ROWS]]
+        connection.exec_driver_sql(_insert(len(rows)), tuple(chain.from_iterable(rows)))
     to_do = select(deliveries.c.id).where(
         deliveries.c.id > newest, deliveries.c.outcome != "rejected"
     )
     connection.execute(insert(inbox).from_select(["delivery_id"], to_do))
+
+
+@cache
+def _insert(rows: int) -> str:
+    # Straight to the driver, without what SQLAlchemy does for each value: somebody waits.
+    row = f"({', '.join('?' for _ in _COLUMNS)})"
+    names, values = ", ".join(_COLUMNS), ", ".join([row] * rows)
+    return f"INSERT INTO deliveries ({names}) VALUES {values}"  # noqa: S608
 
 
 def _row(delivery: Delivery) -> tuple[Any, ...]:

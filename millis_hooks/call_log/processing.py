@@ -16,7 +16,7 @@ from typing import Any
 from sqlalchemy import Row, select
 
 from ..events import EndOfCall, PrefetchRequest
-from ..exceptions import PayloadError, StorageError
+from ..exceptions import PayloadError
 from .database import Database
 from .derived import save
 from .digest import Digest, RunsFor, digest_end_of_call, digest_prefetch
@@ -94,8 +94,8 @@ class Processor:
             self._wanted.clear()
             try:
                 self._empty_inbox()
-            except StorageError:
-                logger.exception("processing waits %s s: the call log failed", SWEEP_S)
+            except Exception:  # whatever it is: the thread must live
+                logger.exception("processing failed and waits up to %s s", SWEEP_S)
 
     def _empty_inbox(self) -> None:
         """Process chunk after chunk; in a flood, leave most of the time to those who wait."""

@@ -82,14 +82,15 @@ def _excerpt(marked: str) -> Excerpt:
     before, _, rest = marked.partition(_OPEN)
     hit, _, after = rest.partition(_CLOSE)
     after = after.replace(_OPEN, "").replace(_CLOSE, "")
-    return Excerpt(_last_words(before), _one_line(hit), _one_line(after[:_CHARS_AFTER]))
+    said_before, said_after = before.rpartition("\n")[2], after.partition("\n")[0]
+    return Excerpt(_last_words(said_before), _one_line(hit), _one_line(said_after[:_CHARS_AFTER]))
 
 
 def _last_words(text: str) -> str:
     # The last piece touches the hit: it is empty, or the beginning of the word that was hit.
-    words = _one_line(text[-_CHARS_AFTER:]).split(" ")
-    kept = " ".join(words[-_WORDS_BEFORE - 1 :])
-    return kept if len(kept) >= len(text.lstrip()) else f"…{kept}"
+    pieces = _one_line(text).lstrip().split(" ")
+    kept = " ".join(pieces[-_WORDS_BEFORE - 1 :])
+    return f"…{kept}" if len(pieces) > _WORDS_BEFORE + 1 else kept
 
 
 def _one_line(text: str) -> str:

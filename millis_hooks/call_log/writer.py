@@ -50,12 +50,13 @@ class _Store:
 class _Job:
     """Work that runs inside the group's transaction."""
 
-    __slots__ = ("future", "result", "work")
+    __slots__ = ("error", "future", "result", "work")
 
     def __init__(self, work: Callable[[Connection], Any]) -> None:
         self.work = work
         self.future: Future[Any] = Future()
         self.result: Any = None
+        self.error: BaseException | None = None
 
 
 class Writer:
@@ -69,6 +70,7 @@ class Writer:
         self._queue: SimpleQueue[_Store | _Job | None] = SimpleQueue()
         self._records: deque[Delivery] = deque()
         self._dropped = 0
+        self._lock = threading.Lock()  # nothing comes in between a check and what follows from it
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="millis-hooks-writer", daemon=True)
 
@@ -77,8 +79,9 @@ class Writer:
 
     def close(self) -> None:
         """Write what is waiting, then end. Whoever comes later gets a `StorageError`."""
-        self._closing = True
-        self._queue.put(None)
+        with self._lock:
+            self._closing = True
+            self._queue.put(None)
         self._thread.join()
 
     async def store(self, delivery: Delivery) -> None:
@@ -89,12 +92,13 @@ class Writer:
 
     def record(self, delivery: Delivery) -> None:
         """Write the delivery soon. Nobody waits, and a flood is dropped rather than kept."""
-        if len(self._records) >= MAX_RECORDS:
-            self._dropped += 1
-            return
-        self._records.append(delivery)
-        if len(self._records) == 1:
-            self._queue.put(None)
+        with self._lock:
+            if len(self._records) >= MAX_RECORDS:
+                self._dropped += 1
+                return
+            self._records.append(delivery)
+            if len(self._records) == 1:
+                self._queue.put(None)
 
     def run(self, work: Callable[[Connection], T]) -> T:
         """Run `work` in a transaction and return its result once that is synced.
@@ -107,9 +111,10 @@ class Writer:
         return result
 
     def _put(self, item: _Store | _Job) -> None:
-        if self._closing:
-            raise StorageError("The call log is closed.")
-        self._queue.put(item)
+        with self._lock:
+            if self._closing:
+                raise StorageError("The call log is closed.")
+            self._queue.put(item)
 
     def _run(self) -> None:
         while not (self._closing and self._queue.empty() and not self._records):
@@ -145,54 +150,65 @@ class Writer:
 
     def _commit(self, group: Sequence[_Store | _Job], records: Sequence[Delivery]) -> None:
         stores = [item for item in group if isinstance(item, _Store)]
-        jobs = [item for item in group if isinstance(item, _Job) and not item.future.done()]
+        jobs = [item for item in group if isinstance(item, _Job)]
+        begun = False
         try:
             with self._engine.begin() as connection:
+                begun = True
                 batch = [*(store.delivery for store in stores), *records]
                 if batch:
                     insert_deliveries(connection, batch)
-                finished = [job for job in jobs if _attempt(connection, job)]
+                for job in jobs:
+                    _attempt(connection, job)
         except Exception as error:
-            self._commit_each(group, records, error)
+            if begun and len(group) + len(records) > 1:
+                self._commit_each(group, records)
+            else:
+                _refuse(group, error)
         else:
             _acknowledge(stores)
-            for job in finished:
-                job.future.set_result(job.result)
+            for job in jobs:
+                _settle(job)
             if batch:
                 self.stored += len(batch)
                 self._on_stored()
 
-    def _commit_each(
-        self, group: Sequence[_Store | _Job], records: Sequence[Delivery], error: Exception
-    ) -> None:
-        """One bad member must not fail the group: try each of several alone."""
-        if len(group) + len(records) > 1:
-            for item in group:
-                self._commit([item], [])
-            for record in records:
-                self._commit([], [record])
-            return
-        reason = describe(error)
-        logger.error("a write to the call log failed: %s", reason)
-        failure = StorageError(f"The call log could not be written: {reason}.")
-        failure.__cause__ = error
+    def _commit_each(self, group: Sequence[_Store | _Job], records: Sequence[Delivery]) -> None:
+        """One bad member must not fail the group: try each alone."""
         for item in group:
-            if isinstance(item, _Job):
-                item.future.set_exception(failure)
-            else:
-                _call_soon(item.loop, _fail, item.future, failure)
+            self._commit([item], [])
+        for record in records:
+            self._commit([], [record])
 
 
-def _attempt(connection: Connection, job: _Job) -> bool:
+def _attempt(connection: Connection, job: _Job) -> None:
+    job.error = None
     try:
         with connection.begin_nested():
             job.result = job.work(connection)
     except SQLAlchemyError:
         raise
     except BaseException as error:
-        job.future.set_exception(error)
-        return False
-    return True
+        job.error = error
+
+
+def _settle(job: _Job) -> None:
+    if job.error is not None:
+        job.future.set_exception(job.error)
+    else:
+        job.future.set_result(job.result)
+
+
+def _refuse(group: Sequence[_Store | _Job], error: Exception) -> None:
+    reason = describe(error)
+    logger.error("a write to the call log failed: %s", reason)
+    for item in group:
+        failure = StorageError(f"The call log could not be written: {reason}.")
+        failure.__cause__ = error
+        if isinstance(item, _Job):
+            item.future.set_exception(failure)
+        else:
+            _call_soon(item.loop, _fail, item.future, failure)
 
 
 def _acknowledge(stores: Sequence[_Store]) -> None:

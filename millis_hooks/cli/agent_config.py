@@ -46,39 +46,41 @@ def config(
     ] = None,
 ) -> None:
     """Print the agent configuration that makes Millis send its webhooks here, as JSON."""
-    settings = _settings(target)
+    settings, mounted_at = _settings(target)
     settings.require_closed()
     require_web_url(url)
+    base = url.rstrip("/") + mounted_at
     if form is Form.STRING and not settings.secret_in_path:
         raise ConfigError(
             "A webhook that is only an address carries its secret in the path, which is switched "
             "off. Switch it on for the service:\n  export MILLIS_HOOKS_SECRET_IN_PATH=1"
         )
     make = _as_object if form is Form.OBJECT else _as_string
-    webhooks = {key: make(settings, hook, url, agent_id) for key, hook in _KEYS.items()}
+    webhooks = {key: make(settings, hook, base, agent_id) for key, hook in _KEYS.items()}
     typer.echo(json.dumps(webhooks, indent=2))
     _warn(url, form)
 
 
-def _settings(target: str | None) -> Settings:
+def _settings(target: str | None) -> tuple[Settings, str]:
+    """Return the settings, and the path that the application is mounted at."""
     from ..settings import Settings
     from ..target import load_target
 
     if target is None:
-        return Settings.load()
-    hooks = load_target(target).hooks
-    if hooks is None:
+        return Settings.load(), ""
+    found = load_target(target)
+    if found.hooks is None:
         raise ConfigError(f"{target} has no MillisHooks to take the settings from.")
-    return hooks.settings
+    return found.hooks.settings, found.mounted_at
 
 
-def _as_object(settings: Settings, hook: Hook, url: str, agent_id: str | None) -> dict[str, Any]:
+def _as_object(settings: Settings, hook: Hook, base: str, agent_id: str | None) -> dict[str, Any]:
     headers = secret_header(settings, _secret(settings, hook, agent_id))
-    return {"url": webhook_url(settings, hook, url)} | ({"headers": headers} if headers else {})
+    return {"url": webhook_url(settings, hook, base)} | ({"headers": headers} if headers else {})
 
 
-def _as_string(settings: Settings, hook: Hook, url: str, agent_id: str | None) -> str:
-    return webhook_url(settings, hook, url, secret=_secret(settings, hook, agent_id))
+def _as_string(settings: Settings, hook: Hook, base: str, agent_id: str | None) -> str:
+    return webhook_url(settings, hook, base, secret=_secret(settings, hook, agent_id))
 
 
 def _secret(settings: Settings, hook: Hook, agent_id: str | None) -> str | None:

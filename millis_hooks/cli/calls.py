@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .terminal import console, fail, printable
+from .terminal import console, fail, note, printable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 _PAGE_SIZE = 100
 
 _HEADS = ("Received (UTC)", "Session", "With", "Agent", "Status", "Length", "Cost", "Handlers")
+#: Columns that a narrow terminal may not shorten: a time and an id that are cut are of no use.
+_UNCUT = (16, 20)
 _UNENDED = {"live": "in progress", "lost": "no end received"}
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -41,19 +43,23 @@ def list_calls(
     with _reading(Settings.load()) as queries:
         live = [each.call for each in queries.live_calls(now=now)]
         ended = list(_ended(queries, limit - len(live), now))
+        unparsed = queries.unparsed_count()
     if as_json:
         _print_json([*live, *(each.call for each in ended)][:limit])
         return
     table = _table(*_HEADS)
-    table.columns[1].min_width = 20  # an id that is cut is of no use
+    for column, width in zip(table.columns, _UNCUT, strict=False):
+        column.min_width = width
     for call in live[:limit]:
-        _add_row(table, *_row(call, now), "")
+        _add_row(table, *_row(call, now), "", one_line=True)
     for each in ended:
-        _add_row(table, *_row(each.call, now), _runs(each))
+        _add_row(table, *_row(each.call, now), _runs(each), one_line=True)
     if table.row_count:
         console().print(table)
     else:
         typer.echo("No calls yet. Send a sample: millis-hooks send end-of-call")
+    if unparsed:
+        note(f"Deliveries that could not be read, kept as they came: {unparsed}.")
 
 
 def show(
@@ -116,7 +122,7 @@ def _row(call: Call, now: datetime) -> list[str]:
 
     unended = _UNENDED["live" if call.is_live(now) else "lost"]
     return [
-        at(call.received_at, "%Y-%m-%d %H:%M:%S"),
+        at(call.received_at, "%Y-%m-%d %H:%M"),
         call.session_id,
         contact(call),
         call.agent_id or "",
@@ -135,18 +141,22 @@ def _runs(listed: ListedCall) -> str:
 
 def _print_call(view: CallView) -> None:
     """Print each part of the view that has something in it as a small table."""
+    from rich.text import Text
+
     out = console()
     for title, rows in _parts(view):
-        table = _table(*("" for _ in range(max(map(len, rows), default=0))), show_heads=False)
+        if not rows:
+            continue
+        table = _table(*("" for _ in rows[0]), show_heads=False)
         for row in rows:
             _add_row(table, *row)
-        if rows:
-            out.print(title, table, sep="\n")
+        out.print(Text(title, style="bold"), table, "", sep="\n")
 
 
 def _parts(view: CallView) -> Iterator[tuple[str, list[Sequence[str]]]]:
     yield f"Call {printable(view.call.session_id, one_line=True)}", list(_facts(view))
-    yield "Said", [_line(line) for line in view.lines]
+    more = [("", f"… and {view.lines_left_out} more")] if view.lines_left_out else []
+    yield "Said", [*map(_line, view.lines), *more]
     yield "Functions", [(each.name, _told(each)) for each in view.functions]
     yield "Metadata", [(each.key, _json(each.value), each.change or "") for each in view.metadata]
     yield "Cost", [_cost(each.item) for each in view.costs]
@@ -211,10 +221,11 @@ def _table(*heads: str, show_heads: bool = True) -> Table:
     return Table(*heads, box=None, show_header=show_heads, pad_edge=False, padding=(0, 2, 0, 0))
 
 
-def _add_row(table: Table, *cells: str) -> None:
+def _add_row(table: Table, *cells: str, one_line: bool = False) -> None:
     from rich.text import Text
 
-    table.add_row(*(Text(printable(cell)) for cell in cells))
+    shown = (printable(cell, one_line=one_line) for cell in cells)
+    table.add_row(*(Text(cell, no_wrap=one_line, overflow="ellipsis") for cell in shown))
 
 
 def _print_json(view: object) -> None:

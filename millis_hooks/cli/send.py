@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
-from urllib.parse import urlsplit
 
 import typer
 
@@ -127,26 +126,23 @@ def _send(
     settings = Settings.load()
     address = given_url(settings, hook, url)
     headers = secret_header(settings, secret or secret_for(settings, hook, agent_id))
+    if body is not None:
+        headers["content-type"] = "application/json"
+    # As bytes, because what is hostile must not be repaired on the way.
+    target = httpx2.URL(address, query=query.encode() if query is not None else None)
     # A proxy for the outside cannot reach a service on this machine.
-    outside = not is_loopback(urlsplit(address).hostname)
+    outside = not is_loopback(target.host)
     try:
         with httpx2.Client(timeout=_TIMEOUT_S, trust_env=outside) as client:
-            # The query is bytes on purpose: what is hostile must not be repaired on the way.
-            target = httpx2.URL(address, query=query.encode() if query is not None else None)
-            request = client.build_request(
-                "GET" if body is None else "POST",
-                target,
-                headers=headers | ({} if body is None else {"content-type": "application/json"}),
-                content=body,
-            )
             started = time.perf_counter()
-            response = client.send(request)
+            method = "GET" if body is None else "POST"
+            response = client.request(method, target, headers=headers, content=body)
             latency_ms = (time.perf_counter() - started) * 1000
     except httpx2.ConnectError as error:
         fail(f"{_NOTHING.format(address)} ({error})")
     except httpx2.TimeoutException:
         fail(f"{address} gave no answer within {_TIMEOUT_S:g} s.")
-    except (httpx2.HTTPError, httpx2.InvalidURL, ValueError) as error:
+    except (httpx2.HTTPError, ValueError) as error:
         fail(f"{address}: {error}")
     _show(response, latency_ms)
 

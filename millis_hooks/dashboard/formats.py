@@ -23,6 +23,8 @@ from ..masking import MASK
 #: Colouring more than this takes longer than anybody reads; the rest is in the JSON twin.
 _COLOURED_CHARS = 200_000
 
+_ARGUMENTS_CHARS = 200
+
 _TOKEN_CLASSES = {
     Name.Tag: "tk-k",
     String: "tk-s",
@@ -168,6 +170,14 @@ def as_text(value: JsonValue) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
+def arguments(value: JsonValue) -> str:
+    """What a function was called with, on one line and cut to what fits there."""
+    if not isinstance(value, dict):
+        return as_text(value)[:_ARGUMENTS_CHARS]
+    named = (f"{name}={as_text(each)}" for name, each in value.items())
+    return ", ".join(named)[:_ARGUMENTS_CHARS]
+
+
 def pretty(value: JsonValue) -> Markup:
     """A JSON value, indented and coloured; text that is not JSON is only escaped."""
     if isinstance(value, str):
@@ -193,6 +203,7 @@ def _cut(text: str, shown: Markup) -> Markup:
 
 FILTERS = {
     "ago": ago,
+    "arguments": arguments,
     "as_text": as_text,
     "at": at,
     "channel_icon": channel_icon,

@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 
 from ..call_log.tables import IS_PENDING, attempts, calls, deliveries, handler_runs
+from ..call_log.values import clean_text
 from ..failures import Failure
 
 
@@ -37,12 +38,7 @@ class AttemptEnd:
 
 def claim(connection: Connection, limit: int, now: datetime) -> list[ClaimedRun]:
     """Take up to `limit` pending runs, oldest first; their attempts count from here on."""
-    pending = (
-        select(handler_runs.c.id)
-        .where(IS_PENDING)
-        .order_by(handler_runs.c.id)
-        .limit(limit)
-    )
+    pending = select(handler_runs.c.id).where(IS_PENDING).order_by(handler_runs.c.id).limit(limit)
     ids = list(connection.execute(pending).scalars())
     if not ids:
         return []
@@ -120,6 +116,6 @@ def _attempt_columns(end: AttemptEnd) -> dict[str, Any]:
         "duration_ms": end.duration_ms,
         "outcome": end.outcome,
         "error_type": failure.error_type if failure else None,
-        "error_message": failure.message if failure else None,
-        "traceback": failure.traceback if failure else None,
+        "error_message": clean_text(failure.message) if failure else None,
+        "traceback": clean_text(failure.traceback) if failure else None,
     }

@@ -132,8 +132,7 @@ class Runner:
     def _give_up_late(self) -> None:
         now = time.monotonic()
         for at_work in [each for each in self._at_work.values() if each.deadline <= now]:
-            reason = f"took over {at_work.timeout_s:g} s"
-            self._workbench.give_up(at_work.running, reason)
+            self._workbench.give_up(at_work.running, at_work.timeout_s)
 
 
 def _record_and_claim(

@@ -1,0 +1,136 @@
+"""A load generator that counts exactly: it waits for every answer it has asked for.
+
+`wrk` is faster and measures latency under load better, but drops what is under way when its time is
+up. Where every answer has to be accounted for, this one asks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+import httptools
+import uvloop
+
+from .load import HEADERS, LOAD_CORE
+
+_PLACE = b"SESSION"
+_ID = "-Count%012x-%08d"
+
+
+@dataclass
+class Answers:
+    """What came back. `failed` are answers other than 200, and connections that broke."""
+
+    latencies_ms: list[float] = field(default_factory=list)  # of the 200s
+    failed: int = 0
+    took_s: float = 0.0
+
+    @property
+    def ok(self) -> int:
+        return len(self.latencies_ms)
+
+
+def ask_all(
+    url: str,
+    *,
+    connections: int,
+    count: int | None = None,
+    seconds: float | None = None,
+    body: bytes | None = None,
+) -> Answers:
+    """Send `count` requests, or as many as fit into `seconds`, and wait for every answer.
+
+    `SESSION` in the URL, or in `body`, becomes a new id each time. Moves the calling thread to the
+    core of the load.
+    """
+    os.sched_setaffinity(0, {LOAD_CORE})
+    requests = _requests(url, body, count=count, seconds=seconds)
+    return uvloop.run(_ask_all(url, requests, connections))
+
+
+async def _ask_all(url: str, requests: Iterator[bytes], connections: int) -> Answers:
+    parts = urlsplit(url)
+    loop = asyncio.get_running_loop()
+    answers = Answers()
+    began = time.perf_counter()
+    asked = [_Connection(requests, answers) for _ in range(connections)]
+    for connection in asked:
+        await loop.create_connection(lambda each=connection: each, parts.hostname, parts.port)  # type: ignore[misc]
+    for connection in asked:
+        await connection.closed
+    answers.took_s = time.perf_counter() - began
+    return answers
+
+
+class _Connection(asyncio.Protocol):
+    """Asks, waits for the answer, asks again."""
+
+    def __init__(self, requests: Iterator[bytes], answers: Answers) -> None:
+        self.closed = asyncio.get_running_loop().create_future()
+        self._requests = requests
+        self._answers = answers
+        self._parser = httptools.HttpResponseParser(self)
+        self._asked_at: float | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._ask()
+
+    def data_received(self, data: bytes) -> None:
+        self._parser.feed_data(data)
+
+    def on_message_complete(self) -> None:
+        """Called by the parser."""
+        assert self._asked_at is not None
+        if self._parser.get_status_code() == 200:
+            self._answers.latencies_ms.append((time.perf_counter() - self._asked_at) * 1000)
+        else:
+            self._answers.failed += 1
+        self._ask()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._asked_at is not None:
+            self._answers.failed += 1
+        self.closed.set_result(None)
+
+    def _ask(self) -> None:
+        request = next(self._requests, None)
+        if request is None:
+            self._asked_at = None
+            self._transport.close()
+        else:
+            self._asked_at = time.perf_counter()
+            self._transport.write(request)
+
+
+def _requests(
+    url: str, body: bytes | None, *, count: int | None, seconds: float | None
+) -> Iterator[bytes]:
+    before, after = _template(url, body)
+    run = time.time_ns() & 0xFFFFFFFFFFFF
+    end = time.perf_counter() + seconds if seconds is not None else None
+    number = 0
+    while number != count and (end is None or time.perf_counter() < end):
+        number += 1
+        yield before + (_ID % (run, number)).encode() + after
+
+
+def _template(url: str, body: bytes | None) -> tuple[bytes, bytes]:
+    """Return the request up to the session's id, and the rest."""
+    parts = urlsplit(url)
+    target = f"{parts.path}?{parts.query}" if parts.query else parts.path
+    headers = {"Host": parts.netloc, **HEADERS}
+    if body is not None:
+        length = len(body) - len(_PLACE) + len(_ID % (0, 0))
+        headers |= {"Content-Type": "application/json", "Content-Length": str(length)}
+    lines = [f"{'GET' if body is None else 'POST'} {target} HTTP/1.1"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    head = "\r\n".join([*lines, "", ""]).encode()
+    before, _, after = (head + (body or b"")).partition(_PLACE)
+    return before, after

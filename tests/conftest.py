@@ -1,0 +1,98 @@
+"""What the tests of the receiver share: an application on a file of its own, and ways to look in.
+
+No setting of the surroundings reaches a test: neither the environment's nor a `.env` file's.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+from starlette.testclient import TestClient
+
+from millis_hooks import MillisHooks
+
+T = TypeVar("T")
+
+SECRET = "a-secret-for-tests-only-0001"
+AUTHORIZED = {"Authorization": f"Bearer {SECRET}"}
+SAMPLES = Path(__file__).parent / "samples"
+PREFETCH = "/millis/prefetch?" + (SAMPLES / "prefetch_phone.txt").read_text().strip()
+END_OF_CALL = "/millis/end-of-call"
+
+MakeHooks = Callable[..., MillisHooks]
+Rows = Callable[..., list[dict[str, Any]]]
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_around(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in [name for name in os.environ if name.startswith("MILLIS_HOOKS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    return tmp_path / "calls.db"
+
+
+@pytest.fixture
+def make_hooks(database: Path) -> MakeHooks:
+    """Makes applications on the test's database, closed by SECRET unless told otherwise."""
+
+    def make(*arguments: Any, **settings: Any) -> MillisHooks:
+        defaults = {"secrets": SECRET, "database_url": f"sqlite:///{database}"}
+        return MillisHooks(*arguments, **(defaults | settings))
+
+    return make
+
+
+@pytest.fixture
+def hooks(make_hooks: MakeHooks) -> MillisHooks:
+    return make_hooks()
+
+
+@pytest.fixture
+def rows(database: Path) -> Rows:
+    """Reads the database as anybody may."""
+
+    def read(sql: str, *values: object) -> list[dict[str, Any]]:
+        connection = sqlite3.connect(f"file:{database}?mode=ro", uri=True)
+        try:
+            connection.row_factory = sqlite3.Row
+            return [dict(row) for row in connection.execute(sql, values)]
+        finally:
+            connection.close()
+
+    return read
+
+
+@pytest.fixture
+def released() -> Iterator[threading.Event]:
+    """What a handler that hangs waits for: set at the end of the test at the latest."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+def serving(hooks: MillisHooks, **options: Any) -> TestClient:
+    """A client that brings the secret; as a context manager it starts and stops the application.
+
+    Once stopped, everything that was recorded is in the database.
+    """
+    return TestClient(hooks, **({"headers": AUTHORIZED} | options))
+
+
+def eventually(look: Callable[[], T], *, deadline_s: float = 5.0) -> T:
+    """Look again until there is something to see, and return it."""
+    deadline = time.monotonic() + deadline_s
+    while not (seen := look()):
+        assert time.monotonic() < deadline, "it has not happened"
+        threading.Event().wait(0.005)
+    return seen

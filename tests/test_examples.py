@@ -1,0 +1,129 @@
+"""Each example, served as `millis-hooks run` serves it, hears a call begin and end."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from millis_hooks.call_log import CallLog
+from millis_hooks.samples import end_of_call_body, prefetch_query
+from millis_hooks.target import load_target
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+SECRET = "an-example-secret-of-32-characters"
+BEARER = {"authorization": f"Bearer {SECRET}"}
+
+Serve = Callable[[str], Any]
+
+
+@pytest.fixture
+def serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Serve:
+    """Serve an example under settings of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    monkeypatch.setenv("MILLIS_HOOKS_SECRETS", SECRET)
+
+    @contextmanager
+    def served(name: str) -> Iterator[TestClient]:
+        module = name.partition(".")[0]
+        monkeypatch.delitem(sys.modules, module, raising=False)
+        with TestClient(load_target(f"{EXAMPLES}/{name}").app, headers=BEARER) as client:
+            yield client
+        sys.modules.pop(module)
+
+    return served
+
+
+@pytest.fixture
+def crm(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A CRM that knows one customer."""
+
+    class Customers(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            known = "14155550134" in self.path
+            body = json.dumps({"name": "Ada", "tier": "gold"} if known else {}).encode()
+            self.send_response(200 if known else 404)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Customers) as server:
+        monkeypatch.setenv("CRM_URL", f"http://127.0.0.1:{server.server_port}")
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield
+        server.shutdown()
+
+
+def prefetch(client: TestClient, path: str = "/millis/prefetch", **call: Any) -> Any:
+    response = client.get(f"{path}?{prefetch_query(**call)}")
+    assert response.status_code == 200
+    return response.json()
+
+
+def outcomes_in(folder: Path) -> list[str | None]:
+    log = CallLog(f"sqlite:///{folder}/millis_hooks.db")
+    try:
+        record = log.queries.call("-S")
+        return [record.call.outcome] if record else []
+    finally:
+        log.close()
+
+
+def test_quickstart_greets_the_caller(serve: Serve) -> None:
+    with serve("quickstart.py") as client:
+        assert prefetch(client)["metadata"] == {"caller": "+14155550134"}
+
+
+def test_quickstart_keeps_the_call(serve: Serve, tmp_path: Path) -> None:
+    with serve("quickstart.py") as client:
+        client.post("/millis/end-of-call", content=end_of_call_body(session_id="-S"))
+    assert outcomes_in(tmp_path) == ["completed"]
+
+
+@pytest.mark.usefixtures("crm")
+def test_the_crm_names_a_customer(serve: Serve) -> None:
+    with serve("crm_lookup.py") as client:
+        assert prefetch(client)["metadata"] == {"customer_name": "Ada", "customer_tier": "gold"}
+
+
+@pytest.mark.usefixtures("crm")
+def test_the_crm_does_not_know_a_stranger(serve: Serve) -> None:
+    with serve("crm_lookup.py") as client:
+        assert prefetch(client, from_phone="+14155550111") == {}
+
+
+def test_a_crm_that_is_down_stops_no_call(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CRM_URL", "http://127.0.0.1:9")
+    with serve("crm_lookup.py") as client:
+        assert prefetch(client) == {}
+
+
+@pytest.mark.parametrize(
+    ("agent_id", "prompt"),
+    [
+        ("-Ox1bookingsAgent001", "Tables are free on Tuesday from six."),
+        ("-Ox1supportAgent0001", "The web shop is down since noon; apologise for it."),
+        ("-Ox1anotherAgent0001", None),
+    ],
+)
+def test_each_agent_has_its_own_handlers(serve: Serve, agent_id: str, prompt: str | None) -> None:
+    with serve("several_agents.py") as client:
+        assert prefetch(client, agent_id=agent_id).get("extra_prompt") == prompt
+
+
+def test_the_mounted_example_answers_below_its_path(serve: Serve) -> None:
+    with serve("mounted_in_fastapi.py:app") as client:
+        assert prefetch(client, "/hooks/millis/prefetch")["metadata"] == {"channel": "phone"}
+        assert client.get("/").json() == {"shop": "open"}

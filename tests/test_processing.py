@@ -1,0 +1,257 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+from storage import NOW, ended, eventually, opened, prefetched, rows, url_in, writing
+
+from millis_hooks.call_log import CallLog
+from millis_hooks.call_log.database import Database
+from millis_hooks.call_log.deliveries import Delivery
+from millis_hooks.call_log.derived import save
+from millis_hooks.call_log.digest import digest_end_of_call
+from millis_hooks.call_log.processing import Processor
+from millis_hooks.call_log.search import matching_ids
+from millis_hooks.call_log.tables import calls, cost_items, deliveries, handler_runs, inbox
+from millis_hooks.call_log.writer import Writer
+from millis_hooks.events import EndOfCall
+from millis_hooks.exceptions import StorageError
+from millis_hooks.samples import end_of_call_body, prefetch_query
+
+
+class Log:
+    """A call log whose inbox is emptied when a test says so."""
+
+    def __init__(self, database: Database, writer: Writer) -> None:
+        self.database = database
+        self.writer = writer
+        self.handlers = ["notify"]
+        self.times_woken = 0
+        self.processor = Processor(
+            database, writer, runs_for=lambda call: self.handlers, on_runs=self._wake
+        )
+
+    def process(self, *batch: Delivery) -> list[int]:
+        """Store `batch`, empty the inbox, and return the sizes of the chunks it took."""
+        store(self.writer, *batch)
+        sizes = []
+        while size := self.processor.process_chunk():
+            sizes.append(size)
+        assert rows(self.database, inbox) == []
+        return sizes
+
+    def found(self, searched: str) -> list[int]:
+        with self.database.reader.connect() as connection:
+            return list(connection.execute(matching_ids(searched)).scalars())
+
+    def _wake(self) -> None:
+        self.times_woken += 1
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[Log]:
+    with opened(tmp_path) as database, writing(database) as writer:
+        yield Log(database, writer)
+
+
+def store(writer: Writer, *batch: Delivery) -> None:
+    async def store() -> None:
+        for delivery in batch:
+            await writer.store(delivery)
+
+    asyncio.run(store())
+
+
+def test_an_end_of_call_becomes_a_call_with_costs_text_and_runs(log: Log) -> None:
+    log.process(ended("-s1"))
+    (call,) = rows(log.database, calls)
+    (run,) = rows(log.database, handler_runs)
+    assert (call.session_id, call.received_at, call.ended_at) == ("-s1", NOW, NOW)
+    assert {cost.call_id for cost in rows(log.database, cost_items)} == {call.id}
+    assert log.found("table for two") == log.found("-s1") == [call.id]
+    assert (run.call_id, run.handler, run.state) == (call.id, "notify", "pending")
+
+
+def test_whoever_does_runs_is_woken_only_when_there_are_some(log: Log) -> None:
+    log.process(ended("-s1"), prefetched("-s2"))
+    assert log.times_woken == 1
+    log.handlers = []
+    log.process(ended("-s3"))
+    assert log.times_woken == 1
+
+
+def test_a_redelivery_changes_nothing(log: Log) -> None:
+    delivery = ended("-s1")
+    log.process(delivery)
+    before = [rows(log.database, table) for table in (calls, cost_items, handler_runs)]
+    log.process(delivery, delivery._replace(received_at=NOW + timedelta(hours=1)))
+    assert [rows(log.database, table) for table in (calls, cost_items, handler_runs)] == before
+    assert len(rows(log.database, deliveries)) == 3
+
+
+def test_another_body_for_the_same_call_stays_beside_the_first(log: Log) -> None:
+    first, second = (end_of_call_body(session_id="-s1", duration_s=d) for d in (10, 99))
+    log.process(ended("-s1", first), ended("-s1", second))
+    assert [call.duration_s for call in rows(log.database, calls)] == [10]
+    assert [delivery.body for delivery in rows(log.database, deliveries)] == [first, second]
+
+
+def test_what_two_processes_took_at_once_is_written_once(log: Log) -> None:
+    store(log.writer, ended("-s1"))
+    (delivery,) = rows(log.database, deliveries)
+    call = EndOfCall.parse(delivery.body)
+    digest = digest_end_of_call(delivery.id, NOW, call, lambda call: ["notify"])
+    for _ in range(2):
+        log.writer.run(lambda connection: save(connection, [digest], [delivery.id]))
+    assert len(rows(log.database, handler_runs)) == len(rows(log.database, calls)) == 1
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_a_call_is_the_same_whichever_webhook_is_processed_first(
+    log: Log, order: tuple[int, int]
+) -> None:
+    start = prefetched("-s1", at=NOW - timedelta(minutes=2), latency_ms=12.5)
+    both = start, ended("-s1")
+    log.process(*(both[index] for index in order))
+    (call,) = rows(log.database, calls)
+    assert (call.received_at, call.ended_at) == (start.received_at, NOW)
+    assert (call.prefetch_ms, call.prefetch_outcome, call.outcome) == (12.5, "fresh", "completed")
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_a_prefetch_knows_the_telephone_an_end_of_call_leaves_out(
+    log: Log, order: tuple[int, int]
+) -> None:
+    body = end_of_call_body(session_id="-s1", from_phone=None, to_phone=None)
+    both = prefetched("-s1", prefetch_query(session_id="-s1", from_phone="+14155550134")), ended(
+        "-s1", body
+    )
+    log.process(*(both[index] for index in order))
+    (call,) = rows(log.database, calls)
+    assert (call.channel, call.from_phone) == ("phone", "+14155550134")
+
+
+def test_a_prefetch_alone_is_a_call_that_has_not_ended(log: Log) -> None:
+    log.process(prefetched("-s1"))
+    (call,) = rows(log.database, calls)
+    assert (call.session_id, call.ended_at, call.delivery_id) == ("-s1", None, None)
+    assert rows(log.database, handler_runs) == []
+
+
+def test_a_prefetch_that_names_no_session_is_no_call(log: Log) -> None:
+    assert log.process(prefetched("-s1", "agent_id=-a1"), prefetched("-s2", "")) == [2]
+    assert rows(log.database, calls) == []
+
+
+def test_what_cannot_be_read_holds_up_nobody(log: Log) -> None:
+    unreadable = [ended(f"-u{n}", body) for n, body in enumerate([b"", b"[1]", b"{", b"\xff" * 9])]
+    log.process(*unreadable, ended("-s1"))
+    assert [call.session_id for call in rows(log.database, calls)] == ["-s1"]
+    assert len(rows(log.database, deliveries)) == 5
+
+
+def test_a_filter_that_raises_costs_its_own_call_only(
+    log: Log, caplog: pytest.LogCaptureFixture
+) -> None:
+    def runs_for(call: EndOfCall) -> list[str]:
+        if call.session_id == "-bad":
+            raise RuntimeError("filter")
+        return []
+
+    store(log.writer, ended("-bad"), ended("-s1"))
+    processor = Processor(log.database, log.writer, runs_for=runs_for)
+    assert processor.process_chunk() == 2
+    assert [call.session_id for call in rows(log.database, calls)] == ["-s1"]
+    assert "delivery 1 could not be processed; it is kept as received" in caplog.text
+
+
+def test_a_chunk_is_bounded_in_number(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("millis_hooks.call_log.processing.CHUNK_DELIVERIES", 2)
+    assert log.process(*(ended(f"-s{n}") for n in range(5))) == [2, 2, 1]
+
+
+def test_a_chunk_is_bounded_in_bytes(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("millis_hooks.call_log.processing.CHUNK_BYTES", 10)
+    assert log.process(*(ended(f"-s{n}") for n in range(3))) == [1, 1, 1]
+
+
+def test_one_session_is_processed_in_the_order_of_its_deliveries(log: Log) -> None:
+    sizes = log.process(prefetched("-s1"), ended("-s2"), ended("-s1"), ended("-s1"))
+    assert sizes == [2, 1, 1]
+
+
+def test_what_could_not_be_written_waits_in_the_inbox(log: Log) -> None:
+    store(log.writer, ended("-s1"))
+    log.writer.close()
+    with pytest.raises(StorageError):
+        log.processor.process_chunk()
+    with writing(log.database) as writer:
+        again = Processor(log.database, writer, runs_for=lambda call: ["notify"])
+        assert again.process_chunk() == 1
+    assert len(rows(log.database, handler_runs)) == 1
+
+
+def opened_log(folder: Path, on_runs: Callable[[], None] = lambda: None) -> CallLog:
+    return CallLog(url_in(folder), runs_for=lambda call: ["notify"], on_runs=on_runs)
+
+
+def test_what_an_earlier_process_left_is_processed_at_the_start(tmp_path: Path) -> None:
+    with opened(tmp_path) as database, writing(database) as writer:
+        store(writer, *(ended(f"-s{n}") for n in range(3)))
+    log = opened_log(tmp_path)
+    eventually(lambda: len(rows(log.database, handler_runs)) == 3)
+    log.close()
+
+
+def test_what_is_stored_is_processed_without_being_asked(tmp_path: Path) -> None:
+    log = opened_log(tmp_path)
+    store(log.writer, ended("-s1"))
+    eventually(lambda: rows(log.database, calls))
+    store(log.writer, ended("-s2"))
+    eventually(lambda: len(rows(log.database, calls)) == 2)
+    log.close()
+
+
+def test_a_flood_is_processed_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("millis_hooks.call_log.processing.FLOOD_DELIVERIES", 0)
+    monkeypatch.setattr("millis_hooks.call_log.processing.CHUNK_DELIVERIES", 1)
+    log = opened_log(tmp_path)
+    store(log.writer, *(ended(f"-s{n}") for n in range(3)))
+    eventually(lambda: len(rows(log.database, calls)) == 3)
+    log.close()
+
+
+def test_closing_finishes_the_chunk_at_hand_and_leaves_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("millis_hooks.call_log.processing.CHUNK_DELIVERIES", 1)
+    with opened(tmp_path) as database, writing(database) as writer:
+        store(writer, *(ended(f"-s{n}") for n in range(3)))
+    at_hand, go_on = threading.Event(), threading.Event()
+    log = opened_log(tmp_path, lambda: (at_hand.set(), go_on.wait(10)) and None)
+    at_hand.wait(10)
+    closing = threading.Thread(target=log.close)
+    closing.start()
+    eventually(lambda: log.processor._closing.is_set())
+    go_on.set()
+    closing.join()
+    with opened(tmp_path) as database:
+        assert (len(rows(database, calls)), len(rows(database, inbox))) == (1, 2)
+
+
+def test_processing_outlives_a_failing_call_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("millis_hooks.call_log.processing.SWEEP_S", 0.01)
+    log = opened_log(tmp_path)
+    log.writer.run(lambda connection: connection.execute(text("ALTER TABLE inbox RENAME TO gone")))
+    eventually(lambda: "processing failed" in caplog.text)
+    log.writer.run(lambda connection: connection.execute(text("ALTER TABLE gone RENAME TO inbox")))
+    store(log.writer, ended("-s1"))
+    eventually(lambda: rows(log.database, calls))
+    log.close()

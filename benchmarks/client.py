@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from urllib.parse import urlsplit
 
 import httptools
@@ -58,9 +59,13 @@ async def _ask_all(url: str, requests: Iterator[bytes], connections: int) -> Ans
     loop = asyncio.get_running_loop()
     answers = Answers()
     began = time.perf_counter()
-    asked = [_Connection(requests, answers) for _ in range(connections)]
-    for connection in asked:
-        await loop.create_connection(lambda each=connection: each, parts.hostname, parts.port)  # type: ignore[misc]
+    asked = []
+    for _ in range(connections):
+        connect = partial(_Connection, requests, answers)
+        _, connection = await loop.create_connection(
+            connect, parts.hostname or "", parts.port or 80
+        )
+        asked.append(connection)
     for connection in asked:
         await connection.closed
     answers.took_s = time.perf_counter() - began

@@ -11,6 +11,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from .bystanders import MAX_SHARE, Bystanders
+
 _HEADINGS = ("", "ours", "other", "figure", "target", "")
 
 
@@ -45,15 +47,21 @@ class Row:
         return (self.what, self.ours, self.other, figure, target, verdict)
 
 
-def print_report(title: str, rows: Sequence[Row]) -> None:
-    """Print the table; exit with status 1 if a target was missed."""
+def print_report(title: str, rows: Sequence[Row], bystanders: Bystanders) -> None:
+    """Print the table; exit with status 1 if a target was missed.
+
+    Call it when all servers have ended: what they took is only then known to be ours.
+    """
     table = [_HEADINGS, *(row.cells() for row in rows)]
     widths = [max(len(cells[i]) for cells in table) for i in range(len(_HEADINGS))]
     print(title)
     for cells in table:
-        first, *others = (cell.ljust(width) for cell, width in zip(cells[:1], widths, strict=False))
-        numbers = (cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True))
-        print("  ".join([first, *others, *numbers]).rstrip())
+        what, *others = cells
+        aligned = [what.ljust(widths[0])]
+        aligned += [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
+        print("  ".join(aligned).rstrip())
+    if (share := bystanders.share()) > MAX_SHARE:
+        print(f"NOT VALID: other processes took {share:.0%} of the machine meanwhile.")
     if not all(row.is_met for row in rows):
         sys.exit(1)
 
@@ -65,9 +73,7 @@ def progress(text: str) -> None:
 
 def median_ratio(over: Sequence[float], under: Sequence[float]) -> float:
     """Return the median of the ratios of each round: the machine drifts from round to round."""
-    return statistics.median(
-        a / b if b else float("nan") for a, b in zip(over, under, strict=True)
-    )
+    return statistics.median(a / b if b else float("nan") for a, b in zip(over, under, strict=True))
 
 
 def median(values: Sequence[float], unit: str) -> str:
@@ -104,4 +110,4 @@ def _positive(text: str) -> int:
 
 
 def _number(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 1000 or value == int(value) else f"{value:.3g}"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import ValidationError
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 
 from .events import Json, PrefetchRequest, PrefetchResponse
 from .exceptions import HandlerError
@@ -32,16 +32,13 @@ class Answer:
     notes: list[str] = field(default_factory=list)
 
     def encode(self) -> bytes:
-        """Return the JSON Millis gets; raises `HandlerError` for what is no JSON."""
+        """Return the JSON Millis gets."""
         message: dict[str, Any] = dict(self.flat)
         if self.metadata:
             message["metadata"] = self.metadata
         if self.extra_prompts:
             message["extra_prompt"] = "\n\n".join(self.extra_prompts)
-        try:
-            return to_json(message, inf_nan_mode="null")
-        except ValueError as error:
-            raise HandlerError(f"The answer cannot be sent as JSON: {error}.") from error
+        return to_json(message)
 
 
 def read_answer(value: object, call: PrefetchRequest[Any], *, max_chars: int) -> Answer:
@@ -86,7 +83,7 @@ def _read_dict(value: dict[Any, Any], call: PrefetchRequest[Any], max_chars: int
         str(name): item for name, item in value.items() if name not in PrefetchResponse.model_fields
     }
     if flat:
-        answer.flat = flat
+        answer.flat = _as_json(flat)
         answer.notes.append(
             f"{', '.join(sorted(flat))}: top-level names are the format of 2024 and may be ignored "
             "by Millis today; put them into metadata"
@@ -95,7 +92,7 @@ def _read_dict(value: dict[Any, Any], call: PrefetchRequest[Any], max_chars: int
 
 
 def _answer(response: PrefetchResponse, call: PrefetchRequest[Any], max_chars: int) -> Answer:
-    answer = Answer(metadata=dict(response.metadata))
+    answer = Answer(metadata=_as_json(response.metadata))
     prompt = response.extra_prompt
     if prompt and response.fill_variables:
         filled = fill(prompt, {**call.variables, **response.metadata})
@@ -104,6 +101,15 @@ def _answer(response: PrefetchResponse, call: PrefetchRequest[Any], max_chars: i
     if prompt:
         answer.extra_prompts = [_clean(prompt, max_chars, answer.notes)]
     return answer
+
+
+def _as_json(value: dict[str, Any]) -> dict[str, Json]:
+    """Return a copy that is JSON for certain, whatever becomes of what the handler returned."""
+    try:
+        copied: dict[str, Json] = from_json(to_json(value, inf_nan_mode="null"))
+    except ValueError as error:
+        raise HandlerError(f"The answer cannot be sent as JSON: {error}.") from error
+    return copied
 
 
 def _clean(prompt: str, max_chars: int, notes: list[str]) -> str:

@@ -289,7 +289,13 @@ class EndOfCall(WireModel):
 
     @property
     def outcome(self) -> Outcome:
-        """What became of the call; `unknown` for a status that says nothing, or is new."""
+        """What became of the call; `unknown` for a status that says nothing, or is new.
+
+        Before December 2024 Millis sent no status, and nothing at all unless there was a session:
+        where words were exchanged, such a call is `completed`.
+        """
+        if self.call_status is None and self.chat:
+            return Outcome.COMPLETED
         return outcome_of(self.call_status)
 
     @property

@@ -28,7 +28,7 @@ def describe_failure(error: BaseException) -> Failure:
     lines = "".join(traceback.format_exception(error, limit=-30))
     return Failure(
         error_type=type(error).__name__,
-        message=mask_text(_message_of(error))[:_MESSAGE_CHARS],
+        message=mask_text(_message_of(error)[: 10 * _MESSAGE_CHARS])[:_MESSAGE_CHARS],
         traceback=mask_text(lines[-_TRACEBACK_CHARS:]),
     )
 

@@ -57,15 +57,17 @@ class PrefetchEndpoint:
         router: Router,
         workbench: Workbench,
         record: Callable[[Delivery], None],
+        *,
+        default: bytes | None,
     ) -> None:
-        """Hand every delivery to `record`, which must not wait."""
+        """Hand every delivery to `record`, which must not wait; `default` is a fallback."""
         self._settings = settings
         self._router = router
         self._workbench = workbench
         self._record = record
         self._gate = Gate(settings, "prefetch")
         self._refusals = Refusals("prefetch", "GET", record)
-        self._default = _encode_default(settings)
+        self._default = default
         self._last_good = LastGood(
             max_entries=settings.last_good_max_entries,
             max_age_s=settings.last_good_max_age_s,
@@ -124,11 +126,8 @@ class PrefetchEndpoint:
                 reasons.append(_explain(handler, error))
         if errors and not answers:
             return self._fall_back(call, errors, reasons)
-        try:
-            answer = merge(answers)
-            body = answer.encode()
-        except HandlerError as error:
-            return self._fall_back(call, [error], [*reasons, str(error)])
+        answer = merge(answers)
+        body = answer.encode()
         self._last_good.keep(call, body)
         return Prepared(body, "fresh", reasons + answer.notes)
 
@@ -148,14 +147,19 @@ class PrefetchEndpoint:
 
     def _read(self, finished: Finished, call: PrefetchRequest[Any]) -> list[Answer]:
         """Return the handler's answer, if it gave one; raise `HandlerError` if it failed."""
-        error = finished.error
-        if isinstance(error, HandlerError):
-            raise error
-        if error is not None:
-            raise HandlerError(str(describe_failure(error))) from error
+        if isinstance(finished.error, HandlerError):
+            raise finished.error
+        if finished.error is not None:
+            raise HandlerError(str(describe_failure(finished.error))) from finished.error
         if finished.value is NOT_WANTED:
             return []
-        return [read_answer(finished.value, call, max_chars=self._settings.extra_prompt_max_chars)]
+        max_chars = self._settings.extra_prompt_max_chars
+        try:
+            return [read_answer(finished.value, call, max_chars=max_chars)]
+        except HandlerError:
+            raise
+        except Exception as error:  # a dict of the team's own may do anything when it is read
+            raise HandlerError(str(describe_failure(error))) from error
 
     def _fall_back(
         self,
@@ -174,7 +178,7 @@ class PrefetchEndpoint:
         return Prepared(b"{}", "late" if late else "failed", reasons)
 
 
-def _encode_default(settings: Settings) -> bytes | None:
+def encode_default(settings: Settings) -> bytes | None:
     """Return the configured default answer; raises `ConfigError` if it is none."""
     if not settings.prefetch_default:
         if settings.prefetch_fallback == "default":
@@ -194,9 +198,10 @@ def _encode_default(settings: Settings) -> bytes | None:
 
 def _explain(handler: Handler, error: HandlerError) -> str:
     """Log what went wrong with a handler, and return it in one line."""
+    why = describe_failure(error).message
     if error.__cause__ is None:
-        logger.warning("prefetch handler %s: %s", handler.name, error)
+        logger.warning("prefetch handler %s: %s", handler.name, why)
     else:
         traceback = describe_failure(error.__cause__).traceback
         logger.warning("prefetch handler %s failed\n%s", handler.name, traceback)
-    return f"{handler.name}: {error}"
+    return f"{handler.name}: {why}"

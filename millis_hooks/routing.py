@@ -96,7 +96,7 @@ class Router:
             self.add(handler)
 
     def add(self, handler: Handler) -> None:
-        """Add one handler; raises `RegistrationError` for a name that is taken."""
+        """Add one handler; raises `RegistrationError` for a taken name or an impossible `when`."""
         if handler.when is not None and not _is_plain_function(handler.when):
             raise RegistrationError(
                 f"{handler.place}: when= of {handler.name} must be a plain function of the call."
@@ -286,7 +286,7 @@ def _metadata_model(function: Callable[..., Any]) -> type[BaseModel] | None:
     return None
 
 
-def _is_plain_function(function: Callable[..., Any]) -> bool:
+def _is_plain_function(function: object) -> bool:
     return callable(function) and not inspect.iscoroutinefunction(_target(function))
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, TypeAlias, get_args
 from urllib.parse import quote, urlencode
 
@@ -90,10 +90,10 @@ def end_of_call_body(
 ) -> bytes:
     """Return the body of an end-of-call; without phone numbers it is of a web session.
 
-    `started_at` is now by default. v1a has no metadata; it and v1b have neither `call_id` nor
+    By default the call has just ended. v1a has no metadata; it and v1b have neither `call_id` nor
     `call_status`. hostile keeps the ids and is wrong in all the rest; it is not even strict JSON.
     """
-    started_at = started_at or datetime.now(UTC)
+    started_at = started_at or datetime.now(UTC) - timedelta(seconds=duration_s + 1)
     session_id = session_id or push_id(started_at)
     payload: dict[str, Any] = {
         "session_id": session_id,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import gc
 import logging
 import signal
 import socket
@@ -133,7 +134,7 @@ class AccessLog:
         finally:
             latency_ms = (answered - started) * 1000
             path = quote(scope["path"][:MAX_LOGGED_PATH])
-            access_log.info("%s %s %d %.1f", scope["method"], path, status, latency_ms)
+            access_log.info("%s %s %d %.1f ms", scope["method"], path, status, latency_ms)
 
 
 class Protocol(HttpToolsProtocol):
@@ -320,6 +321,9 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        # What start-up made lives as long as the process; the collector need not walk it again.
+        gc.collect()
+        gc.freeze()
         if self._announce is not None:
             self._announce()
 
@@ -388,6 +392,7 @@ def serve(
         Server(config, announce=announce).run()
         return
     listener = config.bind_socket()
+    listener.listen(config.limits.backlog)
     if announce is not None:
         announce()
     ChangeReload(config, target=Server(config).run, sockets=[listener]).run()

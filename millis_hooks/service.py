@@ -13,7 +13,7 @@ from .dashboard import DashboardSettings, dashboard
 from .end_of_call import EndOfCallEndpoint
 from .events import EndOfCall
 from .operators import Operators
-from .prefetch import PrefetchEndpoint
+from .prefetch import PrefetchEndpoint, encode_default
 from .routing import Router
 from .runs.runner import Runner
 from .settings import Settings
@@ -25,7 +25,11 @@ class Service:
     """A started application: the two webhooks, the dashboard, and what works behind them."""
 
     def __init__(self, settings: Settings, router: Router, workbench: Workbench) -> None:
-        """Open the call log and start its threads. Blocks; raises `StorageError`."""
+        """Open the call log and start its threads. Blocks.
+
+        Raises `ConfigError` for a default answer that is none, and `StorageError`.
+        """
+        default = encode_default(settings)
         self._router = router
         self._workbench = workbench
         self._wake_runner: Callable[[], None] = lambda: None  # runs are written before there is one
@@ -45,7 +49,9 @@ class Service:
         self._wake_runner = self.runner.wake
         self.runner.start()
         writer = self.call_log.writer
-        self.prefetch = PrefetchEndpoint(settings, router, workbench, writer.record)
+        self.prefetch = PrefetchEndpoint(
+            settings, router, workbench, writer.record, default=default
+        )
         self.end_of_call = EndOfCallEndpoint(settings, writer.store, writer.record)
         self.dashboard = self._dashboard(settings)
 
@@ -84,7 +90,7 @@ class Service:
         return dashboard(
             self.call_log.queries,
             operators,
-            settings=DashboardSettings(version=__version__, own_numbers=settings.own_numbers),
+            settings=DashboardSettings(version=__version__),
             now=_now,
         )
 

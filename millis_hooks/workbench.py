@@ -8,6 +8,7 @@ others in daemon threads, which cannot keep the process from ending.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import threading
 import time
@@ -19,6 +20,7 @@ from queue import SimpleQueue
 from typing import Any, TypeAlias
 
 from .exceptions import HandlerError, HandlerTimeoutError
+from .failures import describe_failure
 from .routing import Event, Handler
 
 logger = logging.getLogger("millis_hooks.workbench")
@@ -53,13 +55,14 @@ Done: TypeAlias = Callable[[Finished], None]
 class Running:
     """A handler at work. Exactly one `Finished` is delivered, whoever comes first."""
 
-    __slots__ = ("_done", "_lock", "started", "task")
+    __slots__ = ("_done", "_lock", "finished", "started", "task")
 
     def __init__(self, done: Done) -> None:
         self._done: Done | None = done
         self._lock = threading.Lock()
         self.started = time.perf_counter()
         self.task: asyncio.Task[None] | None = None
+        self.finished = Finished()
 
     def begin(self) -> bool:
         """Start the clock; False if nobody waits any more."""
@@ -69,8 +72,11 @@ class Running:
     def finish(self, value: object = None, error: BaseException | None = None) -> None:
         with self._lock:
             done, self._done = self._done, None
-        if done is not None:
-            done(Finished(value, error, (time.perf_counter() - self.started) * 1000))
+            if done is None:
+                return
+            duration_ms = (time.perf_counter() - self.started) * 1000
+            self.finished = Finished(value, error, duration_ms)
+        done(self.finished)
 
 
 class Workbench:
@@ -93,7 +99,11 @@ class Workbench:
         self._loop = _start_loop() if self._isolated else serving
         self._outward = Courier(serving, self._loop)
         self._homeward = Courier(self._loop, serving)
-        await self._on_loop(self._enter(), self._loop)
+        try:
+            await self._on_loop(self._enter(), self._loop)
+        except BaseException:
+            await self.stop()
+            raise
 
     async def stop(self, *, grace_s: float = 5.0) -> None:
         """Leave `lifespan` and end the loop, waiting at most `grace_s` for code that hangs."""
@@ -104,6 +114,8 @@ class Workbench:
             await asyncio.wait_for(self._on_loop(self._resources.aclose(), loop), grace_s)
         except TimeoutError:
             logger.warning("the lifespan's exit took over %s s and was given up", grace_s)
+        except Exception as error:  # what is stopped after us must still be
+            logger.error("the lifespan's exit failed\n%s", describe_failure(error).traceback)
         if self._isolated:
             loop.call_soon_threadsafe(loop.stop)
         self._loop = None
@@ -112,10 +124,19 @@ class Workbench:
         """Run `handler` for the serving loop; the future ends in time whatever the handler does."""
         loop = asyncio.get_running_loop()
         end: asyncio.Future[Finished] = loop.create_future()
-        running = self.run(handler, call, partial(self._homeward.send, _resolve, end))
-        timer = loop.call_later(timeout_s, self.give_up, running, timeout_s)
+        running = self.run(handler, call, partial(self._way_to(loop).send, _resolve, end))
+        timer = loop.call_later(timeout_s, self._end_late, end, running, timeout_s)
         end.add_done_callback(partial(_cancel, timer))
         return end
+
+    def _way_to(self, loop: asyncio.AbstractEventLoop) -> Courier:
+        # Test clients ask from a loop per request.
+        return self._homeward if loop is self._homeward.target else Courier(loop, loop)
+
+    def _end_late(self, end: asyncio.Future[Finished], running: Running, timeout_s: float) -> None:
+        self.give_up(running, timeout_s)
+        # An answer given in time may be held up on its way by a handler that blocks the loop.
+        _resolve(end, running.finished)
 
     def run(self, handler: Handler, call: Event, done: Done) -> Running:
         """Run `handler` on `call` and tell `done` how it ended."""
@@ -123,7 +144,7 @@ class Workbench:
         if self._loop is None:
             running.finish(error=HandlerError("The workbench is not running."))
         elif not handler.is_async:
-            self._threads.put(running, partial(self._call, handler, call))
+            self._threads.put(running, partial(self._call_and_wait, handler, call))
         elif self._waiting >= MAX_WAITING:
             running.finish(error=HandlerError("The handlers' event loop is blocked."))
         else:
@@ -155,6 +176,13 @@ class Workbench:
             return NOT_WANTED
         return handler.function(call)
 
+    def _call_and_wait(self, handler: Handler, call: Event) -> Any:
+        value = self._call(handler, call)
+        if inspect.iscoroutine(value) and self._loop is not None:
+            # A plain function around an async one, as many decorators make: it still has to run.
+            return asyncio.run_coroutine_threadsafe(value, self._loop).result()
+        return value
+
     async def _enter(self) -> None:
         if self._lifespan is not None:
             self.state = await self._resources.enter_async_context(self._lifespan())
@@ -179,7 +207,7 @@ class Courier:
         self, origin: asyncio.AbstractEventLoop, target: asyncio.AbstractEventLoop
     ) -> None:
         self._origin = origin
-        self._target = target
+        self.target = target
         self._bag: list[Callable[[], object]] = []
 
     def send(self, callback: Callable[..., object], *args: object) -> None:
@@ -198,7 +226,7 @@ class Courier:
     def _hand_over(self, callback: Callable[[], object]) -> None:
         # A handler may come back after the loop it was asked from has ended.
         with suppress(RuntimeError):
-            self._target.call_soon_threadsafe(callback)
+            self.target.call_soon_threadsafe(callback)
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:
@@ -229,33 +257,32 @@ class _Threads:
     def __init__(self, most: int) -> None:
         self._most = most
         self._made = 0
-        self._idle = 0
+        self._unfinished = 0
         self._queue: SimpleQueue[tuple[Running, Callable[[], Any]]] = SimpleQueue()
         self._lock = threading.Lock()
 
     def put(self, running: Running, work: Callable[[], Any]) -> None:
         with self._lock:
-            waiting = self._queue.qsize() - self._idle
-            if waiting >= 0 and self._made < self._most:
+            is_full = self._unfinished - self._made >= MAX_WAITING
+            self._unfinished += not is_full
+            if self._unfinished > self._made and self._made < self._most:
                 self._made += 1
                 threading.Thread(target=self._run, name="millis-hooks-handler", daemon=True).start()
-        if waiting >= MAX_WAITING:
+        if is_full:
             running.finish(error=HandlerError("All threads for handlers are busy."))
         else:
             self._queue.put((running, work))
 
     def _run(self) -> None:
         while True:
-            with self._lock:
-                self._idle += 1
             running, work = self._queue.get()
-            with self._lock:
-                self._idle -= 1
             if running.begin():
                 try:
                     running.finish(work())
                 except BaseException as error:  # also SystemExit: the thread is used again
                     running.finish(error=error)
+            with self._lock:
+                self._unfinished -= 1
 
 
 def _start_loop() -> asyncio.AbstractEventLoop:

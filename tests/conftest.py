@@ -6,6 +6,7 @@ No setting of the surroundings reaches a test: neither the environment's nor a `
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import threading
 import time
@@ -17,6 +18,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from millis_hooks import MillisHooks
+from millis_hooks.call_log import CallLog
 
 T = TypeVar("T")
 
@@ -37,9 +39,17 @@ def _no_settings_around(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.fixture(scope="session")
+def _empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("empty") / "calls.db"
+    CallLog(f"sqlite:///{path}").close()
+    return path
+
+
 @pytest.fixture
-def database(tmp_path: Path) -> Path:
-    return tmp_path / "calls.db"
+def database(tmp_path: Path, _empty_database: Path) -> Path:
+    """The test's own call log, empty: the schema is made once, for it takes its time."""
+    return Path(shutil.copy(_empty_database, tmp_path / "calls.db"))
 
 
 @pytest.fixture
@@ -96,3 +106,9 @@ def eventually(look: Callable[[], T], *, deadline_s: float = 5.0) -> T:
         assert time.monotonic() < deadline, "it has not happened"
         threading.Event().wait(0.005)
     return seen
+
+
+def our_log(caplog: pytest.LogCaptureFixture) -> str:
+    """What we have logged, as it is written: clients log their requests too."""
+    ours = [record for record in caplog.records if record.name.startswith("millis_hooks")]
+    return "\n".join(caplog.handler.format(record) for record in ours)

@@ -111,7 +111,7 @@ def rows(database: Database, table: Table) -> list[Row[Any]]:
         return list(connection.execute(select(table).order_by(*table.primary_key.columns)))
 
 
-def eventually(condition: Callable[[], object], *, timeout_s: float = 10) -> None:
+def eventually(condition: Callable[[], object], *, timeout_s: float = 30) -> None:
     """Return once `condition` holds; fail if that takes too long."""
     pause = threading.Event()
     deadline = time.monotonic() + timeout_s

@@ -81,10 +81,9 @@ def unfinished() -> Any:
 @pytest.mark.parametrize(
     "item", [object(), "\ud800", {"x": object()}, pytest.param(unfinished, id="raises while read")]
 )
-def test_what_is_no_json_is_refused_when_it_is_sent(item: Any) -> None:
-    answer = read({"tier": item() if callable(item) else item})
+def test_what_is_no_json_is_refused(item: Any) -> None:
     with pytest.raises(HandlerError, match="cannot be sent as JSON"):
-        answer.encode()
+        read({"tier": item() if callable(item) else item})
 
 
 def test_numbers_that_are_none_are_sent_as_null() -> None:
@@ -97,7 +96,7 @@ def test_nesting_without_end_is_refused() -> None:
     with pytest.raises(HandlerError):
         read({"metadata": endless})
     with pytest.raises(HandlerError):
-        read({"flat": endless}).encode()
+        read({"flat": endless})
 
 
 def test_answers_are_merged_in_order() -> None:
@@ -114,6 +113,13 @@ def test_nothing_merged_is_nothing() -> None:
     assert merge([]).encode() == b"{}"
 
 
+def test_an_answer_keeps_nothing_of_what_the_handler_returned() -> None:
+    response = PrefetchResponse(metadata={"a": {"b": 1}})
+    answer = read(response)
+    response.metadata["a"] = object()  # type: ignore[assignment]
+    assert sent(answer) == {"metadata": {"a": {"b": 1}}}
+
+
 def test_merging_leaves_the_handler_s_own_dict_alone() -> None:
     metadata: dict[str, Any] = {"a": 1}
     merge([read(PrefetchResponse(metadata=metadata)), read({"metadata": {"a": 2}})])
@@ -122,9 +128,7 @@ def test_merging_leaves_the_handler_s_own_dict_alone() -> None:
 
 def test_variables_are_filled_where_that_is_wanted() -> None:
     prompt = "Greet {name}, a {tier} customer of {shop}."
-    response = PrefetchResponse(
-        extra_prompt=prompt, metadata={"tier": "gold"}, fill_variables=True
-    )
+    response = PrefetchResponse(extra_prompt=prompt, metadata={"tier": "gold"}, fill_variables=True)
     answer = read(response, name="Ann")
     assert answer.extra_prompts == ["Greet Ann, a gold customer of {shop}."]
     assert answer.notes == ["{shop} is no known variable and was left"]

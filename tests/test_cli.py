@@ -192,6 +192,19 @@ def test_dev_tells_no_secret_that_is_already_set(run: Run, tmp_path: Path) -> No
     assert not any(line.partition("=")[2] in "".join(shown) for line in env.splitlines())
 
 
+def test_dev_tells_no_secret_that_the_application_does_not_use(run: Run, tmp_path: Path) -> None:
+    settings = f"secrets={SECRET!r}, dashboard_password={SECRET!r}"
+    code = f"from millis_hooks import MillisHooks\nh = MillisHooks({settings})\n"
+    (tmp_path / "own.py").write_text(code)
+    port = str(free_port())
+    with started(tmp_path, "dev", "own.py", "--no-reload", "--port", port) as process:
+        assert process.stdout is not None
+        shown = "".join(next(process.stdout) for _ in range(9))
+    assert "password from your settings" in shown
+    assert "--secret" not in shown
+    assert "MILLIS_HOOKS_SECRETS=" not in shown
+
+
 @pytest.mark.parametrize("settings", [{}, {"insecure": "1"}])
 def test_dev_is_not_for_others_without_secrets_of_ones_own(
     run: Run, settings: dict[str, str]
@@ -306,6 +319,12 @@ def test_a_server_that_does_not_speak_http_is_told_of(run: Run) -> None:
         url = f"http://127.0.0.1:{server.getsockname()[1]}"
         result = run("send", "prefetch", "--url", url, secrets=SECRET)
     assert (result.exit_code, url in result.stderr) == (1, True)
+
+
+def test_an_address_that_is_none_is_told_of(run: Run) -> None:
+    result = run("send", "prefetch", "--url", "http://a\x01b", secrets=SECRET)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: http://a\\x01b/millis/prefetch: ")
 
 
 def test_a_service_that_is_not_there_is_explained(run: Run) -> None:

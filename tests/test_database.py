@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import sqlite3
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -45,18 +47,50 @@ def test_every_connection_is_set_up_alike(
 
 
 def test_nobody_writes_through_the_reader(tmp_path: Path) -> None:
-    with opened(tmp_path) as database, database.reader.connect() as connection:
-        with pytest.raises(OperationalError, match="readonly"):
-            connection.execute(text("DELETE FROM calls"))
+    with (
+        opened(tmp_path) as database,
+        database.reader.connect() as connection,
+        pytest.raises(OperationalError, match="readonly"),
+    ):
+        connection.execute(text("DELETE FROM calls"))
 
 
 def test_the_writer_has_the_lock_from_the_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("millis_hooks.call_log.database.BUSY_TIMEOUT_S", 0)
-    with opened(tmp_path) as database, database.writer.begin():
-        with pytest.raises(OperationalError, match="locked"), database.writer.begin():
-            pass
+    with (
+        opened(tmp_path) as database,
+        database.writer.begin(),
+        pytest.raises(OperationalError, match="locked"),
+    ):
+        database.writer.connect().begin()
+
+
+@pytest.fixture
+def lock(tmp_path: Path) -> Iterator[sqlite3.Connection]:
+    """Another process, about to write to a file that is not in WAL mode yet."""
+    other = sqlite3.connect(tmp_path / "log.db", isolation_level=None)
+    other.execute("CREATE TABLE theirs (x)")
+    other.execute("BEGIN IMMEDIATE")
+    yield other
+    other.close()
+
+
+def test_a_new_file_that_is_locked_is_waited_for(
+    tmp_path: Path, lock: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda _seconds: lock.execute("ROLLBACK"))
+    with opened(tmp_path) as database, database.reader.connect() as connection:
+        assert connection.execute(text("PRAGMA journal_mode")).scalar() == "wal"
+
+
+def test_a_new_file_that_stays_locked_is_given_up(
+    tmp_path: Path, lock: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("millis_hooks.call_log.database.BUSY_TIMEOUT_S", 0)
+    with pytest.raises(StorageError, match="database is locked"):
+        CallLog(url_in(tmp_path))
 
 
 def test_a_migration_does_not_enforce_foreign_keys(tmp_path: Path) -> None:
@@ -79,9 +113,12 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_error_is_described_without_the_statement_and_its_values(tmp_path: Path) -> None:
-    with opened(tmp_path) as database, database.reader.connect() as connection:
-        with pytest.raises(OperationalError) as caught:
-            connection.execute(text("SELECT :x FROM nowhere"), {"x": "+14155550134"})
+    with (
+        opened(tmp_path) as database,
+        database.reader.connect() as connection,
+        pytest.raises(OperationalError) as caught,
+    ):
+        connection.execute(text("SELECT :x FROM nowhere"), {"x": "+14155550134"})
     assert describe(caught.value) == "no such table: nowhere"
     assert describe(ValueError("+14155550134")) == "ValueError"
 

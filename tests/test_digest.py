@@ -138,6 +138,7 @@ def test_a_prefetch_tells_who_calls_and_how_it_was_answered() -> None:
             "prefetch_ms": 2000.5,
             "prefetch_outcome": "late",
         },
+        search_text="+15550100\n+15550199\n-s1\n-a1",
     )
 
 

@@ -74,11 +74,11 @@ def prefetch(client: TestClient, path: str = "/millis/prefetch", **call: Any) ->
 
 def outcomes_in(folder: Path) -> list[str | None]:
     log = CallLog(f"sqlite:///{folder}/millis_hooks.db")
-    try:
-        record = log.queries.call("-S")
-        return [record.call.outcome] if record else []
-    finally:
-        log.close()
+    while log.processor.process_chunk():
+        pass
+    record = log.queries.call("-S")
+    log.close()
+    return [record.call.outcome] if record else []
 
 
 def test_quickstart_greets_the_caller(serve: Serve) -> None:

@@ -40,9 +40,11 @@ def schema_of(url: str) -> Schema:
     }
 
 
-def _watched() -> set[str | None]:
-    indexes = {str(index.name) for table in metadata.tables.values() for index in table.indexes}
-    return indexes | set(metadata.tables)
+def _watched() -> set[str]:
+    tables = metadata.sorted_tables
+    return {table.name for table in tables} | {
+        str(index.name) for table in tables for index in table.indexes
+    }
 
 
 def prepare(url: str, ready: Barrier) -> None:

@@ -47,7 +47,7 @@ class Log:
 
     def found(self, searched: str) -> list[int]:
         with self.database.reader.connect() as connection:
-            return list(connection.execute(matching_ids(searched)).scalars())
+            return [row.id for row in connection.execute(matching_ids(searched))]
 
     def _wake(self) -> None:
         self.times_woken += 1
@@ -128,12 +128,21 @@ def test_a_prefetch_knows_the_telephone_an_end_of_call_leaves_out(
     log: Log, order: tuple[int, int]
 ) -> None:
     body = end_of_call_body(session_id="-s1", from_phone=None, to_phone=None)
-    both = prefetched("-s1", prefetch_query(session_id="-s1", from_phone="+14155550134")), ended(
-        "-s1", body
+    both = (
+        prefetched("-s1", prefetch_query(session_id="-s1", from_phone="+14155550134")),
+        ended("-s1", body),
     )
     log.process(*(both[index] for index in order))
     (call,) = rows(log.database, calls)
     assert (call.channel, call.from_phone) == ("phone", "+14155550134")
+
+
+def test_a_call_can_be_found_from_its_prefetch_on_and_once(log: Log) -> None:
+    start = prefetched("-s1", prefetch_query(session_id="-s1", from_phone="+14155550134"))
+    log.process(start)
+    assert log.found("5550134") == [1]
+    log.process(ended("-s1"), start)
+    assert log.found("5550134") == log.found("table for two") == [1]
 
 
 def test_a_prefetch_alone_is_a_call_that_has_not_ended(log: Log) -> None:
@@ -167,7 +176,8 @@ def test_a_filter_that_raises_costs_its_own_call_only(
     processor = Processor(log.database, log.writer, runs_for=runs_for)
     assert processor.process_chunk() == 2
     assert [call.session_id for call in rows(log.database, calls)] == ["-s1"]
-    assert "delivery 1 could not be processed; it is kept as received" in caplog.text
+    assert [row.outcome for row in rows(log.database, deliveries)] == ["unparsed", "stored"]
+    assert "delivery 1 could not be processed" in caplog.text
 
 
 def test_a_chunk_is_bounded_in_number(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,7 +243,12 @@ def test_closing_finishes_the_chunk_at_hand_and_leaves_the_rest(
     with opened(tmp_path) as database, writing(database) as writer:
         store(writer, *(ended(f"-s{n}") for n in range(3)))
     at_hand, go_on = threading.Event(), threading.Event()
-    log = opened_log(tmp_path, lambda: (at_hand.set(), go_on.wait(10)) and None)
+
+    def wait() -> None:
+        at_hand.set()
+        go_on.wait(10)
+
+    log = opened_log(tmp_path, wait)
     at_hand.wait(10)
     closing = threading.Thread(target=log.close)
     closing.start()
@@ -250,7 +265,7 @@ def test_processing_outlives_a_failing_call_log(
     monkeypatch.setattr("millis_hooks.call_log.processing.SWEEP_S", 0.01)
     log = opened_log(tmp_path)
     log.writer.run(lambda connection: connection.execute(text("ALTER TABLE inbox RENAME TO gone")))
-    eventually(lambda: "processing failed" in caplog.text)
+    eventually(lambda: "processing waits" in caplog.text)
     log.writer.run(lambda connection: connection.execute(text("ALTER TABLE gone RENAME TO inbox")))
     store(log.writer, ended("-s1"))
     eventually(lambda: rows(log.database, calls))

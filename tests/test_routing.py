@@ -118,7 +118,7 @@ def test_a_filter_value_that_cannot_be_is_refused_with_the_nearest() -> None:
     assert "Did you mean" not in refusal(lambda: Router().on_end_of_call(outcome="zzz")(note))
 
 
-@pytest.mark.parametrize("nobody", ["", [], [""], [3]])
+@pytest.mark.parametrize("nobody", ["", [], [""]])
 def test_a_filter_that_lets_nobody_through_is_refused(nobody: Any) -> None:
     assert "lets no call through" in refusal(lambda: Router().on_prefetch(agent_id=nobody)(greet))
 
@@ -212,7 +212,7 @@ def test_what_could_never_be_called_is_refused_at_once(function: Any, why: str) 
 
 def test_the_refusal_says_where_the_function_stands() -> None:
     line = no_parameter.__code__.co_firstlineno
-    assert f"test_routing.py:{line}" in refusal(lambda: Router().on_prefetch(no_parameter))  # type: ignore[call-overload]
+    assert f"test_routing.py:{line}" in refusal(lambda: Router().on_prefetch(no_parameter))  # type: ignore[type-var]
 
 
 class Greeter:
@@ -258,9 +258,7 @@ def wrapped() -> Callable[[PrefetchRequest], str]:
         (lambda call: None, "<lambda>", False),
     ],
 )
-def test_anything_that_can_be_called_is_a_handler(
-    function: Any, name: str, is_async: bool
-) -> None:
+def test_anything_that_can_be_called_is_a_handler(function: Any, name: str, is_async: bool) -> None:
     router = Router()
     router.on_prefetch(function)
     assert (only(router).name, only(router).is_async) == (name, is_async)

@@ -7,6 +7,8 @@ acknowledged calls when the power goes (https://www.sqlite.org/wal.html#performa
 from __future__ import annotations
 
 import os
+import sqlite3
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,6 @@ from ..exceptions import StorageError
 BUSY_TIMEOUT_S = 30
 
 _PRAGMAS = (
-    "PRAGMA journal_mode=WAL",
     "PRAGMA synchronous=FULL",
     "PRAGMA foreign_keys=ON",
     "PRAGMA temp_store=MEMORY",
@@ -56,7 +57,8 @@ def _create_private(url: URL) -> None:
 
 
 def _engine(url: URL, *, begin: str, pragmas: tuple[str, ...]) -> Engine:
-    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S})
+    # Parameters are payloads, and exceptions end up in logs.
+    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S}, hide_parameters=True)
 
     @event.listens_for(engine, "connect")
     def set_up(dbapi_connection: Any, _record: object) -> None:
@@ -64,6 +66,7 @@ def _engine(url: URL, *, begin: str, pragmas: tuple[str, ...]) -> Engine:
         # deferred writer can fail with SQLITE_BUSY_SNAPSHOT, which ignores the busy timeout.
         dbapi_connection.isolation_level = None
         cursor = dbapi_connection.cursor()
+        _switch_to_wal(cursor)
         for pragma in pragmas:
             cursor.execute(pragma)
         cursor.close()
@@ -73,6 +76,21 @@ def _engine(url: URL, *, begin: str, pragmas: tuple[str, ...]) -> Engine:
         connection.exec_driver_sql(begin)
 
     return engine
+
+
+def _switch_to_wal(cursor: Any) -> None:
+    # The busy timeout does not cover this: when several processes open a new file at once, all but
+    # one are told that it is locked without any wait.
+    deadline = time.monotonic() + BUSY_TIMEOUT_S
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 def describe(error: Exception) -> str:

@@ -6,16 +6,17 @@ read; a redelivery or a changed body stays beside it in `deliveries`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from typing import Any
 
-from sqlalchemy import Connection, case, delete, func, insert, select
+from sqlalchemy import Connection, case, delete, func, insert, select, update
 
 from .digest import Columns, Digest
 from .search import call_search
-from .tables import calls, cost_items, handler_runs, inbox
+from .tables import calls, cost_items, deliveries, handler_runs, inbox
+from .values import clean_text
 
 #: What both webhooks tell. A prefetch fills it in only where the end has not.
 _SHARED = ("agent_id", "channel", "direction", "from_phone", "to_phone", "customer_phone")
@@ -31,9 +32,21 @@ def save(connection: Connection, digests: Sequence[Digest], done: Sequence[int])
     connection.execute(delete(inbox).where(inbox.c.delivery_id.in_(done)))
 
 
+def give_up(connection: Connection, delivery_id: int, reason: str) -> None:
+    """Show a delivery as unparsed that nothing can be derived from; it stays as it was received."""
+    unparsed = {"outcome": "unparsed", "reason": clean_text(reason)}
+    connection.execute(update(deliveries).where(deliveries.c.id == delivery_id).values(unparsed))
+    connection.execute(delete(inbox).where(inbox.c.delivery_id == delivery_id))
+
+
 def _save_prefetches(connection: Connection, digests: Sequence[Digest]) -> None:
-    if digests:
-        _upsert(connection, [digest.call for digest in digests], kind="prefetch")
+    if not digests:
+        return
+    ids = _upsert(connection, [digest.call for digest in digests], kind="prefetch")
+    known = select(call_search.c.rowid).where(call_search.c.rowid.in_(ids.values()))
+    searchable = set(connection.execute(known).scalars())  # maybe by what was said, too
+    rows = _search_rows(ids, digests)
+    _insert(connection, call_search, [row for row in rows if row["rowid"] not in searchable])
 
 
 def _save_ended_calls(connection: Connection, digests: Sequence[Digest]) -> None:
@@ -45,7 +58,8 @@ def _save_ended_calls(connection: Connection, digests: Sequence[Digest]) -> None
     owned = [(ids[digest.call["session_id"]], digest) for digest in first]
     _insert(connection, cost_items, _cost_rows(owned))
     _insert(connection, handler_runs, _run_rows(owned))
-    _insert(connection, call_search, [{"rowid": id_, "text": d.search_text} for id_, d in owned])
+    connection.execute(delete(call_search).where(call_search.c.rowid.in_(ids.values())))
+    _insert(connection, call_search, _search_rows(ids, first))
 
 
 def _already_ended(connection: Connection, session_ids: Sequence[str]) -> Collection[str]:
@@ -69,6 +83,12 @@ def _run_rows(owned: Sequence[tuple[int, Digest]]) -> list[Columns]:
         }
         for id_, digest in owned
         for handler in digest.handlers
+    ]
+
+
+def _search_rows(ids: Mapping[str, int], digests: Sequence[Digest]) -> list[Columns]:
+    return [
+        {"rowid": ids[digest.call["session_id"]], "text": digest.search_text} for digest in digests
     ]
 
 

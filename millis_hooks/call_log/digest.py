@@ -55,7 +55,8 @@ def digest_prefetch(
         "prefetch_ms": latency_ms,
         "prefetch_outcome": outcome,
     }
-    return Digest(delivery_id, columns)
+    searched = [call.from_phone, call.to_phone, call.session_id, call.agent_id]
+    return Digest(delivery_id, columns, search_text=_lines(searched))
 
 
 def digest_end_of_call(
@@ -123,7 +124,9 @@ def _snippet(chat: Iterable[Message]) -> str | None:
 def _search_text(call: EndOfCall) -> str:
     voip = call.voip
     numbers = [voip.from_phone, voip.to_phone] if voip else []
-    ids = [call.session_id, call.call_id, call.agent_id]
     spoken = [message.content for message in call.chat]
-    lines = [line for line in (*spoken, *numbers, *ids) if line]
-    return clean_text("\n".join(lines), max_chars=_SEARCHED_CHARS) or ""
+    return _lines([*spoken, *numbers, call.session_id, call.call_id, call.agent_id])
+
+
+def _lines(texts: Iterable[str | None]) -> str:
+    return clean_text("\n".join(filter(None, texts)), max_chars=_SEARCHED_CHARS) or ""

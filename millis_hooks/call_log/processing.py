@@ -10,15 +10,16 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from sqlalchemy import Row, select
 
 from ..events import EndOfCall, PrefetchRequest
 from ..exceptions import PayloadError
+from ..failures import describe_failure
 from .database import Database
-from .derived import save
+from .derived import give_up, save
 from .digest import Digest, RunsFor, digest_end_of_call, digest_prefetch
 from .tables import deliveries, inbox
 from .writer import Writer
@@ -79,14 +80,30 @@ class Processor:
     def process_chunk(self) -> int:
         """Process the oldest deliveries and return how many there were."""
         chunk = self._read_chunk()
+        try:
+            self._process(chunk)
+        except Exception:  # one of them holds the others up
+            for row in chunk:
+                self._process_alone(row)
+        return len(chunk)
+
+    def _process(self, chunk: Sequence[Row[Any]]) -> None:
         if not chunk:
-            return 0
+            return
         digests = [digest for row in chunk if (digest := self._digest(row))]
         done = [row.id for row in chunk]
         self._writer.run(lambda connection: save(connection, digests, done))
         if any(digest.handlers for digest in digests):
             self._on_runs()
-        return len(chunk)
+
+    def _process_alone(self, row: Row[Any]) -> None:
+        """Process one delivery, or note why it cannot be; raise only if nothing can be written."""
+        try:
+            self._process([row])
+        except Exception as error:
+            failure = describe_failure(error)
+            logger.error("delivery %d could not be processed\n%s", row.id, failure.traceback)
+            self._writer.run(lambda connection: give_up(connection, row.id, str(failure)))
 
     def _run(self) -> None:
         while not self._closing.is_set():
@@ -94,8 +111,8 @@ class Processor:
             self._wanted.clear()
             try:
                 self._empty_inbox()
-            except Exception:  # whatever it is: the thread must live
-                logger.exception("processing failed and waits up to %s s", SWEEP_S)
+            except Exception as error:  # whatever it is: the thread must live
+                logger.error("processing waits up to %s s: %s", SWEEP_S, describe_failure(error))
 
     def _empty_inbox(self) -> None:
         """Process chunk after chunk; in a flood, leave most of the time to those who wait."""
@@ -115,11 +132,14 @@ class Processor:
             .limit(CHUNK_DELIVERIES)
         )
         chunk: list[Row[Any]] = []
+        sessions: set[str] = set()
         size = 0
         with self._database.reader.connect() as connection:
             for row in connection.execution_options(yield_per=1).execute(oldest):
-                if any(row.session_id == earlier.session_id for earlier in chunk):
+                if row.session_id in sessions:
                     break
+                if row.session_id is not None:
+                    sessions.add(row.session_id)
                 chunk.append(row)
                 size += len(row.body)
                 if size > CHUNK_BYTES:
@@ -127,16 +147,13 @@ class Processor:
         return chunk
 
     def _digest(self, row: Row[Any]) -> Digest | None:
+        if row.kind == "prefetch":
+            return self._digest_prefetch(row)
         try:
-            if row.kind == "prefetch":
-                return self._digest_prefetch(row)
             call = EndOfCall.parse(row.body, own_numbers=self._own_numbers)
-            return digest_end_of_call(row.id, row.received_at, call, self._runs_for)
         except PayloadError:
             return None  # known since it was stored, and shown as unparsed
-        except Exception:
-            logger.exception("delivery %d could not be processed; it is kept as received", row.id)
-            return None
+        return digest_end_of_call(row.id, row.received_at, call, self._runs_for)
 
     def _digest_prefetch(self, row: Row[Any]) -> Digest | None:
         call = PrefetchRequest.parse((row.query or "").encode(), own_numbers=self._own_numbers)

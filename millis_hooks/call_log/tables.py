@@ -115,6 +115,7 @@ calls = Table(
 Index("ix_calls_received", calls.c.received_at, calls.c.id)
 Index("ix_calls_agent", calls.c.agent_id, calls.c.received_at)
 Index("ix_calls_outcome", calls.c.outcome, calls.c.received_at)
+Index("ix_calls_open", calls.c.received_at, sqlite_where=calls.c.ended_at.is_(None))
 Index("ix_calls_customer", calls.c.customer_phone, calls.c.received_at)
 
 cost_items = Table(

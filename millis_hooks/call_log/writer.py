@@ -137,15 +137,12 @@ class Writer:
             except Empty:
                 return []
         group = [first] if first is not None else []
-        size = 0
-        for _ in range(self._queue.qsize()):
+        size = _body_bytes(first)
+        while size <= MAX_GROUP_BYTES and not self._queue.empty():
             item = self._queue.get_nowait()
-            if item is None:
-                continue
-            group.append(item)
-            size += len(item.delivery.body) if isinstance(item, _Store) else 0
-            if size > MAX_GROUP_BYTES:
-                break
+            if item is not None:
+                group.append(item)
+                size += _body_bytes(item)
         return group
 
     def _commit(self, group: Sequence[_Store | _Job], records: Sequence[Delivery]) -> None:
@@ -179,6 +176,10 @@ class Writer:
             self._commit([item], [])
         for record in records:
             self._commit([], [record])
+
+
+def _body_bytes(item: _Store | _Job | None) -> int:
+    return len(item.delivery.body) if isinstance(item, _Store) else 0
 
 
 def _attempt(connection: Connection, job: _Job) -> None:

@@ -73,7 +73,7 @@ def show(
     from ..version import __version__
 
     settings = Settings.load()
-    pages = DashboardSettings(version=__version__, own_numbers=settings.own_numbers)
+    pages = DashboardSettings(version=__version__)
     with _reading(settings) as queries:
         asked = Asked(queries, pages, datetime.now(UTC), {}, {"session_id": session_id})
         view = show_call(asked)

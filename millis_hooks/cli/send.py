@@ -128,11 +128,11 @@ def _send(
     headers = secret_header(settings, secret or secret_for(settings, hook, agent_id))
     if body is not None:
         headers["content-type"] = "application/json"
-    # As bytes, because what is hostile must not be repaired on the way.
-    target = httpx2.URL(address, query=query.encode() if query is not None else None)
-    # A proxy for the outside cannot reach a service on this machine.
-    outside = not is_loopback(target.host)
     try:
+        # As bytes, because what is hostile must not be repaired on the way.
+        target = httpx2.URL(address, query=query.encode() if query is not None else None)
+        # A proxy for the outside cannot reach a service on this machine.
+        outside = not is_loopback(target.host)
         with httpx2.Client(timeout=_TIMEOUT_S, trust_env=outside) as client:
             started = time.perf_counter()
             method = "GET" if body is None else "POST"
@@ -142,7 +142,7 @@ def _send(
         fail(f"{_NOTHING.format(address)} ({error})")
     except httpx2.TimeoutException:
         fail(f"{address} gave no answer within {_TIMEOUT_S:g} s.")
-    except (httpx2.HTTPError, ValueError) as error:
+    except (httpx2.HTTPError, httpx2.InvalidURL, ValueError) as error:
         fail(f"{address}: {error}")
     _show(response, latency_ms)
 

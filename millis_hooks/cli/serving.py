@@ -48,6 +48,14 @@ class Generated:
     secret: str | None
     password: str | None
 
+    def used_by(self, settings: Settings) -> Generated:
+        """Leave out what an application does not use, because it is given its own in code."""
+        password = settings.dashboard_password
+        return Generated(
+            self.secret if self.secret in settings.accepted_secrets("end_of_call") else None,
+            self.password if password and password.get_secret_value() == self.password else None,
+        )
+
 
 def dev(
     target: TargetName,
@@ -160,13 +168,14 @@ def _welcome(target: Target, generated: Generated, address: str) -> str:
     hooks = target.hooks
     if hooks is None:
         return f"Serving {target.import_string} on {address}"
+    generated = generated.used_by(hooks.settings)
     base = address + target.mounted_at
     end_of_call = webhook_url(hooks.settings, "end_of_call", base)
     lines = [
         f"Prefetch     GET  {webhook_url(hooks.settings, 'prefetch', base)}",
         f"End of call  POST {end_of_call}",
         f"Dashboard    {base}/calls",
-        *_sign_in(hooks.settings, generated),
+        _sign_in(generated),
         "",
         "Send a sample call:",
         f"  millis-hooks send end-of-call --url {end_of_call}{_secret_option(generated)}",
@@ -180,11 +189,9 @@ def _secret_option(generated: Generated) -> str:
     return f" --secret {generated.secret}" if generated.secret else ""
 
 
-def _sign_in(settings: Settings, generated: Generated) -> list[str]:
-    password = settings.dashboard_password
-    if password is not None and password.get_secret_value() == generated.password:
-        return [f"Sign in as   admin, password {generated.password}"]
-    return ["Sign in as   admin, with the password from your settings"]
+def _sign_in(generated: Generated) -> str:
+    password = f" {generated.password}" if generated.password else " from your settings"
+    return f"Sign in as   admin, password{password}"
 
 
 def _how_to_keep(generated: Generated) -> list[str]:

@@ -32,8 +32,6 @@ class DashboardSettings:
     """What the pages need to know besides the call log."""
 
     version: str
-    #: Tells the caller from us on calls that only had a prefetch.
-    own_numbers: frozenset[str] = frozenset()
     #: From here on a prefetch is marked as slow.
     slow_prefetch_ms: float = 400
 

@@ -46,10 +46,11 @@ def claim(connection: Connection, limit: int, now: datetime) -> list[ClaimedRun]
         update(handler_runs).where(handler_runs.c.id.in_(ids)).values(state="running")
     )
     claimed = [ClaimedRun(**row) for row in connection.execute(_claimed(ids)).mappings()]
-    connection.execute(
-        insert(attempts),
-        [{"run_id": run.id, "number": run.attempt, "started_at": now} for run in claimed],
-    )
+    if claimed:
+        connection.execute(
+            insert(attempts),
+            [{"run_id": run.id, "number": run.attempt, "started_at": now} for run in claimed],
+        )
     return claimed
 
 

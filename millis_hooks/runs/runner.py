@@ -77,11 +77,15 @@ class Runner:
         self._thread.join(grace_s)
 
     def _run(self) -> None:
-        while not self._closing or self._at_work or self._ended:
+        while True:
             try:
                 self._turn()
             except StorageError:
                 logger.exception("runs wait: the call log failed")
+                if self._closing:
+                    return  # perhaps after the log was closed: there is nothing to wait for
+            if self._closing and not self._at_work and not self._ended:
+                return
             self._wait()
             self._give_up_late()
 

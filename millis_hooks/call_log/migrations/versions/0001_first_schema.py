@@ -97,6 +97,9 @@ def upgrade() -> None:
     )
     op.create_index("ix_calls_agent", "calls", ["agent_id", "received_at"])
     op.create_index("ix_calls_customer", "calls", ["customer_phone", "received_at"])
+    op.create_index(
+        "ix_calls_open", "calls", ["received_at"], sqlite_where=sa.text("ended_at IS NULL")
+    )
     op.create_index("ix_calls_outcome", "calls", ["outcome", "received_at"])
     op.create_index("ix_calls_received", "calls", ["received_at", "id"])
     op.create_table(

@@ -1,0 +1,351 @@
+"""The application as servers and other applications see it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import AUTHORIZED, END_OF_CALL, PREFETCH, SECRET, MakeHooks, Rows, eventually, serving
+from fastapi import FastAPI
+from starlette.applications import Starlette
+from starlette.routing import Mount
+from starlette.testclient import TestClient
+from starlette.websockets import WebSocketDisconnect
+
+from millis_hooks import ConfigError, EndOfCall, MillisHooks, PrefetchRequest, Router
+from millis_hooks.exceptions import StorageError
+
+BODY = b'{"session_id": "-Ox1"}'
+
+
+async def lifespan_of(app: MillisHooks) -> list[dict[str, Any]]:
+    """Start and stop `app` as a server does; return what it said."""
+    said: list[dict[str, Any]] = []
+    asked = iter(["lifespan.startup", "lifespan.shutdown"])
+
+    async def receive() -> dict[str, Any]:
+        return {"type": next(asked)}
+
+    async def send(message: Any) -> None:
+        said.append(message)
+
+    await app({"type": "lifespan"}, receive, send)
+    return said
+
+
+def test_the_webhooks_and_the_dashboard_are_served(hooks: MillisHooks) -> None:
+    with serving(hooks) as client:
+        assert client.get(PREFETCH).json() == {}
+        assert client.post(END_OF_CALL, content=BODY).json() == {"received": True}
+        assert client.get("/login").status_code == 200
+        assert client.get("/no-such-page").status_code in {303, 401, 404}
+
+
+@pytest.mark.parametrize(("path", "status"), [("/healthz", "alive"), ("/readyz", "ready")])
+def test_probes_need_no_secret(hooks: MillisHooks, path: str, status: str) -> None:
+    with serving(hooks, headers={}) as client:
+        response = client.get(path)
+    assert (response.status_code, response.json()) == (200, {"status": status})
+
+
+def test_a_service_that_cannot_store_is_alive_and_not_ready(
+    hooks: MillisHooks, caplog: pytest.LogCaptureFixture
+) -> None:
+    with serving(hooks) as client:
+        assert hooks._service is not None
+        hooks._service.call_log.close()
+        assert client.get("/healthz").status_code == 200
+        response = client.get("/readyz")
+    assert (response.status_code, response.json()) == (503, {"status": "cannot store"})
+    assert "not ready: The call log is closed." in caplog.text
+
+
+@pytest.mark.parametrize("slashes", ["/", "//"])
+def test_a_slash_at_the_end_is_no_redirect(hooks: MillisHooks, slashes: str) -> None:
+    with serving(hooks, follow_redirects=False) as client:
+        assert client.get(f"/millis/prefetch{slashes}?session_id=-Ox1").status_code == 200
+        assert client.post(END_OF_CALL + slashes, content=BODY).status_code == 200
+
+
+@pytest.mark.parametrize(("prefix", "path"), [("/", "/prefetch"), ("/a/b/", "/a/b/prefetch")])
+def test_the_prefix_is_ours_to_choose(make_hooks: MakeHooks, prefix: str, path: str) -> None:
+    with serving(make_hooks(prefix=prefix)) as client:
+        assert client.get(path).json() == {}
+
+
+@pytest.mark.parametrize(
+    "path", ["/prefetch", "/millis", "/millis/", "/millis/other", "/millis//prefetch",
+             "/millis/x/prefetch", "/millisprefetch", "/MILLIS/prefetch"],
+)  # fmt: skip
+def test_no_other_path_is_a_webhook(hooks: MillisHooks, path: str, rows: Rows) -> None:
+    with serving(hooks, follow_redirects=False) as client:
+        assert client.get(path).status_code != 200
+    assert rows("SELECT * FROM deliveries") == []
+
+
+def test_where_it_is_allowed_the_secret_may_stand_in_the_path(make_hooks: MakeHooks) -> None:
+    hooks = make_hooks(secret_in_path=True)
+    with serving(hooks, headers={}) as client:
+        assert client.get(f"/millis/{SECRET}/prefetch/").json() == {}
+        assert client.post(f"/millis/{SECRET}/end-of-call", content=BODY).status_code == 200
+        assert client.get("/millis/wrong/prefetch").status_code == 401
+        assert client.get("/millis//prefetch").status_code == 401
+        assert client.get("/millis/prefetch").status_code == 401
+
+
+def test_a_secret_of_any_script_may_stand_in_the_path(make_hooks: MakeHooks) -> None:
+    secret = "пароль/из/многих/букв"
+    with serving(make_hooks(secret_in_path=True, secrets=secret), headers={}) as client:
+        assert client.get(f"/millis/{secret}/prefetch").json() == {}
+
+
+@pytest.mark.parametrize("root_path", ["", "/hooks"])
+def test_neither_the_secret_nor_the_query_is_left_for_an_access_log(
+    make_hooks: MakeHooks, root_path: str
+) -> None:
+    hooks = make_hooks(secret_in_path=True)
+    seen: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await hooks(scope, receive, send)
+        seen.append(scope)  # as a server does once the request is done
+
+    path = f"{root_path}/millis/{SECRET}/prefetch"
+    with TestClient(app, root_path=root_path) as client:
+        client.get(f"{path}?from=%2B14155550134")
+    [scope] = [scope for scope in seen if scope["type"] == "http"]
+    assert scope["path"] == f"{root_path}/millis/•/prefetch"
+    assert scope["query_string"] == b""
+
+
+def test_the_environment_configures_it(monkeypatch: pytest.MonkeyPatch, database: Path) -> None:
+    monkeypatch.setenv("MILLIS_HOOKS_SECRETS", SECRET)
+    monkeypatch.setenv("MILLIS_HOOKS_DATABASE_URL", f"sqlite:///{database}")
+    with serving(MillisHooks()) as client:
+        assert client.get(PREFETCH).status_code == 200
+
+
+def test_a_wrong_setting_is_refused_when_it_is_made() -> None:
+    with pytest.raises(ConfigError, match="MILLIS_HOOKS_PREFIX"):
+        MillisHooks(prefix="millis")
+
+
+def test_it_does_not_start_open(make_hooks: MakeHooks) -> None:
+    [said] = asyncio.run(lifespan_of(make_hooks(secrets="")))
+    assert said["type"] == "lifespan.startup.failed"
+    assert "export MILLIS_HOOKS_SECRETS=" in said["message"]
+
+
+def test_it_starts_open_where_that_was_chosen(make_hooks: MakeHooks) -> None:
+    with serving(make_hooks(secrets="", insecure=True), headers={}) as client:
+        assert client.get(PREFETCH).status_code == 200
+
+
+def test_it_does_not_start_without_a_place_to_store(make_hooks: MakeHooks, tmp_path: Path) -> None:
+    left: list[bool] = []
+
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[None]:
+        yield
+        left.append(True)
+
+    hooks = make_hooks(lifespan=lifespan, database_url=f"sqlite:///{tmp_path}/missing/calls.db")
+    before = threading.active_count()
+    [said] = asyncio.run(lifespan_of(hooks))
+    assert said["type"] == "lifespan.startup.failed"
+    assert left == [True]
+    assert eventually(lambda: threading.active_count() <= before)
+
+
+def test_a_lifespan_that_raises_stops_the_start_with_its_traceback(
+    make_hooks: MakeHooks,
+) -> None:
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[None]:
+        raise ConnectionError("password=hunter2-hunter2")
+        yield
+
+    [said] = asyncio.run(lifespan_of(make_hooks(lifespan=lifespan)))
+    assert said["type"] == "lifespan.startup.failed"
+    assert "ConnectionError: password=" in said["message"]
+    assert "hunter2" not in said["message"]
+
+
+def test_a_lifespan_that_raises_at_the_end_does_not_keep_the_log_from_closing(
+    make_hooks: MakeHooks, rows: Rows
+) -> None:
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[None]:
+        yield
+        raise ConnectionError
+
+    with serving(make_hooks(lifespan=lifespan)) as client:
+        client.get(PREFETCH)
+    assert len(rows("SELECT * FROM deliveries")) == 1
+
+
+def test_it_starts_and_stops_as_servers_ask(hooks: MillisHooks) -> None:
+    said = asyncio.run(lifespan_of(hooks))
+    assert [message["type"] for message in said] == [
+        "lifespan.startup.complete",
+        "lifespan.shutdown.complete",
+    ]
+
+
+def test_it_may_start_again_after_a_stop(hooks: MillisHooks, rows: Rows) -> None:
+    for _ in range(2):
+        with serving(hooks) as client:
+            assert client.post(END_OF_CALL, content=BODY).status_code == 200
+    assert len(rows("SELECT * FROM deliveries")) == 2
+
+
+def test_what_the_lifespan_yields_is_what_handlers_share(make_hooks: MakeHooks) -> None:
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[str]:
+        yield "the CRM"
+
+    hooks = make_hooks(lifespan=lifespan)
+    ended: list[str] = []
+    hooks.on_prefetch(name="greet")(lambda call: f"Asked {call.state}.")
+    hooks.on_end_of_call(name="note")(lambda call: ended.append(call.state))
+    with serving(hooks) as client:
+        assert client.get(PREFETCH).json() == {"extra_prompt": "Asked the CRM."}
+        client.post(END_OF_CALL, content=BODY)
+        assert eventually(lambda: ended) == ["the CRM"]
+
+
+@pytest.mark.parametrize("isolate_handlers", [True, False])
+def test_handlers_run_apart_or_not_as_was_chosen(
+    make_hooks: MakeHooks, isolate_handlers: bool
+) -> None:
+    hooks = make_hooks(isolate_handlers=isolate_handlers)
+    loops: list[object] = []
+
+    @hooks.on_prefetch
+    async def which(call: PrefetchRequest) -> None:
+        loops.append(asyncio.get_running_loop())
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        loops[:] = [asyncio.get_running_loop()]
+        await hooks(scope, receive, send)
+
+    with TestClient(app, headers=AUTHORIZED) as client:
+        assert client.get(PREFETCH).status_code == 200
+    serving_loop, handlers_loop = loops
+    assert (serving_loop is handlers_loop) is not isolate_handlers
+
+
+def test_handlers_may_come_on_routers(make_hooks: MakeHooks) -> None:
+    first, second = Router(), Router()
+    first.on_prefetch(name="first")(lambda call: "One.")
+    second.on_prefetch(name="second")(lambda call: "Two.")
+    hooks = make_hooks(first)
+    hooks.include(second)
+    with serving(hooks) as client:
+        assert client.get(PREFETCH).json() == {"extra_prompt": "One.\n\nTwo."}
+
+
+def test_it_is_mounted_in_starlette(hooks: MillisHooks) -> None:
+    app = Starlette(routes=[Mount("/hooks", hooks)], lifespan=hooks.running)
+    with TestClient(app, headers=AUTHORIZED) as client:
+        assert client.get(f"/hooks{PREFETCH}").json() == {}
+        assert client.post(f"/hooks{END_OF_CALL}", content=BODY).json() == {"received": True}
+        assert client.get("/hooks/readyz").json() == {"status": "ready"}
+        assert client.get("/hooks/login").status_code == 200
+
+
+def test_it_is_mounted_in_fastapi_beside_other_routes(hooks: MillisHooks) -> None:
+    app = FastAPI(lifespan=hooks.running)
+    app.mount("/hooks", hooks)
+
+    @app.get("/")
+    async def home() -> str:
+        return "home"
+
+    with TestClient(app, headers=AUTHORIZED) as client:
+        assert client.get(f"/hooks{PREFETCH}").json() == {}
+        assert client.get("/").json() == "home"
+
+
+def test_mounted_without_a_lifespan_it_starts_at_the_first_request(
+    hooks: MillisHooks, rows: Rows
+) -> None:
+    app = Starlette(routes=[Mount("/hooks", hooks)])
+
+    async def stop() -> None:
+        async with hooks.running():
+            pass
+
+    with TestClient(app, headers=AUTHORIZED) as client:
+        assert client.post(f"/hooks{END_OF_CALL}", content=BODY).status_code == 200
+        assert client.portal is not None
+        client.portal.call(stop)
+    assert len(rows("SELECT * FROM deliveries")) == 1
+
+
+def test_a_client_with_a_loop_for_each_request_gets_its_answers(hooks: MillisHooks) -> None:
+    hooks.on_prefetch(name="plain")(lambda call: "One.")
+
+    @hooks.on_prefetch
+    async def later(call: PrefetchRequest) -> str:
+        return "Two."
+
+    client = serving(hooks)
+    answers = [client.get(PREFETCH).json() for _ in range(3)]
+    asyncio.run(hooks._stop())
+    assert answers == [{"extra_prompt": "One.\n\nTwo."}] * 3
+
+
+def test_requests_that_come_together_start_it_once(hooks: MillisHooks) -> None:
+    async def together() -> bool:
+        services = await asyncio.gather(hooks._start(), hooks._start())
+        await hooks._stop()
+        await hooks._stop()
+        return services[0] is services[1]
+
+    assert asyncio.run(together())
+
+
+def test_a_websocket_is_not_taken_for_a_webhook(hooks: MillisHooks) -> None:
+    with (
+        serving(hooks) as client,
+        pytest.raises(WebSocketDisconnect),
+        client.websocket_connect("/millis/prefetch"),
+    ):
+        pass
+
+
+def test_a_handler_added_later_is_called_for_what_ends_from_then_on(
+    make_hooks: MakeHooks, rows: Rows
+) -> None:
+    with serving(make_hooks()) as client:
+        client.post(END_OF_CALL, content=BODY)
+        eventually(lambda: rows("SELECT * FROM calls"))
+    hooks = make_hooks()
+    ended: list[str] = []
+
+    @hooks.on_end_of_call
+    def note(call: EndOfCall) -> None:
+        ended.append(call.session_id)
+
+    with serving(hooks) as client:
+        client.post(END_OF_CALL, content=b'{"session_id": "-Ox2"}')
+        assert eventually(lambda: ended) == ["-Ox2"]
+
+
+def test_a_database_that_is_none_is_a_storage_error(make_hooks: MakeHooks, tmp_path: Path) -> None:
+    path = tmp_path / "not.db"
+    path.write_bytes(b"this is no database, whatever its name says" * 100)
+    hooks = make_hooks(database_url=f"sqlite:///{path}")
+    with pytest.raises(StorageError):
+        asyncio.run(_start_and_stop(hooks))
+
+
+async def _start_and_stop(hooks: MillisHooks) -> None:
+    async with hooks.running():
+        pass

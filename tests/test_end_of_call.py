@@ -1,0 +1,339 @@
+"""End of call through its door: what is acknowledged is on disk, byte for byte."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import logging
+import threading
+import zlib
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from conftest import (
+    END_OF_CALL,
+    PREFETCH,
+    SAMPLES,
+    SECRET,
+    MakeHooks,
+    Rows,
+    eventually,
+    our_log,
+    serving,
+)
+from starlette.testclient import TestClient
+
+from millis_hooks import EndOfCall, MillisHooks, replies
+
+BODY = b'{"session_id": "-Ox1", "agent_id": "-agent"}'
+OTHER_SECRET = "a-secret-for-tests-only-0002"
+RECORDS = "SELECT * FROM deliveries WHERE kind = 'end_of_call' ORDER BY id"
+NAMES = sorted(path.name for path in SAMPLES.glob("*.json"))
+
+
+@pytest.fixture
+def client(hooks: MillisHooks) -> Iterator[TestClient]:
+    with serving(hooks) as client:
+        yield client
+
+
+def test_a_delivery_is_stored_as_it_came(client: TestClient, rows: Rows) -> None:
+    response = client.post(f"{END_OF_CALL}?a=1", content=BODY)
+    assert (response.status_code, response.json()) == (200, {"received": True})
+    [record] = rows(RECORDS)
+    assert (record["body"], record["session_id"]) == (BODY, "-Ox1")
+    assert (record["outcome"], record["reason"], record["query"]) == ("stored", None, "a=1")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_documented_payload_becomes_a_call(client: TestClient, rows: Rows, name: str) -> None:
+    body = (SAMPLES / name).read_bytes()
+    assert client.post(END_OF_CALL, content=body).status_code == 200
+    [call] = eventually(lambda: rows("SELECT * FROM calls WHERE ended_at IS NOT NULL"))
+    assert call["session_id"] == str(json.loads(body)["session_id"])
+    assert rows(RECORDS)[0]["body"] == body
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"", "the body is empty"),
+        (b"session_id=-Ox1", "not JSON"),
+        (b"[1]", "not a JSON object but a list of 1 item"),
+        (b"{}", "neither a session_id nor a call_id"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{"session_id": ' + b"1" * 5000 + b"}", "not JSON"),
+        (b"\xff\xfe\x00", "not JSON"),
+    ],
+)
+def test_what_cannot_be_read_is_kept_and_acknowledged(
+    client: TestClient, rows: Rows, body: bytes, reason: str
+) -> None:
+    assert client.post(END_OF_CALL, content=body).status_code == 200
+    [record] = rows(RECORDS)
+    assert (record["body"], record["outcome"]) == (body, "unparsed")
+    assert reason in record["reason"]
+
+
+@pytest.mark.parametrize("content_type", [b"", b"text/plain", b"multipart/form-data", b"x" * 300])
+def test_the_content_type_does_not_matter(
+    client: TestClient, rows: Rows, content_type: bytes
+) -> None:
+    headers = {b"content-type": content_type}
+    assert client.post(END_OF_CALL, content=BODY, headers=headers).status_code == 200
+    assert rows(RECORDS)[0]["content_type"] == content_type.decode()[:200]
+
+
+@pytest.mark.parametrize("length", [b"-1", b"many", b"", b"\xb2"])
+def test_a_length_that_is_none_is_measured(client: TestClient, length: bytes) -> None:
+    headers = {b"content-length": length}
+    assert client.post(END_OF_CALL, content=BODY, headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body"), [("gzip", gzip.compress(BODY)), ("deflate", zlib.compress(BODY))]
+)
+def test_a_compressed_body_is_stored_decompressed(
+    client: TestClient, rows: Rows, encoding: str, body: bytes
+) -> None:
+    client.post(END_OF_CALL, content=body, headers={"content-encoding": encoding})
+    assert rows(RECORDS)[0]["body"] == BODY
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body"), [("gzip", gzip.compress(BODY)[:-1]), ("br", b"\x8b"), ("gzip", BODY)]
+)
+def test_a_body_that_cannot_be_decompressed_is_kept(
+    client: TestClient, rows: Rows, encoding: str, body: bytes
+) -> None:
+    response = client.post(END_OF_CALL, content=body, headers={"content-encoding": encoding})
+    assert response.status_code == 200
+    [record] = rows(RECORDS)
+    assert (record["body"], record["outcome"], record["session_id"]) == (body, "unparsed", None)
+
+
+def test_a_body_at_the_limit_is_taken_and_one_byte_more_refused(make_hooks: MakeHooks) -> None:
+    with serving(make_hooks(max_body_bytes=len(BODY))) as client:
+        assert client.post(END_OF_CALL, content=BODY).status_code == 200
+        response = client.post(END_OF_CALL, content=BODY + b" ")
+    assert (response.status_code, response.headers["connection"]) == (413, "close")
+
+
+def test_a_body_without_a_length_is_bounded_too(make_hooks: MakeHooks, rows: Rows) -> None:
+    with serving(make_hooks(max_body_bytes=10)) as client:
+        assert client.post(END_OF_CALL, content=iter([BODY, BODY])).status_code == 413
+    assert rows(RECORDS)[0]["outcome"] == "rejected"
+
+
+def test_a_bomb_is_refused(make_hooks: MakeHooks) -> None:
+    with serving(make_hooks(max_body_bytes=1000)) as client:
+        bomb = gzip.compress(bytes(10_000_000))[:1000]
+        response = client.post(END_OF_CALL, content=bomb, headers={"content-encoding": "gzip"})
+    assert (response.status_code, response.json()) == (413, {"error": "too large"})
+
+
+async def _deliver(hooks: MillisHooks, messages: list[dict[str, Any]]) -> list[int]:
+    """Send an end of call message by message, and no more than those; return the statuses."""
+    statuses: list[int] = []
+
+    async def receive() -> dict[str, Any]:
+        return messages.pop(0) if messages else await asyncio.Event().wait()  # type: ignore[return-value]
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            statuses.append(message["status"])
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": END_OF_CALL,
+        "query_string": b"",
+        "headers": [(b"authorization", f"Bearer {SECRET}".encode())],
+    }
+    async with hooks.running():
+        await hooks(scope, receive, send)
+    return statuses
+
+
+def test_a_body_that_does_not_arrive_is_refused(make_hooks: MakeHooks, rows: Rows) -> None:
+    part = {"type": "http.request", "body": BODY[:5], "more_body": True}
+    assert asyncio.run(_deliver(make_hooks(body_timeout_s=0.02), [part])) == [408]
+    assert rows(RECORDS)[0]["reason"] == "The body did not arrive within the time a delivery gets."
+
+
+def test_a_sender_who_leaves_is_not_answered_and_nothing_is_stored(
+    hooks: MillisHooks, rows: Rows, caplog: pytest.LogCaptureFixture
+) -> None:
+    part = {"type": "http.request", "body": BODY, "more_body": True}
+    assert asyncio.run(_deliver(hooks, [part, {"type": "http.disconnect"}])) == []
+    assert rows(RECORDS) == []
+    assert "cut off by its sender" in caplog.text
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "HEAD", "DELETE", "OPTIONS"])
+def test_another_method_is_refused_with_the_right_one(client: TestClient, method: str) -> None:
+    response = client.request(method, END_OF_CALL)
+    assert (response.status_code, response.headers["allow"]) == (405, "POST")
+
+
+@pytest.mark.parametrize(
+    "headers", [{"authorization": ""}, {"authorization": "Bearer wrong"}, {"authorization": SECRET}]
+)
+def test_without_the_secret_nothing_is_taken_and_the_reason_is_logged(
+    client: TestClient, rows: Rows, headers: dict[str, str]
+) -> None:
+    response = client.post(END_OF_CALL, content=BODY, headers=headers)
+    assert (response.status_code, response.json()) == (401, {"error": "unauthorized"})
+    [record] = eventually(lambda: rows(RECORDS))
+    assert (record["outcome"], record["body"], record["session_id"]) == ("rejected", b"", None)
+    assert "secret" in record["reason"].lower()
+
+
+@pytest.mark.parametrize(("agent_id", "status"), [("-agent", 200), ("-other", 401), (None, 401)])
+def test_the_secret_of_an_agent_brings_that_agent_s_calls_alone(
+    make_hooks: MakeHooks, agent_id: str | None, status: int
+) -> None:
+    hooks = make_hooks(agent_secrets={"-agent": [OTHER_SECRET]})
+    body = json.dumps({"session_id": "-Ox1", "agent_id": agent_id}).encode()
+    with serving(hooks, headers={"authorization": f"Bearer {OTHER_SECRET}"}) as client:
+        assert client.post(END_OF_CALL, content=body).status_code == status
+        assert client.get(f"/millis/prefetch?agent_id={agent_id or ''}").status_code == status
+
+
+def test_a_redelivery_changes_nothing(hooks: MillisHooks, rows: Rows) -> None:
+    handled: list[str] = []
+    hooks.on_end_of_call(name="count")(lambda call: handled.append(call.session_id))
+    with serving(hooks) as client:
+        for _ in range(3):
+            assert client.post(END_OF_CALL, content=BODY).status_code == 200
+        eventually(lambda: not rows("SELECT * FROM inbox"))
+        eventually(lambda: rows("SELECT * FROM handler_runs WHERE state = 'succeeded'"))
+    assert len(rows(RECORDS)) == 3
+    assert len(rows("SELECT * FROM calls")) == 1
+    assert handled == ["-Ox1"]
+
+
+def test_a_changed_body_is_kept_beside_the_first(client: TestClient, rows: Rows) -> None:
+    changed = b'{"session_id": "-Ox1", "agent_id": "-changed"}'
+    for body in (BODY, changed):
+        client.post(END_OF_CALL, content=body)
+    eventually(lambda: not rows("SELECT * FROM inbox"))
+    assert [record["body"] for record in rows(RECORDS)] == [BODY, changed]
+    assert [call["agent_id"] for call in rows("SELECT * FROM calls")] == ["-agent"]
+
+
+def test_a_prefetch_and_its_end_are_one_call(client: TestClient, rows: Rows) -> None:
+    client.get(PREFETCH)
+    client.post(END_OF_CALL, content=b'{"session_id": "-Ox1demoSess", "duration": 41}')
+    ended = "SELECT * FROM calls WHERE ended_at IS NOT NULL AND prefetch_outcome IS NOT NULL"
+    [call] = eventually(lambda: rows(ended))
+    assert (call["session_id"], call["duration_s"]) == ("-Ox1demoSess", 41)
+
+
+def test_handlers_are_called_after_the_acknowledgement(hooks: MillisHooks, rows: Rows) -> None:
+    acknowledged = threading.Event()
+    durations: list[float | None] = []
+
+    @hooks.on_end_of_call(outcome="completed")
+    def note(call: EndOfCall) -> None:
+        acknowledged.wait(5)
+        durations.append(call.duration_s)
+
+    @hooks.on_end_of_call(outcome="voicemail")
+    def other(call: EndOfCall) -> None:
+        raise AssertionError
+
+    with serving(hooks) as client:
+        client.post(END_OF_CALL, content=(SAMPLES / "v2.json").read_bytes())
+        acknowledged.set()
+        eventually(lambda: durations)
+        [run] = eventually(lambda: rows("SELECT * FROM handler_runs WHERE state != 'running'"))
+    assert (durations, run["handler"], run["state"]) == ([41.0], "note", "succeeded")
+
+
+@pytest.mark.parametrize("is_async", [True, False])
+def test_a_handler_that_hangs_holds_up_no_acknowledgement(
+    hooks: MillisHooks, released: threading.Event, rows: Rows, is_async: bool
+) -> None:
+    hanging = threading.Event()
+
+    def hang(call: EndOfCall) -> None:
+        hanging.set()
+        released.wait()
+
+    async def block(call: EndOfCall) -> None:
+        hang(call)
+
+    hooks.on_end_of_call(block if is_async else hang)
+    with serving(hooks) as client:
+        client.post(END_OF_CALL, content=BODY)
+        assert hanging.wait(5)
+        assert client.post(END_OF_CALL, content=b'{"call_id": "2"}').status_code == 200
+        assert client.get(PREFETCH).status_code == 200
+        released.set()
+        done = "SELECT * FROM handler_runs WHERE state = 'succeeded'"
+        assert eventually(lambda: len(rows(done)) == 2)
+
+
+def test_a_handler_that_fails_is_written_down_masked(
+    hooks: MillisHooks, rows: Rows, caplog: pytest.LogCaptureFixture
+) -> None:
+    @hooks.on_end_of_call
+    async def fail(call: EndOfCall) -> None:
+        raise SystemExit("token=hunter2-hunter2 for +14155550134")
+
+    with caplog.at_level(logging.DEBUG), serving(hooks) as client:
+        client.post(END_OF_CALL, content=BODY)
+        [attempt] = eventually(lambda: rows("SELECT * FROM attempts WHERE ended_at IS NOT NULL"))
+    assert (attempt["outcome"], attempt["error_type"]) == ("failed", "SystemExit")
+    assert "in fail" in attempt["traceback"]
+    said = our_log(caplog) + attempt["traceback"] + attempt["error_message"]
+    assert not any(secret in said for secret in ("hunter2", "4155550134"))
+
+
+def test_what_is_not_stored_is_not_acknowledged(
+    hooks: MillisHooks, caplog: pytest.LogCaptureFixture
+) -> None:
+    with serving(hooks) as client:
+        _break_storage(hooks)
+        response = client.post(END_OF_CALL, content=BODY)
+    assert (response.status_code, response.headers["retry-after"]) == (503, "5")
+    assert "NOT stored and not acknowledged" in caplog.text
+
+
+def _break_storage(hooks: MillisHooks) -> None:
+    assert hooks._service is not None
+    hooks._service.call_log.close()
+
+
+def test_no_answer_repeats_what_came(client: TestClient) -> None:
+    mark = "echo-of-what-came"
+    answers = [
+        client.post(f"{END_OF_CALL}?{mark}", content=body, headers={"x-mark": mark, **headers})
+        for body in (mark.encode(), json.dumps({"session_id": mark, "chat": mark}).encode())
+        for headers in ({}, {"authorization": f"Bearer {mark}"}, {"content-encoding": mark})
+    ]
+    assert not any(mark in answer.text or mark in str(answer.headers) for answer in answers)
+
+
+def test_nothing_that_came_is_logged(hooks: MillisHooks, caplog: pytest.LogCaptureFixture) -> None:
+    hostile = b'{"session_id": "-Ox1", "voip": {"from": "+14155550134"}, "ts": "+14155550134"}'
+    with caplog.at_level(logging.DEBUG), serving(hooks) as client:
+        client.post(f"{END_OF_CALL}?from=%2B14155550134", content=hostile)
+        client.post(END_OF_CALL, content=b"+14155550134")
+        client.post(END_OF_CALL, headers={"authorization": "Bearer +14155550134"})
+    assert not any(told in our_log(caplog) for told in ("4155550134", SECRET))
+
+
+def test_a_flood_of_refusals_does_not_fill_the_log(
+    hooks: MillisHooks, rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replies, "MAX_REFUSALS_PER_MINUTE", 3)
+    minutes = iter([100, 100, 100, 100, 100, 101])
+    monkeypatch.setattr(replies, "time", SimpleNamespace(monotonic=lambda: next(minutes) * 60.0))
+    with serving(hooks, headers={}) as client:
+        assert {client.post(END_OF_CALL).status_code for _ in range(6)} == {401}
+    assert len(rows(RECORDS)) == 4

@@ -1,0 +1,364 @@
+"""The workbench by itself; that it delays no answer is tested through the webhooks."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import pytest
+from conftest import eventually
+
+from millis_hooks import PrefetchRequest, Router
+from millis_hooks import workbench as workbench_module
+from millis_hooks.exceptions import HandlerError, HandlerTimeoutError
+from millis_hooks.routing import Handler
+from millis_hooks.workbench import NOT_WANTED, Finished, Lifespan, Workbench
+
+T = TypeVar("T")
+
+CALL = PrefetchRequest(session_id="-Ox1")
+LONG_S = 5.0
+
+
+def handler(function: Callable[[Any], Any], **filters: Any) -> Handler:
+    router = Router()
+    router.on_prefetch(**filters)(function)
+    [registered] = router
+    return registered
+
+
+def at_work(
+    work: Callable[[Workbench], Awaitable[T]], lifespan: Lifespan | None = None, **options: Any
+) -> T:
+    """Do `work` while a workbench runs."""
+
+    async def main() -> T:
+        workbench = Workbench(lifespan, **options)
+        await workbench.start()
+        try:
+            return await work(workbench)
+        finally:
+            await workbench.stop(grace_s=0.2)
+
+    return asyncio.run(main())
+
+
+def ask(function: Callable[[Any], Any], *, timeout_s: float = LONG_S, **options: Any) -> Finished:
+    async def work(workbench: Workbench) -> Finished:
+        return await workbench.ask(handler(function), CALL, timeout_s=timeout_s)
+
+    return at_work(work, **options)
+
+
+def plain(call: PrefetchRequest) -> str:
+    return f"plain {call.session_id}"
+
+
+async def later(call: PrefetchRequest) -> str:
+    await asyncio.sleep(0)
+    return f"later {call.session_id}"
+
+
+@pytest.mark.parametrize("isolated", [True, False])
+@pytest.mark.parametrize(("function", "value"), [(plain, "plain -Ox1"), (later, "later -Ox1")])
+def test_a_handler_is_run_and_its_value_delivered(
+    function: Callable[[Any], Any], value: str, isolated: bool
+) -> None:
+    finished = ask(function, isolated=isolated)
+    assert (finished.value, finished.error) == (value, None)
+    assert finished.duration_ms >= 0
+
+
+@pytest.mark.parametrize("function", [plain, later])
+def test_a_handler_runs_away_from_the_serving_thread(function: Callable[[Any], Any]) -> None:
+    threads: list[str] = []
+
+    def remember(call: PrefetchRequest) -> Any:
+        threads.append(threading.current_thread().name)
+        return function(call)
+
+    ask(remember)
+    assert threads[0].startswith("millis-hooks-handler")
+
+
+def test_on_request_async_handlers_share_the_serving_loop() -> None:
+    async def which(call: PrefetchRequest) -> threading.Thread:
+        return threading.current_thread()
+
+    assert ask(which, isolated=False).value is threading.current_thread()
+
+
+ENDINGS = [
+    ValueError("no"),
+    SystemExit(3),
+    KeyboardInterrupt(),
+    asyncio.CancelledError(),
+    StopIteration(),
+    GeneratorExit(),
+    ExceptionGroup("two", [ValueError("a"), KeyError("b")]),
+    BaseExceptionGroup("worse", [SystemExit(1)]),
+]
+
+
+@pytest.mark.parametrize("error", ENDINGS, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("isolated", [True, False])
+def test_whatever_a_handler_raises_ends_that_handler_alone(
+    error: BaseException, isolated: bool
+) -> None:
+    def fail(call: PrefetchRequest) -> None:
+        raise error
+
+    async def fail_later(call: PrefetchRequest) -> None:
+        raise error
+
+    async def work(workbench: Workbench) -> list[Finished]:
+        functions: list[Callable[[Any], Any]] = [fail, fail_later, plain, later]
+        ends = [workbench.ask(handler(each), CALL, timeout_s=LONG_S) for each in functions]
+        return [await end for end in ends]
+
+    plainly, lately, *others = at_work(work, isolated=isolated, threads=1)
+    assert plainly.error is error
+    assert lately.error is error or isinstance(error, StopIteration)
+    assert [finished.value for finished in others] == ["plain -Ox1", "later -Ox1"]
+
+
+def test_a_handler_that_never_returns_is_given_up(released: threading.Event) -> None:
+    finished = ask(lambda call: released.wait(), timeout_s=0.02)
+    assert isinstance(finished.error, HandlerTimeoutError)
+    assert str(finished.error) == "took over 0.02 s"
+
+
+def test_a_handler_that_blocks_its_loop_is_given_up(released: threading.Event) -> None:
+    async def block(call: PrefetchRequest) -> None:
+        released.wait()
+
+    async def work(workbench: Workbench) -> list[Finished]:
+        ends = [workbench.ask(handler(each), CALL, timeout_s=0.02) for each in (block, later)]
+        finished = [await end for end in ends]
+        released.set()
+        return finished
+
+    assert [type(each.error) for each in at_work(work)] == [HandlerTimeoutError] * 2
+
+
+def test_an_answer_held_up_by_a_blocked_loop_arrives_in_time(released: threading.Event) -> None:
+    async def prompt(call: PrefetchRequest) -> str:
+        return "prompt"
+
+    async def block(call: PrefetchRequest) -> None:
+        released.wait()
+
+    async def work(workbench: Workbench) -> list[Finished]:
+        ends = [workbench.ask(handler(each), CALL, timeout_s=0.05) for each in (prompt, block)]
+        finished = [await end for end in ends]
+        released.set()
+        return finished
+
+    prompted, blocked = at_work(work)
+    assert prompted.value == "prompt"
+    assert isinstance(blocked.error, HandlerTimeoutError)
+
+
+def test_an_async_handler_that_is_given_up_is_cancelled() -> None:
+    cancelled = threading.Event()
+
+    async def wait(call: PrefetchRequest) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+
+    async def work(workbench: Workbench) -> Finished:
+        finished = await workbench.ask(handler(wait), CALL, timeout_s=0.02)
+        assert await asyncio.to_thread(cancelled.wait, LONG_S)
+        return finished
+
+    assert isinstance(at_work(work).error, HandlerTimeoutError)
+
+
+def test_an_answer_that_comes_late_is_not_delivered(released: threading.Event) -> None:
+    delivered: list[Finished] = []
+    returned = threading.Event()
+
+    def late(call: PrefetchRequest) -> str:
+        released.wait()
+        return "late"
+
+    async def work(workbench: Workbench) -> None:
+        running = workbench.run(handler(late), CALL, delivered.append)
+        workbench.give_up(running, 1.0)
+        released.set()
+        workbench.run(handler(plain), CALL, lambda finished: returned.set())
+        assert await asyncio.to_thread(returned.wait, LONG_S)
+
+    at_work(work, threads=1)
+    assert [type(finished.error) for finished in delivered] == [HandlerTimeoutError]
+
+
+def test_a_handler_whose_time_is_over_before_it_begins_is_not_run(
+    released: threading.Event,
+) -> None:
+    ran: list[PrefetchRequest] = []
+
+    async def work(workbench: Workbench) -> None:
+        workbench.run(handler(lambda call: released.wait()), CALL, lambda finished: None)
+        queued = workbench.run(handler(ran.append), CALL, lambda finished: None)
+        workbench.give_up(queued, 1.0)
+        released.set()
+        await workbench.ask(handler(plain), CALL, timeout_s=LONG_S)
+
+    at_work(work, threads=1)
+    assert ran == []
+
+
+def test_no_handler_waits_behind_another_while_threads_may_be_made() -> None:
+    together = threading.Barrier(8)
+
+    def meet(call: PrefetchRequest) -> int:
+        return together.wait(LONG_S)
+
+    async def work(workbench: Workbench) -> list[Finished]:
+        rounds: list[Finished] = []
+        for _ in range(20):
+            ends = [workbench.ask(handler(meet), CALL, timeout_s=LONG_S) for _ in range(8)]
+            rounds += [await end for end in ends]
+        return rounds
+
+    assert all(finished.error is None for finished in at_work(work, threads=8))
+
+
+def test_when_all_threads_hang_more_work_is_refused_at_once(
+    released: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workbench_module, "MAX_WAITING", 1)
+
+    async def work(workbench: Workbench) -> Finished:
+        hang = handler(lambda call: released.wait())
+        for _ in range(2):
+            workbench.run(hang, CALL, lambda finished: None)
+        return await workbench.ask(hang, CALL, timeout_s=LONG_S)
+
+    assert str(at_work(work, threads=1).error) == "All threads for handlers are busy."
+
+
+def test_when_the_loop_hangs_more_work_is_refused_at_once(
+    released: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workbench_module, "MAX_WAITING", 1)
+    blocking = threading.Event()
+
+    async def block(call: PrefetchRequest) -> None:
+        blocking.set()
+        released.wait()
+
+    async def work(workbench: Workbench) -> Finished:
+        workbench.run(handler(block), CALL, lambda finished: None)
+        assert await asyncio.to_thread(blocking.wait, LONG_S)
+        workbench.run(handler(later), CALL, lambda finished: None)
+        finished = await workbench.ask(handler(later), CALL, timeout_s=LONG_S)
+        released.set()
+        return finished
+
+    assert str(at_work(work).error) == "The handlers' event loop is blocked."
+
+
+def test_a_handler_that_does_not_want_the_call_says_so() -> None:
+    async def work(workbench: Workbench) -> list[object]:
+        picky = [handler(each, when=lambda call: call.from_phone) for each in (plain, later)]
+        return [(await workbench.ask(each, CALL, timeout_s=LONG_S)).value for each in picky]
+
+    assert at_work(work) == [NOT_WANTED, NOT_WANTED]
+
+
+def test_a_filter_that_fails_is_the_handler_s_failure() -> None:
+    async def work(workbench: Workbench) -> Finished:
+        picky = handler(later, when=lambda call: call.metadata["plan"] == "gold")
+        return await workbench.ask(picky, CALL, timeout_s=LONG_S)
+
+    assert isinstance(at_work(work).error, KeyError)
+
+
+def test_a_plain_function_around_an_async_one_is_awaited() -> None:
+    @functools.wraps(later)
+    def wrapper(call: PrefetchRequest) -> Any:
+        return later(call)
+
+    assert ask(wrapper).value == "later -Ox1"
+
+
+def test_a_workbench_that_is_not_running_refuses() -> None:
+    delivered: list[Finished] = []
+    Workbench().run(handler(plain), CALL, delivered.append)
+    assert isinstance(delivered[0].error, HandlerError)
+
+
+def test_a_workbench_that_was_not_started_can_be_stopped() -> None:
+    asyncio.run(Workbench().stop())
+
+
+@pytest.mark.parametrize("isolated", [True, False])
+def test_what_the_lifespan_yields_is_the_state_of_every_call(isolated: bool) -> None:
+    events: list[str] = []
+
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[dict[str, str]]:
+        events.append("entered")
+        yield {"crm": "open"}
+        events.append("left")
+
+    finished = ask(lambda call: call.state["crm"], lifespan=lifespan, isolated=isolated)
+    assert (finished.value, events) == ("open", ["entered", "left"])
+
+
+def test_a_lifespan_may_hold_a_task_group() -> None:
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[asyncio.Task[str]]:
+        async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+            yield group.create_task(asyncio.sleep(0, "done"))
+
+    async def result(call: PrefetchRequest) -> Any:
+        return await call.state
+
+    assert ask(result, lifespan=lifespan).value == "done"
+
+
+def test_what_a_lifespan_raises_at_the_start_is_raised_and_leaves_no_thread() -> None:
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[None]:
+        raise ConnectionError("no CRM")
+        yield
+
+    before = threading.active_count()
+    with pytest.raises(ConnectionError, match="no CRM"):
+        ask(plain, lifespan=lifespan)
+    assert eventually(lambda: threading.active_count() == before)
+
+
+def test_what_a_lifespan_raises_at_the_end_is_logged_without_its_secrets(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[None]:
+        yield
+        raise ConnectionError("password=hunter2-hunter2 for +14155550134")
+
+    assert ask(plain, lifespan=lifespan).value == "plain -Ox1"
+    assert "the lifespan's exit failed" in caplog.text
+    assert "hunter2" not in caplog.text
+    assert "4155550134" not in caplog.text
+
+
+def test_a_lifespan_that_does_not_end_is_given_up(caplog: pytest.LogCaptureFixture) -> None:
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[None]:
+        yield
+        await asyncio.Event().wait()
+
+    with caplog.at_level(logging.WARNING):
+        ask(plain, lifespan=lifespan)
+    assert "exit took over 0.2 s and was given up" in caplog.text

@@ -12,12 +12,16 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from typing import cast
 from urllib.parse import urlsplit
 
 import httptools
 import uvloop
 
 from .load import HEADERS, LOAD_CORE
+
+#: A server that has answered nobody for so long is not waited for.
+PATIENCE_S = 60
 
 _PLACE = b"SESSION"
 _ID = "-Count%012x-%08d"
@@ -66,25 +70,34 @@ async def _ask_all(url: str, requests: Iterator[bytes], connections: int) -> Ans
             connect, parts.hostname or "", parts.port or 80
         )
         asked.append(connection)
-    for connection in asked:
-        await connection.closed
+    await _all_closed(asked, answers)
     answers.took_s = time.perf_counter() - began
     return answers
+
+
+async def _all_closed(asked: list[_Connection], answers: Answers) -> None:
+    """Wait for every connection; cut them off when nothing has come back for a long time."""
+    open_ = {connection.closed for connection in asked}
+    known = -1
+    while open_:
+        if known == (known := answers.ok + answers.failed):
+            for connection in asked:
+                connection.abort()
+        _, open_ = await asyncio.wait(open_, timeout=PATIENCE_S)
 
 
 class _Connection(asyncio.Protocol):
     """Asks, waits for the answer, asks again."""
 
     def __init__(self, requests: Iterator[bytes], answers: Answers) -> None:
-        self.closed = asyncio.get_running_loop().create_future()
+        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._requests = requests
         self._answers = answers
         self._parser = httptools.HttpResponseParser(self)
         self._asked_at: float | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass of it
         self._ask()
 
     def data_received(self, data: bytes) -> None:
@@ -103,6 +116,9 @@ class _Connection(asyncio.Protocol):
         if self._asked_at is not None:
             self._answers.failed += 1
         self.closed.set_result(None)
+
+    def abort(self) -> None:
+        self._transport.abort()
 
     def _ask(self) -> None:
         request = next(self._requests, None)

@@ -31,8 +31,9 @@ from .exceptions import (
 from .failures import describe_failure
 from .replies import Refusals, reply, take_query
 from .routing import Handler, Router
+from .running import NOT_WANTED, Finished
 from .settings import Settings
-from .workbench import NOT_WANTED, Finished, Workbench
+from .workbench import Workbench
 
 logger = logging.getLogger("millis_hooks.prefetch")
 

@@ -11,72 +11,23 @@ import asyncio
 import inspect
 import logging
 import threading
-import time
-from collections.abc import Callable, Coroutine
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
-from dataclasses import dataclass
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
-from queue import SimpleQueue
 from typing import Any, TypeAlias
 
+from .courier import Courier
 from .exceptions import HandlerError, HandlerTimeoutError
 from .failures import describe_failure
+from .handler_threads import HandlerThreads
 from .routing import Event, Handler
+from .running import MAX_WAITING, NOT_WANTED, Done, Finished, Running
 
 logger = logging.getLogger("millis_hooks.workbench")
 
 #: A function that makes the resources handlers share; what it yields is `call.state`.
 Lifespan: TypeAlias = Callable[[], AbstractAsyncContextManager[Any]]
-
-#: Calls that may wait for a blocked loop or for a free thread; more fail at once.
-MAX_WAITING = 1000
-
-
-class _NotWanted:
-    """Stands for the answer of a handler whose `when` did not want the call."""
-
-
-NOT_WANTED = _NotWanted()
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """How a handler ended: with `value`, or with `error`."""
-
-    value: object = None
-    error: BaseException | None = None
-    duration_ms: float = 0.0
-
-
-#: Told how the handler ended, on whichever thread that happens.
-Done: TypeAlias = Callable[[Finished], None]
-
-
-class Running:
-    """A handler at work. Exactly one `Finished` is delivered, whoever comes first."""
-
-    __slots__ = ("_done", "_lock", "finished", "started", "task")
-
-    def __init__(self, done: Done) -> None:
-        self._done: Done | None = done
-        self._lock = threading.Lock()
-        self.started = time.perf_counter()
-        self.task: asyncio.Task[None] | None = None
-        self.finished = Finished()
-
-    def begin(self) -> bool:
-        """Start the clock; False if nobody waits any more."""
-        self.started = time.perf_counter()
-        return self._done is not None
-
-    def finish(self, value: object = None, error: BaseException | None = None) -> None:
-        with self._lock:
-            done, self._done = self._done, None
-            if done is None:
-                return
-            duration_ms = (time.perf_counter() - self.started) * 1000
-            self.finished = Finished(value, error, duration_ms)
-        done(self.finished)
 
 
 class Workbench:
@@ -88,10 +39,10 @@ class Workbench:
         self.state: Any = None
         self._lifespan = lifespan
         self._isolated = isolated
-        self._threads = _Threads(threads)
+        self._threads = HandlerThreads(threads)
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._resources = AsyncExitStack()
         self._waiting = 0
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Start the loop and enter `lifespan`; what that raises is raised here."""
@@ -99,19 +50,25 @@ class Workbench:
         self._loop = _start_loop() if self._isolated else serving
         self._outward = Courier(serving, self._loop)
         self._homeward = Courier(self._loop, serving)
+        entered: Future[None] = Future()
+        self._life = asyncio.run_coroutine_threadsafe(self._live(entered), self._loop)
         try:
-            await self._on_loop(self._enter(), self._loop)
+            await asyncio.wrap_future(entered)
         except BaseException:
             await self.stop()
             raise
 
     async def stop(self, *, grace_s: float = 5.0) -> None:
-        """Leave `lifespan` and end the loop, waiting at most `grace_s` for code that hangs."""
+        """Cancel the handlers at work, leave `lifespan` and end the loop.
+
+        Waits at most `grace_s` for code that hangs.
+        """
         loop = self._loop
         if loop is None:
             return
+        loop.call_soon_threadsafe(self._leave)
         try:
-            await asyncio.wait_for(self._on_loop(self._resources.aclose(), loop), grace_s)
+            await asyncio.wait_for(asyncio.wrap_future(self._life), grace_s)
         except TimeoutError:
             logger.warning("the lifespan's exit took over %s s and was given up", grace_s)
         except Exception as error:  # what is stopped after us must still be
@@ -162,6 +119,8 @@ class Workbench:
         self._waiting -= 1
         if running.begin() and self._loop is not None:
             running.task = self._loop.create_task(self._await(running, handler, call))
+            self._tasks.add(running.task)
+            running.task.add_done_callback(self._tasks.discard)
 
     async def _await(self, running: Running, handler: Handler, call: Event) -> None:
         try:
@@ -183,62 +142,24 @@ class Workbench:
             return asyncio.run_coroutine_threadsafe(value, self._loop).result()
         return value
 
-    async def _enter(self) -> None:
-        if self._lifespan is not None:
-            self.state = await self._resources.enter_async_context(self._lifespan())
+    async def _live(self, entered: Future[None]) -> None:
+        """Hold `lifespan` open, in one task from enter to exit as task groups ask for."""
+        self._leaving = asyncio.Event()
+        try:
+            async with self._lifespan() if self._lifespan else nullcontext() as self.state:
+                entered.set_result(None)
+                await self._leaving.wait()
+                if self._tasks:  # what they share must outlive them
+                    await asyncio.wait(self._tasks)
+        except BaseException as error:
+            if entered.done():
+                raise
+            entered.set_exception(error)
 
-    async def _on_loop(
-        self, work: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop
-    ) -> None:
-        if self._isolated:
-            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, loop))
-        else:
-            await work
-
-
-class Courier:
-    """Brings callbacks from one loop to another, those of one turn together.
-
-    Waking a thread costs several times what a callback does. Other threads may send too; their
-    callbacks go alone.
-    """
-
-    def __init__(
-        self, origin: asyncio.AbstractEventLoop, target: asyncio.AbstractEventLoop
-    ) -> None:
-        self._origin = origin
-        self.target = target
-        self._bag: list[Callable[[], object]] = []
-
-    def send(self, callback: Callable[..., object], *args: object) -> None:
-        """Have `callback` called on the target's thread, soon."""
-        if _running_loop() is not self._origin:
-            self._hand_over(partial(callback, *args))
-            return
-        self._bag.append(partial(callback, *args))
-        if len(self._bag) == 1:
-            self._origin.call_soon(self._empty_bag)
-
-    def _empty_bag(self) -> None:
-        bag, self._bag = self._bag, []
-        self._hand_over(partial(_call_all, bag))
-
-    def _hand_over(self, callback: Callable[[], object]) -> None:
-        # A handler may come back after the loop it was asked from has ended.
-        with suppress(RuntimeError):
-            self.target.call_soon_threadsafe(callback)
-
-
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
-
-
-def _call_all(callbacks: list[Callable[[], object]]) -> None:
-    for callback in callbacks:
-        callback()
+    def _leave(self) -> None:
+        for task in tuple(self._tasks):
+            task.cancel()
+        self._leaving.set()
 
 
 def _resolve(end: asyncio.Future[Finished], finished: Finished) -> None:
@@ -248,41 +169,6 @@ def _resolve(end: asyncio.Future[Finished], finished: Finished) -> None:
 
 def _cancel(timer: asyncio.TimerHandle, _end: asyncio.Future[Finished]) -> None:
     timer.cancel()
-
-
-class _Threads:
-    """Daemon threads, made when needed. The standard pool's threads would be joined at exit, and a
-    handler that never returns would keep the process alive."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._made = 0
-        self._unfinished = 0
-        self._queue: SimpleQueue[tuple[Running, Callable[[], Any]]] = SimpleQueue()
-        self._lock = threading.Lock()
-
-    def put(self, running: Running, work: Callable[[], Any]) -> None:
-        with self._lock:
-            is_full = self._unfinished - self._made >= MAX_WAITING
-            self._unfinished += not is_full
-            if self._unfinished > self._made and self._made < self._most:
-                self._made += 1
-                threading.Thread(target=self._run, name="millis-hooks-handler", daemon=True).start()
-        if is_full:
-            running.finish(error=HandlerError("All threads for handlers are busy."))
-        else:
-            self._queue.put((running, work))
-
-    def _run(self) -> None:
-        while True:
-            running, work = self._queue.get()
-            if running.begin():
-                try:
-                    running.finish(work())
-                except BaseException as error:  # also SystemExit: the thread is used again
-                    running.finish(error=error)
-            with self._lock:
-                self._unfinished -= 1
 
 
 def _start_loop() -> asyncio.AbstractEventLoop:

@@ -135,6 +135,22 @@ def test_a_wrong_setting_is_refused_when_it_is_made() -> None:
         MillisHooks(prefix="millis")
 
 
+@pytest.mark.parametrize(
+    ("key", "status"), [("a-key-of-the-team", 200), ("another-key-of-the-team", 303)]
+)
+def test_operators_stay_signed_in_while_the_session_key_is_the_same(
+    make_hooks: MakeHooks, key: str, status: int
+) -> None:
+    login = {"username": "admin", "password": "a-password-for-tests"}
+    before = make_hooks(dashboard_password=login["password"], session_key="a-key-of-the-team")
+    with serving(before, follow_redirects=False) as client:
+        client.post("/login", data=login, headers={"origin": "http://testserver"})
+        cookies = dict(client.cookies)
+    after = make_hooks(dashboard_password=login["password"], session_key=key)
+    with serving(after, follow_redirects=False, cookies=cookies) as client:
+        assert client.get("/calls").status_code == status
+
+
 def test_it_does_not_start_open(make_hooks: MakeHooks) -> None:
     [said] = asyncio.run(lifespan_of(make_hooks(secrets="")))
     assert said["type"] == "lifespan.startup.failed"

@@ -151,6 +151,20 @@ def test_whatever_a_handler_raises_the_call_goes_on(
     assert [record["outcome"] for record in rows(RECORD)] == ["failed", "failed"]
 
 
+class UnspeakableError(Exception):
+    def __str__(self) -> str:
+        raise ValueError
+
+
+def test_a_failure_that_cannot_even_be_told_is_named(hooks: MillisHooks, rows: Rows) -> None:
+    @hooks.on_prefetch
+    def broken(call: PrefetchRequest) -> None:
+        raise UnspeakableError
+
+    assert ask(hooks) == {}
+    assert rows(RECORD)[0]["reason"] == "broken: UnspeakableError"
+
+
 def test_a_blocked_event_loop_delays_neither_a_fallback_nor_an_acknowledgement(
     make_hooks: MakeHooks, released: threading.Event, rows: Rows
 ) -> None:

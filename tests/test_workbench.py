@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -14,10 +15,12 @@ import pytest
 from conftest import eventually
 
 from millis_hooks import PrefetchRequest, Router
+from millis_hooks import handler_threads
 from millis_hooks import workbench as workbench_module
 from millis_hooks.exceptions import HandlerError, HandlerTimeoutError
 from millis_hooks.routing import Handler
-from millis_hooks.workbench import NOT_WANTED, Finished, Lifespan, Workbench
+from millis_hooks.running import NOT_WANTED, Finished
+from millis_hooks.workbench import Lifespan, Workbench
 
 T = TypeVar("T")
 
@@ -235,7 +238,7 @@ def test_no_handler_waits_behind_another_while_threads_may_be_made() -> None:
 def test_when_all_threads_hang_more_work_is_refused_at_once(
     released: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workbench_module, "MAX_WAITING", 1)
+    monkeypatch.setattr(handler_threads, "MAX_WAITING", 1)
 
     async def work(workbench: Workbench) -> Finished:
         hang = handler(lambda call: released.wait())
@@ -291,6 +294,15 @@ def test_a_plain_function_around_an_async_one_is_awaited() -> None:
     assert ask(wrapper).value == "later -Ox1"
 
 
+def test_the_standard_loop_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "uvloop", None)
+
+    async def loop_of(call: PrefetchRequest) -> str:
+        return type(asyncio.get_running_loop()).__module__
+
+    assert str(ask(loop_of).value).startswith("asyncio.")
+
+
 def test_a_workbench_that_is_not_running_refuses() -> None:
     delivered: list[Finished] = []
     Workbench().run(handler(plain), CALL, delivered.append)
@@ -325,6 +337,24 @@ def test_a_lifespan_may_hold_a_task_group() -> None:
         return await call.state
 
     assert ask(result, lifespan=lifespan).value == "done"
+
+
+def test_a_handler_at_work_when_the_workbench_stops_is_cancelled() -> None:
+    began, cleaned_up = threading.Event(), threading.Event()
+
+    async def hang(call: PrefetchRequest) -> None:
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cleaned_up.set()
+
+    async def work(workbench: Workbench) -> None:
+        workbench.run(handler(hang), CALL, lambda finished: None)
+        await asyncio.to_thread(began.wait, LONG_S)
+
+    at_work(work)
+    assert cleaned_up.wait(LONG_S)
 
 
 def test_what_a_lifespan_raises_at_the_start_is_raised_and_leaves_no_thread() -> None:

@@ -23,7 +23,8 @@ from ..events import EndOfCall
 from ..exceptions import HandlerError, HandlerTimeoutError, PayloadError, StorageError
 from ..failures import describe_failure
 from ..routing import DEFAULT_TIMEOUT_S, Router
-from ..workbench import NOT_WANTED, Finished, Running, Workbench
+from ..running import NOT_WANTED, Finished, Running
+from ..workbench import Workbench
 from .ledger import AttemptEnd, ClaimedRun, claim, record
 
 logger = logging.getLogger("millis_hooks.runs")

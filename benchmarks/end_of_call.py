@@ -10,7 +10,7 @@ from collections import defaultdict
 from .bystanders import Bystanders
 from .contenders import APPEND_ONLY, HANDWRITTEN, OURS, Target, started
 from .load import END_OF_CALL, Load, end_of_call_body, load
-from .report import Row, median, median_ratio, options, print_report, progress, sync_ms
+from .report import Row, median, median_ratio, options, print_report, progress, seen, sync_ms
 
 CONTENDERS: dict[str, Target] = {
     "ours": OURS,
@@ -64,7 +64,7 @@ def _rate(done: Load, seconds: int) -> float:
 def _rows(loads: Loads, size: int, seconds: int) -> list[Row]:
     body = f"{size // 1000} kB"
     rates = {name: [_rate(done, seconds) for done in loads[name, size]] for name in CONTENDERS}
-    p99s_ms = {name: [done.p99_ms for done in loads[name, size]] for name in CONTENDERS}
+    p99s_ms = {name: [seen(done.p99_ms, done) for done in loads[name, size]] for name in CONTENDERS}
     rows = [
         Row(
             f"{body}, {rival}",

@@ -12,7 +12,7 @@ from collections import defaultdict
 from .bystanders import Bystanders
 from .contenders import FASTAPI, LITESTAR, OURS, STARLETTE, Target, environment, storage
 from .load import PREFETCH, Load, Server, load
-from .report import Row, median, median_ratio, options, print_report, progress
+from .report import Row, median, median_ratio, options, print_report, progress, seen
 from .stored import CallLogFile
 
 CONTENDERS: dict[str, Target] = {
@@ -75,8 +75,8 @@ def _rate(loads: Loads, rival: str, connections: int) -> Row:
 
 
 def _added_latency(loads: Loads) -> Row:
-    our_p50s = [each.p50_ms for each in loads["ours", 1]]
-    other_p50s = [each.p50_ms for each in loads["Starlette", 1]]
+    our_p50s = [seen(each.p50_ms, each) for each in loads["ours", 1]]
+    other_p50s = [seen(each.p50_ms, each) for each in loads["Starlette", 1]]
     return Row(
         "1 connection, p50 more than Starlette",
         statistics.median(a - b for a, b in zip(our_p50s, other_p50s, strict=True)),

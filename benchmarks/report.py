@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import statistics
 import sys
@@ -12,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .bystanders import MAX_SHARE, Bystanders
+from .load import Load
 
 _HEADINGS = ("", "ours", "other", "figure", "target", "")
 
@@ -48,7 +50,7 @@ class Row:
 
 
 def print_report(title: str, rows: Sequence[Row], bystanders: Bystanders) -> None:
-    """Print the table; exit with status 1 if a target was missed.
+    """Print the table; exit with status 1 if a target was missed or the run is not valid.
 
     Call it when all servers have ended: what they took is only then known to be ours.
     """
@@ -60,9 +62,10 @@ def print_report(title: str, rows: Sequence[Row], bystanders: Bystanders) -> Non
         aligned = [what.ljust(widths[0])]
         aligned += [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
         print("  ".join(aligned).rstrip())
-    if (share := bystanders.share()) > MAX_SHARE:
+    is_valid = (share := bystanders.share()) <= MAX_SHARE
+    if not is_valid:
         print(f"NOT VALID: other processes took {share:.0%} of the machine meanwhile.")
-    if not all(row.is_met for row in rows):
+    if not is_valid or not all(row.is_met for row in rows):
         sys.exit(1)
 
 
@@ -72,8 +75,17 @@ def progress(text: str) -> None:
 
 
 def median_ratio(over: Sequence[float], under: Sequence[float]) -> float:
-    """Return the median of the ratios of each round: the machine drifts from round to round."""
-    return statistics.median(a / b if b else float("nan") for a, b in zip(over, under, strict=True))
+    """Return the median of the ratios of each round: the machine drifts from round to round.
+
+    NaN if one round has no ratio.
+    """
+    ratios = [a / b if b else math.nan for a, b in zip(over, under, strict=True)]
+    return math.nan if any(map(math.isnan, ratios)) else statistics.median(ratios)
+
+
+def seen(latency_ms: float, done: Load) -> float:
+    """Return a latency of `done`, or infinity if nothing was answered: `wrk` says 0 then."""
+    return latency_ms if done.requests_per_s else math.inf
 
 
 def median(values: Sequence[float], unit: str) -> str:

@@ -390,7 +390,7 @@ class PrefetchResponse(BaseModel):
 
 Metadata = TypeVar("Metadata", default=dict[str, str])
 
-_RESERVED = ("session_id", "agent_id", "from", "to")
+_RESERVED = frozenset({"session_id", "agent_id", "from", "to"})
 _MAX_QUERY_FIELDS = 1000
 
 
@@ -430,7 +430,8 @@ class PrefetchRequest(Generic[Metadata]):
         metadata: dict[str, str] = {}
         for name, value in raw:
             if name not in _RESERVED:
-                metadata.setdefault(name, value)
+                if name not in metadata:
+                    metadata[name] = value
             elif name in own:
                 problems.append(Problem(name, describe(value), "the name is Millis' own"))
             else:
@@ -475,6 +476,20 @@ class PrefetchRequest(Generic[Metadata]):
         """What the application's `lifespan` yielded."""
         return self._state
 
+    def copy(self) -> PrefetchRequest[Metadata]:
+        """Return this request with metadata of its own, to be changed at will."""
+        return PrefetchRequest(
+            session_id=self.session_id,
+            agent_id=self.agent_id,
+            from_phone=self.from_phone,
+            to_phone=self.to_phone,
+            metadata=copy(self.metadata),
+            problems=self.problems,
+            raw=self.raw,
+            _own_numbers=self._own_numbers,
+            _state=self._state,
+        )
+
     def typed(self, model: type[Model]) -> PrefetchRequest[Model]:
         """Return this request with its metadata as a pydantic model.
 
@@ -487,7 +502,7 @@ class PrefetchRequest(Generic[Metadata]):
             for name, values in self._sent().items()
         }
         metadata, problems = read_model(model, sent)
-        request = cast("PrefetchRequest[Model]", copy(self))
+        request = cast("PrefetchRequest[Model]", self.copy())
         request.metadata = metadata
         request.problems = [*self.problems, *problems]
         return request
@@ -516,10 +531,8 @@ def _query_fields(query: bytes, problems: list[Problem]) -> list[tuple[str, str]
     fields = []
     for pair in pairs:
         name, _, value = pair.partition("=")
+        if "%" in pair or "+" in pair:
+            name, value = unquote_plus(name), unquote_plus(value)
         if pair:
-            fields.append((_unescape(name), _unescape(value)))
+            fields.append((name, value))
     return fields
-
-
-def _unescape(text: str) -> str:
-    return unquote_plus(text) if "%" in text or "+" in text else text

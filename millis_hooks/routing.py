@@ -10,7 +10,7 @@ import functools
 import inspect
 import typing
 from collections.abc import Awaitable, Callable, Collection, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, Never, TypeVar, overload
 
@@ -67,7 +67,7 @@ class Handler:
         if isinstance(call, PrefetchRequest):
             # Several handlers are asked at once: what one does to its call is its own business.
             model = self.metadata_model
-            call = call.typed(model) if model else replace(call, metadata=dict(call.metadata))
+            call = call.typed(model) if model else call.copy()
         call._state = state
         return call
 

@@ -137,6 +137,39 @@ class AccessLog:
             access_log.info("%s %s %d %.1f ms", scope["method"], path, status, latency_ms)
 
 
+class Corked:
+    """A transport that writes at once what is written in one turn of the loop.
+
+    uvicorn writes an answer's headers and its body apart; each would be a system call and a packet.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._held: list[bytes] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        if not self._held:
+            self._loop.call_soon(self.flush)
+        self._held.append(data)
+
+    def flush(self) -> None:
+        if self._held:
+            held, self._held = self._held, []
+            self._transport.write(b"".join(held))
+
+    def write_eof(self) -> None:
+        self.flush()
+        self._transport.write_eof()
+
+    def close(self) -> None:
+        self.flush()
+        self._transport.close()
+
+
 class Protocol(HttpToolsProtocol):
     """One connection. Whenever a request is incomplete, a deadline is running."""
 
@@ -157,10 +190,11 @@ class Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.transport = Corked(transport, self.loop)  # type: ignore[assignment]
         if len(self.connections) > self.limits.max_connections:
             self._deaf = True
             self._answer(HTTPStatus.SERVICE_UNAVAILABLE, (b"retry-after", b"1"))
-            transport.close()
+            self.transport.close()
         else:
             self._set_deadline()
 
@@ -206,6 +240,7 @@ class Protocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
+        cast("Corked", self.transport).flush()
         super().on_response_complete()
         if self.transport.is_closing():
             self._deadline.set(self.limits.write_timeout_s, self.transport.abort)

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
-#: Turns of the sending loop that a bag stays open. Turns with nothing to wait for take
-#: microseconds, and in a flood each brings more to carry.
+#: Turns of the sending loop that a bag stays open while bags are shared. Turns with nothing to wait
+#: for take microseconds, and in a flood each brings more to carry.
 TURNS = 3
 
 
 class Courier:
-    """Brings callbacks from one loop to another, those of a few turns together.
+    """Brings callbacks from one loop to another, in a flood those of a few turns together.
 
     Waking a thread costs several times what a callback does. Other threads may send too; their
     callbacks go alone.
@@ -25,6 +25,7 @@ class Courier:
         self._origin = origin
         self.target = target
         self._bag: list[Callable[[], object]] = []
+        self._turns = 1
 
     def send(self, callback: Callable[..., object], *args: object) -> None:
         """Have `callback` called on the target's thread, soon."""
@@ -33,13 +34,14 @@ class Courier:
             return
         self._bag.append(partial(callback, *args))
         if len(self._bag) == 1:
-            self._origin.call_soon(self._empty_bag, TURNS)
+            self._origin.call_soon(self._empty_bag, self._turns)
 
     def _empty_bag(self, turns: int) -> None:
         if turns > 1:
             self._origin.call_soon(self._empty_bag, turns - 1)
             return
         bag, self._bag = self._bag, []
+        self._turns = TURNS if len(bag) > 1 else 1
         self._hand_over(partial(_call_all, bag))
 
     def _hand_over(self, callback: Callable[[], object]) -> None:

@@ -59,6 +59,9 @@ def read_answer(value: object, call: PrefetchRequest[Any], *, max_chars: int) ->
 
 def merge(answers: Iterable[Answer]) -> Answer:
     """Put answers together: the later of two values for one name wins, prompts are joined."""
+    answers = list(answers)
+    if len(answers) == 1:
+        return answers[0]
     merged = Answer()
     for answer in answers:
         merged.metadata |= answer.metadata

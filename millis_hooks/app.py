@@ -45,6 +45,7 @@ class MillisHooks:
         self.on_end_of_call = self.router.on_end_of_call
         self.include = self.router.include
         self._lifespan = lifespan
+        self._paths = {f"{self.settings.prefix}/{webhook}": webhook for webhook in _WEBHOOKS}
         self._service: Service | None = None
         self._starting = asyncio.Lock()
 
@@ -54,10 +55,17 @@ class MillisHooks:
             await self._serve_lifespan(receive, send)
             return
         service = self._service or await self._start()
-        if scope["type"] == "http":
-            await self._serve_http(service, scope, receive, send)
-        else:
-            await service.dashboard(scope, receive, send)
+        path = _path_in(scope)
+        webhook, path_secret = self._webhook_at(path)
+        if scope["type"] != "http" or webhook is None:
+            await self._serve_other(service, path, scope, receive, send)
+            return
+        if path_secret is not None:
+            # Servers write access lines from the scope.
+            hidden = f"{self.settings.prefix}/•/{webhook}"
+            scope["path"] = scope["path"].removesuffix(path) + hidden
+        endpoint = service.prefetch if webhook == "prefetch" else service.end_of_call
+        await endpoint(scope, receive, send, path_secret=path_secret)
 
     @asynccontextmanager
     async def running(self, _app: object = None) -> AsyncIterator[None]:
@@ -95,25 +103,18 @@ class MillisHooks:
         await self._stop()
         await send({"type": "lifespan.shutdown.complete"})
 
-    async def _serve_http(
-        self, service: Service, scope: Scope, receive: Receive, send: Send
+    async def _serve_other(
+        self, service: Service, path: str, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        path = _path_in(scope)
-        webhook, path_secret = self._webhook_at(path)
-        if path_secret is not None:
-            # Servers write access lines from the scope.
-            scope["path"] = scope["path"].removesuffix(path) + f"{self.settings.prefix}/•/{webhook}"
-        if webhook == "prefetch":
-            await service.prefetch(scope, receive, send, path_secret=path_secret)
-        elif webhook == "end-of-call":
-            await service.end_of_call(scope, receive, send, path_secret=path_secret)
-        elif path in _PROBES:
+        if scope["type"] == "http" and path in _PROBES:
             await _PROBES[path](service, send)
         else:
             await service.dashboard(scope, receive, send)
 
     def _webhook_at(self, path: str) -> tuple[str | None, bytes | None]:
         """Return the webhook at `path`, and the secret before its name if there is one."""
+        if path in self._paths:
+            return self._paths[path], None
         prefix = f"{self.settings.prefix}/"
         if path.startswith(prefix):
             *secret, name = path[len(prefix) :].rstrip("/").rsplit("/", 1)

@@ -6,7 +6,6 @@ can make us refuse them: only what is unauthenticated, too large or broken as HT
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
@@ -23,7 +22,6 @@ from .exceptions import (
     MethodNotAllowedError,
     PayloadError,
     PayloadTooLargeError,
-    RequestTimeoutError,
     StorageError,
 )
 from .replies import Refusals, reply, take_query
@@ -78,19 +76,11 @@ class EndOfCallEndpoint:
         if scope["method"] != "POST":
             raise MethodNotAllowedError
         grant = self._gate.admit(scope["headers"], path_secret=path_secret)
-        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+        headers = dict(scope["headers"])
         received = await self._receive(headers, receive)
         received_at = datetime.now(UTC)
-        reason = None
-        try:
-            body = decode(
-                received,
-                headers.get(b"content-encoding", ""),
-                max_bytes=self._settings.max_body_bytes,
-            )
-        except PayloadError as error:
-            body, reason = received, str(error)
-        session_id, reason = _identify(body, grant) if reason is None else (None, reason)
+        body, session_id, reason = self._understand(received, headers, grant)
+        content_type = headers.get(b"content-type")
         return Delivery(
             kind="end_of_call",
             session_id=session_id,
@@ -98,22 +88,45 @@ class EndOfCallEndpoint:
             outcome="stored" if reason is None else "unparsed",
             reason=clean_text(reason),
             status_code=200,
-            content_type=clean_text(headers.get(b"content-type"), max_chars=200),
+            content_type=_text(content_type),
             query=clean_text(query.decode("utf-8", "replace")) or None,
             answer=ACKNOWLEDGED,
             body=body,
         )
 
-    async def _receive(self, headers: dict[bytes, str], receive: Receive) -> bytes:
-        """Read the body; raises `DeliveryError` over the size limit or the time limit."""
-        declared = headers.get(b"content-length", "")
-        if declared.isdecimal() and int(declared[:19]) > self._settings.max_body_bytes:
+    async def _receive(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
+        """Read the body; raises `PayloadTooLargeError` over the limit."""
+        declared = headers.get(b"content-length", b"")
+        if declared.isdigit() and int(declared[:19]) > self._settings.max_body_bytes:
             raise PayloadTooLargeError
+        return await _read_all(receive, self._settings.max_body_bytes)
+
+    def _understand(
+        self, received: bytes, headers: dict[bytes, bytes], grant: Grant
+    ) -> tuple[bytes, str | None, str | None]:
+        """Return the body decoded, the session it is about, and why there is none if so.
+
+        What cannot be decoded stays as received. Raises `PayloadTooLargeError` if it gets too
+        large, and `AuthenticationError` if it is another agent's.
+        """
+        coding = headers.get(b"content-encoding")
         try:
-            async with asyncio.timeout(self._settings.body_timeout_s):
-                return await _read_all(receive, self._settings.max_body_bytes)
-        except TimeoutError:
-            raise RequestTimeoutError from None
+            body = received
+            if coding is not None:
+                max_bytes = self._settings.max_body_bytes
+                body = decode(received, coding.decode("latin-1"), max_bytes=max_bytes)
+        except PayloadError as error:
+            return received, None, str(error)
+        try:
+            identity = identify(body)
+        except PayloadError as error:
+            return body, None, str(error)
+        grant.require_agent(identity.agent_id)
+        return body, clean_text(identity.session_id), None
+
+
+def _text(header: bytes | None) -> str | None:
+    return None if header is None else clean_text(header.decode("latin-1"), max_chars=200)
 
 
 async def _read_all(receive: Receive, max_bytes: int) -> bytes:
@@ -130,13 +143,3 @@ async def _read_all(receive: Receive, max_bytes: int) -> bytes:
         chunks.append(chunk)
         if not message.get("more_body", False):
             return b"".join(chunks)
-
-
-def _identify(body: bytes, grant: Grant) -> tuple[str | None, str | None]:
-    """Return the session's id, or why there is none; a secret of another agent is refused."""
-    try:
-        identity = identify(body)
-    except PayloadError as error:
-        return None, str(error)
-    grant.require_agent(identity.agent_id)
-    return clean_text(identity.session_id), None

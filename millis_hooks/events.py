@@ -26,7 +26,7 @@ from pydantic import (
     SkipValidation,
     field_validator,
 )
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 from typing_extensions import TypeVar
 
 from .call_status import CallStatus, Outcome, outcome_of, spell_status
@@ -346,7 +346,12 @@ class Identity(NamedTuple):
 
 def identify(body: bytes) -> Identity:
     """Read no more of an end-of-call than whom it is about; raises as `EndOfCall.parse` does."""
-    raw = _read_object(body)
+    try:
+        raw = from_json(body)
+    except ValueError:
+        raw = None
+    if not isinstance(raw, dict):
+        raw = _read_object(body)
     session_id = identifier(raw.get("session_id")) or identifier(raw.get("call_id"))
     if session_id is None:
         raise PayloadError("neither a session_id nor a call_id")
@@ -531,8 +536,10 @@ def _query_fields(query: bytes, problems: list[Problem]) -> list[tuple[str, str]
     fields = []
     for pair in pairs:
         name, _, value = pair.partition("=")
-        if "%" in pair or "+" in pair:
-            name, value = unquote_plus(name), unquote_plus(value)
         if pair:
-            fields.append((name, value))
+            fields.append((_unescape(name), _unescape(value)))
     return fields
+
+
+def _unescape(text: str) -> str:
+    return unquote_plus(text) if "%" in text or "+" in text else text

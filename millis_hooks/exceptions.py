@@ -43,13 +43,6 @@ class MethodNotAllowedError(DeliveryError):
     detail = "method not allowed"
 
 
-class RequestTimeoutError(DeliveryError):
-    """The body did not arrive within the time a delivery gets."""
-
-    status_code = 408
-    detail = "the body took too long"
-
-
 class PayloadTooLargeError(DeliveryError):
     """The body is over `MILLIS_HOOKS_MAX_BODY_BYTES`, as sent or once decompressed."""
 

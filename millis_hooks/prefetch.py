@@ -6,6 +6,7 @@ out in time. The record of it is queued and never waited for.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -69,11 +70,7 @@ class PrefetchEndpoint:
         self._gate = Gate(settings, "prefetch")
         self._refusals = Refusals("prefetch", "GET", record)
         self._default = default
-        self._last_good = LastGood(
-            max_entries=settings.last_good_max_entries,
-            max_age_s=settings.last_good_max_age_s,
-            monotonic=time.monotonic,
-        )
+        self._last_good = _last_good(settings)
 
     async def __call__(
         self, scope: Scope, receive: Receive, send: Send, *, path_secret: bytes | None = None
@@ -116,12 +113,15 @@ class PrefetchEndpoint:
 
     async def _prepare(self, call: PrefetchRequest[dict[str, str]]) -> Prepared:
         handlers = self._router.matching("prefetch", call)
+        asked = [call.copy() for _ in handlers]  # what a handler does to its call is its business
+        finished = await self._run(handlers, asked)
         answers: list[Answer] = []
-        reasons = [f"{problem.field}: {problem.why}" for problem in call.problems]
         errors: list[HandlerError] = []
-        for handler, finished in zip(handlers, await self._run(handlers, call), strict=True):
+        reasons = [str(problem) for problem in call.problems]
+        for handler, own_call, end in zip(handlers, asked, finished, strict=True):
+            reasons += [str(problem) for problem in own_call.problems[len(call.problems) :]]
             try:
-                answers += self._read(finished, call)
+                answers += self._read(end, call)
             except HandlerError as error:
                 errors.append(error)
                 reasons.append(_explain(handler, error))
@@ -129,22 +129,21 @@ class PrefetchEndpoint:
             return self._fall_back(call, errors, reasons)
         answer = merge(answers)
         body = answer.encode()
-        self._last_good.keep(call, body)
+        if self._last_good is not None and not errors:
+            self._last_good.keep(call, body)
         return Prepared(body, "fresh", reasons + answer.notes)
 
     async def _run(
-        self, handlers: Sequence[Handler], call: PrefetchRequest[dict[str, str]]
+        self, handlers: Sequence[Handler], calls: Sequence[PrefetchRequest[dict[str, str]]]
     ) -> list[Finished]:
-        """Run the handlers side by side, each within its budget."""
-        ends = [
+        """Run the handlers side by side, each on its call and within its budget."""
+        asking = [
             self._workbench.ask(
-                handler,
-                call,
-                timeout_s=handler.timeout_s or self._settings.prefetch_budget_s,
+                handler, call, timeout_s=handler.timeout_s or self._settings.prefetch_budget_s
             )
-            for handler in handlers
+            for handler, call in zip(handlers, calls, strict=True)
         ]
-        return [await end for end in ends]
+        return [await asking[0]] if len(asking) == 1 else await asyncio.gather(*asking)
 
     def _read(self, finished: Finished, call: PrefetchRequest[Any]) -> list[Answer]:
         """Return the handler's answer, if it gave one; raise `HandlerError` if it failed."""
@@ -169,14 +168,23 @@ class PrefetchEndpoint:
         reasons: list[str],
     ) -> Prepared:
         """Choose what goes out when no handler has answered."""
-        policy = self._settings.prefetch_fallback
-        last_good = self._last_good.find(call) if policy == "last_good" else None
+        last_good = self._last_good.find(call) if self._last_good is not None else None
         if last_good is not None:
             return Prepared(last_good, "last_good", reasons)
-        if policy != "empty" and self._default is not None:
+        if self._settings.prefetch_fallback != "empty" and self._default is not None:
             return Prepared(self._default, "default", reasons)
         late = any(isinstance(error, HandlerTimeoutError) for error in errors)
         return Prepared(b"{}", "late" if late else "failed", reasons)
+
+
+def _last_good(settings: Settings) -> LastGood | None:
+    if settings.prefetch_fallback != "last_good":
+        return None
+    return LastGood(
+        max_entries=settings.last_good_max_entries,
+        max_age_s=settings.last_good_max_age_s,
+        monotonic=time.monotonic,
+    )
 
 
 def encode_default(settings: Settings) -> bytes | None:

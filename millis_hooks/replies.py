@@ -63,7 +63,7 @@ class Refusals:
         if isinstance(error, MethodNotAllowedError):
             return [self._allow]
         # The rest of a body that was not read must not be taken for the next request.
-        return [(b"connection", b"close")] if error.status_code in {408, 413} else []
+        return [(b"connection", b"close")] if error.status_code == 413 else []
 
     def _may_record(self) -> bool:
         minute = time.monotonic() // 60

@@ -64,10 +64,10 @@ class Handler:
 
     def prepare(self, call: Event, state: object) -> Event:
         """Return `call` as this handler asked for it: its own metadata type, and the state."""
-        if isinstance(call, PrefetchRequest):
-            # Several handlers are asked at once: what one does to its call is its own business.
-            model = self.metadata_model
-            call = call.typed(model) if model else call.copy()
+        if self.metadata_model is not None and isinstance(call, PrefetchRequest):
+            typed = call.typed(self.metadata_model)
+            call.problems = typed.problems  # told to whoever asked, too
+            call = typed
         call._state = state
         return call
 

@@ -96,7 +96,9 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(
         10 * 1024 * 1024, gt=0, description="Bytes a body may have, also once decompressed."
     )
-    body_timeout_s: float = Field(30.0, gt=0, description="Seconds a body may take to arrive.")
+    body_timeout_s: float = Field(
+        30.0, gt=0, description="Seconds a body may take to arrive, where `millis-hooks` serves."
+    )
 
     # Handlers
     own_numbers: Annotated[frozenset[str], NoDecode] = Field(

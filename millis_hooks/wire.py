@@ -48,6 +48,9 @@ class Problem:
     found: str
     why: str
 
+    def __str__(self) -> str:
+        return f"{self.field}: {self.found}; {self.why}"
+
 
 def describe(value: object) -> str:
     """Name a JSON value by its type and size, without giving it away."""

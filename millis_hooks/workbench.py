@@ -77,14 +77,16 @@ class Workbench:
             loop.call_soon_threadsafe(loop.stop)
         self._loop = None
 
-    def ask(self, handler: Handler, call: Event, *, timeout_s: float) -> asyncio.Future[Finished]:
-        """Run `handler` for the serving loop; the future ends in time whatever the handler does."""
+    async def ask(self, handler: Handler, call: Event, *, timeout_s: float) -> Finished:
+        """Run `handler` for the serving loop; return in time whatever the handler does."""
         loop = asyncio.get_running_loop()
         end: asyncio.Future[Finished] = loop.create_future()
         running = self.run(handler, call, partial(self._way_to(loop).send, _resolve, end))
         timer = loop.call_later(timeout_s, self._end_late, end, running, timeout_s)
-        end.add_done_callback(partial(_cancel, timer))
-        return end
+        try:
+            return await end
+        finally:
+            timer.cancel()
 
     def _way_to(self, loop: asyncio.AbstractEventLoop) -> Courier:
         # Test clients ask from a loop per request.
@@ -118,9 +120,8 @@ class Workbench:
     def _begin(self, running: Running, handler: Handler, call: Event) -> None:
         self._waiting -= 1
         if running.begin() and self._loop is not None:
-            running.task = self._loop.create_task(self._await(running, handler, call))
-            self._tasks.add(running.task)
-            running.task.add_done_callback(self._tasks.discard)
+            running.task = task = self._loop.create_task(self._await(running, handler, call))
+            self._tasks.add(task)
 
     async def _await(self, running: Running, handler: Handler, call: Event) -> None:
         try:
@@ -128,6 +129,8 @@ class Workbench:
             running.finish(value if value is NOT_WANTED else await value)
         except BaseException as error:  # also SystemExit: it must not end the loop
             running.finish(error=error)
+        finally:
+            self._tasks.discard(running.task)
 
     def _call(self, handler: Handler, call: Event) -> Any:
         call = handler.prepare(call, self.state)
@@ -157,7 +160,7 @@ class Workbench:
             entered.set_exception(error)
 
     def _leave(self) -> None:
-        for task in tuple(self._tasks):
+        for task in self._tasks:
             task.cancel()
         self._leaving.set()
 
@@ -165,10 +168,6 @@ class Workbench:
 def _resolve(end: asyncio.Future[Finished], finished: Finished) -> None:
     if not end.done():
         end.set_result(finished)
-
-
-def _cancel(timer: asyncio.TimerHandle, _end: asyncio.Future[Finished]) -> None:
-    timer.cancel()
 
 
 def _start_loop() -> asyncio.AbstractEventLoop:

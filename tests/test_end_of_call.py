@@ -158,12 +158,6 @@ async def _deliver(hooks: MillisHooks, messages: list[dict[str, Any]]) -> list[i
     return statuses
 
 
-def test_a_body_that_does_not_arrive_is_refused(make_hooks: MakeHooks, rows: Rows) -> None:
-    part = {"type": "http.request", "body": BODY[:5], "more_body": True}
-    assert asyncio.run(_deliver(make_hooks(body_timeout_s=0.02), [part])) == [408]
-    assert rows(RECORDS)[0]["reason"] == "The body did not arrive within the time a delivery gets."
-
-
 def test_a_sender_who_leaves_is_not_answered_and_nothing_is_stored(
     hooks: MillisHooks, rows: Rows, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -66,6 +66,8 @@ def _insert(rows: int) -> str:
 
 def _row(delivery: Delivery) -> tuple[Any, ...]:
     kind, received_at, *rest = delivery
-    moment = received_at.astimezone(UTC).replace(tzinfo=None).isoformat(" ", "microseconds")
+    moment = received_at.astimezone(UTC).isoformat(" ", "microseconds")[
+        : len("2000-01-01 00:00:00.000000")
+    ]
     body = delivery.body
     return (kind, moment, *rest, content_hash(body) if body else None)

@@ -141,7 +141,7 @@ def _said(
         "metadata": tuple(_entries(event, prefetch, answer)),
         "agent_config": config.value,
         "secrets_masked": config.count,
-        "problems": tuple(f"{each.field}: {each.found}; {each.why}" for each in problems),
+        "problems": tuple(map(str, problems)),
     }
 
 

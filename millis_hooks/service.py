@@ -6,13 +6,11 @@ import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .call_log import CallLog
-from .dashboard import DashboardSettings, dashboard
 from .end_of_call import EndOfCallEndpoint
 from .events import EndOfCall
-from .operators import Operators
 from .prefetch import PrefetchEndpoint, encode_default
 from .routing import Router
 from .runs.runner import Runner
@@ -53,7 +51,8 @@ class Service:
             settings, router, workbench, writer.record, default=default
         )
         self.end_of_call = EndOfCallEndpoint(settings, writer.store, writer.record)
-        self.dashboard = self._dashboard(settings)
+        self._settings = settings
+        self._site: ASGIApp | None = None
 
     @classmethod
     async def start(cls, settings: Settings, router: Router, lifespan: Lifespan | None) -> Service:
@@ -79,12 +78,21 @@ class Service:
         """Raise `StorageError` unless an end-of-call would be stored now."""
         self.call_log.writer.run(lambda connection: None)
 
-    def _dashboard(self, settings: Settings) -> ASGIApp:
+    async def dashboard(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a page. The dashboard is made for the first one: calls do not wait for it."""
+        if self._site is None:
+            self._site = await asyncio.to_thread(self._make_dashboard)
+        await self._site(scope, receive, send)
+
+    def _make_dashboard(self) -> ASGIApp:
+        from .dashboard import DashboardSettings, dashboard
+        from .operators import Operators
+
         operators = Operators(
             self.call_log.database.reader,
             write=self.call_log.writer.run,
-            signing_key=self._session_key(settings),
-            password=settings.dashboard_password,
+            signing_key=self._session_key(),
+            password=self._settings.dashboard_password,
             now=_now,
         )
         return dashboard(
@@ -94,9 +102,9 @@ class Service:
             now=_now,
         )
 
-    def _session_key(self, settings: Settings) -> bytes:
-        if settings.session_key is not None:
-            return settings.session_key.get_secret_value().encode()
+    def _session_key(self) -> bytes:
+        if self._settings.session_key is not None:
+            return self._settings.session_key.get_secret_value().encode()
         return self.call_log.key("operator_sessions")
 
     def _runs_for(self, call: EndOfCall) -> list[str]:

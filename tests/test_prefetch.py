@@ -88,6 +88,23 @@ def test_several_handlers_are_merged_in_the_order_of_registration(hooks: MillisH
     assert ask(hooks) == {"metadata": {"a": 1, "b": 2}, "extra_prompt": "One.\n\nTwo."}
 
 
+def test_what_a_handler_does_to_its_call_the_next_one_does_not_see(hooks: MillisHooks) -> None:
+    vandal_is_done = threading.Event()
+
+    @hooks.on_prefetch
+    def vandal(call: PrefetchRequest) -> None:
+        call.session_id = "changed"
+        call.metadata.clear()
+        vandal_is_done.set()
+
+    @hooks.on_prefetch
+    def witness(call: PrefetchRequest) -> dict[str, Any]:
+        vandal_is_done.wait(5)
+        return {"metadata": {"seen": [call.session_id, *call.metadata]}}
+
+    assert ask(hooks) == {"metadata": {"seen": ["-Ox1demoSess", "plan", "visits"]}}
+
+
 def test_a_handler_that_fails_drops_out_alone(hooks: MillisHooks, rows: Rows) -> None:
     @hooks.on_prefetch
     def broken(call: PrefetchRequest) -> str:

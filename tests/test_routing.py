@@ -289,14 +289,3 @@ def test_an_annotation_nobody_can_read_is_no_reason_to_refuse() -> None:
     router = Router()
     router.on_prefetch(odd)
     assert only(router).name == "odd"
-
-
-def test_handlers_of_one_call_do_not_see_what_the_others_do_to_it() -> None:
-    router = Router()
-    router.on_prefetch(greet)
-    call = beginning(metadata={"plan": "gold"})
-    prepared = only(router).prepare(call, None)
-    assert isinstance(prepared, PrefetchRequest)
-    prepared.from_phone = "changed"
-    prepared.metadata.clear()
-    assert (call.from_phone, call.metadata) == (None, {"plan": "gold"})

@@ -14,8 +14,7 @@ from typing import Any, TypeVar
 import pytest
 from conftest import eventually
 
-from millis_hooks import PrefetchRequest, Router
-from millis_hooks import handler_threads
+from millis_hooks import PrefetchRequest, Router, handler_threads
 from millis_hooks import workbench as workbench_module
 from millis_hooks.exceptions import HandlerError, HandlerTimeoutError
 from millis_hooks.routing import Handler
@@ -122,7 +121,7 @@ def test_whatever_a_handler_raises_ends_that_handler_alone(
     async def work(workbench: Workbench) -> list[Finished]:
         functions: list[Callable[[Any], Any]] = [fail, fail_later, plain, later]
         ends = [workbench.ask(handler(each), CALL, timeout_s=LONG_S) for each in functions]
-        return [await end for end in ends]
+        return await asyncio.gather(*ends)
 
     plainly, lately, *others = at_work(work, isolated=isolated, threads=1)
     assert plainly.error is error
@@ -142,7 +141,7 @@ def test_a_handler_that_blocks_its_loop_is_given_up(released: threading.Event) -
 
     async def work(workbench: Workbench) -> list[Finished]:
         ends = [workbench.ask(handler(each), CALL, timeout_s=0.02) for each in (block, later)]
-        finished = [await end for end in ends]
+        finished = await asyncio.gather(*ends)
         released.set()
         return finished
 
@@ -158,7 +157,7 @@ def test_an_answer_held_up_by_a_blocked_loop_arrives_in_time(released: threading
 
     async def work(workbench: Workbench) -> list[Finished]:
         ends = [workbench.ask(handler(each), CALL, timeout_s=0.05) for each in (prompt, block)]
-        finished = [await end for end in ends]
+        finished = await asyncio.gather(*ends)
         released.set()
         return finished
 
@@ -229,7 +228,7 @@ def test_no_handler_waits_behind_another_while_threads_may_be_made() -> None:
         rounds: list[Finished] = []
         for _ in range(20):
             ends = [workbench.ask(handler(meet), CALL, timeout_s=LONG_S) for _ in range(8)]
-            rounds += [await end for end in ends]
+            rounds += await asyncio.gather(*ends)
         return rounds
 
     assert all(finished.error is None for finished in at_work(work, threads=8))

@@ -14,7 +14,6 @@ from copy import copy
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Annotated, Any, Generic, Literal, NamedTuple, Self, TypeAlias, cast
-from urllib.parse import unquote_plus
 
 from pydantic import (
     AfterValidator,
@@ -32,6 +31,7 @@ from typing_extensions import TypeVar
 from .call_status import CallStatus, Outcome, outcome_of, spell_status
 from .exceptions import PayloadError
 from .phones import Direction, customer_of, direction_of, repair_phone
+from .query_string import read_query
 from .variables import variables_of
 from .wire import (
     Count,
@@ -396,7 +396,6 @@ class PrefetchResponse(BaseModel):
 Metadata = TypeVar("Metadata", default=dict[str, str])
 
 _RESERVED = frozenset({"session_id", "agent_id", "from", "to"})
-_MAX_QUERY_FIELDS = 1000
 
 
 @dataclass(kw_only=True, slots=True)
@@ -430,7 +429,7 @@ class PrefetchRequest(Generic[Metadata]):
         repeat, the first value counts. A `+` that was sent unescaped is put back.
         """
         problems: list[Problem] = []
-        raw = _query_fields(query, problems)
+        raw = read_query(query, problems)
         own: dict[str, str] = {}
         metadata: dict[str, str] = {}
         for name, value in raw:
@@ -523,23 +522,3 @@ class PrefetchRequest(Generic[Metadata]):
             if name not in _RESERVED:
                 sent.setdefault(name, []).append(value)
         return sent
-
-
-def _query_fields(query: bytes, problems: list[Problem]) -> list[tuple[str, str]]:
-    """Split a query string; `urllib.parse.parse_qsl` takes three times as long for the same."""
-    pairs = query.decode("utf-8", "replace").split("&", _MAX_QUERY_FIELDS)
-    if len(pairs) > _MAX_QUERY_FIELDS:
-        problems.append(
-            Problem("query", f"more than {_MAX_QUERY_FIELDS} fields", "the rest is left out")
-        )
-        del pairs[_MAX_QUERY_FIELDS:]
-    fields = []
-    for pair in pairs:
-        name, _, value = pair.partition("=")
-        if pair:
-            fields.append((_unescape(name), _unescape(value)))
-    return fields
-
-
-def _unescape(text: str) -> str:
-    return unquote_plus(text) if "%" in text or "+" in text else text

@@ -28,7 +28,6 @@ import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
-from uvicorn.supervisors import ChangeReload
 
 #: How long a refused peer may go on sending, so that closing does not wipe our answer off its wire.
 LINGER_S = 1.0
@@ -359,6 +358,7 @@ class Server(uvicorn.Server):
         # What start-up made lives as long as the process; the collector need not walk it again.
         gc.collect()
         gc.freeze()
+        gc.enable()
         if self._announce is not None:
             self._announce()
 
@@ -426,6 +426,8 @@ def serve(
     if not config.should_reload:
         Server(config, announce=announce).run()
         return
+    from uvicorn.supervisors import ChangeReload
+
     listener = config.bind_socket()
     listener.listen(config.limits.backlog)
     if announce is not None:

@@ -85,6 +85,7 @@ class Service:
         await self._site(scope, receive, send)
 
     def _make_dashboard(self) -> ASGIApp:
+        from .call_log.queries import Queries
         from .dashboard import DashboardSettings, dashboard
         from .operators import Operators
 
@@ -96,7 +97,7 @@ class Service:
             now=_now,
         )
         return dashboard(
-            self.call_log.queries,
+            Queries(self.call_log.database.reader),
             operators,
             settings=DashboardSettings(version=__version__),
             now=_now,

@@ -15,6 +15,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from millis_hooks.call_log import CallLog
+from millis_hooks.call_log.queries import Queries
 from millis_hooks.samples import end_of_call_body, prefetch_query
 from millis_hooks.target import load_target
 
@@ -76,7 +77,7 @@ def outcomes_in(folder: Path) -> list[str | None]:
     log = CallLog(f"sqlite:///{folder}/millis_hooks.db")
     while log.processor.process_chunk():
         pass
-    record = log.queries.call("-S")
+    record = Queries(log.database.reader).call("-S")
     log.close()
     return [record.call.outcome] if record else []
 

@@ -12,7 +12,8 @@ PACKAGE = Path(__file__).parent.parent / "millis_hooks"
 LAYERS: list[set[str]] = [
     {"version", "exceptions", "settings"},
     {"call_status", "phones", "variables", "masking", "wire"},
-    {"events", "failures"},
+    {"query_string", "failures"},
+    {"events"},
     {"samples", "auth", "routing", "content_encoding", "answers", "call_log"},
     {"courier", "running", "replies", "operators"},
     {"handler_threads"},

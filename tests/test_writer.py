@@ -138,7 +138,7 @@ def test_a_record_that_cannot_be_stored_fails_alone(database: Database, writer: 
         for delivery in (prefetched("-a"), prefetched("\ud83d", ""), prefetched("-b")):
             writer.record(delivery)
     writer.run(add_key)
-    assert stored(database) == ["-a", "-b"]
+    eventually(lambda: stored(database) == ["-a", "-b"])
 
 
 def test_work_is_returned_what_it_returned(writer: Writer) -> None:

@@ -14,7 +14,6 @@ from .database import Database
 from .digest import RunsFor
 from .migrations import migrate
 from .processing import Processor
-from .queries import Queries
 from .tables import keys
 from .writer import Writer
 
@@ -36,7 +35,6 @@ class CallLog:
     ) -> None:
         self.database = Database(url)
         migrate(self.database)
-        self.queries = Queries(self.database.reader)
         self.writer = Writer(self.database.writer, on_stored=self._wake)
         self.processor = Processor(
             self.database, self.writer, runs_for=runs_for, on_runs=on_runs, own_numbers=own_numbers

@@ -32,7 +32,7 @@ CHUNK_DELIVERIES = 50
 CHUNK_BYTES = 2 * 1024 * 1024
 #: Deliveries stored during one chunk that make a flood. Acknowledgements and fallbacks come first
 #: then: after each chunk processing rests for this many times as long as it took.
-FLOOD_DELIVERIES = 20
+FLOOD_DELIVERIES = 5
 REST = 25
 #: The inbox is looked through at least this often, whoever filled it.
 SWEEP_S = 5.0

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -68,7 +67,7 @@ class Writer:
         self._on_stored = on_stored
         self.stored = 0  # deliveries since the start
         self._queue: SimpleQueue[_Store | _Job | None] = SimpleQueue()
-        self._records: deque[Delivery] = deque()
+        self._records: list[Delivery] = []
         self._dropped = 0
         self._lock = threading.Lock()  # nothing comes in between a check and what follows from it
         self._closing = False
@@ -119,14 +118,9 @@ class Writer:
     def _run(self) -> None:
         while not (self._closing and self._queue.empty() and not self._records):
             group = self._gather()
-            records = [self._records.popleft() for _ in range(len(self._records))]
-            if self._dropped:
-                logger.warning("%d prefetch records dropped: too many at once", self._dropped)
-                self._dropped = 0
+            records = self._take_records()
             if group or records:
                 self._commit(group, records)
-            if self._records:
-                self._queue.put(None)
 
     def _gather(self) -> list[_Store | _Job]:
         """Wait for somebody, then take all who wait; linger a little when nobody does."""
@@ -144,6 +138,14 @@ class Writer:
                 group.append(item)
                 size += _body_bytes(item)
         return group
+
+    def _take_records(self) -> list[Delivery]:
+        with self._lock:
+            records, self._records = self._records, []
+            dropped, self._dropped = self._dropped, 0
+        if dropped:
+            logger.warning("%d prefetch records dropped: too many at once", dropped)
+        return records
 
     def _commit(self, group: Sequence[_Store | _Job], records: Sequence[Delivery]) -> None:
         stores = [item for item in group if isinstance(item, _Store)]

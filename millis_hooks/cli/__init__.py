@@ -5,6 +5,7 @@ A command imports what it needs when it runs, so that `--help` and completion an
 
 from __future__ import annotations
 
+import gc
 from typing import Annotated
 
 import typer
@@ -32,6 +33,9 @@ app.command("show", context_settings={"ignore_unknown_options": True})(calls.sho
 
 def main() -> None:
     """Run the command line; the `millis-hooks` script."""
+    # What starting up makes stays: the collector would only look at it again and again. A server
+    # turns it on when it has started, other commands end soon.
+    gc.disable()
     app()
 
 

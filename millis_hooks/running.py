@@ -6,8 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 #: Calls that may wait for a blocked loop or for a free thread; more fail at once.
 MAX_WAITING = 1000
@@ -20,14 +19,15 @@ class _NotWanted:
 NOT_WANTED = _NotWanted()
 
 
-@dataclass(frozen=True, slots=True)
-class Finished:
+class Finished(NamedTuple):
     """How a handler ended: with `value`, or with `error`."""
 
     value: object = None
     error: BaseException | None = None
     duration_ms: float = 0.0
 
+
+_NOT_FINISHED = Finished()
 
 #: Told how the handler ended, on whichever thread that happens.
 Done: TypeAlias = Callable[[Finished], None]
@@ -43,7 +43,7 @@ class Running:
         self._lock = threading.Lock()
         self.started = time.perf_counter()
         self.task: asyncio.Task[None] | None = None
-        self.finished = Finished()
+        self.finished = _NOT_FINISHED
 
     def begin(self) -> bool:
         """Start the clock; False if nobody waits any more."""

@@ -228,7 +228,7 @@ def test_what_is_stored_is_processed_without_being_asked(tmp_path: Path) -> None
 
 
 def test_a_flood_is_processed_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("millis_hooks.call_log.processing.FLOOD_DELIVERIES", 0)
+    monkeypatch.setattr("millis_hooks.call_log.writer.FLOOD_WAITING", 0)
     monkeypatch.setattr("millis_hooks.call_log.processing.CHUNK_DELIVERIES", 1)
     log = opened_log(tmp_path)
     store(log.writer, *(ended(f"-s{n}") for n in range(3)))

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sqlalchemy import Row, select
+from sqlalchemy import Row, func, select
 
 from ..events import EndOfCall, PrefetchRequest
 from ..exceptions import PayloadError
@@ -30,10 +30,11 @@ logger = logging.getLogger("millis_hooks.call_log")
 #: acknowledgement that arrives meanwhile waits for it.
 CHUNK_DELIVERIES = 50
 CHUNK_BYTES = 2 * 1024 * 1024
-#: Deliveries stored during one chunk that make a flood. Acknowledgements and fallbacks come first
-#: then: after each chunk processing rests for this many times as long as it took.
-FLOOD_DELIVERIES = 5
+#: In a flood acknowledgements and fallbacks come first: after each chunk processing rests up to
+#: this many times as long as it took, and less the more there is to do.
 REST = 25
+#: So many deliveries in the inbox halve the rest.
+LARGE_BACKLOG = 10_000
 #: The inbox is looked through at least this often, whoever filled it.
 SWEEP_S = 5.0
 
@@ -58,6 +59,7 @@ class Processor:
         self._on_runs = on_runs
         self._wanted = threading.Event()
         self._closing = threading.Event()
+        self._backlog = 0  # at most so many deliveries wait
         self._thread = threading.Thread(
             target=self._run, name="millis-hooks-processing", daemon=True
         )
@@ -117,11 +119,12 @@ class Processor:
     def _empty_inbox(self) -> None:
         """Process chunk after chunk; in a flood, leave most of the time to those who wait."""
         while not self._closing.is_set():
-            stored_before, began = self._writer.stored, time.perf_counter()
+            began = time.perf_counter()
             if not self.process_chunk():
                 return
-            if self._writer.stored - stored_before >= FLOOD_DELIVERIES:
-                self._closing.wait((time.perf_counter() - began) * REST)
+            if self._writer.is_flooded:
+                rest = REST / (1 + self._backlog / LARGE_BACKLOG)
+                self._closing.wait((time.perf_counter() - began) * rest)
 
     def _read_chunk(self) -> list[Row[Any]]:
         """Take the oldest, bounded in bytes, and no session twice: their order matters."""
@@ -144,6 +147,8 @@ class Processor:
                 size += len(row.body)
                 if size > CHUNK_BYTES:
                     break
+            newest = connection.scalar(select(func.max(inbox.c.delivery_id)))
+        self._backlog = newest - chunk[0].id if chunk and newest else 0
         return chunk
 
     def _digest(self, row: Row[Any]) -> Digest | None:

@@ -31,6 +31,9 @@ T = TypeVar("T")
 LINGER_S = 0.05
 #: How many of those may wait in memory; more are dropped and counted.
 MAX_RECORDS = 50_000
+#: From here on it is a flood: so many wait for one commit, or so many records have gathered.
+FLOOD_WAITING = 16
+FLOOD_RECORDS = 50
 #: Bodies go into one transaction up to this many bytes, so that no commit takes long.
 MAX_GROUP_BYTES = 16 * 1024 * 1024
 
@@ -65,7 +68,7 @@ class Writer:
         """Call `on_stored` on the writing thread after each commit that stored deliveries."""
         self._engine = engine
         self._on_stored = on_stored
-        self.stored = 0  # deliveries since the start
+        self.is_flooded = False
         self._queue: SimpleQueue[_Store | _Job | None] = SimpleQueue()
         self._records: list[Delivery] = []
         self._dropped = 0
@@ -119,6 +122,7 @@ class Writer:
         while not (self._closing and self._queue.empty() and not self._records):
             group = self._gather()
             records = self._take_records()
+            self.is_flooded = len(group) >= FLOOD_WAITING or len(records) >= FLOOD_RECORDS
             if group or records:
                 self._commit(group, records)
 
@@ -169,7 +173,6 @@ class Writer:
             for job in jobs:
                 _settle(job)
             if batch:
-                self.stored += len(batch)
                 self._on_stored()
 
     def _commit_each(self, group: Sequence[_Store | _Job], records: Sequence[Delivery]) -> None:

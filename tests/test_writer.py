@@ -275,7 +275,16 @@ def test_processing_is_woken_by_deliveries_and_by_nothing_else(database: Databas
         assert calls == []
         asyncio.run(writer.store(ended()))
     assert calls == ["stored"]
-    assert writer.stored == 1
+
+
+def test_a_flood_is_when_many_wait_for_one_commit(
+    database: Database, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("millis_hooks.call_log.writer.FLOOD_WAITING", 3)
+    store_all(writer, ended("-a"), ended("-b"), ended("-c"))
+    assert writer.is_flooded
+    store_all(writer, ended("-d"))
+    assert not writer.is_flooded
 
 
 def test_whoever_no_longer_waits_holds_up_nobody(database: Database, writer: Writer) -> None:

@@ -47,8 +47,8 @@ RowId = BigInteger().with_variant(Integer(), "sqlite")
 
 metadata = MetaData()
 
-#: Every request as it came: evidence. Only `outcome` and `reason` may change, once, when nothing can
-#: be derived from a delivery that was stored.
+#: Every request as it came: evidence. Only `outcome` and `reason` may change, once, when nothing
+#: can be derived from a delivery that was stored.
 deliveries = Table(
     "deliveries",
     metadata,

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from .exceptions import ConfigError as ConfigError
     from .exceptions import MillisHooksError as MillisHooksError
     from .exceptions import RegistrationError as RegistrationError
+    from .parked import ParkedRun as ParkedRun
+    from .retries import Backoff as Backoff
+    from .retries import GiveUp as GiveUp
+    from .retries import Retry as Retry
     from .routing import Router as Router
 
 _HOMES = {
@@ -35,22 +39,30 @@ _HOMES = {
     "ConfigError": "exceptions",
     "MillisHooksError": "exceptions",
     "RegistrationError": "exceptions",
+    "ParkedRun": "parked",
+    "Backoff": "retries",
+    "GiveUp": "retries",
+    "Retry": "retries",
     "Router": "routing",
 }
 
 __all__ = [
+    "Backoff",
     "CallStatus",
     "ConfigError",
     "CostItem",
     "EndOfCall",
     "FunctionCall",
+    "GiveUp",
     "Message",
     "MillisHooks",
     "MillisHooksError",
     "Outcome",
+    "ParkedRun",
     "PrefetchRequest",
     "PrefetchResponse",
     "RegistrationError",
+    "Retry",
     "Router",
     "__version__",
 ]

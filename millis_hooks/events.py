@@ -193,6 +193,7 @@ class EndOfCall(WireModel):
     _raw: dict[str, Json] = PrivateAttr(default_factory=dict)
     _own_numbers: frozenset[str] = PrivateAttr(default=frozenset())
     _state: Any = PrivateAttr(default=None)
+    _handler: str | None = PrivateAttr(default=None)
 
     @classmethod
     def parse(cls, body: bytes, *, own_numbers: frozenset[str] = frozenset()) -> Self:
@@ -246,6 +247,14 @@ class EndOfCall(WireModel):
     def state(self) -> Any:
         """What the application's `lifespan` yielded."""
         return self._state
+
+    @property
+    def idempotency_key(self) -> str:
+        """What names this work: `session_id:handler`, the same in every attempt and replay.
+
+        Hand it to systems that should do a thing once. Outside of a run it is the session's id.
+        """
+        return f"{self.session_id}:{self._handler}" if self._handler else self.session_id
 
     @property
     def started_at(self) -> datetime | None:

@@ -176,3 +176,12 @@ def test_variables_are_the_final_metadata_and_the_two_numbers() -> None:
 def test_a_call_made_by_hand_needs_only_what_the_test_is_about() -> None:
     event = EndOfCall(session_id="-Ox1", call_status="BUSY")
     assert (event.outcome, event.problems, event.chat) == (Outcome.UNREACHED, [], [])
+
+
+def test_a_call_outside_of_a_run_has_its_session_for_a_key() -> None:
+    assert EndOfCall(session_id="-Ox1").idempotency_key == "-Ox1"
+
+
+def test_no_payload_can_set_the_key() -> None:
+    event = call(idempotency_key="x", _handler="y")
+    assert event.idempotency_key == event.session_id

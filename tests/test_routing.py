@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import asyncio
 import functools
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, assert_type
 
 import pytest
 from pydantic import BaseModel
 
-from millis_hooks import EndOfCall, PrefetchRequest, RegistrationError, Router
+from millis_hooks import EndOfCall, ParkedRun, PrefetchRequest, RegistrationError, Router
 from millis_hooks.routing import Handler
 
 
@@ -23,9 +25,17 @@ def ended(**fields: Any) -> EndOfCall:
     return EndOfCall(session_id="-Ox1", **fields)
 
 
+def parked(handler: str = "note") -> ParkedRun:
+    now = datetime.now(UTC)
+    return ParkedRun(
+        run_id=7, call=ended(), handler=handler, reason="no", attempts=1, parked_at=now
+    )
+
+
 def names(router: Router, call: PrefetchRequest | EndOfCall) -> list[str]:
-    hook = "prefetch" if isinstance(call, PrefetchRequest) else "end_of_call"
-    return [handler.name for handler in router.matching(hook, call)]  # type: ignore[arg-type]
+    if isinstance(call, PrefetchRequest):
+        return [handler.name for handler in router.matching("prefetch", call)]
+    return [handler.name for handler in router.matching("end_of_call", call)]
 
 
 def refusal(register: Callable[[], object]) -> str:
@@ -41,6 +51,9 @@ def greet(call: PrefetchRequest) -> str:
 def note(call: EndOfCall) -> None: ...
 
 
+def alert(parked: ParkedRun) -> None: ...
+
+
 def only(router: Router) -> Handler:
     [handler] = router
     return handler
@@ -50,6 +63,22 @@ def test_a_decorator_returns_the_function_unchanged() -> None:
     router = Router()
     assert router.on_prefetch(greet) is greet
     assert router.on_end_of_call(call_status="busy")(note) is note
+    assert router.on_parked(handler="note")(alert) is alert
+
+
+def test_a_decorated_function_keeps_its_type() -> None:
+    router = Router()
+
+    @router.on_end_of_call(max_attempts=3, repeatable=False)
+    async def sync(call: EndOfCall) -> int:
+        return 1
+
+    @router.on_parked
+    def tell(run: ParkedRun) -> str:
+        return run.reason
+
+    assert_type(asyncio.run(sync(ended())), int)
+    assert_type(tell(parked()), str)
 
 
 def test_handlers_match_in_the_order_of_registration() -> None:
@@ -104,41 +133,6 @@ def test_a_filter_lets_some_ended_calls_through(
     assert names(router, ended(**unwanted)) == []
 
 
-def test_an_unknown_filter_is_refused_with_the_known_ones() -> None:
-    message = refusal(lambda: Router().on_prefetch(status="busy")(greet))  # type: ignore[call-overload]
-    assert "greet asks for the unknown filter 'status'" in message
-    assert "agent_id, channel, when, budget_s" in message
-    message = refusal(lambda: Router().on_end_of_call(budget_s=1)(note))  # type: ignore[call-overload]
-    assert "call_status, outcome, timeout_s" in message
-
-
-def test_a_filter_value_that_cannot_be_is_refused_with_the_nearest() -> None:
-    message = refusal(lambda: Router().on_end_of_call(call_status="no-answr")(note))
-    assert "Did you mean 'no-answer'?" in message
-    assert "Did you mean" not in refusal(lambda: Router().on_end_of_call(outcome="zzz")(note))
-
-
-@pytest.mark.parametrize("nobody", ["", [], [""]])
-def test_a_filter_that_lets_nobody_through_is_refused(nobody: Any) -> None:
-    assert "lets no call through" in refusal(lambda: Router().on_prefetch(agent_id=nobody)(greet))
-
-
-@pytest.mark.parametrize("seconds", [0, -1, float("nan")])
-def test_a_handler_needs_time(seconds: float) -> None:
-    assert "give it more" in refusal(lambda: Router().on_prefetch(budget_s=seconds)(greet))
-    assert "give it more" in refusal(lambda: Router().on_end_of_call(timeout_s=seconds)(note))
-
-
-async def wonders(call: PrefetchRequest) -> bool:
-    return True
-
-
-@pytest.mark.parametrize("when", [wonders, "phone"])
-def test_a_filter_of_ones_own_is_a_plain_function(when: Any) -> None:
-    message = refusal(lambda: Router().on_prefetch(when=when)(greet))
-    assert "when= of greet must be a plain function" in message
-
-
 def test_two_handlers_of_one_name_are_refused_with_both_places() -> None:
     router = Router()
     router.on_prefetch(greet)
@@ -146,10 +140,11 @@ def test_two_handlers_of_one_name_are_refused_with_both_places() -> None:
     assert message.count("test_routing.py:") == 2
 
 
-def test_one_name_may_serve_both_webhooks() -> None:
+def test_one_name_may_serve_every_hook() -> None:
     router = Router()
     router.on_prefetch(name="crm")(greet)
     router.on_end_of_call(name="crm")(note)
+    router.on_parked(name="crm")(alert)
     handler = router.get("end_of_call", "crm")
     assert handler is not None
     assert handler.function is note
@@ -202,8 +197,9 @@ async def async_generator(call: PrefetchRequest) -> AsyncIterator[str]:
         (generator, "generator yields; a handler must return"),
         (async_generator, "async_generator yields"),
         (note, "note takes EndOfCall, but on_prefetch calls it with PrefetchRequest"),
-        (str, "what str takes cannot be told; wrap it in a function"),
-        ("greet", "must be a function, not 'greet'"),
+        (alert, "alert takes ParkedRun, but on_prefetch calls it with PrefetchRequest"),
+        (str, "str does not tell what it takes; wrap it in a function"),
+        ("greet", "on_prefetch takes a function, not 'greet'"),
     ],
 )
 def test_what_could_never_be_called_is_refused_at_once(function: Any, why: str) -> None:
@@ -213,6 +209,11 @@ def test_what_could_never_be_called_is_refused_at_once(function: Any, why: str) 
 def test_the_refusal_says_where_the_function_stands() -> None:
     line = no_parameter.__code__.co_firstlineno
     assert f"test_routing.py:{line}" in refusal(lambda: Router().on_prefetch(no_parameter))  # type: ignore[type-var]
+
+
+def test_who_tells_of_parked_runs_is_called_with_one() -> None:
+    message = refusal(lambda: Router().on_parked(note))  # type: ignore[type-var]
+    assert "note takes EndOfCall, but on_parked calls it with ParkedRun" in message
 
 
 class Greeter:
@@ -289,3 +290,69 @@ def test_an_annotation_nobody_can_read_is_no_reason_to_refuse() -> None:
     router = Router()
     router.on_prefetch(odd)
     assert only(router).name == "odd"
+
+
+def test_filters_are_told_by_name_and_sorted() -> None:
+    router = Router()
+    router.on_end_of_call(agent_id={"-b", "-a"}, call_status="NO_ANSWER", concurrency=2)(note)
+    assert only(router).filters() == {"agent_id": ["-a", "-b"], "call_status": ["no-answer"]}
+
+
+def test_who_filters_nothing_has_no_filters() -> None:
+    router = Router()
+    router.on_parked(alert)
+    assert only(router).filters() == {}
+
+
+def test_parked_runs_are_told_to_all_who_want_to_hear_of_that_handler() -> None:
+    router = Router()
+    router.on_end_of_call(note)
+    router.on_parked(name="of all")(alert)
+    router.on_parked(name="of two", handler=["note", "other"])(alert)
+    router.on_parked(name="of another", handler="other")(alert)
+    assert [handler.name for handler in router.telling_of("note")] == ["of all", "of two"]
+    assert router.matching("parked", parked("note")) == router.telling_of("note")
+    assert router.matching("end_of_call", parked("note")) == []
+
+
+def test_whom_a_handler_wants_to_hear_of_may_be_registered_later() -> None:
+    router = Router()
+    router.on_parked(handler="note")(alert)
+    router.on_end_of_call(note)
+    router.check()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "hint"),
+    [("notes", "Did you mean 'note'? Known: note."), ("xyz", "has that name. Known: note.")],
+)
+def test_nobody_hears_of_a_handler_there_is_not(wanted: str, hint: str) -> None:
+    router = Router()
+    router.on_prefetch(name="xyz")(greet)
+    router.on_end_of_call(note)
+    router.on_parked(handler={"note", wanted})(alert)
+    message = refusal(router.check)
+    assert f"test_routing.py:{alert.__code__.co_firstlineno}: alert asks for" in message
+    assert hint in message
+
+
+def test_a_handler_s_call_carries_its_key() -> None:
+    router = Router()
+    router.on_end_of_call(name="sync_crm")(note)
+    prepared = only(router).prepare(ended(), "state")
+    assert isinstance(prepared, EndOfCall)
+    assert (prepared.idempotency_key, prepared.state) == ("-Ox1:sync_crm", "state")
+
+
+def test_a_parked_run_in_a_log_gives_no_conversation_away() -> None:
+    assert "EndOfCall" not in repr(parked())
+
+
+def test_a_parked_run_carries_the_state_and_both_keys() -> None:
+    router = Router()
+    router.on_parked(alert)
+    prepared = only(router).prepare(parked("sync_crm"), "state")
+    assert isinstance(prepared, ParkedRun)
+    assert prepared.state == "state"
+    assert prepared.idempotency_key == "-Ox1:sync_crm:parked:7"
+    assert prepared.call.idempotency_key == "-Ox1:sync_crm"

@@ -1,14 +1,23 @@
-"""Threads for handlers that are not async."""
+"""The threads handlers run in: one with an event loop for the async ones, several for the others.
+
+All are daemons, and go on whatever a handler raises in them.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
 
 from .exceptions import HandlerError
+from .failures import describe_failure
+from .interruption import HandlerInterrupted, keep_out
 from .running import MAX_WAITING, Running
+
+logger = logging.getLogger("millis_hooks.workbench")
 
 
 class HandlerThreads:
@@ -30,17 +39,67 @@ class HandlerThreads:
                 self._made += 1
                 threading.Thread(target=self._run, name="millis-hooks-handler", daemon=True).start()
         if is_full:
-            running.finish(error=HandlerError("All threads for handlers are busy."))
+            running.refuse(HandlerError("All threads for handlers are busy."))
         else:
             self._queue.put((running, work))
 
     def _run(self) -> None:
+        thread_id = threading.get_ident()
         while True:
             running, work = self._queue.get()
-            if running.begin():
-                try:
-                    running.finish(work())
-                except BaseException as error:  # also SystemExit: the thread is used again
-                    running.finish(error=error)
+            running.thread_id = thread_id
+            _do(running, work)
             with self._lock:
                 self._unfinished -= 1
+            running.leave()
+
+
+def _do(running: Running, work: Callable[[], Any]) -> None:
+    try:
+        if running.begin():
+            try:
+                value = work()
+            except BaseException as error:  # also SystemExit: the thread is used again
+                running.finish(error=error)
+            else:
+                running.finish(value)
+        keep_out(running)
+    except HandlerInterrupted:
+        pass  # meant for code that had just ended
+
+
+class LoopThread:
+    """A thread with an event loop. What a task that nobody waits for raises does not end it."""
+
+    def __init__(self) -> None:
+        self.loop = _new_event_loop()
+        self._is_stopping = False
+        self._thread = threading.Thread(target=self._run, name="millis-hooks-handlers", daemon=True)
+        self._thread.start()
+
+    @property
+    def thread_id(self) -> int | None:
+        return self._thread.ident
+
+    def stop(self) -> None:
+        """End the loop and its thread, as soon as the code in it lets go."""
+        self._is_stopping = True
+        self.loop.call_soon_threadsafe(self.loop.stop)
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        while not self._is_stopping:
+            try:
+                self.loop.run_forever()
+            except (SystemExit, KeyboardInterrupt, HandlerInterrupted) as error:
+                traceback = describe_failure(error).traceback
+                logger.error("the handlers' loop goes on after\n%s", traceback)
+        self.loop.close()
+
+
+def _new_event_loop() -> asyncio.AbstractEventLoop:
+    try:
+        import uvloop
+    except ImportError:  # not made for Windows
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()

@@ -2,7 +2,8 @@
 
 A handler that blocks, loops or never returns holds up other handlers at most, never the serving
 loop: acknowledgements, pages and fallbacks go on. Async handlers run on the workbench's loop, the
-others in daemon threads, which cannot keep the process from ending.
+others in daemon threads, which cannot keep the process from ending. What was given up is stopped
+where that is possible.
 """
 
 from __future__ import annotations
@@ -10,44 +11,60 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from functools import partial
 from typing import Any, TypeAlias
 
 from .courier import Courier
 from .exceptions import HandlerError, HandlerTimeoutError
 from .failures import describe_failure
-from .handler_threads import HandlerThreads
+from .handler_threads import HandlerThreads, LoopThread
+from .interruption import HandlerInterrupted, Watch, interrupt, keep_out
 from .routing import Event, Handler
-from .running import MAX_WAITING, NOT_WANTED, Done, Finished, Running
+from .running import MAX_WAITING, NOT_WANTED, Done, Finished, Left, Running
 
 logger = logging.getLogger("millis_hooks.workbench")
+
+_NOT_RUNNING = "The workbench is not running."
 
 #: A function that makes the resources handlers share; what it yields is `call.state`.
 Lifespan: TypeAlias = Callable[[], AbstractAsyncContextManager[Any]]
 
 
 class Workbench:
-    """Runs handlers. `isolated=False` runs the async ones on the loop that calls `start`."""
+    """Runs handlers. `isolated=False` runs the async ones on the loop that calls `start`.
+
+    Prefetch handlers that are not async have `threads` threads, the others `runs_threads` of their
+    own. A handler that was given up is interrupted if it does not end within `patience_s`.
+    """
 
     def __init__(
-        self, lifespan: Lifespan | None = None, *, isolated: bool = True, threads: int = 32
+        self,
+        lifespan: Lifespan | None = None,
+        *,
+        isolated: bool = True,
+        threads: int = 32,
+        runs_threads: int = 16,
+        patience_s: float = 10.0,
     ) -> None:
         self.state: Any = None
         self._lifespan = lifespan
         self._isolated = isolated
         self._threads = HandlerThreads(threads)
+        self._runs_threads = HandlerThreads(runs_threads)
+        self._watch = Watch(self._force_out, patience_s=patience_s)
+        self._own: LoopThread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting = 0
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._at_work: set[Running] = set()
 
     async def start(self) -> None:
         """Start the loop and enter `lifespan`; what that raises is raised here."""
         serving = asyncio.get_running_loop()
-        self._loop = _start_loop() if self._isolated else serving
+        self._own = LoopThread() if self._isolated else None
+        self._loop = self._own.loop if self._own is not None else serving
         self._outward = Courier(serving, self._loop)
         self._homeward = Courier(self._loop, serving)
         entered: Future[None] = Future()
@@ -73,8 +90,8 @@ class Workbench:
             logger.warning("the lifespan's exit took over %s s and was given up", grace_s)
         except Exception as error:  # what is stopped after us must still be
             logger.error("the lifespan's exit failed\n%s", describe_failure(error).traceback)
-        if self._isolated:
-            loop.call_soon_threadsafe(loop.stop)
+        if self._own is not None:
+            self._own.stop()
         self._loop = None
 
     async def ask(self, handler: Handler, call: Event, *, timeout_s: float) -> Finished:
@@ -97,40 +114,53 @@ class Workbench:
         # An answer given in time may be held up on its way by a handler that blocks the loop.
         _resolve(end, running.finished)
 
-    def run(self, handler: Handler, call: Event, done: Done) -> Running:
-        """Run `handler` on `call` and tell `done` how it ended."""
-        running = Running(done)
+    def run(self, handler: Handler, call: Event, done: Done, left: Left | None = None) -> Running:
+        """Run `handler` on `call`, tell `done` how it ended and then `left` that its code is over.
+
+        Each is told once, on whichever thread. After `give_up` much may lie between the two.
+        """
+        running = Running(handler.name, done, left)
         if self._loop is None:
-            running.finish(error=HandlerError("The workbench is not running."))
+            running.refuse(HandlerError(_NOT_RUNNING))
         elif not handler.is_async:
-            self._threads.put(running, partial(self._call_and_wait, handler, call))
+            threads = self._threads if handler.hook == "prefetch" else self._runs_threads
+            threads.put(running, partial(self._call_and_wait, running, handler, call))
         elif self._waiting >= MAX_WAITING:
-            running.finish(error=HandlerError("The handlers' event loop is blocked."))
+            running.refuse(HandlerError("The handlers' event loop is blocked."))
         else:
             self._waiting += 1
             self._outward.send(self._begin, running, handler, call)
         return running
 
     def give_up(self, running: Running, timeout_s: float) -> None:
-        """Deliver a `HandlerTimeoutError` and cancel the handler where that is possible."""
-        running.finish(error=HandlerTimeoutError(f"took over {timeout_s:g} s"))
-        if self._loop is not None and running.task is not None:
-            self._loop.call_soon_threadsafe(running.task.cancel)
+        """Deliver a `HandlerTimeoutError`, and stop the handler by all means there are."""
+        if running.give_up(HandlerTimeoutError(f"took over {timeout_s:g} s")):
+            _cancel_soon(running)
+            self._watch.add(running)
 
     def _begin(self, running: Running, handler: Handler, call: Event) -> None:
         self._waiting -= 1
-        if running.begin() and self._loop is not None:
-            running.task = task = self._loop.create_task(self._await(running, handler, call))
-            self._tasks.add(task)
+        if self._loop is None or self._leaving.is_set():
+            running.refuse(HandlerError(_NOT_RUNNING))
+            return
+        self._at_work.add(running)
+        running.task = self._loop.create_task(self._await(running, handler, call))
 
     async def _await(self, running: Running, handler: Handler, call: Event) -> None:
         try:
-            value = self._call(handler, call)
-            running.finish(value if value is NOT_WANTED else await value)
-        except BaseException as error:  # also SystemExit: it must not end the loop
-            running.finish(error=error)
-        finally:
-            self._tasks.discard(running.task)
+            if running.begin():
+                try:
+                    value = self._call(handler, call)
+                    value = value if value is NOT_WANTED else await value
+                except BaseException as error:  # also SystemExit: it must not end the loop
+                    running.finish(error=error)
+                else:
+                    running.finish(value)
+            keep_out(running)
+        except HandlerInterrupted:
+            pass  # meant for code that had just ended
+        self._at_work.discard(running)
+        running.leave()
 
     def _call(self, handler: Handler, call: Event) -> Any:
         call = handler.prepare(call, self.state)
@@ -138,12 +168,25 @@ class Workbench:
             return NOT_WANTED
         return handler.function(call)
 
-    def _call_and_wait(self, handler: Handler, call: Event) -> Any:
+    def _call_and_wait(self, running: Running, handler: Handler, call: Event) -> Any:
         value = self._call(handler, call)
         if inspect.iscoroutine(value) and self._loop is not None:
             # A plain function around an async one, as many decorators make: it still has to run.
-            return asyncio.run_coroutine_threadsafe(value, self._loop).result()
+            held = self._hold(running, value)
+            return asyncio.run_coroutine_threadsafe(held, self._loop).result()
         return value
+
+    async def _hold(self, running: Running, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """Await `coroutine` on the loop, for a handler in a thread."""
+        running.task = asyncio.current_task()
+        self._at_work.add(running)
+        try:
+            if running.is_given_up or self._leaving.is_set():
+                coroutine.close()
+                raise asyncio.CancelledError
+            return await coroutine
+        finally:
+            self._at_work.discard(running)
 
     async def _live(self, entered: Future[None]) -> None:
         """Hold `lifespan` open, in one task from enter to exit as task groups ask for."""
@@ -152,41 +195,47 @@ class Workbench:
             async with self._lifespan() if self._lifespan else nullcontext() as self.state:
                 entered.set_result(None)
                 await self._leaving.wait()
-                if self._tasks:  # what they share must outlive them
-                    await asyncio.wait(self._tasks)
+                if tasks := [running.task for running in self._at_work if running.task]:
+                    await asyncio.wait(tasks)  # what they share must outlive them
         except BaseException as error:
             if entered.done():
                 raise
             entered.set_exception(error)
 
     def _leave(self) -> None:
-        for task in self._tasks:
-            task.cancel()
+        for running in self._at_work:
+            if running.begun_at is None:
+                running.give_up(HandlerError(_NOT_RUNNING))
+            _cancel(running)
         self._leaving.set()
+
+    def _force_out(self, running: Running) -> bool:
+        """Interrupt `running` where that is possible; False while another handler has its loop."""
+        task = running.task
+        if task is None:
+            interrupt(running, running.thread_id)
+            return True
+        current = asyncio.current_task(task.get_loop())
+        if current is task:
+            interrupt(running, self._own.thread_id if self._own is not None else None)
+            return True
+        _cancel_soon(running)  # it may have swallowed the first
+        return current is None or all(other.task is not current for other in [*self._at_work])
+
+
+def _cancel_soon(running: Running) -> None:
+    """Cancel the task of `running`, if it has one, from any thread."""
+    if running.task is not None:
+        with suppress(RuntimeError):  # the loop may have been closed
+            running.task.get_loop().call_soon_threadsafe(_cancel, running)
+
+
+def _cancel(running: Running) -> None:
+    # What has not begun will see that nobody waits. Cancelled, it could not even say that it left.
+    if running.task is not None and running.begun_at is not None:
+        running.task.cancel()
 
 
 def _resolve(end: asyncio.Future[Finished], finished: Finished) -> None:
     if not end.done():
         end.set_result(finished)
-
-
-def _start_loop() -> asyncio.AbstractEventLoop:
-    loop = _new_event_loop()
-
-    def run() -> None:
-        asyncio.set_event_loop(loop)
-        try:
-            loop.run_forever()
-        finally:
-            loop.close()
-
-    threading.Thread(target=run, name="millis-hooks-handlers", daemon=True).start()
-    return loop
-
-
-def _new_event_loop() -> asyncio.AbstractEventLoop:
-    try:
-        import uvloop
-    except ImportError:  # not made for Windows
-        return asyncio.new_event_loop()
-    return uvloop.new_event_loop()

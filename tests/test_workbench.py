@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import pytest
@@ -17,14 +20,16 @@ from conftest import eventually
 from millis_hooks import PrefetchRequest, Router, handler_threads
 from millis_hooks import workbench as workbench_module
 from millis_hooks.exceptions import HandlerError, HandlerTimeoutError
+from millis_hooks.handler_threads import HandlerThreads
 from millis_hooks.routing import Handler
-from millis_hooks.running import NOT_WANTED, Finished
+from millis_hooks.running import NOT_WANTED, Finished, Running
 from millis_hooks.workbench import Lifespan, Workbench
 
 T = TypeVar("T")
 
 CALL = PrefetchRequest(session_id="-Ox1")
 LONG_S = 5.0
+LOOPS = ["uvloop", "asyncio"]
 
 
 def handler(function: Callable[[Any], Any], **filters: Any) -> Handler:
@@ -57,6 +62,27 @@ def ask(function: Callable[[Any], Any], *, timeout_s: float = LONG_S, **options:
     return at_work(work, **options)
 
 
+class Told:
+    """Notes what is told of a handler at work, in the order of telling."""
+
+    def __init__(self) -> None:
+        self.notes: list[Finished | str] = []
+
+    def done(self, finished: Finished) -> None:
+        self.notes.append(finished)
+
+    def left(self) -> None:
+        self.notes.append("left")
+
+    @property
+    def finished(self) -> Finished:
+        """How the handler ended, once its code is over; that must have been told last, and once."""
+        finished, left = eventually(lambda: self.notes if "left" in self.notes else None) or []
+        assert isinstance(finished, Finished)
+        assert left == "left"
+        return finished
+
+
 def plain(call: PrefetchRequest) -> str:
     return f"plain {call.session_id}"
 
@@ -64,6 +90,19 @@ def plain(call: PrefetchRequest) -> str:
 async def later(call: PrefetchRequest) -> str:
     await asyncio.sleep(0)
     return f"later {call.session_id}"
+
+
+def raising(error: BaseException) -> Callable[[Any], None]:
+    def fail(call: PrefetchRequest) -> None:
+        raise error
+
+    return fail
+
+
+def choose(loop: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have workbenches made with this kind of loop."""
+    if loop == "asyncio":
+        monkeypatch.setitem(sys.modules, "uvloop", None)
 
 
 @pytest.mark.parametrize("isolated", [True, False])
@@ -112,14 +151,11 @@ ENDINGS = [
 def test_whatever_a_handler_raises_ends_that_handler_alone(
     error: BaseException, isolated: bool
 ) -> None:
-    def fail(call: PrefetchRequest) -> None:
-        raise error
-
     async def fail_later(call: PrefetchRequest) -> None:
         raise error
 
     async def work(workbench: Workbench) -> list[Finished]:
-        functions: list[Callable[[Any], Any]] = [fail, fail_later, plain, later]
+        functions: list[Callable[[Any], Any]] = [raising(error), fail_later, plain, later]
         ends = [workbench.ask(handler(each), CALL, timeout_s=LONG_S) for each in functions]
         return await asyncio.gather(*ends)
 
@@ -127,6 +163,127 @@ def test_whatever_a_handler_raises_ends_that_handler_alone(
     assert plainly.error is error
     assert lately.error is error or isinstance(error, StopIteration)
     assert [finished.value for finished in others] == ["plain -Ox1", "later -Ox1"]
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()], ids=["exit", "interrupt"])
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_task_of_a_handler_s_own_does_not_end_the_loop(
+    error: BaseException,
+    loop: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    choose(loop, monkeypatch)
+
+    async def fail() -> None:
+        raise error
+
+    async def leave_a_task(call: PrefetchRequest) -> None:
+        with contextlib.suppress(BaseException):
+            await asyncio.create_task(fail())
+
+    async def work(workbench: Workbench) -> list[Finished]:
+        functions = [later, leave_a_task, later, later]
+        ends = [workbench.ask(handler(each), CALL, timeout_s=LONG_S) for each in functions]
+        return await asyncio.gather(*ends, workbench.ask(handler(later), CALL, timeout_s=LONG_S))
+
+    assert [finished.error for finished in at_work(work)] == [None] * 5
+    assert "the handlers' loop goes on after" in caplog.text
+
+
+@pytest.mark.parametrize("function", [plain, later])
+@pytest.mark.parametrize("hook", ["prefetch", "end_of_call"])
+def test_that_the_code_is_over_is_told_once_and_last(
+    function: Callable[[Any], Any], hook: Any
+) -> None:
+    told = Told()
+
+    async def work(workbench: Workbench) -> bool:
+        asked = replace(handler(function), hook=hook)
+        running = workbench.run(asked, CALL, told.done, told.left)
+        return await asyncio.to_thread(lambda: bool(told.finished.value) and running.has_left)
+
+    assert at_work(work)
+
+
+def test_that_the_code_is_over_is_told_after_a_failure_too() -> None:
+    told = [Told() for _ in ENDINGS]
+
+    async def work(workbench: Workbench) -> None:
+        for each, error in zip(told, ENDINGS, strict=True):
+            workbench.run(handler(raising(error)), CALL, each.done, each.left)
+        await asyncio.to_thread(lambda: [each.finished for each in told])
+
+    at_work(work)
+    assert [each.finished.error for each in told] == ENDINGS
+
+
+def test_that_the_code_is_over_is_not_told_before_how_it_ended(released: threading.Event) -> None:
+    telling, told = threading.Event(), Told()
+
+    def tell_slowly(finished: Finished) -> None:
+        telling.set()
+        released.wait()
+        told.done(finished)
+
+    running = Running("slow to hear", tell_slowly, told.left)
+    giving_up = threading.Thread(target=running.give_up, args=(HandlerTimeoutError(),))
+    giving_up.start()
+    assert telling.wait(LONG_S)
+    HandlerThreads(1).put(running, lambda: "late")
+    assert not running.has_left
+    released.set()
+    assert isinstance(told.finished.error, HandlerTimeoutError)
+    giving_up.join()
+
+
+def test_a_handler_begins_when_its_turn_comes(released: threading.Event) -> None:
+    def has_begun(running: Running) -> bool:
+        return running.begun_at is not None and running.begun_at <= time.monotonic()
+
+    async def work(workbench: Workbench) -> None:
+        hang = handler(lambda call: released.wait())
+        first, second = (workbench.run(hang, CALL, lambda finished: None) for _ in range(2))
+        await asyncio.to_thread(eventually, lambda: has_begun(first))
+        assert second.begun_at is None
+        released.set()
+        await asyncio.to_thread(eventually, lambda: has_begun(second))
+
+    at_work(work, threads=1)
+
+
+def test_a_handler_that_waits_for_a_blocked_loop_has_not_begun(released: threading.Event) -> None:
+    blocking, told = threading.Event(), Told()
+
+    async def block(call: PrefetchRequest) -> None:
+        blocking.set()
+        released.wait()
+
+    async def work(workbench: Workbench) -> None:
+        workbench.run(handler(block), CALL, lambda finished: None)
+        assert await asyncio.to_thread(blocking.wait, LONG_S)
+        waiting = workbench.run(handler(later), CALL, told.done, told.left)
+        await asyncio.sleep(0)
+        workbench.give_up(waiting, 1.0)
+        assert waiting.begun_at is None
+        assert not waiting.has_left
+        released.set()
+        await asyncio.to_thread(lambda: told.finished)
+
+    at_work(work)
+    assert isinstance(told.finished.error, HandlerTimeoutError)
+
+
+def test_slow_ends_of_calls_do_not_take_the_threads_of_prefetches(
+    released: threading.Event,
+) -> None:
+    async def work(workbench: Workbench) -> Finished:
+        slow = replace(handler(lambda call: released.wait()), hook="end_of_call")
+        for _ in range(3):
+            workbench.run(slow, CALL, lambda finished: None)
+        return await workbench.ask(handler(plain), CALL, timeout_s=LONG_S)
+
+    assert at_work(work, threads=1, runs_threads=1).value == "plain -Ox1"
 
 
 def test_a_handler_that_never_returns_is_given_up(released: threading.Event) -> None:
@@ -207,15 +364,18 @@ def test_a_handler_whose_time_is_over_before_it_begins_is_not_run(
 ) -> None:
     ran: list[PrefetchRequest] = []
 
+    told = Told()
+
     async def work(workbench: Workbench) -> None:
         workbench.run(handler(lambda call: released.wait()), CALL, lambda finished: None)
-        queued = workbench.run(handler(ran.append), CALL, lambda finished: None)
+        queued = workbench.run(handler(ran.append), CALL, told.done, told.left)
         workbench.give_up(queued, 1.0)
         released.set()
         await workbench.ask(handler(plain), CALL, timeout_s=LONG_S)
 
     at_work(work, threads=1)
     assert ran == []
+    assert isinstance(told.finished.error, HandlerTimeoutError)
 
 
 def test_no_handler_waits_behind_another_while_threads_may_be_made() -> None:
@@ -293,8 +453,49 @@ def test_a_plain_function_around_an_async_one_is_awaited() -> None:
     assert ask(wrapper).value == "later -Ox1"
 
 
+def test_a_plain_function_around_an_async_one_is_cancelled_with_it() -> None:
+    began, told = threading.Event(), Told()
+
+    async def hang() -> None:
+        began.set()
+        await asyncio.Event().wait()
+
+    async def work(workbench: Workbench) -> None:
+        running = workbench.run(handler(lambda call: hang()), CALL, told.done, told.left)
+        assert await asyncio.to_thread(began.wait, LONG_S)
+        workbench.give_up(running, 1.0)
+        await asyncio.to_thread(lambda: told.finished)
+
+    at_work(work, patience_s=60.0)
+    assert isinstance(told.finished.error, HandlerTimeoutError)
+
+
+def test_a_plain_function_given_up_before_its_async_part_begins_does_not_run_it(
+    released: threading.Event,
+) -> None:
+    entered, ran, told = threading.Event(), threading.Event(), Told()
+
+    async def run() -> None:
+        ran.set()
+
+    def wrapper(call: PrefetchRequest) -> Any:
+        entered.set()
+        released.wait()
+        return run()
+
+    async def work(workbench: Workbench) -> None:
+        running = workbench.run(handler(wrapper), CALL, told.done, told.left)
+        assert await asyncio.to_thread(entered.wait, LONG_S)
+        workbench.give_up(running, 1.0)
+        released.set()
+        await asyncio.to_thread(lambda: told.finished)
+
+    at_work(work, patience_s=60.0)
+    assert not ran.is_set()
+
+
 def test_the_standard_loop_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "uvloop", None)
+    choose("asyncio", monkeypatch)
 
     async def loop_of(call: PrefetchRequest) -> str:
         return type(asyncio.get_running_loop()).__module__
@@ -303,9 +504,9 @@ def test_the_standard_loop_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_workbench_that_is_not_running_refuses() -> None:
-    delivered: list[Finished] = []
-    Workbench().run(handler(plain), CALL, delivered.append)
-    assert isinstance(delivered[0].error, HandlerError)
+    told = Told()
+    Workbench().run(handler(plain), CALL, told.done, told.left)
+    assert isinstance(told.finished.error, HandlerError)
 
 
 def test_a_workbench_that_was_not_started_can_be_stopped() -> None:
@@ -362,10 +563,10 @@ def test_what_a_lifespan_raises_at_the_start_is_raised_and_leaves_no_thread() ->
         raise ConnectionError("no CRM")
         yield
 
-    before = threading.active_count()
+    before = set(threading.enumerate())
     with pytest.raises(ConnectionError, match="no CRM"):
         ask(plain, lifespan=lifespan)
-    assert eventually(lambda: threading.active_count() == before)
+    assert eventually(lambda: before >= set(threading.enumerate()))
 
 
 def test_what_a_lifespan_raises_at_the_end_is_logged_without_its_secrets(

@@ -7,9 +7,11 @@ the line; whatever else is asked for goes to the dashboard.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from typing import Any
 
 from starlette.types import Receive, Scope, Send
@@ -43,6 +45,7 @@ class MillisHooks:
             self.router.include(router)
         self.on_prefetch = self.router.on_prefetch
         self.on_end_of_call = self.router.on_end_of_call
+        self.on_parked = self.router.on_parked
         self.include = self.router.include
         self._lifespan = lifespan
         self._paths = {f"{self.settings.prefix}/{webhook}": webhook for webhook in _WEBHOOKS}
@@ -142,8 +145,11 @@ async def _ready(service: Service, send: Send) -> None:
     except StorageError as error:
         logger.error("not ready: %s", error)
         await reply(send, 503, b'{"status":"cannot store"}')
-    else:
-        await reply(send, 200, b'{"status":"ready"}')
+        return
+    runner = service.runner.status
+    can_run = runner.role != "stopped"
+    status = {"status": "ready" if can_run else "cannot run handlers", "runner": asdict(runner)}
+    await reply(send, 200 if can_run else 503, json.dumps(status).encode())
 
 
 _PROBES = {"/healthz": _alive, "/readyz": _ready}

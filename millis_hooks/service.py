@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 
+from sqlalchemy import Connection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .call_log import CallLog
@@ -13,6 +15,9 @@ from .end_of_call import EndOfCallEndpoint
 from .events import EndOfCall
 from .prefetch import PrefetchEndpoint, encode_default
 from .routing import Router
+from .runs.holder import Holder
+from .runs.registered import write_handlers
+from .runs.replay import Replayed
 from .runs.runner import Runner
 from .settings import Settings
 from .version import __version__
@@ -37,16 +42,19 @@ class Service:
             on_runs=lambda: self._wake_runner(),
             own_numbers=settings.own_numbers,
         )
+        writer = self.call_log.writer
+        writer.run(lambda connection: write_handlers(connection, router, _now()))
         self.runner = Runner(
-            self.call_log.writer,
+            self.call_log.database.reader,
+            writer,
             workbench,
             router,
+            Holder(self.call_log.database.runner_lock),
             concurrency=settings.handler_concurrency,
             own_numbers=settings.own_numbers,
         )
         self._wake_runner = self.runner.wake
         self.runner.start()
-        writer = self.call_log.writer
         self.prefetch = PrefetchEndpoint(
             settings, router, workbench, writer.record, default=default
         )
@@ -56,10 +64,17 @@ class Service:
 
     @classmethod
     async def start(cls, settings: Settings, router: Router, lifespan: Lifespan | None) -> Service:
-        """Start everything; raises `ConfigError` or `StorageError`, and what `lifespan` raises."""
+        """Start everything.
+
+        Raises `ConfigError`, `RegistrationError` or `StorageError`, and what `lifespan` raises.
+        """
         settings.require_closed()
+        router.check()
         workbench = Workbench(
-            lifespan, isolated=settings.isolate_handlers, threads=settings.handler_threads
+            lifespan,
+            isolated=settings.isolate_handlers,
+            threads=settings.handler_threads,
+            runs_threads=2 * settings.handler_concurrency,  # half of them may hang
         )
         await workbench.start()
         try:
@@ -70,7 +85,8 @@ class Service:
 
     async def stop(self) -> None:
         """Let the handlers at work end, within bounds, and close the call log."""
-        await asyncio.to_thread(self.runner.close)
+        grace_s = self._settings.handler_grace_s
+        await asyncio.to_thread(partial(self.runner.close, grace_s=grace_s))
         await self._workbench.stop()
         await asyncio.to_thread(self.call_log.close)
 
@@ -99,9 +115,15 @@ class Service:
         return dashboard(
             Queries(self.call_log.database.reader),
             operators,
+            replay=self._replay,
             settings=DashboardSettings(version=__version__),
             now=_now,
         )
+
+    def _replay(self, work: Callable[[Connection], Replayed | None]) -> Replayed | None:
+        replayed = self.call_log.writer.run(work)
+        self.runner.wake()
+        return replayed
 
     def _session_key(self) -> bytes:
         if self._settings.session_key is not None:

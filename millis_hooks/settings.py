@@ -109,10 +109,13 @@ class Settings(BaseSettings):
         True, description="Run handlers on a thread and event loop of their own."
     )
     handler_threads: int = Field(
-        32, gt=0, le=1000, description="Threads for handlers that are not async."
+        32, gt=0, le=1000, description="Threads for prefetch handlers that are not async."
     )
     handler_concurrency: int = Field(
         16, gt=0, le=1000, description="End-of-call handlers that run at the same time."
+    )
+    handler_grace_s: float = Field(
+        5.0, ge=0, le=3600, description="Seconds that end-of-call handlers get to end at a stop."
     )
 
     # The dashboard

@@ -50,7 +50,21 @@ def test_the_webhooks_and_the_dashboard_are_served(hooks: MillisHooks) -> None:
 def test_probes_need_no_secret(hooks: MillisHooks, path: str, status: str) -> None:
     with serving(hooks, headers={}) as client:
         response = client.get(path)
-    assert (response.status_code, response.json()) == (200, {"status": status})
+    assert (response.status_code, response.json()["status"]) == (200, status)
+
+
+def test_readiness_tells_what_the_runner_does(hooks: MillisHooks) -> None:
+    working = {"role": "working", "at_work": 0, "late": 0}
+    with serving(hooks) as client:
+        eventually(lambda: client.get("/readyz").json()["runner"] == working)
+
+
+def test_a_service_whose_runner_has_ended_is_not_ready(hooks: MillisHooks) -> None:
+    with serving(hooks) as client:
+        assert hooks._service is not None
+        hooks._service.runner.close()
+        response = client.get("/readyz")
+    assert (response.status_code, response.json()["status"]) == (503, "cannot run handlers")
 
 
 def test_a_service_that_cannot_store_is_alive_and_not_ready(
@@ -271,7 +285,7 @@ def test_it_is_mounted_in_starlette(hooks: MillisHooks) -> None:
     with TestClient(app, headers=AUTHORIZED) as client:
         assert client.get(f"/hooks{PREFETCH}").json() == {}
         assert client.post(f"/hooks{END_OF_CALL}", content=BODY).json() == {"received": True}
-        assert client.get("/hooks/readyz").json() == {"status": "ready"}
+        assert client.get("/hooks/readyz").json()["status"] == "ready"
         assert client.get("/hooks/login").status_code == 200
 
 

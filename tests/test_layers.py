@@ -11,11 +11,16 @@ PACKAGE = Path(__file__).parent.parent / "millis_hooks"
 
 LAYERS: list[set[str]] = [
     {"version", "exceptions", "settings"},
-    {"call_status", "phones", "variables", "masking", "wire"},
+    {"call_status", "phones", "variables", "masking", "wire", "retries"},
     {"query_string", "failures"},
     {"events"},
+    {"parked"},
+    {"handlers", "signatures"},
+    {"options"},
+    {"registration"},
     {"samples", "auth", "routing", "content_encoding", "answers", "call_log"},
     {"courier", "running", "replies", "operators"},
+    {"interruption"},
     {"handler_threads"},
     {"workbench"},
     {"runs"},

@@ -6,19 +6,24 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Row, text, update
-from storage import ended, eventually, opened, rows, writing
+from sqlalchemy import Connection, Row, text, update
+from storage import NOW, commits_of, ended, eventually, opened, rows, writing
 
+from millis_hooks import Backoff, ParkedRun
 from millis_hooks.call_log.database import Database
 from millis_hooks.call_log.processing import Processor
 from millis_hooks.call_log.tables import attempts, deliveries, handler_runs
 from millis_hooks.call_log.writer import Writer
 from millis_hooks.events import EndOfCall
 from millis_hooks.routing import Router
+from millis_hooks.runs import ledger
+from millis_hooks.runs.holder import Holder
+from millis_hooks.runs.places import Places
 from millis_hooks.runs.runner import Runner
 from millis_hooks.workbench import Workbench
 
@@ -31,7 +36,16 @@ class Runs:
         self.writer = writer
         self.workbench = Workbench()
         self.router = router
-        self.runner = Runner(writer, self.workbench, router, concurrency=2)
+        self.now = NOW
+        self.runner = Runner(
+            database.reader,
+            writer,
+            self.workbench,
+            router,
+            Holder(database.runner_lock),
+            concurrency=2,
+            now=lambda: self.now,
+        )
 
     def receive(self, *session_ids: str, handlers: tuple[str, ...] = ()) -> None:
         """Store and process end-of-calls; `handlers` are those that match unless given."""
@@ -55,6 +69,22 @@ class Runs:
     def states(self) -> list[str]:
         return [run.state for run in rows(self.database, handler_runs)]
 
+    def outcomes(self) -> list[str | None]:
+        return [attempt.outcome for attempt in rows(self.database, attempts)]
+
+    def until(self, *states: str) -> list[Row[Any]]:
+        """Wait until the runs are in these states, and return them."""
+        eventually(lambda: self.states() == [*states])
+        return rows(self.database, handler_runs)
+
+    def pass_time(self, **amount: float) -> None:
+        """Let the runner's clock go on, and wait until it has seen that."""
+        self.now += timedelta(**amount)
+        commits = commits_of(self.database)
+        for turn in (1, 2):  # one may have begun before
+            self.runner.wake()
+            eventually(lambda turn=turn: len(commits) >= turn)  # type: ignore[misc]
+
 
 @contextmanager
 def started(folder: Path, router: Router, *session_ids: str) -> Iterator[Runs]:
@@ -67,7 +97,7 @@ def started(folder: Path, router: Router, *session_ids: str) -> Iterator[Runs]:
         try:
             yield runs
         finally:
-            runs.runner.close()
+            runs.runner.close(grace_s=0)
             asyncio.run(runs.workbench.stop())
 
 
@@ -138,7 +168,7 @@ def test_a_failure_is_kept_with_its_traceback_and_without_secrets(
     told = attempt.error_message + attempt.traceback + caplog.text
     assert (attempt.outcome, attempt.error_type) == ("failed", "ConnectionError")
     assert "in fail" in attempt.traceback
-    assert "run 1 of notify failed: ConnectionError: " in caplog.text
+    assert "run 1 of notify, attempt 1: ConnectionError: " in caplog.text
     assert "4f9a8b7c6d5e" not in told
     assert "4155550134" not in told
 
@@ -197,15 +227,21 @@ def test_a_handler_that_never_returns_holds_up_nobody(
 
     with started(tmp_path, router) as runs:
         runs.receive("-hang1", "-hang2", "-s1")
-        assert [each.outcome for each in runs.do_all()] == ["timed_out", "timed_out", "succeeded"]
+        found = sorted(each.outcome for each in runs.do_all())
+    assert found == ["succeeded", "timed_out", "timed_out"]
 
 
-def test_a_handler_that_is_gone_is_reported_by_name(tmp_path: Path, router: Router) -> None:
+def test_a_run_whose_handler_is_gone_waits_for_an_hour_and_is_parked(
+    tmp_path: Path, router: Router, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("millis_hooks.runs.runner.UNKNOWN_EVERY_S", 0)
     with started(tmp_path, router) as runs:
         runs.receive("-s1", handlers=("old_name",))
-        (attempt,) = runs.do_all()
-    assert attempt.outcome == "failed"
-    assert attempt.error_message == "No end-of-call handler is named 'old_name' any more."
+        runs.pass_time(minutes=59)
+        assert runs.states() == ["pending"]
+        runs.pass_time(minutes=2)
+        (run,) = runs.until("parked")
+    assert run.reason == "no handler is named old_name any more"
 
 
 def test_a_body_that_can_no_longer_be_read_fails_its_run(tmp_path: Path, router: Router) -> None:
@@ -243,10 +279,243 @@ def test_no_more_handlers_are_at_work_than_allowed(
     with started(tmp_path, router, "-s1", "-s2", "-s3") as runs:
         eventually(lambda: len(began) == 2)
         runs.receive("-s4")  # wakes the runner, which has no room
-        assert runs.states() == ["running", "running", "pending", "pending"]
+        assert sorted(runs.states()) == ["pending", "pending", "running", "running"]
         release.set()
         runs.do_all()
     assert sorted(began) == ["-s1", "-s2", "-s3", "-s4"]
+
+
+def test_a_handler_that_fails_is_called_again_when_it_is_due(
+    tmp_path: Path, router: Router
+) -> None:
+    keys: list[str] = []
+
+    @router.on_end_of_call(retry_backoff=Backoff(first_s=60, factor=1, jitter=0))
+    def work(call: EndOfCall) -> None:
+        keys.append(call.idempotency_key)
+        if len(keys) < 3:
+            raise ConnectionError
+
+    with started(tmp_path, router, "-s1") as runs:
+        runs.until("failed")
+        runs.pass_time(seconds=59)
+        assert len(keys) == 1
+        runs.pass_time(seconds=2)
+        runs.until("failed")
+        runs.pass_time(seconds=61)
+        runs.until("succeeded")
+        assert runs.outcomes() == ["failed", "failed", "succeeded"]
+    assert keys == ["-s1:work"] * 3
+
+
+@pytest.mark.parametrize("days", [1, -1])
+def test_a_clock_that_is_moved_by_a_day_keeps_no_run_waiting(
+    tmp_path: Path, router: Router, days: int
+) -> None:
+    router.on_end_of_call(name="work", max_attempts=2)(failing_with(ValueError()))
+    with started(tmp_path, router, "-s1") as runs:
+        runs.until("failed")
+        runs.pass_time(days=days)
+        runs.until("parked")
+
+
+def test_a_clock_that_was_moved_while_nothing_ran_keeps_no_run_waiting(
+    tmp_path: Path, router: Router
+) -> None:
+    router.on_end_of_call(name="work", max_attempts=2)(failing_with(ValueError()))
+    with started(tmp_path, router, "-s1") as runs:
+        runs.until("failed")
+        tomorrow = {"state_since": runs.now + timedelta(days=1), "due_at": runs.now + timedelta(2)}
+        runs.writer.run(
+            lambda connection: connection.execute(update(handler_runs).values(tomorrow))
+        )
+    with started(tmp_path, router) as runs:
+        runs.until("parked")
+
+
+def test_who_is_to_hear_of_a_parked_run_hears_of_it_once(tmp_path: Path, router: Router) -> None:
+    told: list[ParkedRun] = []
+    router.on_end_of_call(name="work", max_attempts=1)(failing_with(ValueError("no")))
+
+    @router.on_parked
+    def alert(parked: ParkedRun) -> None:
+        told.append(parked)
+
+    with started(tmp_path, router, "-s1") as runs:
+        runs.until("parked", "succeeded")
+    (parked,) = told
+    assert (parked.handler, parked.call.session_id, parked.attempts) == ("work", "-s1", 1)
+    assert (parked.error_type, parked.error_message) == ("ValueError", "no")
+    assert parked.reason == "1 of 1 attempts failed"
+
+
+def test_nobody_hears_that_nobody_could_be_told(tmp_path: Path, router: Router) -> None:
+    router.on_end_of_call(name="work", max_attempts=1)(failing_with(ValueError()))
+
+    @router.on_parked(max_attempts=1)
+    def alert(parked: ParkedRun) -> None:
+        raise ConnectionError
+
+    with started(tmp_path, router, "-s1") as runs:
+        runs.until("parked", "parked")
+
+
+def test_a_run_that_was_at_work_when_the_process_died_is_done_again(
+    tmp_path: Path, router: Router
+) -> None:
+    router.on_end_of_call(name="work")(lambda call: None)
+    die_at_work(tmp_path, router, "-s1", times=1)
+    with started(tmp_path, router) as runs:
+        (run,) = runs.until("succeeded")
+        assert (runs.outcomes(), run.spent) == (["interrupted", "succeeded"], 2)
+
+
+def test_a_run_that_has_no_attempt_left_is_parked_and_told_of(
+    tmp_path: Path, router: Router
+) -> None:
+    router.on_end_of_call(name="work", max_attempts=2)(lambda call: None)
+    router.on_parked(name="alert")(lambda parked: None)
+    die_at_work(tmp_path, router, "-s1", times=2)
+    with started(tmp_path, router) as runs:
+        run, _ = runs.until("parked", "succeeded")
+    assert run.reason == "2 of 2 attempts did not end"
+
+
+def test_a_backlog_does_not_keep_new_calls_waiting(
+    tmp_path: Path, router: Router, release: threading.Event
+) -> None:
+    began: list[str] = []
+
+    @router.on_end_of_call
+    def work(call: EndOfCall) -> None:
+        began.append(call.session_id)
+        release.wait(10)
+
+    sessions = [f"-s{number}" for number in range(9)]
+    with started(tmp_path, router, *sessions):
+        eventually(lambda: len(began) == 2)
+        assert set(began) == {"-s0", "-s8"}
+        release.set()
+
+
+def test_a_slow_handler_does_not_keep_a_quick_one_waiting(
+    tmp_path: Path, router: Router, release: threading.Event
+) -> None:
+    @router.on_end_of_call
+    def slow(call: EndOfCall) -> None:
+        release.wait(10)
+
+    @router.on_end_of_call
+    def quick(call: EndOfCall) -> None: ...
+
+    with started(tmp_path, router, "-s1", "-s2", "-s3") as runs:
+        eventually(lambda: runs.outcomes().count("succeeded") == 3)
+        assert runs.states().count("succeeded") == 3
+        release.set()
+
+
+def test_a_handler_that_is_late_keeps_its_place_until_it_returns(
+    tmp_path: Path, router: Router, release: threading.Event
+) -> None:
+    began: list[str] = []
+
+    @router.on_end_of_call(timeout_s=0.01, concurrency=1, max_attempts=1)
+    def hang(call: EndOfCall) -> None:
+        began.append(call.session_id)
+        release.wait(10)
+
+    with started(tmp_path, router, "-s1", "-s2") as runs:
+        eventually(lambda: sorted(runs.states()) == ["parked", "pending"])
+        assert (len(began), runs.runner.status.late) == (1, 1)
+        release.set()
+        eventually(lambda: sorted(began) == ["-s1", "-s2"])
+        eventually(lambda: runs.runner.status.late == 0)
+
+
+def test_a_redelivery_is_not_handled_again(
+    tmp_path: Path, router: Router, release: threading.Event
+) -> None:
+    @router.on_end_of_call
+    def work(call: EndOfCall) -> None:
+        release.wait(10)
+
+    with started(tmp_path, router, "-s1") as runs:
+        runs.until("running")
+        runs.receive("-s1")
+        release.set()
+        runs.until("succeeded")
+        runs.receive("-s1")
+        runs.pass_time(seconds=1)
+        assert runs.outcomes() == ["succeeded"]
+
+
+def test_only_one_of_several_runners_works_and_the_next_takes_over(
+    tmp_path: Path, router: Router
+) -> None:
+    router.on_end_of_call(name="work")(lambda call: None)
+    with started(tmp_path, router) as first:
+        eventually(lambda: first.runner.status.role == "working")
+        with started(tmp_path, router) as second:
+            assert second.runner.status.role == "standby"
+            first.runner.close()
+            assert first.runner.status.role == "stopped"
+            second.receive("-s1")
+            second.until("succeeded")
+
+
+def test_a_mistake_of_our_own_does_not_end_the_runner(
+    tmp_path: Path,
+    router: Router,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    router.on_end_of_call(name="work")(lambda call: None)
+    with started(tmp_path, router) as runs, monkeypatch.context() as patch:
+        eventually(lambda: runs.runner.status.role == "working")
+        patch.setattr("millis_hooks.runs.ledger.wake_due", None)
+        runs.receive("-s1")
+        eventually(lambda: "runs wait: TypeError" in caplog.text)
+        patch.undo()
+        runs.until("succeeded")
+
+
+def test_closing_gives_handlers_time_and_hands_back_what_does_not_end(
+    tmp_path: Path, router: Router, release: threading.Event
+) -> None:
+    @router.on_end_of_call
+    async def hang(call: EndOfCall) -> None:
+        await asyncio.Event().wait()
+
+    with started(tmp_path, router, "-s1") as runs:
+        runs.until("running")
+        runs.runner.close(grace_s=0)
+        (run,) = runs.until("pending")
+        assert (runs.outcomes(), run.spent) == (["handed_back"], 0)
+    with started(tmp_path, router) as runs:
+        runs.until("running")
+        assert [attempt.number for attempt in rows(runs.database, attempts)] == [1, 2]
+
+
+def die_at_work(folder: Path, router: Router, session_id: str, *, times: int) -> None:
+    """Leave a run as a process does that is killed so many times while it is at work."""
+    with opened(folder) as database, writing(database) as writer:
+        runs = Runs(database, writer, router)
+        runs.receive(session_id)
+
+        def claim_and_die(connection: Connection) -> None:
+            places = Places(list(router), 1)
+            assert ledger.claim(
+                connection,
+                places,
+                runs.now,
+                late=(),
+                telling_of=router.telling_of,
+                flip=lambda: 0,
+            )
+
+        for _ in range(times):
+            writer.run(lambda connection: ledger.take_over(connection, runs.now))
+            writer.run(claim_and_die)
 
 
 def test_closing_waits_for_the_handlers_at_work_and_takes_no_more(
@@ -263,43 +532,25 @@ def test_closing_waits_for_the_handlers_at_work_and_takes_no_more(
         eventually(lambda: len(began) == 2)
         closing = threading.Thread(target=runs.runner.close)
         closing.start()
-        eventually(lambda: runs.runner._closing)
+        eventually(lambda: runs.runner._stop_at is not None)
         release.set()
         closing.join()
-        assert runs.states() == ["succeeded", "succeeded", "pending"]
+        assert sorted(runs.states()) == ["pending", "succeeded", "succeeded"]
 
 
-def test_closing_does_not_wait_for_ever(
+def test_a_runner_ends_though_the_call_log_is_closed(
     tmp_path: Path, router: Router, release: threading.Event
 ) -> None:
-    began = threading.Event()
-
-    @router.on_end_of_call
-    def hang(call: EndOfCall) -> None:
-        began.set()
-        release.wait(10)
-
-    with started(tmp_path, router, "-s1") as runs:
-        assert began.wait(10)
-        runs.runner.close(grace_s=0.01)
-        assert runs.states() == ["running"]
-        release.set()
-
-
-def test_a_handler_that_ends_after_the_call_log_closed_does_not_keep_the_runner(
-    tmp_path: Path, router: Router, release: threading.Event, caplog: pytest.LogCaptureFixture
-) -> None:
     @router.on_end_of_call
     def hang(call: EndOfCall) -> None:
         release.wait(10)
 
     with started(tmp_path, router, "-s1") as runs:
-        eventually(lambda: runs.states() == ["running"])
-        runs.runner.close(grace_s=0.01)
+        runs.until("running")
         runs.writer.close()
+        runs.runner.close(grace_s=0)
+        assert runs.runner.status.role == "stopped"
         release.set()
-        eventually(lambda: not runs.runner._thread.is_alive())
-    assert caplog.text.count("runs wait") == 1
 
 
 def test_a_workbench_that_does_not_run_fails_the_run(tmp_path: Path, router: Router) -> None:
@@ -324,12 +575,12 @@ def test_runs_outlive_a_failing_call_log(
     def wait(call: EndOfCall) -> None:
         release.wait(10)
 
-    monkeypatch.setattr("millis_hooks.runs.runner.SWEEP_S", 0.01)
+    monkeypatch.setattr("millis_hooks.runs.runner.POLL_S", 0.01)
     with started(tmp_path, router, "-s1") as runs:
         eventually(lambda: runs.states() == ["running"])
         rename(runs.writer, "attempts", "gone")
         release.set()
-        eventually(lambda: "runs wait: the call log failed" in caplog.text)
+        eventually(lambda: "runs wait: StorageError" in caplog.text)
         rename(runs.writer, "gone", "attempts")
         assert [attempt.outcome for attempt in runs.do_all()] == ["succeeded"]
 

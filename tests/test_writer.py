@@ -164,6 +164,20 @@ def test_work_cannot_end_the_writing_thread(writer: Writer, error: type[BaseExce
     writer.run(add_key)
 
 
+def test_work_that_leaves_a_statement_unfinished_fails_alone(
+    database: Database, writer: Writer
+) -> None:
+    def leave_unfinished(connection: Connection) -> None:
+        unread = connection.exec_driver_sql("UPDATE keys SET value = value RETURNING name")
+        raise LookupError(type(unread))
+
+    for name in "ab":
+        writer.run(partial(add_key, name=name))
+    bad, good = run_all(writer, leave_unfinished, partial(add_key, name="c"))
+    assert isinstance(bad.exception(), LookupError)
+    assert good.exception() is None
+
+
 def test_work_the_database_refuses_fails_alone(database: Database, writer: Writer) -> None:
     bad, good = run_all(writer, ask_nonsense, add_key)
     assert isinstance(bad.exception(), StorageError)

@@ -35,6 +35,11 @@ class Database:
         self.writer = _engine(self.url, begin="BEGIN IMMEDIATE", pragmas=_PRAGMAS)
         self.reader = _engine(self.url, begin="BEGIN", pragmas=(*_PRAGMAS, "PRAGMA query_only=ON"))
 
+    @property
+    def runner_lock(self) -> Path:
+        """The file that the one process that runs handlers has locked."""
+        return Path(f"{self.url.database}-runner")
+
     def open_for_migration(self) -> Engine:
         """A writer that does not enforce foreign keys: rebuilding a parent table would otherwise
         delete its children."""

@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import Connection, case, delete, func, insert, select, update
 
 from .digest import Columns, Digest
+from .new_runs import pending_run
 from .search import call_search
 from .tables import calls, cost_items, deliveries, handler_runs, inbox
 from .values import clean_text
@@ -75,12 +76,7 @@ def _cost_rows(owned: Sequence[tuple[int, Digest]]) -> list[Columns]:
 
 def _run_rows(owned: Sequence[tuple[int, Digest]]) -> list[Columns]:
     return [
-        {
-            "call_id": id_,
-            "handler": handler,
-            "state": "pending",
-            "created_at": digest.call["ended_at"],
-        }
+        pending_run(id_, handler, digest.call["ended_at"])
         for id_, digest in owned
         for handler in digest.handlers
     ]

@@ -49,7 +49,16 @@ from .records import (
     Today,
 )
 from .search import clean_query, excerpts, matching_ids
-from .tables import IS_UNPARSED, attempts, calls, cost_items, deliveries, handler_runs
+from .tables import (
+    IS_OF_CALL,
+    IS_UNPARSED,
+    attempts,
+    calls,
+    cost_items,
+    deliveries,
+    handler_runs,
+    handlers,
+)
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -82,6 +91,7 @@ _DELIVERY = select(
 _LIVE_SHOWN = 100
 _AGENTS_SHOWN = 500
 _DELIVERIES_SHOWN = 20
+_RUNS_SHOWN = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,6 +212,7 @@ class Queries:
                 connection.scalar(select(func.count()).where(same_session)) or 0,
                 _costs(connection, call.id),
                 _runs(connection, call.id),
+                connection.scalar(_run_count(call.id)) or 0,
             )
 
     def unparsed(self, *, size: int = MAX_PAGE_SIZE) -> tuple[Delivery, ...]:
@@ -240,7 +251,7 @@ def _bindable(text: str) -> str:
     return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
 
 
-def _read_as(shape: type[T], row: RowMapping) -> T:
+def _read_as(shape: type[T], row: Mapping[Any, Any]) -> T:
     return shape(**{field.name: row[field.name] for field in fields(shape)})
 
 
@@ -358,9 +369,10 @@ def _run_counts(connection: Connection, call_ids: Sequence[int]) -> dict[int, Ru
             handler_runs.c.call_id,
             func.count(),
             func.count(case((state == "failed", 1))),
+            func.count(case((state == "parked", 1))),
             func.count(case((state.in_(["pending", "running"]), 1))),
         )
-        .where(handler_runs.c.call_id.in_(call_ids))
+        .where(IS_OF_CALL, handler_runs.c.call_id.in_(call_ids))
         .group_by(handler_runs.c.call_id)
     )
     return {call_id: RunCounts(*numbers) for call_id, *numbers in connection.execute(counted)}
@@ -397,19 +409,32 @@ def _costs(connection: Connection, call_id: int) -> tuple[CostItem, ...]:
     return tuple(_read_as(CostItem, row) for row in connection.execute(items).mappings())
 
 
+def _run_count(call_id: int) -> Select[Any]:
+    return select(func.count()).where(handler_runs.c.call_id == call_id)
+
+
 def _runs(connection: Connection, call_id: int) -> tuple[Run, ...]:
     c = handler_runs.c
-    runs = select(c.id, c.handler, c.state, c.created_at).where(c.call_id == call_id).order_by(c.id)
+    is_handler = and_(handlers.c.hook == c.hook, handlers.c.name == c.handler)
+    newest = (
+        select(handler_runs, handlers.c.max_attempts, handlers.c.repeatable)
+        .join(handlers, is_handler, isouter=True)
+        .where(c.call_id == call_id)
+        .order_by(c.is_latest.desc(), c.id.desc())
+        .limit(_RUNS_SHOWN)
+    )
+    rows = sorted(connection.execute(newest).mappings(), key=lambda row: row["id"])
+    tries = _attempts(connection, [row["id"] for row in rows])
+    return tuple(_read_as(Run, {**row, "attempts": tuple(tries[row["id"]])}) for row in rows)
+
+
+def _attempts(connection: Connection, run_ids: Sequence[int]) -> Mapping[int, Sequence[Attempt]]:
     tries = (
         select(attempts)
-        .join(handler_runs, handler_runs.c.id == attempts.c.run_id)
-        .where(c.call_id == call_id)
+        .where(attempts.c.run_id.in_(run_ids))
         .order_by(attempts.c.run_id, attempts.c.number)
     )
-    by_run: dict[int, list[Attempt]] = {}
+    by_run: dict[int, list[Attempt]] = {run_id: [] for run_id in run_ids}
     for row in connection.execute(tries).mappings():
-        by_run.setdefault(row["run_id"], []).append(_read_as(Attempt, row))
-    return tuple(
-        Run(**row, attempts=tuple(by_run.get(row["id"], ())))
-        for row in connection.execute(runs).mappings()
-    )
+        by_run[row["run_id"]].append(_read_as(Attempt, row))
+    return by_run

@@ -58,10 +58,14 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class RunCounts:
-    """How the handler runs of a call stand."""
+    """How the handlers of a call stand: their latest runs, without those that tell of parked ones.
+
+    `failed` wait for their next attempt, `waiting` are pending or at work.
+    """
 
     total: int = 0
     failed: int = 0
+    parked: int = 0
     waiting: int = 0
 
 
@@ -156,18 +160,32 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """A handler called for a call, with every attempt at it, first to last."""
+    """A handler called for a call, with every attempt at it, first to last.
+
+    `max_attempts` and `repeatable` are those the handler is registered with now, and None when no
+    handler has this name any more.
+    """
 
     id: int
+    hook: str
     handler: str
     state: str
     created_at: datetime
+    is_latest: bool
+    is_replay: bool
+    parked_run_id: int | None
+    spent: int
+    state_since: datetime
+    due_at: datetime | None
+    reason: str | None
+    max_attempts: int | None
+    repeatable: bool | None
     attempts: tuple[Attempt, ...] = ()
 
     @property
     def is_over(self) -> bool:
         """Whether nothing more will come of it by itself."""
-        return self.state not in ("pending", "running")
+        return self.state in ("succeeded", "parked")
 
     @property
     def duration_ms(self) -> float:
@@ -179,7 +197,8 @@ class Run:
 class CallRecord:
     """Everything kept about one call.
 
-    `deliveries` is oldest first and may be cut short; `delivery_count` is how many there were.
+    `deliveries` and `runs` are oldest first and may be cut short; `delivery_count` and `run_count`
+    are how many there were. Of the runs, those that another has replaced are left out first.
     """
 
     call: Call
@@ -187,3 +206,4 @@ class CallRecord:
     delivery_count: int
     costs: tuple[CostItem, ...]
     runs: tuple[Run, ...]
+    run_count: int

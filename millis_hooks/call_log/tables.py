@@ -23,6 +23,7 @@ from sqlalchemy import (
     Table,
     Text,
     TypeDecorator,
+    and_,
     literal_column,
 )
 
@@ -131,19 +132,50 @@ cost_items = Table(
     Column("completion_tokens", BigInteger),
 )
 
+#: A handler called for a call. Of several for the same handler and call, one is the latest.
 handler_runs = Table(
     "handler_runs",
     metadata,
     Column("id", RowId, primary_key=True),
     Column("call_id", RowId, ForeignKey("calls.id", ondelete="CASCADE"), nullable=False),
     Column("handler", Text, nullable=False),
-    Column("state", Text, nullable=False),  # pending | running | succeeded | failed
+    Column("state", Text, nullable=False),  # pending | running | succeeded | failed | parked
     Column("created_at", UtcDateTime, nullable=False),
+    Column("hook", Text, nullable=False),  # end_of_call | parked
+    Column("is_latest", Boolean, nullable=False),  # False once a replay took its place
+    Column("is_replay", Boolean, nullable=False),  # a person asked for it
+    # the run, of the same call, that a handler of the hook `parked` is told about
+    Column("parked_run_id", RowId),
+    Column("spent", Integer, nullable=False),  # attempts that count towards max_attempts
+    Column("state_since", UtcDateTime, nullable=False),
+    Column("due_at", UtcDateTime),  # when a failed run is tried again
+    Column("reason", Text),  # why it is parked, in words
     sqlite_autoincrement=True,
 )
-Index("ux_handler_runs_once", handler_runs.c.call_id, handler_runs.c.handler, unique=True)
-IS_PENDING = handler_runs.c.state == literal_column("'pending'")
-Index("ix_handler_runs_pending", handler_runs.c.id, sqlite_where=IS_PENDING)
+IS_OF_CALL = and_(
+    handler_runs.c.hook == literal_column("'end_of_call'"),
+    handler_runs.c.is_latest == literal_column("1"),
+)
+Index(
+    "ux_handler_runs_latest",
+    handler_runs.c.call_id,
+    handler_runs.c.handler,
+    unique=True,
+    sqlite_where=IS_OF_CALL,
+)
+#: What nobody is done with: few rows, however long the log.
+IS_OPEN = handler_runs.c.state != literal_column("'succeeded'")
+Index(
+    "ix_handler_runs_open",
+    handler_runs.c.state,
+    handler_runs.c.hook,
+    handler_runs.c.handler,
+    handler_runs.c.id,
+    sqlite_where=IS_OPEN,
+)
+HAS_FAILED = handler_runs.c.state == literal_column("'failed'")
+Index("ix_handler_runs_due", handler_runs.c.due_at, sqlite_where=HAS_FAILED)
+Index("ix_handler_runs_call", handler_runs.c.call_id, handler_runs.c.id)
 
 attempts = Table(
     "attempts",
@@ -154,13 +186,28 @@ attempts = Table(
     Column("started_at", UtcDateTime, nullable=False),
     Column("ended_at", UtcDateTime),
     Column("duration_ms", Float),
-    Column("outcome", Text),  # succeeded | failed | timed_out; None while running
+    # succeeded | failed | timed_out | retry | gave_up | interrupted (the process died) |
+    # handed_back (the service stopped); None while at work
+    Column("outcome", Text),
     Column("error_type", Text),
     Column("error_message", Text),
     Column("traceback", Text),
     sqlite_autoincrement=True,
 )
 Index("ux_attempts_number", attempts.c.run_id, attempts.c.number, unique=True)
+
+#: The handlers of the application that runs, for pages and commands that do not import it.
+handlers = Table(
+    "handlers",
+    metadata,
+    Column("hook", Text, primary_key=True),  # end_of_call | parked
+    Column("name", Text, primary_key=True),
+    Column("max_attempts", Integer, nullable=False),
+    Column("timeout_s", Float, nullable=False),
+    Column("repeatable", Boolean, nullable=False),  # may a person replay its runs
+    Column("filters", Text, nullable=False),  # JSON: {"outcome": ["voicemail"]}
+    Column("seen_at", UtcDateTime, nullable=False),  # when an application last started with it
+)
 
 operator_sessions = Table(
     "operator_sessions",

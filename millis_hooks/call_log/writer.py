@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -195,6 +196,8 @@ def _attempt(connection: Connection, job: _Job) -> None:
     except SQLAlchemyError:
         raise
     except BaseException as error:
+        # They may hold a statement that is not finished, and that would fail the group's commit.
+        traceback.clear_frames(error.__traceback__)
         job.error = error
 
 

@@ -1,69 +1,280 @@
-"""Reads and writes runs and their attempts, in the caller's transaction."""
+"""The book of runs and their attempts: what becomes of them is written here, in the caller's
+transaction. (`replay.py` adds what a person asks for.)
+
+    pending -> running -> succeeded | failed | parked
+    failed -> pending, when it is due        running -> pending, when handed back or interrupted
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    and_,
+    bindparam,
+    delete,
+    func,
+    insert,
+    literal,
+    select,
+    update,
+)
 
-from ..call_log.tables import IS_PENDING, attempts, calls, deliveries, handler_runs
+from ..call_log.new_runs import pending_run
+from ..call_log.tables import HAS_FAILED, IS_OPEN, attempts, handler_runs
 from ..call_log.values import clean_text
 from ..failures import Failure
+from ..routing import Handler
+from .places import Places
+
+#: Says whom to tell that a run of the handler of this name is parked.
+TellingOf = Callable[[str], Sequence[Handler]]
+
+#: Runs that are parked in one transaction at most: acknowledgements wait for it.
+MOST_PARKED = 500
+#: What was written further in the future than this was written by a clock that has since been set
+#: back; less is the correction every clock gets.
+CLOCK_TOLERANCE = timedelta(minutes=1)
+
+_runs = handler_runs.c
 
 
 @dataclass(frozen=True, slots=True)
 class ClaimedRun:
-    """A run that is now ours to do, with the end-of-call it is about."""
+    """A run that is now ours to do; `spent` counts this attempt too."""
 
     id: int
+    call_id: int
+    hook: str
     handler: str
+    spent: int
+    parked_run_id: int | None
     attempt: int
-    body: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptEnd:
-    """How one attempt ended: `succeeded`, `failed`, `timed_out`; or the call was `not_wanted`."""
+    """How one attempt ended, and what becomes of its run: outcomes and states of `tables.py`.
 
-    run_id: int
-    attempt: int
+    A call that the handler's `when` did not want has the outcome `not_wanted`.
+    """
+
+    run: ClaimedRun
     ended_at: datetime
     duration_ms: float
     outcome: str
+    state: str
+    due_at: datetime | None = None
+    reason: str | None = None
     failure: Failure | None = None
 
 
-def claim(connection: Connection, limit: int, now: datetime) -> list[ClaimedRun]:
-    """Take up to `limit` pending runs, oldest first; their attempts count from here on."""
-    pending = select(handler_runs.c.id).where(IS_PENDING).order_by(handler_runs.c.id).limit(limit)
-    ids = list(connection.execute(pending).scalars())
-    if not ids:
-        return []
-    connection.execute(
-        update(handler_runs).where(handler_runs.c.id.in_(ids)).values(state="running")
-    )
-    claimed = [ClaimedRun(**row) for row in connection.execute(_claimed(ids)).mappings()]
-    if claimed:
-        connection.execute(
-            insert(attempts),
-            [{"run_id": run.id, "number": run.attempt, "started_at": now} for run in claimed],
-        )
-    return claimed
+def claim(
+    connection: Connection,
+    places: Places,
+    now: datetime,
+    *,
+    late: Collection[ClaimedRun],
+    telling_of: TellingOf,
+    flip: Callable[[], int],
+) -> list[ClaimedRun]:
+    """Take as many pending runs as there are places for; their attempts count from here on.
+
+    One that has no attempt left, because its process died in the last, is parked instead. Handlers
+    are not called for calls they still have at work as `late`, though that was given up. `flip`
+    returns 0 or 1.
+    """
+    taken: list[int] = []
+    for handler in places.in_turn():
+        picked = _pick(connection, handler, places.room(handler), late, flip)
+        exhausted = [run for run in picked if run.spent >= handler.max_attempts]
+        reason = f"{handler.max_attempts} of {handler.max_attempts} attempts did not end"
+        _park(connection, exhausted, reason, now, telling_of)
+        ids = [run.id for run in picked if run.spent < handler.max_attempts]
+        places.take(handler, len(ids))
+        taken += ids
+    return _begin(connection, taken, now) if taken else []
 
 
-def record(connection: Connection, ends: Sequence[AttemptEnd]) -> None:
+def record(connection: Connection, ends: Sequence[AttemptEnd], telling_of: TellingOf) -> None:
     """Write how attempts ended, and with them their runs; one nobody wanted leaves no trace."""
-    unwanted = [end.run_id for end in ends if end.outcome == "not_wanted"]
-    if unwanted:
-        connection.execute(delete(handler_runs).where(handler_runs.c.id.in_(unwanted)))
+    for end in ends:
+        if end.outcome == "not_wanted":
+            _forget(connection, end.run)
     ended = [end for end in ends if end.outcome != "not_wanted"]
     if ended:
         connection.execute(_END_ATTEMPT, [_attempt_columns(end) for end in ended])
-        connection.execute(_END_RUN, [{"run": end.run_id, "to": _state(end)} for end in ended])
+        connection.execute(_END_RUN, [_run_columns(end) for end in ended])
+    for end in ended:
+        if end.state == "parked":
+            _tell(connection, end.run, end.ended_at, telling_of)
 
+
+def wake_due(connection: Connection, now: datetime) -> None:
+    """Make the failed runs pending whose time has come."""
+    connection.execute(_to_pending(and_(HAS_FAILED, _runs.due_at <= now), now))
+
+
+def wake_stranded(connection: Connection, now: datetime) -> None:
+    """Make the failed runs pending that failed in what is now the future: the clock was set back,
+    and they would wait for that long again."""
+    stranded = and_(HAS_FAILED, _runs.state_since > now + CLOCK_TOLERANCE)
+    connection.execute(_to_pending(stranded, now))
+
+
+def take_over(connection: Connection, now: datetime) -> int:
+    """Make the runs pending that were at work when their process died; return how many."""
+    wake_stranded(connection, now)
+    running = and_(IS_OPEN, _runs.state == "running")
+    theirs = attempts.c.run_id.in_(select(_runs.id).where(running))
+    unended = and_(theirs, attempts.c.outcome.is_(None))
+    connection.execute(update(attempts).where(unended).values(outcome="interrupted"))
+    return connection.execute(_to_pending(running, now)).rowcount
+
+
+def park_unknown(
+    connection: Connection,
+    known: Collection[tuple[str, str]],
+    now: datetime,
+    *,
+    waiting_since: datetime,
+    telling_of: TellingOf,
+) -> None:
+    """Park what has waited since `waiting_since` for a handler not in `known` (hook and name)."""
+    waits = and_(IS_OPEN, _runs.state.in_(["pending", "failed"]))
+    names = select(_runs.hook, _runs.handler).where(waits).distinct()
+    for hook, name in connection.execute(names).all():
+        if (hook, name) not in known:
+            theirs = and_(waits, _runs.hook == hook, _runs.handler == name)
+            waited = and_(theirs, _runs.state_since <= waiting_since)
+            old = select(handler_runs).where(waited).limit(MOST_PARKED)
+            reason = f"no handler is named {name} any more"
+            _park(connection, connection.execute(old).all(), reason, now, telling_of)
+
+
+def _pick(
+    connection: Connection,
+    handler: Handler,
+    room: int,
+    late: Collection[ClaimedRun],
+    flip: Callable[[], int],
+) -> Sequence[Row[Any]]:
+    """Choose pending runs: the oldest, but if not all fit, the newest get half of the places.
+
+    New calls are not kept waiting by a backlog, and the backlog gets done.
+    """
+    if room <= 0:
+        return ()
+    wanted = {
+        "hook": handler.hook,
+        "handler": handler.name,
+        "late": [run.call_id for run in late if run.handler == handler.name],
+    }
+    oldest = connection.execute(_OLDEST, wanted | {"most": room + 1}).all()
+    if len(oldest) <= room:
+        return oldest
+    newest = (room + flip()) // 2
+    if not newest:
+        return oldest[:room]
+    return [
+        *oldest[: room - newest],
+        *connection.execute(_NEWEST, wanted | {"most": newest}).all(),
+    ]
+
+
+def _begin(connection: Connection, ids: Sequence[int], now: datetime) -> list[ClaimedRun]:
+    parameters = {"ids": ids, "now": now}
+    begun = connection.execute(_BEGIN_RUNS, parameters).mappings().all()
+    numbers = {row.run_id: row.number for row in connection.execute(_BEGIN_ATTEMPTS, parameters)}
+    claimed = [ClaimedRun(**run, attempt=numbers[run["id"]]) for run in begun]
+    return sorted(claimed, key=lambda run: run.id)
+
+
+def _park(
+    connection: Connection,
+    runs: Sequence[Row[Any]],
+    reason: str,
+    now: datetime,
+    telling_of: TellingOf,
+) -> None:
+    for run in runs:
+        parked = {"state": "parked", "state_since": now, "due_at": None, "reason": reason}
+        connection.execute(update(handler_runs).where(_runs.id == run.id).values(parked))
+        _tell(connection, run, now, telling_of)
+
+
+def _tell(
+    connection: Connection, parked: ClaimedRun | Row[Any], now: datetime, telling_of: TellingOf
+) -> None:
+    """Write a run for each handler that is to be told; of its own parking nobody is told."""
+    if parked.hook == "end_of_call":
+        for teller in telling_of(parked.handler):
+            told = pending_run(
+                parked.call_id, teller.name, now, hook="parked", parked_run_id=parked.id
+            )
+            connection.execute(insert(handler_runs), told)
+
+
+def _forget(connection: Connection, run: ClaimedRun) -> None:
+    """Delete a run; if it had taken the place of another, that one is the latest again."""
+    connection.execute(delete(handler_runs).where(_runs.id == run.id))
+    same = and_(_runs.call_id == run.call_id, _runs.hook == run.hook, _runs.handler == run.handler)
+    latest = select(func.max(_runs.id)).where(same).scalar_subquery()
+    connection.execute(update(handler_runs).where(_runs.id == latest).values(is_latest=True))
+
+
+def _to_pending(condition: ColumnElement[bool], now: datetime) -> Any:
+    return (
+        update(handler_runs).where(condition).values(state="pending", state_since=now, due_at=None)
+    )
+
+
+def _next_pending(order: ColumnElement[Any]) -> Any:
+    return (
+        select(_runs.id, _runs.call_id, _runs.hook, _runs.handler, _runs.spent)
+        .where(
+            IS_OPEN,
+            _runs.state == "pending",
+            _runs.hook == bindparam("hook"),
+            _runs.handler == bindparam("handler"),
+            _runs.call_id.not_in(bindparam("late", expanding=True)),
+        )
+        .order_by(order)
+        .limit(bindparam("most"))
+    )
+
+
+_OLDEST = _next_pending(_runs.id.asc())
+_NEWEST = _next_pending(_runs.id.desc())
+
+_IDS: Any = bindparam("ids", expanding=True)
+_NOW = bindparam("now", type_=_runs.state_since.type)
+
+_BEGIN_RUNS = (
+    update(handler_runs)
+    .where(_runs.id.in_(_IDS))
+    .values(state="running", state_since=_NOW, spent=_runs.spent + 1)
+    .returning(_runs.id, _runs.call_id, _runs.hook, _runs.handler, _runs.spent, _runs.parked_run_id)
+)
+
+_EARLIER = (
+    select(func.count()).where(attempts.c.run_id == _runs.id).correlate(handler_runs)
+).scalar_subquery()
+
+_BEGIN_ATTEMPTS = (
+    insert(attempts)
+    .from_select(
+        ["run_id", "number", "started_at"],
+        select(_runs.id, literal(1) + _EARLIER, _NOW).where(_runs.id.in_(_IDS)),
+    )
+    .returning(attempts.c.run_id, attempts.c.number)
+)
 
 _END_ATTEMPT = (
     update(attempts)
@@ -84,39 +295,38 @@ _END_ATTEMPT = (
 )
 
 _END_RUN = (
-    update(handler_runs).where(handler_runs.c.id == bindparam("run")).values(state=bindparam("to"))
-)
-
-
-def _claimed(ids: Sequence[int]) -> Any:
-    earlier = select(func.count()).where(attempts.c.run_id == handler_runs.c.id).scalar_subquery()
-    return (
-        select(
-            handler_runs.c.id,
-            handler_runs.c.handler,
-            (earlier + 1).label("attempt"),
-            deliveries.c.body,
-        )
-        .join(calls, calls.c.id == handler_runs.c.call_id)
-        .join(deliveries, deliveries.c.id == calls.c.delivery_id)
-        .where(handler_runs.c.id.in_(ids))
-        .order_by(handler_runs.c.id)
+    update(handler_runs)
+    .where(_runs.id == bindparam("run"))
+    .values(
+        state=bindparam("to"),
+        state_since=_NOW,
+        due_at=bindparam("due_at"),
+        reason=bindparam("reason"),
+        spent=bindparam("spent"),
     )
-
-
-def _state(end: AttemptEnd) -> str:
-    return "succeeded" if end.outcome == "succeeded" else "failed"
+)
 
 
 def _attempt_columns(end: AttemptEnd) -> dict[str, Any]:
     failure = end.failure
     return {
-        "run": end.run_id,
-        "attempt": end.attempt,
+        "run": end.run.id,
+        "attempt": end.run.attempt,
         "ended_at": end.ended_at,
         "duration_ms": end.duration_ms,
         "outcome": end.outcome,
         "error_type": failure.error_type if failure else None,
         "error_message": clean_text(failure.message) if failure else None,
         "traceback": clean_text(failure.traceback) if failure else None,
+    }
+
+
+def _run_columns(end: AttemptEnd) -> dict[str, Any]:
+    return {
+        "run": end.run.id,
+        "to": end.state,
+        "now": end.ended_at,
+        "due_at": end.due_at,
+        "reason": clean_text(end.reason),
+        "spent": end.run.spent - (end.outcome == "handed_back"),
     }

@@ -2,43 +2,85 @@
 they ended.
 
 One thread decides everything, and each of its turns is one transaction: what has ended is recorded
-and as many new runs are taken as there is room for.
+and as many new runs are taken as there are places for. Of all processes on a call log one works;
+the others stand by.
 """
 
 from __future__ import annotations
 
 import logging
+import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from queue import Empty, SimpleQueue
+from typing import Literal
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Engine
 
 from ..call_log.writer import Writer
-from ..events import EndOfCall
-from ..exceptions import HandlerError, HandlerTimeoutError, PayloadError, StorageError
+from ..exceptions import HandlerTimeoutError, StorageError
 from ..failures import describe_failure
-from ..routing import DEFAULT_TIMEOUT_S, Router
-from ..running import NOT_WANTED, Finished, Running
+from ..routing import DEFAULT_TIMEOUT_S, Handler, Router
+from ..running import Finished, Running
 from ..workbench import Workbench
-from .ledger import AttemptEnd, ClaimedRun, claim, record
+from . import ledger
+from .holder import Holder
+from .ledger import AttemptEnd, ClaimedRun
+from .places import Places
+from .verdict import HandedBackError, end_of_attempt
+from .work import event_of
 
 logger = logging.getLogger("millis_hooks.runs")
 
-#: Runs are looked for at least this often, whoever wrote them.
-SWEEP_S = 5.0
+#: Runs are looked for at least this often, whoever wrote them, and so is the place of a process
+#: that has died.
+POLL_S = 0.5
+#: How often runs are looked for whose handler nobody knows.
+UNKNOWN_EVERY_S = 60.0
+#: Such a run is parked when it has waited this long: until then another release of the application
+#: may take over that knows it.
+UNKNOWN_FOR = timedelta(hours=1)
+#: What writing down the last ends may take when the service stops.
+RECORDING_S = 5.0
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
 
 
 @dataclass(frozen=True, slots=True)
+class RunnerStatus:
+    """What the runner is doing: `late` counts handlers that were given up and do not end."""
+
+    role: Literal["working", "standby", "stopped"]
+    at_work: int
+    late: int
+
+
+@dataclass(slots=True)
 class _AtWork:
+    """A handler at work; it is late once its attempt was given up and its code goes on."""
+
     run: ClaimedRun
-    running: Running
-    deadline: float  # on the monotonic clock
-    timeout_s: float
+    handler: Handler
+    running: Running | None = None
+    is_late: bool = False
+
+    @property
+    def timeout_s(self) -> float:
+        return self.handler.timeout_s or DEFAULT_TIMEOUT_S
+
+    @property
+    def deadline(self) -> float | None:
+        """When the attempt is given up, on the monotonic clock; None while it has not begun."""
+        if self.is_late or self.running is None or self.running.begun_at is None:
+            return None
+        return self.running.begun_at + self.timeout_s
 
 
 class Runner:
@@ -46,122 +88,206 @@ class Runner:
 
     def __init__(
         self,
+        reader: Engine,
         writer: Writer,
         workbench: Workbench,
         router: Router,
+        holder: Holder,
         *,
         concurrency: int,
         own_numbers: frozenset[str] = frozenset(),
+        now: Callable[[], datetime] = _utc_now,
     ) -> None:
+        self._reader = reader
         self._writer = writer
         self._workbench = workbench
         self._router = router
+        self._holder = holder
         self._concurrency = concurrency
         self._own_numbers = own_numbers
+        self._now = now
+        self._latest = now()
+        self._unknown_at = time.monotonic()
+        self._served: Counter[tuple[str, str]] = Counter()  # when each was served last, in turns
+        self._turns = 0
         self._at_work: dict[int, _AtWork] = {}
         self._ended: list[AttemptEnd] = []
-        self._events: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self._closing = False
+        self._notes: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._stop_at: float | None = None
         self._thread = threading.Thread(target=self._run, name="millis-hooks-runner", daemon=True)
+
+    @property
+    def status(self) -> RunnerStatus:
+        """What it is doing at this moment; may be asked from any thread."""
+        at_work = list(self._at_work.values())
+        late = sum(each.is_late for each in at_work)
+        role: Literal["working", "standby"] = "working" if self._holder.is_held else "standby"
+        return RunnerStatus(
+            role if self._thread.is_alive() else "stopped", len(at_work) - late, late
+        )
 
     def start(self) -> None:
         self._thread.start()
 
     def wake(self) -> None:
         """Say that there may be new runs."""
-        self._events.put(None)
+        self._notes.put(None)
 
     def close(self, *, grace_s: float = 5.0) -> None:
-        """Take no more runs, and wait at most `grace_s` for those at work to end."""
-        self._closing = True
-        self._events.put(None)
-        self._thread.join(grace_s)
+        """Take no more runs, give those at work `grace_s` to end, and hand back the others."""
+        self._stop_at = time.monotonic() + grace_s
+        self.wake()
+        self._thread.join(grace_s + RECORDING_S)
 
     def _run(self) -> None:
-        while True:
-            try:
+        try:
+            while not self._is_done():
+                self._take_turn()
+                self._wait()
+                self._give_up_late()
+        finally:
+            self._holder.let_go()
+
+    def _is_done(self) -> bool:
+        is_stopping = self._stop_at is not None
+        return is_stopping and not self._ended and all(at.is_late for at in self._at_work.values())
+
+    def _take_turn(self) -> None:
+        try:
+            if self._holder.is_held or self._take_over():
                 self._turn()
-            except StorageError:
-                logger.exception("runs wait: the call log failed")
-                if self._closing:
-                    return  # perhaps after the log was closed: there is nothing to wait for
-            if self._closing and not self._at_work and not self._ended:
-                return
-            self._wait()
-            self._give_up_late()
+        except Exception as error:  # whatever it is: the thread must live
+            if self._stop_at is not None and isinstance(error, StorageError):
+                self._ended.clear()  # the call log may be closed: there is nothing to wait for
+            logger.error("runs wait: %s", describe_failure(error))
+
+    def _take_over(self) -> bool:
+        """Become the process that does the runs, if none does; those at work in the last one are
+        pending again."""
+        if self._stop_at is not None or not self._holder.hold():
+            return False
+        try:
+            interrupted = self._writer.run(partial(ledger.take_over, now=self._now()))
+        except BaseException:
+            self._holder.let_go()
+            raise
+        if interrupted:
+            logger.warning("%d runs were interrupted when their process ended", interrupted)
+        return True
 
     def _turn(self) -> None:
         """Record what has ended and take what there is room for."""
         ended = list(self._ended)
-        room = 0 if self._closing else self._concurrency - len(self._at_work)
-        claimed = self._writer.run(partial(_record_and_claim, ended=ended, room=room))
+        claimed = self._writer.run(partial(self._write, ended=ended))
         del self._ended[: len(ended)]
+        self._turns += 1
         for run in claimed:
             self._begin(run)
 
+    def _write(self, connection: Connection, *, ended: Sequence[AttemptEnd]) -> list[ClaimedRun]:
+        """Runs in the writer's transaction, while this thread waits."""
+        telling_of, now = self._router.telling_of, self._now()
+        ledger.record(connection, ended, telling_of)
+        if self._stop_at is not None:
+            return []
+        self._look_around(connection, now)
+        at_work = self._at_work.values()
+        places = Places(
+            self._handlers(),
+            self._concurrency,
+            busy=[each.handler for each in at_work if not each.is_late],
+            late=[each.handler for each in at_work if each.is_late],
+        )
+        return ledger.claim(
+            connection,
+            places,
+            now,
+            late=[each.run for each in at_work if each.is_late],
+            telling_of=telling_of,
+            flip=partial(random.randrange, 2),
+        )
+
+    def _handlers(self) -> list[Handler]:
+        """Return the handlers that have runs; who was served longest ago comes first."""
+        handlers = [handler for handler in self._router if handler.hook != "prefetch"]
+        return sorted(handlers, key=lambda handler: self._served[handler.hook, handler.name])
+
+    def _look_around(self, connection: Connection, now: datetime) -> None:
+        """See to the runs that wait for something else than a place."""
+        ledger.wake_due(connection, now)
+        if now < self._latest - ledger.CLOCK_TOLERANCE:
+            ledger.wake_stranded(connection, now)
+        self._latest = now
+        if time.monotonic() >= self._unknown_at:
+            self._unknown_at = time.monotonic() + UNKNOWN_EVERY_S
+            known = {(handler.hook, handler.name) for handler in self._router}
+            ledger.park_unknown(
+                connection,
+                known,
+                now,
+                waiting_since=now - UNKNOWN_FOR,
+                telling_of=self._router.telling_of,
+            )
+
     def _wait(self) -> None:
         """Wait until something happens or the next handler is late, then note all that happened."""
-        deadlines = [at_work.deadline for at_work in self._at_work.values()]
-        timeout_s = min([SWEEP_S, *(deadline - time.monotonic() for deadline in deadlines)])
+        ends = [at_work.deadline for at_work in self._at_work.values()]
+        waits = [end - time.monotonic() for end in [*ends, self._stop_at] if end is not None]
         try:
-            happened = [self._events.get(timeout=max(timeout_s, 0.001))]
+            happened = [self._notes.get(timeout=max(min([POLL_S, *waits]), 0.001))]
         except Empty:
             return
-        happened += [self._events.get_nowait() for _ in range(self._events.qsize())]
+        happened += [self._notes.get_nowait() for _ in range(self._notes.qsize())]
         for note in happened:
             if note is not None:
                 note()
 
     def _begin(self, run: ClaimedRun) -> None:
-        handler = self._router.get("end_of_call", run.handler)
+        handler = self._router.get(run.hook, run.handler)
+        assert handler is not None  # noqa: S101 - only runs of known handlers are claimed
+        self._served[run.hook, run.handler] = self._turns
+        self._at_work[run.id] = at_work = _AtWork(run, handler)
         try:
-            if handler is None:
-                raise HandlerError(f"No end-of-call handler is named {run.handler!r} any more.")
-            call = EndOfCall.parse(run.body, own_numbers=self._own_numbers)
-        except (HandlerError, PayloadError) as error:
-            self._ended.append(_end(run, Finished(error=error)))
-            self._events.put(None)
-            return
-        timeout_s = handler.timeout_s or DEFAULT_TIMEOUT_S
-        running = self._workbench.run(handler, call, partial(self._finished, run))
-        self._at_work[run.id] = _AtWork(run, running, time.monotonic() + timeout_s, timeout_s)
+            event = event_of(self._reader, run, own_numbers=self._own_numbers)
+        except Exception as error:  # for the stored bytes nobody can vouch
+            self._finished(at_work, Finished(error=error))
+            self._left(at_work)
+        else:
+            at_work.running = self._workbench.run(
+                handler, event, partial(self._finished, at_work), partial(self._left, at_work)
+            )
 
-    def _finished(self, run: ClaimedRun, finished: Finished) -> None:
+    def _finished(self, at_work: _AtWork, finished: Finished) -> None:
         """Called on the handler's thread: only leaves a note for ours."""
-        self._events.put(partial(self._note_end, run, finished))
+        self._notes.put(partial(self._note_end, at_work, finished))
 
-    def _note_end(self, run: ClaimedRun, finished: Finished) -> None:
-        self._at_work.pop(run.id, None)
-        self._ended.append(_end(run, finished))
+    def _left(self, at_work: _AtWork) -> None:
+        """Called on the handler's thread once its code is over, maybe long after its attempt."""
+        self._notes.put(partial(self._note_left, at_work))
+
+    def _note_end(self, at_work: _AtWork, finished: Finished) -> None:
+        run = at_work.run
+        if isinstance(finished.error, HandlerTimeoutError | HandedBackError):
+            at_work.is_late = True
+        else:
+            del self._at_work[run.id]
+        end = end_of_attempt(run, at_work.handler, finished, self._now(), random.random)
+        self._ended.append(end)
+        if end.failure is not None:
+            logger.warning(
+                "run %d of %s, attempt %d: %s; it is %s now",
+                *(run.id, run.handler, run.attempt, end.failure, end.state),
+            )
+
+    def _note_left(self, at_work: _AtWork) -> None:
+        self._at_work.pop(at_work.run.id, None)
 
     def _give_up_late(self) -> None:
         now = time.monotonic()
-        for at_work in [each for each in self._at_work.values() if each.deadline <= now]:
-            self._workbench.give_up(at_work.running, at_work.timeout_s)
-
-
-def _record_and_claim(
-    connection: Connection, *, ended: Sequence[AttemptEnd], room: int
-) -> list[ClaimedRun]:
-    record(connection, ended)
-    return claim(connection, room, datetime.now(UTC)) if room > 0 else []
-
-
-def _end(run: ClaimedRun, finished: Finished) -> AttemptEnd:
-    error = finished.error
-    if error is not None:
-        logger.warning("run %d of %s failed: %s", run.id, run.handler, describe_failure(error))
-    return AttemptEnd(
-        run_id=run.id,
-        attempt=run.attempt,
-        ended_at=datetime.now(UTC),
-        duration_ms=finished.duration_ms,
-        outcome=_outcome(finished),
-        failure=describe_failure(error) if error is not None else None,
-    )
-
-
-def _outcome(finished: Finished) -> str:
-    if finished.error is None:
-        return "not_wanted" if finished.value is NOT_WANTED else "succeeded"
-    return "timed_out" if isinstance(finished.error, HandlerTimeoutError) else "failed"
+        for at_work in list(self._at_work.values()):
+            if at_work.running is None or at_work.is_late:
+                continue
+            if at_work.deadline is not None and at_work.deadline <= now:
+                self._workbench.give_up(at_work.running, at_work.timeout_s)
+            elif self._stop_at is not None and self._stop_at <= now:
+                at_work.running.finish(error=HandedBackError())

@@ -11,7 +11,7 @@ from ...exceptions import StorageError
 from ..database import Database, describe
 
 #: The newest script. Known here so that an up-to-date log opens without importing Alembic.
-HEAD = "0001"
+HEAD = "0002"
 VERSION_TABLE = "millis_hooks_version"
 
 

@@ -1,0 +1,33 @@
+"""Writes down which handlers there are, for pages and commands that do not import them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, delete, insert
+
+from ..call_log.tables import handlers
+from ..routing import DEFAULT_TIMEOUT_S, Handler
+
+
+def write_handlers(connection: Connection, registered: Iterable[Handler], now: datetime) -> None:
+    """Put the handlers of the application that starts in the place of those of the last one."""
+    connection.execute(delete(handlers))
+    rows = [_columns(handler, now) for handler in registered if handler.hook != "prefetch"]
+    if rows:
+        connection.execute(insert(handlers), rows)
+
+
+def _columns(handler: Handler, now: datetime) -> dict[str, Any]:
+    return {
+        "hook": handler.hook,
+        "name": handler.name,
+        "max_attempts": handler.max_attempts,
+        "timeout_s": handler.timeout_s or DEFAULT_TIMEOUT_S,
+        "repeatable": handler.repeatable,
+        "filters": json.dumps(handler.filters()),
+        "seen_at": now,
+    }

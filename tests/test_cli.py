@@ -98,7 +98,9 @@ def test_the_version_is_told(run: Run) -> None:
     assert run("--version").stdout == f"millis-hooks {__version__}\n"
 
 
-@pytest.mark.parametrize("command", ["", "new", "dev", "run", "config", "calls", "show", "send"])
+@pytest.mark.parametrize(
+    "command", ["", "new", "dev", "run", "config", "calls", "show", "runs", "replay", "send"]
+)
 def test_every_command_explains_itself(run: Run, command: str) -> None:
     result = run(*command.split(), "--help")
     assert result.exit_code == 0

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from ..version import __version__
-from . import agent_config, calls, send, serving, starter_app
+from . import agent_config, calls, replay, runs, send, serving, starter_app
 from .terminal import Commands
 
 app = typer.Typer(
@@ -29,6 +29,8 @@ app.add_typer(send.app, name="send")
 app.command("calls")(calls.list_calls)
 # Session ids begin with a dash.
 app.command("show", context_settings={"ignore_unknown_options": True})(calls.show)
+app.command("runs")(runs.list_runs)
+app.command("replay", context_settings={"ignore_unknown_options": True})(replay.replay)
 
 
 def main() -> None:

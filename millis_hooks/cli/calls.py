@@ -6,16 +6,15 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .terminal import console, fail, note, printable
+from .opened_log import opened
+from .runs import marked, tried, trouble, when
+from .terminal import add_row, console, fail, note, print_json, printable, table
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from ..call_log.queries import Queries
     from ..call_log.records import Call, CostItem, ListedCall, Run
     from ..dashboard.call import CallView
@@ -45,17 +44,17 @@ def list_calls(
         ended = list(_ended(queries, limit - len(live), now))
         unparsed = queries.unparsed_count()
     if as_json:
-        _print_json([*live, *(each.call for each in ended)][:limit])
+        print_json([*live, *(each.call for each in ended)][:limit])
         return
-    table = _table(*_HEADS)
-    for column, width in zip(table.columns, _UNCUT, strict=False):
+    shown = table(*_HEADS)
+    for column, width in zip(shown.columns, _UNCUT, strict=False):
         column.min_width = width
     for call in live[:limit]:
-        _add_row(table, *_row(call, now), "", one_line=True)
+        add_row(shown, *_row(call, now), "", one_line=True)
     for each in ended:
-        _add_row(table, *_row(each.call, now), _runs(each), one_line=True)
-    if table.row_count:
-        console().print(table)
+        add_row(shown, *_row(each.call, now), _runs(each), one_line=True)
+    if shown.row_count:
+        console().print(shown)
     else:
         typer.echo("No calls yet. Send a sample: millis-hooks send end-of-call")
     if unparsed:
@@ -74,33 +73,23 @@ def show(
 
     settings = Settings.load()
     pages = DashboardSettings(version=__version__)
+    now = datetime.now(UTC)
     with _reading(settings) as queries:
-        asked = Asked(queries, pages, datetime.now(UTC), {}, {"session_id": session_id})
-        view = show_call(asked)
+        view = show_call(Asked(queries, pages, now, {}, {"session_id": session_id}))
     if view is None:
         fail(f"There is no call {session_id} in the call log.")
     if as_json:
-        _print_json(view)
+        print_json(view)
     else:
-        _print_call(view)
+        _print_call(view, now)
 
 
 @contextmanager
 def _reading(settings: Settings) -> Iterator[Queries]:
-    """Open the call log as it is; unlike the service, this neither makes nor upgrades one."""
-    from sqlalchemy import make_url
-
-    from ..call_log.database import Database
     from ..call_log.queries import Queries
 
-    file = Path(make_url(settings.database_url).database or "")
-    if not file.is_file():
-        fail(f"There is no call log {file}. MILLIS_HOOKS_DATABASE_URL says where it is.")
-    database = Database(settings.database_url)
-    try:
+    with opened(settings) as database:
         yield Queries(database.reader)
-    finally:
-        database.close()
 
 
 def _ended(queries: Queries, limit: int, now: datetime) -> Iterator[ListedCall]:
@@ -134,34 +123,40 @@ def _row(call: Call, now: datetime) -> list[str]:
 
 def _runs(listed: ListedCall) -> str:
     runs = listed.runs
+    if runs.parked:
+        return f"{runs.parked} of {runs.total} parked"
     if runs.failed:
-        return f"{runs.failed} of {runs.total} failed"
+        return f"{runs.failed} of {runs.total} retrying"
     return f"{runs.waiting} waiting" if runs.waiting else f"{runs.total} done" if runs.total else ""
 
 
-def _print_call(view: CallView) -> None:
+def _print_call(view: CallView, now: datetime) -> None:
     """Print each part of the view that has something in it as a small table."""
     from rich.text import Text
 
     out = console()
-    for title, rows in _parts(view):
+    for title, rows in _parts(view, now):
         if not rows:
             continue
-        table = _table(*("" for _ in rows[0]), show_heads=False)
+        shown = table(*("" for _ in rows[0]), show_heads=False)
         for row in rows:
-            _add_row(table, *row)
-        out.print(Text(title, style="bold"), table, "", sep="\n")
+            add_row(shown, *row)
+        out.print(Text(title, style="bold"), shown, "", sep="\n")
 
 
-def _parts(view: CallView) -> Iterator[tuple[str, list[Sequence[str]]]]:
+def _parts(view: CallView, now: datetime) -> Iterator[tuple[str, list[Sequence[str]]]]:
     yield f"Call {printable(view.call.session_id, one_line=True)}", list(_facts(view))
-    more = [("", f"… and {view.lines_left_out} more")] if view.lines_left_out else []
-    yield "Said", [*map(_line, view.lines), *more]
+    yield "Said", [*map(_line, view.lines), *_more(view.lines_left_out)]
     yield "Functions", [(each.name, _told(each)) for each in view.functions]
     yield "Metadata", [(each.key, _json(each.value), each.change or "") for each in view.metadata]
     yield "Cost", [_cost(each.item) for each in view.costs]
-    yield "Handlers", [_run(run) for run in view.runs]
+    runs = [_run(run, now) for run in view.runs]
+    yield "Handlers", [*runs, *_more(view.runs_left_out)]
     yield "Could not be read", [(problem,) for problem in view.problems]
+
+
+def _more(left_out: int) -> list[tuple[str, str]]:
+    return [("", f"… and {left_out} more")] if left_out else []
 
 
 def _facts(view: CallView) -> Iterator[tuple[str, str]]:
@@ -201,10 +196,15 @@ def _cost(item: CostItem) -> tuple[str, str, str]:
     return item.type or "", item.provider or "", _credit(item.credit)
 
 
-def _run(run: Run) -> tuple[str, str, str]:
+def _run(run: Run, now: datetime) -> tuple[str, ...]:
     last = run.attempts[-1] if run.attempts else None
-    error = f"{last.error_type}: {last.error_message}" if last and last.error_type else ""
-    return run.handler, run.state, error
+    return (
+        marked(run),
+        run.state if run.is_latest else f"{run.state}, replaced",
+        tried(run),
+        when(run, now),
+        trouble(run.reason, last),
+    )
 
 
 def _credit(credit: float | None) -> str:
@@ -213,23 +213,3 @@ def _credit(credit: float | None) -> str:
 
 def _json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
-
-
-def _table(*heads: str, show_heads: bool = True) -> Table:
-    from rich.table import Table
-
-    return Table(*heads, box=None, show_header=show_heads, pad_edge=False, padding=(0, 2, 0, 0))
-
-
-def _add_row(table: Table, *cells: str, one_line: bool = False) -> None:
-    from rich.text import Text
-
-    shown = (printable(cell, one_line=one_line) for cell in cells)
-    table.add_row(*(Text(cell, no_wrap=one_line, overflow="ellipsis") for cell in shown))
-
-
-def _print_json(view: object) -> None:
-    """Print what the page's `.json` twin shows; JSON escapes what a terminal would obey."""
-    from ..dashboard.pages import as_json
-
-    typer.echo(json.dumps(json.loads(bytes(as_json(view).body)), indent=2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -12,6 +13,7 @@ from ..exceptions import MillisHooksError, StorageError
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 #: Control characters, what turns the direction of writing, and halves of surrogate pairs.
 _OBEYED = re.compile(
@@ -64,3 +66,25 @@ def console() -> Console:
     if not made.is_terminal:
         made.width = _PIPED_WIDTH
     return made
+
+
+def table(*heads: str, show_heads: bool = True) -> Table:
+    """Return a table without lines."""
+    from rich.table import Table
+
+    return Table(*heads, box=None, show_header=show_heads, pad_edge=False, padding=(0, 2, 0, 0))
+
+
+def add_row(to: Table, *cells: str, one_line: bool = False) -> None:
+    """Add a row of text from anywhere; with `one_line` it is shortened rather than wrapped."""
+    from rich.text import Text
+
+    shown = (printable(cell, one_line=one_line) for cell in cells)
+    to.add_row(*(Text(cell, no_wrap=one_line, overflow="ellipsis") for cell in shown))
+
+
+def print_json(view: object) -> None:
+    """Print what the page's `.json` twin shows; JSON escapes what a terminal would obey."""
+    from ..dashboard.pages import as_json
+
+    typer.echo(json.dumps(json.loads(bytes(as_json(view).body)), indent=2))

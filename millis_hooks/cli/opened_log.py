@@ -1,0 +1,52 @@
+"""Opens the call log for a command."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .terminal import fail
+
+if TYPE_CHECKING:
+    from ..call_log.database import Database
+    from ..settings import Settings
+
+
+@contextmanager
+def opened(settings: Settings) -> Iterator[Database]:
+    """Open the call log as it is; unlike the service, this neither makes nor upgrades one.
+
+    What SQLAlchemy raises inside becomes StorageError.
+    """
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from ..call_log.database import Database
+    from ..exceptions import StorageError
+
+    file = Path(make_url(settings.database_url).database or "")
+    if not file.is_file():
+        fail(f"There is no call log {file}. MILLIS_HOOKS_DATABASE_URL says where it is.")
+    database = Database(settings.database_url)
+    try:
+        _require_known_schema(database)
+        yield database
+    except SQLAlchemyError as error:
+        raise StorageError("the call log could not be used") from error
+    finally:
+        database.close()
+
+
+def _require_known_schema(database: Database) -> None:
+    from sqlalchemy import column, select, table
+
+    from ..call_log.migrations import HEAD, VERSION_TABLE
+
+    with database.reader.connect() as connection:
+        version = connection.scalar(select(column("version_num")).select_from(table(VERSION_TABLE)))
+    if version is None or version < HEAD:
+        fail("The call log is of an older millis_hooks. The service upgrades it when it starts.")
+    if version > HEAD:
+        fail("The call log is of a newer millis_hooks. Install that one.")

@@ -1,0 +1,342 @@
+"""Replays: what a person asks to be done again, and calls that a handler has never had.
+
+Works on the tables alone, in the caller's transaction; whoever runs the handlers does what is
+written here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Row, Select, func, insert, select, update
+
+from ..call_log.new_runs import pending_run
+from ..call_log.tables import IS_OF_CALL, calls, handler_runs, handlers
+from ..call_log.values import clean_int, clean_text
+from ..exceptions import ConfigError
+
+#: The status of calls that a handler wants and has no run for.
+NEVER = "never"
+
+#: So many ids are looked through in one transaction at most, however few of them are wanted:
+#: acknowledgements wait for it.
+_STRETCH = 5_000
+
+_runs = handler_runs.c
+
+#: The registered handlers by hook and name: rows of `handlers`.
+_Registered = Mapping[tuple[str, str], Row[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """What became of the runs that were asked for; `skipped` counts the others by reason."""
+
+    queued: int = 0
+    brought_forward: int = 0
+    skipped: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def changed(self) -> int:
+        """How many runs are pending now because of it."""
+        return self.queued + self.brought_forward
+
+    @property
+    def total(self) -> int:
+        """How many runs were looked at."""
+        return self.changed + sum(self.skipped.values())
+
+    def __add__(self, other: Replayed) -> Replayed:
+        return Replayed(
+            self.queued + other.queued,
+            self.brought_forward + other.brought_forward,
+            dict(Counter(self.skipped) + Counter(other.skipped)),
+        )
+
+    def __str__(self) -> str:
+        told = [f"{self.queued:,} queued"] if self.queued else []
+        if self.brought_forward:
+            told.append(f"{self.brought_forward:,} brought forward")
+        told += [f"{count:,} skipped: {reason}" for reason, count in self.skipped.items()]
+        return "; ".join(told) or "nothing to replay"
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What a bulk replay would do: to runs there are, and for calls that have none yet.
+
+    Of the calls a handler's `when` may still refuse some: that is the team's code.
+    """
+
+    runs: Replayed
+    first_runs: int
+
+    @property
+    def changed(self) -> int:
+        """How many runs would be pending because of it."""
+        return self.runs.changed + self.first_runs
+
+    @property
+    def total(self) -> int:
+        """How many runs it would look at or write."""
+        return self.runs.total + self.first_runs
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which runs a bulk replay takes. Raises ConfigError if it says too little.
+
+    `status` is a state, or "never" for calls that the handler wants and has no run for; without it
+    a handler gets both. `since` (inclusive) and `until` (exclusive) are when a call was received.
+    """
+
+    handler: str | None = None
+    status: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+    def __post_init__(self) -> None:
+        if self.handler is None and self.status == NEVER:
+            raise ConfigError("Which handler never had the calls? Name it.")
+        if self.handler is None and self.status is None and self.since is None:
+            raise ConfigError("Which runs? Name a handler, a status or the time to begin at.")
+
+    @property
+    def takes_runs(self) -> bool:
+        """Whether runs there are belong to it."""
+        return self.status != NEVER
+
+    @property
+    def takes_calls(self) -> bool:
+        """Whether calls without a run belong to it."""
+        return self.handler is not None and self.status in (None, NEVER)
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """How far a bulk replay has come. What was written since it began has higher ids than its end:
+    a replay never takes its own runs."""
+
+    run: int
+    last_run: int
+    call: int
+    last_call: int
+
+    @property
+    def is_at_end(self) -> bool:
+        """Whether nothing is left."""
+        return self.run >= self.last_run and self.call >= self.last_call
+
+
+def replay_run(
+    connection: Connection, run_id: int, now: datetime, *, unless_replaced: bool = False
+) -> Replayed | None:
+    """Replay a run, or the one that took its place; None if there is no such run.
+
+    With `unless_replaced` a run whose place is taken is skipped: whoever clicked twice, or on a
+    page that is no longer true, has what was asked for.
+    """
+    asked = select(handler_runs).where(_runs.id == clean_int(run_id))
+    run = connection.execute(asked).one_or_none()
+    if run is None:
+        return None
+    if unless_replaced and not run.is_latest:
+        return Replayed(skipped={"already replayed": 1})
+    latest = _LATEST.where(
+        _runs.call_id == run.call_id,
+        _runs.hook == run.hook,
+        _runs.handler == run.handler,
+        _runs.parked_run_id.is_not_distinct_from(run.parked_run_id),
+    )
+    return _replay(connection, connection.execute(latest).all(), now)
+
+
+def replay_call(connection: Connection, session_id: str, now: datetime) -> Replayed | None:
+    """Replay every handler that ran for a call; None if there is no such call."""
+    asked = select(calls.c.id).where(calls.c.session_id == clean_text(session_id))
+    call_id = connection.scalar(asked)
+    if call_id is None:
+        return None
+    latest = _LATEST.where(IS_OF_CALL, _runs.call_id == call_id).order_by(_runs.id)
+    return _replay(connection, connection.execute(latest).all(), now)
+
+
+def preview(connection: Connection, wanted: Wanted) -> Preview:
+    """Count what a bulk replay would do; reads every run or call there is."""
+    registered = _registered(connection)
+    grouped: Sequence[Row[Any]] = []
+    if wanted.takes_runs:
+        kinds = (_runs.hook, _runs.handler, _runs.state)
+        chosen = select(*kinds, func.count().label("number")).where(*_run_conditions(wanted))
+        grouped = connection.execute(chosen.group_by(*kinds)).all()
+    first_runs = 0
+    if wanted.takes_calls:
+        chosen = select(func.count()).where(*_call_conditions(wanted, registered))
+        first_runs = connection.scalar(chosen) or 0
+    return Preview(_tally(((run, run.number) for run in grouped), registered), first_runs)
+
+
+def replay_batch(
+    connection: Connection,
+    wanted: Wanted,
+    now: datetime,
+    after: Cursor | None = None,
+    size: int = 200,
+) -> tuple[Replayed, Cursor | None]:
+    """Replay the next `size` runs at most, first those there are; the cursor is None at the end."""
+    place = _beginning(connection, wanted) if after is None else after
+    if place.run < place.last_run:
+        end = min(place.run + _STRETCH, place.last_run)
+        replayed, come_to = _replay_runs(connection, wanted, now, place.run, end, size)
+        place = replace(place, run=come_to)
+    else:
+        end = min(place.call + _STRETCH, place.last_call)
+        replayed, come_to = _write_first_runs(connection, wanted, now, place.call, end, size)
+        place = replace(place, call=come_to)
+    return replayed, None if place.is_at_end else place
+
+
+def _beginning(connection: Connection, wanted: Wanted) -> Cursor:
+    last_run = connection.scalar(select(func.max(_runs.id))) if wanted.takes_runs else 0
+    last_call = connection.scalar(select(func.max(calls.c.id))) if wanted.takes_calls else 0
+    return Cursor(0, last_run or 0, 0, last_call or 0)
+
+
+def _replay_runs(
+    connection: Connection, wanted: Wanted, now: datetime, after: int, end: int, size: int
+) -> tuple[Replayed, int]:
+    chosen = _stretch(_LATEST.where(*_run_conditions(wanted)), _runs.id, after, end, size)
+    runs = connection.execute(chosen).all()
+    return _replay(connection, runs, now), runs[-1].id if len(runs) == size else end
+
+
+def _write_first_runs(
+    connection: Connection, wanted: Wanted, now: datetime, after: int, end: int, size: int
+) -> tuple[Replayed, int]:
+    conditions = _call_conditions(wanted, _registered(connection))
+    chosen = _stretch(select(calls.c.id).where(*conditions), calls.c.id, after, end, size)
+    ids = connection.scalars(chosen).all()
+    if ids and wanted.handler is not None:
+        rows = [pending_run(id_, wanted.handler, now, is_replay=True) for id_ in ids]
+        connection.execute(insert(handler_runs), rows)
+    return Replayed(len(ids)), ids[-1] if len(ids) == size else end
+
+
+def _stretch(
+    chosen: Select[Any], key: ColumnElement[int], after: int, end: int, size: int
+) -> Select[Any]:
+    return chosen.where(key > after, key <= end).order_by(key).limit(size)
+
+
+_LATEST: Select[Any] = select(
+    _runs.id, _runs.call_id, _runs.hook, _runs.handler, _runs.state, _runs.parked_run_id
+).where(_runs.is_latest)
+
+
+def _run_conditions(wanted: Wanted) -> list[ColumnElement[bool]]:
+    conditions: list[ColumnElement[bool]] = [IS_OF_CALL]
+    if wanted.handler is not None:
+        conditions.append(_runs.handler == clean_text(wanted.handler))
+    if wanted.status is not None:
+        conditions.append(_runs.state == wanted.status)
+    received = _received(wanted)
+    if received:
+        # By its key, row for row: a join could begin at the calls and read all of them each time.
+        conditions.append(select(calls.c.id).where(calls.c.id == _runs.call_id, *received).exists())
+    return conditions
+
+
+def _call_conditions(wanted: Wanted, registered: _Registered) -> list[ColumnElement[bool]]:
+    """Tell which calls a handler wants and has no run for; none if there is no such handler."""
+    handler = registered.get(("end_of_call", wanted.handler or ""))
+    if handler is None:
+        return [calls.c.id.is_(None)]
+    filters = json.loads(handler.filters)
+    had = select(_runs.id).where(
+        IS_OF_CALL, _runs.call_id == calls.c.id, _runs.handler == handler.name
+    )
+    return [
+        calls.c.delivery_id.is_not(None),
+        ~had.exists(),
+        *(calls.c[name].in_(map(clean_text, values)) for name, values in filters.items()),
+        *_received(wanted),
+    ]
+
+
+def _received(wanted: Wanted) -> list[ColumnElement[bool]]:
+    conditions = []
+    if wanted.since is not None:
+        conditions.append(calls.c.received_at >= wanted.since)
+    if wanted.until is not None:
+        conditions.append(calls.c.received_at < wanted.until)
+    return conditions
+
+
+def _registered(connection: Connection) -> _Registered:
+    return {(row.hook, row.name): row for row in connection.execute(select(handlers))}
+
+
+def _replay(connection: Connection, runs: Sequence[Row[Any]], now: datetime) -> Replayed:
+    """Bring forward the runs that wait for their next attempt, and replace those that are over."""
+    registered = _registered(connection)
+    granted = [run for run in runs if _refusal(run, registered) is None]
+    _bring_forward(connection, [run.id for run in granted if run.state == "failed"], now)
+    _replace(connection, [run for run in granted if run.state != "failed"], now)
+    return _tally(((run, 1) for run in runs), registered)
+
+
+def _refusal(run: Row[Any], registered: _Registered) -> str | None:
+    """Say in words why a run stays as it is, or None."""
+    handler = registered.get((run.hook, run.handler))
+    if handler is None:
+        return f"no handler is named {run.handler!r} any more"
+    if run.state in ("pending", "running"):
+        return "already waiting"
+    if run.state != "failed" and not handler.repeatable:
+        return f"{run.handler!r} is not repeatable"
+    return None
+
+
+def _tally(runs: Iterable[tuple[Row[Any], int]], registered: _Registered) -> Replayed:
+    """Add up what becomes of runs, each given with how many there are like it."""
+    queued = brought_forward = 0
+    skipped: Counter[str] = Counter()
+    for run, number in runs:
+        refusal = _refusal(run, registered)
+        if refusal is not None:
+            skipped[refusal] += number
+        elif run.state == "failed":
+            brought_forward += number
+        else:
+            queued += number
+    return Replayed(queued, brought_forward, dict(skipped))
+
+
+def _bring_forward(connection: Connection, ids: Sequence[int], now: datetime) -> None:
+    if ids:
+        due_now = {"state": "pending", "state_since": now, "due_at": None}
+        connection.execute(update(handler_runs).where(_runs.id.in_(ids)).values(due_now))
+
+
+def _replace(connection: Connection, runs: Sequence[Row[Any]], now: datetime) -> None:
+    if not runs:
+        return
+    replaced = update(handler_runs).where(_runs.id.in_([run.id for run in runs]))
+    connection.execute(replaced.values(is_latest=False))
+    rows = [
+        pending_run(
+            run.call_id,
+            run.handler,
+            now,
+            hook=run.hook,
+            is_replay=True,
+            parked_run_id=run.parked_run_id,
+        )
+        for run in runs
+    ]
+    connection.execute(insert(handler_runs), rows)

@@ -11,9 +11,17 @@ from sqlalchemy import Connection, insert
 
 from millis_hooks.call_log.database import Database
 from millis_hooks.call_log.migrations import migrate
+from millis_hooks.call_log.new_runs import pending_run
 from millis_hooks.call_log.queries import Queries
 from millis_hooks.call_log.search import call_search
-from millis_hooks.call_log.tables import attempts, calls, cost_items, deliveries, handler_runs
+from millis_hooks.call_log.tables import (
+    attempts,
+    calls,
+    cost_items,
+    deliveries,
+    handler_runs,
+    handlers,
+)
 
 T = TypeVar("T")
 
@@ -55,9 +63,14 @@ class StoredCalls:
     def add_cost(self, call_id: int, position: int = 0, **columns: Any) -> int:
         return self._insert(cost_items, {"call_id": call_id, "position": position} | columns)
 
-    def add_run(self, call_id: int, delivery_id: int, handler: str, state: str) -> int:
-        known = {"call_id": call_id, "delivery_id": delivery_id, "created_at": NOW}
-        return self._insert(handler_runs, known | {"handler": handler, "state": state})
+    def add_handler(self, name: str, *, hook: str = "end_of_call", **columns: Any) -> None:
+        """Add a handler as an application that started has written it down."""
+        known = {"max_attempts": 5, "timeout_s": 60.0, "repeatable": True, "filters": "{}"}
+        self._insert(handlers, known | {"hook": hook, "name": name, "seen_at": NOW} | columns)
+
+    def add_run(self, call_id: int, handler: str, state: str, **columns: Any) -> int:
+        run = pending_run(call_id, handler, NOW) | {"state": state} | columns
+        return self._insert(handler_runs, run)
 
     def add_attempt(self, run_id: int, number: int = 1, **columns: Any) -> int:
         known = {"run_id": run_id, "number": number, "started_at": NOW}

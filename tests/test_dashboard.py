@@ -4,101 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from datetime import datetime, timedelta
-from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import httpx2 as httpx
 import pytest
-from starlette.applications import Starlette
-from starlette.routing import Mount
-from starlette.testclient import TestClient
-from stored_calls import NOW, StoredCalls
+from dashboard_site import HOSTILE, Page, Site
+from stored_calls import NOW
 
-from millis_hooks.dashboard import DashboardSettings, dashboard
 from millis_hooks.masking import MASK
-from millis_hooks.operators import Operators
-
-PASSWORD = "pässwörd"
-HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)> \u202e\u05e9\u05dc\u05d5\u05dd"
-
-
-class Page(HTMLParser):
-    """What a browser makes of a page: elements with their attributes, and the text."""
-
-    def __init__(self, response: httpx.Response) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.words: list[str] = []
-        self.feed(response.text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        self.words.append(data)
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.words).split())
-
-    def all(self, tag: str, **attributes: str) -> list[dict[str, str | None]]:
-        return [
-            found
-            for name, found in self.elements
-            if name == tag and attributes.items() <= found.items()
-        ]
-
-    def links(self) -> list[str]:
-        return [link["href"] or "" for link in self.all("a") if "href" in link]
-
-
-class Site:
-    """A dashboard over a call log of its own, and a browser that is signed in to it."""
-
-    def __init__(self, folder: Path, *, password: str | None = PASSWORD, prefix: str = "") -> None:
-        self.stored = StoredCalls(folder)
-        self.now = NOW
-        operators = Operators(
-            self.stored.database.reader,
-            write=self.stored.write,
-            signing_key=b"key",
-            password=password,
-            now=self._now,
-        )
-        app = dashboard(
-            self.stored.queries, operators, settings=DashboardSettings("1.2.3"), now=self._now
-        )
-        self.app = Starlette(routes=[Mount(prefix, app)]) if prefix else app
-        self.browser = TestClient(self.app, follow_redirects=False, raise_server_exceptions=False)
-        self.prefix = prefix
-
-    def sign_in(self, password: str = PASSWORD, **fields: str) -> httpx.Response:
-        form = {"username": "admin", "password": password} | fields
-        return self.browser.post(self.prefix + "/login", data=form)
-
-    def get(self, path: str) -> httpx.Response:
-        return self.browser.get(self.prefix + path)
-
-    @property
-    def cookie(self) -> str:
-        return f"mh_session={self.browser.cookies['mh_session']}"
-
-    def page(self, path: str) -> Page:
-        response = self.get(path)
-        assert response.status_code == 200, response.text
-        return Page(response)
-
-    def add_ended_call(self, session_id: str = "-call", **sent: Any) -> int:
-        """Add a call with the end-of-call it was read from."""
-        body = json.dumps({"session_id": session_id} | sent).encode()
-        delivery_id = self.stored.add_delivery(session_id=session_id, body=body)
-        return self.stored.add_call(session_id, delivery_id=delivery_id)
-
-    def _now(self) -> datetime:
-        return self.now
 
 
 @pytest.fixture
@@ -609,28 +523,6 @@ def test_costs_are_shown_with_shares_and_tokens(site: Site) -> None:
 def test_costs_that_were_not_sent_are_not_zero(site: Site) -> None:
     site.add_ended_call()
     assert "Millis sent no costs." in site.page("/calls/-call").text
-
-
-def test_a_failed_handler_comes_with_its_traceback(site: Site) -> None:
-    call_id = site.add_ended_call()
-    run_id = site.stored.add_run(call_id, 1, "sync_crm", "failed")
-    site.stored.add_attempt(
-        run_id,
-        outcome="failed",
-        duration_ms=31.0,
-        ended_at=NOW + timedelta(seconds=2),
-        error_type="TimeoutError",
-        error_message="read <timed> out",
-        traceback="Traceback (most recent call last): <module>",
-    )
-    text = site.page("/calls/-call").text
-    assert "1 of 1 handler runs failed. sync_crm raised TimeoutError after 1 attempt." in text
-    assert "Traceback (most recent call last): <module>" in text
-
-
-def test_a_handler_that_has_not_run_yet_is_waiting(site: Site) -> None:
-    site.stored.add_run(site.add_ended_call(), 1, "sync_crm", "pending")
-    assert "sync_crm Waiting" in site.page("/calls/-call").text
 
 
 def test_an_end_that_came_twice_says_so(site: Site) -> None:

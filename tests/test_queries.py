@@ -11,7 +11,7 @@ from sqlalchemy import create_engine
 from stored_calls import NOW, StoredCalls
 
 from millis_hooks.call_log.queries import CallFilter, Queries
-from millis_hooks.call_log.records import LIVE_FOR, Page
+from millis_hooks.call_log.records import LIVE_FOR, Page, RunCounts
 from millis_hooks.call_log.search import Excerpt
 from millis_hooks.exceptions import StorageError
 
@@ -211,12 +211,22 @@ def test_a_day_without_calls_has_no_totals_to_show(stored: StoredCalls) -> None:
     assert (today.calls, today.credits, today.prefetch_p95_ms) == (0, None, None)
 
 
-def test_a_list_says_how_the_handlers_of_each_call_did(stored: StoredCalls) -> None:
-    call_id, delivery_id = stored.add_call("-a"), stored.add_delivery()
-    for handler, state in (("a", "succeeded"), ("b", "failed"), ("c", "pending")):
-        stored.add_run(call_id, delivery_id, handler, state)
+def test_a_list_says_how_the_handlers_of_each_call_stand(stored: StoredCalls) -> None:
+    call_id = stored.add_call("-a")
+    for handler, state in (("a", "succeeded"), ("b", "failed"), ("c", "pending"), ("d", "running")):
+        stored.add_run(call_id, handler, state)
+    parked = stored.add_run(call_id, "e", "parked")
+    stored.add_run(call_id, "tell", "parked", hook="parked", parked_run_id=parked)
     (row,) = stored.queries.list_calls(CallFilter(), now=NOW).rows
-    assert (row.runs.total, row.runs.failed, row.runs.waiting) == (3, 1, 1)
+    assert row.runs == RunCounts(total=5, failed=1, parked=1, waiting=2)
+
+
+def test_a_run_that_was_replaced_is_not_counted(stored: StoredCalls) -> None:
+    call_id = stored.add_call("-a")
+    stored.add_run(call_id, "save", "parked", is_latest=False)
+    stored.add_run(call_id, "save", "succeeded", is_replay=True)
+    (row,) = stored.queries.list_calls(CallFilter(), now=NOW).rows
+    assert row.runs == RunCounts(total=1)
 
 
 def test_agents_are_listed_once(stored: StoredCalls) -> None:
@@ -227,10 +237,10 @@ def test_agents_are_listed_once(stored: StoredCalls) -> None:
 
 def test_a_call_comes_with_everything_kept_about_it(stored: StoredCalls) -> None:
     call_id = stored.add_call("-a", cost_total=0.3)
-    delivery_id = stored.add_delivery(session_id="-a", body=b'{"session_id": "-a"}')
+    stored.add_delivery(session_id="-a", body=b'{"session_id": "-a"}')
     stored.add_cost(call_id, 1, type="tts", credit=0.1)
     stored.add_cost(call_id, 0, type="llm", credit=0.2)
-    run_id = stored.add_run(call_id, delivery_id, "save", "failed")
+    run_id = stored.add_run(call_id, "save", "failed")
     stored.add_attempt(run_id, 2, outcome="failed", duration_ms=20.0)
     stored.add_attempt(run_id, 1, outcome="failed", duration_ms=10.0)
     record = stored.queries.call("-a")
@@ -238,6 +248,31 @@ def test_a_call_comes_with_everything_kept_about_it(stored: StoredCalls) -> None
     assert [item.type for item in record.costs] == ["llm", "tts"]
     assert [attempt.number for attempt in record.runs[0].attempts] == [1, 2]
     assert record.deliveries[0].body == b'{"session_id": "-a"}'
+
+
+def test_a_run_comes_with_what_its_handler_is_registered_with(stored: StoredCalls) -> None:
+    call_id = stored.add_call("-a")
+    stored.add_handler("save", max_attempts=3, repeatable=False)
+    stored.add_handler("gone", hook="parked")
+    for handler in ("save", "gone"):
+        stored.add_run(call_id, handler, "parked", reason="3 of 3 attempts failed", spent=3)
+    record = stored.queries.call("-a")
+    assert record is not None
+    assert [(run.max_attempts, run.repeatable) for run in record.runs] == [(3, False), (None, None)]
+    assert (record.runs[0].spent, record.runs[0].reason) == (3, "3 of 3 attempts failed")
+
+
+def test_of_many_runs_those_that_were_replaced_long_ago_are_left_out(stored: StoredCalls) -> None:
+    call_id = stored.add_call("-a")
+    kept = stored.add_run(call_id, "kept", "succeeded")
+    replaced = [
+        stored.add_run(call_id, "save", "parked", is_latest=False, is_replay=True)
+        for _ in range(110)
+    ]
+    record = stored.queries.call("-a")
+    assert record is not None
+    assert record.run_count == 111
+    assert [run.id for run in record.runs] == [kept, *replaced[-99:]]
 
 
 @pytest.mark.parametrize("session_id", ["", "-none", "\x00", "\ud800", "' OR ''='", "x" * 10_000])

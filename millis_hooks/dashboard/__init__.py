@@ -1,7 +1,8 @@
 """The pages an operator looks at: a Starlette application to be mounted anywhere.
 
-It only reads the call log; signing in and out is all it writes.
+It reads the call log; signing in and out, and replays, are all it writes.
 """
 
 from .pages import DashboardSettings as DashboardSettings
+from .replays import Replay as Replay
 from .site import dashboard as dashboard

@@ -21,6 +21,7 @@ from ..wire import web_url
 from .formats import as_text
 from .pages import Asked
 from .payloads import Payload, payload_of, read_bytes
+from .runs import Notice, in_order, read_notice
 from .transcript import LINES_SHOWN, Function, Line, functions_of, lines_of
 
 Change = Literal["added", "changed"]
@@ -87,14 +88,45 @@ class CallView:
     metadata: tuple[Entry, ...]
     costs: tuple[CostLine, ...]
     runs: tuple[Run, ...]
-    failed_runs: tuple[Run, ...]
-    handled_after_s: float | None
+    runs_left_out: int
+    notice: Notice | None
     agent_config: JsonValue
     secrets_masked: int
     problems: tuple[str, ...]
     payloads: tuple[Payload, ...]
     deliveries_left_out: int
     live_count: int
+
+    @property
+    def handled(self) -> tuple[Run, ...]:
+        """How its handlers stand now: without what was replaced, and what tells of parked runs."""
+        return tuple(run for run in self.runs if run.is_latest and run.hook == "end_of_call")
+
+    @property
+    def parked(self) -> tuple[Run, ...]:
+        """Those of `handled` that somebody has to look after."""
+        return tuple(run for run in self.handled if run.state == "parked")
+
+    @property
+    def retrying(self) -> tuple[Run, ...]:
+        """Those of `handled` that wait for their next attempt, the next one first."""
+        failed = (run for run in self.handled if run.state == "failed")
+        return tuple(sorted(failed, key=lambda run: run.due_at or run.state_since))
+
+    @property
+    def handled_at(self) -> datetime | None:
+        """When the last of `handled` ended, once all are over."""
+        ends = [run.state_since for run in self.handled if run.is_over]
+        return max(ends) if ends and len(ends) == len(self.handled) else None
+
+    @property
+    def slowest_ms(self) -> float:
+        """What the longest attempt took."""
+        return max((each.duration_ms or 0 for run in self.runs for each in run.attempts), default=0)
+
+    def run(self, run_id: int | None) -> Run | None:
+        """Return one of the runs shown here."""
+        return next((run for run in self.runs if run.id == run_id), None)
 
 
 def show_call(asked: Asked) -> CallView | None:
@@ -116,9 +148,9 @@ def show_call(asked: Asked) -> CallView | None:
         ended_at=_ended_at(call),
         **_said(_read_end(end), prefetch, answer),
         costs=tuple(_cost_lines(record.costs)),
-        runs=record.runs,
-        failed_runs=tuple(run for run in record.runs if run.state == "failed"),
-        handled_after_s=_handled_after_s(record.runs, end),
+        runs=in_order(record.runs),
+        runs_left_out=record.run_count - len(record.runs),
+        notice=read_notice(asked.query),
         payloads=tuple(map(payload_of, record.deliveries)),
         deliveries_left_out=max(record.delivery_count - len(record.deliveries), 0),
         live_count=asked.log.live_count(now=asked.now),
@@ -200,15 +232,6 @@ def _end_received(delivery: Delivery, call: Call) -> EndReceived:
         # Two clocks: a difference that can be no lag says only that they disagree.
         lag_s if 0 <= lag_s < 3600 else None,
     )
-
-
-def _handled_after_s(runs: Iterable[Run], end: Delivery | None) -> float | None:
-    """Say how long after its arrival the end-of-call was dealt with, once it is."""
-    ends = [attempt.ended_at for run in runs for attempt in run.attempts]
-    known = [ended_at for ended_at in ends if ended_at is not None]
-    if end is None or not known or len(known) < len(ends):
-        return None
-    return max((max(known) - end.received_at).total_seconds(), 0)
 
 
 def _entries(

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..call_log.records import Delivery
+from .forms import read_number
 from .pages import Asked
 from .payloads import Payload, payload_of
-
-_ROW_NUMBER_DIGITS = 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +36,8 @@ def list_unparsed(asked: Asked) -> DeliveriesView:
 
 def show_delivery(asked: Asked) -> DeliveryView | None:
     """Build the page of one delivery, or None if there is no such one."""
-    number = asked.path["delivery_id"]
-    if not (number.isascii() and number.isdigit() and len(number) <= _ROW_NUMBER_DIGITS):
-        return None
-    delivery = asked.log.delivery(int(number))
+    number = read_number(asked.path["delivery_id"])
+    delivery = None if number is None else asked.log.delivery(number)
     if delivery is None:
         return None
     return DeliveryView(payload_of(delivery), asked.log.live_count(now=asked.now))

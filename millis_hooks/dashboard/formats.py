@@ -159,6 +159,19 @@ def ago(moment: datetime, now: datetime) -> str:
     return f"{minutes // 60} h ago" if minutes < 24 * 60 else f"{minutes // (24 * 60)} d ago"
 
 
+def until(moment: datetime, now: datetime) -> str:
+    """How long until then, roughly."""
+    seconds = int((moment - now).total_seconds())
+    if seconds < 1:
+        return "now"
+    if seconds < 120:
+        return f"in {seconds} s"
+    minutes = seconds // 60
+    if minutes < 120:
+        return f"in {minutes} min"
+    return f"in {minutes // 60} h" if minutes < 48 * 60 else f"in {minutes // (24 * 60)} d"
+
+
 def marked(excerpt: Excerpt) -> Markup:
     """An excerpt with what was searched for marked."""
     parts = (excerpt.before, excerpt.hit, excerpt.after)
@@ -218,4 +231,5 @@ FILTERS = {
     "size": size,
     "status_family": status_family,
     "status_label": status_label,
+    "until": until,
 }

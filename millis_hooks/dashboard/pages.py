@@ -22,7 +22,8 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from ..call_log.queries import Queries
-from .formats import FILTERS, RANGE_LABELS, STATUSES
+from . import formats, runs
+from .formats import RANGE_LABELS, STATUSES
 
 THEME_COOKIE = "mh_theme"
 
@@ -89,7 +90,7 @@ class Pages:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        self._templates.filters.update(FILTERS)
+        self._templates.filters.update(formats.FILTERS | runs.FILTERS)
         self._templates.globals.update(
             range_labels=RANGE_LABELS,
             slow_prefetch_ms=settings.slow_prefetch_ms,

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from ..operators import Operator, Operators, Refused, SignedIn
+from .forms import read_form
 from .guards import local_path
 from .pages import Pages, as_json, link
 
@@ -55,9 +56,7 @@ class SignIn:
 
     async def submit(self, request: Request) -> Response:
         """Answer `POST /login`."""
-        async with request.form(max_files=0, max_fields=10) as form:
-            fields = {name: value for name, value in form.items() if isinstance(value, str)}
-        return await run_in_threadpool(self._submit, request, fields)
+        return await run_in_threadpool(self._submit, request, await read_form(request))
 
     def leave(self, request: Request) -> Response:
         """Answer `POST /logout`."""

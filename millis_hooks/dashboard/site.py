@@ -21,20 +21,20 @@ from ..operators import Operator, Operators
 from .call import show_call
 from .calls import list_calls
 from .deliveries import list_unparsed, show_delivery
+from .forms import MAX_FORM_BYTES
 from .guards import CONTENT_POLICY, HEADERS, RECORDING_POLICY, Guards
 from .pages import DashboardSettings, Pages, View, as_json, link, templates_dir
+from .replays import Replay, ReplayForm
 from .sign_in import SignIn
 
 logger = logging.getLogger("millis_hooks.dashboard")
-
-_MAX_FORM_BYTES = 16 * 1024
 
 _EXPLANATIONS = {
     404: ("Not found", "There is no such page, or the call was removed from the call log."),
     413: ("Too large", "This form is larger than any form here."),
 }
 _NOT_POSSIBLE = ("Not possible", "The dashboard cannot do what was asked.")
-_NO_STORAGE = ("The call log cannot be read", "The reason is in the server's log. Try again soon.")
+_NO_STORAGE = ("The call log cannot be used", "The reason is in the server's log. Try again soon.")
 _BUG = ("Something went wrong", "The page could not be made. The reason is in the server's log.")
 
 
@@ -42,11 +42,12 @@ def dashboard(
     queries: Queries,
     operators: Operators,
     *,
+    replay: Replay,
     settings: DashboardSettings,
     now: Callable[[], datetime],
 ) -> Starlette:
     """Return the dashboard, to be served alone or mounted under any path."""
-    return _Site(queries, operators, settings, now).app()
+    return _Site(queries, operators, replay, settings, now).app()
 
 
 class _Site:
@@ -54,19 +55,28 @@ class _Site:
         self,
         queries: Queries,
         operators: Operators,
+        replay: Replay,
         settings: DashboardSettings,
         now: Callable[[], datetime],
     ) -> None:
         self._pages = Pages(queries, settings, now)
         self._sign_in = SignIn(operators, self._pages)
+        self._replays = ReplayForm(self._sign_in, replay, now)
 
     def app(self) -> Starlette:
         sign_in = self._sign_in
         routes = [
             Route("/", sign_in.required(self._home), name="home"),
             Route("/login", sign_in.show, name="login"),
-            Route("/login", sign_in.submit, methods=["POST"], max_body_size=_MAX_FORM_BYTES),
+            Route("/login", sign_in.submit, methods=["POST"], max_body_size=MAX_FORM_BYTES),
             Route("/logout", sign_in.leave, methods=["POST"], name="logout"),
+            Route(
+                "/replay",
+                self._replays.submit,
+                methods=["POST"],
+                name="replay",
+                max_body_size=MAX_FORM_BYTES,
+            ),
             Mount("/static", _Static(directory=templates_dir() / "static"), name="static"),
             *self._page("/calls", "calls", list_calls),
             *self._page("/calls/{session_id:anytext}", "call", show_call, RECORDING_POLICY),

@@ -1,0 +1,64 @@
+"""The form that has handlers called again, for one run or for a whole call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import TypeAlias
+
+from sqlalchemy import Connection
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from ..runs.replay import Replayed, replay_call, replay_run
+from .forms import read_form, read_number
+from .pages import link
+from .sign_in import SignIn
+
+#: Does work in a transaction of the call log's one writer, and has the runs it wrote done.
+Replay: TypeAlias = Callable[[Callable[[Connection], Replayed | None]], Replayed | None]
+
+
+class ReplayForm:
+    """Takes what a person asked for and shows the call again, with what became of it."""
+
+    def __init__(self, sign_in: SignIn, replay: Replay, now: Callable[[], datetime]) -> None:
+        self._sign_in = sign_in
+        self._replay = replay
+        self._now = now
+
+    async def submit(self, request: Request) -> Response:
+        """Answer `POST /replay`; raises HTTPException for what is not there, and StorageError."""
+        return await run_in_threadpool(self._submit, request, await read_form(request))
+
+    def _submit(self, request: Request, fields: Mapping[str, str]) -> Response:
+        session_id = fields.get("session_id")
+        if not session_id:
+            raise HTTPException(404)
+        page = link(request, "call", session_id=session_id)
+        if self._sign_in.operator(request) is None:
+            return RedirectResponse(link(request, "login", {"next": page}), 303)
+        replayed = self._replay(self._work(session_id, fields.get("run_id")))
+        if replayed is None:
+            raise HTTPException(404)
+        return RedirectResponse(link(request, "call", _told(replayed), session_id=session_id), 303)
+
+    def _work(self, session_id: str, run_id: str | None) -> Callable[[Connection], Replayed | None]:
+        now = self._now()
+        if run_id is None:
+            return lambda connection: replay_call(connection, session_id, now)
+        number = read_number(run_id)
+        if number is None:
+            raise HTTPException(404)
+        return lambda connection: replay_run(connection, number, now, unless_replaced=True)
+
+
+def _told(replayed: Replayed) -> dict[str, object]:
+    """Put what happened into the address, in numbers: the page says it in words."""
+    return {
+        "queued": replayed.queued,
+        "forward": replayed.brought_forward,
+        "skipped": sum(replayed.skipped.values()),
+    }

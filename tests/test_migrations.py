@@ -63,7 +63,7 @@ def statements(database: Database) -> dict[str, str]:
     """The statement that made each thing in the database, by name; None of SQLite's own."""
     with database.reader.connect() as connection:
         found = connection.execute(text("SELECT name, sql FROM sqlite_master"))
-        return {name: sql for name, sql in found}
+        return {row.name: row.sql for row in found}
 
 
 def prepare(url: str, ready: Barrier) -> None:

@@ -31,6 +31,8 @@ logger = logging.getLogger("millis_hooks.runs")
 
 #: Runs are looked for at least this often, whoever wrote them.
 SWEEP_S = 5.0
+#: Those the last process left wait this long: who calls first should not wait for them.
+FIRST_SWEEP_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,7 @@ class Runner:
         self._thread.join(grace_s)
 
     def _run(self) -> None:
+        self._wait(FIRST_SWEEP_S)
         while True:
             try:
                 self._turn()
@@ -99,10 +102,10 @@ class Runner:
         for run in claimed:
             self._begin(run)
 
-    def _wait(self) -> None:
+    def _wait(self, sweep_s: float = SWEEP_S) -> None:
         """Wait until something happens or the next handler is late, then note all that happened."""
         deadlines = [at_work.deadline for at_work in self._at_work.values()]
-        timeout_s = min([SWEEP_S, *(deadline - time.monotonic() for deadline in deadlines)])
+        timeout_s = min([sweep_s, *(deadline - time.monotonic() for deadline in deadlines)])
         try:
             happened = [self._events.get(timeout=max(timeout_s, 0.001))]
         except Empty:

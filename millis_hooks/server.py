@@ -94,7 +94,7 @@ class Config(uvicorn.Config):
         super().__init__(
             app,
             http=Protocol,
-            ws=_websocket,
+            ws=_websocket,  # type: ignore[arg-type]  # called, like the class it stands for
             workers=1,
             access_log=False,
             log_level="warning",

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.synchronize import Barrier
@@ -123,6 +125,16 @@ def test_a_new_log_has_the_newest_version_and_is_not_upgraded(tmp_path: Path) ->
         upgrade(connection)
         after = connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}")).all()
         assert before == after == [(HEAD,)]
+
+
+def test_a_new_log_and_one_that_is_up_to_date_open_without_alembic(tmp_path: Path) -> None:
+    probe = (
+        "import sys; from millis_hooks.call_log import CallLog; "
+        f"CallLog({url_in(tmp_path)!r}).close(); print('alembic' in sys.modules)"
+    )
+    opening = [sys.executable, "-c", probe]
+    found = [subprocess.run(opening, capture_output=True, text=True).stdout for _ in range(2)]
+    assert found == ["False\n", "False\n"]
 
 
 def test_migrating_again_changes_nothing(tmp_path: Path) -> None:

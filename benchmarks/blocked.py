@@ -64,7 +64,7 @@ def _acknowledge_alone(seconds: int) -> Load:
 
 
 def _acknowledge_beside(app: str, seconds: int) -> Trial:
-    with started(ours(app)) as contest:
+    with started(ours(f"stubborn:{app}")) as contest:
         url = contest.server.url
         with _prefetches(url, seconds + 2 * BUDGET_S) as prefetches:
             time.sleep(BUDGET_S)  # until the first of them are stuck

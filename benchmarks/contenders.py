@@ -29,9 +29,9 @@ HANDWRITTEN = "benchmarks.rivals_end_of_call:handwritten"
 APPEND_ONLY = "benchmarks.rivals_end_of_call:append_only"
 
 
-def ours(app: str = "hooks") -> Sequence[str]:
+def ours(app: str = "app:hooks") -> Sequence[str]:
     """The command that serves one of our applications."""
-    return [sys.executable, "-m", "benchmarks.serve", f"benchmarks.app:{app}", "{port}"]
+    return [sys.executable, "-m", "benchmarks.serve", f"benchmarks.{app}", "{port}"]
 
 
 OURS = ours()

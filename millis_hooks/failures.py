@@ -5,8 +5,6 @@ from __future__ import annotations
 import traceback
 from dataclasses import dataclass
 
-from .masking import mask_text
-
 _MESSAGE_CHARS = 500
 _TRACEBACK_CHARS = 20_000
 
@@ -25,6 +23,9 @@ class Failure:
 
 def describe_failure(error: BaseException) -> Failure:
     """Describe `error` without its secrets and phone numbers."""
+    # Compiles its patterns when it is imported; a service starts more often than it fails.
+    from .masking import mask_text
+
     lines = "".join(traceback.format_exception(error, limit=-30))
     return Failure(
         error_type=type(error).__name__,

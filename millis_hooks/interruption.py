@@ -136,7 +136,7 @@ class Watch:
         elif not watched.is_stuck:
             watched.is_stuck = True
             logger.warning(
-                "handler %r cannot be stopped: it keeps its place until it ends or the process does",
+                "handler %r cannot be stopped; it keeps its place until it or the process ends",
                 watched.running.name,
             )
         watched.due = time.monotonic() + self._patience_s

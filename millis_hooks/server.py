@@ -94,6 +94,7 @@ class Config(uvicorn.Config):
         super().__init__(
             app,
             http=Protocol,
+            ws=_websocket,  # type: ignore[arg-type]  # called, like the class it stands for
             workers=1,
             access_log=False,
             log_level="warning",
@@ -107,6 +108,13 @@ class Config(uvicorn.Config):
     def load(self) -> None:
         super().load()
         self.loaded_app = AccessLog(self.loaded_app)
+
+
+def _websocket(**connection: Any) -> asyncio.Protocol:
+    """Take over an upgraded connection; imported for the first one, because webhooks need none."""
+    from uvicorn.protocols.websockets.auto import AutoWebSocketsProtocol
+
+    return cast("Callable[..., asyncio.Protocol]", AutoWebSocketsProtocol)(**connection)
 
 
 class AccessLog:
@@ -355,8 +363,8 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        # What start-up made lives as long as the process; the collector need not walk it again.
-        gc.collect()
+        # What start-up made lives as long as the process; the collector need not walk it again, and
+        # not now either: of a hundred thousand objects a few hundred could go.
         gc.freeze()
         gc.enable()
         if self._announce is not None:

@@ -20,7 +20,7 @@ from typer.testing import CliRunner, Result
 
 from millis_hooks import MillisHooks, PrefetchRequest, __version__
 from millis_hooks.call_log import CallLog
-from millis_hooks.cli import app
+from millis_hooks.cli.commands import app
 from millis_hooks.samples import VINTAGES, Vintage, end_of_call_body, prefetch_query
 
 SCRIPT = str(Path(sys.executable).with_name("millis-hooks"))
@@ -109,7 +109,7 @@ def test_every_command_explains_itself(run: Run, command: str) -> None:
 
 def test_help_waits_for_nothing_heavy() -> None:
     heavy = "{'sqlalchemy', 'pydantic', 'starlette', 'uvicorn', 'httpx2', 'jinja2'}"
-    probe = f"import sys, millis_hooks.cli; print({heavy} & sys.modules.keys())"
+    probe = f"import sys, millis_hooks.cli.commands; print({heavy} & sys.modules.keys())"
     shown = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True)
     assert shown.stdout == "set()\n"
 

@@ -22,7 +22,7 @@ from typer.testing import CliRunner, Result
 
 from millis_hooks.call_log.new_runs import pending_run
 from millis_hooks.call_log.tables import calls, handler_runs
-from millis_hooks.cli import app
+from millis_hooks.cli.commands import app
 
 SESSION = "-OA1XVnw"
 CRM = "sync_crm"

@@ -165,7 +165,7 @@ def test_what_cannot_be_stopped_is_reported_once_and_when_it_returns(
     with caplog.at_level(logging.INFO, "millis_hooks"):
         give_up(function, signals)
         eventually(lambda: f"handler '{function.__name__}' returned late" in caplog.text)
-    assert caplog.text.count("keeps its place until it ends or the process does") == 1
+    assert caplog.text.count("keeps its place until it or the process ends") == 1
 
 
 def test_a_loop_that_is_not_ours_is_not_interrupted(

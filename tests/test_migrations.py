@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import multiprocessing
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
@@ -14,7 +18,7 @@ from storage import opened, url_in
 
 from millis_hooks.call_log import migrations
 from millis_hooks.call_log.database import Database
-from millis_hooks.call_log.migrations import HEAD, VERSION_TABLE, migrate
+from millis_hooks.call_log.migrations import HEAD, VERSION_TABLE, migrate, upgrade
 from millis_hooks.call_log.tables import metadata
 from millis_hooks.exceptions import StorageError
 
@@ -47,6 +51,23 @@ def _watched() -> set[str]:
     }
 
 
+@contextmanager
+def scripted(folder: Path) -> Iterator[Database]:
+    """A database made by all scripts in turn, as one that was always upgraded."""
+    database = Database(f"sqlite:///{folder / 'scripted.db'}")
+    with database.writer.begin() as connection:
+        upgrade(connection)
+    yield database
+    database.close()
+
+
+def statements(database: Database) -> dict[str, str]:
+    """The statement that made each thing in the database, by name; None of SQLite's own."""
+    with database.reader.connect() as connection:
+        found = connection.execute(text("SELECT name, sql FROM sqlite_master"))
+        return {row.name: row.sql for row in found}
+
+
 def prepare(url: str, ready: Barrier) -> None:
     database = Database(url)
     ready.wait(20)
@@ -55,7 +76,7 @@ def prepare(url: str, ready: Barrier) -> None:
 
 
 def test_the_scripts_make_the_tables_the_code_uses(tmp_path: Path) -> None:
-    with opened(tmp_path) as database, database.reader.connect() as connection:
+    with scripted(tmp_path) as database, database.reader.connect() as connection:
         options = {"version_table": VERSION_TABLE, "compare_type": True, "include_object": _ours}
         context = MigrationContext.configure(connection, opts=options)
         assert compare_metadata(context, metadata) == []
@@ -70,8 +91,19 @@ def test_the_scripts_make_the_same_indexes_and_ids_as_the_tables(tmp_path: Path)
     engine = create_engine(plain)
     metadata.create_all(engine)
     engine.dispose()
-    with opened(tmp_path) as database:
+    with scripted(tmp_path) as database:
         assert schema_of(str(database.url)) == schema_of(plain)
+
+
+def test_a_new_log_has_all_that_the_scripts_make(tmp_path: Path) -> None:
+    with scripted(tmp_path) as database:
+        upgraded = statements(database)
+    with opened(tmp_path) as database:
+        new = statements(database)
+    assert new.keys() == upgraded.keys()
+    apart = {name for name in new if name.startswith("call_search")}  # not among the tables
+    assert apart
+    assert {name: new[name] for name in apart} == {name: upgraded[name] for name in apart}
 
 
 def test_search_is_there_and_finds_parts_of_words(tmp_path: Path) -> None:
@@ -85,6 +117,24 @@ def test_the_version_the_code_knows_is_the_newest_script() -> None:
     config = Config()
     config.set_main_option("script_location", str(Path(migrations.__file__).parent))
     assert ScriptDirectory.from_config(config).get_heads() == [HEAD]
+
+
+def test_a_new_log_has_the_newest_version_and_is_not_upgraded(tmp_path: Path) -> None:
+    with opened(tmp_path) as database, database.writer.begin() as connection:
+        before = connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}")).all()
+        upgrade(connection)
+        after = connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}")).all()
+        assert before == after == [(HEAD,)]
+
+
+def test_a_new_log_and_one_that_is_up_to_date_open_without_alembic(tmp_path: Path) -> None:
+    probe = (
+        "import sys; from millis_hooks.call_log import CallLog; "
+        f"CallLog({url_in(tmp_path)!r}).close(); print('alembic' in sys.modules)"
+    )
+    opening = [sys.executable, "-c", probe]
+    found = [subprocess.run(opening, capture_output=True, text=True).stdout for _ in range(2)]
+    assert found == ["False\n", "False\n"]
 
 
 def test_migrating_again_changes_nothing(tmp_path: Path) -> None:

@@ -37,6 +37,8 @@ REST = 25
 LARGE_BACKLOG = 10_000
 #: The inbox is looked through at least this often, whoever filled it.
 SWEEP_S = 5.0
+#: What the last process left in it waits this long: who calls first should not wait for that.
+FIRST_SWEEP_S = 0.2
 
 
 class Processor:
@@ -65,7 +67,6 @@ class Processor:
         )
 
     def start(self) -> None:
-        self._wanted.set()
         self._thread.start()
 
     def wake(self) -> None:
@@ -108,9 +109,11 @@ class Processor:
             self._writer.run(lambda connection: give_up(connection, row.id, str(failure)))
 
     def _run(self) -> None:
+        sweep_s = FIRST_SWEEP_S
         while not self._closing.is_set():
-            self._wanted.wait(timeout=SWEEP_S)
+            self._wanted.wait(timeout=sweep_s)
             self._wanted.clear()
+            sweep_s = SWEEP_S
             try:
                 self._empty_inbox()
             except Exception as error:  # whatever it is: the thread must live

@@ -19,10 +19,12 @@ from sqlalchemy import (
     literal_column,
     select,
     table,
+    text,
 )
 
 #: One row per call, under the call's id; `text` is its transcript, numbers and ids.
 call_search = table("call_search", column("rowid"), column("text"))
+CREATE_CALL_SEARCH = text("CREATE VIRTUAL TABLE call_search USING fts5(text, tokenize='trigram')")
 
 MAX_QUERY_CHARS = 200
 _INDEXED_FROM_CHARS = 3

@@ -40,6 +40,8 @@ logger = logging.getLogger("millis_hooks.runs")
 #: Runs are looked for at least this often, whoever wrote them, and so is the place of a process
 #: that has died.
 POLL_S = 0.5
+#: The first look is taken this late: who calls first should not wait for what was left behind.
+FIRST_LOOK_S = 0.2
 #: How often runs are looked for whose handler nobody knows.
 UNKNOWN_EVERY_S = 60.0
 #: Such a run is parked when it has waited this long: until then another release of the application
@@ -140,6 +142,7 @@ class Runner:
         self._thread.join(grace_s + RECORDING_S)
 
     def _run(self) -> None:
+        self._wait(FIRST_LOOK_S)
         try:
             while not self._is_done():
                 self._take_turn()
@@ -229,12 +232,12 @@ class Runner:
                 telling_of=self._router.telling_of,
             )
 
-    def _wait(self) -> None:
+    def _wait(self, longest_s: float | None = None) -> None:
         """Wait until something happens or the next handler is late, then note all that happened."""
         ends = [at_work.deadline for at_work in self._at_work.values()]
         waits = [end - time.monotonic() for end in [*ends, self._stop_at] if end is not None]
         try:
-            happened = [self._notes.get(timeout=max(min([POLL_S, *waits]), 0.001))]
+            happened = [self._notes.get(timeout=max(min([longest_s or POLL_S, *waits]), 0.001))]
         except Empty:
             return
         happened += [self._notes.get_nowait() for _ in range(self._notes.qsize())]

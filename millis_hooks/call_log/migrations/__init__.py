@@ -1,18 +1,27 @@
-"""The schema of the call log, as Alembic scripts, and the one function that applies them."""
+"""The schema of the call log: made at once where there is none, else upgraded by Alembic scripts.
+
+A test holds the two ways to each other.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from sqlalchemy import Connection, inspect, text
+from sqlalchemy import Column, Connection, MetaData, String, Table, insert, inspect, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from ...exceptions import StorageError
 from ..database import Database, describe
+from ..search import CREATE_CALL_SEARCH
+from ..tables import metadata
 
-#: The newest script. Known here so that an up-to-date log opens without importing Alembic.
+#: The newest script. Known here so that a new or up-to-date log opens without importing Alembic.
 HEAD = "0002"
 VERSION_TABLE = "millis_hooks_version"
+
+_version_table = Table(
+    VERSION_TABLE, MetaData(), Column("version_num", String(32), primary_key=True)
+)
 
 
 def migrate(database: Database) -> None:
@@ -24,8 +33,10 @@ def migrate(database: Database) -> None:
     try:
         # BEGIN IMMEDIATE holds the write lock: whoever comes second waits, then finds it done.
         with engine.begin() as connection:
-            if _version(connection) != HEAD:
-                _upgrade(connection)
+            if not inspect(connection).get_table_names():
+                _create(connection)
+            elif _version(connection) != HEAD:
+                upgrade(connection)
     except SQLAlchemyError as error:
         raise StorageError(f"The call log cannot be prepared: {describe(error)}.") from error
     finally:
@@ -35,10 +46,18 @@ def migrate(database: Database) -> None:
 def _version(connection: Connection) -> str | None:
     if not inspect(connection).has_table(VERSION_TABLE):
         return None
-    return connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()  # noqa: S608
+    return connection.scalar(select(_version_table.c.version_num))
 
 
-def _upgrade(connection: Connection) -> None:
+def _create(connection: Connection) -> None:
+    metadata.create_all(connection, checkfirst=False)
+    connection.execute(CREATE_CALL_SEARCH)
+    _version_table.create(connection)
+    connection.execute(insert(_version_table).values(version_num=HEAD))
+
+
+def upgrade(connection: Connection) -> None:
+    """Apply the scripts that are missing; raises `StorageError` if the schema is a newer one."""
     from alembic import command
     from alembic.config import Config
     from alembic.util.exc import CommandError

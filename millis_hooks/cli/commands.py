@@ -1,0 +1,48 @@
+"""All commands, under their names.
+
+A command imports what it needs when it runs, so that `--help` and completion answer at once.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ..version import __version__
+from . import agent_config, calls, replay, runs, send, serving, starter_app
+from .terminal import Commands
+
+app = typer.Typer(
+    cls=Commands,
+    help="Receive Millis AI webhooks: answer prefetch in time, keep every end-of-call.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,  # its frames show local variables, and so secrets
+)
+app.command("new")(starter_app.new)
+app.command("dev")(serving.dev)
+app.command("run")(serving.run)
+app.command("config")(agent_config.config)
+app.add_typer(send.app, name="send")
+app.command("calls")(calls.list_calls)
+# Session ids begin with a dash.
+app.command("show", context_settings={"ignore_unknown_options": True})(calls.show)
+app.command("runs")(runs.list_runs)
+app.command("replay", context_settings={"ignore_unknown_options": True})(replay.replay)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"millis-hooks {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """Take the options that stand in front of a command."""

@@ -10,8 +10,9 @@ from pathlib import Path
 
 POLL_S = 0.2
 
-_BACKLOG = """
-    SELECT EXISTS (SELECT 1 FROM inbox)
+_INBOX = "SELECT EXISTS (SELECT 1 FROM inbox)"
+_BACKLOG = f"""
+    {_INBOX}
         OR EXISTS (SELECT 1 FROM handler_runs WHERE state IN ('pending', 'running'))
 """
 _ENDED_CALLS = "SELECT count(*) FROM calls WHERE delivery_id IS NOT NULL"
@@ -35,10 +36,17 @@ class CallLogFile:
     def succeeded_runs(self) -> int:
         return ask(self.path, _SUCCEEDED_RUNS)
 
+    def parse(self, *, timeout_s: float) -> float:
+        """Wait for the inbox alone to be done; return as `drain` does."""
+        return self._wait_for_none(_INBOX, timeout_s)
+
     def drain(self, *, timeout_s: float) -> float:
         """Wait for the inbox and the runs to be done; return the seconds it took, or infinity."""
+        return self._wait_for_none(_BACKLOG, timeout_s)
+
+    def _wait_for_none(self, query: str, timeout_s: float) -> float:
         began = time.monotonic()
-        while ask(self.path, _BACKLOG):
+        while ask(self.path, query):
             if time.monotonic() - began > timeout_s:
                 return float("inf")
             time.sleep(POLL_S)

@@ -30,6 +30,7 @@ class Delivery(NamedTuple):
     query: str | None = None
     answer: bytes | None = None
     body: bytes = b""
+    redacted: bool = False
 
 
 _COLUMNS = (*Delivery._fields, "content_hash")

@@ -67,7 +67,9 @@ deliveries = Table(
     Column("content_hash", LargeBinary),  # tells a redelivered body from a changed one
     Column("query", Text),  # the query string as received; on a prefetch it is the whole message
     Column("answer", LargeBinary),  # the bytes we answered with
-    Column("body", LargeBinary, nullable=False),  # exactly as received, after content decoding
+    # exactly as received, after content decoding; unless `redacted`
+    Column("body", LargeBinary, nullable=False),
+    Column("redacted", Boolean, nullable=False),  # numbers and words were masked before storage
     sqlite_autoincrement=True,
 )
 Index("ix_deliveries_session", deliveries.c.session_id, deliveries.c.id)
@@ -119,6 +121,23 @@ Index("ix_calls_agent", calls.c.agent_id, calls.c.received_at)
 Index("ix_calls_outcome", calls.c.outcome, calls.c.received_at)
 Index("ix_calls_open", calls.c.received_at, sqlite_where=calls.c.ended_at.is_(None))
 Index("ix_calls_customer", calls.c.customer_phone, calls.c.received_at)
+
+#: What a call was given and came back with, as text, to find calls by.
+call_metadata = Table(
+    "call_metadata",
+    metadata,
+    Column("call_id", RowId, ForeignKey("calls.id", ondelete="CASCADE"), primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("value", Text, nullable=False),  # its first characters
+    Column("received_at", UtcDateTime, nullable=False),  # that of the call, to list by
+)
+Index(
+    "ix_call_metadata_value",
+    call_metadata.c.key,
+    call_metadata.c.value,
+    call_metadata.c.received_at,
+    call_metadata.c.call_id,
+)
 
 cost_items = Table(
     "cost_items",
@@ -208,6 +227,22 @@ handlers = Table(
     Column("filters", Text, nullable=False),  # JSON: {"outcome": ["voicemail"]}
     Column("seen_at", UtcDateTime, nullable=False),  # when an application last started with it
 )
+
+#: What Millis sent that its documentation does not know, and what could not be read: a row for each
+#: delivery it was seen in, so that counts stay true when deliveries are read again or go.
+drift = Table(
+    "drift",
+    metadata,
+    Column("id", RowId, primary_key=True),
+    Column("delivery_id", RowId, ForeignKey("deliveries.id", ondelete="CASCADE"), nullable=False),
+    Column("kind", Text, nullable=False),  # unknown_field | unknown_value | unreadable
+    Column("path", Text, nullable=False),  # where in the payload: chat[].role
+    Column("sample", Text, nullable=False),  # what was found, masked and short
+    Column("seen_at", UtcDateTime, nullable=False),  # when the delivery was received
+    sqlite_autoincrement=True,
+)
+Index("ix_drift_kind", drift.c.kind, drift.c.path, drift.c.seen_at)
+Index("ix_drift_delivery", drift.c.delivery_id)
 
 operator_sessions = Table(
     "operator_sessions",

@@ -16,7 +16,7 @@ from ..search import CREATE_CALL_SEARCH
 from ..tables import metadata
 
 #: The newest script. Known here so that a new or up-to-date log opens without importing Alembic.
-HEAD = "0002"
+HEAD = "0003"
 VERSION_TABLE = "millis_hooks_version"
 
 _version_table = Table(

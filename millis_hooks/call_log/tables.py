@@ -69,7 +69,8 @@ deliveries = Table(
     Column("answer", LargeBinary),  # the bytes we answered with
     # exactly as received, after content decoding; unless `redacted`
     Column("body", LargeBinary, nullable=False),
-    Column("redacted", Boolean, nullable=False),  # numbers and words were masked before storage
+    # numbers and words were masked before storage
+    Column("redacted", Boolean, nullable=False, default=False),
     sqlite_autoincrement=True,
 )
 Index("ix_deliveries_session", deliveries.c.session_id, deliveries.c.id)

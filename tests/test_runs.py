@@ -308,6 +308,14 @@ def test_a_handler_that_fails_is_called_again_when_it_is_due(
     assert keys == ["-s1:work"] * 3
 
 
+def test_an_attempt_may_follow_at_once(tmp_path: Path, router: Router) -> None:
+    attempts_at_once = {"max_attempts": 50, "retry_backoff": Backoff(first_s=0, factor=1)}
+    router.on_end_of_call(name="work", **attempts_at_once)(failing_with(ValueError()))  # type: ignore[call-overload]
+    with started(tmp_path, router, "-s1", "-s2", "-s3") as runs:
+        runs.until("parked", "parked", "parked")
+        assert runs.outcomes() == ["failed"] * 150
+
+
 @pytest.mark.parametrize("days", [1, -1])
 def test_a_clock_that_is_moved_by_a_day_keeps_no_run_waiting(
     tmp_path: Path, router: Router, days: int

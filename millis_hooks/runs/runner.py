@@ -64,9 +64,9 @@ class RunnerStatus:
     late: int
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _AtWork:
-    """A handler at work; it is late once its attempt was given up and its code goes on."""
+    """An attempt at work; it is late once it was given up and its code goes on."""
 
     run: ClaimedRun
     handler: Handler
@@ -112,7 +112,7 @@ class Runner:
         self._unknown_at = time.monotonic()
         self._served: Counter[tuple[str, str]] = Counter()  # when each was served last, in turns
         self._turns = 0
-        self._at_work: dict[int, _AtWork] = {}
+        self._at_work: set[_AtWork] = set()
         self._ended: list[AttemptEnd] = []
         self._notes: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._stop_at: float | None = None
@@ -121,7 +121,7 @@ class Runner:
     @property
     def status(self) -> RunnerStatus:
         """What it is doing at this moment; may be asked from any thread."""
-        at_work = list(self._at_work.values())
+        at_work = list(self._at_work)
         late = sum(each.is_late for each in at_work)
         role: Literal["working", "standby"] = "working" if self._holder.is_held else "standby"
         return RunnerStatus(
@@ -145,24 +145,33 @@ class Runner:
         self._wait(FIRST_LOOK_S)
         try:
             while not self._is_done():
-                self._take_turn()
-                self._wait()
-                self._give_up_late()
+                for step in (self._take_turn, self._wait, self._give_up_late):
+                    self._try(step)
         finally:
             self._holder.let_go()
 
-    def _is_done(self) -> bool:
-        is_stopping = self._stop_at is not None
-        return is_stopping and not self._ended and all(at.is_late for at in self._at_work.values())
-
-    def _take_turn(self) -> None:
+    def _try(self, step: Callable[[], None]) -> None:
         try:
-            if self._holder.is_held or self._take_over():
-                self._turn()
+            step()
         except Exception as error:  # whatever it is: the thread must live
             if self._stop_at is not None and isinstance(error, StorageError):
                 self._ended.clear()  # the call log may be closed: there is nothing to wait for
             logger.error("runs wait: %s", describe_failure(error))
+
+    def _is_done(self) -> bool:
+        is_stopping = self._stop_at is not None
+        return is_stopping and not self._ended and all(each.is_late for each in self._at_work)
+
+    def _take_turn(self) -> None:
+        """Record what has ended and take what there is room for."""
+        if not self._holder.is_held and not self._take_over():
+            return
+        ended = list(self._ended)
+        claimed = self._writer.run(partial(self._write, ended=ended))
+        del self._ended[: len(ended)]
+        self._turns += 1
+        for run in claimed:
+            self._begin(run)
 
     def _take_over(self) -> bool:
         """Become the process that does the runs, if none does; those at work in the last one are
@@ -178,15 +187,6 @@ class Runner:
             logger.warning("%d runs were interrupted when their process ended", interrupted)
         return True
 
-    def _turn(self) -> None:
-        """Record what has ended and take what there is room for."""
-        ended = list(self._ended)
-        claimed = self._writer.run(partial(self._write, ended=ended))
-        del self._ended[: len(ended)]
-        self._turns += 1
-        for run in claimed:
-            self._begin(run)
-
     def _write(self, connection: Connection, *, ended: Sequence[AttemptEnd]) -> list[ClaimedRun]:
         """Runs in the writer's transaction, while this thread waits."""
         telling_of, now = self._router.telling_of, self._now()
@@ -194,7 +194,7 @@ class Runner:
         if self._stop_at is not None:
             return []
         self._look_around(connection, now)
-        at_work = self._at_work.values()
+        at_work = self._at_work
         places = Places(
             self._handlers(),
             self._concurrency,
@@ -234,7 +234,7 @@ class Runner:
 
     def _wait(self, longest_s: float | None = None) -> None:
         """Wait until something happens or the next handler is late, then note all that happened."""
-        ends = [at_work.deadline for at_work in self._at_work.values()]
+        ends = [at_work.deadline for at_work in self._at_work]
         waits = [end - time.monotonic() for end in [*ends, self._stop_at] if end is not None]
         try:
             happened = [self._notes.get(timeout=max(min([longest_s or POLL_S, *waits]), 0.001))]
@@ -249,7 +249,8 @@ class Runner:
         handler = self._router.get(run.hook, run.handler)
         assert handler is not None  # noqa: S101 - only runs of known handlers are claimed
         self._served[run.hook, run.handler] = self._turns
-        self._at_work[run.id] = at_work = _AtWork(run, handler)
+        at_work = _AtWork(run, handler)
+        self._at_work.add(at_work)
         try:
             event = event_of(self._reader, run, own_numbers=self._own_numbers)
         except Exception as error:  # for the stored bytes nobody can vouch
@@ -273,7 +274,7 @@ class Runner:
         if isinstance(finished.error, HandlerTimeoutError | HandedBackError):
             at_work.is_late = True
         else:
-            del self._at_work[run.id]
+            self._at_work.discard(at_work)
         end = end_of_attempt(run, at_work.handler, finished, self._now(), random.random)
         self._ended.append(end)
         if end.failure is not None:
@@ -283,14 +284,14 @@ class Runner:
             )
 
     def _note_left(self, at_work: _AtWork) -> None:
-        self._at_work.pop(at_work.run.id, None)
+        self._at_work.discard(at_work)
 
     def _give_up_late(self) -> None:
         now = time.monotonic()
-        for at_work in list(self._at_work.values()):
+        for at_work in list(self._at_work):
             if at_work.running is None or at_work.is_late:
                 continue
             if at_work.deadline is not None and at_work.deadline <= now:
                 self._workbench.give_up(at_work.running, at_work.timeout_s)
             elif self._stop_at is not None and self._stop_at <= now:
-                at_work.running.finish(error=HandedBackError())
+                at_work.running.give_up(HandedBackError())

@@ -43,6 +43,7 @@ MOST_PARKED = 500
 CLOCK_TOLERANCE = timedelta(minutes=1)
 
 _runs = handler_runs.c
+_NOW = bindparam("now", type_=_runs.state_since.type)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,14 +119,14 @@ def record(connection: Connection, ends: Sequence[AttemptEnd], telling_of: Telli
 
 def wake_due(connection: Connection, now: datetime) -> None:
     """Make the failed runs pending whose time has come."""
-    connection.execute(_to_pending(and_(HAS_FAILED, _runs.due_at <= now), now))
+    connection.execute(_WAKE_DUE, {"now": now})
 
 
 def wake_stranded(connection: Connection, now: datetime) -> None:
     """Make the failed runs pending that failed in what is now the future: the clock was set back,
     and they would wait for that long again."""
     stranded = and_(HAS_FAILED, _runs.state_since > now + CLOCK_TOLERANCE)
-    connection.execute(_to_pending(stranded, now))
+    connection.execute(_to_pending(stranded), {"now": now})
 
 
 def take_over(connection: Connection, now: datetime) -> int:
@@ -135,7 +136,7 @@ def take_over(connection: Connection, now: datetime) -> int:
     theirs = attempts.c.run_id.in_(select(_runs.id).where(running))
     unended = and_(theirs, attempts.c.outcome.is_(None))
     connection.execute(update(attempts).where(unended).values(outcome="interrupted"))
-    return connection.execute(_to_pending(running, now)).rowcount
+    return connection.execute(_to_pending(running), {"now": now}).rowcount
 
 
 def park_unknown(
@@ -229,9 +230,9 @@ def _forget(connection: Connection, run: ClaimedRun) -> None:
     connection.execute(update(handler_runs).where(_runs.id == latest).values(is_latest=True))
 
 
-def _to_pending(condition: ColumnElement[bool], now: datetime) -> Any:
+def _to_pending(condition: ColumnElement[bool]) -> Any:
     return (
-        update(handler_runs).where(condition).values(state="pending", state_since=now, due_at=None)
+        update(handler_runs).where(condition).values(state="pending", state_since=_NOW, due_at=None)
     )
 
 
@@ -250,11 +251,12 @@ def _next_pending(order: ColumnElement[Any]) -> Any:
     )
 
 
+_WAKE_DUE = _to_pending(and_(HAS_FAILED, _runs.due_at <= _NOW))
+
 _OLDEST = _next_pending(_runs.id.asc())
 _NEWEST = _next_pending(_runs.id.desc())
 
 _IDS: Any = bindparam("ids", expanding=True)
-_NOW = bindparam("now", type_=_runs.state_since.type)
 
 _BEGIN_RUNS = (
     update(handler_runs)

@@ -21,6 +21,7 @@ from queue import Empty, SimpleQueue
 from typing import Literal
 
 from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import SQLAlchemyError
 
 from ..call_log.writer import Writer
 from ..exceptions import HandlerTimeoutError, StorageError
@@ -33,7 +34,7 @@ from .holder import Holder
 from .ledger import AttemptEnd, ClaimedRun
 from .places import Places
 from .verdict import HandedBackError, end_of_attempt
-from .work import event_of
+from .work import Bodies, event_of, read_bodies
 
 logger = logging.getLogger("millis_hooks.runs")
 
@@ -42,6 +43,8 @@ logger = logging.getLogger("millis_hooks.runs")
 POLL_S = 0.5
 #: The first look is taken this late: who calls first should not wait for what was left behind.
 FIRST_LOOK_S = 0.2
+#: How long what happens is gathered in a flood.
+GATHER_S = 0.02
 #: How often runs are looked for whose handler nobody knows.
 UNKNOWN_EVERY_S = 60.0
 #: Such a run is parked when it has waited this long: until then another release of the application
@@ -170,8 +173,7 @@ class Runner:
         claimed = self._writer.run(partial(self._write, ended=ended))
         del self._ended[: len(ended)]
         self._turns += 1
-        for run in claimed:
-            self._begin(run)
+        self._begin(claimed)
 
     def _take_over(self) -> bool:
         """Become the process that does the runs, if none does; those at work in the last one are
@@ -240,19 +242,32 @@ class Runner:
             happened = [self._notes.get(timeout=max(min([longest_s or POLL_S, *waits]), 0.001))]
         except Empty:
             return
+        if self._writer.is_flooded:  # acknowledgements come first: more goes into one turn
+            time.sleep(GATHER_S)
         happened += [self._notes.get_nowait() for _ in range(self._notes.qsize())]
         for note in happened:
             if note is not None:
                 note()
 
-    def _begin(self, run: ClaimedRun) -> None:
+    def _begin(self, claimed: Sequence[ClaimedRun]) -> None:
+        if not claimed:
+            return
+        bodies: Bodies = {}
+        try:
+            bodies = read_bodies(self._reader, claimed)
+        except SQLAlchemyError as error:  # each run fails for want of its body, and is tried again
+            logger.error("the bodies of runs could not be read: %s", describe_failure(error))
+        for run in claimed:
+            self._begin_one(run, bodies)
+
+    def _begin_one(self, run: ClaimedRun, bodies: Bodies) -> None:
         handler = self._router.get(run.hook, run.handler)
         assert handler is not None  # noqa: S101 - only runs of known handlers are claimed
         self._served[run.hook, run.handler] = self._turns
         at_work = _AtWork(run, handler)
         self._at_work.add(at_work)
         try:
-            event = event_of(self._reader, run, own_numbers=self._own_numbers)
+            event = event_of(self._reader, run, bodies, own_numbers=self._own_numbers)
         except Exception as error:  # for the stored bytes nobody can vouch
             self._finished(at_work, Finished(error=error))
             self._left(at_work)

@@ -1,37 +1,49 @@
-"""What a run hands to its handler: the end-of-call it is about, or the run that is parked."""
+"""What runs hand to their handlers: the end-of-call they are about, or the run that is parked."""
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, Engine, select
+from collections.abc import Iterable
+from typing import Any
+
+from sqlalchemy import Connection, Engine, bindparam, select
 
 from ..call_log.tables import attempts, calls, deliveries, handler_runs
 from ..events import EndOfCall
 from ..parked import ParkedRun
 from .ledger import ClaimedRun
 
+#: The bodies of calls, by the call's id.
+Bodies = dict[int, bytes]
+
+
+def read_bodies(reader: Engine, runs: Iterable[ClaimedRun]) -> Bodies:
+    """Read the end-of-call of each run; raises SQLAlchemy's errors."""
+    with reader.connect() as connection:
+        rows = connection.execute(_BODIES, {"ids": list({run.call_id for run in runs})})
+        return {row.id: row.body for row in rows}
+
 
 def event_of(
-    reader: Engine, run: ClaimedRun, *, own_numbers: frozenset[str]
+    reader: Engine, run: ClaimedRun, bodies: Bodies, *, own_numbers: frozenset[str]
 ) -> EndOfCall | ParkedRun:
-    """Read what the handler is called with.
+    """Return what the handler is called with.
 
-    Raises PayloadError if the stored body can no longer be read, and SQLAlchemy's errors.
+    Raises PayloadError if the stored body can no longer be read, KeyError if it is gone, and
+    SQLAlchemy's errors.
     """
+    call = EndOfCall.parse(bodies[run.call_id], own_numbers=own_numbers)
+    if run.parked_run_id is None:
+        return call
     with reader.connect() as connection:
-        call = EndOfCall.parse(_body(connection, run.call_id), own_numbers=own_numbers)
-        if run.parked_run_id is None:
-            return call
         return _parked_run(connection, run.parked_run_id, call)
 
 
-def _body(connection: Connection, call_id: int) -> bytes:
-    stored = (
-        select(deliveries.c.body)
-        .join(calls, calls.c.delivery_id == deliveries.c.id)
-        .where(calls.c.id == call_id)
-    )
-    body: bytes = connection.execute(stored).scalar_one()
-    return body
+_IDS: Any = bindparam("ids", expanding=True)
+_BODIES = (
+    select(calls.c.id, deliveries.c.body)
+    .join(deliveries, deliveries.c.id == calls.c.delivery_id)
+    .where(calls.c.id.in_(_IDS))
+)
 
 
 def _parked_run(connection: Connection, run_id: int, call: EndOfCall) -> ParkedRun:

@@ -7,6 +7,7 @@ a call into C, waiting for a socket say, is not reached before that call returns
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
 from collections import deque
@@ -19,52 +20,81 @@ from .running import Running
 
 logger = logging.getLogger("millis_hooks.workbench")
 
+_DELICATE = {"logging", "importlib._bootstrap"}
+_PAUSE_S = 0.001
+
 
 class HandlerInterrupted(BaseException):
     """Raised inside a handler that was given up and did not end. Not an `Exception`: a handler that
     catches every error of its work does not mean to catch this one."""
 
 
-def interrupt(running: Running, thread_id: int | None) -> bool:
+def interrupt(
+    running: Running, thread_id: int, *, is_there: Callable[[], bool], within_s: float
+) -> bool:
     """Raise `HandlerInterrupted` in the thread that is in the code of `running`, once at most.
 
-    False if nobody gave it up, if its code has not begun or is over, or if there is no such thread.
+    Blocks until the code is over, but not longer than `within_s`: then an exception that has not
+    arrived is taken back. False if nobody gave the handler up, if it has not begun or is over, or
+    if `is_there` says that the thread is in other code.
     """
-    if thread_id is None or not running.lock.acquire(blocking=False):
-        return False  # who holds the lock is about to leave: see `keep_out`
+    if not running.lock.acquire(blocking=False):
+        return False  # somebody does it, or the code is over: see `keep_out`
     try:
-        is_at_work = running.begun_at is not None and not running.has_left
-        if not is_at_work or not running.is_given_up or running.is_interrupted:
+        is_at_work = running.is_given_up and running.begun_at is not None and not running.has_left
+        if not is_at_work or running.is_interrupted:
             return False
-        running.is_interrupted = _raise_in(thread_id, HandlerInterrupted)
-        return running.is_interrupted
+        running.is_interrupted = _raise_in(thread_id, running, is_there, within_s)
     finally:
         running.lock.release()
+    if running.is_interrupted and running.has_left:
+        logger.warning("handler %r went on after its time and was interrupted", running.name)
+    return running.is_interrupted
 
 
 def keep_out(running: Running) -> None:
     """Let no interruption of `running` reach what its thread does next.
 
     Called in that thread when the code is over. The interruption may arrive in here, and leave the
-    lock locked; but it was the only one, and nobody takes the lock of what was interrupted.
+    lock locked; but it was the only one, and nobody waits for the lock of what was interrupted.
     """
     if running.is_given_up:
-        with running.lock:
-            running.has_left = True
-            if running.is_interrupted:
-                _raise_in(threading.get_ident())
+        running.has_left = True
+        with running.lock:  # free when what has not arrived was taken back
+            pass
 
 
-def _raise_in(thread_id: int, *error: type[BaseException]) -> bool:
-    """Have the thread raise `error` as soon as it runs Python code; no error takes it back.
-
-    https://docs.python.org/3/c-api/threads.html#c.PyThreadState_SetAsyncExc
-    """
+def _raise_in(
+    thread_id: int, running: Running, is_there: Callable[[], bool], within_s: float
+) -> bool:
+    # https://docs.python.org/3/c-api/threads.html#c.PyThreadState_SetAsyncExc
     import ctypes  # seldom needed, and not quick to import
 
     raise_in = ctypes.pythonapi["PyThreadState_SetAsyncExc"]  # of our own: its types are ours
     raise_in.argtypes = (ctypes.c_ulong, ctypes.py_object)
-    return bool(raise_in(thread_id, ctypes.py_object(*error)))
+    error, nothing = ctypes.py_object(HandlerInterrupted), ctypes.py_object()
+    own_id, end = threading.get_ident(), time.monotonic() + within_s
+    while _is_delicate(thread_id) or not is_there():
+        if running.has_left or time.monotonic() > end:
+            return False
+        time.sleep(_PAUSE_S)
+    # From here on no function written in Python is called. Before CPython 3.13 all threads stop to
+    # look at every call until the exception is raised, and in 3.11 those that are traced, as by
+    # a debugger or for coverage, come no further than that.
+    raise_in(thread_id, error)
+    while not running.has_left and time.monotonic() < end:
+        time.sleep(_PAUSE_S)
+    raise_in(thread_id, nothing)
+    try:  # what is taken back keeps them looking, and what is raised here ends that
+        return bool(raise_in(own_id, error))
+    except HandlerInterrupted:
+        return True
+
+
+def _is_delicate(thread_id: int) -> bool:
+    """Tell whether the thread is in a module whose locks everybody needs: one could stay locked."""
+    frame = sys._current_frames().get(thread_id)
+    return frame is not None and frame.f_globals.get("__name__") in _DELICATE
 
 
 @dataclass(slots=True)
@@ -131,8 +161,6 @@ class Watch:
             return
         if not watched.was_forced:
             watched.was_forced = self._force_out(watched.running)
-            if watched.running.is_interrupted:
-                logger.warning("handler %r goes on and is interrupted", watched.running.name)
         elif not watched.is_stuck:
             watched.is_stuck = True
             logger.warning(

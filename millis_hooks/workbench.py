@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, nullcontext, suppress
@@ -54,6 +55,7 @@ class Workbench:
         self._isolated = isolated
         self._threads = HandlerThreads(threads)
         self._runs_threads = HandlerThreads(runs_threads)
+        self._patience_s = patience_s
         self._watch = Watch(self._force_out, patience_s=patience_s)
         self._own: LoopThread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -143,8 +145,8 @@ class Workbench:
         if self._loop is None or self._leaving.is_set():
             running.refuse(HandlerError(_NOT_RUNNING))
             return
-        self._at_work.add(running)
         running.task = self._loop.create_task(self._await(running, handler, call))
+        self._at_work.add(running)
 
     async def _await(self, running: Running, handler: Handler, call: Event) -> None:
         try:
@@ -211,16 +213,26 @@ class Workbench:
 
     def _force_out(self, running: Running) -> bool:
         """Interrupt `running` where that is possible; False while another handler has its loop."""
-        task = running.task
-        if task is None:
-            interrupt(running, running.thread_id)
-            return True
-        current = asyncio.current_task(task.get_loop())
-        if current is task:
-            interrupt(running, self._own.thread_id if self._own is not None else None)
+        if _has_its_thread(running):
+            self._interrupt(running)
             return True
         _cancel_soon(running)  # it may have swallowed the first
-        return current is None or all(other.task is not current for other in [*self._at_work])
+        return not any(_has_its_thread(other) for other in [*self._at_work])
+
+    def _interrupt(self, running: Running) -> None:
+        own_id = self._own.thread_id if self._own is not None else None
+        thread_id = running.thread_id if running.task is None else own_id
+        if thread_id is not None:
+            is_there = partial(_has_its_thread, running)
+            work = partial(interrupt, is_there=is_there, within_s=max(self._patience_s, 1.0))
+            threading.Thread(
+                target=work, args=(running, thread_id), name="millis-hooks-interrupt", daemon=True
+            ).start()
+
+
+def _has_its_thread(running: Running) -> bool:
+    """Tell whether its thread is in the code of `running`: on a loop, handlers take turns."""
+    return running.task is None or asyncio.current_task(running.task.get_loop()) is running.task
 
 
 def _cancel_soon(running: Running) -> None:

@@ -286,6 +286,23 @@ def test_slow_ends_of_calls_do_not_take_the_threads_of_prefetches(
     assert at_work(work, threads=1, runs_threads=1).value == "plain -Ox1"
 
 
+def test_only_what_has_not_ended_is_given_up() -> None:
+    told = Told()
+    running = Running("quick", told.done, told.left)
+    running.finish("in time")
+    assert not running.give_up(HandlerTimeoutError())
+    running.leave()
+    assert told.finished.value == "in time"
+
+
+def test_nothing_is_given_up_twice() -> None:
+    told = Told()
+    running = Running("slow", told.done, told.left)
+    assert [running.give_up(HandlerTimeoutError()) for _ in range(2)] == [True, False]
+    running.finish("late")
+    assert len(told.notes) == 1
+
+
 def test_a_handler_that_never_returns_is_given_up(released: threading.Event) -> None:
     finished = ask(lambda call: released.wait(), timeout_s=0.02)
     assert isinstance(finished.error, HandlerTimeoutError)
@@ -555,6 +572,55 @@ def test_a_handler_at_work_when_the_workbench_stops_is_cancelled() -> None:
 
     at_work(work)
     assert cleaned_up.wait(LONG_S)
+
+
+def test_what_handlers_share_outlives_them() -> None:
+    began, events = threading.Event(), []
+
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[None]:
+        yield
+        events.append("closed")
+
+    async def hang(call: PrefetchRequest) -> None:
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.gather(*[asyncio.sleep(0) for _ in range(3)])
+            events.append("cleaned up")
+
+    async def work(workbench: Workbench) -> None:
+        workbench.run(handler(hang), CALL, lambda finished: None)
+        await asyncio.to_thread(began.wait, LONG_S)
+
+    at_work(work, lifespan)
+    assert events == ["cleaned up", "closed"]
+
+
+def test_what_waits_for_its_turn_when_the_workbench_stops_is_not_begun(
+    released: threading.Event,
+) -> None:
+    waiting, too_late, blocking = Told(), Told(), threading.Event()
+
+    async def block(call: PrefetchRequest) -> None:
+        blocking.set()
+        released.wait()
+
+    async def work(workbench: Workbench) -> None:
+        workbench.run(handler(block), CALL, lambda finished: None)
+        assert await asyncio.to_thread(blocking.wait, LONG_S)
+        workbench.run(handler(later), CALL, waiting.done, waiting.left)
+        stopping = asyncio.create_task(workbench.stop(grace_s=LONG_S))
+        await asyncio.sleep(0)
+        workbench.run(handler(later), CALL, too_late.done, too_late.left)
+        await asyncio.sleep(0)
+        released.set()
+        await stopping
+
+    at_work(work)
+    errors = [str(told.finished.error) for told in (waiting, too_late)]
+    assert errors == ["The workbench is not running."] * 2
 
 
 def test_what_a_lifespan_raises_at_the_start_is_raised_and_leaves_no_thread() -> None:

@@ -20,7 +20,10 @@ from .running import Running
 
 logger = logging.getLogger("millis_hooks.workbench")
 
+#: Modules whose locks everybody needs. One that is interrupted as it is taken stays locked.
 _DELICATE = {"logging", "importlib._bootstrap"}
+
+#: How soon it is looked, at first, what has become of an interruption.
 _PAUSE_S = 0.001
 
 
@@ -73,7 +76,7 @@ def _raise_in(
     raise_in = ctypes.pythonapi["PyThreadState_SetAsyncExc"]  # of our own: its types are ours
     raise_in.argtypes = (ctypes.c_ulong, ctypes.py_object)
     error, nothing = ctypes.py_object(HandlerInterrupted), ctypes.py_object()
-    own_id, end = threading.get_ident(), time.monotonic() + within_s
+    own_id, end, pause_s = threading.get_ident(), time.monotonic() + within_s, _PAUSE_S
     while _is_delicate(thread_id) or not is_there():
         if running.has_left or time.monotonic() > end:
             return False
@@ -83,7 +86,8 @@ def _raise_in(
     # a debugger or for coverage, come no further than that.
     raise_in(thread_id, error)
     while not running.has_left and time.monotonic() < end:
-        time.sleep(_PAUSE_S)
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, 50 * _PAUSE_S)
     raise_in(thread_id, nothing)
     try:  # what is taken back keeps them looking, and what is raised here ends that
         return bool(raise_in(own_id, error))
@@ -92,7 +96,7 @@ def _raise_in(
 
 
 def _is_delicate(thread_id: int) -> bool:
-    """Tell whether the thread is in a module whose locks everybody needs: one could stay locked."""
+    """Tell whether an exception would arrive where such a lock may just be taken."""
     frame = sys._current_frames().get(thread_id)
     return frame is not None and frame.f_globals.get("__name__") in _DELICATE
 

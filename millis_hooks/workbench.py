@@ -30,6 +30,9 @@ logger = logging.getLogger("millis_hooks.workbench")
 
 _NOT_RUNNING = "The workbench is not running."
 
+#: What an interruption may take to arrive on a busy machine, however little patience there is.
+_ARRIVAL_S = 1.0
+
 #: A function that makes the resources handlers share; what it yields is `call.state`.
 Lifespan: TypeAlias = Callable[[], AbstractAsyncContextManager[Any]]
 
@@ -224,7 +227,8 @@ class Workbench:
         thread_id = running.thread_id if running.task is None else own_id
         if thread_id is not None:
             is_there = partial(_has_its_thread, running)
-            work = partial(interrupt, is_there=is_there, within_s=max(self._patience_s, 1.0))
+            within_s = max(self._patience_s, _ARRIVAL_S)
+            work = partial(interrupt, is_there=is_there, within_s=within_s)
             threading.Thread(
                 target=work, args=(running, thread_id), name="millis-hooks-interrupt", daemon=True
             ).start()

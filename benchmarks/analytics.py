@@ -1,0 +1,186 @@
+"""Measures what the analytics page asks of a long call log, and what keeping it quick costs.
+
+    python -m benchmarks.analytics /tmp/analytics.db --calls 1000000
+
+The calls are spread evenly over the year before `NEWEST`, with three costs, one run and one attempt
+each; a file that is there already is used as it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from sqlalchemy import func, select, text
+
+from millis_hooks.call_log.analytics.analytics import Analytics, Scope
+from millis_hooks.call_log.analytics.summaries import summarize
+from millis_hooks.call_log.analytics.triggers import CREATE_TRIGGERS
+from millis_hooks.call_log.database import Database
+from millis_hooks.call_log.migrations import migrate
+from millis_hooks.call_log.tables import attempts, calls, cost_items, handler_runs, summaries
+from millis_hooks.call_status import CallStatus, outcome_of
+
+NEWEST = datetime(2026, 11, 21, 14, tzinfo=UTC)
+YEAR = timedelta(days=365)
+BATCH = 5000
+AGENTS = [f"-Ox1agent{number:011d}" for number in range(12)]
+STATUSES = {
+    CallStatus.USER_ENDED: 50,
+    CallStatus.AGENT_ENDED: 20,
+    CallStatus.BUSY: 10,
+    CallStatus.VOICEMAIL_MESSAGE: 8,
+    CallStatus.TIMEOUT: 5,
+    CallStatus.ERROR: 4,
+    CallStatus.CHAT_COMPLETION: 3,
+}
+COSTS = (("llm", "openai"), ("tts", "elevenlabs"), ("stt", "deepgram"))
+
+
+def rows_of(number: int, count: int, choice: random.Random) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """Yield the rows of one call, each with its table."""
+    at, call_id = NEWEST - YEAR * (1 - number / count), number + 1
+    status = choice.choices(tuple(STATUSES), tuple(STATUSES.values()))[0]
+    yield (
+        calls,
+        {
+            "id": call_id,
+            "session_id": f"-O{number:018d}",
+            "received_at": at,
+            "ended_at": at,
+            "agent_id": choice.choice(AGENTS),
+            "channel": "phone",
+            "from_phone": "+14155550134",
+            "to_phone": "+14155550199",
+            "call_status": status,
+            "outcome": outcome_of(status),
+            "duration_s": round(choice.expovariate(1 / 120), 1),
+            "cost_total": 0.05,
+            "snippet": "I would like to book a table for two people on Tuesday evening, please.",
+            "prefetch_ms": choice.gammavariate(3, 30),
+            "prefetch_outcome": "fresh",
+        },
+    )
+    for position, (type_, provider) in enumerate(COSTS):
+        item = {"position": position, "type": type_, "provider": provider}
+        yield cost_items, item | {"call_id": call_id, "credit": choice.random() / 30}
+    run = {"call_id": call_id, "hook": "end_of_call", "handler": f"handler{number % 3}"}
+    state = {"id": call_id, "state": "succeeded", "created_at": at, "state_since": at}
+    yield handler_runs, run | state | {"is_latest": True, "is_replay": False, "spent": 1}
+    tried = {"run_id": call_id, "number": 1, "started_at": at, "ended_at": at}
+    outcome = "succeeded" if choice.random() < 0.99 else "failed"
+    yield attempts, tried | {"duration_ms": choice.gammavariate(2, 80), "outcome": outcome}
+
+
+def fill(database: Database, count: int) -> None:
+    choice = random.Random(4)
+    for start in range(0, count, BATCH):
+        add(database, count, range(start, min(start + BATCH, count)), choice)
+
+
+def add(database: Database, count: int, numbers: range, choice: random.Random) -> None:
+    """Add calls of a log of `count`."""
+    made: dict[Any, list[dict[str, Any]]] = {}
+    for number in numbers:
+        for table, row in rows_of(number, count, choice):
+            made.setdefault(table, []).append(row)
+    with database.writer.begin() as connection:
+        for table, rows in made.items():
+            connection.execute(table.insert(), rows)
+
+
+def summarize_all(database: Database) -> None:
+    def write(work: Callable[[Any], Any]) -> Any:
+        with database.writer.begin() as connection:
+            return work(connection)
+
+    began = time.perf_counter()
+    hours = sum(summarize(database.reader, write, now=NEWEST))
+    took_s = time.perf_counter() - began
+    if hours:
+        print(f"summarized {hours:,} hours in {took_s:.1f} s, {took_s / hours * 1000:.1f} ms each")
+    size = func.sum(func.length(summaries.c.numbers) + func.length(summaries.c.samples))
+    with database.reader.connect() as connection:
+        kept = connection.execute(select(func.count(), size).select_from(summaries)).one()
+    print(f"{kept[0]:,} summaries, {(kept[1] or 0) / 1e6:.1f} MB")
+
+
+def median_ms(work: Callable[[], object], *, times: int = 5) -> float:
+    taken = []
+    for _ in range(times):
+        began = time.perf_counter()
+        work()
+        taken.append(time.perf_counter() - began)
+    return statistics.median(taken) * 1000
+
+
+def measure(database: Database) -> None:
+    analytics = Analytics(database.reader)
+    since = {
+        "24 hours": timedelta(days=1),
+        "30 days": timedelta(days=30),
+        "90 days": timedelta(days=90),
+        "12 months": YEAR,
+    }
+    variants: dict[str, dict[str, Any]] = {
+        "all agents": {},
+        "one agent": {"agents": (AGENTS[3],)},
+        "Europe/Berlin": {"zone": ZoneInfo("Europe/Berlin")},
+        "Asia/Kolkata": {"zone": ZoneInfo("Asia/Kolkata")},
+    }
+    for variant, choices in variants.items():
+        for name, span in since.items():
+            scope = Scope(since=NEWEST - span, until=NEWEST, **choices)
+            print(f"{name}, {variant}: {median_ms(partial(analytics.report, scope)):.0f} ms")
+
+
+def measure_triggers(database: Database) -> None:
+    """Add the same calls with and without triggers, and take none of them into the log."""
+    taken = {
+        kept: min(cost_us(database, triggers=kept) for _ in range(5)) for kept in (True, False)
+    }
+    print(f"a call's rows: {taken[True]:.0f} µs with triggers, {taken[False]:.0f} µs without")
+
+
+def cost_us(database: Database, *, triggers: bool, count: int = 500) -> float:
+    """Return the processor time that the rows of one more call take."""
+    choice = random.Random(1)
+    more = [list(rows_of(10**8 + number, 10**8 + count, choice)) for number in range(count)]
+    with database.writer.connect() as connection, connection.begin() as transaction:
+        for trigger in () if triggers else CREATE_TRIGGERS:
+            connection.execute(text(f"DROP TRIGGER {trigger.text.split()[2]}"))
+        began = time.process_time()
+        for table, row in chain.from_iterable(more):
+            connection.execute(table.insert(), row)
+        took_s = time.process_time() - began
+        transaction.rollback()
+    return took_s / count * 1e6
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--calls", type=int, default=1_000_000, help="default 1,000,000")
+    chosen = parser.parse_args()
+    is_new = not chosen.file.exists()
+    database = Database(f"sqlite:///{chosen.file}")
+    migrate(database)
+    if is_new:
+        fill(database, chosen.calls)
+    measure_triggers(database)
+    summarize_all(database)
+    measure(database)
+    database.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Figures over a period of calls: counts, costs, lengths and latencies, and how handlers did."""

@@ -1,0 +1,170 @@
+"""Tallies a stretch of time from the rows themselves: what is true, and slow for long stretches."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Select, and_, func, select
+
+from ..filters import aside
+from ..tables import attempts, calls, cost_items, handler_runs
+from .tally import (
+    ATTEMPT_MS,
+    ATTEMPTS,
+    COST,
+    DURATION_S,
+    FAILED,
+    OUTCOME,
+    PARKED,
+    PREFETCH,
+    PREFETCH_MS,
+    PROVIDER,
+    RUNS,
+    STATUS,
+    TYPE,
+    Tally,
+    handler_key,
+)
+
+#: The tally of all calls, among those by agent.
+EVERYBODY = ""
+
+#: Ends of an attempt that nobody would call a failure of the handler.
+NO_FAILURES = frozenset({"succeeded", "handed_back", "retry"})
+
+#: Names come from outside and are to stand under a chart.
+_NAME_CHARS = 100
+_ROWS_AT_ONCE = 1000
+
+Into = Callable[[str | None], Iterable[Tally]]
+
+
+def tally_rows(
+    connection: Connection, since: datetime, until: datetime, agents: Sequence[str], into: Tally
+) -> None:
+    """Add what is known of the calls received in that time; of all agents if none are given."""
+    chosen = [calls.c.agent_id.in_(agents)] if agents else []
+    _tally(connection, and_(_within(since, until), *chosen), lambda _agent: (into,))
+
+
+def tally_by_agent(connection: Connection, since: datetime, until: datetime) -> dict[str, Tally]:
+    """Return the tallies of all calls received in that time, under "", and of each agent's."""
+    tallies = defaultdict[str, Tally](Tally)
+
+    def into(agent: str | None) -> Iterable[Tally]:
+        return (tallies[EVERYBODY], tallies[agent]) if agent else (tallies[EVERYBODY],)
+
+    _tally(connection, _within(since, until), into)
+    return tallies
+
+
+def _within(since: datetime, until: datetime) -> ColumnElement[bool]:
+    return and_(calls.c.received_at >= since, calls.c.received_at < until)
+
+
+def _tally(connection: Connection, where: ColumnElement[bool], into: Into) -> None:
+    for counted, add in ((_CALLS, _add_call), (_COSTS, _add_costs), (_RUNS, _add_runs)):
+        _each(connection, counted.where(where), into, add)
+    _each(connection, _ATTEMPTS.where(where), into, _add_attempt)
+
+
+def _each(
+    connection: Connection,
+    rows: Select[Any],
+    into: Into,
+    add: Callable[..., None],
+) -> None:
+    streamed = connection.execution_options(yield_per=_ROWS_AT_ONCE).execute(rows)
+    for agent, *values in streamed:
+        for tally in into(agent):
+            add(tally, *values)
+
+
+def _named(column: ColumnElement[str | None]) -> ColumnElement[str]:
+    return func.substr(func.coalesce(column, ""), 1, _NAME_CHARS)
+
+
+# From calls to what belongs to them: SQLite would rather read all costs, or all agents.
+_CALL_ID, _AGENT_ID = aside(calls.c.id), aside(calls.c.agent_id)
+_COST_OF_CALL = calls.join(cost_items, cost_items.c.call_id == _CALL_ID)
+_RUN_OF_CALL = calls.join(handler_runs, handler_runs.c.call_id == _CALL_ID)
+_ATTEMPT_OF_CALL = _RUN_OF_CALL.join(attempts, attempts.c.run_id == handler_runs.c.id)
+
+_CALLS: Select[Any] = select(
+    calls.c.agent_id,
+    _named(calls.c.outcome),
+    _named(calls.c.call_status),
+    calls.c.prefetch_outcome,
+    calls.c.duration_s,
+    calls.c.prefetch_ms,
+    calls.c.cost_total,
+)
+
+
+def _add_call(
+    tally: Tally,
+    outcome: str,
+    status: str,
+    prefetch: str | None,
+    duration_s: float | None,
+    prefetch_ms: float | None,
+    cost: float | None,
+) -> None:
+    tally.add(OUTCOME, outcome)
+    tally.add(STATUS, status)
+    if prefetch is not None:
+        tally.add(PREFETCH, prefetch)
+    if cost is not None:
+        tally.add(COST, "", cost)
+    tally.sample(DURATION_S, duration_s)
+    tally.sample(PREFETCH_MS, prefetch_ms)
+
+
+_COST_NAMES = (_named(cost_items.c.type), _named(cost_items.c.provider))
+_COSTS: Select[Any] = (
+    select(_AGENT_ID, *_COST_NAMES, func.sum(cost_items.c.credit))
+    .select_from(_COST_OF_CALL)
+    .where(cost_items.c.credit.is_not(None))
+    .group_by(_AGENT_ID, *_COST_NAMES)
+)
+
+
+def _add_costs(tally: Tally, type_: str, provider: str, credits_: float) -> None:
+    tally.add(TYPE, type_, credits_)
+    tally.add(PROVIDER, provider, credits_)
+
+
+_HANDLER = (handler_runs.c.hook, handler_runs.c.handler)
+_IS_PARKED = and_(handler_runs.c.state == "parked", handler_runs.c.is_latest)
+_RUNS: Select[Any] = (
+    select(_AGENT_ID, *_HANDLER, func.count(), func.count().filter(_IS_PARKED))
+    .select_from(_RUN_OF_CALL)
+    .group_by(_AGENT_ID, *_HANDLER)
+)
+
+
+def _add_runs(tally: Tally, hook: str, handler: str, runs: int, parked: int) -> None:
+    key = handler_key(hook, handler)
+    tally.add(RUNS, key, runs)
+    if parked:
+        tally.add(PARKED, key, parked)
+
+
+_ATTEMPTS: Select[Any] = (
+    select(calls.c.agent_id, *_HANDLER, attempts.c.outcome, attempts.c.duration_ms)
+    .select_from(_ATTEMPT_OF_CALL)
+    .where(attempts.c.outcome.is_not(None))
+)
+
+
+def _add_attempt(
+    tally: Tally, hook: str, handler: str, outcome: str, duration_ms: float | None
+) -> None:
+    key = handler_key(hook, handler)
+    tally.add(ATTEMPTS, key)
+    if outcome not in NO_FAILURES:
+        tally.add(FAILED, key)
+    tally.sample(f"{ATTEMPT_MS} {key}", duration_ms)

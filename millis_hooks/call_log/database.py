@@ -6,19 +6,24 @@ acknowledged calls when the power goes (https://www.sqlite.org/wal.html#performa
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import time
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Engine, create_engine, event, make_url
-from sqlalchemy.engine import URL, Connection
+from sqlalchemy.engine import Connection, ExceptionContext
 
-from ..exceptions import StorageError
+from ..exceptions import MillisHooksError, StorageOutageError
+from .log_file import connect, create_private, require_same, schema_version
 
-BUSY_TIMEOUT_S = 30
+#: How long anybody waits while another program has the file locked. Senders of webhooks wait about
+#: as long; who gives up before us has still delivered if the lock goes in time.
+BUSY_TIMEOUT_S = 10
 
+#: Marks a connection that has read a damaged file.
+_DISTRUSTED = "millis_hooks_distrusted"
+_BEGIN_WRITING = "BEGIN IMMEDIATE"
 _PRAGMAS = (
     "PRAGMA synchronous=FULL",
     "PRAGMA foreign_keys=ON",
@@ -30,57 +35,72 @@ class Database:
     """Two ways into one file: `writer` for the one thread that writes, `reader` for everybody."""
 
     def __init__(self, url: str) -> None:
+        """Open the file, or make it.
+
+        Raises `WrongFileError` for one that is damaged or not ours, and `StorageOutageError`.
+        """
         self.url = make_url(url)
-        _create_private(self.url)
-        self.writer = _engine(self.url, begin="BEGIN IMMEDIATE", pragmas=_PRAGMAS)
-        self.reader = _engine(self.url, begin="BEGIN", pragmas=(*_PRAGMAS, "PRAGMA query_only=ON"))
+        self.path = Path(str(self.url.database)).resolve()
+        self._file_id = create_private(self.path)
+        self.schema_version()
+        self.writer = self._engine(begin=_BEGIN_WRITING, pragmas=_PRAGMAS)
+        self.reader = self._engine(begin="BEGIN", pragmas=(*_PRAGMAS, "PRAGMA query_only=ON"))
 
     @property
     def runner_lock(self) -> Path:
         """The file that the one process that runs handlers has locked."""
-        return Path(f"{self.url.database}-runner")
+        return Path(f"{self.path}-runner")
 
     def open_for_migration(self) -> Engine:
         """A writer that does not enforce foreign keys: rebuilding a parent table would otherwise
         delete its children."""
-        return _engine(
-            self.url, begin="BEGIN IMMEDIATE", pragmas=(*_PRAGMAS, "PRAGMA foreign_keys=OFF")
-        )
+        return self._engine(begin=_BEGIN_WRITING, pragmas=(*_PRAGMAS, "PRAGMA foreign_keys=OFF"))
+
+    def schema_version(self) -> str | None:
+        """Return the version of the schema, None before there is one; raises as opening does."""
+        return schema_version(self.path, busy_timeout_s=BUSY_TIMEOUT_S)
 
     def close(self) -> None:
         self.reader.dispose()
         self.writer.dispose()
 
+    def _engine(self, *, begin: str, pragmas: tuple[str, ...]) -> Engine:
+        engine = create_engine(
+            self.url,
+            creator=self._connect,
+            hide_parameters=True,  # they are payloads, and exceptions end up in logs
+        )
 
-def _create_private(url: URL) -> None:
-    """Make the file readable by its owner only; SQLite gives its -wal and -shm the same mode."""
-    path = Path(str(url.database))
-    try:
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-    except OSError as error:
-        raise StorageError(f"The call log {path} cannot be opened: {error.strerror}.") from error
+        @event.listens_for(engine, "connect")
+        def set_up(dbapi_connection: Any, _record: object) -> None:
+            # The driver must not begin transactions by itself: it would begin them deferred, and a
+            # deferred writer can fail with SQLITE_BUSY_SNAPSHOT, which ignores the busy timeout.
+            dbapi_connection.isolation_level = None
+            cursor = dbapi_connection.cursor()
+            _switch_to_wal(cursor)
+            for pragma in pragmas:
+                cursor.execute(pragma)
+            cursor.close()
 
+        @event.listens_for(engine, "begin")
+        def begin_explicitly(connection: Connection) -> None:
+            if begin == _BEGIN_WRITING:
+                require_same(self.path, self._file_id)
+            if connection.info.pop(_DISTRUSTED, False):
+                # What it read of a damaged file it would remember, also when the file is mended.
+                connection.exec_driver_sql("PRAGMA shrink_memory")
+            connection.exec_driver_sql(begin)
 
-def _engine(url: URL, *, begin: str, pragmas: tuple[str, ...]) -> Engine:
-    # Parameters are payloads, and exceptions end up in logs.
-    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S}, hide_parameters=True)
+        @event.listens_for(engine, "handle_error")
+        def distrust(context: ExceptionContext) -> None:
+            if context.connection is not None and is_damage(context.original_exception):
+                context.connection.info[_DISTRUSTED] = True
 
-    @event.listens_for(engine, "connect")
-    def set_up(dbapi_connection: Any, _record: object) -> None:
-        # The driver must not begin transactions by itself: it would begin them deferred, and a
-        # deferred writer can fail with SQLITE_BUSY_SNAPSHOT, which ignores the busy timeout.
-        dbapi_connection.isolation_level = None
-        cursor = dbapi_connection.cursor()
-        _switch_to_wal(cursor)
-        for pragma in pragmas:
-            cursor.execute(pragma)
-        cursor.close()
+        return engine
 
-    @event.listens_for(engine, "begin")
-    def begin_explicitly(connection: Connection) -> None:
-        connection.exec_driver_sql(begin)
-
-    return engine
+    def _connect(self) -> sqlite3.Connection:
+        require_same(self.path, self._file_id)
+        return connect(self.path, busy_timeout_s=BUSY_TIMEOUT_S)
 
 
 def _switch_to_wal(cursor: Any) -> None:
@@ -98,6 +118,46 @@ def _switch_to_wal(cursor: Any) -> None:
             return
 
 
+#: What SQLite says, by its primary code, when the storage is to blame and not the statement.
+_OUTAGES = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_PROTOCOL,
+        sqlite3.SQLITE_NOTADB,
+    }
+)
+
+
+def is_outage(error: Exception) -> bool:
+    """Tell whether the storage is to blame: then anything else would have failed as well."""
+    return isinstance(error, StorageOutageError) or _code(error) in _OUTAGES
+
+
+def is_locked(error: Exception) -> bool:
+    """Tell whether another program had the file locked for as long as we wait."""
+    return _code(error) == sqlite3.SQLITE_BUSY
+
+
+def is_damage(error: BaseException) -> bool:
+    """Tell whether the file is damaged, or no database at all."""
+    return _code(error) in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+
+
 def describe(error: Exception) -> str:
     """Say what the driver said, without the statement and its parameters: they hold payloads."""
-    return str(getattr(error, "orig", None) or type(error).__name__)
+    cause = getattr(error, "orig", error)
+    is_known = isinstance(cause, sqlite3.Error | MillisHooksError)
+    return str(cause) if is_known else type(error).__name__
+
+
+def _code(error: BaseException) -> int | None:
+    """Return SQLite's primary code, if the error is one of SQLite's."""
+    code = getattr(getattr(error, "orig", error), "sqlite_errorcode", None)
+    return None if code is None else code & 0xFF

@@ -2,7 +2,7 @@
 
 Whoever waits while a commit is being synced goes into the next one together: hundreds of
 deliveries share a sync, and so does the work of processing and of handler runs. A commit that fails
-acknowledges nobody.
+acknowledges nobody. While nothing can be written, records that nobody waits for are kept in memory.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -20,8 +21,8 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from ..exceptions import StorageError
-from .database import describe
+from ..exceptions import StorageError, StorageOutageError
+from .database import describe, is_outage
 from .deliveries import Delivery, insert_deliveries
 
 logger = logging.getLogger("millis_hooks.call_log")
@@ -30,7 +31,11 @@ T = TypeVar("T")
 
 #: How long records that nobody waits for may gather before they are written, in seconds.
 LINGER_S = 0.05
-#: How many of those may wait in memory; more are dropped and counted.
+#: How long it takes until records that could not be written are tried again, in seconds.
+RETRY_S = 1.0
+#: The same trouble is logged at most this often, in seconds.
+LOG_EVERY_S = 10.0
+#: How many records may wait in memory; more are dropped and counted.
 MAX_RECORDS = 50_000
 #: From here on it is a flood: so many wait for one commit, or so many records have gathered.
 FLOOD_WAITING = 16
@@ -58,6 +63,7 @@ class _Job:
     def __init__(self, work: Callable[[Connection], Any]) -> None:
         self.work = work
         self.future: Future[Any] = Future()
+        self.future.set_running_or_notify_cancel()  # nobody may cancel what the thread will settle
         self.result: Any = None
         self.error: BaseException | None = None
 
@@ -72,6 +78,9 @@ class Writer:
         self.is_flooded = False
         self._queue: SimpleQueue[_Store | _Job | None] = SimpleQueue()
         self._records: list[Delivery] = []
+        self._kept: list[Delivery] = []  # could not be written yet; touched by the thread alone
+        self._retry_at = 0.0
+        self._trouble = _Trouble()
         self._dropped = 0
         self._lock = threading.Lock()  # nothing comes in between a check and what follows from it
         self._closing = False
@@ -88,7 +97,10 @@ class Writer:
         self._thread.join()
 
     async def store(self, delivery: Delivery) -> None:
-        """Return once the delivery is synced to disk; raise `StorageError` if it is not."""
+        """Return once the delivery is synced to disk; raise `StorageError` if it is not.
+
+        That takes `BUSY_TIMEOUT_S` at most, where another program has the call log locked.
+        """
         store = _Store(delivery)
         self._put(store)
         await store.future
@@ -96,7 +108,7 @@ class Writer:
     def record(self, delivery: Delivery) -> None:
         """Write the delivery soon. Nobody waits, and a flood is dropped rather than kept."""
         with self._lock:
-            if len(self._records) >= MAX_RECORDS:
+            if len(self._records) + len(self._kept) >= MAX_RECORDS:
                 self._dropped += 1
                 return
             self._records.append(delivery)
@@ -106,12 +118,16 @@ class Writer:
     def run(self, work: Callable[[Connection], T]) -> T:
         """Run `work` in a transaction and return its result once that is synced.
 
-        What `work` raises is raised here, and undone alone.
+        What `work` raises is raised here, and undone alone. Raises `StorageOutageError` if nothing
+        can be written now.
         """
+        return self.submit(work).result()
+
+    def submit(self, work: Callable[[Connection], T]) -> Future[T]:
+        """Have `work` run as by `run`, and return at once."""
         job = _Job(work)
         self._put(job)
-        result: T = job.future.result()
-        return result
+        return job.future
 
     def _put(self, item: _Store | _Job) -> None:
         with self._lock:
@@ -120,21 +136,31 @@ class Writer:
             self._queue.put(item)
 
     def _run(self) -> None:
+        self._write_all()
+        if self._kept:
+            self._commit([], [self._kept.pop(0)])
+            self._write_all()
+            _note_lost(len(self._kept))
+
+    def _write_all(self) -> None:
+        """Write what comes, until it is closed and nothing is left."""
         while not (self._closing and self._queue.empty() and not self._records):
             group = self._gather()
             records = self._take_records()
             self.is_flooded = len(group) >= FLOOD_WAITING or len(records) >= FLOOD_RECORDS
             if group or records:
                 self._commit(group, records)
+            if self._kept and time.monotonic() >= self._retry_at:
+                self._commit([], [self._kept.pop(0)])
 
     def _gather(self) -> list[_Store | _Job]:
         """Wait for somebody, then take all who wait; linger a little when nobody does."""
-        first = self._queue.get()
-        if first is None and not self._closing:
-            try:
+        try:
+            first = self._queue.get(timeout=RETRY_S if self._kept else None)
+            if first is None and not self._closing:
                 first = self._queue.get(timeout=LINGER_S)
-            except Empty:
-                return []
+        except Empty:
+            return []
         group = [first] if first is not None else []
         size = _body_bytes(first)
         while size <= MAX_GROUP_BYTES and not self._queue.empty():
@@ -167,21 +193,88 @@ class Writer:
         except Exception as error:
             if begun and len(group) + len(records) > 1:
                 self._commit_each(group, records)
+            elif begun:
+                self._fail(group, records, error)
             else:
-                _refuse(group, error)
+                # Who came meanwhile would wait as long again, and in vain.
+                self._fail([*group, *self._drain()], [*records, *self._take_records()], error)
         else:
             _acknowledge(stores)
             for job in jobs:
                 _settle(job)
-            if batch:
+            if batch:  # work may have written nothing
+                self._trouble.end()
+                self._take_back_kept()
                 self._on_stored()
 
     def _commit_each(self, group: Sequence[_Store | _Job], records: Sequence[Delivery]) -> None:
         """One bad member must not fail the group: try each alone."""
         for item in group:
             self._commit([item], [])
-        for record in records:
+        for tried, record in enumerate(records, start=1):
             self._commit([], [record])
+            if self._trouble.is_outage:
+                self._keep(records[tried:])
+                return
+
+    def _fail(
+        self, group: Sequence[_Store | _Job], records: Sequence[Delivery], error: Exception
+    ) -> None:
+        self._trouble.note(error)
+        _refuse(group, error)
+        if is_outage(error):
+            self._keep(records)
+        else:
+            _note_lost(len(records))
+
+    def _keep(self, records: Sequence[Delivery]) -> None:
+        """Have them tried again later, as many as memory may hold."""
+        room = max(MAX_RECORDS - len(self._kept), 0)
+        self._kept += records[:room]
+        self._retry_at = time.monotonic() + RETRY_S
+        _note_lost(len(records[room:]))
+
+    def _drain(self) -> list[_Store | _Job]:
+        """Take all who wait."""
+        waiting = []
+        with suppress(Empty):
+            while True:
+                waiting.append(self._queue.get_nowait())
+        return [item for item in waiting if item is not None]
+
+    def _take_back_kept(self) -> None:
+        """Have what could not be written before written with the next commit."""
+        if self._kept:
+            with self._lock:
+                self._records[:0] = self._kept
+                self._kept = []
+                self._queue.put(None)
+
+
+class _Trouble:
+    """Says in the log that nothing can be stored, and that it can again; not at every try."""
+
+    def __init__(self) -> None:
+        self.is_outage = False
+        self._reason: str | None = None
+        self._logged_at = 0.0
+
+    def note(self, error: Exception) -> None:
+        reason, now = describe(error), time.monotonic()
+        if reason != self._reason or now >= self._logged_at + LOG_EVERY_S:
+            logger.error("a write to the call log failed: %s", reason)
+            self._logged_at = now
+        self._reason, self.is_outage = reason, is_outage(error)
+
+    def end(self) -> None:
+        if self.is_outage:
+            logger.info("deliveries are stored again")
+        self._reason, self.is_outage = None, False
+
+
+def _note_lost(records: int) -> None:
+    if records:
+        logger.warning("%d records of requests could not be written and are lost", records)
 
 
 def _body_bytes(item: _Store | _Job | None) -> int:
@@ -209,10 +302,9 @@ def _settle(job: _Job) -> None:
 
 
 def _refuse(group: Sequence[_Store | _Job], error: Exception) -> None:
-    reason = describe(error)
-    logger.error("a write to the call log failed: %s", reason)
+    kind = StorageOutageError if is_outage(error) else StorageError
     for item in group:
-        failure = StorageError(f"The call log could not be written: {reason}.")
+        failure = kind(f"The call log could not be written: {describe(error)}.")
         failure.__cause__ = error
         if isinstance(item, _Job):
             item.future.set_exception(failure)

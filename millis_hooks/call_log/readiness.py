@@ -1,0 +1,90 @@
+"""Tells whether a delivery would be stored now, by storing one and taking it back."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from concurrent.futures import Future
+from datetime import UTC, datetime
+
+from sqlalchemy import Connection, delete, insert
+from sqlalchemy.exc import DatabaseError
+
+from ..exceptions import StorageError, StorageOutageError, WrongFileError
+from .database import Database, describe, is_damage
+from .deliveries import Delivery, insert_deliveries
+from .log_file import DAMAGED
+from .tables import keys, metadata
+from .writer import Writer
+
+#: How long an answer holds: whoever asks more often learns the last one.
+FRESH_S = 1.0
+#: How long is waited for it. Who has to wait for the disk that long is not ready.
+WAIT_S = 2.0
+#: About as many bytes go to the disk as for a delivery.
+_PROBE_BYTES = 16 * 1024
+_PROBE_NAME = "readiness"
+
+
+class Readiness:
+    """Asks the writer; may be asked from any thread."""
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+        self._lock = threading.Lock()
+        self._asked_at = 0.0
+        self._answer: Future[None] | None = None
+
+    def check(self) -> None:
+        """Return if a delivery would be stored now, else raise `StorageError`. Blocks a little."""
+        try:
+            self._ask().result(timeout=WAIT_S)
+        except TimeoutError:
+            reason = f"The call log has not answered for {WAIT_S:g} s."
+            raise StorageOutageError(reason) from None
+
+    def _ask(self) -> Future[None]:
+        with self._lock:
+            answer, now = self._answer, time.monotonic()
+            if answer is None or (answer.done() and now >= self._asked_at + FRESH_S):
+                answer = self._answer = self._writer.submit(_try)
+                self._asked_at = now
+            return answer
+
+
+def require_sound(database: Database) -> None:
+    """Raise `WrongFileError` where a damaged file would be written to; looks at a few pages only.
+
+    Nothing is changed.
+    """
+    try:
+        with database.writer.connect() as connection, connection.begin() as trial:
+            for table in metadata.sorted_tables:
+                # Straight to the driver: who starts the service waits for this.
+                connection.exec_driver_sql(f"SELECT * FROM {table.name} LIMIT 1").all()  # noqa: S608
+            insert_deliveries(connection, [_DELIVERY])
+            trial.rollback()
+    except DatabaseError as error:
+        if is_damage(error):
+            raise WrongFileError(DAMAGED.format(path=database.path, why=error.orig)) from error
+        raise StorageError(f"The call log cannot be used: {describe(error)}.") from error
+
+
+def _try(connection: Connection) -> None:
+    with connection.begin_nested() as trial:
+        insert_deliveries(connection, [_DELIVERY])
+        trial.rollback()
+    # What is taken back never reaches the disk, and the disk is what this is about.
+    connection.execute(delete(keys).where(keys.c.name == _PROBE_NAME))
+    value = secrets.token_bytes(_PROBE_BYTES)
+    connection.execute(insert(keys).values(name=_PROBE_NAME, value=value))
+
+
+_DELIVERY = Delivery(
+    kind="end_of_call",
+    received_at=datetime(2000, 1, 1, tzinfo=UTC),
+    outcome="stored",
+    status_code=200,
+    session_id=_PROBE_NAME,
+)

@@ -1,0 +1,135 @@
+"""`doctor`: looks a service over and says what to do."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlsplit
+
+import typer
+
+from ..exceptions import MillisHooksError
+from .terminal import add_row, console, note, table
+from .webhooks import is_loopback, require_web_url, webhook_url
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ..doctor import Finding, State
+    from ..settings import Settings
+    from ..target import Target
+
+_TIMEOUT_S = 10.0
+_MARKS = {"ok": "ok", "warn": "warn", "bad": "BAD"}
+_STYLES = {"ok": "green", "warn": "yellow", "bad": "bold red"}
+_NAME_WIDTH = len("unknown handlers")
+
+
+def doctor(
+    target: Annotated[
+        str | None,
+        typer.Argument(metavar="[TARGET]", help="Your application, as for `run`: looked at too."),
+    ] = None,
+    url: Annotated[
+        str | None,
+        typer.Option(help="Where Millis reaches the service, as https://hooks.example.com."),
+    ] = None,
+    fast: Annotated[
+        bool, typer.Option("--fast", help="Do not read the whole call log for damage.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Look over the settings, the disk, the call log, the clock and the way to the service.
+
+    Nothing is changed, and no handler is called. Ends with status 1 if anything is bad.
+    """
+    if url is not None:
+        require_web_url(url)
+    found = []
+    out = console()
+    for finding in _findings(target, url, fast=fast):
+        found.append(finding)
+        if not as_json:
+            _print(out, finding)
+    counts = Counter(finding.state for finding in found)
+    if as_json:
+        typer.echo(json.dumps({"checks": list(map(asdict, found)), "bad": counts["bad"]}, indent=2))
+    else:
+        _print_summary(counts, target, url)
+    if counts["bad"]:
+        raise typer.Exit(1)
+
+
+def _findings(target: str | None, url: str | None, *, fast: bool) -> Iterator[Finding]:
+    from ..doctor.examination import examine
+    from ..doctor.finding import bad
+
+    try:
+        found = _load(target)
+        settings = _settings(found)
+    except MillisHooksError as error:
+        name = "application" if target is not None else "settings"
+        yield bad(name, str(error), "Correct it: the service does not start.")
+        return
+    if found is not None:
+        from ..doctor.application import examine_application
+
+        yield from examine_application(found.import_string, found.hooks)
+    yield from examine(settings, datetime.now(UTC), reads_all=not fast)
+    if url is not None:
+        yield from _reach(settings, url)
+
+
+def _load(target: str | None) -> Target | None:
+    if target is None:
+        return None
+    from ..target import load_target
+
+    return load_target(target)
+
+
+def _settings(found: Target | None) -> Settings:
+    """Return the application's own settings; without one those of the environment."""
+    from ..settings import Settings
+
+    return found.hooks.settings if found is not None and found.hooks else Settings.load()
+
+
+def _reach(settings: Settings, url: str) -> Iterator[Finding]:
+    import httpx2
+
+    from ..doctor.reach import Addresses, examine_reach
+
+    is_local = is_loopback(urlsplit(url).hostname)
+    at = Addresses(
+        base=url.rstrip("/"),
+        prefetch=webhook_url(settings, "prefetch", url),
+        end_of_call=webhook_url(settings, "end_of_call", url),
+        is_local=is_local,
+    )
+    # A proxy for the outside cannot reach a service on this machine.
+    with httpx2.Client(timeout=_TIMEOUT_S, trust_env=not is_local) as client:
+        yield from examine_reach(client, at, datetime.now(UTC))
+
+
+def _print(out: Console, finding: Finding) -> None:
+    shown = table("", "", "", show_heads=False)
+    for column, width in zip(shown.columns, (4, _NAME_WIDTH), strict=False):
+        column.min_width = column.max_width = width
+    shown.columns[0].style = _STYLES[finding.state]
+    add_row(shown, _MARKS[finding.state], finding.name, finding.found)
+    if finding.advice:
+        add_row(shown, "", "", f"→ {finding.advice}")
+    out.print(shown)
+
+
+def _print_summary(counts: Counter[State], target: str | None, url: str | None) -> None:
+    typer.echo(f"{counts['bad']} bad, {counts['warn']} to look at, {counts['ok']} ok.")
+    if target is None:
+        note("Name your application to have its handlers and settings looked at too: app.py")
+    if url is None:
+        note("Not looked at from outside; add --url https://hooks.example.com")

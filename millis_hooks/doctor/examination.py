@@ -1,0 +1,80 @@
+"""All checks that need nothing but the settings and the call log, in the order of the report."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+from sqlalchemy import Connection, NullPool, create_engine, make_url
+from sqlalchemy.exc import SQLAlchemyError
+
+from ..call_log.database import describe
+from ..call_log.log_file import connect, schema_version
+from ..call_log.migrations import HEAD
+from ..exceptions import StorageError
+from ..settings import Settings
+from .clock import examine_clock
+from .disk import examine_disk
+from .finding import Finding, bad, ok
+from .log import RESTORE, examine_integrity, examine_mode, examine_schema, examine_sqlite
+from .settings import examine_settings
+from .work import examine_runner, examine_work
+
+_BUSY_TIMEOUT_S = 5.0
+
+
+def examine(settings: Settings, now: datetime, *, reads_all: bool = True) -> Iterator[Finding]:
+    """Look everything over that is on this machine.
+
+    Without `reads_all` the call log is not read to its end, which takes seconds for each GB.
+    """
+    yield from examine_settings(settings)
+    log = Path(str(make_url(settings.database_url).database)).resolve()
+    yield from examine_disk(log)
+    yield from examine_sqlite(sqlite3.sqlite_version_info)
+    if log.parent.is_dir():
+        yield from _examine_log(log, now, reads_all=reads_all)
+
+
+def _examine_log(log: Path, now: datetime, *, reads_all: bool) -> Iterator[Finding]:
+    if not log.exists():
+        yield ok("call log", f"none yet; the service makes {log} when it starts")
+        return
+    try:
+        version = schema_version(log, busy_timeout_s=_BUSY_TIMEOUT_S)
+        with _looking_into(log) as connection:
+            yield ok("call log", str(log))
+            yield examine_schema(version)
+            yield from _examine_content(connection, log, version, now, reads_all=reads_all)
+    except StorageError as error:
+        yield bad("call log", str(error), "Until then no call is kept.")
+    except SQLAlchemyError as error:
+        yield bad("call log", f"{log} cannot be read: {describe(error)}", RESTORE)
+
+
+def _examine_content(
+    connection: Connection, log: Path, version: str | None, now: datetime, *, reads_all: bool
+) -> Iterator[Finding]:
+    yield examine_mode(connection)
+    if reads_all:
+        yield examine_integrity(connection, log)
+    if version == HEAD:
+        yield from examine_clock(connection, now)
+        yield examine_runner(Path(f"{log}-runner"))
+        yield from examine_work(connection, now)
+
+
+@contextmanager
+def _looking_into(log: Path) -> Iterator[Connection]:
+    """A connection that cannot change anything."""
+    engine = create_engine(
+        "sqlite://",
+        creator=lambda: connect(log, busy_timeout_s=_BUSY_TIMEOUT_S, mode="ro"),
+        poolclass=NullPool,
+        hide_parameters=True,
+    )
+    with engine.connect() as connection:
+        yield connection

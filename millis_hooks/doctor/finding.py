@@ -1,0 +1,33 @@
+"""What a check found, and what to do about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+State = Literal["ok", "warn", "bad"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report. `advice` says what to do; empty when that is nothing."""
+
+    name: str
+    state: State
+    found: str
+    advice: str = ""
+
+
+def ok(name: str, found: str) -> Finding:
+    """Nothing has to be done."""
+    return Finding(name, "ok", found)
+
+
+def warn(name: str, found: str, advice: str) -> Finding:
+    """It works, and may not do so for ever or may not be meant."""
+    return Finding(name, "warn", found, advice)
+
+
+def bad(name: str, found: str, advice: str) -> Finding:
+    """It does not work, or is open to everybody."""
+    return Finding(name, "bad", found, advice)

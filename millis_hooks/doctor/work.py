@@ -1,0 +1,121 @@
+"""Checks of what is done after the acknowledgement: reading deliveries, and handler runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from sqlalchemy import Connection, and_, func, select
+
+from ..call_log.tables import IS_OPEN, IS_UNPARSED, deliveries, handler_runs, handlers, inbox
+from ..runs.holder import Holder
+from .finding import Finding, ok, warn
+
+_UNREAD_FOR = timedelta(minutes=1)
+_PENDING_FOR = timedelta(minutes=10)
+_runs = handler_runs.c
+
+
+def examine_runner(lock: Path) -> Finding:
+    """Tell whether a process does the runs, by its lock."""
+    if not _is_held(lock):
+        return warn(
+            "runner",
+            "no process runs handlers now",
+            "Start the service: millis-hooks run app.py",
+        )
+    return ok("runner", "a process runs handlers")
+
+
+def _is_held(lock: Path) -> bool:
+    holder = Holder(lock)
+    if not lock.exists():
+        return False
+    try:
+        return not holder.hold()
+    except OSError:  # it is another user's
+        return True
+    finally:
+        holder.let_go()
+
+
+def examine_work(connection: Connection, now: datetime) -> Iterator[Finding]:
+    """Look at what waits; on an up-to-date call log only."""
+    yield _unread(connection, now)
+    yield _unparsed(connection)
+    counted = select(_runs.state, func.count()).where(IS_OPEN, _runs.is_latest)
+    counts: dict[str, int] = dict(connection.execute(counted.group_by(_runs.state)).all())
+    yield _parked(counts.get("parked", 0))
+    yield _pending(connection, counts.get("pending", 0), now)
+    yield from _unknown(connection)
+
+
+def _unread(connection: Connection, now: datetime) -> Finding:
+    count = connection.scalar(select(func.count()).select_from(inbox)) or 0
+    oldest = connection.scalar(
+        select(deliveries.c.received_at)
+        .join(inbox, inbox.c.delivery_id == deliveries.c.id)
+        .order_by(deliveries.c.id)
+        .limit(1)
+    )
+    if oldest is not None and now - oldest > _UNREAD_FOR:
+        return warn(
+            "inbox",
+            f"{count:,} deliveries wait to be read, the oldest since {oldest:%Y-%m-%d %H:%M} UTC",
+            "Start the service. If it runs, its log says what keeps it from reading them.",
+        )
+    return ok("inbox", f"{count:,} deliveries wait to be read")
+
+
+def _unparsed(connection: Connection) -> Finding:
+    count = connection.scalar(select(func.count()).select_from(deliveries).where(IS_UNPARSED))
+    if count:
+        return warn(
+            "unparsed",
+            f"{count:,} deliveries could not be read; they are kept",
+            "The dashboard's /deliveries says why. After an upgrade: millis-hooks reparse "
+            "--unparsed",
+        )
+    return ok("unparsed", "every delivery could be read")
+
+
+def _parked(count: int) -> Finding:
+    if count:
+        return warn(
+            "parked runs",
+            f"{count:,} wait for a person",
+            "See why: millis-hooks runs --status parked. Then: millis-hooks replay --status parked",
+        )
+    return ok("parked runs", "none")
+
+
+def _pending(connection: Connection, count: int, now: datetime) -> Finding:
+    pending = select(func.min(_runs.state_since)).where(IS_OPEN, _runs.state == "pending")
+    oldest = connection.scalar(pending)
+    if oldest is not None and now - oldest > _PENDING_FOR:
+        return warn(
+            "pending runs",
+            f"{count:,}, the oldest since {oldest:%Y-%m-%d %H:%M} UTC",
+            "Start the service. If it runs, its handlers are too slow or too few at a time: see "
+            "MILLIS_HOOKS_HANDLER_CONCURRENCY.",
+        )
+    return ok("pending runs", f"{count:,}")
+
+
+def _unknown(connection: Connection) -> Iterator[Finding]:
+    known = and_(handlers.c.hook == _runs.hook, handlers.c.name == _runs.handler)
+    unknown = (
+        select(_runs.handler, func.count())
+        .select_from(handler_runs.outerjoin(handlers, known))
+        .where(IS_OPEN, _runs.is_latest, handlers.c.name.is_(None))
+        .group_by(_runs.handler)
+        .order_by(_runs.handler)
+    )
+    found = [f"{name} ({count:,})" for name, count in connection.execute(unknown)]
+    if found:
+        yield warn(
+            "unknown handlers",
+            f"runs are left of handlers that the application has no more: {', '.join(found)}",
+            "Bring them back under these names, or leave their runs parked.",
+        )

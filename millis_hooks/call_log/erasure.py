@@ -1,0 +1,72 @@
+"""Sees to it that what was deleted is gone from the file too.
+
+SQLite leaves deleted rows in the file until their place is used again, its full-text index keeps
+what it had until it is merged, and the -wal file holds pages as they were.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from functools import partial
+from typing import TypeVar
+
+from sqlalchemy import Connection, Engine, func, select, text
+
+from .removal import Write
+
+T = TypeVar("T")
+
+#: Pages of the search index, of about 4 KB, that are written in one transaction: beside a service
+#: at work, and where there is none.
+PAGES = 16
+PAGES_ALONE = 256
+#: What writers may have to wait, in milliseconds, while the -wal file waits for its readers.
+_CHECKPOINT_WAIT_MS = 50
+
+
+def overwriting(write: Write) -> Write:
+    """Return what writes as `write` does, and overwrites with zeros what is deleted."""
+
+    def overwrite(work: Callable[[Connection], T], /) -> T:
+        def work_overwriting(connection: Connection) -> T:
+            connection.exec_driver_sql("PRAGMA secure_delete=ON")
+            return work(connection)
+
+        return write(work_overwriting)
+
+    return overwrite
+
+
+def rewrite_search_index(write: Write, *, pages: int = PAGES) -> Iterator[None]:
+    """Write the search index anew without what was deleted, so many pages at each step."""
+    begins = -1  # a number below zero begins with everything there is
+    while overwriting(write)(partial(_merge, pages=begins * pages)):
+        yield
+        begins = 1
+
+
+def empty_wal(writer: Engine) -> bool:
+    """Write the -wal file into the log and empty it; False while somebody still reads from it."""
+    with closing(writer.raw_connection()) as connection:
+        cursor = connection.cursor()
+        usual_ms = cursor.execute("PRAGMA busy_timeout").fetchone()[0]
+        cursor.execute(f"PRAGMA busy_timeout={_CHECKPOINT_WAIT_MS}")
+        try:
+            is_busy: int = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        finally:
+            cursor.execute(f"PRAGMA busy_timeout={usual_ms}")
+        return not is_busy
+
+
+def _merge(connection: Connection, *, pages: int) -> bool:
+    """Merge so many pages; tell whether there was anything left to merge."""
+    changes = select(func.total_changes())
+    before: int = connection.execute(changes).scalar_one()
+    connection.execute(_MERGE, {"pages": pages})
+    after: int = connection.execute(changes).scalar_one()
+    # One change is the command itself: https://www.sqlite.org/fts5.html#the_merge_command
+    return after - before >= 2
+
+
+_MERGE = text("INSERT INTO call_search (call_search, rank) VALUES ('merge', :pages)")

@@ -1,0 +1,127 @@
+"""`forget`: removes everything kept about a telephone number, or under one session."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..exceptions import ConfigError
+from ..phones import digits_of
+from .opened_log import opened
+from .progress import progress
+from .removing import INTERRUPTED, ask, carry_out, is_served, rested, told_kept
+from .terminal import fail, note, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ..call_log.database import Database
+    from ..call_log.forget import Found
+    from ..call_log.removal import Removal
+    from ..settings import Settings
+
+#: So many sessions are named in a list.
+_NAMED = 20
+#: How often the -wal file is tried again when somebody reads from it, and after what pause.
+_TRIES, _PAUSE_S = 30, 0.1
+
+_STILL_THERE = "What was deleted may still lie in the file: millis-hooks vacuum removes it."
+_ELSEWHERE = (
+    "Backups and exports keep what they have. What was deleted earlier may lie in free space of "
+    "the file: millis-hooks vacuum removes it."
+)
+_REMEMBERED = "The service may still answer for this caller from memory (last_good): restart it."
+
+
+def forget(
+    who: Annotated[
+        str, typer.Argument(metavar="NUMBER|SESSION_ID", help="A number, however it is written.")
+    ],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Remove everything about a telephone number, or one session.
+
+    Of a number, that is every session from it, to it or with it, and every one whose prefetch or
+    metadata names it. What is removed is overwritten in the file.
+    """
+    from ..call_log import forget as forgetting
+    from ..settings import Settings
+
+    settings = Settings.load()
+    with opened(settings) as database:
+        found = _find(database, who, settings)
+        planned = forgetting.plan(database.reader, found)
+        typer.echo(printable(f"Kept about it: {planned}.{_named(found.session_ids)}"))
+        if planned.kept:
+            note(told_kept(planned.kept))
+        if dry_run:
+            return
+        kept = _carry_out(database, found, planned, asks=not yes) if planned.total else planned.kept
+    if settings.prefetch_fallback == "last_good":
+        note(_REMEMBERED)
+    if kept:
+        fail("Not everything is forgotten. Do this again once they are done.")
+
+
+def _carry_out(database: Database, found: Found, planned: Removal, *, asks: bool) -> int:
+    """Remove what was found, and return how many calls had to stay."""
+    from ..call_log import forget as forgetting
+    from ..call_log.removal import BATCH_ALONE_S, BATCH_S, writing_by
+
+    if asks:
+        ask("Remove them for good?")
+    served = is_served(database)
+    batches = forgetting.forget(
+        writing_by(database.writer), found, batch_s=BATCH_S if served else BATCH_ALONE_S
+    )
+    gone = carry_out(rested(batches, rests=served), planned)
+    typer.echo(f"Removed: {gone}.")
+    _erase(database, rests=served)
+    note(_ELSEWHERE)
+    return gone.kept
+
+
+def _find(database: Database, who: str, settings: Settings) -> Found:
+    from ..call_log import forget as forgetting
+
+    found = forgetting.find_session(database.reader, who)
+    if found.session_ids:
+        return found
+    if not forgetting.is_number(who):
+        fail(f"There is no session {who} in the call log, and this is no telephone number.")
+    if digits_of(who) in map(digits_of, settings.own_numbers):
+        raise ConfigError("This is one of MILLIS_HOOKS_OWN_NUMBERS: every call is with it.")
+    with progress(None):
+        found = forgetting.find_number(database.reader, who)
+        others = forgetting.mentions(database.reader, who, found)
+    if others:
+        note(f"It is spoken of in other sessions too, which stay:{_named(others)}")
+    return found
+
+
+def _named(session_ids: Sequence[str]) -> str:
+    shown = "".join(f"\n  {session_id}" for session_id in session_ids[:_NAMED])
+    more = len(session_ids) - _NAMED
+    return f"{shown}\n  and {more:,} more" if more > 0 else shown
+
+
+def _erase(database: Database, *, rests: bool) -> None:
+    """Remove from the file what deleting has left in it."""
+    from ..call_log.erasure import PAGES, PAGES_ALONE, empty_wal, rewrite_search_index
+    from ..call_log.removal import writing_by
+
+    steps = rewrite_search_index(writing_by(database.writer), pages=PAGES if rests else PAGES_ALONE)
+    try:
+        with progress(None):
+            for _ in rested(steps, rests=rests):
+                pass
+            for _ in range(_TRIES):
+                if empty_wal(database.writer):
+                    return
+                time.sleep(_PAUSE_S)
+    except KeyboardInterrupt:
+        fail(f"Stopped. {_STILL_THERE}", status=INTERRUPTED)
+    note("Somebody reads the log without pause: the -wal file keeps old pages until it is closed.")

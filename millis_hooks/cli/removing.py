@@ -1,0 +1,75 @@
+"""What commands that remove something have in common: a question, a bar, and manners towards a
+service that is at work on the same log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, TypeVar
+
+import typer
+
+from ..exceptions import ConfigError
+from .progress import progress
+from .terminal import fail
+
+if TYPE_CHECKING:
+    from ..call_log.database import Database
+    from ..call_log.removal import Removal
+
+T = TypeVar("T")
+
+#: What shells say of a command that was interrupted.
+INTERRUPTED = 130
+
+
+def ask(question: str) -> None:
+    """End the command unless somebody says yes."""
+    if not sys.stdin.isatty():
+        raise ConfigError("Nobody can be asked here. Add --yes to remove them.")
+    if not typer.confirm(question):
+        fail("Nothing was removed.")
+
+
+def is_served(database: Database) -> bool:
+    """Tell whether a service is at work on this log."""
+    from ..runs.holder import Holder
+
+    place = Holder(database.runner_lock)
+    try:
+        return not place.hold()
+    except OSError:  # no service could have made the file either
+        return False
+    finally:
+        place.let_go()
+
+
+def rested(batches: Iterator[T], *, rests: bool) -> Iterator[T]:
+    """Yield batch by batch; if it `rests`, a service gets as much time as each has taken."""
+    began = time.perf_counter()
+    for batch in batches:
+        yield batch
+        if rests:
+            time.sleep(time.perf_counter() - began)
+        began = time.perf_counter()
+
+
+def carry_out(batches: Iterator[Removal], planned: Removal) -> Removal:
+    """Remove batch by batch, with a bar, and return what went."""
+    from ..call_log.removal import Removal
+
+    gone = Removal()
+    try:
+        with progress(planned.total) as tell_done:
+            for removed in batches:
+                gone += removed
+                tell_done(gone.total)
+    except KeyboardInterrupt:
+        fail(f"Stopped. Removed so far: {gone}.", status=INTERRUPTED)
+    return gone
+
+
+def told_kept(number: int) -> str:
+    """Say how many stay, and why."""
+    return f"Kept for now: {number:,}, as handlers are not done or deliveries not processed."

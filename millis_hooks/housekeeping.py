@@ -1,0 +1,106 @@
+"""Removes what is older than `MILLIS_HOOKS_RETENTION_DAYS` and sums up what is settled, on a thread
+inside the service.
+
+Whoever delivers comes first: a batch is small, and after each the thread rests for many times as
+long as it took.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from sqlalchemy import Engine
+
+from .call_log.analytics.summaries import summarize
+from .call_log.removal import Removal
+from .call_log.retention import prune
+from .call_log.writer import Writer
+from .failures import describe_failure
+
+logger = logging.getLogger("millis_hooks.housekeeping")
+
+#: After a start there is other work to do.
+FIRST_S = 60.0
+EVERY_S = 3600.0
+#: How many times as long as a batch took is rested after it, and how long in a flood.
+REST = 9
+REST_IN_FLOOD_S = 1.0
+
+
+class Housekeeper:
+    """Sees to the call log every hour, in the one process of several that `is_ours` says."""
+
+    def __init__(
+        self,
+        reader: Engine,
+        writer: Writer,
+        *,
+        retention_days: int,
+        is_ours: Callable[[], bool],
+        now: Callable[[], datetime],
+    ) -> None:
+        """`retention_days` of 0 keeps everything."""
+        self._reader = reader
+        self._writer = writer
+        self._retention = timedelta(days=retention_days)
+        self._is_ours = is_ours
+        self._now = now
+        self._closing = threading.Event()
+        self._thread = threading.Thread(
+            target=self._run, name="millis-hooks-housekeeping", daemon=True
+        )
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        """Finish the batch at hand; the rest goes another time."""
+        self._closing.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def tidy(self) -> Removal:
+        """Prune once, and return what went. Raises `StorageError`."""
+        if not self._retention:
+            return Removal()
+        now = self._now()
+        before = now - self._retention
+        batches = prune(self._reader, self._writer.run, before=before, now=now)
+        gone = Removal()
+        began = time.perf_counter()
+        for removed in batches:
+            gone += removed
+            if self._closing.wait(self._rest_s(time.perf_counter() - began)):
+                break
+            began = time.perf_counter()
+        if gone.total:
+            logger.info("%s removed, received before %s", gone, f"{before:%Y-%m-%d %H:%M} UTC")
+        return gone
+
+    def sum_up(self) -> None:
+        """Summarize the hours that changed, for the analytics. Raises `StorageError`."""
+        began = time.perf_counter()
+        for _ in summarize(self._reader, self._writer.run, now=self._now()):
+            if self._closing.wait(self._rest_s(time.perf_counter() - began)):
+                break
+            began = time.perf_counter()
+
+    def _run(self) -> None:
+        wait_s = FIRST_S
+        while not self._closing.wait(wait_s):
+            wait_s = EVERY_S
+            try:
+                if self._is_ours():
+                    self.tidy()
+                    self.sum_up()
+            except Exception as error:  # whatever it is: the thread must live
+                logger.error(
+                    "the call log is not tidied for another hour: %s", describe_failure(error)
+                )
+
+    def _rest_s(self, took_s: float) -> float:
+        return max(REST * took_s, REST_IN_FLOOD_S if self._writer.is_flooded else 0.0)

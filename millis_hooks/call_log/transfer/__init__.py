@@ -1,0 +1,1 @@
+"""Out and in: calls as CSV, JSON lines and Parquet, and back from JSON lines."""

@@ -1,0 +1,185 @@
+"""Calls from a file, into the call log.
+
+What is read becomes deliveries and is stored and processed as if it had come in by webhook, except
+that it is marked as imported: handlers are for calls that have just ended, and none is called for
+it. A delivery the log already has is left out, so an import that was cut short is simply begun
+again.
+
+Besides lines that `millis-hooks export --raw` made, entries of Millis' call logs are read: alone,
+in a list, or in the object that Millis' API answers with. An entry is kept as the end-of-call it
+tells of, in compact JSON, as if received when the call ended.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+from pydantic_core import to_json
+from sqlalchemy import Connection, Row, and_, func, or_, select
+
+from ...call_status import UNDER_WAY
+from ...events import EndOfCall
+from ...exceptions import PayloadError
+from ...wire import Json, describe, read_json
+from ..database import Database
+from ..deliveries import Delivery, content_hash, insert_deliveries
+from ..processing import Processor
+from ..tables import deliveries
+from ..values import clean_text, clean_time
+from ..writer import Writer
+from .lines import is_call_line, read_call_line
+
+#: The lists in the answers of Millis' API: of `/call-logs` and of `/agents/{id}/call-histories`.
+_LISTS = ("histories", "items")
+
+#: Stored in one transaction: so many deliveries, or about so many bytes.
+_DELIVERIES = 200
+_BYTES = 2 * 1024 * 1024
+
+
+class Found(NamedTuple):
+    """A delivery from a file. Of Millis' entries the body tells whether the log has it, of our own
+    also the time: a redelivery is a delivery of its own."""
+
+    delivery: Delivery
+    is_entry: bool = False
+
+
+@dataclass(slots=True)
+class Tally:
+    """How many deliveries were stored, were in the log already, and are of calls not yet over."""
+
+    stored: int = 0
+    known: int = 0
+    under_way: int = 0
+
+
+def entries(text: bytes) -> Sequence[Json]:
+    """Return the calls that a line, or a file, of JSON holds; raises `PayloadError` for no JSON."""
+    value = read_json(text)
+    if isinstance(value, dict) and "session_id" not in value:
+        value = next((value[name] for name in _LISTS if name in value), value)
+    return value if isinstance(value, list) else [value]
+
+
+def read_call(value: Json, now: datetime) -> list[Found]:
+    """Return what a call brings along: nothing, if it is not over.
+
+    Raises `PayloadError` for what is no call, neither a line of ours nor an entry of Millis'.
+    """
+    if not isinstance(value, dict):
+        raise PayloadError(f"not a call but {describe(value)}")
+    if is_call_line(value):
+        return [Found(delivery) for delivery in read_call_line(value)]
+    call = EndOfCall.from_raw(value)
+    if call.call_status in UNDER_WAY:
+        return []
+    delivery = Delivery(
+        kind="end_of_call",
+        received_at=_ended_at(call, now),
+        outcome="stored",
+        status_code=200,
+        session_id=clean_text(call.session_id),
+        reason="from Millis' call log",
+        content_type="application/json",
+        body=to_json(value),
+        imported=True,
+    )
+    return [Found(delivery, is_entry=True)]
+
+
+def _ended_at(call: EndOfCall, now: datetime) -> datetime:
+    """Return when the call was over by Millis' clock; now, if that is not known or yet to come."""
+    started_at = clean_time(call.started_at)
+    if started_at is None:
+        return now
+    try:
+        return min(started_at + timedelta(seconds=call.duration_s or 0), now)
+    except OverflowError:
+        return now
+
+
+class Importer:
+    """Stores and processes what is found, in transactions of a few milliseconds."""
+
+    def __init__(
+        self, database: Database, writer: Writer, *, own_numbers: frozenset[str] = frozenset()
+    ) -> None:
+        self.tally = Tally()
+        self._writer = writer
+        self._processor = Processor(
+            database, writer, runs_for=lambda call: (), own_numbers=own_numbers
+        )
+        self._waiting: list[Found] = []
+        self._bytes = 0
+
+    def take(self, value: Json, now: datetime) -> None:
+        """Take a call, and store all that wait when they are many; raises as `read_call` does."""
+        brought = read_call(value, now)
+        self.tally.under_way += not brought
+        self._waiting += brought
+        self._bytes += sum(len(found.delivery.body) for found in brought)
+        if len(self._waiting) >= _DELIVERIES or self._bytes >= _BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Store and process all that wait; once this returns, they are in the log."""
+        waiting, self._waiting, self._bytes = self._waiting, [], 0
+        rows = self._writer.run(lambda connection: _store(connection, waiting))
+        for wave in _waves(rows):
+            self._processor.process(wave)
+        self.tally.stored += len(rows)
+        self.tally.known += len(waiting) - len(rows)
+
+
+def _store(connection: Connection, waiting: Sequence[Found]) -> Sequence[Row[Any]]:
+    """Store what the log does not have, and return the rows of it."""
+    newest = connection.scalar(select(func.coalesce(func.max(deliveries.c.id), 0)))
+    insert_deliveries(connection, list(_unknown(connection, waiting)))
+    stored = select(deliveries).where(deliveries.c.id > newest).order_by(deliveries.c.id)
+    return connection.execute(stored).all()
+
+
+def _unknown(connection: Connection, waiting: Sequence[Found]) -> Iterator[Delivery]:
+    known = _known(connection, [found.delivery for found in waiting])
+    for delivery, is_entry in waiting:
+        body = (delivery.kind, delivery.session_id, _hash(delivery.body))
+        at = (*body, delivery.received_at)
+        if (body if is_entry else at) not in known:
+            known |= {body, at}
+            yield delivery
+
+
+def _known(connection: Connection, waiting: Sequence[Delivery]) -> set[tuple[Any, ...]]:
+    """Return what tells the deliveries of these sessions: their bodies, and these with the time."""
+    c = deliveries.c
+    sessions = {delivery.session_id for delivery in waiting}
+    apart = [delivery.received_at for delivery in waiting if delivery.session_id is None]
+    these = or_(
+        c.session_id.in_(sessions - {None}), and_(c.session_id.is_(None), c.received_at.in_(apart))
+    )
+    found = select(c.kind, c.session_id, c.content_hash, c.received_at).where(these)
+    rows = connection.execute(found).all()
+    return {row[:3] for row in rows} | {row[:] for row in rows}
+
+
+def _hash(body: bytes) -> bytes | None:
+    return content_hash(body) if body else None
+
+
+def _waves(rows: Sequence[Row[Any]]) -> list[list[Row[Any]]]:
+    """Split rows so that none is in the same list as another of its session."""
+    waves: list[list[Row[Any]]] = []
+    before: Counter[str] = Counter()
+    for row in rows:
+        number = before[row.session_id] if row.session_id is not None else 0
+        if number == len(waves):
+            waves.append([])
+        waves[number].append(row)
+        if row.session_id is not None:
+            before[row.session_id] += 1
+    return waves

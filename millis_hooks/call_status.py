@@ -33,6 +33,20 @@ class CallStatus(StrEnum):
     CHAT_COMPLETION = "chat_completion"
 
 
+#: The statuses of a call that is not over.
+UNDER_WAY = frozenset(
+    {
+        CallStatus.REGISTERED,
+        CallStatus.QUEUED,
+        CallStatus.DISPATCHING,
+        CallStatus.PROVIDER_QUEUED,
+        CallStatus.INITIATED,
+        CallStatus.RINGING,
+        CallStatus.IN_PROGRESS,
+    }
+)
+
+
 class Outcome(StrEnum):
     """What became of a call, in the few words a team acts on."""
 

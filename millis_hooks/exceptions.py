@@ -64,3 +64,14 @@ class HandlerTimeoutError(HandlerError):
 
 class StorageError(MillisHooksError):
     """The call log could not be read or written. The driver's error is in `__cause__`."""
+
+
+class StorageOutageError(StorageError):
+    """Nothing can be stored now: the disk is full, the file locked, read-only, damaged or gone.
+
+    What was to be stored is not to blame, and may be stored later.
+    """
+
+
+class WrongFileError(StorageError):
+    """The file is damaged, or was made by another program. Nothing in it has been changed."""

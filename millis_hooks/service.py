@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -13,6 +14,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from .call_log import CallLog
 from .end_of_call import EndOfCallEndpoint
 from .events import EndOfCall
+from .failures import hide_by, hide_no_more_by
+from .housekeeping import Housekeeper
 from .prefetch import PrefetchEndpoint, encode_default
 from .routing import Router
 from .runs.holder import Holder
@@ -22,6 +25,9 @@ from .runs.runner import Runner
 from .settings import Settings
 from .version import __version__
 from .workbench import Lifespan, Workbench
+
+if TYPE_CHECKING:
+    from .masking import MaskPolicy
 
 
 class Service:
@@ -42,6 +48,9 @@ class Service:
             on_runs=lambda: self._wake_runner(),
             own_numbers=settings.own_numbers,
         )
+        self._hidden = _hidden(settings)
+        if self._hidden is not None:
+            hide_by(self._hidden)
         writer = self.call_log.writer
         writer.run(lambda connection: write_handlers(connection, router, _now()))
         self.runner = Runner(
@@ -55,10 +64,22 @@ class Service:
         )
         self._wake_runner = self.runner.wake
         self.runner.start()
-        self.prefetch = PrefetchEndpoint(
-            settings, router, workbench, writer.record, default=default
+        self._housekeeper = Housekeeper(
+            self.call_log.database.reader,
+            writer,
+            retention_days=settings.retention_days,
+            is_ours=lambda: self.runner.status.role == "working",
+            now=_now,
         )
-        self.end_of_call = EndOfCallEndpoint(settings, writer.store, writer.record)
+        self._housekeeper.start()
+        store, record = writer.store, writer.record
+        if settings.redact_before_store and self._hidden is not None:
+            from .redaction import Redaction
+
+            redaction = Redaction(self._hidden, store, record)
+            store, record = redaction.store, redaction.record
+        self.prefetch = PrefetchEndpoint(settings, router, workbench, record, default=default)
+        self.end_of_call = EndOfCallEndpoint(settings, store, record)
         self._settings = settings
         self._site: ASGIApp | None = None
 
@@ -87,12 +108,15 @@ class Service:
         """Let the handlers at work end, within bounds, and close the call log."""
         grace_s = self._settings.handler_grace_s
         await asyncio.to_thread(partial(self.runner.close, grace_s=grace_s))
+        await asyncio.to_thread(self._housekeeper.close)
         await self._workbench.stop()
         await asyncio.to_thread(self.call_log.close)
+        if self._hidden is not None:
+            hide_no_more_by(self._hidden)
 
     def check_storage(self) -> None:
         """Raise `StorageError` unless an end-of-call would be stored now."""
-        self.call_log.writer.run(lambda connection: None)
+        self.call_log.check()
 
     async def dashboard(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a page. The dashboard is made for the first one: calls do not wait for it."""
@@ -103,6 +127,7 @@ class Service:
     def _make_dashboard(self) -> ASGIApp:
         from .call_log.queries import Queries
         from .dashboard import DashboardSettings, dashboard
+        from .masking import MaskPolicy
         from .operators import Operators
 
         operators = Operators(
@@ -116,7 +141,7 @@ class Service:
             Queries(self.call_log.database.reader),
             operators,
             replay=self._replay,
-            settings=DashboardSettings(version=__version__),
+            settings=DashboardSettings(version=__version__, mask=MaskPolicy.of(self._settings)),
             now=_now,
         )
 
@@ -132,6 +157,15 @@ class Service:
 
     def _runs_for(self, call: EndOfCall) -> list[str]:
         return [handler.name for handler in self._router.matching("end_of_call", call)]
+
+
+def _hidden(settings: Settings) -> MaskPolicy | None:
+    """Return what is kept out of the logs, and out of the call log if that is redacted."""
+    if settings.mask_numbers == settings.mask_text == "none" and not settings.redact_before_store:
+        return None  # masking compiles its patterns when it is imported: most never need it here
+    from .redaction import policy_of
+
+    return policy_of(settings)
 
 
 def _now() -> datetime:

@@ -25,6 +25,7 @@ MIN_SECRET_CHARS = 16
 
 Secrets = tuple[SecretStr, ...]
 Hook = Literal["prefetch", "end_of_call"]
+Level = Literal["none", "partial", "full"]
 
 
 class Settings(BaseSettings):
@@ -116,6 +117,32 @@ class Settings(BaseSettings):
     )
     handler_grace_s: float = Field(
         5.0, ge=0, le=3600, description="Seconds that end-of-call handlers get to end at a stop."
+    )
+
+    # What is hidden
+    mask_numbers: Level = Field(
+        "none",
+        description="How much of phone numbers is hidden on pages, in output and in exports: none, "
+        "partial (+1415•••••34) or full. Your own are always shown.",
+    )
+    mask_text: Level = Field(
+        "none",
+        description="How much of what was said and of metadata is hidden: none, partial (long "
+        "numbers and e-mail addresses) or full.",
+    )
+    redact_before_store: bool = Field(
+        False,
+        description="Store nothing but what MASK_NUMBERS and MASK_TEXT show (both full if neither "
+        "is set). Handlers of ended calls get no more either.",
+    )
+
+    # What is kept
+    retention_days: int = Field(
+        90,
+        ge=0,
+        le=36_500,
+        description="Days after which calls and all that belongs to them are removed; 0 keeps "
+        "them.",
     )
 
     # The dashboard

@@ -19,6 +19,7 @@ from stored_calls import NOW, StoredCalls
 
 from millis_hooks.dashboard import DashboardSettings, dashboard
 from millis_hooks.exceptions import StorageError
+from millis_hooks.masking import SECRETS_ALONE, MaskPolicy
 from millis_hooks.operators import Operators
 from millis_hooks.runs.replay import Replayed
 
@@ -59,7 +60,14 @@ class Page(HTMLParser):
 class Site:
     """A dashboard over a call log of its own, and a browser that is signed in to it."""
 
-    def __init__(self, folder: Path, *, password: str | None = PASSWORD, prefix: str = "") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        password: str | None = PASSWORD,
+        prefix: str = "",
+        mask: MaskPolicy = SECRETS_ALONE,
+    ) -> None:
         self.stored = StoredCalls(folder)
         self.now = NOW
         operators = Operators(
@@ -73,7 +81,7 @@ class Site:
             self.stored.queries,
             operators,
             replay=self._replay,
-            settings=DashboardSettings("1.2.3"),
+            settings=DashboardSettings("1.2.3", mask=mask),
             now=self._now,
         )
         self.app = Starlette(routes=[Mount(prefix, app)]) if prefix else app

@@ -12,7 +12,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
-from http.client import HTTPConnection, HTTPException
+from http.client import HTTPConnection, HTTPException, HTTPResponse
 from pathlib import Path
 
 from storage import eventually, opened, rows, url_in
@@ -94,6 +94,10 @@ class Server:
         self._site = site
         self._port = port
 
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self._port}"
+
     def kill(self) -> None:
         self.process.kill()
         self.process.wait(20)
@@ -101,6 +105,14 @@ class Server:
     def stop(self) -> None:
         self.process.send_signal(signal.SIGTERM)
         assert self.process.wait(20) == 0
+
+    def ask(self, method: str, path: str, body: bytes | None = None) -> HTTPResponse:
+        """Send one request with the secret, and return what came back, read."""
+        with closing(self._connect()) as connection:
+            connection.request(method, path, body, {"Authorization": f"Bearer {SECRET}"})
+            response = connection.getresponse()
+            response.read()
+            return response
 
     def deliver(self, session_id: str) -> None:
         """Deliver one end of a call, and see it acknowledged."""

@@ -10,16 +10,16 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "millis_hooks"
 
 LAYERS: list[set[str]] = [
-    {"version", "exceptions", "settings"},
+    {"version", "exceptions", "settings", "payload_places"},
     {"call_status", "phones", "variables", "masking", "wire", "retries"},
     {"query_string", "failures"},
     {"events"},
-    {"parked"},
+    {"parked", "drift_detection"},
     {"handlers", "signatures"},
     {"options"},
     {"registration"},
     {"samples", "auth", "routing", "content_encoding", "answers", "call_log"},
-    {"courier", "running", "replies", "operators"},
+    {"courier", "running", "replies", "operators", "redaction", "housekeeping"},
     {"interruption"},
     {"handler_threads"},
     {"workbench"},
@@ -28,11 +28,12 @@ LAYERS: list[set[str]] = [
     {"service"},
     {"app"},
     {"server", "target"},
+    {"doctor"},
     {"cli"},
 ]
 RANKS = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 # Rank for rank, what may be imported from beside.
-BESIDE = {("settings", "exceptions"), ("answers", "content_encoding")}
+BESIDE = {("masking", "wire"), ("settings", "exceptions"), ("answers", "content_encoding")}
 
 
 def modules() -> list[Path]:

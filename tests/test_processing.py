@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import text
@@ -17,7 +18,14 @@ from millis_hooks.call_log.derived import save
 from millis_hooks.call_log.digest import digest_end_of_call
 from millis_hooks.call_log.processing import Processor
 from millis_hooks.call_log.search import matching_ids
-from millis_hooks.call_log.tables import calls, cost_items, deliveries, handler_runs, inbox
+from millis_hooks.call_log.tables import (
+    call_metadata,
+    calls,
+    cost_items,
+    deliveries,
+    handler_runs,
+    inbox,
+)
 from millis_hooks.call_log.writer import Writer
 from millis_hooks.events import EndOfCall
 from millis_hooks.exceptions import StorageError
@@ -85,13 +93,45 @@ def test_whoever_does_runs_is_woken_only_when_there_are_some(log: Log) -> None:
     assert log.times_woken == 1
 
 
-def test_a_redelivery_changes_nothing(log: Log) -> None:
+def test_a_redelivery_changes_nothing_but_that_it_is_told_of(log: Log) -> None:
     delivery = ended("-s1")
     log.process(delivery)
-    before = [rows(log.database, table) for table in (calls, cost_items, handler_runs)]
+    tables = (calls, call_metadata, cost_items, handler_runs)
+    before = [rows(log.database, table) for table in tables]
     log.process(delivery, delivery._replace(received_at=NOW + timedelta(hours=1)))
-    assert [rows(log.database, table) for table in (calls, cost_items, handler_runs)] == before
+    (call,), *others = [rows(log.database, table) for table in tables]
+    assert dict(call._mapping) == {**before[0][0]._mapping, "repeated": True}
+    assert others == before[1:]
     assert len(rows(log.database, deliveries)) == 3
+
+
+def test_metadata_of_an_ended_call_is_kept_as_text(log: Log) -> None:
+    sent: dict[str, Any] = {"tier": "gold", "age": 41, "vip": True, "tags": ["a", "ü"]}
+    sent |= {"none": None, "": "\0"}
+    log.process(ended("-s1", end_of_call_body(session_id="-s1", metadata=sent)))
+    kept = {row.key: row.value for row in rows(log.database, call_metadata)}
+    assert kept == {
+        "tier": "gold", "age": "41", "vip": "true", "tags": '["a", "ü"]', "none": "null", "": "�",
+    }  # fmt: skip
+
+
+def test_metadata_without_end_is_cut(log: Log) -> None:
+    deep: Any = []
+    for _ in range(150):
+        deep = [deep]
+    sent = {"k" * 500: "v" * 500, "k" * 501: "w", "deep": deep}
+    sent |= {str(number): number for number in range(1000)}
+    log.process(ended("-s1", end_of_call_body(session_id="-s1", metadata=sent)))
+    kept = rows(log.database, call_metadata)
+    assert len(kept) < 60
+    assert max(len(row.key + row.value) for row in kept) <= 400
+
+
+def test_metadata_is_listed_by_when_its_call_was_received(log: Log) -> None:
+    body = end_of_call_body(session_id="-s1", metadata={"tier": "gold"})
+    log.process(ended("-s1", body), prefetched("-s1", at=NOW - timedelta(minutes=3)))
+    (call,), (kept,) = rows(log.database, calls), rows(log.database, call_metadata)
+    assert kept.received_at == call.received_at == NOW - timedelta(minutes=3)
 
 
 def test_another_body_for_the_same_call_stays_beside_the_first(log: Log) -> None:

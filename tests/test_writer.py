@@ -18,7 +18,7 @@ from millis_hooks.call_log.database import Database
 from millis_hooks.call_log.deliveries import Delivery
 from millis_hooks.call_log.tables import deliveries, inbox, keys
 from millis_hooks.call_log.writer import Writer
-from millis_hooks.exceptions import StorageError
+from millis_hooks.exceptions import StorageError, StorageOutageError
 
 NOT_STORABLE = ended("half \ud83d of a pair")
 
@@ -198,7 +198,7 @@ def test_a_full_disk_acknowledges_nobody(database: Database, writer: Writer) -> 
     writer.run(fill_disk)
     large = b"." * 100_000
     results = store_all(writer, *(ended(f"-s{n}", large) for n in range(3)))
-    assert [type(result) for result in results] == [StorageError] * 3
+    assert [type(result) for result in results] == [StorageOutageError] * 3
     assert "full" in str(results[0])
     assert stored(database) == []
 

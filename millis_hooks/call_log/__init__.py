@@ -14,6 +14,7 @@ from .database import Database
 from .digest import RunsFor
 from .migrations import migrate
 from .processing import Processor
+from .readiness import Readiness, require_sound
 from .tables import keys
 from .writer import Writer
 
@@ -34,11 +35,17 @@ class CallLog:
         own_numbers: frozenset[str] = frozenset(),
     ) -> None:
         self.database = Database(url)
-        migrate(self.database)
+        try:
+            migrate(self.database)
+            require_sound(self.database)
+        except BaseException:
+            self.database.close()
+            raise
         self.writer = Writer(self.database.writer, on_stored=self._wake)
         self.processor = Processor(
             self.database, self.writer, runs_for=runs_for, on_runs=on_runs, own_numbers=own_numbers
         )
+        self._readiness = Readiness(self.writer)
         self.writer.start()
         self.processor.start()
 
@@ -47,6 +54,10 @@ class CallLog:
         self.processor.close()
         self.writer.close()
         self.database.close()
+
+    def check(self) -> None:
+        """Raise `StorageError` unless a delivery would be stored now. Blocks a little."""
+        self._readiness.check()
 
     def key(self, name: str) -> bytes:
         """Return the key of this name, the same for every process on this log."""

@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 from sqlalchemy import Connection, func, insert, select
 
+from .raw_bytes import MARK, storable
 from .tables import deliveries, inbox
 
 Kind = Literal["prefetch", "end_of_call"]
@@ -31,6 +32,7 @@ class Delivery(NamedTuple):
     answer: bytes | None = None
     body: bytes = b""
     redacted: bool = False
+    imported: bool = False
 
 
 _COLUMNS = (*Delivery._fields, "content_hash")
@@ -66,9 +68,11 @@ def _insert(rows: int) -> str:
 
 
 def _row(delivery: Delivery) -> tuple[Any, ...]:
+    body = delivery.body
+    if body.startswith(MARK):
+        delivery = delivery._replace(body=storable(body))
     kind, received_at, *rest = delivery
     moment = received_at.astimezone(UTC).isoformat(" ", "microseconds")[
         : len("2000-01-01 00:00:00.000000")
     ]
-    body = delivery.body
     return (kind, moment, *rest, content_hash(body) if body else None)

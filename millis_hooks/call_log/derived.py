@@ -11,12 +11,12 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
-from sqlalchemy import Connection, case, delete, func, insert, select, update
+from sqlalchemy import Connection, and_, case, delete, func, insert, select, update
 
 from .digest import Columns, Digest
 from .new_runs import pending_run
 from .search import call_search
-from .tables import calls, cost_items, deliveries, handler_runs, inbox
+from .tables import call_metadata, calls, cost_items, deliveries, drift, handler_runs, inbox
 from .values import clean_text
 
 #: What both webhooks tell. A prefetch fills it in only where the end has not.
@@ -27,10 +27,16 @@ def save(connection: Connection, digests: Sequence[Digest], done: Sequence[int])
     """Write what `digests` say and take `done` out of the inbox. Repeating it changes nothing."""
     in_inbox = select(inbox.c.delivery_id).where(inbox.c.delivery_id.in_(done))
     waiting = set(connection.execute(in_inbox).scalars())
-    new = [digest for digest in digests if digest.delivery_id in waiting]
-    _save_prefetches(connection, [digest for digest in new if not digest.ends_call])
-    _save_ended_calls(connection, [digest for digest in new if digest.ends_call])
+    derive(connection, [digest for digest in digests if digest.delivery_id in waiting])
     connection.execute(delete(inbox).where(inbox.c.delivery_id.in_(done)))
+
+
+def derive(connection: Connection, digests: Sequence[Digest]) -> None:
+    """Write what `digests`, none of the same session as another, say that was not said before."""
+    told = [digest for digest in digests if digest.call]
+    _save_prefetches(connection, [digest for digest in told if not digest.ends_call])
+    _save_ended_calls(connection, [digest for digest in told if digest.ends_call])
+    _insert(connection, drift, _drift_rows(digests))
 
 
 def give_up(connection: Connection, delivery_id: int, reason: str) -> None:
@@ -48,16 +54,29 @@ def _save_prefetches(connection: Connection, digests: Sequence[Digest]) -> None:
     searchable = set(connection.execute(known).scalars())  # maybe by what was said, too
     rows = _search_rows(ids, digests)
     _insert(connection, call_search, [row for row in rows if row["rowid"] not in searchable])
+    _date_metadata(connection, searchable)
+
+
+def _date_metadata(connection: Connection, call_ids: Collection[int]) -> None:
+    """Let metadata follow its call, which a prefetch that was processed late sets back in time."""
+    of_call = select(calls.c.received_at).where(calls.c.id == call_metadata.c.call_id)
+    received_at = of_call.scalar_subquery()
+    moved = and_(call_metadata.c.call_id.in_(call_ids), call_metadata.c.received_at != received_at)
+    if call_ids:
+        connection.execute(update(call_metadata).where(moved).values(received_at=received_at))
 
 
 def _save_ended_calls(connection: Connection, digests: Sequence[Digest]) -> None:
     ended = _already_ended(connection, [digest.call["session_id"] for digest in digests])
     first = [digest for digest in digests if digest.call["session_id"] not in ended]
+    again = [digest for digest in digests if digest.call["session_id"] in ended]
+    _mark_repeated(connection, again)
     if not first:
         return
     ids = _upsert(connection, [digest.call for digest in first], kind="end_of_call")
     owned = [(ids[digest.call["session_id"]], digest) for digest in first]
     _insert(connection, cost_items, _cost_rows(owned))
+    _insert(connection, call_metadata, _metadata_rows(connection, owned))
     _insert(connection, handler_runs, _run_rows(owned))
     connection.execute(delete(call_search).where(call_search.c.rowid.in_(ids.values())))
     _insert(connection, call_search, _search_rows(ids, first))
@@ -70,8 +89,29 @@ def _already_ended(connection: Connection, session_ids: Sequence[str]) -> Collec
     return set(connection.execute(ended).scalars()) if session_ids else ()
 
 
+def _mark_repeated(connection: Connection, digests: Sequence[Digest]) -> None:
+    again = and_(
+        calls.c.session_id.in_([digest.call["session_id"] for digest in digests]),
+        calls.c.delivery_id.not_in([digest.delivery_id for digest in digests]),
+    )
+    if digests:
+        connection.execute(update(calls).where(again).values(repeated=True))
+
+
 def _cost_rows(owned: Sequence[tuple[int, Digest]]) -> list[Columns]:
     return [{"call_id": id_, **item} for id_, digest in owned for item in digest.cost_items]
+
+
+def _metadata_rows(connection: Connection, owned: Sequence[tuple[int, Digest]]) -> list[Columns]:
+    received = select(calls.c.id, calls.c.received_at).where(
+        calls.c.id.in_([id_ for id_, digest in owned if digest.metadata])
+    )
+    received_at = {row.id: row.received_at for row in connection.execute(received)}
+    return [
+        {"call_id": id_, "key": key, "value": value, "received_at": received_at[id_]}
+        for id_, digest in owned
+        for key, value in digest.metadata.items()
+    ]
 
 
 def _run_rows(owned: Sequence[tuple[int, Digest]]) -> list[Columns]:
@@ -79,6 +119,12 @@ def _run_rows(owned: Sequence[tuple[int, Digest]]) -> list[Columns]:
         pending_run(id_, handler, digest.call["ended_at"])
         for id_, digest in owned
         for handler in digest.handlers
+    ]
+
+
+def _drift_rows(digests: Sequence[Digest]) -> list[Columns]:
+    return [
+        {"delivery_id": digest.delivery_id, **found} for digest in digests for found in digest.drift
     ]
 
 

@@ -5,12 +5,18 @@ Pure: bytes in, rows out. Everything here can be derived again from the raw deli
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import islice
 from typing import Any
 
+from sqlalchemy import Row
+
 from ..events import EndOfCall, Message, PrefetchRequest
+from ..exceptions import PayloadError
+from .drift import drift_rows
 from .values import clean_float, clean_int, clean_text, clean_time
 
 #: The handlers that want this call, by name.
@@ -18,20 +24,53 @@ RunsFor = Callable[[EndOfCall], Iterable[str]]
 
 _SNIPPET_CHARS = 300
 _SEARCHED_CHARS = 200_000
+_METADATA_KEYS = 50
+_METADATA_CHARS = 200
 
 Columns = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Digest:
-    """One processed delivery; `call` holds columns of `calls`, `session_id` among them."""
+    """One processed delivery; `call` holds columns of `calls`, `session_id` among them.
+
+    It is empty where a prefetch names no session; then all there is to say is what was wrong.
+    """
 
     delivery_id: int
     call: Columns
     ends_call: bool = False
     cost_items: list[Columns] = field(default_factory=list)
+    metadata: dict[str, str] = field(default_factory=dict)
     search_text: str = ""
     handlers: list[str] = field(default_factory=list)
+    drift: list[Columns] = field(default_factory=list)
+
+
+def digest_delivery(
+    row: Row[Any], *, own_numbers: frozenset[str], runs_for: RunsFor
+) -> Digest | None:
+    """Say what a row of `deliveries` tells; None for one that cannot be read.
+
+    Nobody is asked whether they want to handle what was imported.
+    """
+    if row.kind == "prefetch":
+        return _digest_query(row, own_numbers)
+    try:
+        call = EndOfCall.parse(row.body, own_numbers=own_numbers)
+    except PayloadError:
+        return None  # known since it was stored, and shown as unparsed
+    wanted_by = (lambda _call: ()) if row.imported else runs_for
+    return digest_end_of_call(row.id, row.received_at, call, wanted_by)
+
+
+def _digest_query(row: Row[Any], own_numbers: frozenset[str]) -> Digest | None:
+    call = PrefetchRequest.parse((row.query or "").encode(), own_numbers=own_numbers)
+    if not call.session_id:
+        return Digest(row.id, {}, drift=drift_rows(call, row.received_at))
+    return digest_prefetch(
+        row.id, row.received_at, call, outcome=row.outcome, latency_ms=row.latency_ms
+    )
 
 
 def digest_prefetch(
@@ -56,20 +95,28 @@ def digest_prefetch(
         "prefetch_outcome": outcome,
     }
     searched = [call.from_phone, call.to_phone, call.session_id, call.agent_id]
-    return Digest(delivery_id, columns, search_text=_lines(searched))
+    return Digest(
+        delivery_id,
+        columns,
+        search_text=_lines(searched),
+        drift=drift_rows(call, received_at),
+    )
 
 
 def digest_end_of_call(
     delivery_id: int, received_at: datetime, call: EndOfCall, runs_for: RunsFor
 ) -> Digest:
     """Say what an end-of-call tells about its call, and who wants to handle it."""
+    wanted_by = list(runs_for(call))
     return Digest(
         delivery_id,
-        _ended_call(delivery_id, received_at, call),
+        _ended_call(delivery_id, received_at, call) | {"unhandled": not wanted_by},
         ends_call=True,
         cost_items=_cost_items(call),
+        metadata=_metadata(call),
         search_text=_search_text(call),
-        handlers=list(runs_for(call)),
+        handlers=wanted_by,
+        drift=drift_rows(call, received_at),
     )
 
 
@@ -114,6 +161,18 @@ def _cost_items(call: EndOfCall) -> list[Columns]:
         }
         for position, item in enumerate(call.cost_breakdown)
     ]
+
+
+def _metadata(call: EndOfCall) -> dict[str, str]:
+    """Return the first-level keys, and values as text: what is not text as JSON."""
+    first = islice(call.metadata.items(), _METADATA_KEYS)
+    return {metadata_text(key): metadata_text(value) for key, value in first}
+
+
+def metadata_text(value: object) -> str:
+    """Return a key or a value as it is kept to find calls by: short, and JSON if it is no text."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return clean_text(text, max_chars=_METADATA_CHARS) or ""
 
 
 def _snippet(chat: Iterable[Message]) -> str | None:

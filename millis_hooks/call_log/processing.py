@@ -15,12 +15,11 @@ from typing import Any
 
 from sqlalchemy import Row, func, select
 
-from ..events import EndOfCall, PrefetchRequest
-from ..exceptions import PayloadError
+from ..exceptions import StorageOutageError
 from ..failures import describe_failure
 from .database import Database
 from .derived import give_up, save
-from .digest import Digest, RunsFor, digest_end_of_call, digest_prefetch
+from .digest import Digest, RunsFor, digest_delivery
 from .tables import deliveries, inbox
 from .writer import Writer
 
@@ -83,12 +82,19 @@ class Processor:
     def process_chunk(self) -> int:
         """Process the oldest deliveries and return how many there were."""
         chunk = self._read_chunk()
+        self.process(chunk)
+        return len(chunk)
+
+    def process(self, chunk: Sequence[Row[Any]]) -> None:
+        """Process these rows of `deliveries`, as far as they wait in the inbox: none of a session
+        that another of them is of."""
         try:
             self._process(chunk)
+        except StorageOutageError:  # none of them is to blame
+            raise
         except Exception:  # one of them holds the others up
             for row in chunk:
                 self._process_alone(row)
-        return len(chunk)
 
     def _process(self, chunk: Sequence[Row[Any]]) -> None:
         if not chunk:
@@ -103,6 +109,8 @@ class Processor:
         """Process one delivery, or note why it cannot be; raise only if nothing can be written."""
         try:
             self._process([row])
+        except StorageOutageError:
+            raise
         except Exception as error:
             failure = describe_failure(error)
             logger.error("delivery %d could not be processed\n%s", row.id, failure.traceback)
@@ -155,18 +163,4 @@ class Processor:
         return chunk
 
     def _digest(self, row: Row[Any]) -> Digest | None:
-        if row.kind == "prefetch":
-            return self._digest_prefetch(row)
-        try:
-            call = EndOfCall.parse(row.body, own_numbers=self._own_numbers)
-        except PayloadError:
-            return None  # known since it was stored, and shown as unparsed
-        return digest_end_of_call(row.id, row.received_at, call, self._runs_for)
-
-    def _digest_prefetch(self, row: Row[Any]) -> Digest | None:
-        call = PrefetchRequest.parse((row.query or "").encode(), own_numbers=self._own_numbers)
-        if not call.session_id:
-            return None
-        return digest_prefetch(
-            row.id, row.received_at, call, outcome=row.outcome, latency_ms=row.latency_ms
-        )
+        return digest_delivery(row, own_numbers=self._own_numbers, runs_for=self._runs_for)

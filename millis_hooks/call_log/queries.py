@@ -1,22 +1,19 @@
 """What the pages and the command line read from the call log: lists, totals and one call.
 
-Everything here only reads, blocks while it does, and takes the time as an argument. Lists are
-paged by (received time, id), so calls that arrive do not shift a page that is open.
+Everything here only reads, blocks while it does, and takes the time as an argument. How calls are
+found is in `filters.py`, `ways.py` and `listing.py`.
 """
 
 from __future__ import annotations
 
-import base64
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
-from datetime import UTC, datetime, timedelta
+from dataclasses import fields, replace
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import (
-    CTE,
     ColumnElement,
     Connection,
     Engine,
@@ -25,17 +22,18 @@ from sqlalchemy import (
     and_,
     case,
     func,
-    literal,
     null,
     or_,
     select,
-    tuple_,
 )
 from sqlalchemy.exc import SQLAlchemyError
 
 from ..exceptions import StorageError
+from .drift import DriftReport, drift_report
+from .filters import CallFilter, bindable, is_live, midnight
+from .listing import Listing
+from .raw_bytes import length_of
 from .records import (
-    LIVE_FOR,
     Attempt,
     Call,
     CallRecord,
@@ -48,7 +46,7 @@ from .records import (
     RunCounts,
     Today,
 )
-from .search import clean_query, excerpts, matching_ids
+from .search import clean_query, excerpts
 from .tables import (
     IS_OF_CALL,
     IS_UNPARSED,
@@ -65,44 +63,30 @@ if TYPE_CHECKING:
 
 T = TypeVar("T", bound="DataclassInstance")
 
-#: Counts stop here: "10,000+" is as useful as the number, and has a bounded price.
-COUNT_CAP = 10_000
-
-#: How far back a list looks. `None` is as far as there are calls.
-RANGES: Mapping[str, timedelta | None] = {
-    "today": timedelta(),
-    "24h": timedelta(hours=24),
-    "7d": timedelta(days=7),
-    "30d": timedelta(days=30),
-    "90d": timedelta(days=90),
-    "all": None,
-}
-
-#: The tabs over the list. `error` is the outcome `failed`; `lost` has no outcome at all.
-OUTCOMES = ("completed", "chat", "voicemail", "timeout", "unreached", "error", "lost")
-
 MAX_PAGE_SIZE = 100
 
 _DELIVERY = select(
     *(column for column in deliveries.c if column.name != "body"),
     null().label("body"),
-    func.length(deliveries.c.body).label("body_bytes"),
+    length_of(deliveries.c.body).label("body_bytes"),
 )
 _LIVE_SHOWN = 100
 _AGENTS_SHOWN = 500
 _DELIVERIES_SHOWN = 20
 _RUNS_SHOWN = 100
+_UNPARSED_COUNTED = 10_000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CallFilter:
-    """Which calls a list holds. A value that means nothing here narrows nothing."""
+def _agents() -> Select[tuple[str]]:
+    """Go from agent to agent through the index: there are few of them, and many calls of each."""
+    agent_id = calls.c.agent_id
+    agents = select(func.min(agent_id).label("id")).cte("agents", recursive=True)
+    following = select(func.min(agent_id)).where(agent_id > agents.c.id).scalar_subquery()
+    agents = agents.union_all(select(following).where(agents.c.id.is_not(None)))
+    return select(agents.c.id).where(agents.c.id.is_not(None)).limit(_AGENTS_SHOWN)
 
-    q: str = ""
-    outcome: str | None = None
-    agent: str | None = None
-    status: str | None = None
-    range: str = "7d"
+
+_AGENTS = _agents()
 
 
 class Queries:
@@ -126,14 +110,10 @@ class Queries:
         """
         size = max(1, min(size, MAX_PAGE_SIZE))
         with self._reading() as connection:
-            rows, newer, older = _page(connection, _listed(wanted, now), before, after, size)
-            found = [_read_as(Call, row) for row in rows]
-            return Page(
-                _with_details(connection, found, clean_query(wanted.q)),
-                newer,
-                older,
-                _counts(connection, wanted, now),
-            )
+            listing = Listing(connection, wanted, now)
+            page = listing.page(before=before, after=after, size=size)
+            listed = _with_details(connection, page.ids, clean_query(wanted.q))
+            return Page(listed, page.newer, page.older, *listing.count())
 
     def live_calls(self, *, now: datetime) -> tuple[LiveCall, ...]:
         """List calls that had a prefetch and no end yet, newest first."""
@@ -146,7 +126,7 @@ class Queries:
         )
         live = (
             select(calls, prefetch.label("prefetch_query"))
-            .where(_is_live(now))
+            .where(is_live(now))
             .order_by(calls.c.received_at.desc(), calls.c.id.desc())
             .limit(_LIVE_SHOWN)
         )
@@ -157,11 +137,11 @@ class Queries:
     def live_count(self, *, now: datetime) -> int:
         """Count the calls that had a prefetch and no end yet."""
         with self._reading() as connection:
-            return connection.scalar(select(func.count()).where(_is_live(now))) or 0
+            return connection.scalar(select(func.count()).where(is_live(now))) or 0
 
     def today(self, *, now: datetime) -> Today:
         """Add up the calls received since midnight UTC."""
-        since = calls.c.received_at >= _midnight(now)
+        since = calls.c.received_at >= midnight(now)
         timed = and_(since, calls.c.prefetch_ms.is_not(None))
         totals = select(
             func.count(),
@@ -184,21 +164,14 @@ class Queries:
 
     def agents(self) -> tuple[str, ...]:
         """List the agent ids that calls came from, in alphabetical order."""
-        distinct = (
-            select(calls.c.agent_id)
-            .where(calls.c.agent_id.is_not(None))
-            .distinct()
-            .order_by(calls.c.agent_id)
-            .limit(_AGENTS_SHOWN)
-        )
         with self._reading() as connection:
-            return tuple(agent for agent in connection.scalars(distinct) if agent is not None)
+            return tuple(connection.scalars(_AGENTS))
 
     def call(self, session_id: str) -> CallRecord | None:
         """Return everything kept about one session, or None if there is no such session."""
         with self._reading() as connection:
             row = (
-                connection.execute(select(calls).where(calls.c.session_id == _bindable(session_id)))
+                connection.execute(select(calls).where(calls.c.session_id == bindable(session_id)))
                 .mappings()
                 .one_or_none()
             )
@@ -222,10 +195,15 @@ class Queries:
             return tuple(_read_as(Delivery, row) for row in connection.execute(newest).mappings())
 
     def unparsed_count(self) -> int:
-        """Count the deliveries that could not be read, up to `COUNT_CAP`."""
+        """Count the deliveries that could not be read, up to 10,000."""
+        some = select(deliveries.c.id).where(IS_UNPARSED).limit(_UNPARSED_COUNTED).subquery()
         with self._reading() as connection:
-            counted = _capped(select(deliveries.c.id).where(IS_UNPARSED))
-            return connection.scalar(select(counted)) or 0
+            return connection.scalar(select(func.count()).select_from(some)) or 0
+
+    def drift(self) -> DriftReport:
+        """Return what Millis sent that nobody knew."""
+        with self._reading() as connection:
+            return drift_report(connection)
 
     def delivery(self, delivery_id: int) -> Delivery | None:
         """Return one delivery with its body, or None."""
@@ -243,123 +221,16 @@ class Queries:
             raise StorageError("the call log could not be read") from error
 
 
-def _midnight(now: datetime) -> datetime:
-    return now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-
-
-def _bindable(text: str) -> str:
-    return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
-
-
 def _read_as(shape: type[T], row: Mapping[Any, Any]) -> T:
     return shape(**{field.name: row[field.name] for field in fields(shape)})
 
 
-def _is_live(now: datetime) -> ColumnElement[bool]:
-    return and_(calls.c.ended_at.is_(None), calls.c.received_at >= now - LIVE_FOR)
-
-
-def _conditions(wanted: CallFilter, now: datetime, hits: CTE | None) -> list[ColumnElement[bool]]:
-    overdue = calls.c.received_at < now - LIVE_FOR
-    conditions: list[ColumnElement[bool]] = [or_(calls.c.ended_at.is_not(None), overdue)]
-    if hits is not None:
-        conditions.append(calls.c.id.in_(select(hits.c.id)))
-    if wanted.agent:
-        conditions.append(calls.c.agent_id == _bindable(wanted.agent))
-    if wanted.status:
-        conditions.append(calls.c.call_status == _bindable(wanted.status))
-    span = RANGES.get(wanted.range, RANGES[CallFilter().range])
-    if span is not None:
-        conditions.append(calls.c.received_at >= (now - span if span else _midnight(now)))
-    return conditions
-
-
-def _hits(wanted: CallFilter) -> CTE | None:
-    query = clean_query(wanted.q)
-    return matching_ids(query).cte("hits") if query else None
-
-
-def _in_tab(outcome: str) -> ColumnElement[bool]:
-    if outcome == "lost":
-        return calls.c.ended_at.is_(None)
-    return calls.c.outcome == ("failed" if outcome == "error" else outcome)
-
-
-def _listed(wanted: CallFilter, now: datetime) -> Select[Any]:
-    listed = select(calls).where(*_conditions(wanted, now, _hits(wanted)))
-    return listed.where(_in_tab(wanted.outcome)) if wanted.outcome in OUTCOMES else listed
-
-
-def _counts(connection: Connection, wanted: CallFilter, now: datetime) -> dict[str, int]:
-    matching = select(calls.c.id).where(*_conditions(wanted, now, _hits(wanted)))
-    counts = [_capped(matching).label("all")]
-    counts += [_capped(matching.where(_in_tab(outcome))).label(outcome) for outcome in OUTCOMES]
-    return dict(connection.execute(select(*counts)).mappings().one())
-
-
-def _capped(rows: Select[Any]) -> ColumnElement[int]:
-    return select(func.count()).select_from(rows.limit(COUNT_CAP).subquery()).scalar_subquery()
-
-
-def _page(
-    connection: Connection,
-    listed: Select[Any],
-    before: str | None,
-    after: str | None,
-    size: int,
-) -> tuple[Sequence[RowMapping], str | None, str | None]:
-    if (place := _place(after)) is not None:
-        newer = _ordered(listed.where(_key() > place), size, newest=False)
-        rows = connection.execute(newer).mappings().all()
-        if len(rows) > size:
-            rows = rows[:size][::-1]
-            return rows, _cursor(rows[0]), _cursor(rows[-1])
-        # Fewer than a page are newer: this is the first page.
-    place = _place(before) if after is None else None
-    older = listed if place is None else listed.where(_key() < place)
-    rows = connection.execute(_ordered(older, size, newest=True)).mappings().all()
-    more, rows = len(rows) > size, rows[:size]
-    back = _cursor(rows[0]) if place is not None and rows else None
-    return rows, back, _cursor(rows[-1]) if more else None
-
-
-def _ordered(listed: Select[Any], size: int, *, newest: bool) -> Select[Any]:
-    key = (calls.c.received_at, calls.c.id)
-    return listed.order_by(*(c.desc() if newest else c.asc() for c in key)).limit(size + 1)
-
-
-def _key() -> ColumnElement[Any]:
-    return tuple_(calls.c.received_at, calls.c.id)
-
-
-def _cursor(row: RowMapping) -> str:
-    place = json.dumps([row["received_at"].isoformat(), row["id"]])
-    return base64.urlsafe_b64encode(place.encode()).decode().rstrip("=")
-
-
-def _place(cursor: str | None) -> ColumnElement[Any] | None:
-    if not cursor:
-        return None
-    try:
-        place = base64.urlsafe_b64decode(cursor.encode() + b"==")
-        received_at, call_id = json.loads(place)
-        at = datetime.fromisoformat(received_at).astimezone(UTC)
-        if not isinstance(call_id, int) or not 0 <= call_id < 2**63:
-            return None
-    except (ValueError, TypeError, RecursionError, OverflowError):
-        return None
-    return tuple_(literal(at, calls.c.received_at.type), literal(call_id, calls.c.id.type))
-
-
-def _with_details(
-    connection: Connection, found: Sequence[Call], query: str
-) -> tuple[ListedCall, ...]:
-    ids = [call.id for call in found]
+def _with_details(connection: Connection, ids: Sequence[int], query: str) -> tuple[ListedCall, ...]:
+    rows = connection.execute(select(calls).where(calls.c.id.in_(ids))).mappings()
+    found = {row["id"]: _read_as(Call, row) for row in rows}
     runs = _run_counts(connection, ids)
     around = excerpts(connection, query, ids)
-    return tuple(
-        ListedCall(call, runs.get(call.id, RunCounts()), around.get(call.id)) for call in found
-    )
+    return tuple(ListedCall(found[id_], runs.get(id_, RunCounts()), around.get(id_)) for id_ in ids)
 
 
 def _run_counts(connection: Connection, call_ids: Sequence[int]) -> dict[int, RunCounts]:

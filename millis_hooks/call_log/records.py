@@ -82,14 +82,15 @@ class ListedCall:
 class Page:
     """One page of calls, newest first; a cursor is None where there is no further page.
 
-    `counts` has a number for "all" and for each outcome tab, under the same other filters; it stops
-    at `COUNT_CAP`.
+    `counts` has a number for "all" and for each outcome tab, under the same other filters. Counting
+    stops after a while; of the tabs named in `at_least` there may be more calls.
     """
 
     rows: tuple[ListedCall, ...]
     newer: str | None
     older: str | None
     counts: Mapping[str, int]
+    at_least: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +132,8 @@ class Delivery:
     latency_ms: float | None
     outcome: str
     reason: str | None
+    #: It was masked before it was stored.
+    redacted: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

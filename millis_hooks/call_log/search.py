@@ -15,8 +15,7 @@ from sqlalchemy import (
     Connection,
     Select,
     column,
-    func,
-    literal_column,
+    exists,
     select,
     table,
     text,
@@ -30,7 +29,6 @@ MAX_QUERY_CHARS = 200
 _INDEXED_FROM_CHARS = 3
 _WORDS_BEFORE = 4
 _CHARS_AFTER = 160
-_OPEN, _CLOSE = "\x02", "\x03"
 _PHONE_NUMBER = re.compile(r"\+?[\d\s().-]+")
 _UNSEARCHABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]+")
 
@@ -50,42 +48,77 @@ def clean_query(text: str) -> str:
 
 
 def matching_ids(query: str) -> Select[tuple[int]]:
-    """Select the ids of the calls that hold `query`, as `clean_query` returned it."""
+    """Select the ids of the calls that hold `query`, as `clean_query` returned it.
+
+    Where the index answers, the newest come first.
+    """
     ids = select(call_search.c.rowid.label("id"))
-    if len(query) < _INDEXED_FROM_CHARS:
-        return ids.where(call_search.c.text.contains(query, autoescape=True))
-    return ids.where(_matches(query))
+    match = index_match(query)
+    if match is None:
+        return ids.where(_contains(query))
+    return ids.where(match).order_by(call_search.c.rowid.desc())
+
+
+def holds(query: str, call_id: ColumnElement[int]) -> ColumnElement[bool]:
+    """Say that the call of this id holds `query`."""
+    match = index_match(query)
+    found = _contains(query) if match is None else match
+    return exists(
+        select(1).where(call_search.c.rowid == call_id, found).correlate_except(call_search)
+    )
+
+
+def index_match(query: str) -> ColumnElement[bool] | None:
+    """Say it of a row of the index; None for searches that are too short for it."""
+    return _matches(query) if len(query) >= _INDEXED_FROM_CHARS else None
+
+
+def _contains(query: str) -> ColumnElement[bool]:
+    return call_search.c.text.contains(query, autoescape=True)
 
 
 def excerpts(connection: Connection, query: str, call_ids: Sequence[int]) -> dict[int, Excerpt]:
-    """Return the text around the first hit, by call id; nothing for searches under the index."""
-    if len(query) < _INDEXED_FROM_CHARS or not call_ids:
+    """Return the text around the first hit, by call id."""
+    if not query or not call_ids:
         return {}
-    text = func.highlight(literal_column("call_search"), 0, _OPEN, _CLOSE)
-    found = connection.execute(
-        select(call_search.c.rowid, text).where(_matches(query), call_search.c.rowid.in_(call_ids))
-    )
-    return {call_id: _excerpt(marked) for call_id, marked in found}
+    texts = select(call_search.c.rowid, call_search.c.text).where(call_search.c.rowid.in_(call_ids))
+    sought = re.compile("|".join(re.escape(_folded(phrase)) for phrase in _phrases(query)))
+    found = {id_: _excerpt(text, sought) for id_, text in connection.execute(texts)}
+    return {id_: excerpt for id_, excerpt in found.items() if excerpt is not None}
 
 
 def _matches(query: str) -> ColumnElement[bool]:
-    phrases = [query]
-    digits = re.sub(r"\D", "", query)
-    if _PHONE_NUMBER.fullmatch(query) and len(digits) >= _INDEXED_FROM_CHARS:
-        phrases.append(digits)  # as people write numbers; stored ones have no spaces
     # A quoted string is the one form in which FTS5 reads no operators.
-    quoted = (phrase.replace('"', '""') for phrase in phrases)
+    quoted = (phrase.replace('"', '""') for phrase in _phrases(query))
     return call_search.c.text.op("MATCH", is_comparison=True)(
         " OR ".join(f'"{phrase}"' for phrase in quoted)
     )
 
 
-def _excerpt(marked: str) -> Excerpt:
-    before, _, rest = marked.partition(_OPEN)
-    hit, _, after = rest.partition(_CLOSE)
-    after = after.replace(_OPEN, "").replace(_CLOSE, "")
-    said_before, said_after = before.rpartition("\n")[2], after.partition("\n")[0]
-    return Excerpt(_last_words(said_before), _one_line(hit), _one_line(said_after[:_CHARS_AFTER]))
+def _phrases(query: str) -> list[str]:
+    digits = re.sub(r"\D", "", query)
+    if _PHONE_NUMBER.fullmatch(query) and len(digits) >= _INDEXED_FROM_CHARS and digits != query:
+        return [query, digits]  # as people write numbers; stored ones have no spaces
+    return [query]
+
+
+def _folded(text: str) -> str:
+    """Fold case as the index does: character by character, so that places stay the same."""
+    lower = text.lower()
+    if len(lower) == len(text):
+        return lower
+    return "".join(low if len(low := each.lower()) == 1 else each for each in text)
+
+
+def _excerpt(text: str, sought: re.Pattern[str]) -> Excerpt | None:
+    hit = sought.search(_folded(text))
+    if hit is None:
+        return None
+    said_before = text[: hit.start()].rpartition("\n")[2]
+    said_after = text[hit.end() :].partition("\n")[0][:_CHARS_AFTER]
+    return Excerpt(
+        _last_words(said_before), _one_line(text[hit.start() : hit.end()]), _one_line(said_after)
+    )
 
 
 def _last_words(text: str) -> str:

@@ -27,6 +27,8 @@ from sqlalchemy import (
     literal_column,
 )
 
+from .raw_bytes import RawBytes
+
 
 class UtcDateTime(TypeDecorator[datetime]):
     """An aware UTC `datetime`: timestamptz on PostgreSQL, ISO text that sorts on SQLite."""
@@ -67,10 +69,12 @@ deliveries = Table(
     Column("content_hash", LargeBinary),  # tells a redelivered body from a changed one
     Column("query", Text),  # the query string as received; on a prefetch it is the whole message
     Column("answer", LargeBinary),  # the bytes we answered with
-    # exactly as received, after content decoding; unless `redacted`
-    Column("body", LargeBinary, nullable=False),
+    # exactly as received, after content decoding; unless `redacted`. Old ones are packed
+    Column("body", RawBytes, nullable=False),
     # numbers and words were masked before storage
     Column("redacted", Boolean, nullable=False, default=False),
+    # brought in by `millis-hooks import`: of the past, so no handler is called for it
+    Column("imported", Boolean, nullable=False, default=False),
     sqlite_autoincrement=True,
 )
 Index("ix_deliveries_session", deliveries.c.session_id, deliveries.c.id)
@@ -115,13 +119,28 @@ calls = Table(
     Column("opted_out", Boolean),
     Column("prefetch_ms", Float),
     Column("prefetch_outcome", Text),
+    Column("repeated", Boolean, nullable=False, default=False),  # its end came more than once
+    Column("unhandled", Boolean, nullable=False, default=False),  # no handler wanted its end
     sqlite_autoincrement=True,
 )
 Index("ix_calls_received", calls.c.received_at, calls.c.id)
 Index("ix_calls_agent", calls.c.agent_id, calls.c.received_at)
 Index("ix_calls_outcome", calls.c.outcome, calls.c.received_at)
 Index("ix_calls_open", calls.c.received_at, sqlite_where=calls.c.ended_at.is_(None))
-Index("ix_calls_customer", calls.c.customer_phone, calls.c.received_at)
+#: The customer's number is one of these two.
+Index("ix_calls_from", calls.c.from_phone, calls.c.received_at)
+Index("ix_calls_to", calls.c.to_phone, calls.c.received_at)
+Index("ix_calls_status", calls.c.call_status, calls.c.received_at)
+Index("ix_calls_channel", calls.c.channel, calls.c.direction, calls.c.received_at)
+Index("ix_calls_duration", calls.c.duration_s)
+Index("ix_calls_cost", calls.c.cost_total)
+IS_REPEATED = calls.c.repeated == literal_column("1")
+Index("ix_calls_repeated", calls.c.received_at, sqlite_where=IS_REPEATED)
+#: Of these some may have got a run since, by a replay.
+IS_UNHANDLED = calls.c.unhandled == literal_column("1")
+Index("ix_calls_unhandled", calls.c.received_at, sqlite_where=IS_UNHANDLED)
+#: Without it SQLite reads all calls to delete one delivery, as one of them may refer to it.
+Index("ix_calls_delivery", calls.c.delivery_id)
 
 #: What a call was given and came back with, as text, to find calls by.
 call_metadata = Table(
@@ -131,6 +150,7 @@ call_metadata = Table(
     Column("key", Text, primary_key=True),
     Column("value", Text, nullable=False),  # its first characters
     Column("received_at", UtcDateTime, nullable=False),  # that of the call, to list by
+    sqlite_with_rowid=False,
 )
 Index(
     "ix_call_metadata_value",
@@ -244,6 +264,28 @@ drift = Table(
 )
 Index("ix_drift_kind", drift.c.kind, drift.c.path, drift.c.seen_at)
 Index("ix_drift_delivery", drift.c.delivery_id)
+
+#: The UTC hours that calls were ever received in. Triggers count the changes to what belongs to
+#: them, `analytics/triggers.py`; other code only tells of which count there are summaries.
+hours = Table(
+    "hours",
+    metadata,
+    Column("hour", Text, primary_key=True),  # the beginning of `received_at`: 2026-11-21 14
+    Column("changes", BigInteger, nullable=False),
+    Column("summed", BigInteger),  # the value of `changes` that the summaries are of
+    sqlite_with_rowid=False,
+)
+
+#: What the calls of an hour add up to, so that long periods need not be read call by call.
+summaries = Table(
+    "summaries",
+    metadata,
+    Column("agent_id", Text, primary_key=True),  # "" for the calls of all agents, and of none
+    Column("hour", Text, primary_key=True),
+    Column("numbers", Text, nullable=False),  # JSON
+    Column("samples", LargeBinary, nullable=False),  # each value, as doubles, little-endian
+)
+Index("ix_summaries_hour", summaries.c.hour)
 
 operator_sessions = Table(
     "operator_sessions",

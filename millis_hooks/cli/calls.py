@@ -36,12 +36,16 @@ def list_calls(
     as_json: AsJson = False,
 ) -> None:
     """List calls, newest first: those that are going on, then those that ended."""
+    from ..call_log.masked_records import masked_call, masked_listing
+    from ..masking import MaskPolicy
     from ..settings import Settings
 
+    settings = Settings.load()
+    mask = MaskPolicy.of(settings)
     now = datetime.now(UTC)
-    with _reading(Settings.load()) as queries:
-        live = [each.call for each in queries.live_calls(now=now)]
-        ended = list(_ended(queries, limit - len(live), now))
+    with _reading(settings) as queries:
+        live = [masked_call(each.call, mask) for each in queries.live_calls(now=now)]
+        ended = [masked_listing(each, mask) for each in _ended(queries, limit - len(live), now)]
         unparsed = queries.unparsed_count()
     if as_json:
         print_json([*live, *(each.call for each in ended)][:limit])
@@ -68,11 +72,12 @@ def show(
     """Show one call: what was said, what it cost, what we answered, how handlers did."""
     from ..dashboard.call import show_call
     from ..dashboard.pages import Asked, DashboardSettings
+    from ..masking import MaskPolicy
     from ..settings import Settings
     from ..version import __version__
 
     settings = Settings.load()
-    pages = DashboardSettings(version=__version__)
+    pages = DashboardSettings(version=__version__, mask=MaskPolicy.of(settings))
     now = datetime.now(UTC)
     with _reading(settings) as queries:
         view = show_call(Asked(queries, pages, now, {}, {"session_id": session_id}))
@@ -93,7 +98,7 @@ def _reading(settings: Settings) -> Iterator[Queries]:
 
 
 def _ended(queries: Queries, limit: int, now: datetime) -> Iterator[ListedCall]:
-    from ..call_log.queries import CallFilter
+    from ..call_log.filters import CallFilter
 
     before: str | None = None
     while limit > 0:

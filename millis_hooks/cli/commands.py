@@ -10,7 +10,24 @@ from typing import Annotated
 import typer
 
 from ..version import __version__
-from . import agent_config, calls, replay, runs, send, serving, starter_app
+from . import (
+    agent_config,
+    backup,
+    calls,
+    doctor,
+    drift,
+    export,
+    forget,
+    import_calls,
+    prune,
+    reparse,
+    replay,
+    runs,
+    send,
+    serving,
+    starter_app,
+    vacuum,
+)
 from .terminal import Commands
 
 app = typer.Typer(
@@ -29,6 +46,15 @@ app.command("calls")(calls.list_calls)
 # Session ids begin with a dash.
 app.command("show", context_settings={"ignore_unknown_options": True})(calls.show)
 app.command("runs")(runs.list_runs)
+app.command("doctor")(doctor.doctor)
+app.command("drift")(drift.drift)
+app.command("reparse")(reparse.reparse)
+app.command("export")(export.export)
+app.command("import")(import_calls.import_calls)
+app.command("prune")(prune.prune)
+app.command("forget", context_settings={"ignore_unknown_options": True})(forget.forget)
+app.command("vacuum")(vacuum.vacuum)
+app.command("backup")(backup.backup)
 app.command("replay", context_settings={"ignore_unknown_options": True})(replay.replay)
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..exceptions import ConfigError
+from .moments import read_moment
 from .opened_log import opened
 from .runs import STATES, require_known
 from .terminal import console, fail, note, printable
@@ -56,7 +57,7 @@ def replay(
     from ..settings import Settings
 
     require_known(status, _STATUSES)
-    filters = (handler, status, _moment(since), _moment(until))
+    filters = (handler, status, read_moment(since), read_moment(until))
     wanted = Wanted(*filters) if any(filters) else None
     if sum(way is not None for way in (session_id, run, wanted)) != 1:
         raise ConfigError(_ONE_WAY)
@@ -70,19 +71,6 @@ def replay(
     typer.echo(printable(f"{replayed}."))
     if replayed.changed:
         note("The service does them while it runs. See how they go: millis-hooks runs")
-
-
-def _moment(text: str | None) -> datetime | None:
-    """Read a date or a time; one that names no zone is UTC."""
-    if text is None:
-        return None
-    try:
-        moment = datetime.fromisoformat(text)
-        return moment.replace(tzinfo=moment.tzinfo or UTC).astimezone(UTC)
-    except (ValueError, OverflowError):
-        raise ConfigError(
-            f"{text!r} is no date. Write it as 2026-11-01 or 2026-11-01T14:00."
-        ) from None
 
 
 def _replay_call(database: Database, session_id: str) -> Replayed:

@@ -36,13 +36,18 @@ def list_runs(
 ) -> None:
     """List handler runs, newest first; of a run and its replays, the latest."""
     from ..call_log import run_queries
+    from ..call_log.masked_records import masked_listed_run
+    from ..masking import MaskPolicy
     from ..settings import Settings
 
     require_known(status, STATES)
     of_any_state = run_queries.RunFilter(handler, session)
     wanted = run_queries.RunFilter(handler, session, status)
-    with opened(Settings.load()) as database, database.reader.connect() as connection:
-        listed = run_queries.list_runs(connection, wanted, limit=limit)
+    settings = Settings.load()
+    mask = MaskPolicy.of(settings)
+    with opened(settings) as database, database.reader.connect() as connection:
+        found = run_queries.list_runs(connection, wanted, limit=limit)
+        listed = [masked_listed_run(run, mask) for run in found]
         counts = run_queries.count_runs(connection, of_any_state)
     if as_json:
         print_json(listed)

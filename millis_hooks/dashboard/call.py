@@ -1,26 +1,27 @@
 """One call: what was said, what it cost, what we answered and what the handlers made of it.
 
 The columns of the call log carry the facts; everything else is read from the raw deliveries, so
-the page shows what Millis sent. Secrets are masked before a view is built.
+the page shows what Millis sent. What may not be seen is masked before a view is built.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from pydantic import JsonValue
 
+from ..call_log.masked_records import masked_call, masked_run
 from ..call_log.records import Call, CallRecord, CostItem, Delivery, Run
 from ..events import EndOfCall, PrefetchRequest
 from ..exceptions import PayloadError
-from ..masking import mask_secrets
-from ..wire import web_url
+from ..masking import MaskPolicy
+from ..payload_places import END_OF_CALL, Place
 from .formats import as_text
 from .pages import Asked
-from .payloads import Payload, payload_of, read_bytes
+from .payloads import Payload, payload_of, read_bytes, reason_of
 from .runs import Notice, in_order, read_notice
 from .transcript import LINES_SHOWN, Function, Line, functions_of, lines_of
 
@@ -74,6 +75,7 @@ class CallView:
     """What a call's page shows."""
 
     call: Call
+    recording_is_hidden: bool
     state: Literal["live", "lost", "ended"]
     elapsed_s: float
     prefetch: Prefetch | None
@@ -134,43 +136,47 @@ def show_call(asked: Asked) -> CallView | None:
     record = asked.log.call(asked.path["session_id"])
     if record is None:
         return None
-    call = record.call
+    call, mask = record.call, asked.settings.mask
     end = _end_delivery(record)
     prefetch = _first(record.deliveries, "prefetch")
     answer = _answer(prefetch)
     return CallView(
-        call=replace(call, recording_url=web_url(call.recording_url or "")),
+        call=masked_call(call, mask),
+        recording_is_hidden=bool(call.recording_url) and mask.url(call.recording_url) is None,
         state="live" if call.is_live(asked.now) else "lost" if call.is_lost(asked.now) else "ended",
         elapsed_s=max((asked.now - call.received_at).total_seconds(), 0),
-        prefetch=_prefetch(prefetch, answer) if prefetch else None,
+        prefetch=_prefetch(prefetch, answer, mask) if prefetch else None,
         end=_end_received(end, call) if end else None,
         ends_received=sum(each.kind == "end_of_call" for each in record.deliveries),
         ended_at=_ended_at(call),
-        **_said(_read_end(end), prefetch, answer),
+        **_said(_read_end(end), prefetch, answer, mask),
         costs=tuple(_cost_lines(record.costs)),
-        runs=in_order(record.runs),
+        runs=in_order(masked_run(run, mask) for run in record.runs),
         runs_left_out=record.run_count - len(record.runs),
         notice=read_notice(asked.query),
-        payloads=tuple(map(payload_of, record.deliveries)),
+        payloads=tuple(payload_of(delivery, mask) for delivery in record.deliveries),
         deliveries_left_out=max(record.delivery_count - len(record.deliveries), 0),
         live_count=asked.log.live_count(now=asked.now),
     )
 
 
 def _said(
-    event: EndOfCall | None, prefetch: Delivery | None, answer: dict[str, JsonValue]
+    event: EndOfCall | None,
+    prefetch: Delivery | None,
+    answer: dict[str, JsonValue],
+    mask: MaskPolicy,
 ) -> dict[str, Any]:
     """The parts of the view that are read from the body of the end-of-call."""
-    lines = lines_of(event) if event else ()
-    config = mask_secrets(event.agent_config if event else None)
+    lines = lines_of(event, mask) if event else ()
+    config = mask.masked(event.agent_config if event else None, END_OF_CALL["agent_config"])
     problems = event.problems if event else ()
     return {
         "lines": lines[:LINES_SHOWN],
         "lines_left_out": max(len(lines) - LINES_SHOWN, 0),
-        "functions": functions_of(event) if event else (),
+        "functions": functions_of(event, mask) if event else (),
         "has_tools_in_place": any(line.tool for line in lines),
         "average_latency_ms": event.average_latency_ms if event else None,
-        "metadata": tuple(_entries(event, prefetch, answer)),
+        "metadata": tuple(_entries(event, prefetch, answer, mask)),
         "agent_config": config.value,
         "secrets_masked": config.count,
         "problems": tuple(map(str, problems)),
@@ -200,13 +206,14 @@ def _answer(prefetch: Delivery | None) -> dict[str, JsonValue]:
     return answer if isinstance(answer, dict) else {}
 
 
-def _prefetch(delivery: Delivery, answer: dict[str, JsonValue]) -> Prefetch:
-    metadata, prompt = answer.get("metadata"), mask_secrets(answer.get("extra_prompt")).value
+def _prefetch(delivery: Delivery, answer: dict[str, JsonValue], mask: MaskPolicy) -> Prefetch:
+    metadata = answer.get("metadata")
+    prompt = mask.payload(answer.get("extra_prompt"), Place.WORDS)
     return Prefetch(
         delivery.received_at,
         delivery.latency_ms,
         delivery.outcome,
-        delivery.reason,
+        reason_of(delivery, mask),
         len(metadata) if isinstance(metadata, dict) else 0,
         prompt if isinstance(prompt, str) else None,
     )
@@ -235,7 +242,10 @@ def _end_received(delivery: Delivery, call: Call) -> EndReceived:
 
 
 def _entries(
-    event: EndOfCall | None, prefetch: Delivery | None, answer: dict[str, JsonValue]
+    event: EndOfCall | None,
+    prefetch: Delivery | None,
+    answer: dict[str, JsonValue],
+    mask: MaskPolicy,
 ) -> Iterator[Entry]:
     """Compare the metadata a call ended with to what its prefetch was asked with.
 
@@ -246,16 +256,21 @@ def _entries(
     answered = answer.get("metadata")
     merged = before | (answered if isinstance(answered, dict) else {})
     after = event.metadata if event else merged
-    shown, shown_before = mask_secrets(after).value, mask_secrets(before).value
-    assert isinstance(shown, dict)  # noqa: S101 - masking keeps the shape
-    assert isinstance(shown_before, dict)  # noqa: S101
-    for key, value in after.items():
+    shown_before = {key: shown for key, (_, shown) in zip(before, _seen(before, mask), strict=True)}
+    seen = _seen(after, mask)
+    for (key, value), (name, shown) in zip(after.items(), seen, strict=True):
         change: Change | None = None
         if prefetch is not None and key not in before:
             change = "added"
         elif prefetch is not None and as_text(value) != as_text(before[key]):
             change = "changed"
-        yield Entry(key, shown[key], shown_before.get(key), change)
+        yield Entry(name, shown, shown_before.get(key), change)
+
+
+def _seen(metadata: dict[str, JsonValue], mask: MaskPolicy) -> Iterable[tuple[str, JsonValue]]:
+    seen = mask.payload(metadata, Place.WORDS)
+    assert isinstance(seen, dict)  # noqa: S101 - masking keeps the shape
+    return seen.items()
 
 
 def _cost_lines(items: Sequence[CostItem]) -> Iterator[CostLine]:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from ..call_log.queries import COUNT_CAP, OUTCOMES, RANGES, CallFilter
+from ..call_log.filters import CallFilter
+from ..call_log.masked_records import masked_call, masked_listing
 from ..call_log.records import Call, LiveCall, Page, Today
-from ..call_log.search import clean_query
 from ..events import PrefetchRequest
-from ..masking import mask_secrets
-from .formats import STATUSES, as_text
+from ..payload_places import Place
+from .call_filters import Params, params_of, read_filter, read_page_size
+from .formats import as_text
 from .pages import Asked
 
 LIVE_CARDS = 6
-PAGE_SIZES = (25, 50, 100)
 
 _TABS = {
     "all": "All",
@@ -54,7 +53,7 @@ class CallsView:
     """What the page of calls shows. `params` are the filters that are not the default."""
 
     filter: CallFilter
-    params: Mapping[str, str]
+    params: Params
     page: Page
     tabs: tuple[Tab, ...]
     live: tuple[LiveCard, ...]
@@ -66,20 +65,21 @@ class CallsView:
 
 def list_calls(asked: Asked) -> CallsView:
     """Build the page of calls that the query string asks for; what it cannot mean is left out."""
-    wanted = read_filter(asked.query)
+    wanted, mask = read_filter(asked.query), asked.settings.mask
+    page_size = read_page_size(asked.query)
     page = asked.log.list_calls(
         wanted,
         now=asked.now,
         before=asked.query.get("before"),
         after=asked.query.get("after"),
-        size=_page_size(asked.query),
+        size=page_size,
     )
     live = asked.log.live_calls(now=asked.now)
     return CallsView(
         filter=wanted,
-        params=_params(wanted, _page_size(asked.query)),
-        page=page,
-        tabs=tuple(_tabs(page.counts, wanted.outcome or "all")),
+        params=params_of(wanted, page_size),
+        page=replace(page, rows=tuple(masked_listing(row, mask) for row in page.rows)),
+        tabs=tuple(_tabs(page, wanted.outcome or "all")),
         live=tuple(_live_card(asked, call) for call in live[:LIVE_CARDS]),
         live_count=len(live),
         today=asked.log.today(now=asked.now),
@@ -88,47 +88,20 @@ def list_calls(asked: Asked) -> CallsView:
     )
 
 
-def read_filter(query: Mapping[str, str]) -> CallFilter:
-    """Read the filters of a query string."""
-    return CallFilter(
-        q=clean_query(query.get("q", "")),
-        outcome=query.get("outcome") if query.get("outcome") in OUTCOMES else None,
-        agent=query.get("agent") or None,
-        status=query.get("status") if query.get("status") in STATUSES else None,
-        range=query["range"] if query.get("range") in RANGES else CallFilter().range,
-    )
-
-
-def _page_size(query: Mapping[str, str]) -> int:
-    return next((size for size in PAGE_SIZES if query.get("size") == str(size)), 50)
-
-
-def _params(wanted: CallFilter, size: int) -> dict[str, str]:
-    named = {
-        "q": wanted.q,
-        "outcome": wanted.outcome,
-        "agent": wanted.agent,
-        "status": wanted.status,
-        "range": wanted.range if wanted.range != CallFilter().range else None,
-        "size": str(size) if size != 50 else None,
-    }
-    return {name: value for name, value in named.items() if value}
-
-
-def _tabs(counts: Mapping[str, int], current: str) -> list[Tab]:
+def _tabs(page: Page, current: str) -> list[Tab]:
     return [
-        Tab(outcome, label, counts[outcome], counts[outcome] >= COUNT_CAP)
+        Tab(outcome, label, page.counts[outcome], outcome in page.at_least)
         for outcome, label in _TABS.items()
-        if outcome not in _RARE_TABS or counts[outcome] or outcome == current
+        if outcome not in _RARE_TABS or page.counts[outcome] or outcome == current
     ]
 
 
 def _live_card(asked: Asked, live: LiveCall) -> LiveCard:
     elapsed_s = (asked.now - live.call.received_at).total_seconds()
     query = PrefetchRequest.parse((live.prefetch_query or "").encode("utf-8", "replace"))
-    said = mask_secrets(dict(query.metadata)).value
+    said = asked.settings.mask.payload(dict(query.metadata), Place.WORDS)
     hint = None
     if isinstance(said, dict) and said:
         key, value = next(iter(said.items()))
         hint = f"{key} {as_text(value)}"
-    return LiveCard(live.call, max(elapsed_s, 0), hint)
+    return LiveCard(masked_call(live.call, asked.settings.mask), max(elapsed_s, 0), hint)

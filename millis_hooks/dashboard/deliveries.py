@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 
-from ..call_log.records import Delivery
 from .forms import read_number
 from .pages import Asked
-from .payloads import Payload, payload_of
+from .payloads import Payload, payload_of, reason_of
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """A delivery that could not be read, and why."""
+
+    id: int
+    kind: str
+    received_at: datetime
+    reason: str | None
+    body_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
 class DeliveriesView:
     """The newest deliveries that could not be read; `count` is how many there are, capped."""
 
-    deliveries: tuple[Delivery, ...]
+    deliveries: tuple[Unread, ...]
     count: int
     live_count: int
 
@@ -29,8 +40,18 @@ class DeliveryView:
 
 def list_unparsed(asked: Asked) -> DeliveriesView:
     """Build the page of deliveries that could not be read."""
+    unread = (
+        Unread(
+            delivery.id,
+            delivery.kind,
+            delivery.received_at,
+            reason_of(delivery, asked.settings.mask),
+            delivery.body_bytes,
+        )
+        for delivery in asked.log.unparsed()
+    )
     return DeliveriesView(
-        asked.log.unparsed(), asked.log.unparsed_count(), asked.log.live_count(now=asked.now)
+        tuple(unread), asked.log.unparsed_count(), asked.log.live_count(now=asked.now)
     )
 
 
@@ -40,4 +61,5 @@ def show_delivery(asked: Asked) -> DeliveryView | None:
     delivery = None if number is None else asked.log.delivery(number)
     if delivery is None:
         return None
-    return DeliveryView(payload_of(delivery), asked.log.live_count(now=asked.now))
+    payload = payload_of(delivery, asked.settings.mask)
+    return DeliveryView(payload, asked.log.live_count(now=asked.now))

@@ -18,7 +18,7 @@ from pygments.token import Keyword, Literal, Name, Number, String  # type: ignor
 
 from ..call_log.records import Call
 from ..call_log.search import Excerpt
-from ..masking import MASK
+from ..masking import HIDDEN
 
 #: Colouring more than this takes longer than anybody reads; the rest is in the JSON twin.
 _COLOURED_CHARS = 200_000
@@ -93,6 +93,8 @@ def cost_key(cost_type: str | None) -> str:
 @lru_cache(maxsize=4096)
 def phone(number: str) -> str:
     """Write a number as people do, with its country; what is no number stays as it is."""
+    if HIDDEN in number or "••" in number:
+        return number
     try:
         parsed = phonenumbers.parse(number)
     except phonenumbers.NumberParseException:
@@ -174,6 +176,8 @@ def until(moment: datetime, now: datetime) -> str:
 
 def marked(excerpt: Excerpt) -> Markup:
     """An excerpt with what was searched for marked."""
+    if not excerpt.hit:
+        return escape(excerpt.before + excerpt.after)
     parts = (excerpt.before, excerpt.hit, excerpt.after)
     return Markup("{}<mark>{}</mark>{}").format(*parts)
 
@@ -201,7 +205,7 @@ def pretty(value: JsonValue) -> Markup:
 
 
 def _coloured(kind: object, token: str) -> Markup:
-    if MASK in token:
+    if HIDDEN in token:
         name: str | None = "tk-m"
     else:
         name = next((name for family, name in _TOKEN_CLASSES.items() if kind in family), None)

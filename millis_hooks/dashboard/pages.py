@@ -22,6 +22,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from ..call_log.queries import Queries
+from ..masking import SECRETS_ALONE, MaskPolicy
 from . import formats, runs
 from .formats import RANGE_LABELS, STATUSES
 
@@ -35,6 +36,7 @@ class DashboardSettings:
     version: str
     #: From here on a prefetch is marked as slow.
     slow_prefetch_ms: float = 400
+    mask: MaskPolicy = SECRETS_ALONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +105,7 @@ class Pages:
     def ask(self, view: View, request: Request) -> Any:
         """Build a view for a request."""
         path = {name: str(value) for name, value in request.path_params.items()}
-        return view(Asked(self._log, self._settings, self._now(), dict(request.query_params), path))
+        return view(Asked(self._log, self._settings, self._now(), request.query_params, path))
 
     def render(
         self, request: Request, template: str, *, status_code: int = 200, **context: Any
@@ -148,10 +150,10 @@ def link(
     """Return the path of a page of ours, below wherever the dashboard is mounted."""
     root = quote(request.scope.get("root_path", "").rstrip("/"))
     path = root + str(request.app.url_path_for(name, **params))
-    return f"{path}?{urlencode(query, errors='replace')}" if query else path
+    return f"{path}?{urlencode(query, doseq=True, errors='replace')}" if query else path
 
 
-def _without(params: Mapping[str, str], name: str) -> dict[str, str]:
+def _without(params: Mapping[str, object], name: str) -> dict[str, object]:
     return {key: value for key, value in params.items() if key != name}
 
 

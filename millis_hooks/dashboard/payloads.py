@@ -1,4 +1,4 @@
-"""Deliveries as they came and as they were answered, with their secrets masked."""
+"""Deliveries as they came and as they were answered, as far as they may be seen."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from pydantic import JsonValue
 from ..call_log.records import Delivery
 from ..events import PrefetchRequest
 from ..exceptions import PayloadError
-from ..masking import mask_secrets
+from ..masking import MaskPolicy
+from ..payload_places import END_OF_CALL, PREFETCH_ANSWER, PREFETCH_QUERY, Place
 from ..wire import read_json
 
 
@@ -32,19 +33,22 @@ class Payload:
     answer: JsonValue
     latency_ms: float | None
     secrets_masked: int
+    redacted: bool
 
 
-def payload_of(delivery: Delivery) -> Payload:
+def payload_of(delivery: Delivery, mask: MaskPolicy) -> Payload:
     """Return what a page may show of a delivery that was read with its body."""
-    content = mask_secrets(_content(delivery))
-    answer = mask_secrets(read_bytes(delivery.answer) if delivery.answer else None)
+    is_prefetch = delivery.kind == "prefetch"
+    content = mask.masked(_content(delivery), PREFETCH_QUERY if is_prefetch else END_OF_CALL)
+    answered = read_bytes(delivery.answer) if delivery.answer else None
+    answer = mask.masked(answered, PREFETCH_ANSWER if is_prefetch else Place.OPEN)
     return Payload(
         delivery_id=delivery.id,
         kind=delivery.kind,
         session_id=delivery.session_id,
         received_at=delivery.received_at,
         outcome=delivery.outcome,
-        reason=delivery.reason,
+        reason=reason_of(delivery, mask),
         content_type=delivery.content_type,
         content=content.value,
         repeats=delivery.kind == "end_of_call" and delivery.body is None,
@@ -53,7 +57,16 @@ def payload_of(delivery: Delivery) -> Payload:
         answer=answer.value,
         latency_ms=delivery.latency_ms,
         secrets_masked=content.count + answer.count,
+        redacted=delivery.redacted,
     )
+
+
+def reason_of(delivery: Delivery, mask: MaskPolicy) -> str | None:
+    """Return why a delivery has not the best outcome; a prefetch's handler may quote the call."""
+    if delivery.reason is None:
+        return None
+    hide = mask.text if delivery.kind == "prefetch" else mask.line
+    return hide(delivery.reason)
 
 
 def read_bytes(body: bytes) -> JsonValue:

@@ -21,6 +21,7 @@ from ..operators import Operator, Operators
 from .call import show_call
 from .calls import list_calls
 from .deliveries import list_unparsed, show_delivery
+from .drift import show_drift
 from .forms import MAX_FORM_BYTES
 from .guards import CONTENT_POLICY, HEADERS, RECORDING_POLICY, Guards
 from .pages import DashboardSettings, Pages, View, as_json, link, templates_dir
@@ -82,6 +83,7 @@ class _Site:
             *self._page("/calls/{session_id:anytext}", "call", show_call, RECORDING_POLICY),
             *self._page("/deliveries", "deliveries", list_unparsed),
             *self._page("/deliveries/{delivery_id}", "delivery", show_delivery),
+            *self._page("/drift", "drift", show_drift),
         ]
         return Starlette(
             routes=routes,

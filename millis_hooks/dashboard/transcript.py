@@ -9,7 +9,8 @@ from typing import Literal
 from pydantic import JsonValue
 
 from ..events import EndOfCall, Message
-from ..masking import mask_secrets
+from ..masking import MaskPolicy
+from ..payload_places import Place
 
 LINES_SHOWN = 2_000
 _LINE_CHARS = 100_000
@@ -39,8 +40,8 @@ class Line:
     last: bool = True
 
 
-def lines_of(event: EndOfCall) -> tuple[Line, ...]:
-    """Return the transcript as lines, all of them."""
+def lines_of(event: EndOfCall, mask: MaskPolicy) -> tuple[Line, ...]:
+    """Return the transcript as lines, all of them, as far as they may be seen."""
     results: dict[str | None, str | None] = {
         message.tool_call_id: message.content
         for message in event.chat
@@ -50,27 +51,30 @@ def lines_of(event: EndOfCall) -> tuple[Line, ...]:
     lines: list[Line] = []
     for message in event.chat:
         if message.role != "tool":
-            lines += _said(message, results)
+            lines += _said(message, results, mask)
         elif message.tool_call_id not in called:
-            lines.append(Line("tool", "tool", tool=Function("result", None, message.content)))
+            result = mask.payload(message.content, Place.WORDS)
+            lines.append(Line("tool", "tool", tool=Function("result", None, result)))
     return tuple(_grouped(lines))
 
 
-def functions_of(event: EndOfCall) -> tuple[Function, ...]:
+def functions_of(event: EndOfCall, mask: MaskPolicy) -> tuple[Function, ...]:
     """Return the tools that were called, in order; Millis sends no times for them."""
     return tuple(
-        Function(call.name or "function", _masked(dict(call.params)), _masked(call.result))
+        _function(call.name or "function", dict(call.params), call.result, mask)
         for call in event.function_calls
     )
 
 
-def _said(message: Message, results: Mapping[str | None, str | None]) -> Iterator[Line]:
+def _said(
+    message: Message, results: Mapping[str | None, str | None], mask: MaskPolicy
+) -> Iterator[Line]:
     role = message.role or "unknown"
     if message.content:
-        yield Line(_KINDS.get(role, "other"), role, message.content[:_LINE_CHARS])
+        yield Line(_KINDS.get(role, "other"), role, mask.text(message.content[:_LINE_CHARS]))
     for call in message.tool_calls:
-        params, result = _masked(call.arguments), _masked(results.get(call.id))
-        yield Line("tool", role, tool=Function(call.name or "tool", params, result))
+        tool = _function(call.name or "tool", call.arguments, results.get(call.id), mask)
+        yield Line("tool", role, tool=tool)
 
 
 def _grouped(lines: Sequence[Line]) -> Iterator[Line]:
@@ -79,5 +83,5 @@ def _grouped(lines: Sequence[Line]) -> Iterator[Line]:
         yield replace(line, first=before != own, last=own != after)
 
 
-def _masked(value: JsonValue) -> JsonValue:
-    return mask_secrets(value).value
+def _function(name: str, params: JsonValue, result: JsonValue, mask: MaskPolicy) -> Function:
+    return Function(name, mask.payload(params, Place.WORDS), mask.payload(result, Place.WORDS))

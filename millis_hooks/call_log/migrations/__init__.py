@@ -5,19 +5,26 @@ A test holds the two ways to each other.
 
 from __future__ import annotations
 
+import logging
+import time
 from pathlib import Path
 
-from sqlalchemy import Column, Connection, MetaData, String, Table, insert, inspect, select
+from sqlalchemy import Column, Connection, MetaData, String, Table, insert, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from ...exceptions import StorageError
-from ..database import Database, describe
+from ..analytics.triggers import CREATE_TRIGGERS
+from ..database import Database, describe, is_locked
+from ..log_file import VERSION_TABLE as VERSION_TABLE
 from ..search import CREATE_CALL_SEARCH
 from ..tables import metadata
 
+logger = logging.getLogger("millis_hooks.call_log")
+
 #: The newest script. Known here so that a new or up-to-date log opens without importing Alembic.
 HEAD = "0003"
-VERSION_TABLE = "millis_hooks_version"
+#: How long a process waits while another may be upgrading, which a long log makes long.
+UPGRADE_WAIT_S = 600.0
 
 _version_table = Table(
     VERSION_TABLE, MetaData(), Column("version_num", String(32), primary_key=True)
@@ -27,33 +34,54 @@ _version_table = Table(
 def migrate(database: Database) -> None:
     """Bring the schema up to date; several processes may call this at once.
 
-    Raises `StorageError` if the database cannot be written or is newer than this program.
+    It is done in one transaction: a process that dies leaves the old schema behind, whole. Raises
+    `StorageError` if the database cannot be written or is newer than this program.
     """
+    deadline = time.monotonic() + UPGRADE_WAIT_S
+    while (version := database.schema_version()) != HEAD:
+        try:
+            _prepare(database)
+        except SQLAlchemyError as error:
+            # A new log is soon made; who has it locked for longer does something else.
+            if version is None or not is_locked(error) or time.monotonic() >= deadline:
+                raise StorageError(
+                    f"The call log cannot be prepared: {describe(error)}."
+                ) from error
+            logger.warning("the call log is locked: another process may be upgrading it; waiting")
+
+
+def _prepare(database: Database) -> None:
     engine = database.open_for_migration()
     try:
         # BEGIN IMMEDIATE holds the write lock: whoever comes second waits, then finds it done.
         with engine.begin() as connection:
-            if not inspect(connection).get_table_names():
+            version = database.schema_version()
+            if version is None:
                 _create(connection)
-            elif _version(connection) != HEAD:
-                upgrade(connection)
-    except SQLAlchemyError as error:
-        raise StorageError(f"The call log cannot be prepared: {describe(error)}.") from error
+            elif version != HEAD:
+                _upgrade_aloud(connection, version)
     finally:
         engine.dispose()
 
 
-def _version(connection: Connection) -> str | None:
-    if not inspect(connection).has_table(VERSION_TABLE):
-        return None
-    return connection.scalar(select(_version_table.c.version_num))
+def _upgrade_aloud(connection: Connection, version: str) -> None:
+    logger.info("upgrading the call log from schema %s; nothing can be stored meanwhile", version)
+    began = time.monotonic()
+    upgrade(connection)
+    logger.info("upgraded the call log to schema %s in %.1f s", HEAD, time.monotonic() - began)
 
 
 def _create(connection: Connection) -> None:
     metadata.create_all(connection, checkfirst=False)
     connection.execute(CREATE_CALL_SEARCH)
+    for trigger in CREATE_TRIGGERS:
+        connection.execute(trigger)
     _version_table.create(connection)
     connection.execute(insert(_version_table).values(version_num=HEAD))
+
+
+def _version(connection: Connection) -> str | None:
+    return connection.scalar(select(_version_table.c.version_num))
 
 
 def upgrade(connection: Connection) -> None:

@@ -28,7 +28,7 @@ from millis_hooks.call_log.derived import save
 from millis_hooks.call_log.digest import digest_delivery
 from millis_hooks.call_log.migrations import migrate
 from millis_hooks.call_log.packing import pack_older
-from millis_hooks.call_log.tables import attempts, calls, deliveries, handler_runs, inbox
+from millis_hooks.call_log.tables import IS_OPEN, attempts, calls, deliveries, handler_runs, inbox
 from millis_hooks.events import EndOfCall
 from millis_hooks.samples import push_id
 
@@ -246,7 +246,7 @@ def _process(connection: Connection, traits: dict[str | None, Trait | None]) -> 
     """Do what the service does, with one handler; a session goes from delivery to delivery."""
     stored = select(deliveries).join(inbox, inbox.c.delivery_id == deliveries.c.id)
     sessions = defaultdict(list)
-    for row in connection.execute(stored.order_by(deliveries.c.id)):
+    for row in connection.execute(stored.order_by(inbox.c.delivery_id)):
         sessions[row.session_id].append(row)
 
     def wanted_by(call: EndOfCall) -> list[str]:
@@ -262,7 +262,8 @@ def _finish_runs(connection: Connection, traits: dict[str | None, Trait | None])
     """Let every pending run have been tried once, and succeed unless its call is to be parked."""
     r = handler_runs.c
     of_call = select(calls.c.session_id).where(calls.c.id == r.call_id).scalar_subquery()
-    pending = select(r.id, r.created_at, of_call.label("session_id")).where(r.state == "pending")
+    pending = select(r.id, r.created_at, of_call.label("session_id"))
+    pending = pending.where(IS_OPEN, r.state == "pending")
     runs, tried = [], []
     for run in connection.execute(pending).all():
         is_parked = traits[run.session_id] == Trait.PARKED

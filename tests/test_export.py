@@ -130,7 +130,9 @@ def test_calls_with_much_to_read_are_read_in_parts(run: Run, log: StoredCalls) -
 
 def test_secrets_are_hidden_unless_somebody_asks_for_everything(run: Run, log: StoredCalls) -> None:
     body = {"session_id": SESSION, "agent_config": {"tools": [{"header": {"X": "hush"}}]}}
-    received(log, json.dumps(body).encode(), query="token=hush&tier=gold", answer=b'{"key":"hush"}')
+    received(log, json.dumps(body).encode())
+    asked = {"query": "token=hush&tier=gold", "answer": b'{"metadata":{"api_key":"hush"}}'}
+    log.add_delivery("prefetch", session_id=SESSION, outcome="fresh", **asked)
     log.add_delivery(session_id=SESSION, body=b"password: hush")
     masked = run("export", "--format", "jsonl").stdout
     assert "hush" not in masked

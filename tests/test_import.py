@@ -85,7 +85,9 @@ def of_every_kind() -> list[Delivery]:
     broken: Any = {"outcome": "unparsed", "reason": "not JSON"}
     batch.append(ended("", b"\x00\xfe", **broken)._replace(session_id=None))
     batch.append(ended("-lost", b"[]", redacted=True, query="a=b", content_type="x/y", **broken))
-    refused = Delivery("prefetch", NOW, "rejected", 401, reason="no secret", answer=b"no")
+    refused = Delivery(
+        "prefetch", NOW, "rejected", 401, reason="no secret", answer=b'{"error":"x"}'
+    )
     return [*batch, refused]
 
 
@@ -254,6 +256,7 @@ def delivered(**fields: Any) -> bytes:
         ({"received_at": "0001-01-01T00:00:00+14:00"}, "deliveries.0.received_at: Input should be"),
         ({"outcome": "good"}, "deliveries.0.outcome: Input should be"),
         ({"body": "x"}, "deliveries.0.body: Extra inputs are not permitted"),
+        ({"kind": "prefetch", "answer_text": "{"}, "not JSON"),
         ({"body_base64": 7}, "deliveries.0.body_base64:"),
         ({"body_base64": "%"}, "deliveries.0.body_base64:"),
     ],
@@ -280,6 +283,20 @@ def test_text_that_no_database_takes_is_cleaned(run: Run, log: Database) -> None
     assert run("import", "-", typed=typed).exit_code == 0
     (row,) = rows(log, deliveries)
     assert row.session_id == "a�b"
+
+
+def test_what_is_redacted_before_it_is_stored_is_so_here_too(
+    run: Run, log: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MILLIS_HOOKS_REDACT_BEFORE_STORE", "true")
+    text = json.dumps(entry())
+    run("import", "-", typed=text)
+    assert (
+        run("import", "-", typed=text).stdout == "Deliveries imported: 0; in the log already: 1.\n"
+    )
+    (row,) = rows(log, deliveries)
+    assert row.redacted
+    assert b"table for two" not in row.body
 
 
 def test_what_is_interrupted_says_how_far_it_came(

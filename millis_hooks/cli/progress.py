@@ -10,7 +10,7 @@ from contextlib import contextmanager
 @contextmanager
 def progress(total: int | None, *, in_bytes: bool = False) -> Iterator[Callable[[int], None]]:
     """Show a bar, on a terminal only; yield what is told how much is done by now."""
-    gc.enable()  # what takes its time makes garbage, too
+    gc.enable()  # commands that end soon do without: see `main`
     from rich.console import Console
 
     out = Console(stderr=True)

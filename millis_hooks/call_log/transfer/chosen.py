@@ -24,6 +24,8 @@ COLUMNS = tuple(
     column for column in calls.c if column.name not in {"id", "delivery_id", "unhandled"}
 )
 
+#: Plain text: SQLAlchemy has a kind of its own, which is slow to write as JSON.
+_NAMES = tuple(str(column.name) for column in COLUMNS)
 _AS_STORED = tuple(deliveries.c[name] for name in Delivery._fields)
 #: Read at once: so many calls, and of their deliveries about so many bytes.
 _CALLS = 250
@@ -85,10 +87,6 @@ def read_calls(
             found = {id_: columns for id_, *columns in rows}
         told = [Told(dict(zip(_NAMES, found[id_], strict=True))) for id_ in part if id_ in found]
         yield from _with_deliveries(engine, told) if with_deliveries else told
-
-
-#: Plain text: SQLAlchemy has a kind of its own, which is slow to write as JSON.
-_NAMES = tuple(str(column.name) for column in COLUMNS)
 
 
 def read_loose(engine: Engine, ids: Sequence[int]) -> Iterator[Told]:

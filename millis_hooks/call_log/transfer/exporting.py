@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from typing import BinaryIO, Literal, Protocol, TypeAlias
 
 from ...masking import MaskPolicy
+from ..masked_delivery import masked_delivery
 from .chosen import COLUMNS, Told
-from .hiding import shown_columns, shown_delivery
+from .hiding import shown_columns
 from .lines import call_line
 from .parquet import ParquetRows
 from .spreadsheet import CsvRows
@@ -60,7 +61,7 @@ class _Lines:
         columns, deliveries = told
         if (policy := self._policy) is not None:
             columns = shown_columns(columns, policy)
-            deliveries = [shown_delivery(delivery, policy) for delivery in deliveries]
+            deliveries = [masked_delivery(delivery, policy) for delivery in deliveries]
         for piece in call_line(columns, deliveries, masked=policy is not None):
             self._to.write(piece)
 

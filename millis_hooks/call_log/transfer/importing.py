@@ -13,7 +13,7 @@ tells of, in compact JSON, as if received when the call ended.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
@@ -107,9 +107,16 @@ class Importer:
     """Stores and processes what is found, in transactions of a few milliseconds."""
 
     def __init__(
-        self, database: Database, writer: Writer, *, own_numbers: frozenset[str] = frozenset()
+        self,
+        database: Database,
+        writer: Writer,
+        *,
+        own_numbers: frozenset[str] = frozenset(),
+        redact: Callable[[Delivery], Delivery] | None = None,
     ) -> None:
+        """Pass everything through `redact` before it is stored."""
         self.tally = Tally()
+        self._redact = redact
         self._writer = writer
         self._processor = Processor(
             database, writer, runs_for=lambda call: (), own_numbers=own_numbers
@@ -119,12 +126,17 @@ class Importer:
 
     def take(self, value: Json, now: datetime) -> None:
         """Take a call, and store all that wait when they are many; raises as `read_call` does."""
-        brought = read_call(value, now)
+        brought = [self._storable(found) for found in read_call(value, now)]
         self.tally.under_way += not brought
         self._waiting += brought
         self._bytes += sum(len(found.delivery.body) for found in brought)
         if len(self._waiting) >= _DELIVERIES or self._bytes >= _BYTES:
             self.flush()
+
+    def _storable(self, found: Found) -> Found:
+        if self._redact is None or found.delivery.redacted:
+            return found
+        return found._replace(delivery=self._redact(found.delivery))
 
     def flush(self) -> None:
         """Store and process all that wait; once this returns, they are in the log."""

@@ -37,11 +37,14 @@ from pydantic import (
 from pydantic_core import to_json
 
 from ...exceptions import PayloadError
-from ...wire import Json
+from ...wire import Json, read_json
 from ..deliveries import Delivery, Kind
 from ..values import clean_text
 
 FORMAT = "millis-hooks-call/1"
+
+#: So much is told of where in a line something is wrong: its names are anybody's.
+_WHERE_CHARS = 100
 
 
 def call_line(
@@ -127,20 +130,24 @@ def read_call_line(value: Mapping[str, Json]) -> list[Delivery]:
         line = _Line.model_validate(value)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"]))
+        where = ".".join(map(str, first["loc"]))[:_WHERE_CHARS]
         raise PayloadError(f"{where}: {first['msg']}") from None
     return [_delivery(stored) for stored in line.deliveries]
 
 
 def _delivery(stored: _Stored) -> Delivery:
+    """Return the delivery; what we answered a prefetch with was JSON, or it was not ours."""
     body, answer = stored.body_base64, stored.answer_base64
     fields = stored.model_dump(exclude={"body_text", "body_base64", "answer_text", "answer_base64"})
-    return Delivery(
+    delivery = Delivery(
         **fields,
         body=(stored.body_text or "").encode() if body is None else body,
         answer=_bytes(stored.answer_text) if answer is None else answer,
         imported=True,
     )
+    if delivery.kind == "prefetch" and delivery.answer is not None:
+        read_json(delivery.answer)
+    return delivery
 
 
 def _bytes(text: str | None) -> bytes | None:

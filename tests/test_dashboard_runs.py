@@ -37,7 +37,8 @@ def call_id(site: Site) -> int:
 
 def replay(site: Site, run_id: object = None, **fields: str) -> httpx.Response:
     form = {"session_id": "-call"} | ({} if run_id is None else {"run_id": str(run_id)}) | fields
-    return site.browser.post(f"{site.prefix}/replay", data=form)
+    page = {"referer": f"http://testserver{site.prefix}/calls/-call?queued=1"}
+    return site.browser.post(f"{site.prefix}/replay", data=form, headers=page)
 
 
 def runs_of(site: Site) -> list[Row]:

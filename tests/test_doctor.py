@@ -26,6 +26,7 @@ from stored_calls import NOW, StoredCalls
 from typer.testing import CliRunner, Result
 
 from millis_hooks import MillisHooks
+from millis_hooks.call_log.migrations import HEAD
 from millis_hooks.call_log.tables import inbox
 from millis_hooks.cli.commands import app
 from millis_hooks.doctor import Finding
@@ -179,7 +180,8 @@ def test_the_releases_with_the_wal_reset_bug_are_known(
 
 
 @pytest.mark.parametrize(
-    ("version", "state"), [(None, "ok"), ("0001", "warn"), ("0003", "ok"), ("9999", "bad")]
+    ("version", "state"),
+    [(None, "ok"), ("0001", "warn"), ("0003", "warn"), (HEAD, "ok"), ("9999", "bad")],
 )
 def test_the_schema_is_compared(version: str | None, state: str) -> None:
     assert examine_schema(version).state == state

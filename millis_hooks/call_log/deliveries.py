@@ -33,6 +33,7 @@ class Delivery(NamedTuple):
     body: bytes = b""
     redacted: bool = False
     imported: bool = False
+    source: str | None = None
 
 
 _COLUMNS = (*Delivery._fields, "content_hash")

@@ -20,7 +20,7 @@ from .tables import call_metadata, calls, cost_items, deliveries, drift, handler
 from .values import clean_text
 
 #: What both webhooks tell. A prefetch fills it in only where the end has not.
-_SHARED = ("agent_id", "channel", "direction", "from_phone", "to_phone", "customer_phone")
+_SHARED = ("agent_id", "channel", "direction", "from_phone", "to_phone", "customer_phone", "source")
 
 
 def save(connection: Connection, digests: Sequence[Digest], done: Sequence[int]) -> None:

@@ -55,16 +55,20 @@ def digest_delivery(
     Nobody is asked whether they want to handle what was imported.
     """
     if row.kind == "prefetch":
-        return _digest_query(row, own_numbers)
-    try:
-        call = EndOfCall.parse(row.body, own_numbers=own_numbers)
-    except PayloadError:
-        return None  # known since it was stored, and shown as unparsed
-    wanted_by = (lambda _call: ()) if row.imported else runs_for
-    return digest_end_of_call(row.id, row.received_at, call, wanted_by)
+        digest = _digest_query(row, own_numbers)
+    else:
+        try:
+            call = EndOfCall.parse(row.body, own_numbers=own_numbers)
+        except PayloadError:
+            return None  # known since it was stored, and shown as unparsed
+        wanted_by = (lambda _call: ()) if row.imported else runs_for
+        digest = digest_end_of_call(row.id, row.received_at, call, wanted_by)
+    if digest.call:
+        digest.call["source"] = row.source
+    return digest
 
 
-def _digest_query(row: Row[Any], own_numbers: frozenset[str]) -> Digest | None:
+def _digest_query(row: Row[Any], own_numbers: frozenset[str]) -> Digest:
     call = PrefetchRequest.parse((row.query or "").encode(), own_numbers=own_numbers)
     if not call.session_id:
         return Digest(row.id, {}, drift=drift_rows(call, row.received_at))

@@ -75,6 +75,8 @@ deliveries = Table(
     Column("redacted", Boolean, nullable=False, default=False),
     # brought in by `millis-hooks import`: of the past, so no handler is called for it
     Column("imported", Boolean, nullable=False, default=False),
+    # who sent it, unless Millis did: sandbox | millis_api (fetched from its call logs)
+    Column("source", Text),
     sqlite_autoincrement=True,
 )
 Index("ix_deliveries_session", deliveries.c.session_id, deliveries.c.id)
@@ -121,6 +123,7 @@ calls = Table(
     Column("prefetch_outcome", Text),
     Column("repeated", Boolean, nullable=False, default=False),  # its end came more than once
     Column("unhandled", Boolean, nullable=False, default=False),  # no handler wanted its end
+    Column("source", Text),  # that of its first delivery; sandbox calls stay out of analytics
     sqlite_autoincrement=True,
 )
 Index("ix_calls_received", calls.c.received_at, calls.c.id)

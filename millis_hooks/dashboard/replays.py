@@ -7,15 +7,14 @@ from datetime import datetime
 from typing import TypeAlias
 
 from sqlalchemy import Connection
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
+from ..operators import Operator
 from ..runs.replay import Replayed, replay_call, replay_run
-from .forms import read_form, read_number
+from .forms import read_number
 from .pages import link
-from .sign_in import SignIn
 
 #: Does work in a transaction of the call log's one writer, and has the runs it wrote done.
 Replay: TypeAlias = Callable[[Callable[[Connection], Replayed | None]], Replayed | None]
@@ -24,22 +23,15 @@ Replay: TypeAlias = Callable[[Callable[[Connection], Replayed | None]], Replayed
 class ReplayForm:
     """Takes what a person asked for and shows the call again, with what became of it."""
 
-    def __init__(self, sign_in: SignIn, replay: Replay, now: Callable[[], datetime]) -> None:
-        self._sign_in = sign_in
+    def __init__(self, replay: Replay, now: Callable[[], datetime]) -> None:
         self._replay = replay
         self._now = now
 
-    async def submit(self, request: Request) -> Response:
+    def submit(self, request: Request, _: Operator, fields: Mapping[str, str]) -> Response:
         """Answer `POST /replay`; raises HTTPException for what is not there, and StorageError."""
-        return await run_in_threadpool(self._submit, request, await read_form(request))
-
-    def _submit(self, request: Request, fields: Mapping[str, str]) -> Response:
         session_id = fields.get("session_id")
         if not session_id:
             raise HTTPException(404)
-        page = link(request, "call", session_id=session_id)
-        if self._sign_in.operator(request) is None:
-            return RedirectResponse(link(request, "login", {"next": page}), 303)
         replayed = self._replay(self._work(session_id, fields.get("run_id")))
         if replayed is None:
             raise HTTPException(404)

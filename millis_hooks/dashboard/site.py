@@ -18,6 +18,7 @@ from starlette.types import Scope
 from ..call_log.queries import Queries
 from ..exceptions import StorageError
 from ..operators import Operator, Operators
+from .actions import Actions
 from .call import show_call
 from .calls import list_calls
 from .deliveries import list_unparsed, show_delivery
@@ -62,7 +63,8 @@ class _Site:
     ) -> None:
         self._pages = Pages(queries, settings, now)
         self._sign_in = SignIn(operators, self._pages)
-        self._replays = ReplayForm(self._sign_in, replay, now)
+        self._actions = Actions(self._sign_in)
+        self._replays = ReplayForm(replay, now)
 
     def app(self) -> Starlette:
         sign_in = self._sign_in
@@ -71,13 +73,7 @@ class _Site:
             Route("/login", sign_in.show, name="login"),
             Route("/login", sign_in.submit, methods=["POST"], max_body_size=MAX_FORM_BYTES),
             Route("/logout", sign_in.leave, methods=["POST"], name="logout"),
-            Route(
-                "/replay",
-                self._replays.submit,
-                methods=["POST"],
-                name="replay",
-                max_body_size=MAX_FORM_BYTES,
-            ),
+            self._actions.route("/replay", "replay", self._replays.submit),
             Mount("/static", _Static(directory=templates_dir() / "static"), name="static"),
             *self._page("/calls", "calls", list_calls),
             *self._page("/calls/{session_id:anytext}", "call", show_call, RECORDING_POLICY),

@@ -107,6 +107,7 @@ class _Stored(BaseModel):
     body_text: str | None = None
     body_base64: _Base64 | None = None
     redacted: bool = False
+    source: _Text | None = None
 
 
 class _Line(BaseModel):

@@ -1,5 +1,5 @@
-"""Removes what is older than `MILLIS_HOOKS_RETENTION_DAYS` and sums up what is settled, on a thread
-inside the service.
+"""Removes what is older than `MILLIS_HOOKS_RETENTION_DAYS`, sums up what is settled and compresses
+old bodies, on a thread inside the service.
 
 Whoever delivers comes first: a batch is small, and after each the thread rests for many times as
 long as it took.
@@ -10,18 +10,22 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta
+from typing import TypeVar
 
 from sqlalchemy import Engine
 
 from .call_log.analytics.summaries import summarize
+from .call_log.packing import pack_older
 from .call_log.removal import Removal
 from .call_log.retention import prune
 from .call_log.writer import Writer
 from .failures import describe_failure
 
 logger = logging.getLogger("millis_hooks.housekeeping")
+
+T = TypeVar("T")
 
 #: After a start there is other work to do.
 FIRST_S = 60.0
@@ -40,13 +44,15 @@ class Housekeeper:
         writer: Writer,
         *,
         retention_days: int,
+        pack_after_days: int,
         is_ours: Callable[[], bool],
         now: Callable[[], datetime],
     ) -> None:
-        """`retention_days` of 0 keeps everything."""
+        """`retention_days` of 0 keeps everything, `pack_after_days` of 0 as it came."""
         self._reader = reader
         self._writer = writer
         self._retention = timedelta(days=retention_days)
+        self._packed_after = timedelta(days=pack_after_days)
         self._is_ours = is_ours
         self._now = now
         self._closing = threading.Event()
@@ -69,22 +75,32 @@ class Housekeeper:
             return Removal()
         now = self._now()
         before = now - self._retention
-        batches = prune(self._reader, self._writer.run, before=before, now=now)
         gone = Removal()
-        began = time.perf_counter()
-        for removed in batches:
+        for removed in self._unhurried(
+            prune(self._reader, self._writer.run, before=before, now=now)
+        ):
             gone += removed
-            if self._closing.wait(self._rest_s(time.perf_counter() - began)):
-                break
-            began = time.perf_counter()
         if gone.total:
             logger.info("%s removed, received before %s", gone, f"{before:%Y-%m-%d %H:%M} UTC")
         return gone
 
     def sum_up(self) -> None:
         """Summarize the hours that changed, for the analytics. Raises `StorageError`."""
+        for _ in self._unhurried(summarize(self._reader, self._writer.run, now=self._now())):
+            pass
+
+    def pack(self) -> int:
+        """Compress old bodies; return the bytes it saved. Raises `StorageError`."""
+        if not self._packed_after:
+            return 0
+        before = self._now() - self._packed_after
+        return sum(self._unhurried(pack_older(self._reader, self._writer.run, before=before)))
+
+    def _unhurried(self, batches: Iterable[T]) -> Iterator[T]:
+        """Yield batch after batch, with a rest after each, until all is done or closing."""
         began = time.perf_counter()
-        for _ in summarize(self._reader, self._writer.run, now=self._now()):
+        for batch in batches:
+            yield batch
             if self._closing.wait(self._rest_s(time.perf_counter() - began)):
                 break
             began = time.perf_counter()
@@ -97,6 +113,7 @@ class Housekeeper:
                 if self._is_ours():
                     self.tidy()
                     self.sum_up()
+                    self.pack()
             except Exception as error:  # whatever it is: the thread must live
                 logger.error(
                     "the call log is not tidied for another hour: %s", describe_failure(error)

@@ -68,6 +68,7 @@ class Service:
             self.call_log.database.reader,
             writer,
             retention_days=settings.retention_days,
+            pack_after_days=settings.pack_after_days,
             is_ours=lambda: self.runner.status.role == "working",
             now=_now,
         )

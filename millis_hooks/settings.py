@@ -144,6 +144,13 @@ class Settings(BaseSettings):
         description="Days after which calls and all that belongs to them are removed; 0 keeps "
         "them.",
     )
+    pack_after_days: int = Field(
+        7,
+        ge=0,
+        le=36_500,
+        description="Days after which the bytes received are kept compressed in the database; "
+        "pages, commands and exports show them as they came. 0 never compresses.",
+    )
 
     # The dashboard
     dashboard_password: SecretStr | None = Field(

@@ -33,7 +33,6 @@ from millis_hooks.call_log.removal import remove_sessions
 from millis_hooks.call_log.tables import (
     attempts,
     calls,
-    cost_items,
     deliveries,
     handler_runs,
     hours,
@@ -275,9 +274,6 @@ CHANGES: dict[str, Callable[[], Any]] = {
         received_at=NOW - timedelta(days=2)
     ),
     "a call is removed": lambda: delete(calls),
-    "a cost is added": lambda: cost_items.insert().values(call_id=1, position=9, credit=1.0),
-    "a cost changes": lambda: update(cost_items).values(credit=7.0),
-    "a cost is removed": lambda: delete(cost_items),
     "a run is added": lambda: handler_runs.insert().values(
         call_id=1,
         handler="mail",

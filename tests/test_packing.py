@@ -11,11 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import text
+from storage import writing
 from stored_calls import NOW, StoredCalls
 
 from millis_hooks.call_log.deliveries import Delivery, insert_deliveries
 from millis_hooks.call_log.packing import pack_older
 from millis_hooks.call_log.raw_bytes import MARK, pack, storable, unpack
+from millis_hooks.housekeeping import Housekeeper
 from millis_hooks.samples import end_of_call_body
 
 BODY = end_of_call_body(session_id="-a")
@@ -54,6 +56,23 @@ def test_an_old_body_is_packed_and_reads_as_before(stored: StoredCalls) -> None:
     delivery = stored.queries.delivery(id_)
     assert delivery is not None
     assert (delivery.body, delivery.body_bytes) == (BODY, len(BODY))
+
+
+@pytest.mark.parametrize(("days", "is_packed"), [(1, True), (7, False), (0, False)])
+def test_the_service_packs_what_is_older_than_the_setting_says(
+    stored: StoredCalls, days: int, is_packed: bool
+) -> None:
+    stored.add_delivery(session_id="-a", body=BODY, received_at=OLD)
+    with writing(stored.database) as writer:
+        keeper = Housekeeper(
+            stored.database.reader,
+            writer,
+            retention_days=0,
+            pack_after_days=days,
+            is_ours=lambda: True,
+            now=lambda: NOW,
+        )
+        assert (keeper.pack() > 0) == is_packed
 
 
 def test_new_bodies_and_those_that_would_not_shrink_stay(stored: StoredCalls) -> None:

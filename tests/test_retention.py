@@ -237,6 +237,7 @@ def housekeeper(
         log.database.reader,
         writer,
         retention_days=days,
+        pack_after_days=7,
         is_ours=lambda: is_ours,
         now=lambda: NOW,
     )

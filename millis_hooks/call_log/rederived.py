@@ -122,6 +122,9 @@ def _write_call(connection: Connection, before: CallRows | None, call: CallRows)
         call_id = before.id
         # Columns that stay as they are cost nothing in indexes.
         differing = dict(call.columns.items() - before.columns.items())
+        if before.owned[cost_items] != call.owned[cost_items]:
+            # What is summed up of costs is known to be out of date by this column.
+            differing["cost_total"] = call.columns["cost_total"]
         if differing:
             is_it = calls.c.id == call_id
             connection.execute(update(calls).where(is_it).values(differing))

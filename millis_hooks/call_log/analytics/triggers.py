@@ -1,9 +1,10 @@
 """Triggers that count the changes to the calls of each hour, whatever code makes them.
 
 A summary remembers the count it was made at, so it is known to be out of date as soon as anything
-that it holds is added, changed or removed. Costs, runs and attempts belong to the hour in which
-their call was received. A migration that makes one of these tables anew has to make its triggers
-anew, too.
+that it holds is added, changed or removed. Runs and attempts belong to the hour in which their call
+was received. Cost items are many and have no triggers: whoever writes them writes the call's
+`cost_total` in the same transaction. A migration that makes one of these tables anew has to make
+its triggers anew, too.
 """
 
 from __future__ import annotations
@@ -47,9 +48,6 @@ CREATE_TRIGGERS = (
     _counting("added", "INSERT", "calls", _ITS_OWN),
     _counting("changed", _CALL_CHANGED, "calls", _BOTH_ITS_OWN),
     _counting("removed", "DELETE", "calls", _ITS_OWN),
-    _counting("added", "INSERT", "cost_items", _OF_CALL),
-    _counting("changed", "UPDATE OF type, provider, credit", "cost_items", _OF_CALL),
-    _counting("removed", "DELETE", "cost_items", _OF_CALL),
     _counting("added", "INSERT", "handler_runs", _OF_CALL),
     _counting("changed", "UPDATE", "handler_runs", _OF_CALL, when=_RUN_CHANGED),
     _counting("removed", "DELETE", "handler_runs", _OF_CALL),

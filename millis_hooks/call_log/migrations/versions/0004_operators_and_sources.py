@@ -13,8 +13,15 @@ depends_on = None
 
 def upgrade() -> None:
     _name_sources()
+    _drop_cost_triggers()
 
 
 def _name_sources() -> None:
     for table in ("deliveries", "calls"):
         op.add_column(table, sa.Column("source", sa.Text()))
+
+
+def _drop_cost_triggers() -> None:
+    """Cost items change with their call's `cost_total`, which has a trigger."""
+    for name in ("added", "changed", "removed"):
+        op.execute(f"DROP TRIGGER cost_items_{name}")

@@ -32,7 +32,7 @@ from millis_hooks.call_log.ways import Key
 
 from . import generate
 from .bystanders import Bystanders
-from .generate import AGENTS, NEWEST, OWN_NUMBERS, Generator
+from .generate import AGENTS, NEWEST, OWN_NUMBERS, Generator, made
 from .report import Row, median, median_ratio, print_report, progress, sync_ms
 from .stored import CallLogFile
 
@@ -126,7 +126,7 @@ def main() -> None:
 
 
 def measure(folder: Path, count: int, rounds: int) -> None:
-    small, large = _made(folder, SMALL), _made(folder, count)
+    small, large = (Log(made(folder, size), size) for size in (SMALL, count))
     bystanders = Bystanders()
     rows = [
         *_compare_filters(small, large, rounds),
@@ -137,13 +137,6 @@ def measure(folder: Path, count: int, rounds: int) -> None:
     ]
     title = f"Call log: {count:,} calls against {SMALL:,}, newest {PAGE_SIZE}, {rounds} rounds"
     print_report(f"{title}; this disk syncs in {sync_ms():.2f} ms", rows, bystanders)
-
-
-def _made(folder: Path, count: int) -> Log:
-    log = Log(folder / f"{count}.db", count)
-    if not log.file.exists():
-        generate.make(log.file, count)
-    return log
 
 
 def _compare_filters(small: Log, large: Log, rounds: int) -> Iterator[Row]:
@@ -204,23 +197,23 @@ def _compare_ingest(folder: Path, large: Log, rounds: int) -> Row:
 def _ingest(file: Path, first: int) -> float:
     """Return how many calls per second are stored, synced and processed."""
     generator = Generator(first)
-    made = [generator.call(first + number) for number in range(INGESTED)]
+    sent = [generator.call(first + number) for number in range(INGESTED)]
     call_log = CallLog(f"sqlite:///{file}", own_numbers=OWN_NUMBERS)
     began = time.perf_counter()
-    asyncio.run(_deliver(call_log, made))
+    asyncio.run(_deliver(call_log, sent))
     CallLogFile(file).parse(timeout_s=600)
     took_s = time.perf_counter() - began
     call_log.close()
     return INGESTED / took_s
 
 
-async def _deliver(call_log: CallLog, made: Sequence[Sequence[Delivery]]) -> None:
+async def _deliver(call_log: CallLog, sent: Sequence[Sequence[Delivery]]) -> None:
     async def send(mine: Sequence[Sequence[Delivery]]) -> None:
         for prefetch, end in mine:
             call_log.writer.record(prefetch)
             await call_log.writer.store(end)
 
-    await asyncio.gather(*(send(made[number::CONNECTIONS]) for number in range(CONNECTIONS)))
+    await asyncio.gather(*(send(sent[number::CONNECTIONS]) for number in range(CONNECTIONS)))
 
 
 def _weigh(large: Log) -> Iterator[Row]:

@@ -287,6 +287,14 @@ def main() -> None:
     make(chosen.file, chosen.calls)
 
 
+def made(folder: Path, count: int) -> Path:
+    """Return the call log of so many calls in this folder; it is made if it is not there."""
+    file = folder / f"{count}.db"
+    if not file.exists():
+        make(file, count)
+    return file
+
+
 def make(file: Path, count: int) -> None:
     """Make a call log of `count` calls, and tell on stderr how far it is."""
     database = Database(f"sqlite:///{file}")

@@ -5,12 +5,11 @@ Both times the backlog has been worked off, so that like is compared with like.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from .bystanders import Bystanders
 from .client import ask_all
 from .contenders import OURS, Contest, started
 from .load import END_OF_CALL, PREFETCH, end_of_call_body
+from .process import status_mb
 from .report import Row, options, print_report, progress
 
 CONNECTIONS = 64
@@ -24,10 +23,10 @@ def main() -> None:
     bystanders = Bystanders()
     first = chosen.deliveries // 10
     with started(OURS) as contest:
-        started_mb = _status_mb(contest, "VmRSS")
+        started_mb = status_mb(contest.server.pid, "VmRSS")
         first_mb = _deliver(contest, first)
         last_mb = _deliver(contest, chosen.deliveries - first)
-        peak_mb = _status_mb(contest, "VmHWM")
+        peak_mb = status_mb(contest.server.pid, "VmHWM")
         kept = sum(contest.call_log.deliveries(kind) for kind in ("prefetch", "end_of_call"))
     rows = [
         Row("at start", started_mb, "MB"),
@@ -53,18 +52,11 @@ def _deliver(contest: Contest, count: int) -> float:
     ends = ask_all(url + END_OF_CALL, connections=CONNECTIONS, count=count - count // 2, body=BODY)
     if prefetches.ok + ends.ok != count:
         raise RuntimeError(f"{prefetches.failed + ends.failed} deliveries failed")
-    loaded_mb = _status_mb(contest, "VmRSS")
+    loaded_mb = status_mb(contest.server.pid, "VmRSS")
     drained_in_s = contest.call_log.drain(timeout_s=DRAIN_TIMEOUT_S)
-    resident_mb = _status_mb(contest, "VmRSS")
+    resident_mb = status_mb(contest.server.pid, "VmRSS")
     progress(f"{count}: {loaded_mb:.0f} MB, {resident_mb:.0f} MB after {drained_in_s:.1f} s more")
     return resident_mb
-
-
-def _status_mb(contest: Contest, field: str) -> float:
-    """Read one field of the server's /proc status, which the kernel gives in kB."""
-    lines = Path(f"/proc/{contest.server.pid}/status").read_text().splitlines()
-    kilobytes = next(line.split()[1] for line in lines if line.startswith(f"{field}:"))
-    return int(kilobytes) / 1024
 
 
 if __name__ == "__main__":

@@ -52,6 +52,21 @@ class MillisHooks:
         self._service: Service | None = None
         self._starting = asyncio.Lock()
 
+    @property
+    def service(self) -> Service:
+        """What works between start and stop; raises `RuntimeError` before and after."""
+        if self._service is None:
+            raise RuntimeError("The application is not started.")
+        return self._service
+
+    def under(self, **settings: Any) -> MillisHooks:
+        """Return an application of the same handlers, with these settings in place of its own.
+
+        For tests, on a call log that is thrown away. Raises `ConfigError`.
+        """
+        own = self.settings.model_dump(exclude_unset=True)
+        return MillisHooks(self.router, lifespan=self._lifespan, **(own | settings))
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
         if scope["type"] == "lifespan":

@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from .auth import Gate, Grant
 from .call_log.deliveries import Delivery
+from .call_log.rejections import Rejection
 from .call_log.values import clean_text
 from .content_encoding import decode
 from .events import identify
@@ -24,6 +25,7 @@ from .exceptions import (
     PayloadTooLargeError,
     StorageError,
 )
+from .marks import MarkOf, of_millis
 from .replies import Refusals, reply, take_query
 from .settings import Settings
 
@@ -44,13 +46,16 @@ class EndOfCallEndpoint:
         self,
         settings: Settings,
         store: Callable[[Delivery], Awaitable[None]],
-        record: Callable[[Delivery], None],
+        note: Callable[[Rejection], None],
+        *,
+        mark_of: MarkOf = of_millis,
     ) -> None:
-        """Acknowledge once `store` returns; refusals go to `record`, which must not wait."""
+        """Acknowledge once `store` returns; refusals go to `note`, which must not wait."""
         self._settings = settings
         self._store = store
+        self._mark_of = mark_of
         self._gate = Gate(settings, "end_of_call")
-        self._refusals = Refusals("end_of_call", "POST", record)
+        self._refusals = Refusals("end_of_call", "POST", note)
 
     async def __call__(
         self, scope: Scope, receive: Receive, send: Send, *, path_secret: bytes | None = None
@@ -61,7 +66,7 @@ class EndOfCallEndpoint:
             delivery = await self._read(scope, query, receive, path_secret)
             await self._store(delivery)
         except DeliveryError as error:
-            await self._refusals.refuse(send, error)
+            await self._refusals.refuse(scope, send, error, query=query, path_secret=path_secret)
         except StorageError as error:
             logger.error("an end-of-call was NOT stored and not acknowledged: %s", error)
             await reply(send, 503, _NOT_STORED, (b"retry-after", b"5"))
@@ -81,6 +86,7 @@ class EndOfCallEndpoint:
         received_at = datetime.now(UTC)
         body, session_id, reason = self._understand(received, headers, grant)
         content_type = headers.get(b"content-type")
+        mark = self._mark_of(scope["headers"], session_id)
         return Delivery(
             kind="end_of_call",
             session_id=session_id,
@@ -92,6 +98,8 @@ class EndOfCallEndpoint:
             query=clean_text(query.decode("utf-8", "replace")) or None,
             answer=ACKNOWLEDGED,
             body=body,
+            source=mark.source,
+            dry_run=mark.dry_run,
         )
 
     async def _receive(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:

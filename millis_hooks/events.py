@@ -194,6 +194,8 @@ class EndOfCall(WireModel):
     _own_numbers: frozenset[str] = PrivateAttr(default=frozenset())
     _state: Any = PrivateAttr(default=None)
     _handler: str | None = PrivateAttr(default=None)
+    _sandbox: bool = PrivateAttr(default=False)
+    _dry_run: bool = PrivateAttr(default=False)
 
     @classmethod
     def parse(cls, body: bytes, *, own_numbers: frozenset[str] = frozenset()) -> Self:
@@ -247,6 +249,20 @@ class EndOfCall(WireModel):
     def state(self) -> Any:
         """What the application's `lifespan` yielded."""
         return self._state
+
+    @property
+    def sandbox(self) -> bool:
+        """Whether the call was rehearsed in the sandbox; False for every call of Millis'."""
+        return self._sandbox
+
+    @property
+    def dry_run(self) -> bool:
+        """Whether handlers are asked to do nothing in earnest; False for every call of Millis'."""
+        return self._dry_run
+
+    def mark(self, *, sandbox: bool, dry_run: bool) -> None:
+        """Say that the call was rehearsed."""
+        self._sandbox, self._dry_run = sandbox, dry_run
 
     @property
     def idempotency_key(self) -> str:
@@ -426,6 +442,8 @@ class PrefetchRequest(Generic[Metadata]):
     raw: list[tuple[str, str]] = field(default_factory=list)
     _own_numbers: frozenset[str] = field(default=frozenset(), repr=False)
     _state: Any = field(default=None, repr=False, compare=False)
+    _sandbox: bool = field(default=False, repr=False)
+    _dry_run: bool = field(default=False, repr=False)
 
     @classmethod
     def parse(
@@ -449,7 +467,7 @@ class PrefetchRequest(Generic[Metadata]):
                 problems.append(Problem(name, describe(value), "the name is Millis' own"))
             else:
                 own[name] = value
-        session_id = own.get("session_id", "")
+        session_id = own.get("session_id", "").strip()
         if not session_id:
             problems.append(Problem("session_id", "nothing", "every call has one"))
         return PrefetchRequest(
@@ -489,6 +507,20 @@ class PrefetchRequest(Generic[Metadata]):
         """What the application's `lifespan` yielded."""
         return self._state
 
+    @property
+    def sandbox(self) -> bool:
+        """Whether the call is rehearsed in the sandbox; False for every call of Millis'."""
+        return self._sandbox
+
+    @property
+    def dry_run(self) -> bool:
+        """Whether handlers are asked to do nothing in earnest; False for every call of Millis'."""
+        return self._dry_run
+
+    def mark(self, *, sandbox: bool, dry_run: bool) -> None:
+        """Say that the call is rehearsed."""
+        self._sandbox, self._dry_run = sandbox, dry_run
+
     def copy(self) -> PrefetchRequest[Metadata]:
         """Return this request with metadata of its own, to be changed at will."""
         return PrefetchRequest(
@@ -501,6 +533,8 @@ class PrefetchRequest(Generic[Metadata]):
             raw=self.raw,
             _own_numbers=self._own_numbers,
             _state=self._state,
+            _sandbox=self._sandbox,
+            _dry_run=self._dry_run,
         )
 
     def typed(self, model: type[Model]) -> PrefetchRequest[Model]:

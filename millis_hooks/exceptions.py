@@ -36,6 +36,13 @@ class AuthenticationError(DeliveryError):
     detail = "unauthorized"
 
 
+class SandboxOffError(DeliveryError):
+    """The call is rehearsed, and this service has no sandbox (`MILLIS_HOOKS_SANDBOX`)."""
+
+    status_code = 403
+    detail = "the sandbox is off"
+
+
 class MethodNotAllowedError(DeliveryError):
     """The webhook was called with another method than Millis uses."""
 
@@ -75,3 +82,50 @@ class StorageOutageError(StorageError):
 
 class WrongFileError(StorageError):
     """The file is damaged, or was made by another program. Nothing in it has been changed."""
+
+
+class MillisApiError(MillisHooksError):
+    """Millis' API did not do what it was asked. Never holds the key, nor a telephone number.
+
+    `status` is the HTTP status it answered with, and None where no answer came.
+    """
+
+    def __init__(self, message: str | None = None, *, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class MillisKeyError(MillisApiError):
+    """Millis does not accept the API key."""
+
+
+class MillisNotFoundError(MillisApiError):
+    """Millis knows nothing of what was asked about."""
+
+
+class MillisRefusedError(MillisApiError):
+    """What was asked is wrong, and is so however often it is asked."""
+
+
+class MillisBusyError(MillisApiError):
+    """Millis did nothing, as it is asked too much or is not there at present.
+
+    `retry_after_s` is in how many seconds to ask again, as far as Millis said.
+    """
+
+    def __init__(self, message: str, *, status: int, retry_after_s: float | None) -> None:
+        super().__init__(message, status=status)
+        self.retry_after_s = retry_after_s
+
+
+class MillisUnreachableError(MillisApiError):
+    """No answer came, or none that can be read.
+
+    `may_be_done` says whether Millis may have done what it was asked, all the same.
+    """
+
+    def __init__(
+        self, message: str, *, may_be_done: bool = False, status: int | None = None
+    ) -> None:
+        super().__init__(message, status=status)
+        self.may_be_done = may_be_done

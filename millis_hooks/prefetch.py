@@ -20,6 +20,7 @@ from starlette.types import Receive, Scope, Send
 from .answers import Answer, LastGood, merge, read_answer
 from .auth import Gate
 from .call_log.deliveries import Delivery
+from .call_log.rejections import Rejection
 from .call_log.values import clean_text
 from .events import PrefetchRequest, PrefetchResponse
 from .exceptions import (
@@ -30,6 +31,7 @@ from .exceptions import (
     MethodNotAllowedError,
 )
 from .failures import describe_failure
+from .marks import MarkOf, of_millis
 from .replies import Refusals, reply, take_query
 from .routing import Handler, Router
 from .running import NOT_WANTED, Finished
@@ -59,17 +61,23 @@ class PrefetchEndpoint:
         router: Router,
         workbench: Workbench,
         record: Callable[[Delivery], None],
+        note: Callable[[Rejection], None],
         *,
         default: bytes | None,
+        mark_of: MarkOf = of_millis,
     ) -> None:
-        """Hand every delivery to `record`, which must not wait; `default` is a fallback."""
+        """Hand what is answered to `record` and what is refused to `note`, which must not wait.
+
+        `default` is a fallback.
+        """
         self._settings = settings
         self._router = router
         self._workbench = workbench
         self._record = record
         self._gate = Gate(settings, "prefetch")
-        self._refusals = Refusals("prefetch", "GET", record)
+        self._refusals = Refusals("prefetch", "GET", note)
         self._default = default
+        self._mark_of = mark_of
         self._last_good = _last_good(settings)
 
     async def __call__(
@@ -81,9 +89,11 @@ class PrefetchEndpoint:
         query = take_query(scope)
         try:
             call = self._admit(scope, query, path_secret)
+            mark = self._mark_of(scope["headers"], call.session_id)
         except DeliveryError as error:
-            await self._refusals.refuse(send, error)
+            await self._refusals.refuse(scope, send, error, query=query, path_secret=path_secret)
             return
+        call.mark(sandbox=mark.source is not None, dry_run=mark.dry_run)
         prepared = await self._prepare(call)
         latency_ms = (time.perf_counter() - started) * 1000
         await reply(send, 200, prepared.body)
@@ -98,6 +108,8 @@ class PrefetchEndpoint:
                 status_code=200,
                 latency_ms=latency_ms,
                 answer=prepared.body,
+                source=mark.source,
+                dry_run=mark.dry_run,
             )
         )
 

@@ -48,8 +48,6 @@ class Redaction:
 
 def redact(delivery: Delivery, mask: MaskPolicy) -> Delivery:
     """Return the delivery without what `mask` hides, and marked as such; never raises."""
-    if delivery.outcome == "rejected":  # nothing of the request is in it
-        return delivery
     # What was raised has been described by the same policy, and says who it was that raised it.
     reason = delivery.reason and mask.line(delivery.reason)
     return masked_delivery(delivery, mask)._replace(reason=reason, redacted=True)

@@ -5,17 +5,14 @@ Raw ASGI: a webhook is answered ahead of any router, because somebody is waiting
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
 from starlette.types import Scope, Send
 
-from .call_log.deliveries import Delivery, Kind
+from .call_log.deliveries import Kind
+from .call_log.rejections import Rejection
 from .exceptions import DeliveryError, MethodNotAllowedError
-
-#: Refusals written to the call log per minute; a flood of them must not fill the disk.
-MAX_REFUSALS_PER_MINUTE = 60
 
 _JSON = (b"content-type", b"application/json")
 
@@ -34,29 +31,39 @@ async def reply(send: Send, status_code: int, body: bytes, *headers: tuple[bytes
 
 
 class Refusals:
-    """Answers refused deliveries and writes down why, without anything that came with them."""
+    """Answers refused deliveries, and has written down why."""
 
-    def __init__(self, kind: Kind, method: str, record: Callable[[Delivery], None]) -> None:
+    def __init__(self, kind: Kind, method: str, note: Callable[[Rejection], None]) -> None:
+        """Refuse on the webhook `kind`, which takes `method`; `note` must not wait."""
         self._kind = kind
         self._allow = (b"allow", method.encode())
-        self._record = record
-        self._minute = 0.0
-        self._recorded = 0
+        self._note = note
 
-    async def refuse(self, send: Send, error: DeliveryError) -> None:
+    async def refuse(
+        self,
+        scope: Scope,
+        send: Send,
+        error: DeliveryError,
+        *,
+        query: bytes,
+        path_secret: bytes | None,
+    ) -> None:
         """Tell the sender the short truth and the log the whole one."""
-        answer = b'{"error":"%s"}' % error.detail.encode()
-        if self._may_record():
-            self._record(
-                Delivery(
-                    kind=self._kind,
-                    received_at=datetime.now(UTC),
-                    outcome="rejected",
-                    reason=str(error),
-                    status_code=error.status_code,
-                    answer=answer,
-                )
+        client = scope.get("client")
+        self._note(
+            Rejection(
+                received_at=datetime.now(UTC),
+                webhook=self._kind,
+                method=scope["method"],
+                status_code=error.status_code,
+                reason=str(error),
+                client=client[0] if client else None,
+                query=query,
+                headers=tuple(scope["headers"]),
+                path_secret=path_secret,
             )
+        )
+        answer = b'{"error":"%s"}' % error.detail.encode()
         await reply(send, error.status_code, answer, *self._headers(error))
 
     def _headers(self, error: DeliveryError) -> list[tuple[bytes, bytes]]:
@@ -64,13 +71,6 @@ class Refusals:
             return [self._allow]
         # The rest of a body that was not read must not be taken for the next request.
         return [(b"connection", b"close")] if error.status_code == 413 else []
-
-    def _may_record(self) -> bool:
-        minute = time.monotonic() // 60
-        if minute != self._minute:
-            self._minute, self._recorded = minute, 0
-        self._recorded += 1
-        return self._recorded <= MAX_REFUSALS_PER_MINUTE
 
 
 def take_query(scope: Scope) -> bytes:

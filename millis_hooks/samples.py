@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, TypeAlias, get_args
 from urllib.parse import quote, urlencode
@@ -42,9 +43,26 @@ _AGENT_CONFIG: dict[str, Json] = {
 }
 
 
-def push_id(at: datetime) -> str:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallContent:
+    """What happened in a call of one's own, for its end-of-call to tell instead of the sample's."""
+
+    chat: Sequence[Mapping[str, Json]] = ()
+    #: Each with `name`, `params` and `result`.
+    function_calls: Sequence[Mapping[str, Json]] = ()
+    agent_config: Mapping[str, Json] = field(default_factory=dict)
+    #: In dollars.
+    cost_breakdown: Sequence[Mapping[str, Json]] = ()
+    chars_used: int = 0
+    recording_url: str | None = None
+    error_message: str | None = None
+    #: Fields beside the documented ones, in v2-extras only.
+    extra_fields: Mapping[str, Json] = field(default_factory=dict)
+
+
+def push_id(at: datetime, *, bits: Callable[[int], int] = secrets.randbits) -> str:
     """Return an id of the kind Millis gives sessions: 20 characters, the first of them a dash."""
-    number = int(at.timestamp() * 1000) << 72 | secrets.randbits(72)
+    number = int(at.timestamp() * 1000) << 72 | bits(72)
     return "".join(_ID_ALPHABET[number >> shift & 63] for shift in range(114, -1, -6))
 
 
@@ -59,20 +77,23 @@ def prefetch_query(
 ) -> str:
     """Return the query string of a prefetch; without phone numbers it is of a web session.
 
-    v1a has no metadata. hostile adds a second `from`, a key that repeats, bytes that are no UTF-8
-    and a `+` that was not escaped.
+    v1a has no metadata, and of a name that is Millis' own it comes second. hostile adds a second
+    `from`, a key that repeats, bytes that are no UTF-8 and a `+` that was not escaped.
     """
-    fields = {
-        "session_id": session_id or push_id(datetime.now(UTC)),
-        "agent_id": agent_id,
-        "from": from_phone,
-        "to": to_phone,
-        **({} if vintage == "v1a" else metadata or {}),
-    }
-    present = {name: value for name, value in fields.items() if value is not None}
+    fields = [
+        ("session_id", session_id or push_id(datetime.now(UTC))),
+        ("agent_id", agent_id),
+        ("from", from_phone),
+        ("to", to_phone),
+        *({} if vintage == "v1a" else metadata or {}).items(),
+    ]
+    present = [(name, value) for name, value in fields if value is not None]
     if vintage != "hostile":
-        return urlencode(present, quote_via=quote)
-    return urlencode(present, safe="+") + "&from=Springfield&tag=a&tag=b&name=%ff%00&&=&{x}"
+        return urlencode(present, errors="replace", quote_via=quote)
+    return (
+        urlencode(present, safe="+", errors="replace")
+        + "&from=Springfield&tag=a&tag=b&name=%ff%00&&=&{x}"
+    )
 
 
 def end_of_call_body(
@@ -87,12 +108,44 @@ def end_of_call_body(
     call_status: str = CallStatus.USER_ENDED,
     started_at: datetime | None = None,
     duration_s: float = 41,
+    content: CallContent | None = None,
 ) -> bytes:
     """Return the body of an end-of-call; without phone numbers it is of a web session.
 
     By default the call has just ended. v1a has no metadata; it and v1b have neither `call_id` nor
     `call_status`. hostile keeps the ids and is wrong in all the rest; it is not even strict JSON.
     """
+    payload = end_of_call_payload(
+        vintage,
+        session_id=session_id,
+        agent_id=agent_id,
+        call_id=call_id,
+        from_phone=from_phone,
+        to_phone=to_phone,
+        metadata=metadata,
+        call_status=call_status,
+        started_at=started_at,
+        duration_s=duration_s,
+        content=content,
+    )
+    return json.dumps(payload).encode()
+
+
+def end_of_call_payload(
+    vintage: Vintage = "v2",
+    *,
+    session_id: str | None = None,
+    agent_id: str | None = AGENT_ID,
+    call_id: str | None = None,
+    from_phone: str | None = CUSTOMER_PHONE,
+    to_phone: str | None = OWN_PHONE,
+    metadata: Mapping[str, Json] | None = None,
+    call_status: str = CallStatus.USER_ENDED,
+    started_at: datetime | None = None,
+    duration_s: float = 41,
+    content: CallContent | None = None,
+) -> dict[str, Any]:
+    """Return what `end_of_call_body` encodes."""
     started_at = started_at or datetime.now(UTC) - timedelta(seconds=duration_s + 1)
     session_id = session_id or push_id(started_at)
     payload: dict[str, Any] = {
@@ -110,11 +163,13 @@ def end_of_call_body(
     if vintage != "v1a":
         payload["metadata"] = dict(metadata or {})
     if vintage == "v2-extras":
-        payload |= _EXTRAS
-    elif vintage == "hostile":
+        payload |= _EXTRAS if content is None else {"call_metrics": _EXTRAS["call_metrics"]}
+    if content is not None:
+        payload |= _told(vintage, content)
+    if vintage == "hostile":
         payload |= _HOSTILE
         del payload["function_calls"]
-    return json.dumps(payload).encode()
+    return payload
 
 
 def _voip(vintage: Vintage, from_phone: str | None, to_phone: str | None) -> dict[str, Any] | None:
@@ -156,6 +211,35 @@ def _second_format(
         "call_status": call_status,
         "error_message": None,
     }
+
+
+def _told(vintage: Vintage, content: CallContent) -> dict[str, Any]:
+    """Return the fields that a call of one's own has in place of the sample's."""
+    chat = list(map(dict, content.chat))
+    told = {"agent_config": dict(content.agent_config), "chars_used": content.chars_used}
+    if vintage in {"v1a", "v1b"}:
+        costs = [{**item, "credit": _whole(item.get("credit"))} for item in content.cost_breakdown]
+        return {**told, "chat": chat, "cost_breakdown": costs}
+    with_extras = vintage == "v2-extras"
+    url = content.recording_url
+    told |= {
+        "chat": json.dumps(chat),
+        "function_calls": [
+            {key: value for key, value in call.items() if key != "result" or with_extras}
+            for call in content.function_calls
+        ],
+        "cost_breakdown": list(map(dict, content.cost_breakdown)),
+        "recording": None if url is None else {"recording_url": url},
+        "error_message": content.error_message,
+    }
+    if with_extras:
+        told |= {"call_analysis": {"opt_out_detection": False}, **content.extra_fields}
+    return told
+
+
+def _whole(credit: Json) -> int:
+    """Return dollars as the whole credits of the first format."""
+    return max(round(credit * 100), 1) if isinstance(credit, int | float) else 0
 
 
 _EXTRAS: dict[str, Any] = {

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from sqlalchemy import Connection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .call_log import CallLog
+from .call_log.digest import digest_delivery
+from .call_log.news import Change
+from .call_log.rejections import Described, Rejection, RejectionLog
 from .end_of_call import EndOfCallEndpoint
 from .events import EndOfCall
 from .failures import hide_by, hide_no_more_by
 from .housekeeping import Housekeeper
+from .marks import KEY_NAME, REHEARSALS, TESTS_ONLY, Marks
 from .prefetch import PrefetchEndpoint, encode_default
 from .routing import Router
 from .runs.holder import Holder
@@ -27,7 +31,11 @@ from .version import __version__
 from .workbench import Lifespan, Workbench
 
 if TYPE_CHECKING:
+    from .call_log.rereading import Reread
+    from .dashboard import Forgetting, Setup
     from .masking import MaskPolicy
+
+T = TypeVar("T")
 
 
 class Service:
@@ -52,7 +60,10 @@ class Service:
         if self._hidden is not None:
             hide_by(self._hidden)
         writer = self.call_log.writer
-        writer.run(lambda connection: write_handlers(connection, router, _now()))
+        budget_s = settings.prefetch_budget_s
+        writer.run(
+            partial(write_handlers, registered=router, now=_now(), prefetch_budget_s=budget_s)
+        )
         self.runner = Runner(
             self.call_log.database.reader,
             writer,
@@ -61,6 +72,7 @@ class Service:
             Holder(self.call_log.database.runner_lock),
             concurrency=settings.handler_concurrency,
             own_numbers=settings.own_numbers,
+            tell=self.call_log.tell_of_runs,
         )
         self._wake_runner = self.runner.wake
         self.runner.start()
@@ -79,8 +91,15 @@ class Service:
 
             redaction = Redaction(self._hidden, store, record)
             store, record = redaction.store, redaction.record
-        self.prefetch = PrefetchEndpoint(settings, router, workbench, record, default=default)
-        self.end_of_call = EndOfCallEndpoint(settings, store, record)
+        self._rejections = RejectionLog(self._write_rejections, partial(_describe, settings))
+        note = self._rejections.note
+        accepted = REHEARSALS if settings.sandbox else TESTS_ONLY
+        self.marks = Marks(self.call_log.key(KEY_NAME), accepts=accepted)
+        mark_of = self.marks.mark_of
+        self.prefetch = PrefetchEndpoint(
+            settings, router, workbench, record, note, default=default, mark_of=mark_of
+        )
+        self.end_of_call = EndOfCallEndpoint(settings, store, note, mark_of=mark_of)
         self._settings = settings
         self._site: ASGIApp | None = None
 
@@ -111,6 +130,7 @@ class Service:
         await asyncio.to_thread(partial(self.runner.close, grace_s=grace_s))
         await asyncio.to_thread(self._housekeeper.close)
         await self._workbench.stop()
+        await asyncio.to_thread(self._rejections.close)
         await asyncio.to_thread(self.call_log.close)
         if self._hidden is not None:
             hide_no_more_by(self._hidden)
@@ -127,9 +147,9 @@ class Service:
 
     def _make_dashboard(self) -> ASGIApp:
         from .call_log.queries import Queries
-        from .dashboard import DashboardSettings, dashboard
+        from .dashboard import DashboardSettings, Webhooks, dashboard
         from .masking import MaskPolicy
-        from .operators import Operators
+        from .operators import Lasts, Operators
 
         operators = Operators(
             self.call_log.database.reader,
@@ -137,19 +157,63 @@ class Service:
             signing_key=self._session_key(),
             password=self._settings.dashboard_password,
             now=_now,
+            lasts=Lasts(
+                idle=timedelta(hours=self._settings.session_idle_hours),
+                longest=timedelta(days=self._settings.session_days),
+            ),
         )
         return dashboard(
             Queries(self.call_log.database.reader),
             operators,
             replay=self._replay,
-            settings=DashboardSettings(version=__version__, mask=MaskPolicy.of(self._settings)),
+            settings=DashboardSettings(
+                version=__version__,
+                mask=MaskPolicy.of(self._settings),
+                webhooks=Webhooks.of(self._settings),
+            ),
+            setup=self._setup(),
+            forgetting=self._forgetting(),
+            reread=self._reread,
             now=_now,
+            news=self.call_log.news,
         )
+
+    def _forgetting(self) -> Forgetting:
+        from .dashboard import Forgetting
+
+        remembers = self._settings.prefetch_fallback == "last_good"
+        return Forgetting(
+            self.call_log.database.reader, self.call_log.writer.run, remembers=remembers
+        )
+
+    def _setup(self) -> Setup:
+        from .dashboard import Setup, Trials
+        from .doctor.examination import examine
+
+        look = partial(examine, self._settings, reads_all=False, measures=False)
+        trials = Trials(self._settings, self.marks)
+        return Setup(self._settings, trials, lambda: look(_now()))
+
+    def _write_rejections(self, work: Callable[[Connection], T]) -> T:
+        written = self.call_log.writer.run(work)
+        self.call_log.news.tell([Change("rejected")])
+        return written
 
     def _replay(self, work: Callable[[Connection], Replayed | None]) -> Replayed | None:
         replayed = self.call_log.writer.run(work)
         self.runner.wake()
         return replayed
+
+    def _reread(self, delivery_id: int) -> Reread | None:
+        from .call_log.reread_one import reread_delivery
+
+        digest = partial(
+            digest_delivery, own_numbers=self._settings.own_numbers, runs_for=self._runs_for
+        )
+        log = self.call_log
+        reread = reread_delivery(log.database.reader, log.writer.run, delivery_id, digest)
+        self.runner.wake()
+        return reread
 
     def _session_key(self) -> bytes:
         if self._settings.session_key is not None:
@@ -167,6 +231,12 @@ def _hidden(settings: Settings) -> MaskPolicy | None:
     from .redaction import policy_of
 
     return policy_of(settings)
+
+
+def _describe(settings: Settings, rejection: Rejection) -> Described:
+    from .rejected import Describer  # as above: most never refuse anything
+
+    return Describer.of(settings)(rejection)
 
 
 def _now() -> datetime:

@@ -67,6 +67,11 @@ class Settings(BaseSettings):
 
     # Where
     prefix: str = Field("/millis", description="The path in front of the two webhooks.")
+    public_url: str | None = Field(
+        None,
+        description="Where Millis reaches the service, as https://hooks.example.com, with the path "
+        "it is mounted at if any. The setup page begins with it.",
+    )
     database_url: str = Field(
         "sqlite:///millis_hooks.db", description="The call log: a SQLite file."
     )
@@ -152,12 +157,51 @@ class Settings(BaseSettings):
         "pages, commands and exports show them as they came. 0 never compresses.",
     )
 
+    # The sandbox
+    sandbox: bool = Field(
+        False,
+        description="Serve the sandbox, where calls are rehearsed without a phone; `dev` does.",
+    )
+
+    # Millis' own interface
+    api_key: SecretStr | None = Field(
+        None,
+        description="The private key of your account at Millis: to start calls, and to fetch the "
+        "ends that never arrived.",
+    )
+    api_region: Literal["us", "eu"] = Field(
+        "us", description="Where your account at Millis is: us or eu."
+    )
+    api_url: str | None = Field(
+        None,
+        description="The address of another API than the region's, such as the sandbox's.",
+    )
+    reconcile_minutes: int = Field(
+        15,
+        ge=0,
+        le=24 * 60,
+        description="Minutes between looks into Millis' call logs for calls whose end never "
+        "arrived, where API_KEY is set; 0 never looks.",
+    )
+
     # The dashboard
     dashboard_password: SecretStr | None = Field(
-        None, description="Password of the operator `admin`; without it nobody can sign in."
+        None,
+        description="Password of the operator `admin`, who may operate; `millis-hooks operator "
+        "add` adds others.",
     )
     session_key: SecretStr | None = Field(
         None, description="Signs operators' cookies; made and kept in the call log by default."
+    )
+    session_idle_hours: int = Field(
+        12,
+        gt=0,
+        le=8760,
+        description="Hours without a page after which an operator has to sign in again, unless "
+        "kept signed in.",
+    )
+    session_days: int = Field(
+        30, gt=0, le=365, description="Days after which an operator has to sign in again anyhow."
     )
 
     @classmethod
@@ -235,6 +279,13 @@ class Settings(BaseSettings):
         if trimmed and not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", trimmed):
             raise ValueError("expected a path such as /millis")
         return trimmed
+
+    @field_validator("public_url")
+    @classmethod
+    def _is_web_address(cls, value: str | None) -> str | None:
+        if value and not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", value):
+            raise ValueError("expected an address such as https://hooks.example.com")
+        return value or None
 
     @field_validator("database_url")
     @classmethod

@@ -17,14 +17,25 @@ from starlette.routing import Mount
 from starlette.testclient import TestClient
 from stored_calls import NOW, StoredCalls
 
-from millis_hooks.dashboard import DashboardSettings, dashboard
+from millis_hooks.dashboard import DashboardSettings, Forgetting, Setup, Trials, dashboard
+from millis_hooks.dashboard.setup import Examine
 from millis_hooks.exceptions import StorageError
+from millis_hooks.marks import Marks
 from millis_hooks.masking import SECRETS_ALONE, MaskPolicy
 from millis_hooks.operators import Operators
 from millis_hooks.runs.replay import Replayed
+from millis_hooks.settings import Settings
 
 PASSWORD = "pässwörd"
+SECRET = "a-secret-for-tests-only-0001"
+MARKS = Marks(b"a key of the tests")
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)> \u202e\u05e9\u05dc\u05d5\u05dd"
+
+
+def make_setup(examine: Examine = tuple, **settings: Any) -> Setup:
+    """What the setup page is made from, where the webhooks take SECRET unless told otherwise."""
+    loaded = Settings.load(**({"secrets": SECRET} | settings))
+    return Setup(loaded, Trials(loaded, MARKS), examine)
 
 
 class Page(HTMLParser):
@@ -67,10 +78,11 @@ class Site:
         password: str | None = PASSWORD,
         prefix: str = "",
         mask: MaskPolicy = SECRETS_ALONE,
+        setup: Setup | None = None,
     ) -> None:
         self.stored = StoredCalls(folder)
         self.now = NOW
-        operators = Operators(
+        self.operators = Operators(
             self.stored.database.reader,
             write=self.stored.write,
             signing_key=b"key",
@@ -79,10 +91,12 @@ class Site:
         )
         app = dashboard(
             self.stored.queries,
-            operators,
+            self.operators,
             replay=self._replay,
             settings=DashboardSettings("1.2.3", mask=mask),
             now=self._now,
+            setup=setup or make_setup(),
+            forgetting=Forgetting(self.stored.database.reader, self.stored.write),
         )
         self.app = Starlette(routes=[Mount(prefix, app)]) if prefix else app
         self.browser = TestClient(self.app, follow_redirects=False, raise_server_exceptions=False)

@@ -21,6 +21,7 @@ from millis_hooks.call_log.tables import handler_runs, inbox
 from millis_hooks.samples import end_of_call_body
 
 SECRET = "a secret of the crash tests"
+PASSWORD = "a password of the crash tests"
 
 #: `note(call, word)` writes a line that outlives the process.
 APP = """
@@ -29,7 +30,9 @@ from millis_hooks import Backoff, EndOfCall, GiveUp, MillisHooks, Retry
 from millis_hooks.server import serve
 
 port, *arguments = sys.argv[1:]
-hooks = MillisHooks(secrets=[{secret!r}], database_url={url!r}, handler_grace_s=0.2)
+hooks = MillisHooks(
+    secrets=[{secret!r}], database_url={url!r}, handler_grace_s=0.2, dashboard_password={password!r}
+)
 journal = os.open({journal!r}, os.O_CREAT | os.O_APPEND | os.O_WRONLY)
 
 def note(call, word):
@@ -49,7 +52,11 @@ class Site:
         self.acknowledged: list[bytes] = []
         self._journal = folder / "journal"
         app = APP.format(
-            secret=SECRET, url=url_in(folder), journal=str(self._journal), handlers=handlers
+            secret=SECRET,
+            password=PASSWORD,
+            url=url_in(folder),
+            journal=str(self._journal),
+            handlers=handlers,
         )
         (folder / "app.py").write_text(app)
 

@@ -329,12 +329,12 @@ def test_whether_a_process_does_the_runs_is_told_by_its_lock(tmp_path: Path) -> 
 
 def test_the_application_is_looked_at(tmp_path: Path) -> None:
     hooks = MillisHooks(secrets=STRONG, database_url=url_in(tmp_path))
-    assert states(examine_application("app:hooks", hooks)) == {"application": "warn"}
+    assert states(examine_application("app:hooks", hooks.router)) == {"application": "warn"}
     hooks.on_prefetch(name="greet")(lambda call: None)
-    (found,) = examine_application("app:hooks", hooks)
+    (found,) = examine_application("app:hooks", hooks.router)
     assert (found.state, found.found) == ("ok", "app:hooks, handlers: 1 prefetch")
     hooks.on_parked(name="alert", handler="nobody")(lambda parked: None)
-    assert states(examine_application("app:hooks", hooks)) == {"application": "bad"}
+    assert states(examine_application("app:hooks", hooks.router)) == {"application": "bad"}
     assert states(examine_application("app:other", None)) == {"application": "bad"}
 
 

@@ -10,30 +10,35 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "millis_hooks"
 
 LAYERS: list[set[str]] = [
-    {"version", "exceptions", "settings", "payload_places"},
-    {"call_status", "phones", "variables", "masking", "wire", "retries"},
-    {"query_string", "failures"},
+    {"version", "exceptions", "settings", "payload_places", "loopback", "finding", "marks"},
+    {"call_status", "phones", "variables", "masking", "wire", "retries", "webhooks", "exchange"},
+    {"query_string", "failures", "agent_config"},
     {"events"},
     {"parked", "drift_detection"},
     {"handlers", "signatures"},
     {"options"},
     {"registration"},
     {"samples", "auth", "routing", "content_encoding", "answers", "call_log"},
-    {"courier", "running", "replies", "operators", "redaction", "housekeeping"},
+    {"courier", "running", "replies", "operators", "redaction", "housekeeping", "rejected"},
     {"interruption"},
     {"handler_threads"},
     {"workbench"},
     {"runs"},
-    {"prefetch", "end_of_call", "dashboard"},
+    {"prefetch", "end_of_call", "dashboard", "sandbox"},
+    {"doctor"},
     {"service"},
     {"app"},
-    {"server", "target"},
-    {"doctor"},
-    {"cli"},
+    {"server", "target", "testing"},
+    {"cli", "pytest_plugin"},
 ]
 RANKS = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 # Rank for rank, what may be imported from beside.
-BESIDE = {("masking", "wire"), ("settings", "exceptions"), ("answers", "content_encoding")}
+BESIDE = {
+    ("masking", "wire"),
+    ("settings", "exceptions"),
+    ("marks", "exceptions"),
+    ("answers", "content_encoding"),
+}
 
 
 def modules() -> list[Path]:

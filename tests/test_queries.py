@@ -14,6 +14,7 @@ from stored_calls import NOW, StoredCalls
 from millis_hooks.call_log.filters import CallFilter
 from millis_hooks.call_log.queries import Queries
 from millis_hooks.call_log.records import LIVE_FOR, Page, RunCounts
+from millis_hooks.call_log.requests import RequestFilter
 from millis_hooks.call_log.search import Excerpt
 from millis_hooks.exceptions import StorageError
 
@@ -306,13 +307,11 @@ def test_of_many_deliveries_the_one_the_call_was_read_from_is_shown(stored: Stor
     assert len(record.deliveries) < 30
 
 
-def test_deliveries_that_could_not_be_read_are_listed_without_their_bytes(
-    stored: StoredCalls,
-) -> None:
+def test_deliveries_that_could_not_be_read_are_listed_and_counted(stored: StoredCalls) -> None:
     stored.add_delivery(body=b"fine")
     broken = stored.add_delivery(body=b"{broken", outcome="unparsed", reason="not JSON")
-    (listed,) = stored.queries.unparsed()
-    assert (listed.id, listed.body, listed.body_bytes) == (broken, None, 7)
+    (listed,) = stored.queries.requests(RequestFilter(outcome="unparsed")).rows
+    assert (listed.id, listed.reason, listed.bytes) == (broken, "not JSON", 7)
     assert stored.queries.unparsed_count() == 1
     delivery = stored.queries.delivery(broken)
     assert delivery is not None

@@ -6,16 +6,19 @@ Knows nothing of HTTP and nothing of handlers.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from sqlalchemy import Connection, insert, select
+from sqlalchemy.exc import SQLAlchemyError
 
 from .database import Database
 from .digest import RunsFor
+from .elsewhere import Elsewhere
 from .migrations import migrate
+from .news import REFRESH, Announcer, Change
 from .processing import Processor
 from .readiness import Readiness, require_sound
-from .tables import keys
+from .tables import calls, keys
 from .writer import Writer
 
 
@@ -42,15 +45,25 @@ class CallLog:
             self.database.close()
             raise
         self.writer = Writer(self.database.writer, on_stored=self._wake)
+        self.news = Announcer()
         self.processor = Processor(
-            self.database, self.writer, runs_for=runs_for, on_runs=on_runs, own_numbers=own_numbers
+            self.database,
+            self.writer,
+            runs_for=runs_for,
+            on_runs=on_runs,
+            own_numbers=own_numbers,
+            tell=self.news.tell,
         )
+        self._elsewhere = Elsewhere(self.writer, self.news)
         self._readiness = Readiness(self.writer)
         self.writer.start()
         self.processor.start()
+        self._elsewhere.start()
 
     def close(self) -> None:
         """Write what is waiting and close; what is not processed yet is at the next start."""
+        self.news.close()
+        self._elsewhere.close()
         self.processor.close()
         self.writer.close()
         self.database.close()
@@ -58,6 +71,18 @@ class CallLog:
     def check(self) -> None:
         """Raise `StorageError` unless a delivery would be stored now. Blocks a little."""
         self._readiness.check()
+
+    def tell_of_runs(self, call_ids: Collection[int]) -> None:
+        """Tell who listens that runs of these calls began or ended."""
+        if not call_ids or not self.news.listeners:
+            return
+        sessions = select(calls.c.session_id).where(calls.c.id.in_(call_ids))
+        try:
+            with self.database.reader.connect() as connection:
+                changes = [Change("runs", each) for each in connection.scalars(sessions)]
+        except SQLAlchemyError:
+            changes = [REFRESH]
+        self.news.tell(changes)
 
     def key(self, name: str) -> bytes:
         """Return the key of this name, the same for every process on this log."""

@@ -34,6 +34,7 @@ class Delivery(NamedTuple):
     redacted: bool = False
     imported: bool = False
     source: str | None = None
+    dry_run: bool = False
 
 
 _COLUMNS = (*Delivery._fields, "content_hash")

@@ -7,8 +7,8 @@ A wish is a condition that holds or not, and, where an index helps, a way to fin
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
 
 from sqlalchemy import ColumnElement, FromClause, Select, and_, exists, func, null, or_, select
@@ -61,6 +61,9 @@ class CallFilter:
     (exclusive) are when a call was received and take the place of `range`; they are aware. Lengths
     are in seconds and costs in credits, both ends inclusive. `unparsed` wants a delivery that could
     not be read, `duplicate` an end-of-call that came more than once.
+
+    `range` "today" begins at midnight in `zone`. With `plainly`, `q` is a whole id or number: what
+    can be looked for without the search index.
     """
 
     q: str = ""
@@ -81,6 +84,8 @@ class CallFilter:
     handler: str | None = None
     unparsed: bool = False
     duplicate: bool = False
+    plainly: bool = False
+    zone: tzinfo = field(default=UTC, compare=False)
 
     def period(self, now: datetime) -> tuple[datetime | None, datetime | None]:
         """Return when the calls were received: since (inclusive) and until (exclusive)."""
@@ -89,7 +94,7 @@ class CallFilter:
         span = RANGES.get(self.range, RANGES["7d"])
         if span is None:
             return None, None
-        return now - span if span else midnight(now), None
+        return now - span if span else midnight(now, self.zone), None
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,9 +144,10 @@ def is_live(now: datetime) -> ColumnElement[bool]:
     return and_(calls.c.ended_at.is_(None), calls.c.received_at >= now - LIVE_FOR)
 
 
-def midnight(now: datetime) -> datetime:
-    """Return when this day began in UTC."""
-    return now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+def midnight(now: datetime, zone: tzinfo = UTC) -> datetime:
+    """Return when this day began in that zone, in UTC."""
+    local = now.astimezone(zone).replace(hour=0, minute=0, second=0, microsecond=0, fold=0)
+    return local.astimezone(UTC)
 
 
 def bindable(text: str) -> str:
@@ -178,7 +184,13 @@ def _wishes(wanted: CallFilter) -> Iterator[Wish]:
     if wanted.duplicate:
         yield Wish(aside(calls.c.repeated), (Lane(IS_REPEATED),))
     if query := clean_query(wanted.q):
-        yield _text(query)
+        yield _named(query) if wanted.plainly else _text(query)
+
+
+def _named(text: str) -> Wish:
+    """Find a whole id or number. No index helps: it is for a log whose search is broken."""
+    ids = or_(calls.c.session_id == text, calls.c.call_id == text)
+    return Wish(or_(ids, _number(text).where))
 
 
 def _text(query: str) -> Wish:

@@ -71,6 +71,16 @@ class Listing:
         back = cursor_of(keys[0]) if place is not None and keys else None
         return Keys(_ids(keys), back, cursor_of(keys[-1]) if more else None)
 
+    def around(self, key: Key) -> tuple[int | None, int | None]:
+        """Find the calls next to this one, the newer and the older; it need not be listed."""
+        newer, older = (
+            self._way.keys(
+                self._connection, replace(self._all, after=key, newest_first=newest_first), 1
+            )
+            for newest_first in (False, True)
+        )
+        return (newer[0].id if newer else None, older[0].id if older else None)
+
     def count(self) -> Counts:
         """Count the calls of each outcome under all other filters, the newest at most."""
         if self._others:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import Row, func, select
@@ -20,6 +20,7 @@ from ..failures import describe_failure
 from .database import Database
 from .derived import give_up, save
 from .digest import Digest, RunsFor, digest_delivery
+from .news import Change
 from .tables import deliveries, inbox
 from .writer import Writer
 
@@ -51,13 +52,18 @@ class Processor:
         runs_for: RunsFor,
         own_numbers: frozenset[str] = frozenset(),
         on_runs: Callable[[], None] = lambda: None,
+        tell: Callable[[Iterable[Change]], None] = lambda changes: None,
     ) -> None:
-        """Ask `runs_for` which handlers want a call; call `on_runs` when runs were written."""
+        """Ask `runs_for` which handlers want a call; call `on_runs` when runs were written.
+
+        What has changed is passed to `tell`.
+        """
         self._database = database
         self._writer = writer
         self._runs_for = runs_for
         self._own_numbers = own_numbers
         self._on_runs = on_runs
+        self._tell = tell
         self._wanted = threading.Event()
         self._closing = threading.Event()
         self._backlog = 0  # at most so many deliveries wait
@@ -99,9 +105,11 @@ class Processor:
     def _process(self, chunk: Sequence[Row[Any]]) -> None:
         if not chunk:
             return
-        digests = [digest for row in chunk if (digest := self._digest(row))]
+        read = [(row, self._digest(row)) for row in chunk]
+        digests = [digest for _, digest in read if digest]
         done = [row.id for row in chunk]
         self._writer.run(lambda connection: save(connection, digests, done))
+        self._tell(_change(row, digest) for row, digest in read)
         if any(digest.handlers for digest in digests):
             self._on_runs()
 
@@ -115,6 +123,7 @@ class Processor:
             failure = describe_failure(error)
             logger.error("delivery %d could not be processed\n%s", row.id, failure.traceback)
             self._writer.run(lambda connection: give_up(connection, row.id, str(failure)))
+            self._tell([_change(row, None)])
 
     def _run(self) -> None:
         sweep_s = FIRST_SWEEP_S
@@ -164,3 +173,9 @@ class Processor:
 
     def _digest(self, row: Row[Any]) -> Digest | None:
         return digest_delivery(row, own_numbers=self._own_numbers, runs_for=self._runs_for)
+
+
+def _change(row: Row[Any], digest: Digest | None) -> Change:
+    if digest is None:
+        return Change("unparsed", row.session_id)
+    return Change("ended" if digest.ends_call else "started", row.session_id)

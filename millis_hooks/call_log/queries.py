@@ -7,10 +7,10 @@ found is in `filters.py`, `ways.py` and `listing.py`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
-from datetime import datetime
+from datetime import UTC, datetime, tzinfo
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import (
@@ -29,9 +29,12 @@ from sqlalchemy import (
 from sqlalchemy.exc import SQLAlchemyError
 
 from ..exceptions import StorageError
+from .analytics.analytics import Analytics, Scope
+from .analytics.figures import Report
 from .drift import DriftReport, drift_report
 from .filters import CallFilter, bindable, is_live, midnight
 from .listing import Listing
+from .new_ends import ended_since, newest_end
 from .raw_bytes import length_of
 from .records import (
     Attempt,
@@ -46,6 +49,14 @@ from .records import (
     RunCounts,
     Today,
 )
+from .rejections import (
+    RejectionCount,
+    StoredRejection,
+    count_rejections,
+    find_rejection,
+    list_rejections,
+)
+from .requests import RequestFilter, RequestPage, list_requests
 from .search import clean_query, excerpts
 from .tables import (
     IS_OF_CALL,
@@ -57,11 +68,13 @@ from .tables import (
     handler_runs,
     handlers,
 )
+from .ways import Key
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 T = TypeVar("T", bound="DataclassInstance")
+A = TypeVar("A")
 
 MAX_PAGE_SIZE = 100
 
@@ -69,6 +82,12 @@ _DELIVERY = select(
     *(column for column in deliveries.c if column.name != "body"),
     null().label("body"),
     length_of(deliveries.c.body).label("body_bytes"),
+)
+_LAST_PREFETCH = (
+    select(calls.c.received_at)
+    .where(calls.c.prefetch_ms.is_not(None))
+    .order_by(calls.c.received_at.desc())
+    .limit(1)
 )
 _LIVE_SHOWN = 100
 _AGENTS_SHOWN = 500
@@ -106,14 +125,25 @@ class Queries:
     ) -> Page:
         """List calls that ended and calls whose end is overdue, newest received first.
 
-        `before` and `after` are cursors of an earlier page; one that cannot be read is ignored.
+        `before` and `after` are cursors of an earlier page; one that cannot be read is ignored. A
+        search that its index cannot answer is tried once more without it.
         """
         size = max(1, min(size, MAX_PAGE_SIZE))
-        with self._reading() as connection:
-            listing = Listing(connection, wanted, now)
-            page = listing.page(before=before, after=after, size=size)
-            listed = _with_details(connection, page.ids, clean_query(wanted.q))
-            return Page(listed, page.newer, page.older, *listing.count())
+
+        def page(wanted: CallFilter) -> Page:
+            with self._reading() as connection:
+                listing = Listing(connection, wanted, now)
+                keys = listing.page(before=before, after=after, size=size)
+                searched = "" if wanted.plainly else clean_query(wanted.q)
+                listed = _with_details(connection, keys.ids, searched)
+                return Page(listed, keys.newer, keys.older, *listing.count(), wanted.plainly)
+
+        try:
+            return page(wanted)
+        except StorageError:
+            if not wanted.q:
+                raise
+            return page(replace(wanted, plainly=True))
 
     def live_calls(self, *, now: datetime) -> tuple[LiveCall, ...]:
         """List calls that had a prefetch and no end yet, newest first."""
@@ -139,9 +169,28 @@ class Queries:
         with self._reading() as connection:
             return connection.scalar(select(func.count()).where(is_live(now))) or 0
 
-    def today(self, *, now: datetime) -> Today:
-        """Add up the calls received since midnight UTC."""
-        since = calls.c.received_at >= midnight(now)
+    def newest_end(self) -> int:
+        """Return a mark of now, for `ended_since`."""
+        with self._reading() as connection:
+            return newest_end(connection)
+
+    def ended_since(self, mark: int, wanted: CallFilter, *, now: datetime) -> int:
+        """Count the calls that ended since a mark and match the filter, up to 500."""
+        with self._reading() as connection:
+            return ended_since(connection, mark, wanted, now)
+
+    def standing(self, session_id: str) -> Call | None:
+        """Return what is known of one session, without its deliveries and runs."""
+        known = select(calls).where(calls.c.session_id == bindable(session_id))
+        with self._reading() as connection:
+            row = connection.execute(known).mappings().one_or_none()
+            return None if row is None else _read_as(Call, row)
+
+    def today(self, *, now: datetime, zone: tzinfo = UTC) -> Today:
+        """Add up the calls received since midnight in that zone, but not those rehearsed."""
+        # Calls that the sandbox made up are not counted.
+        is_real = calls.c.source.is_distinct_from("sandbox")
+        since = and_(calls.c.received_at >= midnight(now, zone), is_real)
         timed = and_(since, calls.c.prefetch_ms.is_not(None))
         totals = select(
             func.count(),
@@ -150,17 +199,20 @@ class Queries:
             func.count(calls.c.prefetch_ms),
         ).where(since)
         by_time = select(calls.c.prefetch_ms).where(timed).order_by(calls.c.prefetch_ms)
-        last = (
-            select(calls.c.received_at)
-            .where(calls.c.prefetch_ms.is_not(None))
-            .order_by(calls.c.received_at.desc())
-            .limit(1)
-        )
         with self._reading() as connection:
             count, errors, credit, prefetches = connection.execute(totals).one()
             rank = max(math.ceil(0.95 * prefetches) - 1, 0)
             p95 = connection.scalar(by_time.limit(1).offset(rank))
-            return Today(count, errors, credit, p95, connection.scalar(last))
+            return Today(count, errors, credit, p95, connection.scalar(_LAST_PREFETCH))
+
+    def report(self, scope: Scope) -> Report:
+        """Return the figures of a period, beside those of the period before."""
+        return Analytics(self._engine).report(scope)
+
+    def last_prefetch_at(self) -> datetime | None:
+        """Return when the newest call that had a prefetch was received."""
+        with self._reading() as connection:
+            return connection.scalar(_LAST_PREFETCH)
 
     def agents(self) -> tuple[str, ...]:
         """List the agent ids that calls came from, in alphabetical order."""
@@ -188,11 +240,43 @@ class Queries:
                 connection.scalar(_run_count(call.id)) or 0,
             )
 
-    def unparsed(self, *, size: int = MAX_PAGE_SIZE) -> tuple[Delivery, ...]:
-        """List the newest deliveries that could not be read, without their bodies."""
-        newest = _DELIVERY.where(IS_UNPARSED).order_by(deliveries.c.id.desc()).limit(size)
+    def neighbours(
+        self, call: Call, wanted: CallFilter, *, now: datetime
+    ) -> tuple[str | None, str | None]:
+        """Return the sessions next to a call in a list, the newer one and the older one."""
         with self._reading() as connection:
-            return tuple(_read_as(Delivery, row) for row in connection.execute(newest).mappings())
+            ids = Listing(connection, wanted, now).around(Key(call.received_at, call.id))
+            found = select(calls.c.id, calls.c.session_id).where(calls.c.id.in_(ids))
+            sessions = {row.id: row.session_id for row in connection.execute(found)}
+        return sessions.get(ids[0]), sessions.get(ids[1])
+
+    def requests(
+        self,
+        wanted: RequestFilter,
+        *,
+        before: str | None = None,
+        after: str | None = None,
+        size: int = 50,
+    ) -> RequestPage:
+        """List requests to the webhooks, refused ones too, newest first; cursors as for calls."""
+        size = max(1, min(size, MAX_PAGE_SIZE))
+        with self._reading() as connection:
+            return list_requests(connection, wanted, before=before, after=after, size=size)
+
+    def rejections(self, *, limit: int = MAX_PAGE_SIZE) -> tuple[StoredRejection, ...]:
+        """List the requests that were refused last, newest first."""
+        with self._reading() as connection:
+            return list_rejections(connection, limit=limit)
+
+    def rejection(self, rejection_id: int) -> StoredRejection | None:
+        """Return one refused request, or None."""
+        with self._reading() as connection:
+            return find_rejection(connection, rejection_id)
+
+    def rejection_counts(self) -> tuple[RejectionCount, ...]:
+        """Count the requests that were ever refused, by reason, the last refused first."""
+        with self._reading() as connection:
+            return count_rejections(connection)
 
     def unparsed_count(self) -> int:
         """Count the deliveries that could not be read, up to 10,000."""
@@ -211,6 +295,11 @@ class Queries:
             one = _DELIVERY.where(deliveries.c.id == delivery_id)
             rows = connection.execute(one).mappings().all()
             return next(iter(_with_bodies(connection, rows, [delivery_id])), None)
+
+    def ask(self, question: Callable[[Connection], A]) -> A:
+        """Answer a question of another module."""
+        with self._reading() as connection:
+            return question(connection)
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:

@@ -46,6 +46,8 @@ class Call:
     opted_out: bool | None
     prefetch_ms: float | None
     prefetch_outcome: str | None
+    #: Who sent its first delivery, unless Millis did: sandbox | millis_api.
+    source: str | None = None
 
     def is_live(self, now: datetime) -> bool:
         """Whether the end may still come."""
@@ -83,7 +85,8 @@ class Page:
     """One page of calls, newest first; a cursor is None where there is no further page.
 
     `counts` has a number for "all" and for each outcome tab, under the same other filters. Counting
-    stops after a while; of the tabs named in `at_least` there may be more calls.
+    stops after a while; of the tabs named in `at_least` there may be more calls. `is_plain` says
+    that the search index could not be used: only whole ids and numbers were looked for.
     """
 
     rows: tuple[ListedCall, ...]
@@ -91,6 +94,7 @@ class Page:
     older: str | None
     counts: Mapping[str, int]
     at_least: tuple[str, ...]
+    is_plain: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +107,7 @@ class LiveCall:
 
 @dataclass(frozen=True, slots=True)
 class Today:
-    """Totals since midnight UTC."""
+    """Totals since midnight."""
 
     calls: int
     errors: int
@@ -134,6 +138,8 @@ class Delivery:
     reason: str | None
     #: It was masked before it was stored.
     redacted: bool = False
+    #: Who sent it, unless Millis did: sandbox | millis_api.
+    source: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

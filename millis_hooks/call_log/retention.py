@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
+    Connection,
     Engine,
     Row,
     Select,
@@ -34,7 +35,15 @@ from .removal import (
     survey_deliveries,
     survey_sessions,
 )
-from .tables import IS_UNPARSED, calls, deliveries, operator_sessions
+from .tables import (
+    IS_UNPARSED,
+    calls,
+    deeds,
+    deliveries,
+    operator_sessions,
+    rejection_counts,
+    rejections,
+)
 
 #: Rows read at a time. Nothing is held open between two reads, so the service can tidy its file.
 _READ_ROWS = 500
@@ -45,11 +54,15 @@ def prune(
 ) -> Iterator[Removal]:
     """Remove what was received before `before`, a batch with each step of the iterator.
 
-    Operators' sessions that are over by `now` go too. Stopping between two batches is safe, and so
-    is pruning twice at once. Raises what `write` raises.
+    So does what was refused or done by operators before then; and operators' sessions that are over
+    by `now`. Stopping between two batches is safe, and so is pruning twice at once. Raises what
+    `write` raises.
     """
     over = delete(operator_sessions).where(operator_sessions.c.expires_at <= now)
     write(lambda connection: connection.execute(over))
+    write(lambda connection: _remove_rejections(connection, before))
+    done = delete(deeds).where(deeds.c.at < before)
+    write(lambda connection: connection.execute(done))
     yield from in_batches(write, remove_sessions, _old_sessions(reader, before), batch_s=batch_s)
     yield from in_batches(write, remove_deliveries, _old_loose(reader, before), batch_s=batch_s)
 
@@ -58,6 +71,11 @@ def plan(reader: Engine, *, before: datetime) -> Removal:
     """Count what `prune` would remove."""
     sessions = planned(reader, survey_sessions, _old_sessions(reader, before))
     return sessions + planned(reader, survey_deliveries, _old_loose(reader, before))
+
+
+def _remove_rejections(connection: Connection, before: datetime) -> None:
+    for table in (rejections, rejection_counts):
+        connection.execute(delete(table).where(table.c.last_at < before))
 
 
 def _old_sessions(reader: Engine, before: datetime) -> Iterator[str]:

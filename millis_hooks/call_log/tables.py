@@ -60,7 +60,7 @@ deliveries = Table(
     Column("session_id", Text),  # None when the message names none or could not be read
     Column("received_at", UtcDateTime, nullable=False),
     # prefetch: fresh | default | last_good | late | failed;
-    # end of call: stored | unparsed;  either: rejected
+    # end of call: stored | unparsed;  either, before schema 0004: rejected
     Column("outcome", Text, nullable=False),
     Column("reason", Text),  # why it is not the best outcome, in words
     Column("status_code", Integer, nullable=False),
@@ -77,12 +77,24 @@ deliveries = Table(
     Column("imported", Boolean, nullable=False, default=False),
     # who sent it, unless Millis did: sandbox | millis_api (fetched from its call logs)
     Column("source", Text),
+    # rehearsed, and handlers are asked to do nothing in earnest
+    Column("dry_run", Boolean, nullable=False, default=False),
     sqlite_autoincrement=True,
 )
 Index("ix_deliveries_session", deliveries.c.session_id, deliveries.c.id)
 #: Spelled out, not bound: SQLite then sees that the index below answers it.
 IS_UNPARSED = deliveries.c.outcome == literal_column("'unparsed'")
 Index("ix_deliveries_unparsed", deliveries.c.id, sqlite_where=IS_UNPARSED)
+Index("ix_deliveries_received", deliveries.c.received_at, deliveries.c.id)
+#: Few, however long the log.
+IS_NOT_BEST = deliveries.c.outcome.not_in([literal_column("'fresh'"), literal_column("'stored'")])
+Index(
+    "ix_deliveries_outcome",
+    deliveries.c.outcome,
+    deliveries.c.received_at,
+    deliveries.c.id,
+    sqlite_where=IS_NOT_BEST,
+)
 
 #: Deliveries stored but not yet processed; written in the transaction that stores them.
 inbox = Table(
@@ -243,7 +255,7 @@ Index("ux_attempts_number", attempts.c.run_id, attempts.c.number, unique=True)
 handlers = Table(
     "handlers",
     metadata,
-    Column("hook", Text, primary_key=True),  # end_of_call | parked
+    Column("hook", Text, primary_key=True),  # prefetch | end_of_call | parked
     Column("name", Text, primary_key=True),
     Column("max_attempts", Integer, nullable=False),
     Column("timeout_s", Float, nullable=False),
@@ -290,14 +302,97 @@ summaries = Table(
 )
 Index("ix_summaries_hour", summaries.c.hour)
 
+#: Requests that were refused, the newest; of those alike within a minute only the first.
+rejections = Table(
+    "rejections",
+    metadata,
+    Column("id", RowId, primary_key=True),
+    Column("received_at", UtcDateTime, nullable=False),
+    Column("webhook", Text, nullable=False),  # prefetch | end_of_call
+    Column("method", Text, nullable=False),
+    Column("status_code", Integer, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("client", Text),  # the address it came from
+    Column("query", Text, nullable=False),  # masked, as are the headers
+    Column("headers", Text, nullable=False),  # JSON: [[name, value], ...]
+    Column("body_bytes", BigInteger),  # as its sender said
+    Column("times", BigInteger, nullable=False),  # how many the row stands for
+    Column("last_at", UtcDateTime, nullable=False),  # when the last of them came
+    sqlite_autoincrement=True,
+)
+
+#: All requests that were ever refused, also those that `rejections` has no room for.
+rejection_counts = Table(
+    "rejection_counts",
+    metadata,
+    Column("webhook", Text, primary_key=True),
+    Column("status_code", Integer, primary_key=True, autoincrement=False),
+    Column("reason", Text, primary_key=True),
+    Column("times", BigInteger, nullable=False),
+    Column("first_at", UtcDateTime, nullable=False),
+    Column("last_at", UtcDateTime, nullable=False),
+)
+
 operator_sessions = Table(
     "operator_sessions",
     metadata,
     Column("id_hash", Text, primary_key=True),  # SHA-256 of the id in the cookie, in hex
     Column("operator", Text, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
-    Column("last_seen_at", UtcDateTime, nullable=False),
+    Column("last_seen_at", UtcDateTime, nullable=False),  # to the minute
+    # the earlier of `ends_at` and, where there is one, `idle_s` after it was last seen
     Column("expires_at", UtcDateTime, nullable=False),
+    Column("ends_at", UtcDateTime),  # however much it is used
+    Column("idle_s", Integer),  # None: it may rest as long as it lasts
+    Column("confirmed_at", UtcDateTime),  # when the password was last given in it
+    Column("client", Text),  # the network address it was started from
+    Column("browser", Text),  # what the browser called itself then
+)
+Index("ix_operator_sessions_operator", operator_sessions.c.operator)
+
+#: Operators by name; the one of the setting DASHBOARD_PASSWORD, `admin`, is not among them.
+operators = Table(
+    "operators",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("role", Text, nullable=False),  # view | operate
+    Column("password_hash", Text, nullable=False),  # argon2id, in the PHC format
+    Column("created_at", UtcDateTime, nullable=False),
+)
+
+#: Who did what, for others to see. Refused sign-ins are counted, in a row for each client and hour.
+deeds = Table(
+    "deeds",
+    metadata,
+    Column("id", RowId, primary_key=True),
+    Column("at", UtcDateTime, nullable=False),
+    Column("operator", Text),  # None: somebody of a name that is nobody's
+    Column("action", Text, nullable=False),  # sign_in | refused | replay | reveal | ...
+    Column("subject", Text),  # what it was done to, such as a session id
+    Column("client", Text),  # the network address it came from
+    Column("times", Integer, nullable=False, default=1),
+    Column("last_at", UtcDateTime),  # of several, the last
+    sqlite_autoincrement=True,
+)
+Index("ix_deeds_at", deeds.c.at)
+Index("ix_deeds_operator", deeds.c.operator, deeds.c.id)
+
+#: Calls that Millis was asked to make, until Millis' call logs are read past them.
+outbound_calls = Table(
+    "outbound_calls",
+    metadata,
+    Column("session_id", Text, primary_key=True),
+    Column("started_at", UtcDateTime, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+#: How far Millis' call logs have been read without a gap.
+reconciled = Table(
+    "reconciled",
+    metadata,
+    Column("api", Text, primary_key=True),  # its address, which tells the region
+    Column("until", UtcDateTime, nullable=False),
+    sqlite_with_rowid=False,
 )
 
 #: Made once per call log, so that every worker signs cookies with the same key.

@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import json
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..agent_config import agent_config, warnings_about
 from ..exceptions import ConfigError
+from ..webhooks import require_web_url
 from .terminal import note
-from .webhooks import is_loopback, require_web_url, secret_for, secret_header, webhook_url
 
 if TYPE_CHECKING:
-    from ..settings import Hook, Settings
-
-#: The agent's keys for the two webhooks. Source: `AgentConfig` in Millis' OpenAPI file.
-_KEYS: dict[str, Hook] = {
-    "extra_prompt_webhook": "prefetch",
-    "session_data_webhook": "end_of_call",
-}
+    from ..settings import Settings
 
 
 class Form(StrEnum):
@@ -55,8 +49,7 @@ def config(
             "A webhook that is only an address carries its secret in the path, which is switched "
             "off. Switch it on for the service:\n  export MILLIS_HOOKS_SECRET_IN_PATH=1"
         )
-    make = _as_object if form is Form.OBJECT else _as_string
-    webhooks = {key: make(settings, hook, base, agent_id) for key, hook in _KEYS.items()}
+    webhooks = agent_config(settings, base, form=form.value, agent_id=agent_id)
     typer.echo(json.dumps(webhooks, indent=2))
     _warn(url, form)
 
@@ -74,27 +67,8 @@ def _settings(target: str | None) -> tuple[Settings, str]:
     return found.hooks.settings, found.mounted_at
 
 
-def _as_object(settings: Settings, hook: Hook, base: str, agent_id: str | None) -> dict[str, Any]:
-    headers = secret_header(settings, _secret(settings, hook, agent_id))
-    return {"url": webhook_url(settings, hook, base)} | ({"headers": headers} if headers else {})
-
-
-def _as_string(settings: Settings, hook: Hook, base: str, agent_id: str | None) -> str:
-    return webhook_url(settings, hook, base, secret=_secret(settings, hook, agent_id))
-
-
-def _secret(settings: Settings, hook: Hook, agent_id: str | None) -> str | None:
-    secret = secret_for(settings, hook, agent_id)
-    if secret is None and not settings.insecure:
-        raise ConfigError("Every secret belongs to one agent. Say which with --agent-id.")
-    return secret
-
-
 def _warn(url: str, form: Form) -> None:
-    address = urlsplit(url)
     if form is Form.STRING:
         note("Note: paths end up in the logs of every proxy on the way. Prefer --as object.")
-    if is_loopback(address.hostname):
-        note(f"Note: Millis cannot reach {address.hostname}; use the address of a tunnel.")
-    elif address.scheme != "https":
-        note("Note: over http, the secret and the calls can be read on the way. Use https.")
+    for warning in warnings_about(url):
+        note(f"Note: {warning}")

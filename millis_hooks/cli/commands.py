@@ -19,12 +19,14 @@ from . import (
     export,
     forget,
     import_calls,
+    operator,
     prune,
     reparse,
     replay,
     runs,
     send,
     serving,
+    simulate,
     starter_app,
     vacuum,
 )
@@ -42,6 +44,7 @@ app.command("dev")(serving.dev)
 app.command("run")(serving.run)
 app.command("config")(agent_config.config)
 app.add_typer(send.app, name="send")
+app.command("simulate")(simulate.simulate)
 app.command("calls")(calls.list_calls)
 # Session ids begin with a dash.
 app.command("show", context_settings={"ignore_unknown_options": True})(calls.show)
@@ -51,6 +54,7 @@ app.command("drift")(drift.drift)
 app.command("reparse")(reparse.reparse)
 app.command("export")(export.export)
 app.command("import")(import_calls.import_calls)
+app.add_typer(operator.app, name="operator")
 app.command("prune")(prune.prune)
 app.command("forget", context_settings={"ignore_unknown_options": True})(forget.forget)
 app.command("vacuum")(vacuum.vacuum)

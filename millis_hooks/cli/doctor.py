@@ -13,8 +13,9 @@ from urllib.parse import urlsplit
 import typer
 
 from ..exceptions import MillisHooksError
+from ..loopback import is_loopback
+from ..webhooks import require_web_url, webhook_url
 from .terminal import add_row, console, note, table
-from .webhooks import is_loopback, require_web_url, webhook_url
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -66,7 +67,7 @@ def doctor(
 
 def _findings(target: str | None, url: str | None, *, fast: bool) -> Iterator[Finding]:
     from ..doctor.examination import examine
-    from ..doctor.finding import bad
+    from ..finding import bad
 
     try:
         found = _load(target)
@@ -78,7 +79,8 @@ def _findings(target: str | None, url: str | None, *, fast: bool) -> Iterator[Fi
     if found is not None:
         from ..doctor.application import examine_application
 
-        yield from examine_application(found.import_string, found.hooks)
+        router = found.hooks.router if found.hooks else None
+        yield from examine_application(found.import_string, router)
     yield from examine(settings, datetime.now(UTC), reads_all=not fast)
     if url is not None:
         yield from _reach(settings, url)

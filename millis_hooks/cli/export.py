@@ -19,6 +19,7 @@ from . import call_options as options
 from .new_file import new_file
 from .opened_log import opened
 from .progress import progress
+from .recorded import record
 from .terminal import fail, note, printable
 
 if TYPE_CHECKING:
@@ -110,6 +111,7 @@ def export(
         with database.reader.connect() as connection:
             with_loose = chosen_format == "jsonl"
             chosen = choose(connection, wanted, datetime.now(UTC), with_loose=with_loose)
+        record(database, "export", f"{len(chosen.calls):,} as {chosen_format}{', raw' * raw}")
         with _opened_for_writing(file, chosen_format, force=force) as to:
             _write(database, chosen, to, chosen_format, policy)
     note(f"Calls exported: {len(chosen.calls):,}.")

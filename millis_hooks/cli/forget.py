@@ -11,6 +11,7 @@ from ..exceptions import ConfigError
 from ..phones import digits_of
 from .opened_log import opened
 from .progress import progress
+from .recorded import record
 from .removing import INTERRUPTED, ask, carry_out, is_served, rested, told_kept
 from .terminal import fail, note, printable
 
@@ -78,6 +79,7 @@ def _carry_out(database: Database, found: Found, planned: Removal, *, asks: bool
         writing_by(database.writer), found, batch_s=BATCH_S if served else BATCH_ALONE_S
     )
     gone = carry_out(rested(batches, rests=served), planned)
+    record(database, "forget", str(gone))
     typer.echo(f"Removed: {gone}.")
     _erase(database, rests=served)
     note(_ELSEWHERE)

@@ -10,6 +10,7 @@ import typer
 from ..exceptions import ConfigError
 from .opened_log import opened
 from .progress import progress
+from .recorded import record
 from .removing import ask, carry_out, is_served, rested, told_kept
 from .terminal import note
 
@@ -62,6 +63,7 @@ def prune(
             batch_s=BATCH_S if served else BATCH_ALONE_S,
         )
         gone = carry_out(rested(batches, rests=served), planned)
+        record(database, "prune", f"{gone}, received before {before:%Y-%m-%d %H:%M} UTC")
     typer.echo(f"Removed: {gone}.")
     note(
         "The file keeps its size, and new calls take the space. millis-hooks vacuum gives it back."

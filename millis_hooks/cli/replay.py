@@ -15,6 +15,7 @@ import typer
 from ..exceptions import ConfigError
 from .moments import read_moment
 from .opened_log import opened
+from .recorded import record
 from .runs import STATES, require_known
 from .terminal import console, fail, note, printable
 
@@ -68,6 +69,8 @@ def replay(
             replayed = _replay_run(database, run)
         else:
             replayed = _replay_call(database, session_id or "")
+        if replayed.changed:
+            record(database, "replay", session_id or f"{replayed}")
     typer.echo(printable(f"{replayed}."))
     if replayed.changed:
         note("The service does them while it runs. See how they go: millis-hooks runs")

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..exceptions import ConfigError
+from ..loopback import is_loopback
+from ..webhooks import given_url, secret_for, secret_header
 from .terminal import fail, printable
-from .webhooks import given_url, is_loopback, secret_for, secret_header
 
 if TYPE_CHECKING:
     from httpx2 import Response

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..exceptions import ConfigError
-from .webhooks import is_loopback, webhook_url
+from ..loopback import is_loopback
+from ..webhooks import webhook_url
 
 if TYPE_CHECKING:
     from ..server import Limits
@@ -68,6 +69,7 @@ def dev(
     from ..target import load_target
 
     generated = _fill_in_secrets(host)
+    os.environ.setdefault("MILLIS_HOOKS_SANDBOX", "1")
     found = load_target(target)
     serve(
         found.import_string if reload else found.app,
@@ -175,6 +177,7 @@ def _welcome(target: Target, generated: Generated, address: str) -> str:
         f"Prefetch     GET  {webhook_url(hooks.settings, 'prefetch', base)}",
         f"End of call  POST {end_of_call}",
         f"Dashboard    {base}/calls",
+        f"Setup        {base}/setup",
         _sign_in(generated),
         "",
         "Send a sample call:",

@@ -1,8 +1,9 @@
-"""Forms that change something: who may send them, how they are read, and where the work is done."""
+"""Forms that change or reveal something: who may send them, how they are read, what is recorded."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TypeAlias
 from urllib.parse import urlsplit
 
@@ -11,39 +12,63 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from ..operators import Operator
+from ..operators import Action, Operator, Role
+from .confirm import Confirmation
 from .forms import MAX_FORM_BYTES, read_form
 from .guards import local_path
 from .pages import link
-from .sign_in import SignIn
+from .sign_in import SignIn, Subject, require_role, subject_of
 
 #: Does what an operator asked for with a form, on a thread, and says where to go from there.
 Act: TypeAlias = Callable[[Request, Operator, Mapping[str, str]], Response]
+#: Finds what is to be answered instead of acting, if anything.
+_Answer: TypeAlias = Callable[[Request, Mapping[str, str]], Response]
 
 
 class Actions:
     """Makes the endpoints of forms."""
 
-    def __init__(self, sign_in: SignIn) -> None:
+    def __init__(self, sign_in: SignIn, confirmation: Confirmation) -> None:
         self._sign_in = sign_in
+        self._confirmation = confirmation
 
-    def route(self, path: str, name: str, act: Act) -> Route:
-        """Return the route of a form: POST alone, and not a large one."""
-        return Route(
-            path, self._endpoint(act), methods=["POST"], name=name, max_body_size=MAX_FORM_BYTES
-        )
+    def route(
+        self,
+        path: str,
+        name: str,
+        act: Act,
+        *,
+        role: Role = "operate",
+        deed: Action | None = None,
+        subject: Subject = subject_of,
+        recent: bool = False,
+    ) -> Route:
+        """Return the route of a form: POST alone, and not a large one.
 
-    def _endpoint(self, act: Act) -> Callable[[Request], Awaitable[Response]]:
+        Operators of another role get 403. A `deed` is recorded once `act` has returned and before
+        the answer goes out. A `recent` password is asked for again where it was not given in the
+        last minutes; what was in the form goes on with it.
+        """
+
         def answer(request: Request, fields: Mapping[str, str]) -> Response:
             operator = self._sign_in.operator(request)
             if operator is None:
                 return RedirectResponse(_sign_in_path(request), 303)
-            return act(request, operator, fields)
+            require_role(operator, role)
+            if recent and (asked := self._confirmation.ask(request, operator, fields)):
+                return asked
+            sent = self._confirmation.without_password(fields)
+            response = act(request, operator, sent)
+            if deed is not None:
+                self._sign_in.record(request, operator, deed, subject(request, sent))
+            return response
 
-        async def endpoint(request: Request) -> Response:
-            return await run_in_threadpool(answer, request, await read_form(request))
+        endpoint = partial(_answer_form, answer)
+        return Route(path, endpoint, methods=["POST"], name=name, max_body_size=MAX_FORM_BYTES)
 
-        return endpoint
+
+async def _answer_form(answer: _Answer, request: Request) -> Response:
+    return await run_in_threadpool(answer, request, await read_form(request))
 
 
 def _sign_in_path(request: Request) -> str:

@@ -8,57 +8,32 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import Any, Literal
+from datetime import datetime
+from typing import Any
 
 from pydantic import JsonValue
 
 from ..call_log.masked_records import masked_call, masked_run
 from ..call_log.records import Call, CallRecord, CostItem, Delivery, Run
-from ..events import EndOfCall, PrefetchRequest
+from ..events import EndOfCall
 from ..exceptions import PayloadError
 from ..masking import MaskPolicy
-from ..payload_places import END_OF_CALL, Place
-from .formats import as_text
+from ..payload_places import END_OF_CALL
+from .call_filters import Params, list_query, params_of, read_list, read_page_size
+from .following import State, state_of
+from .metadata import Entry, entries_of
 from .pages import Asked
-from .payloads import Payload, payload_of, read_bytes, reason_of
+from .parameters import Parameter
+from .payloads import Payload, payload_of, read_bytes
 from .runs import Notice, in_order, read_notice
+from .timeline import EndReceived, Prefetch, Step, end_of, prefetch_of, steps_of
 from .transcript import LINES_SHOWN, Function, Line, functions_of, lines_of
 
-Change = Literal["added", "changed"]
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A metadata key. `change` says what happened to it at the prefetch, where that is known."""
-
-    key: str
-    value: JsonValue
-    before: JsonValue = None
-    change: Change | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Prefetch:
-    """What was asked before the call, and what became of it."""
-
-    received_at: datetime
-    latency_ms: float | None
-    outcome: str
-    reason: str | None
-    answered_keys: int
-    extra_prompt: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class EndReceived:
-    """The end-of-call this page reads from; `lag_s` is from the end of the call to its arrival."""
-
-    received_at: datetime
-    body_bytes: int
-    status_code: int
-    latency_ms: float | None
-    lag_s: float | None
+#: What `show_call` reads of an address, beside what a replay has put there.
+QUERY = (
+    Parameter("in", "The list the call was opened from: its query string."),
+    Parameter("print", "With everything unfolded.", choices=("full",)),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,18 +45,34 @@ class CostLine:
     offset: float = 0
 
 
+@dataclass(frozen=True, slots=True)
+class InList:
+    """Where the call stands in the list it was opened from: the sessions next to it.
+
+    `listed` names the list in the address of a call, and is empty for the one there is without
+    filters; `params` do in its own.
+    """
+
+    listed: str
+    params: Params
+    newer: str | None
+    older: str | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallView:
     """What a call's page shows."""
 
     call: Call
+    in_list: InList
+    prints_all: bool
     recording_is_hidden: bool
-    state: Literal["live", "lost", "ended"]
+    state: State
     elapsed_s: float
     prefetch: Prefetch | None
     end: EndReceived | None
     ends_received: int
-    ended_at: datetime | None
+    timeline: tuple[Step, ...]
     lines: tuple[Line, ...]
     lines_left_out: int
     functions: tuple[Function, ...]
@@ -98,6 +89,11 @@ class CallView:
     payloads: tuple[Payload, ...]
     deliveries_left_out: int
     live_count: int
+
+    @property
+    def unread(self) -> tuple[Payload, ...]:
+        """The deliveries that could not be read."""
+        return tuple(payload for payload in self.payloads if payload.outcome == "unparsed")
 
     @property
     def handled(self) -> tuple[Run, ...]:
@@ -137,19 +133,14 @@ def show_call(asked: Asked) -> CallView | None:
     if record is None:
         return None
     call, mask = record.call, asked.settings.mask
-    end = _end_delivery(record)
-    prefetch = _first(record.deliveries, "prefetch")
-    answer = _answer(prefetch)
     return CallView(
         call=masked_call(call, mask),
+        in_list=_in_list(asked, call),
+        prints_all=asked.query.get("print") == "full",
         recording_is_hidden=bool(call.recording_url) and mask.url(call.recording_url) is None,
-        state="live" if call.is_live(asked.now) else "lost" if call.is_lost(asked.now) else "ended",
         elapsed_s=max((asked.now - call.received_at).total_seconds(), 0),
-        prefetch=_prefetch(prefetch, answer, mask) if prefetch else None,
-        end=_end_received(end, call) if end else None,
+        **_told(record, state_of(call, asked.now), mask),
         ends_received=sum(each.kind == "end_of_call" for each in record.deliveries),
-        ended_at=_ended_at(call),
-        **_said(_read_end(end), prefetch, answer, mask),
         costs=tuple(_cost_lines(record.costs)),
         runs=in_order(masked_run(run, mask) for run in record.runs),
         runs_left_out=record.run_count - len(record.runs),
@@ -160,12 +151,32 @@ def show_call(asked: Asked) -> CallView | None:
     )
 
 
-def _said(
-    event: EndOfCall | None,
-    prefetch: Delivery | None,
-    answer: dict[str, JsonValue],
-    mask: MaskPolicy,
-) -> dict[str, Any]:
+def _in_list(asked: Asked, call: Call) -> InList:
+    wanted = read_list(asked.query.get("in"), asked.zone)
+    newer, older = asked.log.neighbours(call, wanted, now=asked.now)
+    params = params_of(wanted, read_page_size({}))
+    return InList(list_query(wanted), params, newer, older)
+
+
+def _told(record: CallRecord, state: State, mask: MaskPolicy) -> dict[str, Any]:
+    """The parts of the view that come from the bytes of the deliveries."""
+    call = record.call
+    asked, ended = _first(record.deliveries, "prefetch"), _end_delivery(record)
+    answer, event = _answer(asked), _read_end(ended)
+    prefetch = prefetch_of(asked, answer, mask) if asked else None
+    end = end_of(ended, call) if ended else None
+    metadata = tuple(entries_of(event, asked, answer, mask))
+    return {
+        "state": state,
+        "prefetch": prefetch,
+        "end": end,
+        "metadata": metadata,
+        "timeline": tuple(steps_of(call, state, prefetch, end, metadata)),
+        **_said(event, mask),
+    }
+
+
+def _said(event: EndOfCall | None, mask: MaskPolicy) -> dict[str, Any]:
     """The parts of the view that are read from the body of the end-of-call."""
     lines = lines_of(event, mask) if event else ()
     config = mask.masked(event.agent_config if event else None, END_OF_CALL["agent_config"])
@@ -176,7 +187,6 @@ def _said(
         "functions": functions_of(event, mask) if event else (),
         "has_tools_in_place": any(line.tool for line in lines),
         "average_latency_ms": event.average_latency_ms if event else None,
-        "metadata": tuple(_entries(event, prefetch, answer, mask)),
         "agent_config": config.value,
         "secrets_masked": config.count,
         "problems": tuple(map(str, problems)),
@@ -204,73 +214,6 @@ def _read_end(delivery: Delivery | None) -> EndOfCall | None:
 def _answer(prefetch: Delivery | None) -> dict[str, JsonValue]:
     answer = read_bytes(prefetch.answer) if prefetch and prefetch.answer else None
     return answer if isinstance(answer, dict) else {}
-
-
-def _prefetch(delivery: Delivery, answer: dict[str, JsonValue], mask: MaskPolicy) -> Prefetch:
-    metadata = answer.get("metadata")
-    prompt = mask.payload(answer.get("extra_prompt"), Place.WORDS)
-    return Prefetch(
-        delivery.received_at,
-        delivery.latency_ms,
-        delivery.outcome,
-        reason_of(delivery, mask),
-        len(metadata) if isinstance(metadata, dict) else 0,
-        prompt if isinstance(prompt, str) else None,
-    )
-
-
-def _ended_at(call: Call) -> datetime | None:
-    if call.started_at is None or call.duration_s is None:
-        return None
-    try:
-        return call.started_at + timedelta(seconds=call.duration_s)
-    except OverflowError:
-        return None
-
-
-def _end_received(delivery: Delivery, call: Call) -> EndReceived:
-    ended_at = _ended_at(call)
-    lag_s = (delivery.received_at - ended_at).total_seconds() if ended_at else -1
-    return EndReceived(
-        delivery.received_at,
-        delivery.body_bytes,
-        delivery.status_code,
-        delivery.latency_ms,
-        # Two clocks: a difference that can be no lag says only that they disagree.
-        lag_s if 0 <= lag_s < 3600 else None,
-    )
-
-
-def _entries(
-    event: EndOfCall | None,
-    prefetch: Delivery | None,
-    answer: dict[str, JsonValue],
-    mask: MaskPolicy,
-) -> Iterator[Entry]:
-    """Compare the metadata a call ended with to what its prefetch was asked with.
-
-    Until the end is here, the answer merged over the question stands for it.
-    """
-    query = (prefetch.query or "").encode("utf-8", "replace") if prefetch else b""
-    before: dict[str, JsonValue] = {**PrefetchRequest.parse(query).metadata}
-    answered = answer.get("metadata")
-    merged = before | (answered if isinstance(answered, dict) else {})
-    after = event.metadata if event else merged
-    shown_before = {key: shown for key, (_, shown) in zip(before, _seen(before, mask), strict=True)}
-    seen = _seen(after, mask)
-    for (key, value), (name, shown) in zip(after.items(), seen, strict=True):
-        change: Change | None = None
-        if prefetch is not None and key not in before:
-            change = "added"
-        elif prefetch is not None and as_text(value) != as_text(before[key]):
-            change = "changed"
-        yield Entry(name, shown, shown_before.get(key), change)
-
-
-def _seen(metadata: dict[str, JsonValue], mask: MaskPolicy) -> Iterable[tuple[str, JsonValue]]:
-    seen = mask.payload(metadata, Place.WORDS)
-    assert isinstance(seen, dict)  # noqa: S101 - masking keeps the shape
-    return seen.items()
 
 
 def _cost_lines(items: Sequence[CostItem]) -> Iterator[CostLine]:

@@ -1,20 +1,23 @@
 """The filters of the list of calls, in an address and back.
 
-`status`, `agent` and `meta` may repeat. `from` and `to` are dates or times, in UTC unless they say
-otherwise; a date in `to` is the last day of the list.
+`status`, `agent` and `meta` may repeat. `from` and `to` are dates or times, in the operator's zone
+unless they say otherwise; a date in `to` is the last day of the list. Addresses that we make name
+moments, so that they are the same list to whoever opens them.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
-from typing import TypeAlias
+from datetime import UTC, datetime, time, timedelta, tzinfo
+from typing import NamedTuple, TypeAlias
+from urllib.parse import urlencode
 
 from starlette.datastructures import QueryParams
 
 from ..call_log.filters import CHANNELS, DIRECTIONS, HANDLER_STATES, OUTCOMES, RANGES, CallFilter
 from ..call_log.search import clean_query
+from .parameters import Parameter
 
 PAGE_SIZES = (25, 50, 100)
 PAGE_SIZE = 50
@@ -24,10 +27,43 @@ Params: TypeAlias = dict[str, str | list[str]]
 
 _DATE = len("2026-11-21")
 
+#: What `read_filter`, `read_page_size` and the list's pages read of an address.
+QUERY = (
+    Parameter("q", "Text in transcripts, numbers and ids."),
+    Parameter("outcome", "What became of the call.", choices=OUTCOMES),
+    Parameter("status", "The status as Millis sends it.", repeats=True),
+    Parameter("agent", "The agent's id.", repeats=True),
+    Parameter("channel", "How the conversation was held.", choices=CHANNELS),
+    Parameter("direction", "Who called whom.", choices=DIRECTIONS),
+    Parameter("number", "A phone number of either side, or a part of it."),
+    Parameter("range", "The period, unless `from` or `to` is given.", choices=tuple(RANGES)),
+    Parameter("from", "The first day or moment."),
+    Parameter("to", "The last day, or the moment before which."),
+    Parameter("min", "The shortest length, in seconds.", kind="number"),
+    Parameter("max", "The greatest length, in seconds.", kind="number"),
+    Parameter("cost_min", "The lowest cost, in credits.", kind="number"),
+    Parameter("cost_max", "The highest cost, in credits.", kind="number"),
+    Parameter("meta", "A metadata key and its value, as key=value.", repeats=True),
+    Parameter("handler", "How its handlers stand.", choices=HANDLER_STATES),
+    Parameter("unparsed", "Only calls with a delivery that could not be read."),
+    Parameter("duplicate", "Only calls whose end was delivered more than once."),
+    Parameter("size", "How many calls a page has.", choices=tuple(map(str, PAGE_SIZES))),
+    Parameter("before", "The page after this cursor, which is `page.older`."),
+    Parameter("after", "The page before this cursor, which is `page.newer`."),
+)
 
-def read_filter(query: Mapping[str, str]) -> CallFilter:
+
+class TimeField(NamedTuple):
+    """The type and the value of a form's field."""
+
+    type: str
+    value: str
+
+
+def read_filter(query: Mapping[str, str], zone: tzinfo = UTC) -> CallFilter:
     """Read the filters of a query string; what it cannot mean is left out."""
     return CallFilter(
+        zone=zone,
         q=clean_query(query.get("q", "")),
         outcome=_one_of(OUTCOMES, query.get("outcome")),
         status=_every(query, "status"),
@@ -36,8 +72,8 @@ def read_filter(query: Mapping[str, str]) -> CallFilter:
         direction=_one_of(DIRECTIONS, query.get("direction")),
         number=clean_query(query.get("number", "")) or None,
         range=_one_of(tuple(RANGES), query.get("range")) or CallFilter().range,
-        since=_time(query.get("from")),
-        until=_time(query.get("to"), end_of_day=True),
+        since=_time(query.get("from"), zone),
+        until=_time(query.get("to"), zone, end_of_day=True),
         min_s=_number(query.get("min")),
         max_s=_number(query.get("max")),
         cost_min=_number(query.get("cost_min")),
@@ -80,6 +116,31 @@ def params_of(wanted: CallFilter, page_size: int) -> Params:
     return {name: value for name, value in named.items() if value}
 
 
+def list_query(wanted: CallFilter) -> str:
+    """Return the query string that says this filter, and what a call's address has as `in`."""
+    return urlencode(params_of(wanted, PAGE_SIZE), doseq=True, errors="replace")
+
+
+def read_list(text: str | None, zone: tzinfo = UTC) -> CallFilter:
+    """Read the list that a call was opened from: `list_query` of its filter."""
+    return read_filter(QueryParams(text or ""), zone)
+
+
+def time_field(moment: datetime | None, zone: tzinfo, *, is_end: bool = False) -> TimeField:
+    """Return the field for `from`, or for `to` (`is_end`): a date where it is a whole day."""
+    if moment is None:
+        return TimeField("date", "")
+    local = moment.astimezone(zone)
+    if not is_midnight(local):
+        return TimeField("datetime-local", local.replace(tzinfo=None).isoformat())
+    return TimeField("date", (local.date() - timedelta(days=is_end)).isoformat())
+
+
+def is_midnight(local: datetime) -> bool:
+    """Whether a day begins then."""
+    return local.time() == time()
+
+
 def _one_of(known: Sequence[str], text: str | None) -> str | None:
     return text if text in known else None
 
@@ -102,10 +163,10 @@ def _number(text: str | None) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _time(text: str | None, *, end_of_day: bool = False) -> datetime | None:
+def _time(text: str | None, zone: tzinfo, *, end_of_day: bool = False) -> datetime | None:
     try:
         moment = datetime.fromisoformat(text or "")
-        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=zone)
         if end_of_day and len(text or "") == _DATE:
             moment += timedelta(days=1)
         return moment.astimezone(UTC)

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from ..call_log.arrivals import is_empty
 from ..call_log.filters import CallFilter
-from ..call_log.masked_records import masked_call, masked_listing
-from ..call_log.records import Call, LiveCall, Page, Today
-from ..events import PrefetchRequest
-from ..payload_places import Place
-from .call_filters import Params, params_of, read_filter, read_page_size
-from .formats import as_text
+from ..call_log.masked_records import masked_listing
+from ..call_log.records import Page, Today
+from .call_filters import Params, list_query, params_of, read_filter, read_page_size
+from .chips import Chip, chips_of
+from .following import LiveCard, live_cards
 from .pages import Asked
-
-LIVE_CARDS = 6
 
 _TABS = {
     "all": "All",
@@ -40,20 +38,19 @@ class Tab:
 
 
 @dataclass(frozen=True, slots=True)
-class LiveCard:
-    """A call that is going on, with one thing its prefetch said about it."""
-
-    call: Call
-    elapsed_s: float
-    hint: str | None
-
-
-@dataclass(frozen=True, slots=True)
 class CallsView:
-    """What the page of calls shows. `params` are the filters that are not the default."""
+    """What the page of calls shows.
+
+    `params` are the filters that are not the default, and `as_list` is what the pages of calls are
+    opened with, to go on from one to the next. `mark` is where the calls that end from now on
+    begin. `is_new` says that nothing was ever received.
+    """
 
     filter: CallFilter
     params: Params
+    as_list: Params
+    page_size: int
+    chips: tuple[Chip, ...]
     page: Page
     tabs: tuple[Tab, ...]
     live: tuple[LiveCard, ...]
@@ -61,12 +58,14 @@ class CallsView:
     today: Today
     agents: tuple[str, ...]
     unparsed_count: int
+    mark: int
+    is_new: bool
 
 
 def list_calls(asked: Asked) -> CallsView:
     """Build the page of calls that the query string asks for; what it cannot mean is left out."""
-    wanted, mask = read_filter(asked.query), asked.settings.mask
-    page_size = read_page_size(asked.query)
+    wanted, mask = read_filter(asked.query, asked.zone), asked.settings.mask
+    page_size, mark = read_page_size(asked.query), asked.log.newest_end()
     page = asked.log.list_calls(
         wanted,
         now=asked.now,
@@ -78,13 +77,18 @@ def list_calls(asked: Asked) -> CallsView:
     return CallsView(
         filter=wanted,
         params=params_of(wanted, page_size),
+        as_list={"in": said} if (said := list_query(wanted)) else {},
+        page_size=page_size,
+        chips=chips_of(wanted, page_size, asked.zone),
         page=replace(page, rows=tuple(masked_listing(row, mask) for row in page.rows)),
         tabs=tuple(_tabs(page, wanted.outcome or "all")),
-        live=tuple(_live_card(asked, call) for call in live[:LIVE_CARDS]),
+        live=live_cards(asked, live),
         live_count=len(live),
-        today=asked.log.today(now=asked.now),
+        today=asked.log.today(now=asked.now, zone=asked.zone),
         agents=asked.log.agents(),
         unparsed_count=asked.log.unparsed_count(),
+        mark=mark,
+        is_new=not page.rows and asked.log.ask(is_empty),
     )
 
 
@@ -94,14 +98,3 @@ def _tabs(page: Page, current: str) -> list[Tab]:
         for outcome, label in _TABS.items()
         if outcome not in _RARE_TABS or page.counts[outcome] or outcome == current
     ]
-
-
-def _live_card(asked: Asked, live: LiveCall) -> LiveCard:
-    elapsed_s = (asked.now - live.call.received_at).total_seconds()
-    query = PrefetchRequest.parse((live.prefetch_query or "").encode("utf-8", "replace"))
-    said = asked.settings.mask.payload(dict(query.metadata), Place.WORDS)
-    hint = None
-    if isinstance(said, dict) and said:
-        key, value = next(iter(said.items()))
-        hint = f"{key} {as_text(value)}"
-    return LiveCard(masked_call(live.call, asked.settings.mask), max(elapsed_s, 0), hint)

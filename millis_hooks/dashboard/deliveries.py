@@ -1,57 +1,90 @@
-"""Deliveries that could not be read: kept as they came, and shown with the reason."""
+"""Every request to the webhooks as it came and as it was answered, those that were refused too."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from urllib.parse import urlencode
 
+from pydantic import JsonValue
+
+from ..call_log.filters import RANGES
+from ..call_log.rejections import StoredRejection
+from ..call_log.requests import KINDS, OUTCOMES, ListedRequest, RequestFilter, RequestPage
+from ..masking import MaskPolicy
+from ..payload_places import PREFETCH_QUERY
+from .call_filters import read_filter
 from .forms import read_number
 from .pages import Asked
-from .payloads import Payload, payload_of, reason_of
+from .parameters import Parameter
+from .payloads import Payload, payload_of, query_of
 
+#: Beside `CallFilter.range`: most who look here look for what has just come.
+_RANGE = "all"
 
-@dataclass(frozen=True, slots=True)
-class Unread:
-    """A delivery that could not be read, and why."""
-
-    id: int
-    kind: str
-    received_at: datetime
-    reason: str | None
-    body_bytes: int
+#: What `list_deliveries` reads of an address.
+QUERY = (
+    Parameter("kind", "Which webhook was called.", choices=KINDS),
+    Parameter("outcome", "What became of the request.", choices=OUTCOMES),
+    Parameter("session", "The session's id."),
+    Parameter("range", "The period, unless `from` or `to` is given.", choices=tuple(RANGES)),
+    Parameter("from", "The first day or moment."),
+    Parameter("to", "The last day, or the moment before which."),
+    Parameter("before", "The page after this cursor, which is `page.older`."),
+    Parameter("after", "The page before this cursor, which is `page.newer`."),
+)
 
 
 @dataclass(frozen=True, slots=True)
 class DeliveriesView:
-    """The newest deliveries that could not be read; `count` is how many there are, capped."""
+    """One page of requests. `params` are the filters that are not the default.
 
-    deliveries: tuple[Unread, ...]
-    count: int
+    `unparsed_count` is how many deliveries could not be read, whatever the filter; it is capped.
+    """
+
+    filter: RequestFilter
+    range: str
+    params: Mapping[str, str]
+    page: RequestPage
+    outcomes: tuple[str, ...]
+    unparsed_count: int
     live_count: int
 
 
 @dataclass(frozen=True, slots=True)
 class DeliveryView:
-    """One delivery, whatever became of it."""
+    """One delivery, whatever became of it; `was_reread` is just now, as somebody asked for."""
 
     payload: Payload
+    was_reread: bool
     live_count: int
 
 
-def list_unparsed(asked: Asked) -> DeliveriesView:
-    """Build the page of deliveries that could not be read."""
-    unread = (
-        Unread(
-            delivery.id,
-            delivery.kind,
-            delivery.received_at,
-            reason_of(delivery, asked.settings.mask),
-            delivery.body_bytes,
-        )
-        for delivery in asked.log.unparsed()
-    )
+@dataclass(frozen=True, slots=True)
+class RejectionView:
+    """A refused request, and with it those that were like it."""
+
+    rejection: StoredRejection
+    query: JsonValue
+    live_count: int
+
+
+def list_deliveries(asked: Asked) -> DeliveriesView:
+    """Build the page of requests that the query string asks for."""
+    range_ = asked.query.get("range", "")
+    range_ = range_ if range_ in RANGES else _RANGE
+    wanted = _read(asked, range_)
+    before, after = asked.query.get("before"), asked.query.get("after")
+    page = asked.log.requests(wanted, before=before, after=after)
+    mask = asked.settings.mask
     return DeliveriesView(
-        tuple(unread), asked.log.unparsed_count(), asked.log.live_count(now=asked.now)
+        filter=wanted,
+        range=range_,
+        params=_params(wanted, range_, asked.query),
+        page=replace(page, rows=tuple(_masked(row, mask) for row in page.rows)),
+        outcomes=OUTCOMES,
+        unparsed_count=asked.log.unparsed_count(),
+        live_count=asked.log.live_count(now=asked.now),
     )
 
 
@@ -62,4 +95,48 @@ def show_delivery(asked: Asked) -> DeliveryView | None:
     if delivery is None:
         return None
     payload = payload_of(delivery, asked.settings.mask)
-    return DeliveryView(payload, asked.log.live_count(now=asked.now))
+    live_count = asked.log.live_count(now=asked.now)
+    return DeliveryView(payload, "reread" in asked.query, live_count)
+
+
+def show_rejection(asked: Asked) -> RejectionView | None:
+    """Build the page of a refused request, or None if there is no such one."""
+    number = read_number(asked.path["rejection_id"])
+    found = None if number is None else asked.log.rejection(number)
+    if found is None:
+        return None
+    query = asked.settings.mask.payload(query_of(found.query), PREFETCH_QUERY)
+    shown = replace(found, query=urlencode(query) if isinstance(query, dict) else "")
+    return RejectionView(shown, query, asked.log.live_count(now=asked.now))
+
+
+def _read(asked: Asked, range_: str) -> RequestFilter:
+    kind, outcome = asked.query.get("kind"), asked.query.get("outcome")
+    period = replace(read_filter(asked.query, asked.zone), range=range_)
+    since, until = period.period(asked.now)
+    return RequestFilter(
+        kind=kind if kind in KINDS else None,
+        outcome=outcome if outcome in OUTCOMES else None,
+        session_id=asked.query.get("session") or None,
+        since=since,
+        until=until,
+    )
+
+
+def _params(wanted: RequestFilter, range_: str, query: Mapping[str, str]) -> dict[str, str]:
+    named = {
+        "kind": wanted.kind,
+        "outcome": wanted.outcome,
+        "session": wanted.session_id,
+        "range": range_ if range_ != _RANGE else None,
+        "from": query.get("from") if wanted.since else None,
+        "to": query.get("to") if wanted.until else None,
+    }
+    return {name: value for name, value in named.items() if value}
+
+
+def _masked(row: ListedRequest, mask: MaskPolicy) -> ListedRequest:
+    if row.reason is None:
+        return row
+    hide = mask.text if row.kind == "prefetch" and row.origin == "delivery" else mask.line
+    return replace(row, reason=hide(row.reason))

@@ -6,10 +6,12 @@ These are the templates' filters. Markup is only ever built from escaped parts.
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from functools import lru_cache
 
 import phonenumbers
+from jinja2 import pass_context
+from jinja2.runtime import Context
 from markupsafe import Markup, escape
 from phonenumbers import PhoneNumberFormat
 from pydantic import JsonValue
@@ -19,11 +21,15 @@ from pygments.token import Keyword, Literal, Name, Number, String  # type: ignor
 from ..call_log.records import Call
 from ..call_log.search import Excerpt
 from ..masking import HIDDEN
+from ..wire import web_url
 
 #: Colouring more than this takes longer than anybody reads; the rest is in the JSON twin.
 _COLOURED_CHARS = 200_000
 
 _ARGUMENTS_CHARS = 200
+
+#: A senseless number would be as wide as hundreds of digits are.
+_ABSURD = 1e9
 
 _TOKEN_CLASSES = {
     Name.Tag: "tk-k",
@@ -59,13 +65,16 @@ STATUSES = {
 
 #: What `CallFilter.range` is called.
 RANGE_LABELS = {
-    "today": "Today (UTC)",
+    "today": "Today",
     "24h": "Last 24 hours",
     "7d": "Last 7 days",
     "30d": "Last 30 days",
     "90d": "Last 90 days",
     "all": "All time",
 }
+
+#: `Call.source` of a call whose webhooks Millis did not send.
+SOURCE_LABELS = {"sandbox": "Sandbox", "millis_api": "From call log"}
 
 _COST_TYPES = frozenset({"llm", "tts", "stt", "millis"})
 _ICONS = {"phone": "phone", "web": "globe", "chat": "message-square"}
@@ -83,6 +92,11 @@ def status_family(status: str | None) -> str:
 
 def channel_icon(channel: str | None) -> str:
     return _ICONS.get(channel or "", "phone")
+
+
+def source_label(source: str) -> str:
+    """Where a call comes from that Millis did not tell us of."""
+    return SOURCE_LABELS.get(source, source)
 
 
 def cost_key(cost_type: str | None) -> str:
@@ -121,6 +135,8 @@ def clock(seconds: float | None) -> str:
     """A length of time as 4:12, or 1:04:12."""
     if seconds is None:
         return ""
+    if seconds > _ABSURD:
+        return f"{seconds:.3g} s"
     minutes, second = divmod(int(max(seconds, 0)), 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours}:{minute:02}:{second:02}" if hours else f"{minutes}:{second:02}"
@@ -132,7 +148,12 @@ def milliseconds(value: float | None) -> str:
         return ""
     if value < 10_000:
         return f"{value:,.0f} ms" if value >= 1 else "<1 ms"
-    return f"{value / 1000:,.1f} s"
+    return f"{amount(value / 1000, 1)} s"
+
+
+def amount(value: float, digits: int = 4) -> str:
+    """An amount of money; one that nobody can have meant stays short."""
+    return f"{value:,.{digits}f}" if abs(value) < _ABSURD else f"{value:.3g}"
 
 
 def size(count: int) -> str:
@@ -142,9 +163,15 @@ def size(count: int) -> str:
     return f"{count / 1000:,.1f} kB" if count < 1_000_000 else f"{count / 1_000_000:,.1f} MB"
 
 
-def at(moment: datetime, pattern: str = "%H:%M:%S") -> str:
-    """A moment in UTC."""
-    return moment.astimezone(UTC).strftime(pattern)
+def at(moment: datetime, pattern: str = "%H:%M:%S", zone: tzinfo = UTC) -> str:
+    """A moment, as clocks in that zone have it."""
+    return moment.astimezone(zone).strftime(pattern)
+
+
+@pass_context
+def _at(context: Context, moment: datetime, pattern: str = "%H:%M:%S") -> str:
+    """A moment, as clocks have it where the page is read."""
+    return at(moment, pattern, context.get("zone", UTC))
 
 
 def iso(moment: datetime) -> str:
@@ -201,15 +228,19 @@ def pretty(value: JsonValue) -> Markup:
         return _cut(value, escape(value[:_COLOURED_CHARS]))
     text = json.dumps(value, indent=2, ensure_ascii=False)
     tokens = JsonLexer(stripnl=False, ensurenl=False).get_tokens(text[:_COLOURED_CHARS])
-    return _cut(text, Markup("").join(_coloured(kind, token) for kind, token in tokens))
+    coloured = "".join(_coloured(kind, token) for kind, token in tokens)
+    return _cut(text, Markup(coloured))  # noqa: S704 - each part of it is escaped
 
 
-def _coloured(kind: object, token: str) -> Markup:
-    if HIDDEN in token:
-        name: str | None = "tk-m"
-    else:
-        name = next((name for family, name in _TOKEN_CLASSES.items() if kind in family), None)
-    return Markup('<span class="{}">{}</span>').format(name, token) if name else escape(token)
+def _coloured(kind: object, token: str) -> str:
+    name = "tk-m" if HIDDEN in token else _token_class(kind)
+    shown = str(escape(token))
+    return f'<span class="{name}">{shown}</span>' if name else shown
+
+
+@lru_cache(maxsize=256)
+def _token_class(kind: object) -> str | None:
+    return next((name for family, name in _TOKEN_CLASSES.items() if kind in family), None)
 
 
 def _cut(text: str, shown: Markup) -> Markup:
@@ -218,11 +249,17 @@ def _cut(text: str, shown: Markup) -> Markup:
     return shown + f"\n… cut here: {len(text) - _COLOURED_CHARS:,} more characters"
 
 
+def web(url: str) -> str:
+    """An address that may be followed: `http` or `https`, and nowhere otherwise."""
+    return web_url(url) or ""
+
+
 FILTERS = {
     "ago": ago,
+    "amount": amount,
     "arguments": arguments,
     "as_text": as_text,
-    "at": at,
+    "at": _at,
     "channel_icon": channel_icon,
     "clock": clock,
     "contact": contact,
@@ -233,7 +270,9 @@ FILTERS = {
     "phone": phone,
     "pretty": pretty,
     "size": size,
+    "source_label": source_label,
     "status_family": status_family,
     "status_label": status_label,
     "until": until,
+    "web": web,
 }

@@ -10,21 +10,28 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
-from datetime import datetime
-from functools import partial
+from datetime import UTC, datetime, tzinfo
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, TypeAlias
 from urllib.parse import quote, urlencode
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from starlette.applications import Starlette
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
+from starlette.routing import BaseRoute
 
 from ..call_log.queries import Queries
 from ..masking import SECRETS_ALONE, MaskPolicy
+from ..operators import Operator
 from . import formats, runs
+from .call_filters import PAGE_SIZES, time_field
+from .chips import HANDLER_LABELS
 from .formats import RANGE_LABELS, STATUSES
+from .webhook_api import USUAL_WEBHOOKS, Webhooks
+from .zones import zone_of
 
 THEME_COOKIE = "mh_theme"
 
@@ -37,6 +44,8 @@ class DashboardSettings:
     #: From here on a prefetch is marked as slow.
     slow_prefetch_ms: float = 400
     mask: MaskPolicy = SECRETS_ALONE
+    #: What `/openapi.json` says of the two webhooks.
+    webhooks: Webhooks = USUAL_WEBHOOKS
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +57,12 @@ class Asked:
     now: datetime
     query: Mapping[str, str]
     path: Mapping[str, str]
+    #: Where times are read: what a day is, and what filters without a zone mean.
+    zone: tzinfo = UTC
+    #: How the browser reached us: scheme, host and the path we are mounted at.
+    address: str = ""
+    #: Who asks; None where nobody has to be signed in.
+    operator: Operator | None = None
 
 
 #: Builds what a page shows; None where there is no such page.
@@ -92,8 +107,10 @@ class Pages:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        self._templates.filters.update(formats.FILTERS | runs.FILTERS)
+        self._templates.filters.update(formats.FILTERS | runs.FILTERS | {"time_field": time_field})
         self._templates.globals.update(
+            handler_labels=HANDLER_LABELS,
+            page_sizes=PAGE_SIZES,
             range_labels=RANGE_LABELS,
             slow_prefetch_ms=settings.slow_prefetch_ms,
             statuses=STATUSES,
@@ -105,7 +122,12 @@ class Pages:
     def ask(self, view: View, request: Request) -> Any:
         """Build a view for a request."""
         path = {name: str(value) for name, value in request.path_params.items()}
-        return view(Asked(self._log, self._settings, self._now(), request.query_params, path))
+        query, zone = request.query_params, zone_of(request)
+        # Of the headers only Host: those of proxies count where the server says so, in the scheme.
+        address = f"{request.scope['scheme']}://{request.headers.get('host', '')}{_root(request)}"
+        operator = getattr(request.state, "operator", None)
+        now = self._now()
+        return view(Asked(self._log, self._settings, now, query, path, zone, address, operator))
 
     def render(
         self, request: Request, template: str, *, status_code: int = 200, **context: Any
@@ -114,7 +136,11 @@ class Pages:
         text = self._templates.get_template(template).render(
             link=partial(link, request),
             static=partial(self._static, request),
+            has_page=partial(_has_page, request),
+            is_at=partial(_is_at, request),
+            here=_here(request),
             theme=_theme(request),
+            zone=zone_of(request),
             now=self._now(),
             **{"operator": None, "live_count": 0} | context,
         )
@@ -141,6 +167,8 @@ def _jsonable(value: Any) -> Any:
         return [_jsonable(item) for item in value]
     if isinstance(value, datetime):
         return value.isoformat()
+    if isinstance(value, tzinfo):
+        return str(value)
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -148,13 +176,42 @@ def link(
     request: Request, name: str, query: Mapping[str, object] | None = None, **params: object
 ) -> str:
     """Return the path of a page of ours, below wherever the dashboard is mounted."""
-    root = quote(request.scope.get("root_path", "").rstrip("/"))
-    path = root + str(request.app.url_path_for(name, **params))
+    path = _root(request) + str(_routes(request.app)[name].url_path_for(name, **params))
     return f"{path}?{urlencode(query, doseq=True, errors='replace')}" if query else path
+
+
+@lru_cache(maxsize=4)
+def _routes(app: Starlette) -> Mapping[str, BaseRoute]:
+    """Return the routes by name: a list has hundreds of links, and Starlette tries every route."""
+    named = [(getattr(route, "name", None), route) for route in app.routes]
+    return {name: route for name, route in reversed(named) if name}
+
+
+def _root(request: Request) -> str:
+    """Return the path that the dashboard is mounted at."""
+    return quote(request.scope.get("root_path", "").rstrip("/"))
 
 
 def _without(params: Mapping[str, object], name: str) -> dict[str, object]:
     return {key: value for key, value in params.items() if key != name}
+
+
+def _has_page(request: Request, name: str) -> bool:
+    """Whether this dashboard has such a page: some are only there where they are of use."""
+    return name in _routes(request.app)
+
+
+def _is_at(request: Request, name: str) -> bool:
+    """Whether the page asked for is this one, or one below it."""
+    path: str = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
+    top = str(_routes(request.app)[name].url_path_for(name))
+    return path == top or path.startswith(f"{top}/")
+
+
+def _here(request: Request) -> str:
+    """Return the address of the page that is asked for, to come back to."""
+    path = quote(request.scope["path"], safe="/")
+    return f"{path}?{request.url.query}" if request.url.query else path
 
 
 def _theme(request: Request) -> str:

@@ -34,6 +34,7 @@ class Payload:
     latency_ms: float | None
     secrets_masked: int
     redacted: bool
+    source: str | None
 
 
 def payload_of(delivery: Delivery, mask: MaskPolicy) -> Payload:
@@ -58,6 +59,7 @@ def payload_of(delivery: Delivery, mask: MaskPolicy) -> Payload:
         latency_ms=delivery.latency_ms,
         secrets_masked=content.count + answer.count,
         redacted=delivery.redacted,
+        source=delivery.source,
     )
 
 
@@ -77,15 +79,15 @@ def read_bytes(body: bytes) -> JsonValue:
         return body.decode("utf-8", "backslashreplace")
 
 
-def _content(delivery: Delivery) -> JsonValue:
-    if delivery.kind == "prefetch":
-        return _query(delivery.query or "")
-    return read_bytes(delivery.body) if delivery.body is not None else None
-
-
-def _query(query: str) -> JsonValue:
+def query_of(query: str) -> JsonValue:
     """Name the fields of a query string; a name that repeats has the list of its values."""
     values: dict[str, list[JsonValue]] = {}
     for name, value in PrefetchRequest.parse(query.encode("utf-8", "replace")).raw:
         values.setdefault(name, []).append(value)
     return {name: each[0] if len(each) == 1 else each for name, each in values.items()}
+
+
+def _content(delivery: Delivery) -> JsonValue:
+    if delivery.kind == "prefetch":
+        return query_of(delivery.query or "")
+    return read_bytes(delivery.body) if delivery.body is not None else None

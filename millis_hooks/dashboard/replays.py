@@ -35,7 +35,8 @@ class ReplayForm:
         replayed = self._replay(self._work(session_id, fields.get("run_id")))
         if replayed is None:
             raise HTTPException(404)
-        return RedirectResponse(link(request, "call", _told(replayed), session_id=session_id), 303)
+        told = _told(replayed) | {name: fields[name] for name in ("in",) if name in fields}
+        return RedirectResponse(link(request, "call", told, session_id=session_id), 303)
 
     def _work(self, session_id: str, run_id: str | None) -> Callable[[Connection], Replayed | None]:
         now = self._now()

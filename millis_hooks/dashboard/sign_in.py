@@ -2,23 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TypeAlias
 from urllib.parse import quote
 
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from ..operators import Operator, Operators, Refused, SignedIn
+from ..operators import Action, Operator, Operators, Refused, Role, SignedIn
+from .cookies import delete_cookie, read_cookie, set_cookie
 from .forms import read_form
 from .guards import local_path
 from .pages import Pages, as_json, link
 
-SESSION_COOKIE = "mh_session"
-
 #: The same for an unknown operator and for a wrong password.
 _WRONG = "That is not the password."
+_WRONG_NAMED = "That is not the name and password of an operator."
 _WAIT = "Too many tries. Try again in {} s."
+
+#: Passwords are hashed one at a time, and so many may wait for it: pages keep their threads.
+_MAY_WAIT = 100
+
+#: Names what something was done to, for the record: `fields` are those of a form.
+Subject: TypeAlias = Callable[[Request, Mapping[str, str]], str | None]
+
+
+def subject_of(request: Request, fields: Mapping[str, str]) -> str | None:
+    """Name the session or, where there is none, which filters were chosen but not their values:
+    a number that is searched for has no place in the record.
+    """
+    named = request.path_params.get("session_id") or fields.get("session_id")
+    return str(named) if named else ", ".join(sorted(set(request.query_params))) or None
 
 
 class SignIn:
@@ -27,70 +45,114 @@ class SignIn:
     def __init__(self, operators: Operators, pages: Pages) -> None:
         self._operators = operators
         self._pages = pages
+        self._turn = asyncio.Semaphore(1)
+        self._waiting = 0
 
-    def operator(self, request: Request) -> Operator | None:
-        """Return who is signed in. Blocks."""
-        return self._operators.resume(request.cookies.get(SESSION_COOKIE))
+    def operator(self, request: Request, *, is_use: bool = True) -> Operator | None:
+        """Return who is signed in, and keep it as `request.state.operator`. Blocks."""
+        operator = self._operators.resume(read_cookie(request), is_use=is_use)
+        request.state.operator = operator
+        return operator
 
     def required(
-        self, page: Callable[[Request, Operator], Response]
+        self,
+        page: Callable[[Request, Operator], Response],
+        *,
+        role: Role = "view",
+        deed: Action | None = None,
+        subject: Subject = subject_of,
+        is_use: bool = True,
     ) -> Callable[[Request], Response]:
-        """Return an endpoint that shows `page` to operators and the sign-in page to others."""
+        """Return an endpoint that shows `page` to operators and the sign-in page to others.
+
+        Operators of another role get 403. A `deed` is recorded when the page is made and before
+        it goes out: no page does if it cannot be recorded.
+        """
 
         def endpoint(request: Request) -> Response:
-            operator = self.operator(request)
-            if operator is not None:
-                return page(request, operator)
-            if request.url.path.endswith(".json"):
-                return as_json({"error": "Sign in first."}, 401)
-            return RedirectResponse(_login_path(request), 303)
+            operator = self.operator(request, is_use=is_use)
+            if operator is None:
+                return self._ask_to_sign_in(request)
+            require_role(operator, role)
+            response = page(request, operator)
+            if deed is not None:
+                self.record(request, operator, deed, subject(request, {}))
+            return response
 
         return endpoint
+
+    def record(
+        self, request: Request, operator: Operator, deed: Action, subject: str | None
+    ) -> None:
+        """Write down what an operator does with this request. Blocks; raises StorageError."""
+        self._operators.record(operator, deed, subject=subject, client=client_of(request))
 
     def show(self, request: Request) -> Response:
         """Answer `GET /login`."""
         target = local_path(request.query_params.get("next"))
         if self.operator(request) is not None:
             return RedirectResponse(target or _home(request), 303)
-        return self._form(request, target)
+        return self._form(request, request.query_params)
 
     async def submit(self, request: Request) -> Response:
         """Answer `POST /login`."""
-        return await run_in_threadpool(self._submit, request, await read_form(request))
+        fields = await read_form(request)
+        outcome = await self._in_turn(partial(self._log_in, request, fields))
+        return await run_in_threadpool(self._answer, request, fields, outcome)
 
     def leave(self, request: Request) -> Response:
         """Answer `POST /logout`."""
-        self._operators.log_out(request.cookies.get(SESSION_COOKIE))
+        self._operators.log_out(read_cookie(request), client=client_of(request))
         response = RedirectResponse(link(request, "login"), 303)
-        response.delete_cookie(SESSION_COOKIE, path=_cookie_path(request), httponly=True)
+        delete_cookie(request, response)
         return response
 
-    def _submit(self, request: Request, fields: dict[str, str]) -> Response:
-        target = local_path(fields.get("next"))
-        outcome = self._operators.log_in(
+    def _ask_to_sign_in(self, request: Request) -> Response:
+        if request.url.path.endswith(".json"):
+            return as_json({"error": "Sign in first."}, 401)
+        return RedirectResponse(_login_path(request), 303)
+
+    async def _in_turn(self, log_in: Callable[[], SignedIn | Refused]) -> SignedIn | Refused:
+        if self._waiting >= _MAY_WAIT:
+            return Refused(1)
+        self._waiting += 1
+        try:
+            async with self._turn:
+                return await run_in_threadpool(log_in)
+        finally:
+            self._waiting -= 1
+
+    def _log_in(self, request: Request, fields: Mapping[str, str]) -> SignedIn | Refused:
+        return self._operators.log_in(
             fields.get("username", ""),
             fields.get("password", ""),
-            client=request.client.host if request.client else "",
+            client=client_of(request),
+            browser=request.headers.get("user-agent", ""),
             keep=bool(fields.get("keep")),
+            instead_of=read_cookie(request),
         )
+
+    def _answer(
+        self, request: Request, fields: Mapping[str, str], outcome: SignedIn | Refused
+    ) -> Response:
         if isinstance(outcome, Refused):
-            return self._refuse(request, target, outcome)
-        response = RedirectResponse(target or _home(request), 303)
-        _set_cookie(request, response, outcome)
+            return self._refuse(request, fields, outcome)
+        response = RedirectResponse(local_path(fields.get("next")) or _home(request), 303)
+        set_cookie(request, response, outcome)
         return response
 
-    def _refuse(self, request: Request, target: str | None, refused: Refused) -> Response:
+    def _refuse(self, request: Request, fields: Mapping[str, str], refused: Refused) -> Response:
         if not refused.retry_after_s:
-            return self._form(request, target, error=_WRONG, status_code=401)
-        error = _WAIT.format(refused.retry_after_s)
-        response = self._form(request, target, error=error, status_code=429)
+            error = _WRONG_NAMED if self._operators.are_named else _WRONG
+            return self._form(request, fields, error=error, status_code=401)
+        response = self._form(request, fields, error=told(refused), status_code=429)
         response.headers["Retry-After"] = str(refused.retry_after_s)
         return response
 
     def _form(
         self,
         request: Request,
-        target: str | None,
+        fields: Mapping[str, str],
         *,
         error: str | None = None,
         status_code: int = 200,
@@ -100,9 +162,28 @@ class SignIn:
             "login.html",
             status_code=status_code,
             error=error,
-            target=target,
+            target=local_path(fields.get("next")),
+            username=fields.get("username", ""),
             has_password=self._operators.has_password,
+            are_named=self._operators.are_named,
+            longest_days=self._operators.lasts.longest.days,
         )
+
+
+def require_role(operator: Operator, role: Role) -> None:
+    """Raise HTTPException 403 unless the operator may do this."""
+    if not operator.may(role):
+        raise HTTPException(403)
+
+
+def told(refused: Refused) -> str:
+    """Say why a password was not taken."""
+    return _WAIT.format(refused.retry_after_s) if refused.retry_after_s else _WRONG
+
+
+def client_of(request: Request) -> str:
+    """Return the address of the peer."""
+    return request.client.host if request.client else ""
 
 
 def _home(request: Request) -> str:
@@ -116,19 +197,3 @@ def _login_path(request: Request) -> str:
     home = _home(request)
     query = {"next": target} if local_path(target) and target != home else None
     return link(request, "login", query)
-
-
-def _set_cookie(request: Request, response: Response, signed_in: SignedIn) -> None:
-    response.set_cookie(
-        SESSION_COOKIE,
-        signed_in.cookie,
-        max_age=signed_in.max_age_s,
-        path=_cookie_path(request),
-        secure=request.url.scheme == "https",
-        httponly=True,
-        samesite="lax",
-    )
-
-
-def _cookie_path(request: Request) -> str:
-    return request.scope.get("root_path", "") or "/"

@@ -3,36 +3,62 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
+from functools import partial
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
+from ..call_log.arrivals import is_empty
+from ..call_log.news import Announcer
 from ..call_log.queries import Queries
 from ..exceptions import StorageError
-from ..operators import Operator, Operators
+from ..operators import Operator, Operators, Role
+from . import rereads
 from .actions import Actions
+from .analytics.chart import as_csv
+from .analytics.page import AnalyticsPage
+from .analytics.question import QUERY as ANALYTICS_QUERY
+from .call import QUERY as CALL_QUERY
 from .call import show_call
+from .call_filters import QUERY as CALLS_QUERY
 from .calls import list_calls
-from .deliveries import list_unparsed, show_delivery
+from .confirm import Confirmation
+from .cookies import cookie_name
+from .deliveries import QUERY as DELIVERIES_QUERY
+from .deliveries import list_deliveries, show_delivery, show_rejection
 from .drift import show_drift
+from .exports import Format, export_calls
+from .following import follow_call, follow_calls
+from .forgetting import Forgetting
 from .forms import MAX_FORM_BYTES
 from .guards import CONTENT_POLICY, HEADERS, RECORDING_POLICY, Guards
+from .live import Live
+from .openapi import Description, Twin
+from .operators import OperatorsPage
 from .pages import DashboardSettings, Pages, View, as_json, link, templates_dir
+from .parameters import Parameter
 from .replays import Replay, ReplayForm
+from .rereads import RereadDelivery, RereadForm
+from .setup import Setup
+from .setup_forms import SetupForms, revealed
 from .sign_in import SignIn
+from .zones import choose_zone
 
 logger = logging.getLogger("millis_hooks.dashboard")
 
 _EXPLANATIONS = {
+    403: ("Not allowed", "Your role is view. Somebody whose role is operate can do this."),
     404: ("Not found", "There is no such page, or the call was removed from the call log."),
+    409: ("Not now", "Handlers of this call are not done, or a delivery is not processed yet."),
     413: ("Too large", "This form is larger than any form here."),
 }
 _NOT_POSSIBLE = ("Not possible", "The dashboard cannot do what was asked.")
@@ -47,9 +73,18 @@ def dashboard(
     replay: Replay,
     settings: DashboardSettings,
     now: Callable[[], datetime],
+    news: Announcer | None = None,
+    setup: Setup | None = None,
+    forgetting: Forgetting | None = None,
+    reread: RereadDelivery | None = None,
 ) -> Starlette:
-    """Return the dashboard, to be served alone or mounted under any path."""
-    return _Site(queries, operators, replay, settings, now).app()
+    """Return the dashboard, to be served alone or mounted under any path.
+
+    `news` tells its pages what changes; without it they stand still. Without `setup` or
+    `forgetting` there are no such pages, and without `reread` no such form.
+    """
+    told = news or Announcer()
+    return _Site(queries, operators, replay, settings, now, told, setup, forgetting, reread).app()
 
 
 class _Site:
@@ -60,11 +95,24 @@ class _Site:
         replay: Replay,
         settings: DashboardSettings,
         now: Callable[[], datetime],
+        news: Announcer,
+        setup: Setup | None,
+        forgetting: Forgetting | None,
+        reread: RereadDelivery | None,
     ) -> None:
+        self._queries = queries
         self._pages = Pages(queries, settings, now)
         self._sign_in = SignIn(operators, self._pages)
-        self._actions = Actions(self._sign_in)
+        self._live = Live(news, operators)
+        self._actions = Actions(self._sign_in, Confirmation(operators, self._pages, now))
+        self._analytics = AnalyticsPage()
         self._replays = ReplayForm(replay, now)
+        self._twins: list[Twin] = []
+        self._description = Description(self._twins, settings.webhooks, settings.version)
+        self._setup = setup
+        self._forgetting = forgetting
+        self._reread = reread
+        self._operators = OperatorsPage(operators)
 
     def app(self) -> Starlette:
         sign_in = self._sign_in
@@ -73,17 +121,35 @@ class _Site:
             Route("/login", sign_in.show, name="login"),
             Route("/login", sign_in.submit, methods=["POST"], max_body_size=MAX_FORM_BYTES),
             Route("/logout", sign_in.leave, methods=["POST"], name="logout"),
-            self._actions.route("/replay", "replay", self._replays.submit),
+            self._actions.route("/replay", "replay", self._replays.submit, deed="replay"),
+            self._actions.route("/time-zone", "time_zone", choose_zone, role="view"),
+            Route("/openapi.json", sign_in.required(self._openapi), name="openapi"),
             Mount("/static", _Static(directory=templates_dir() / "static"), name="static"),
-            *self._page("/calls", "calls", list_calls),
-            *self._page("/calls/{session_id:anytext}", "call", show_call, RECORDING_POLICY),
-            *self._page("/deliveries", "deliveries", list_unparsed),
+            Route("/live", self._live, methods=["GET"], name="live"),
+            self._fragment("/live/calls", "live_calls", follow_calls),
+            self._fragment("/live/calls/{session_id:anytext}", "live_call", follow_call),
+            *self._page("/calls", "calls", list_calls, query=CALLS_QUERY),
+            self._export("csv"),
+            self._export("jsonl"),
+            *self._page(
+                "/calls/{session_id:anytext}", "call", show_call, RECORDING_POLICY, query=CALL_QUERY
+            ),
+            *self._page("/deliveries", "deliveries", list_deliveries, query=DELIVERIES_QUERY),
             *self._page("/deliveries/{delivery_id}", "delivery", show_delivery),
+            *self._page("/rejections/{rejection_id}", "rejection", show_rejection),
             *self._page("/drift", "drift", show_drift),
+            *self._setup_routes(),
+            *self._operators_routes(),
+            *self._forgetting_routes(),
+            *self._reread_routes(),
+            *self._page("/analytics", "analytics", self._analytics.show, query=ANALYTICS_QUERY),
+            Route(
+                "/analytics/{chart}.csv", sign_in.required(self._chart_csv), name="analytics_csv"
+            ),
         ]
         return Starlette(
             routes=routes,
-            middleware=[Middleware(Guards)],
+            middleware=[Middleware(Guards), Middleware(GZipMiddleware, compresslevel=5)],
             exception_handlers={
                 HTTPException: self._http_error,
                 StorageError: self._storage_error,
@@ -92,9 +158,20 @@ class _Site:
         )
 
     def _page(
-        self, path: str, name: str, view: View, policy: str = CONTENT_POLICY
+        self,
+        path: str,
+        name: str,
+        view: View,
+        policy: str = CONTENT_POLICY,
+        *,
+        query: Sequence[Parameter] = (),
+        role: Role = "view",
     ) -> Iterator[Route]:
-        """Yield a page and its twin; the twin first, as `.json` also fits into any text."""
+        """Yield a page and its twin; the twin first, as `.json` also fits into any text.
+
+        `query` is what the view reads of a query string.
+        """
+        self._twins.append(Twin(path, name, view, query))
 
         def page(request: Request, operator: Operator) -> Response:
             shown = self._pages.ask(view, request)
@@ -113,12 +190,81 @@ class _Site:
                 request.path_params[parameter] += ".json"
             return page(request, operator)
 
-        required = self._sign_in.required
+        required = partial(self._sign_in.required, role=role)
         yield Route(f"{path}.json", required(twin), name=f"{name}_json")
         yield Route(path, required(page), name=name)
 
+    def _chart_csv(self, request: Request, _: Operator) -> Response:
+        chart = self._pages.ask(self._analytics.chart, request)
+        if chart is None:
+            raise HTTPException(404)
+        named = {"Content-Disposition": f'attachment; filename="{chart.name}.csv"'}
+        return Response(as_csv(chart), media_type="text/csv", headers=named)
+
+    def _reread_routes(self) -> Iterator[Route]:
+        if self._reread is not None:
+            form = RereadForm(self._reread)
+            yield self._actions.route(
+                "/reread", "reread", form.submit, deed="replay", subject=rereads.subject_of
+            )
+
+    def _fragment(self, path: str, name: str, view: View) -> Route:
+        """Return the route of what a page asks for to follow what has changed."""
+
+        def fragment(request: Request, operator: Operator) -> Response:
+            shown = self._pages.ask(view, request)
+            if shown is None:
+                raise HTTPException(404)
+            context = {"view": shown, "operator": operator, "live_count": shown.live_count}
+            return self._pages.render(request, f"{name}.html", **context)
+
+        # Pages ask by themselves: that somebody is there it does not say.
+        return Route(path, self._sign_in.required(fragment, is_use=False), name=name)
+
+    def _export(self, format_: Format) -> Route:
+        def file(request: Request, _: Operator) -> Response:
+            return self._pages.ask(partial(export_calls, format_), request)  # type: ignore[no-any-return]
+
+        endpoint = self._sign_in.required(file, role="operate", deed="export")
+        return Route(f"/calls/export.{format_}", endpoint, name=f"export_{format_}")
+
+    def _setup_routes(self) -> Iterator[Route]:
+        if self._setup is None:
+            return
+        forms = SetupForms(self._setup, self._pages)
+        yield self._fragment("/setup/received", "setup_received", self._setup.show)
+        yield from self._page("/setup", "setup", self._setup.show, query=self._setup.QUERY)
+        yield self._actions.route(
+            "/setup/reveal",
+            "setup_reveal",
+            forms.reveal,
+            deed="reveal",
+            subject=revealed,
+            recent=True,
+        )
+        yield self._actions.route("/setup/test", "setup_test", forms.send)
+
+    def _operators_routes(self) -> Iterator[Route]:
+        page, route = self._operators, partial(self._actions.route, role="view")
+        yield from self._page("/operators", "operators", page.show, query=page.query)
+        yield route("/operators/end-session", "end_session", page.end_session)
+        yield route("/operators/sign-out", "sign_out_everywhere", page.sign_out_everywhere)
+
+    def _forgetting_routes(self) -> Iterator[Route]:
+        if self._forgetting is None:
+            return
+        form = self._forgetting
+        yield from self._page("/forget", "forget", form.show, query=form.query, role="operate")
+        yield self._actions.route("/forget", "forget_now", form.submit, deed="forget")
+
+    def _openapi(self, request: Request, _: Operator) -> Response:
+        root = request.scope.get("root_path", "")
+        return as_json(self._description.of(root, cookie_name(request)))
+
     def _home(self, request: Request, _: Operator) -> Response:
-        return RedirectResponse(link(request, "calls"), 303)
+        """Lead to the calls, or to the setup page as long as there never was one."""
+        is_first = self._setup is not None and self._queries.ask(is_empty)
+        return RedirectResponse(link(request, "setup" if is_first else "calls"), 303)
 
     def _http_error(self, request: Request, error: Exception) -> Response:
         status_code = error.status_code if isinstance(error, HTTPException) else 500
@@ -140,8 +286,15 @@ class _Site:
         title, text = explanation
         if request.url.path.endswith(".json"):
             return as_json({"error": f"{title}. {text}"}, status_code)
+        operator = getattr(request.state, "operator", None)
         return self._pages.render(
-            request, "error.html", status_code=status_code, title=title, text=text
+            request,
+            "error.html",
+            status_code=status_code,
+            operator=operator,
+            title=title,
+            text=text,
+            sought=request.path_params.get("session_id") if status_code == 404 else None,
         )
 
 

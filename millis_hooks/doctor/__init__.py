@@ -3,6 +3,6 @@
 Every check is a function that yields findings; none of them changes anything.
 """
 
-from .finding import Finding, State
+from ..finding import Finding, State
 
 __all__ = ["Finding", "State"]

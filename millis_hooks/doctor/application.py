@@ -4,27 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..app import MillisHooks
 from ..exceptions import RegistrationError
-from .finding import Finding, bad, ok, warn
+from ..finding import Finding, bad, ok, warn
+from ..routing import Router
 
 
-def examine_application(name: str, hooks: MillisHooks | None) -> Iterator[Finding]:
+def examine_application(name: str, router: Router | None) -> Iterator[Finding]:
     """Look at the handlers that `name` registers."""
-    if hooks is None:
+    if router is None:
         advice = "Name the MillisHooks itself, or the application it is mounted in."
         yield bad("application", f"{name} has no MillisHooks", advice)
         return
     try:
-        hooks.router.check()
+        router.check()
     except RegistrationError as error:
         yield bad("application", str(error), "Correct the handler: the service does not start.")
         return
-    yield _handlers(name, hooks)
+    yield _handlers(name, router)
 
 
-def _handlers(name: str, hooks: MillisHooks) -> Finding:
-    registered = [handler.hook for handler in hooks.router]
+def _handlers(name: str, router: Router) -> Finding:
+    registered = [handler.hook for handler in router]
     if not registered:
         return warn("application", f"{name} has no handlers", "Register one: see the README.")
     counts = {

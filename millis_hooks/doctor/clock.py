@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection, select
 
 from ..call_log.tables import calls, deliveries
-from .finding import Finding, bad, ok, warn
+from ..finding import Finding, bad, ok, warn
 
 _TOLERATED = timedelta(seconds=5)
 _ABSURD = timedelta(seconds=60)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from .finding import Finding, bad, ok, warn
+from ..finding import Finding, bad, ok, warn
 
 _MB, _GB = 10**6, 10**9
 #: With less room than this the next hours are not safe.
@@ -27,7 +27,7 @@ _REMOTE = frozenset(
 _MOUNTS = Path("/proc/mounts")
 
 
-def examine_disk(log: Path) -> Iterator[Finding]:
+def examine_disk(log: Path, *, measures: bool = True) -> Iterator[Finding]:
     """Look at the folder of the call log, and at its files if there are any."""
     folder = log.parent
     if not folder.is_dir():
@@ -37,7 +37,8 @@ def examine_disk(log: Path) -> Iterator[Finding]:
     yield from examine_file_system(folder, _mounts())
     yield examine_room(shutil.disk_usage(folder).free, sum(map(_size, _files(log))))
     yield from examine_rights(log)
-    yield examine_sync(folder)
+    if measures:
+        yield examine_sync(folder)
 
 
 def examine_file_system(folder: Path, mounts: str) -> Iterator[Finding]:

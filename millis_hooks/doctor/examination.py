@@ -15,10 +15,10 @@ from ..call_log.database import describe
 from ..call_log.log_file import connect, schema_version
 from ..call_log.migrations import HEAD
 from ..exceptions import StorageError
+from ..finding import Finding, bad, ok
 from ..settings import Settings
 from .clock import examine_clock
 from .disk import examine_disk
-from .finding import Finding, bad, ok
 from .log import RESTORE, examine_integrity, examine_mode, examine_schema, examine_sqlite
 from .settings import examine_settings
 from .work import examine_runner, examine_work
@@ -26,14 +26,17 @@ from .work import examine_runner, examine_work
 _BUSY_TIMEOUT_S = 5.0
 
 
-def examine(settings: Settings, now: datetime, *, reads_all: bool = True) -> Iterator[Finding]:
+def examine(
+    settings: Settings, now: datetime, *, reads_all: bool = True, measures: bool = True
+) -> Iterator[Finding]:
     """Look everything over that is on this machine.
 
-    Without `reads_all` the call log is not read to its end, which takes seconds for each GB.
+    Without `reads_all` the call log is not read to its end, which takes seconds for each GB;
+    without `measures` the disk is not made to work.
     """
     yield from examine_settings(settings)
     log = Path(str(make_url(settings.database_url).database)).resolve()
-    yield from examine_disk(log)
+    yield from examine_disk(log, measures=measures)
     yield from examine_sqlite(sqlite3.sqlite_version_info)
     if log.parent.is_dir():
         yield from _examine_log(log, now, reads_all=reads_all)

@@ -10,7 +10,7 @@ from pathlib import Path
 from sqlalchemy import Connection
 
 from ..call_log.migrations import HEAD
-from .finding import Finding, bad, ok, warn
+from ..finding import Finding, bad, ok, warn
 
 Version = tuple[int, ...]
 

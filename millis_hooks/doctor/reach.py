@@ -14,8 +14,9 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from ..exchange import TROUBLES, trouble_of
+from ..finding import Finding, bad, ok, warn
 from .clock import judge
-from .finding import Finding, bad, ok, warn
 
 if TYPE_CHECKING:
     from httpx2 import Client, Response
@@ -51,13 +52,12 @@ def _get(client: Client, address: str, method: str = "GET") -> Response | Findin
 
     try:
         return client.request(method, address)
-    except httpx2.TimeoutException:
-        return bad("reach", f"{address} gives no answer", "Look at the firewall and the proxy.")
     except httpx2.HTTPError as error:
-        if "CERTIFICATE" in str(error).upper():
-            advice = "Have a certificate made that everybody trusts, as Let's Encrypt does."
-            return bad("certificate", f"{address}: {error}", advice)
-        return bad("reach", f"{address}: {error}", "Start the service, and see that DNS names it.")
+        trouble = trouble_of(error)
+        told = TROUBLES[trouble]
+        found = told.found.format(host=urlsplit(address).netloc)
+        name = "certificate" if trouble == "certificate" else "reach"
+        return bad(name, f"{found} ({error})", told.advice)
 
 
 def _encryption(client: Client, at: Addresses, now: datetime) -> Iterator[Finding]:

@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterator
 
 from ..exceptions import ConfigError
+from ..finding import Finding, bad, ok, warn
 from ..phones import digits_of
 from ..prefetch import encode_default
 from ..settings import Settings
-from .finding import Finding, bad, ok, warn
 
 #: A secret of chance has more different characters than this, at any length that is accepted.
 _FEW_CHARACTERS = 8

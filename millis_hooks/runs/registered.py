@@ -13,20 +13,30 @@ from ..call_log.tables import handlers
 from ..routing import DEFAULT_TIMEOUT_S, Handler
 
 
-def write_handlers(connection: Connection, registered: Iterable[Handler], now: datetime) -> None:
-    """Put the handlers of the application that starts in the place of those of the last one."""
+def write_handlers(
+    connection: Connection,
+    registered: Iterable[Handler],
+    now: datetime,
+    *,
+    prefetch_budget_s: float,
+) -> None:
+    """Put the handlers of the application that starts in the place of those of the last one.
+
+    A prefetch handler without a budget of its own has that of the application.
+    """
     connection.execute(delete(handlers))
-    rows = [_columns(handler, now) for handler in registered if handler.hook != "prefetch"]
+    rows = [_columns(handler, now, prefetch_budget_s) for handler in registered]
     if rows:
         connection.execute(insert(handlers), rows)
 
 
-def _columns(handler: Handler, now: datetime) -> dict[str, Any]:
+def _columns(handler: Handler, now: datetime, prefetch_budget_s: float) -> dict[str, Any]:
+    default_s = prefetch_budget_s if handler.hook == "prefetch" else DEFAULT_TIMEOUT_S
     return {
         "hook": handler.hook,
         "name": handler.name,
         "max_attempts": handler.max_attempts,
-        "timeout_s": handler.timeout_s or DEFAULT_TIMEOUT_S,
+        "timeout_s": handler.timeout_s or default_s,
         "repeatable": handler.repeatable,
         "filters": json.dumps(handler.filters()),
         "seen_at": now,

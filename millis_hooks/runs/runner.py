@@ -13,7 +13,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -101,8 +101,10 @@ class Runner:
         *,
         concurrency: int,
         own_numbers: frozenset[str] = frozenset(),
+        tell: Callable[[Collection[int]], None] = lambda call_ids: None,
         now: Callable[[], datetime] = _utc_now,
     ) -> None:
+        """Call `tell` with the ids of calls of which runs began or ended."""
         self._reader = reader
         self._writer = writer
         self._workbench = workbench
@@ -110,6 +112,7 @@ class Runner:
         self._holder = holder
         self._concurrency = concurrency
         self._own_numbers = own_numbers
+        self._tell = tell
         self._now = now
         self._latest = now()
         self._unknown_at = time.monotonic()
@@ -174,6 +177,7 @@ class Runner:
         del self._ended[: len(ended)]
         self._turns += 1
         self._begin(claimed)
+        self._tell({*(end.run.call_id for end in ended), *(run.call_id for run in claimed)})
 
     def _take_over(self) -> bool:
         """Become the process that does the runs, if none does; those at work in the last one are

@@ -5,22 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import Connection, Engine, bindparam, select
+from sqlalchemy import Connection, Engine, Row, Select, bindparam, select
 
 from ..call_log.tables import attempts, calls, deliveries, handler_runs
 from ..events import EndOfCall
+from ..marks import TEST_SOURCE
 from ..parked import ParkedRun
 from .ledger import ClaimedRun
 
-#: The bodies of calls, by the call's id.
-Bodies = dict[int, bytes]
+#: The bodies of calls, each with what is known of its sender, by the call's id.
+Bodies = dict[int, Row[Any]]
 
 
 def read_bodies(reader: Engine, runs: Iterable[ClaimedRun]) -> Bodies:
     """Read the end-of-call of each run; raises SQLAlchemy's errors."""
     with reader.connect() as connection:
         rows = connection.execute(_BODIES, {"ids": list({run.call_id for run in runs})})
-        return {row.id: row.body for row in rows}
+        return {row.id: row for row in rows}
 
 
 def event_of(
@@ -31,7 +32,9 @@ def event_of(
     Raises PayloadError if the stored body can no longer be read, KeyError if it is gone, and
     SQLAlchemy's errors.
     """
-    call = EndOfCall.parse(bodies[run.call_id], own_numbers=own_numbers)
+    told = bodies[run.call_id]
+    call = EndOfCall.parse(told.body, own_numbers=own_numbers)
+    call.mark(sandbox=told.source == TEST_SOURCE, dry_run=told.dry_run)
     if run.parked_run_id is None:
         return call
     with reader.connect() as connection:
@@ -39,8 +42,8 @@ def event_of(
 
 
 _IDS: Any = bindparam("ids", expanding=True)
-_BODIES = (
-    select(calls.c.id, deliveries.c.body)
+_BODIES: Select[Any] = (
+    select(calls.c.id, deliveries.c.body, deliveries.c.source, deliveries.c.dry_run)
     .join(deliveries, deliveries.c.id == calls.c.delivery_id)
     .where(calls.c.id.in_(_IDS))
 )

@@ -54,61 +54,58 @@ async function copy(button) {
 
 // Clocks count from seconds the server sent: the two machines' clocks may differ.
 function runClocks() {
-  const clocks = all("[data-elapsed]").map((node) => [node, Number(node.dataset.elapsed)]);
-  if (!clocks.length) return;
-  const start = performance.now();
-  setInterval(() => {
-    const passed = (performance.now() - start) / 1000;
-    for (const [node, elapsed] of clocks) node.textContent = clock(elapsed + passed);
-  }, 1000);
+  const starts = new WeakMap();
+  const tick = () => {
+    const now_s = performance.now() / 1000;
+    for (const node of all("[data-elapsed]")) {
+      if (!starts.has(node)) starts.set(node, now_s - Number(node.dataset.elapsed));
+      node.textContent = clock(now_s - starts.get(node));
+    }
+  };
+  tick();
+  setInterval(tick, 1000);
 }
 
-// A filter applies when it is chosen, and leaves its default out of the address.
+// What is left empty stays out of the address; a period takes the place of dates.
 function submitFilters(form) {
-  form.addEventListener("change", (event) => {
-    if (event.target.matches("select")) form.requestSubmit();
+  form.addEventListener("change", ({ target }) => {
+    if (!target.matches("[data-submit]")) return;
+    for (const date of all("[name=from], [name=to]", form)) date.value = "";
+    form.requestSubmit();
   });
   form.addEventListener("formdata", ({ formData }) => {
     for (const [name, value] of [...formData]) if (!value) formData.delete(name);
   });
 }
 
-// The native controls go only where this runs.
-function takeOverPlayer(player) {
-  const audio = one("audio", player);
-  const button = one(".play", player);
-  const slider = one("input[type=range]", player);
-  const time = one(".t", player);
-  const length = () => (Number.isFinite(audio.duration) ? audio.duration : Number(player.dataset.duration));
-
-  const show = () => {
-    const at = audio.currentTime;
-    slider.max = length();
-    slider.value = at;
-    slider.style.setProperty("--p", `${length() ? (100 * at) / length() : 0}%`);
-    time.textContent = `${clock(at)} / ${clock(length())}`;
-    slider.setAttribute("aria-valuetext", time.textContent);
+// The old page stays until the new one is there, and is dimmed if that takes its time.
+function showWaiting() {
+  const main = one("main");
+  let timer;
+  const settle = () => {
+    clearTimeout(timer);
+    main.classList.remove("busy");
+    main.removeAttribute("aria-busy");
   };
-  const showState = () => {
-    setIcon(one("use", button), audio.paused ? "play" : "pause");
-    button.setAttribute("aria-label", audio.paused ? "Play recording" : "Pause recording");
-  };
+  document.addEventListener("submit", ({ target }) => {
+    if (target.method !== "get") return;
+    timer = setTimeout(() => {
+      main.classList.add("busy");
+      main.setAttribute("aria-busy", "true");
+    }, 300);
+  });
+  addEventListener("pageshow", settle);
+}
 
-  audio.removeAttribute("controls");
-  audio.hidden = true;
-  for (const control of all("[data-player]", player)) control.hidden = false;
-  button.addEventListener("click", () => {
-    if (audio.paused) audio.play().catch(() => {});
-    else audio.pause();
-  });
-  slider.addEventListener("input", () => { audio.currentTime = Number(slider.value); });
-  one("select", player).addEventListener("change", (event) => {
-    audio.playbackRate = Number(event.target.value);
-  });
-  for (const event of ["timeupdate", "loadedmetadata"]) audio.addEventListener(event, show);
-  for (const event of ["play", "pause"]) audio.addEventListener(event, showState);
-  audio.addEventListener("error", () => { one(".gone", player).hidden = false; });
-  show();
+// Browsers know the zones there are, and the one they are in, which is the likeliest wish.
+function offerZones(field) {
+  const own = Intl.DateTimeFormat().resolvedOptions().timeZone;
+  const select = document.createElement("select");
+  const offered = new Set([field.value, own, "UTC", ...(Intl.supportedValuesOf?.("timeZone") ?? [])]);
+  for (const zone of offered) select.add(new Option(zone === own ? `${own} (this browser)` : zone, zone));
+  select.id = field.id;
+  select.name = field.name;
+  field.replaceWith(select);
 }
 
 const KEYS_OFF = /(?:^|; )mh_keys=off/;
@@ -129,6 +126,7 @@ const shortcuts = {
   "[": () => one("[rel=prev][href]")?.click(),
   "]": () => one("[rel=next][href]")?.click(),
   t: toggleTheme,
+  "?": () => one("#keys")?.showModal(),
 };
 
 function listenToKeys() {
@@ -136,12 +134,7 @@ function listenToKeys() {
   document.addEventListener("keydown", (event) => {
     if (event.key === "Escape" && isTyping(event)) event.target.blur();
     if (isTyping(event) || event.metaKey || event.ctrlKey || event.altKey) return;
-    // The dialog stays in reach with shortcuts off: it is where they are turned on again.
-    if (event.key === "?") {
-      one("#keys")?.showModal();
-      return;
-    }
-    if (!shortcutsAreOn() || one("dialog[open]")) return;
+    if (!shortcutsAreOn() || one("dialog[open], [popover]:popover-open")) return;
     const isGo = performance.now() - goPressedAt < 900;
     goPressedAt = event.key === "g" ? performance.now() : -Infinity;
     const run = isGo
@@ -160,10 +153,13 @@ function listenToKeys() {
 root.classList.add("js");
 document.addEventListener("click", (event) => {
   if (event.target.closest("[data-theme-toggle]")) toggleTheme();
+  // Shortcuts that are off are turned on again in there.
+  if (event.target.closest("[data-keys-open]")) one("#keys").showModal();
   const button = event.target.closest("[data-copy], [data-copy-from]");
   if (button) copy(button);
 });
 runClocks();
 all("[data-filters]").forEach(submitFilters);
-all(".player").forEach(takeOverPlayer);
+all("[data-zones]").forEach(offerZones);
+showWaiting();
 listenToKeys();

@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Literal
-from zoneinfo import ZoneInfo
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
@@ -53,7 +52,6 @@ from .tally import (
 
 Split = Literal["type", "provider"]
 
-_UTC = ZoneInfo("UTC")
 #: What is not among them is `other`.
 _GROUPS = {name: name for name in OUTCOME_GROUPS[:4]} | {"failed": "error"}
 
@@ -74,7 +72,7 @@ class Scope:
 
     since: datetime
     until: datetime
-    zone: ZoneInfo = _UTC
+    zone: tzinfo = UTC
     agents: tuple[str, ...] = ()
     split: Split = "type"
     interval: Interval | None = None

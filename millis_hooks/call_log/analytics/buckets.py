@@ -29,7 +29,7 @@ def zone_named(name: str) -> ZoneInfo:
         raise ValueError(f"There is no time zone {name[:64]!r}.") from error
 
 
-def last_days(count: int, *, now: datetime, zone: ZoneInfo) -> tuple[datetime, datetime]:
+def last_days(count: int, *, now: datetime, zone: tzinfo) -> tuple[datetime, datetime]:
     """Return when the last `count` days there began, today among them, and `now`."""
     first = now.astimezone(zone).date() - timedelta(days=count - 1)
     return _midnight(first, zone), now
@@ -47,7 +47,7 @@ def interval_for(span: timedelta, wanted: Interval | None = None) -> Interval:
 
 
 def cut(
-    since: datetime, until: datetime, interval: Interval, zone: ZoneInfo
+    since: datetime, until: datetime, interval: Interval, zone: tzinfo
 ) -> Iterator[tuple[datetime, datetime]]:
     """Yield the buckets of a period in turn, each from when (inclusive) to when (exclusive).
 

@@ -1,4 +1,7 @@
-"""Tallies a stretch of time from the rows themselves: what is true, and slow for long stretches."""
+"""Tallies a stretch of time from the rows themselves: what is true, and slow for long stretches.
+
+Calls that the sandbox made up are no part of it.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +65,9 @@ def tally_by_agent(connection: Connection, since: datetime, until: datetime) -> 
 
 
 def _within(since: datetime, until: datetime) -> ColumnElement[bool]:
-    return and_(calls.c.received_at >= since, calls.c.received_at < until)
+    # A source comes with the delivery that tells the rest, so summaries know when one does.
+    is_real = calls.c.source.is_distinct_from("sandbox")
+    return and_(calls.c.received_at >= since, calls.c.received_at < until, is_real)
 
 
 def _tally(connection: Connection, where: ColumnElement[bool], into: Into) -> None:

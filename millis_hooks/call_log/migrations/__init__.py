@@ -16,7 +16,7 @@ from ...exceptions import StorageError
 from ..analytics.triggers import CREATE_TRIGGERS
 from ..database import Database, describe, is_locked
 from ..log_file import VERSION_TABLE as VERSION_TABLE
-from ..search import CREATE_CALL_SEARCH
+from ..search import CREATE_CALL_SEARCH, MERGE_SELDOM
 from ..tables import metadata
 
 logger = logging.getLogger("millis_hooks.call_log")
@@ -74,6 +74,7 @@ def _upgrade_aloud(connection: Connection, version: str) -> None:
 def _create(connection: Connection) -> None:
     metadata.create_all(connection, checkfirst=False)
     connection.execute(CREATE_CALL_SEARCH)
+    connection.execute(MERGE_SELDOM)
     for trigger in CREATE_TRIGGERS:
         connection.execute(trigger)
     _version_table.create(connection)

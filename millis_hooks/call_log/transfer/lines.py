@@ -10,6 +10,8 @@ ISO 8601, UTC), and `deliveries` holds each request as it was stored, the first 
     answer_text     the bytes we answered with where they are UTF-8; else
     answer_base64   the bytes we answered with; neither of the two where there are none
     redacted        true where numbers and words were masked before they were stored
+    source          who sent it, unless Millis did
+    dry_run         true where handlers were asked to do nothing in earnest
 
 A line whose `session_id` is null holds a delivery that belongs to no call. `masked` is true where
 the line was made without `--raw`: something in it may be hidden, and it cannot be imported. The
@@ -108,6 +110,7 @@ class _Stored(BaseModel):
     body_base64: _Base64 | None = None
     redacted: bool = False
     source: _Text | None = None
+    dry_run: bool = False
 
 
 class _Line(BaseModel):

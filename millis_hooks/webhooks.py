@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
-from ..exceptions import ConfigError
+from .exceptions import ConfigError
 
 if TYPE_CHECKING:
-    from ..settings import Hook, Settings
+    from .settings import Hook, Settings
 
 _PATHS: dict[Hook, str] = {"prefetch": "prefetch", "end_of_call": "end-of-call"}
 
@@ -56,11 +55,3 @@ def require_web_url(url: str) -> None:
         usable = False
     if not usable:
         raise ConfigError(f"{url!r} is no web address. Write it as https://hooks.example.com.")
-
-
-def is_loopback(host: str | None) -> bool:
-    """Tell whether only this machine can reach `host`."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host or "").is_loopback
-    except ValueError:
-        return False

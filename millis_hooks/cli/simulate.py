@@ -1,0 +1,348 @@
+"""`simulate`: whole calls, rehearsed against handlers of yours or a service that runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from urllib.parse import urlsplit
+
+import typer
+
+from ..exceptions import ConfigError, SandboxOffError
+from ..loopback import is_loopback
+from .progress import progress
+from .terminal import add_row, console, note, printable, table
+
+if TYPE_CHECKING:
+    from ..call_log.queries import Queries
+    from ..marks import Marks
+    from ..masking import MaskPolicy
+    from ..sandbox.scenario import Scenario
+    from ..sandbox.simulation import Simulation
+    from ..sandbox.stage import Latencies, Load, Tell
+    from ..sandbox.steps import EndDelivered, Prefetched, Step
+    from ..settings import Hook, Settings
+
+_SHOWN_CHARS = 600
+_OFF = SandboxOffError.status_code
+#: How long handlers may take, in seconds: as long as a run may by default.
+_WAIT_S = 60.0
+_NO_LOG = (
+    "The service's call log is not at hand. So it will take this for a call of Millis', and what "
+    "its handlers do is not looked at."
+)
+_SANDBOX_OFF = (
+    "The service has no sandbox. Start it with `dev`, or with MILLIS_HOOKS_SANDBOX=1; or give an "
+    "application with --target."
+)
+
+
+class _Client(Protocol):
+    """Rehearses calls."""
+
+    def simulate(self, scenario: Scenario, *, tell: Tell | None = None) -> Simulation: ...
+
+    def simulate_many(
+        self, scenario: Scenario, *, count: int, concurrency: int, done: Callable[[int], None]
+    ) -> Load: ...
+
+
+def simulate(
+    scenarios: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="SCENARIO...", help="TOML files, or names of shipped scenarios."),
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(help="Your application, app.py: it runs in this process, on an empty log."),
+    ] = None,
+    url: Annotated[
+        str, typer.Option(help="A service that runs, where no --target is given.")
+    ] = "http://127.0.0.1:8000",
+    secret: Annotated[
+        str | None, typer.Option(help="Its secret; by default from the settings.")
+    ] = None,
+    keep: Annotated[
+        bool, typer.Option(help="With --target: keep the calls in the application's call log.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option(help="Ask handlers to do nothing in earnest: call.dry_run is set.")
+    ] = False,
+    anywhere: Annotated[
+        bool, typer.Option(help="Reach other machines, too: the service, webhooks, functions.")
+    ] = False,
+    count: Annotated[int, typer.Option(min=1, help="How often each is gone through.")] = 1,
+    concurrency: Annotated[int, typer.Option(min=1, help="How many calls at once.")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    list_them: Annotated[bool, typer.Option("--list", help="List what is shipped.")] = False,
+) -> None:
+    """Rehearse whole calls: prefetch, conversation, functions, end of call.
+
+    The exit code is 1 if something a scenario expects did not come.
+    """
+    from ..sandbox.scenario import load_scenario
+
+    if list_them:
+        _list()
+        return
+    if not scenarios:
+        raise ConfigError("Name a scenario: a file, or one of `millis-hooks simulate --list`.")
+    chosen = [load_scenario(name) for name in scenarios]
+    if dry_run:
+        chosen = [replace(one, spec=replace(one.spec, dry_run=True)) for one in chosen]
+    stage = (
+        _in_process(target, keep=keep, anywhere=anywhere)
+        if target
+        else _running(url, secret, anywhere=anywhere)
+    )
+    with stage as stands:
+        show = partial(_load, count=count, concurrency=concurrency) if count > 1 else _call
+        good = [show(stands, scenario, as_json=as_json) for scenario in chosen]
+    if not all(good):
+        raise typer.Exit(1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Stands:
+    """What calls are rehearsed against, and what is hidden of them."""
+
+    client: _Client
+    mask: MaskPolicy
+
+
+def _list() -> None:
+    from ..sandbox.scenario import shipped_scenarios
+
+    shown = table("Scenario", "What happens")
+    for scenario in shipped_scenarios():
+        add_row(shown, scenario.name, scenario.title)
+    console().print(shown)
+
+
+@contextmanager
+def _in_process(target: str, *, keep: bool, anywhere: bool) -> Iterator[_Stands]:
+    """Start the application in this process; its call log is thrown away, unless kept."""
+    from ..masking import MaskPolicy
+    from ..target import load_target
+    from ..testing import HooksClient
+
+    hooks = load_target(target).hooks
+    if hooks is None:
+        raise ConfigError(f"{target} is no MillisHooks, and none is mounted in it.")
+    kept = {"database_url": hooks.settings.database_url} if keep else {}
+    with HooksClient(hooks, wait_s=_WAIT_S, anywhere=anywhere, **kept) as client:
+        yield _Stands(client, MaskPolicy.of(hooks.settings))
+
+
+@contextmanager
+def _running(url: str, secret: str | None, *, anywhere: bool) -> Iterator[_Stands]:
+    """Reach a service that runs; with its call log at hand it learns that calls are rehearsed."""
+    from ..masking import MaskPolicy
+    from ..sandbox.running_service import RunningService
+    from ..settings import Settings
+    from ..webhooks import require_web_url
+
+    require_web_url(url)
+    if not anywhere and not is_loopback(urlsplit(url).hostname):
+        raise ConfigError(f"{url} is not on this machine. With --anywhere it is reached, too.")
+    settings = Settings.load()
+    with _call_log(settings, url) as (log, marks):
+        service = RunningService(
+            lambda agent_id: _webhooks(settings, url, secret, agent_id),
+            log=log,
+            marks=marks,
+            anywhere=anywhere,
+            wait_s=_WAIT_S,
+        )
+        yield _Stands(service, MaskPolicy.of(settings))
+
+
+def _webhooks(
+    settings: Settings, url: str, secret: str | None, agent_id: str | None
+) -> dict[str, Any]:
+    from ..agent_config import agent_config
+    from ..webhooks import secret_for
+
+    def choose(settings: Settings, hook: Hook, agent_id: str | None) -> str | None:
+        return secret or secret_for(settings, hook, agent_id) or secret_for(settings, hook)
+
+    # Without any, the service itself says that it wants one.
+    open_settings = settings.model_copy(update={"insecure": True})
+    return agent_config(open_settings, url, agent_id=agent_id, choose=choose)
+
+
+@contextmanager
+def _call_log(settings: Settings, url: str) -> Iterator[tuple[Queries | None, Marks | None]]:
+    """Open the service's call log if it is on this machine, for what it says and to mark calls."""
+    from sqlalchemy import make_url, select
+
+    from ..call_log.queries import Queries
+    from ..call_log.tables import keys
+    from ..marks import KEY_NAME, Marks
+    from .opened_log import opened
+
+    file = Path(make_url(settings.database_url).database or "")
+    if not is_loopback(urlsplit(url).hostname) or not file.is_file():
+        note(_NO_LOG)
+        yield None, None
+        return
+    with opened(settings) as database:
+        log = Queries(database.reader)
+        key = log.ask(
+            lambda connection: connection.scalar(
+                select(keys.c.value).where(keys.c.name == KEY_NAME)
+            )
+        )
+        yield log, Marks(key) if key else None
+
+
+def _call(stands: _Stands, scenario: Scenario, *, as_json: bool) -> bool:
+    """Go through a scenario once and print it; return whether all came as expected."""
+    if not as_json:
+        typer.echo(printable(f"{scenario.name}: {scenario.title}"))
+    tell = None if as_json else partial(_print_step, stands.mask)
+    simulation = stands.client.simulate(scenario, tell=tell)
+    if as_json:
+        typer.echo(json.dumps(_as_json(stands.mask, scenario, simulation)))
+    else:
+        _print_ending(stands.mask, simulation)
+    if any(step.answered and step.answered.status_code == _OFF for step in _sent(simulation)):
+        note(_SANDBOX_OFF)
+    return not simulation.unmet
+
+
+def _sent(simulation: Simulation) -> list[Prefetched | EndDelivered]:
+    from ..sandbox.steps import EndDelivered, Prefetched
+
+    log = simulation.result.log
+    return [*log.of(Prefetched), *log.of(EndDelivered)]
+
+
+def _as_json(mask: MaskPolicy, scenario: Scenario, simulation: Simulation) -> dict[str, Any]:
+    from ..sandbox.steps import shown
+
+    handled = simulation.handled
+    runs = () if handled is None else handled.runs
+    return {
+        "scenario": scenario.name,
+        "session_id": simulation.result.session_id,
+        "ok": not simulation.unmet,
+        "expected": [asdict(finding) for finding in simulation.findings],
+        "steps": [shown(step, mask) for step in simulation.result.log],
+        "outcome": handled and handled.call.outcome,
+        "handlers": {run.handler: run.state for run in runs},
+    }
+
+
+def _print_step(mask: MaskPolicy, step: Step | None) -> None:
+    from ..sandbox.steps import shown
+
+    if step is None:
+        return
+    told = shown(step, mask)
+    head = f"{step.at_s:7.1f} s  {step.kind.replace('_', ' '):<15}  "
+    for number, line in enumerate([*_lines(told), *told["notes"]]):
+        lead = head if number == 0 else " " * len(head)
+        typer.echo(lead + _short(line))
+
+
+def _lines(step: dict[str, Any]) -> Iterator[str]:
+    """Say what a step tells, in lines; the notes come by themselves."""
+    match step["kind"]:
+        case "attached":
+            numbers = [step[side] for side in ("from_phone", "to_phone") if step[side]]
+            yield " ".join([step["way"], " → ".join(numbers), step["session_id"]])
+            yield from _metadata(step["metadata"])
+        case "merged":
+            yield f"added: {_names(step['added'])}; changed: {_names(step['changed'])}"
+        case "rendered":
+            yield from step["prompt"].splitlines()
+            for place, names in step["unresolved"].items():
+                yield f"unknown in {place}: {_names(names)}"
+        case "said":
+            yield f"{step['role']}: {step['text']}"
+        case "hung_up":
+            error = f": {step['error_message']}" if step["error_message"] else ""
+            yield f"{step['call_status']} after {step['duration_s']:.0f} s{error}"
+        case "logged":
+            yield f"as {step['entry'].get('call_status')}"
+        case _:
+            yield from _exchanged(step)
+
+
+def _exchanged(step: dict[str, Any]) -> Iterator[str]:
+    if step["kind"] == "function_called":
+        yield f"{step['name']}({json.dumps(step['params'])})"
+    sent, answered = step["sent"], step["answered"]
+    if sent is None:
+        return
+    yield f"{sent['method']} {sent['url']}"
+    if sent["body"]:
+        yield sent["body"]
+    status = answered["status_code"] if answered else "no answer"
+    yield f"{status} in {step['took_ms']:.1f} ms{_because(step['failure'])}"
+    if answered and answered["body"]:
+        yield answered["body"]
+
+
+def _because(failure: str | None) -> str:
+    return f": {failure}" if failure else ""
+
+
+def _metadata(metadata: dict[str, Any]) -> Iterator[str]:
+    if metadata:
+        yield json.dumps(metadata)
+
+
+def _names(names: Sequence[str]) -> str:
+    return ", ".join(names) or "nothing"
+
+
+def _short(line: str) -> str:
+    line = printable(line, one_line=True)
+    return line if len(line) <= _SHOWN_CHARS else f"{line[:_SHOWN_CHARS]}…"
+
+
+def _print_ending(mask: MaskPolicy, simulation: Simulation) -> None:
+    for run in simulation.handled.runs if simulation.handled else ():
+        reason = f": {run.reason}" if run.reason else ""
+        typer.echo(_short(f"  handler {run.handler} {run.state}{reason}"))
+    for finding in simulation.findings:
+        typer.echo(_short(f"  {'ok  ' if finding.is_met else 'FAIL'} {mask.text(str(finding))}"))
+
+
+def _load(
+    stands: _Stands, scenario: Scenario, *, count: int, concurrency: int, as_json: bool
+) -> bool:
+    """Go through a scenario many times and print a summary; return whether none failed."""
+    with progress(count) as done:
+        load = stands.client.simulate_many(
+            scenario, count=count, concurrency=concurrency, done=done
+        )
+    if as_json:
+        told = {"scenario": scenario.name, **asdict(load), "calls_per_s": load.calls_per_s}
+        typer.echo(json.dumps(told))
+    else:
+        _print_load(scenario, load)
+    return not load.failures
+
+
+def _print_load(scenario: Scenario, load: Load) -> None:
+    pace = f"{load.calls_per_s:,.0f} a second"
+    typer.echo(f"{scenario.name}: {load.calls:,} calls in {load.took_s:.1f} s, {pace}")
+    shown = table("Webhook", "Sent", "Failed", "p50", "p95", "p99", "Longest")
+    for name, latencies in (("prefetch", load.prefetch), ("end-of-call", load.end_of_call)):
+        add_row(shown, name, f"{latencies.count:,}", f"{latencies.failed:,}", *_times(latencies))
+    console().print(shown)
+    for what, how_often in load.failures.items():
+        typer.echo(_short(f"{how_often:,} x {what}"))
+
+
+def _times(latencies: Latencies) -> Iterator[str]:
+    for took_ms in (latencies.p50_ms, latencies.p95_ms, latencies.p99_ms, latencies.most_ms):
+        yield "" if took_ms is None else f"{took_ms:.1f} ms"

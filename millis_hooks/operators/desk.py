@@ -1,0 +1,319 @@
+"""Lets operators in and out, and keeps the record of what they do.
+
+A session lives in the call log under the hash of its id; the browser holds the id, signed with a
+key that the operator's password is part of. Signing out, or a new password, therefore ends a
+session whoever still has its cookie.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, TypeVar
+
+from itsdangerous import BadSignature, Signer
+from pydantic import SecretStr
+from sqlalchemy import Connection, Engine, Row
+from sqlalchemy.exc import SQLAlchemyError
+
+from ..call_log.removal import Write
+from ..exceptions import StorageError
+from . import accounts, deeds, sessions
+from .accounts import OPERATOR, Account
+from .deeds import Action, Deed
+from .guesses import Guesses, network_of
+from .passwords import digest_of, is_password
+from .roles import Operator, Role
+from .sessions import Lasts, Session
+
+T = TypeVar("T")
+
+#: Wrong passwords for one name that come from anywhere: clients that are new to it wait then.
+_FREE_BY_NAME = 50
+_LONGEST_WAIT_BY_NAME_S = 5
+
+
+@dataclass(frozen=True, slots=True)
+class SignedIn:
+    """The cookie to hand out; without `max_age_s` it goes when the browser closes."""
+
+    cookie: str
+    max_age_s: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Not signed in. `retry_after_s` above 0 means that the password was not even looked at."""
+
+    retry_after_s: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Credential:
+    """What somebody signs in with; `key` goes into the signature of their cookies.
+
+    Without a hash, `key` is the digest of a password that is in the settings.
+    """
+
+    role: Role
+    password_hash: str | None
+    key: bytes
+
+
+class Operators:
+    """Accounts and sessions: `admin`, whose password is a setting, and the named operators.
+
+    Every method blocks and raises StorageError.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        write: Write,
+        signing_key: bytes,
+        password: SecretStr | str | None,
+        now: Callable[[], datetime],
+        lasts: Lasts | None = None,
+    ) -> None:
+        self._engine = engine
+        self._write = write
+        self._signing_key = signing_key
+        self._admin = _admin(password)
+        self._now = now
+        self.lasts = lasts or Lasts()
+        self._by_client = Guesses()
+        self._by_name = Guesses(free=_FREE_BY_NAME, longest_wait_s=_LONGEST_WAIT_BY_NAME_S)
+
+    @property
+    def has_password(self) -> bool:
+        """Whether anybody can sign in at all."""
+        return self._admin is not None or self.are_named
+
+    @property
+    def are_named(self) -> bool:
+        """Whether there are operators besides `admin`."""
+        with self._reading() as connection:
+            return accounts.are_any(connection)
+
+    def log_in(
+        self,
+        username: str,
+        password: str,
+        *,
+        client: str = "",
+        browser: str = "",
+        keep: bool = False,
+        instead_of: str | None = None,
+    ) -> SignedIn | Refused:
+        """Start a session, to `keep` when the browser closes; end the one it is `instead_of`.
+
+        `client`, the address of the peer, is whom to slow down after several wrong passwords.
+        """
+        now = self._now()
+        name = accounts.clean_name(username)
+        if refused := self._check(name, password, client, now):
+            return refused
+        name = str(name)
+        replaced = self._verified(instead_of)
+
+        def start(connection: Connection) -> str:
+            if replaced is not None:
+                sessions.end(connection, replaced.id_hash)
+            deeds.record(connection, name, "sign_in", now=now, client=client)
+            return sessions.start(
+                connection,
+                name,
+                now=now,
+                lasts=self.lasts,
+                keep=keep,
+                client=client,
+                browser=browser,
+            )
+
+        session_id = self._write(start)
+        credential = self._credential(name)
+        if credential is None:  # removed while they signed in
+            return Refused()
+        cookie = self._signer(credential).sign(session_id).decode()
+        return SignedIn(cookie, int(self.lasts.longest.total_seconds()) if keep else None)
+
+    def confirm(self, operator: Operator, password: str, *, client: str = "") -> Refused | None:
+        """Take the password of somebody who is signed in once more; None if it is right."""
+        now = self._now()
+        if refused := self._check(operator.name, password, client, now):
+            return refused
+        self._write(lambda connection: sessions.confirm(connection, operator.session, now))
+        return None
+
+    def resume(self, cookie: str | None, *, is_use: bool = True) -> Operator | None:
+        """Return the operator whose cookie this is, or None if the session is over or forged.
+
+        A session ends for lack of use; looking that does not count as such is not `is_use`.
+        """
+        session = self._verified(cookie)
+        credential = None if session is None else self._credential(session.operator)
+        if session is None or credential is None:
+            return None
+        now = self._now()
+        if is_use and now - session.last_seen_at >= sessions.SEEN_EVERY:
+            with suppress(StorageError):  # pages can be read while nothing can be written
+                self._write(lambda connection: sessions.see(connection, session, now))
+        return Operator(session.operator, credential.role, session.id_hash, session.confirmed_at)
+
+    def log_out(self, cookie: str | None, *, client: str = "") -> None:
+        """End the session of this cookie, wherever else the cookie is kept."""
+        session = self._verified(cookie)
+        if session is None:
+            return
+        now = self._now()
+
+        def leave(connection: Connection) -> None:
+            sessions.end(connection, session.id_hash)
+            deeds.record(connection, session.operator, "sign_out", now=now, client=client)
+
+        self._write(leave)
+
+    def end_session(self, by: Operator, key: str, *, client: str = "") -> bool:
+        """End a session: an own one, or anybody's for who may operate. False if there is none."""
+        now = self._now()
+        whose = None if by.may_operate else by.name
+
+        def end(connection: Connection) -> bool:
+            ended = sessions.end(connection, key, operator=whose)
+            if ended is not None:
+                deeds.record(
+                    connection, by.name, "end_session", now=now, subject=ended, client=client
+                )
+            return ended is not None
+
+        return self._write(end)
+
+    def end_sessions(self, by: Operator, *, client: str = "") -> None:
+        """Sign out everywhere."""
+        now = self._now()
+
+        def end(connection: Connection) -> None:
+            sessions.end_all(connection, by.name)
+            deeds.record(
+                connection, by.name, "sign_out", now=now, subject="everywhere", client=client
+            )
+
+        self._write(end)
+
+    def record(
+        self, operator: Operator, action: Action, *, subject: str | None = None, client: str = ""
+    ) -> None:
+        """Write down what an operator did."""
+        now = self._now()
+        self._write(
+            lambda connection: deeds.record(
+                connection, operator.name, action, now=now, subject=subject, client=client
+            )
+        )
+
+    def sessions(self, to: Operator) -> tuple[Session, ...]:
+        """Return the sessions `to` may see: all for who may operate, else their own."""
+        with self._reading() as connection:
+            return sessions.listed(connection, self._now(), operator=_own(to))
+
+    def deeds(self, to: Operator, *, before: int | None = None, size: int) -> tuple[Deed, ...]:
+        """Return the deeds `to` may see, the newest first: all for who may operate, or own."""
+        with self._reading() as connection:
+            return deeds.listed(connection, operator=_own(to), before=before, size=size)
+
+    def accounts(self) -> tuple[Account, ...]:
+        """Return who can sign in."""
+        with self._reading() as connection:
+            named = accounts.listed(connection)
+            admin = sessions.listed(connection, self._now(), operator=OPERATOR)
+        if self._admin is None:
+            return named
+        seen_at = admin[0].last_seen_at if admin else None
+        return (Account(OPERATOR, "operate", seen_at=seen_at), *named)
+
+    def _check(self, name: str | None, password: str, client: str, now: datetime) -> Refused | None:
+        """Return why they do not get in, None if the password is right."""
+        network = network_of(client)
+        wait_s = self._by_client.wait_s(network, now) or self._wait_by_name_s(name, client, now)
+        if wait_s:
+            return Refused(wait_s)
+        credential = self._credential(name) if name else None
+        if _is_right(credential, password):
+            self._by_client.forget(network)
+            return None
+        self._by_client.add(network, now)
+        self._by_name.add(name or "", now)
+        known = name if credential else None
+        self._write(
+            lambda connection: deeds.record_refusal(connection, known, now=now, client=client)
+        )
+        return Refused()
+
+    def _wait_by_name_s(self, name: str | None, client: str, now: datetime) -> int:
+        """Have clients wait from which this operator never came, so that who guesses from many
+        addresses is slowed down and the operator is not.
+        """
+        wait_s = self._by_name.wait_s(name or "", now)
+        if not wait_s:
+            return 0
+        with self._reading() as connection:
+            known = deeds.has_signed_in_from(connection, name or "", client)
+        return 0 if known else wait_s
+
+    def _verified(self, cookie: str | None) -> Row[Any] | None:
+        """Return the session of a cookie, if it is not over and the signature is right."""
+        session_id = (cookie or "").rpartition(".")[0]
+        if not session_id:
+            return None
+        with self._reading() as connection:
+            session = sessions.find(connection, sessions.key_of(session_id), self._now())
+        credential = None if session is None else self._credential(session.operator)
+        if session is None or credential is None:
+            return None
+        try:
+            self._signer(credential).unsign((cookie or "").encode("utf-8", "replace"))
+        except BadSignature:
+            return None
+        return session
+
+    def _credential(self, name: str) -> _Credential | None:
+        if name == OPERATOR:
+            return self._admin
+        with self._reading() as connection:
+            found = accounts.find(connection, name)
+        return None if found is None else _Credential(*found, key=found[1].encode())
+
+    def _signer(self, credential: _Credential) -> Signer:
+        key = hmac.digest(self._signing_key, credential.key, "sha256")
+        return Signer(key, salt="millis_hooks.operator", digest_method=hashlib.sha256)
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        try:
+            with self._engine.connect() as connection:
+                yield connection
+        except SQLAlchemyError as error:
+            raise StorageError("what is kept about operators could not be read") from error
+
+
+def _admin(password: SecretStr | str | None) -> _Credential | None:
+    plain = password.get_secret_value() if isinstance(password, SecretStr) else password
+    if not plain:
+        return None
+    return _Credential("operate", None, digest_of(plain))
+
+
+def _is_right(credential: _Credential | None, password: str) -> bool:
+    # Whoever there is, one password is hashed and two digests are compared: in the same time.
+    is_hashed = is_password(credential.password_hash if credential else None, password)
+    is_set = hmac.compare_digest(digest_of(password), credential.key if credential else b"")
+    return is_hashed or (credential is not None and credential.password_hash is None and is_set)
+
+
+def _own(operator: Operator) -> str | None:
+    return None if operator.may_operate else operator.name

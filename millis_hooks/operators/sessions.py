@@ -1,0 +1,132 @@
+"""Sessions, kept under the hash of what the cookie holds. All work in the caller's transaction."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, Row, delete, insert, select, update
+
+from ..call_log.tables import operator_sessions
+from ..call_log.values import clean_text
+
+#: Seen again within this time, nothing is written.
+SEEN_EVERY = timedelta(minutes=1)
+_MOST_LISTED = 200
+_BROWSER_CHARS = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Lasts:
+    """How long sessions last: `idle` without a request, unless kept, and `longest` in any case."""
+
+    idle: timedelta = timedelta(hours=12)
+    longest: timedelta = timedelta(days=30)
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A session as it is shown; nobody can sign in with its `key`."""
+
+    key: str
+    operator: str
+    created_at: datetime
+    last_seen_at: datetime
+    expires_at: datetime
+    client: str | None
+    browser: str | None
+
+
+_COLUMNS = (
+    operator_sessions.c.id_hash.label("key"),
+    *(operator_sessions.c[name] for name in tuple(Session.__dataclass_fields__)[1:]),
+)
+
+
+def start(
+    connection: Connection,
+    operator: str,
+    *,
+    now: datetime,
+    lasts: Lasts,
+    keep: bool,
+    client: str,
+    browser: str,
+) -> str:
+    """Start a session and return its id, which is kept nowhere. Those that are over go."""
+    connection.execute(delete(operator_sessions).where(operator_sessions.c.expires_at <= now))
+    session_id = secrets.token_urlsafe(32)
+    ends_at = now + lasts.longest
+    row = {
+        "id_hash": key_of(session_id),
+        "operator": operator,
+        "created_at": now,
+        "last_seen_at": now,
+        "confirmed_at": now,
+        "expires_at": ends_at if keep else min(now + lasts.idle, ends_at),
+        "ends_at": ends_at,
+        "idle_s": None if keep else int(lasts.idle.total_seconds()),
+        "client": client or None,
+        "browser": clean_text(browser[:_BROWSER_CHARS]) or None,
+    }
+    connection.execute(insert(operator_sessions), row)
+    return session_id
+
+
+def find(connection: Connection, key: str, now: datetime) -> Row[Any] | None:
+    """Return the row of a session that is not over."""
+    wanted = select(operator_sessions).where(
+        operator_sessions.c.id_hash == key, operator_sessions.c.expires_at > now
+    )
+    return connection.execute(wanted).one_or_none()
+
+
+def see(connection: Connection, session: Row[Any], now: datetime) -> None:
+    """Write down that a session is in use, so that it does not end for lack of it."""
+    changes: dict[str, datetime] = {"last_seen_at": now}
+    if session.idle_s is not None and session.ends_at is not None:
+        changes["expires_at"] = min(now + timedelta(seconds=session.idle_s), session.ends_at)
+    _change(connection, session.id_hash, changes)
+
+
+def confirm(connection: Connection, key: str, now: datetime) -> None:
+    """Write down that the password was given once more."""
+    _change(connection, key, {"confirmed_at": now})
+
+
+def end(connection: Connection, key: str, *, operator: str | None = None) -> str | None:
+    """End a session, if `operator` is given only one of theirs; return whose it was."""
+    ended = delete(operator_sessions).where(operator_sessions.c.id_hash == key)
+    if operator is not None:
+        ended = ended.where(operator_sessions.c.operator == operator)
+    return connection.scalar(ended.returning(operator_sessions.c.operator))
+
+
+def end_all(connection: Connection, operator: str) -> int:
+    """End every session of an operator and return how many there were."""
+    ended = delete(operator_sessions).where(operator_sessions.c.operator == operator)
+    return connection.execute(ended).rowcount
+
+
+def listed(
+    connection: Connection, now: datetime, *, operator: str | None = None
+) -> tuple[Session, ...]:
+    """Return the sessions that are not over, of one operator or of all, the last seen first."""
+    wanted = select(*_COLUMNS).where(operator_sessions.c.expires_at > now)
+    if operator is not None:
+        wanted = wanted.where(operator_sessions.c.operator == operator)
+    newest = wanted.order_by(operator_sessions.c.last_seen_at.desc()).limit(_MOST_LISTED)
+    return tuple(Session(*row) for row in connection.execute(newest))
+
+
+def key_of(session_id: str) -> str:
+    """Return what a session is kept under."""
+    return hashlib.sha256(session_id.encode("utf-8", "replace")).hexdigest()
+
+
+def _change(connection: Connection, key: str, columns: dict[str, datetime]) -> None:
+    changed = update(operator_sessions).where(operator_sessions.c.id_hash == key)
+    connection.execute(changed.values(columns))

@@ -1,0 +1,236 @@
+"""The team's own model as the agent: the client of Millis' `custom_llm_websocket` protocol.
+
+Source: docs.millis.ai, integration/custom-llm. What it does not say: a greeting that does not come
+and an answer that does not end are waited for `answer_timeout_s`; a transfer ends the call; what was
+not said when the caller interrupts is never said.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any
+from urllib.parse import urlsplit
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, WebSocketException
+
+from ...call_status import CallStatus
+from ...exceptions import MillisHooksError, PayloadError
+from ...wire import describe, finite, read_json
+from ..agent import Ending
+from ..conversation import CHARS_PER_S, Conversation
+from .callers import Caller, Heard
+
+#: The function under which a transfer is noted. Source: the agent's `call_transfer`.
+TRANSFER = "call_transfer"
+
+#: Why a socket is closed that breaks the protocol: policy violation, in RFC 6455.
+VIOLATION = 1008
+
+_OPEN_TIMEOUT_S = 10.0
+
+logger = logging.getLogger("millis_hooks.sandbox")
+
+
+class CustomLlmError(MillisHooksError):
+    """The model cannot be reached, hung up, or said what the protocol does not have."""
+
+
+class CustomLlm:
+    """Has the model behind a websocket talk with a caller."""
+
+    def __init__(
+        self,
+        url: str,
+        caller: Caller,
+        *,
+        may_reach: Callable[[str | None], bool],
+        chars_per_s: float = CHARS_PER_S,
+        answer_timeout_s: float = 10.0,
+    ) -> None:
+        """`chars_per_s` is how fast its words are played, until `playback_finished`."""
+        self._url = url
+        self._caller = caller
+        self._may_reach = may_reach
+        self._chars_per_s = chars_per_s
+        self._answer_timeout_s = answer_timeout_s
+
+    async def converse(self, conversation: Conversation) -> Ending:
+        """Hold the conversation; raises `CustomLlmError`."""
+        if not self._may_reach(urlsplit(self._url).hostname):
+            raise CustomLlmError("The model's websocket is not on this machine.")
+        try:
+            async with connect(self._url, open_timeout=_OPEN_TIMEOUT_S, proxy=None) as socket:
+                talk = _Talk(
+                    socket,
+                    conversation,
+                    self._caller,
+                    chars_per_s=self._chars_per_s,
+                    answer_timeout_s=self._answer_timeout_s,
+                )
+                return await _closing(socket, talk)
+        except (OSError, WebSocketException, ValueError) as error:
+            raise CustomLlmError(f"The model's websocket: {error}") from error
+
+
+async def _closing(socket: ClientConnection, talk: _Talk) -> Ending:
+    try:
+        return await talk.run()
+    except CustomLlmError as error:
+        await socket.close(VIOLATION, str(error)[:100])
+        raise
+
+
+class _Talk:
+    """One conversation on one socket."""
+
+    def __init__(
+        self,
+        socket: ClientConnection,
+        conversation: Conversation,
+        caller: Caller,
+        *,
+        chars_per_s: float,
+        answer_timeout_s: float,
+    ) -> None:
+        self._socket = socket
+        self._conversation = conversation
+        self._caller = caller
+        self._chars_per_s = chars_per_s
+        self._answer_timeout_s = answer_timeout_s
+        self._stream_id = 0
+        self._held = ""
+        self._said_chars = 0
+        #: Whether the agent is neither answering nor being played.
+        self._idle = asyncio.Event()
+        self._playing: asyncio.Task[None] | None = None
+
+    async def run(self) -> Ending:
+        await self._send("start_call", self._start())
+        tasks = {asyncio.ensure_future(work) for work in (self._listen(), self._relay())}
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (*tasks, *([self._playing] if self._playing else [])):
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        return done.pop().result()
+
+    def _start(self) -> dict[str, Any]:
+        conversation, spec = self._conversation, self._conversation.spec
+        voip = {"from": spec.from_phone, "to": spec.to_phone}
+        return {
+            "stream_id": self._stream_id,
+            "agent_id": spec.agent_id,
+            "call_sid": conversation.call_id if spec.is_on_the_phone else None,
+            "session_id": conversation.session_id,
+            "metadata": dict(conversation.metadata),
+            "voip": voip if spec.is_on_the_phone else None,
+        }
+
+    async def _relay(self) -> Ending:
+        """Tell the model what the caller says, until the caller hangs up."""
+        while (heard := await self._next()) is not None:
+            await self._interrupt()
+            partial = {"session_id": self._conversation.session_id, "transcript": heard.text}
+            await self._send("partial_transcript", {**partial, "is_final": heard.is_final})
+            if heard.is_final:
+                await self._conversation.hear(heard.text)
+                await self._request()
+        return self._caller.ending
+
+    async def _next(self) -> Heard | None:
+        if self._caller.waits:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._idle.wait(), self._answer_timeout_s)
+        return await self._caller.next()
+
+    async def _request(self) -> None:
+        conversation = self._conversation
+        self._stream_id += 1
+        self._held, self._said_chars = "", 0
+        self._idle.clear()
+        transcript = [*map(dict, conversation.spec.earlier), *conversation.messages]
+        await self._send("stream_request", {"stream_id": self._stream_id, "transcript": transcript})
+
+    async def _interrupt(self) -> None:
+        if self._idle.is_set() or not (self._said_chars or self._held):
+            return
+        if self._playing is not None:
+            self._playing.cancel()
+        self._held = ""
+        self._idle.set()
+        await self._socket.send(json.dumps({"type": "interrupt", "stream_id": self._stream_id}))
+
+    async def _listen(self) -> Ending:
+        """Say what the model says, until it ends the call."""
+        try:
+            while True:
+                kind, data = _read(await self._socket.recv())
+                if kind == "end_call":
+                    return Ending(CallStatus.AGENT_ENDED)
+                if kind == "transfer_call":
+                    destination = {"destination": data.get("destination")}
+                    await self._conversation.call_function(TRANSFER, destination)
+                    return Ending(CallStatus.AGENT_ENDED)
+                await self._take(data)
+        except ConnectionClosed as error:
+            raise CustomLlmError(f"The model hung up: {error}") from error
+
+    async def _take(self, data: Mapping[str, Any]) -> None:
+        """Take a piece of an answer. What belongs to an older request is superseded."""
+        if data.get("stream_id") != self._stream_id or self._is_over:
+            return
+        self._held += str(data.get("content") or "")
+        ends = data.get("end_of_stream") is True
+        pause_s = (finite(data.get("pause")) or 0.0) / 1000
+        if ends or data.get("flush") is True or pause_s:
+            await self._say()
+        await self._conversation.pause(pause_s)
+        if ends:
+            self._playing = asyncio.ensure_future(self._play())
+
+    @property
+    def _is_over(self) -> bool:
+        """Whether the current answer was played, or interrupted."""
+        return self._idle.is_set()
+
+    async def _say(self) -> None:
+        text, self._held = self._held.strip(), ""
+        if text:
+            self._said_chars += len(text)
+            await self._conversation.say(text)
+
+    async def _play(self) -> None:
+        await asyncio.sleep(self._said_chars / self._chars_per_s)
+        self._said_chars = 0
+        self._idle.set()
+        finished = {"session_id": self._conversation.session_id, "stream_id": self._stream_id}
+        with suppress(ConnectionClosed):
+            await self._send("playback_finished", finished)
+
+    async def _send(self, kind: str, data: Mapping[str, Any]) -> None:
+        await self._socket.send(json.dumps({"type": kind, "data": data}))
+
+
+_KINDS = frozenset({"stream_response", "end_call", "transfer_call"})
+
+
+def _read(text: str | bytes) -> tuple[str, Mapping[str, Any]]:
+    """Return the type and the data of a message; raises `CustomLlmError`."""
+    try:
+        message = read_json(text)
+    except PayloadError as error:
+        raise CustomLlmError(f"The model sent no JSON: {error}.") from error
+    if not isinstance(message, dict):
+        raise CustomLlmError(f"The model sent {describe(message)}, not an object.")
+    kind, data = message.get("type"), message.get("data")
+    if kind not in _KINDS:
+        raise CustomLlmError(f"The model's type is none of {', '.join(sorted(_KINDS))}.")
+    if not isinstance(data, dict) or not isinstance(data.get("stream_id"), int):
+        raise CustomLlmError(f"A {kind} of the model has no data with a stream_id.")
+    return str(kind), data

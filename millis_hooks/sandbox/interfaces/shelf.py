@@ -1,0 +1,176 @@
+"""What the sandbox keeps: the agents that were made in it, and the calls of the last day.
+
+It is a file of its own beside the call log, which therefore has nothing in it that was not received.
+Whoever removes the file loses rehearsals and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from ...wire import Json
+from .asked import LogQuery
+
+#: How long calls are kept.
+KEPT = timedelta(days=1)
+
+_VERSION = 1
+_TABLES = """
+DROP TABLE IF EXISTS agents;
+DROP TABLE IF EXISTS calls;
+CREATE TABLE agents (
+  id TEXT PRIMARY KEY, name TEXT NOT NULL, config TEXT NOT NULL, created_at INTEGER NOT NULL
+);
+CREATE TABLE calls (
+  session_id TEXT PRIMARY KEY, ts REAL NOT NULL UNIQUE, agent_id TEXT, call_status TEXT,
+  from_phone TEXT, to_phone TEXT, entry TEXT NOT NULL, messages TEXT NOT NULL, steps TEXT NOT NULL
+);
+"""
+#: A condition each, for what a query may ask for.
+_CONDITIONS = {
+    "start_after_ts": "ts < :start_after_ts",
+    "start_time": "ts >= :start_time",
+    "end_time": "ts <= :end_time",
+    "agent_id": "agent_id = :agent_id",
+    "call_status": "call_status = :call_status",
+    "phone_number": ":phone_number IN (from_phone, to_phone)",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class KnownAgent:
+    """An agent as Millis has it. `created_at` are Unix seconds."""
+
+    id: str
+    name: str
+    config: Mapping[str, Json]
+    created_at: int
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as the API shows it."""
+        return {
+            "id": self.id,
+            "name": self.name,
+            "config": dict(self.config),
+            "created_at": self.created_at,
+        }
+
+
+class Shelf:
+    """The file. Its methods block for as long as SQLite takes, and may be called by any thread."""
+
+    def __init__(self, file: Path | str, *, now: Callable[[], datetime]) -> None:
+        """Open the file, and make its tables if they are not there or of another version."""
+        self._now = now
+        self._lock = threading.RLock()
+        self._database = sqlite3.connect(file, check_same_thread=False)
+        self._database.row_factory = sqlite3.Row
+        if self._ask("PRAGMA user_version")[0][0] != _VERSION:
+            self._database.executescript(f"{_TABLES} PRAGMA user_version = {_VERSION};")
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._database.close()
+
+    def agents(self) -> list[KnownAgent]:
+        """Return every agent, those first that were made first."""
+        return [_agent(row) for row in self._ask("SELECT * FROM agents ORDER BY id")]
+
+    def agent(self, agent_id: str) -> KnownAgent | None:
+        """Return an agent by its id."""
+        rows = self._ask("SELECT * FROM agents WHERE id = ?", (agent_id,))
+        return _agent(rows[0]) if rows else None
+
+    def put_agent(self, agent: KnownAgent) -> None:
+        """Keep an agent, in place of the one that has its id."""
+        row = (agent.id, agent.name, json.dumps(agent.config), agent.created_at)
+        self._ask("INSERT OR REPLACE INTO agents VALUES (?, ?, ?, ?)", row)
+
+    def remove_agent(self, agent_id: str) -> bool:
+        """Remove an agent; tells whether there was one."""
+        return bool(self._ask("DELETE FROM agents WHERE id = ? RETURNING id", (agent_id,)))
+
+    def keep(
+        self,
+        entry: Mapping[str, Any],
+        *,
+        messages: Sequence[Mapping[str, Any]] = (),
+        steps: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        """Keep a call: what Millis' call logs have of it, what was said and every step.
+
+        No two calls have the same `ts`, because that is what pages of call logs are told apart by.
+        """
+        with self._lock:
+            self._forget_old()
+            entry = {**entry, "ts": self._free_ts(entry)}
+            voip = entry.get("voip") or {}
+            row = (
+                entry["session_id"],
+                entry["ts"],
+                entry.get("agent_id"),
+                entry.get("call_status"),
+                voip.get("from"),
+                voip.get("to"),
+                *map(json.dumps, (entry, list(messages), list(steps))),
+            )
+            self._ask("INSERT OR REPLACE INTO calls VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+
+    def calls(self, query: LogQuery) -> list[dict[str, Any]]:
+        """Return a page of the call logs, the newest calls first."""
+        asked = query.model_dump(exclude_none=True)
+        conditions = [_CONDITIONS[name] for name in asked if name in _CONDITIONS]
+        where = " AND ".join(["ts > :since", *conditions])
+        # The conditions are constants of this module; what is asked for is bound.
+        rows = self._ask(
+            f"SELECT entry FROM calls WHERE {where} ORDER BY ts DESC LIMIT :limit",  # noqa: S608
+            {"since": self._since(), **asked},
+        )
+        return [json.loads(row["entry"]) for row in rows]
+
+    def call(self, session_id: str) -> dict[str, Any] | None:
+        """Return what the call logs have of a call."""
+        found = self._column("entry", session_id)
+        return found if isinstance(found, dict) else None
+
+    def messages(self, session_id: str) -> list[dict[str, Json]]:
+        """Return what was said in a call."""
+        return self._column("messages", session_id) or []
+
+    def steps(self, session_id: str) -> list[dict[str, Any]]:
+        """Return every step of a call, as JSON."""
+        return self._column("steps", session_id) or []
+
+    def _column(self, name: str, session_id: str) -> Any:
+        sql = f"SELECT {name} FROM calls WHERE session_id = ? AND ts > ?"  # noqa: S608
+        rows = self._ask(sql, (session_id, self._since()))
+        return json.loads(rows[0][0]) if rows else None
+
+    def _free_ts(self, entry: Mapping[str, Any]) -> float:
+        ts = round(float(entry["ts"]), 6)
+        others = "SELECT 1 FROM calls WHERE ts = ? AND session_id != ?"
+        while self._ask(others, (ts, entry["session_id"])):
+            ts = round(ts + 0.000001, 6)
+        return ts
+
+    def _forget_old(self) -> None:
+        self._ask("DELETE FROM calls WHERE ts <= ?", (self._since(),))
+
+    def _since(self) -> float:
+        return (self._now() - KEPT).timestamp()
+
+    def _ask(self, sql: str, values: Sequence[object] | Mapping[str, object] = ()) -> list[Any]:
+        with self._lock, self._database:
+            return self._database.execute(sql, values).fetchall()
+
+
+def _agent(row: sqlite3.Row) -> KnownAgent:
+    return KnownAgent(row["id"], row["name"], json.loads(row["config"]), row["created_at"])

@@ -1,0 +1,328 @@
+"""Connects the calls that come in by any of the doors, and knows those that are under way."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from functools import partial
+from typing import Any
+
+from starlette.types import ASGIApp
+
+from ...agent_config import agent_config
+from ...call_status import CallStatus
+from ...exceptions import MillisHooksError
+from ...loopback import is_loopback
+from ...marks import Marks, Purpose
+from ...samples import push_id
+from ...settings import Settings
+from ...webhooks import secret_for
+from ...wire import Json
+from ..agent import Agent, Script, ScriptedAgent
+from ..clock import Clock, LiveClock
+from ..conversation import CHARS_PER_S
+from ..scenario import Scenario, load_scenario
+from ..session import Session, SessionResult
+from ..spec import SessionSpec, Way
+from ..transport import IN_PROCESS, Answer, Request, Transport, in_process
+from .asked import AgentChoice, Continuation, LogQuery, WholeConfig, check
+from .callers import Caller, EchoAgent, LiveCaller, ScriptedCaller
+from .custom_llm import CustomLlm
+from .shelf import Shelf
+
+logger = logging.getLogger("millis_hooks.sandbox")
+
+#: More calls are not connected at the same time.
+MAX_LIVE = 200
+#: More calls that were registered and never came are not remembered.
+MAX_REGISTERED = 1000
+
+#: The agent that any id stands for which was not made here: Millis knows it, the sandbox does not.
+STAND_IN_CONFIG: Mapping[str, Json] = {
+    "prompt": "You stand in for an agent of Millis'.",
+    "first_message": "Hello, this is the sandbox. How may I help?",
+}
+
+#: How a call goes that nobody speaks in.
+_PHONE_SCRIPT = "outbound"
+
+#: Numbers that are never reached. Source: those of the kind that Twilio has for tests.
+UNREACHED: Mapping[str, CallStatus] = {
+    "+15005550001": CallStatus.FAILED,
+    "+15005550002": CallStatus.CANCELED,
+    "+15005550003": CallStatus.BUSY,
+    "+15005550004": CallStatus.NO_ANSWER,
+}
+
+
+class BusyError(MillisHooksError):
+    """There are as many calls at once as the sandbox connects."""
+
+
+class PacedClock(LiveClock):
+    """Time that runs `pace` times as fast as life, for a script that somebody follows."""
+
+    is_live = False  # a script's words take the time of speaking
+
+    def __init__(self, pace: float) -> None:
+        self._pace = pace
+
+    def elapsed_s(self) -> float:
+        return super().elapsed_s() * self._pace
+
+    async def pass_time(self, seconds: float) -> None:
+        await super().pass_time(seconds / self._pace)
+
+
+@dataclass(frozen=True, slots=True)
+class _AtHome:
+    """Sends what goes to our own address straight into the application."""
+
+    transport: Transport
+    base: str
+
+    async def send(self, request: Request, *, timeout_s: float) -> Answer:
+        if request.url.startswith(f"{self.base}/"):
+            request = replace(request, url=IN_PROCESS + request.url[len(self.base) :])
+        return await self.transport.send(request, timeout_s=timeout_s)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """A call as a client asks for it."""
+
+    way: Way
+    choice: AgentChoice = field(default_factory=AgentChoice)
+    metadata: Mapping[str, Json] = field(default_factory=dict)
+    include_metadata_in_prompt: bool = False
+    continuation: Continuation | None = None
+    from_phone: str | None = None
+    to_phone: str | None = None
+    #: Goes as this shipped scenario has it.
+    scenario: Scenario | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """A call that is under way."""
+
+    session: Session
+    began_at: datetime
+    task: asyncio.Task[SessionResult | None]
+
+
+class Switchboard:
+    """Starts sessions on the running event loop, knows the live ones, and keeps the ended ones."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        settings: Settings,
+        *,
+        marks: Marks | None,
+        shelf: Shelf,
+        now: Callable[[], datetime],
+        rng: random.Random | None = None,
+    ) -> None:
+        self.shelf = shelf
+        #: The calls under way, by session.
+        self.live: dict[str, Live] = {}
+        self._app = app
+        self._settings = settings
+        self._marks = marks
+        self._now = now
+        self._rng = rng or random.SystemRandom()
+        self._registered: dict[str, SessionSpec] = {}
+        self._stack = AsyncExitStack()
+        self._transport: Transport | None = None
+
+    async def close(self) -> None:
+        """Cut every call off."""
+        tasks = [live.task for live in self.live.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._stack.aclose()
+
+    async def spec_of(self, asked: Asked, base: str) -> SessionSpec:
+        """Return what a session is told that was asked for; `base` is our own address.
+
+        Raises `UnprocessableError` for an agent that is not known and not complete either.
+        """
+        planned = asked.scenario.spec if asked.scenario else SessionSpec()
+        agent_id = asked.choice.agent_id
+        config = await self._config_of(asked.choice, planned)
+        number = asked.to_phone or ""
+        return replace(
+            planned,
+            way=asked.way,
+            agent_id=agent_id,
+            agent_config={**self._webhooks(base, agent_id), **config},
+            metadata=dict(asked.metadata),
+            include_metadata_in_prompt=asked.include_metadata_in_prompt,
+            from_phone=asked.from_phone,
+            to_phone=asked.to_phone,
+            earlier=await self._earlier(asked.continuation),
+            unreached=UNREACHED.get(number) or (planned.unreached if number else None),
+            session_id=self.new_id(),
+            call_id=self.new_id(),
+        )
+
+    def agent_for(self, spec: SessionSpec, asked: Asked, caller: LiveCaller | None) -> Agent:
+        """Return who talks: the team's model if the agent has one, else the script, else an echo.
+
+        Without a `caller` there is a script in any case.
+        """
+        script = self._script(asked) if asked.scenario or caller is None else None
+        url = spec.agent_config.get("custom_llm_websocket")
+        if isinstance(url, str) and url:
+            talks_to: Caller = ScriptedCaller(script) if script else caller or LiveCaller()
+            speed = CHARS_PER_S * self._settings.sandbox_pace
+            return CustomLlm(url, talks_to, may_reach=self._may_reach, chars_per_s=speed)
+        return ScriptedAgent(script) if script else EchoAgent(caller or LiveCaller())
+
+    async def connect(self, spec: SessionSpec, agent: Agent, base: str) -> Session:
+        """Start a session; it runs on by itself. Raises `BusyError`."""
+        if len(self.live) >= MAX_LIVE:
+            raise BusyError
+        transport = _AtHome(await self._transport_of(), base)
+        session = Session(
+            spec, agent, transport, clock=self._clock(agent), rng=self._rng, mark=self._mark(spec)
+        )
+        task = asyncio.ensure_future(self._run(session))
+        self.live[session.session_id] = Live(session, self._now(), task)
+        return session
+
+    def register(self, spec: SessionSpec) -> None:
+        """Remember a call that is to come in by its `call_id`."""
+        while len(self._registered) >= MAX_REGISTERED:
+            del self._registered[next(iter(self._registered))]
+        self._registered[spec.call_id or ""] = spec
+
+    def registered(self, call_id: str) -> SessionSpec | None:
+        """Return a registered call, which can come in once."""
+        return self._registered.pop(call_id, None)
+
+    async def terminate(self, session_id: str, message: str | None) -> bool:
+        """End a call as its API does, once the message was said; tells whether it was live."""
+        live = self.live.get(session_id)
+        if live is None:
+            return False
+        if message and live.session.conversation is not None:
+            await live.session.conversation.say(message)
+        live.session.hang_up(CallStatus.API_ENDED)
+        return True
+
+    async def call_logs(self, query: LogQuery) -> tuple[list[dict[str, Any]], float | None]:
+        """Return a page of the call logs, and where the next one begins."""
+        more = query.model_copy(update={"limit": query.limit + 1})
+        entries = await asyncio.to_thread(self.shelf.calls, more)
+        page = entries[: query.limit]
+        return page, page[-1]["ts"] if len(entries) > query.limit else None
+
+    async def call_log(self, session_id: str) -> dict[str, Any] | None:
+        """Return what the call logs have of a call, also of one that is under way."""
+        return await asyncio.to_thread(self.shelf.call, session_id)
+
+    def new_id(self) -> str:
+        """Return an id of the kind that Millis gives."""
+        return push_id(self._now(), bits=self._rng.getrandbits)
+
+    async def _config_of(self, choice: AgentChoice, planned: SessionSpec) -> dict[str, Json]:
+        """Return the agent's configuration with the overrides of this call."""
+        given = choice.agent_config.as_given() if choice.agent_config else {}
+        if choice.agent_id is not None or choice.agent_config is None:
+            known = await asyncio.to_thread(self.shelf.agent, choice.agent_id or "")
+            config = known.config if known else planned.agent_config or STAND_IN_CONFIG
+            return {**config, **given}
+        check(WholeConfig, given, "agent_config")
+        return given
+
+    def _webhooks(self, base: str, agent_id: str | None) -> dict[str, Any]:
+        """Return our own webhooks: for agents that name none."""
+        is_open = self._settings.model_copy(update={"insecure": True})
+        return agent_config(is_open, base, agent_id=agent_id, choose=_any_secret)
+
+    async def _earlier(self, continuation: Continuation | None) -> Sequence[Mapping[str, Json]]:
+        if continuation is None:
+            return ()
+        kept: list[dict[str, Json]] = []
+        if continuation.session_id is not None:
+            kept = await asyncio.to_thread(self.shelf.messages, continuation.session_id)
+        return (*kept, *continuation.messages)
+
+    def _script(self, asked: Asked) -> Script:
+        return (asked.scenario or load_scenario(_PHONE_SCRIPT)).script
+
+    def _clock(self, agent: Agent) -> Clock:
+        is_script = isinstance(agent, ScriptedAgent)
+        return PacedClock(self._settings.sandbox_pace) if is_script else LiveClock()
+
+    def _mark(self, spec: SessionSpec) -> Callable[[str], Mapping[str, str]] | None:
+        purpose: Purpose = "dry-run" if spec.dry_run else "sandbox"
+        return partial(self._marks.header, purpose=purpose) if self._marks else None
+
+    def _may_reach(self, host: str | None) -> bool:
+        return self._settings.sandbox_anywhere or is_loopback(host)
+
+    async def _transport_of(self) -> Transport:
+        if self._transport is None:
+            anywhere = self._settings.sandbox_anywhere
+            self._transport = await self._stack.enter_async_context(
+                in_process(self._app, anywhere=anywhere)
+            )
+        return self._transport
+
+    async def _run(self, session: Session) -> SessionResult | None:
+        try:
+            await self._keep(session, _under_way(session, self._now()), ())
+            result = await session.run()
+            messages = [line.messages() for line in ()]
+            await self._keep(session, result.log_entry, messages)
+            return result
+        except Exception:
+            logger.exception("a call of the sandbox broke off")
+            return None
+        finally:
+            del self.live[session.session_id]
+
+    async def _keep(
+        self, session: Session, entry: Mapping[str, Any], messages: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Keep a call, unless its agent is not to. Source: opt_out_data_collection of agents."""
+        privacy = session.spec.agent_config.get("privacy_settings")
+        if isinstance(privacy, dict) and privacy.get("opt_out_data_collection") is True:
+            return
+        keep = partial(self.shelf.keep, entry, messages=messages, steps=session.log.as_json())
+        await asyncio.to_thread(keep)
+
+
+def _any_secret(settings: Settings, hook: Any, agent_id: str | None) -> str | None:
+    return secret_for(settings, hook, agent_id) or secret_for(settings, hook)
+
+
+def _under_way(session: Session, now: datetime) -> dict[str, Any]:
+    """Return what the call logs have of a call that is not over."""
+    spec = session.spec
+    voip = {"provider": "twilio", "from": spec.from_phone, "to": spec.to_phone}
+    return {
+        "session_id": session.session_id,
+        "call_id": session.call_id,
+        "agent_id": spec.agent_id,
+        "agent_config": dict(spec.agent_config),
+        "ts": now.timestamp(),
+        "duration": None,
+        "chat": None,
+        "chars_used": None,
+        "cost_breakdown": None,
+        "voip": voip if spec.is_on_the_phone else None,
+        "recording": None,
+        "metadata": dict(spec.metadata),
+        "function_calls": None,
+        "call_status": CallStatus.IN_PROGRESS,
+    }

@@ -1,0 +1,92 @@
+"""What Millis does not document, as settings: each is a guess that a team may want to turn round.
+
+Source of what is known and what is not: docs.millis.ai, core-concepts/webhooks and variables.
+"""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, ClassVar, Literal, NamedTuple, get_args, get_type_hints
+
+from pydantic import ConfigDict
+
+
+def _setting(default: Any, meaning: str) -> Any:
+    return field(default=default, metadata={"meaning": meaning})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """How the stand-in behaves where nothing says how Millis does."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=False)
+
+    prefetch_timeout_s: float = _setting(5.0, "Seconds it waits for the answer to a prefetch.")
+    on_prefetch_failure: Literal["go-on", "end-call"] = _setting(
+        "go-on", "What becomes of the call when the prefetch fails or is late."
+    )
+    flat_keys: Literal["ignored", "merged"] = _setting(
+        "ignored", "What becomes of keys beside `metadata` and `extra_prompt`, the form of 2024."
+    )
+    merge: Literal["shallow", "deep"] = _setting(
+        "shallow", "Whether objects within metadata are replaced or merged."
+    )
+    null_removes: bool = _setting(False, "Whether null in a prefetch's metadata removes the key.")
+    missing_variables: Literal["kept", "blank"] = _setting(
+        "kept", "What stands where nothing is known of a {name}."
+    )
+    variables_in_headers: bool = _setting(
+        False, "Whether {name} is filled in the headers of webhooks and functions."
+    )
+    prefetch_if_unreached: bool = _setting(
+        False, "Whether a call that never connects is asked about first."
+    )
+    end_of_call_if_unreached: bool = _setting(
+        False, "Whether a call that never connected is told about. Most likely it is not."
+    )
+    end_of_call_timeout_s: float = _setting(10.0, "Seconds it waits for an acknowledgement.")
+    end_of_call_attempts: int = _setting(1, "How often it sends what was not acknowledged.")
+    end_of_call_retry_after_s: float = _setting(30.0, "Seconds between those attempts.")
+    late_by_s: float = _setting(600.0, "Seconds by which an end-of-call is late when it is late.")
+    tool_method: Literal["GET", "POST"] = _setting(
+        "GET", "How a function is called that names no method."
+    )
+    tool_timeout_s: float = _setting(10.0, "Seconds a function may take that names no timeout.")
+    tool_metadata: Literal["if-included", "always", "never"] = _setting(
+        "if-included", "When a function gets the metadata; if-included: its include_metadata says."
+    )
+    tool_metadata_as: Literal["keys", "object"] = _setting(
+        "keys", "How it gets them: key by key, or as one `metadata` object."
+    )
+    run_after_call: Literal["before-end-of-call", "after-end-of-call"] = _setting(
+        "before-end-of-call", "When functions are called that run after the call."
+    )
+    tool_turns_in_chat: bool = _setting(
+        False, "Whether `chat` has the turns of functions in the current format, too."
+    )
+    earlier_turns_in_chat: bool = _setting(
+        False, "Whether `chat` repeats the conversation that a session continues."
+    )
+
+
+class PolicySetting(NamedTuple):
+    """One of the settings, as a form or a list shows it; `choices` is empty for numbers."""
+
+    name: str
+    default: object
+    choices: tuple[object, ...]
+    meaning: str
+
+
+def policy_settings() -> list[PolicySetting]:
+    """Return every setting of `Policy`, in order."""
+    kinds = get_type_hints(Policy)
+    return [
+        PolicySetting(
+            spec.name,
+            None if spec.default is MISSING else spec.default,
+            (True, False) if kinds[spec.name] is bool else get_args(kinds[spec.name]),
+            spec.metadata["meaning"],
+        )
+        for spec in fields(Policy)
+    ]

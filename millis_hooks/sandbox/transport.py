@@ -1,0 +1,144 @@
+"""How requests leave the sandbox: over HTTP, or into an ASGI application without sockets."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..exceptions import MillisHooksError
+from ..loopback import is_loopback
+
+if TYPE_CHECKING:
+    import httpx2
+    from starlette.types import ASGIApp
+
+#: The address of an application in the same process; `.test` is nobody's.
+IN_PROCESS = "http://receiver.test"
+
+#: More of an answer is not read.
+MAX_ANSWER_BYTES = 1024 * 1024
+
+
+class TransportError(MillisHooksError):
+    """A request got no answer; the message says why in a few words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is sent. `query` is the encoded query string; what `url` has of one is kept before."""
+
+    method: str
+    url: str
+    headers: Sequence[tuple[str, str]] = ()
+    query: bytes = b""
+    body: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back."""
+
+    status_code: int
+    body: bytes = b""
+    content_type: str | None = None
+
+    @property
+    def is_success(self) -> bool:
+        """Whether the status is one of success."""
+        return 200 <= self.status_code < 300
+
+    @property
+    def text(self) -> str:
+        """The body as text."""
+        return self.body.decode("utf-8", "replace")
+
+
+class Transport(Protocol):
+    """Sends requests."""
+
+    async def send(self, request: Request, *, timeout_s: float) -> Answer:
+        """Return the answer; raises `TransportError` if none comes within `timeout_s` seconds."""
+
+
+class _Client:
+    """Sends through a client of httpx2."""
+
+    def __init__(self, client: httpx2.AsyncClient, *, may_reach: Callable[[str], bool]) -> None:
+        self._client = client
+        self._may_reach = may_reach
+
+    async def send(self, request: Request, *, timeout_s: float) -> Answer:
+        import httpx2
+
+        try:
+            url = _url_of(request)
+            if not self._may_reach(url.host):
+                raise TransportError(f"{url.host} is not on this machine")
+            # The client's own limits are for each read; and an application has none.
+            async with asyncio.timeout(timeout_s):
+                return await self._send(request, url)
+        except TimeoutError:
+            raise TransportError(f"no answer within {timeout_s:g} s") from None
+        except (httpx2.HTTPError, httpx2.InvalidURL, UnicodeError, ValueError) as error:
+            raise TransportError(str(error) or type(error).__name__) from error
+
+    async def _send(self, request: Request, url: httpx2.URL) -> Answer:
+        headers = [(name.encode(), value.encode()) for name, value in request.headers]
+        async with self._client.stream(
+            request.method, url, headers=headers, content=request.body
+        ) as response:
+            body = await _read(response)
+        return Answer(response.status_code, body, response.headers.get("content-type"))
+
+
+@asynccontextmanager
+async def over_http(*, anywhere: bool = False) -> AsyncIterator[Transport]:
+    """Send over HTTP; to this machine only, unless `anywhere`. No redirect is followed."""
+    async with _client(trust_env=anywhere) as client:
+        yield _Client(client, may_reach=lambda host: anywhere or is_loopback(host))
+
+
+@asynccontextmanager
+async def in_process(
+    app: ASGIApp, *, base_url: str = IN_PROCESS, anywhere: bool = False
+) -> AsyncIterator[Transport]:
+    """Send what is below `base_url` straight into `app`, which is running; the rest over HTTP."""
+    import httpx2
+
+    mounts = {base_url: httpx2.ASGITransport(app=app, raise_app_exceptions=False)}
+    host = httpx2.URL(base_url).host
+    async with _client(mounts=mounts, trust_env=anywhere) as client:
+        yield _Client(client, may_reach=lambda to: to == host or anywhere or is_loopback(to))
+
+
+def _client(**options: Any) -> httpx2.AsyncClient:
+    import httpx2
+
+    # How many sessions there are at once is for others to limit.
+    limits = httpx2.Limits(max_connections=None)
+    return httpx2.AsyncClient(timeout=None, limits=limits, **options)
+
+
+def _url_of(request: Request) -> httpx2.URL:
+    import httpx2
+
+    url = httpx2.URL(request.url)
+    if url.scheme not in {"http", "https"} or not url.host:
+        raise TransportError("no http or https address")
+    # As bytes, because what is hostile must not be repaired on the way.
+    query = b"&".join(part for part in (url.query, request.query) if part)
+    return url.copy_with(query=query or None)
+
+
+async def _read(response: httpx2.Response) -> bytes:
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in response.aiter_bytes():
+        size += len(chunk)
+        if size > MAX_ANSWER_BYTES:
+            raise TransportError(f"the answer is over {MAX_ANSWER_BYTES:,} bytes")
+        chunks.append(chunk)
+    return b"".join(chunks)

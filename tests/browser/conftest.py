@@ -1,0 +1,146 @@
+"""One browser and one server with hostile calls, for all tests of this folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from http import HTTPStatus
+from typing import TypeAlias
+from urllib.parse import urlencode
+
+import pytest
+from playwright.sync_api import Browser, StorageState, sync_playwright
+from sites import PASSWORD, Server, Site
+from storage import eventually, opened, rows
+
+from millis_hooks.call_log.tables import handler_runs, inbox
+
+from .hostile import MARKUP, calls
+from .watched import Watched, watched
+
+#: Enough for a second page of the list.
+ORDINARY_CALLS = 12
+AT_WORK = {"pending", "running"}
+#: How long each page took until it could be used, by its name.
+TIMES_MS = pytest.StashKey[dict[str, float]]()
+
+_HANDLERS = f"""
+MARKUP = {MARKUP!r}
+
+@hooks.on_prefetch
+def tell(call):
+    return {{"metadata": {{"plan": MARKUP, "note": "changed"}}, "extra_prompt": MARKUP}}
+
+@hooks.on_end_of_call
+def count(call):
+    note(call, "counted")
+
+@hooks.on_end_of_call(max_attempts=1)
+def sync_crm(call):
+    raise ValueError(MARKUP)
+
+@hooks.on_end_of_call(max_attempts=3)
+def retry_later(call):
+    raise Retry(after_s=3600)
+"""
+
+#: Opens a tab of an operator who is signed in; keywords are those of Playwright's `new_context`.
+OpenTab: TypeAlias = Callable[..., AbstractContextManager[Watched]]
+
+
+@pytest.fixture(scope="package")
+def chromium() -> Iterator[Browser]:
+    """A browser, without a window. Not for the whole session: its loop is the thread's."""
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+    if path is None and "CI" not in os.environ:
+        pytest.skip("no chromium; on Debian: apt install chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="package")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    return Site(tmp_path_factory.mktemp("site"), _HANDLERS)
+
+
+@pytest.fixture(scope="package")
+def server(site: Site) -> Iterator[Server]:
+    """A server that has received every hostile call and made of it what it could."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MILLIS_HOOKS_OWN_NUMBERS", "+14155550199")
+        with site.serving() as server:
+            _send_calls(server)
+            for number in range(ORDINARY_CALLS):
+                server.deliver(f"-ordinary-{number:02}")
+            eventually(lambda: _is_idle(site))
+            yield server
+
+
+@pytest.fixture(scope="package")
+def signed_in(chromium: Browser, server: Server) -> StorageState:
+    """The cookies of an operator."""
+    context = chromium.new_context()
+    with watched(context, server.address) as tab:
+        tab.open("/login")
+        sign_in(tab)
+        state = context.storage_state()
+    context.close()
+    return state
+
+
+@pytest.fixture
+def open_tab(chromium: Browser, server: Server, signed_in: StorageState) -> OpenTab:
+    @contextmanager
+    def open_tab(**options: object) -> Iterator[Watched]:
+        context = chromium.new_context(**{"storage_state": signed_in} | options)  # type: ignore[arg-type]
+        try:
+            with watched(context, server.address) as tab:
+                yield tab
+        finally:
+            context.close()
+
+    return open_tab
+
+
+@pytest.fixture
+def times_ms(pytestconfig: pytest.Config) -> dict[str, float]:
+    """Where a test notes how long a page took; it is printed at the end, and judged by nobody."""
+    return pytestconfig.stash.setdefault(TIMES_MS, {})
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    if times := config.stash.get(TIMES_MS, {}):
+        terminalreporter.section("interactive after, over hostile calls")
+        for name, time_ms in sorted(times.items()):
+            terminalreporter.line(f"{name:12} {time_ms:5.0f} ms")
+
+
+def sign_in(tab: Watched) -> None:
+    """Fill in the form on the page."""
+    tab.page.get_by_label("password").fill(PASSWORD)
+    tab.page.get_by_role("button", name="Sign in").click()
+    tab.page.wait_for_url(lambda url: "/login" not in url)
+
+
+def _send_calls(server: Server) -> None:
+    for call in calls():
+        if call.query is not None:
+            answer = server.ask("GET", f"/millis/prefetch?{call.query}")
+            assert answer.status == HTTPStatus.OK
+        if call.body is not None:
+            answer = server.ask("POST", "/millis/end-of-call", call.body)
+            assert answer.status == HTTPStatus.OK
+    for path in ("prefetch", f"prefetch?{urlencode({MARKUP: MARKUP})}"):
+        assert server.ask("PUT", f"/millis/{path}").status == HTTPStatus.METHOD_NOT_ALLOWED
+
+
+def _is_idle(site: Site) -> bool:
+    with opened(site.folder) as database:
+        is_read = not rows(database, inbox)
+        return is_read and not {run.state for run in rows(database, handler_runs)} & AT_WORK

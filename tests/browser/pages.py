@@ -1,0 +1,56 @@
+"""Which pages there are, by the dashboard's own routes: one that is added is tested too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from dashboard_site import Site as InProcess
+from sqlalchemy import select
+from starlette.routing import BaseRoute, Route
+from storage import opened
+
+from millis_hooks.call_log.tables import calls, deliveries, rejections
+
+#: What each parameter of a path stands for, by the column that has its values.
+EXAMPLES = {
+    "session_id": calls.c.session_id,
+    "delivery_id": deliveries.c.id,
+    "rejection_id": rejections.c.id,
+}
+#: Pages of nothing.
+NOT_THERE = ("/calls/-nobody", "/deliveries/999999999", "/nowhere")
+
+
+def page_names() -> list[str]:
+    """Return the names of the pages: of what has a JSON twin."""
+    names = {route.name for route in _routes()}
+    return sorted(name for name in names if f"{name}_json" in names)
+
+
+def paths_of(name: str, folder: Path) -> Iterator[str]:
+    """Yield the paths of a page, with every value its parameter has in the log of a folder."""
+    route = next(route for route in _routes() if route.name == name)
+    if not route.param_convertors:
+        yield route.path
+        return
+    (parameter,) = route.param_convertors
+    for value in examples(parameter, folder):
+        yield str(route.url_path_for(name, **{parameter: value}))
+
+
+def examples(parameter: str, folder: Path) -> list[str]:
+    """Return every value that a parameter of a path can have."""
+    with opened(folder) as database, database.reader.connect() as connection:
+        return [str(value) for value in connection.scalars(select(EXAMPLES[parameter]))]
+
+
+def _routes() -> Iterator[Route]:
+    with TemporaryDirectory() as folder:
+        site = InProcess(Path(folder))
+        routes: list[BaseRoute] = list(site.app.routes)
+        site.stored.database.close()
+    for route in routes:
+        if isinstance(route, Route) and "GET" in (route.methods or ()):
+            yield route

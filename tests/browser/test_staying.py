@@ -1,0 +1,68 @@
+"""What an operator chose stays chosen, and what changes on the server shows by itself."""
+
+from __future__ import annotations
+
+import re
+from http import HTTPStatus
+from urllib.parse import parse_qs, urlsplit
+
+from playwright.sync_api import expect
+from sites import Server
+from storage import eventually
+
+from millis_hooks.samples import prefetch_query
+
+from .conftest import OpenTab
+
+_BACKGROUND = "getComputedStyle(document.documentElement).backgroundColor"
+
+
+def test_filters_are_in_the_address_and_survive_reloading(open_tab: OpenTab) -> None:
+    with open_tab() as tab:
+        tab.open("/calls?outcome=completed&size=25")
+        tab.page.locator("#q").fill("ordinary")
+        tab.page.locator("#q").press("Enter")
+        expect(tab.page).to_have_url(re.compile("q=ordinary"))
+        chosen = parse_qs(urlsplit(tab.page.url).query)
+        assert chosen["outcome"] == ["completed"]
+        rows = tab.page.locator("a.row").count()
+        tab.page.reload()
+        assert tab.page.locator("a.row").count() == rows
+        expect(tab.page.locator("#q")).to_have_value("ordinary")
+
+
+def test_the_theme_that_was_chosen_comes_back_with_every_page(open_tab: OpenTab) -> None:
+    with open_tab(color_scheme="light") as tab:
+        tab.open("/calls")
+        tab.page.keyboard.press("t")
+        tab.open("/drift")
+        expect(tab.page.locator("html")).to_have_attribute("data-theme", "dark")
+        dark = tab.page.evaluate(_BACKGROUND)
+        tab.page.locator("[data-theme-toggle]").click()
+        assert tab.page.evaluate(_BACKGROUND) != dark
+
+
+def test_a_call_that_begins_and_ends_shows_on_the_open_list(
+    open_tab: OpenTab, server: Server
+) -> None:
+    with open_tab() as tab:
+        tab.open("/calls?range=24h")
+        top = tab.page.locator("a.row").first.get_attribute("href")
+        query = prefetch_query(session_id="-live", from_phone="+14155550177")
+        server.ask("GET", f"/millis/prefetch?{query}")
+        expect(tab.page.locator("#live a[href*='-live']")).to_be_visible()
+        server.deliver("-live")
+        expect(tab.page.locator("#news")).to_contain_text("1 new call")
+        expect(tab.page.locator("#live a[href*='-live']")).to_have_count(0)
+        assert tab.page.locator("a.row").first.get_attribute("href") == top
+        tab.page.locator("#news a").click()
+        expect(tab.page.locator("a.row").first).to_have_attribute("href", re.compile("-live"))
+
+
+def test_a_call_that_ends_says_so_on_its_page(open_tab: OpenTab, server: Server) -> None:
+    with open_tab() as tab:
+        server.ask("GET", f"/millis/prefetch?{prefetch_query(session_id='-watched')}")
+        eventually(lambda: tab.open("/calls/-watched") == HTTPStatus.OK)  # it is not waited for
+        expect(tab.page.locator("main")).to_contain_text("In progress")
+        server.deliver("-watched")
+        expect(tab.page.locator("#news")).to_contain_text("ended")

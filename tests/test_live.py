@@ -1,0 +1,270 @@
+"""Open pages follow what arrives: the stream of events, what they ask for then, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
+from http.client import HTTPConnection, HTTPResponse
+from pathlib import Path
+from urllib.parse import urlencode, urlsplit
+
+import pytest
+from dashboard_site import HOSTILE
+from dashboard_site import Site as Dashboard
+from sites import PASSWORD, Server, Site
+from starlette.types import Message
+
+from millis_hooks.call_log.news import Announcer, Change
+from millis_hooks.dashboard.live import MOST_CLIENTS, Live
+from millis_hooks.masking import MaskPolicy
+
+WAIT_S = 10
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Dashboard:
+    site = Dashboard(tmp_path)
+    site.sign_in()
+    return site
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+class Tab:
+    """A page that follows, without the browser."""
+
+    def __init__(self) -> None:
+        self.gone = asyncio.Event()
+        self.sent: asyncio.Queue[Message] = asyncio.Queue()
+
+    async def receive(self) -> Message:
+        await self.gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def start(self) -> Message:
+        return await asyncio.wait_for(self.sent.get(), WAIT_S)
+
+    async def event(self) -> str:
+        """Return the next event as it is sent, empty at the end."""
+        message = await asyncio.wait_for(self.sent.get(), WAIT_S)
+        return bytes(message["body"]).decode()
+
+
+@asynccontextmanager
+async def opened(
+    site: Dashboard, news: Announcer, *, cookie: str | None = None, heartbeat_s: float = WAIT_S
+) -> AsyncIterator[Tab]:
+    tab = Tab()
+    headers = [(b"cookie", (site.cookie if cookie is None else cookie).encode())]
+    scope = {"type": "http", "method": "GET", "path": "/live", "headers": headers}
+    live = Live(news, site.operators, heartbeat_s=heartbeat_s, gather_s=0)
+    task = asyncio.create_task(live(scope, tab.receive, tab.sent.put))
+    try:
+        yield tab
+    finally:
+        tab.gone.set()
+        await asyncio.wait_for(task, WAIT_S)
+
+
+@pytest.mark.anyio
+async def test_a_stream_begins_with_a_refresh_and_passes_through_proxies(site: Dashboard) -> None:
+    async with opened(site, Announcer()) as tab:
+        start = await tab.start()
+        headers = dict(start["headers"])
+        assert headers[b"content-type"].startswith(b"text/event-stream")
+        assert headers[b"x-accel-buffering"] == b"no"
+        assert headers[b"cache-control"] == b"no-store"
+        assert "event: refresh" in await tab.event()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("session_id", ["-one", HOSTILE, "-a\r\ndata: b", "\ud800\0"])
+async def test_a_change_says_its_kind_and_whose_call_it_is(
+    site: Dashboard, session_id: str
+) -> None:
+    news = Announcer()
+    async with opened(site, news) as tab:
+        await tab.start()
+        await tab.event()
+        news.tell([Change("ended", session_id)])
+        kind, data = (await tab.event()).strip().split("\r\n")
+        assert kind == "event: ended"
+        assert json.loads(data.removeprefix("data: ")) == {"session_id": session_id}
+
+
+@pytest.mark.anyio
+async def test_a_silent_stream_has_heartbeats(site: Dashboard) -> None:
+    async with opened(site, Announcer(), heartbeat_s=0.01) as tab:
+        await tab.start()
+        await tab.event()
+        assert (await tab.event()).startswith(":")
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("cookie", ["", "mh_session=forged"])
+async def test_nobody_follows_without_a_session(site: Dashboard, cookie: str) -> None:
+    async with opened(site, Announcer(), cookie=cookie) as tab:
+        assert (await tab.start())["status"] == 401
+
+
+@pytest.mark.anyio
+async def test_a_stream_ends_with_its_session(site: Dashboard) -> None:
+    async with opened(site, Announcer(), heartbeat_s=0.01) as tab:
+        await tab.start()
+        await asyncio.to_thread(site.browser.post, "/logout")
+        sent = ""
+        while "event: signed-out" not in sent:
+            sent = await tab.event()
+        assert await tab.event() == ""
+
+
+@pytest.mark.anyio
+async def test_one_page_too_many_is_told_when_to_try_again(site: Dashboard) -> None:
+    news = Announcer()
+    with ExitStack() as others:
+        for _ in range(MOST_CLIENTS):
+            others.enter_context(news.listen(lambda: None))
+        async with opened(site, news) as tab:
+            start = await tab.start()
+            assert start["status"] == 503
+            assert b"retry-after" in dict(start["headers"])
+
+
+@pytest.mark.anyio
+async def test_a_page_that_is_left_frees_its_place(site: Dashboard) -> None:
+    news = Announcer()
+    async with opened(site, news) as tab:
+        await tab.start()
+        assert news.listeners == 1
+    assert news.listeners == 0
+
+
+@pytest.mark.anyio
+async def test_streams_end_when_the_call_log_closes(site: Dashboard) -> None:
+    news = Announcer()
+    async with opened(site, news) as tab:
+        await tab.start()
+        await tab.event()
+        news.close()
+        assert await tab.event() == ""
+
+
+def test_the_strip_shows_what_has_begun_since(site: Dashboard) -> None:
+    mark = site.get("/calls.json").json()["mark"]
+    site.stored.add_unended_call("-live", minutes_ago=1)
+    followed = site.page(f"/live/calls?mark={mark}")
+    assert "/calls/-live" in followed.links()
+    assert followed.all("span", id="live-count", **{"aria-label": "1 in progress"})
+    assert not followed.all("a", href="/calls", **{"class": "btn primary"})
+
+
+def test_new_calls_are_counted_if_they_match_the_filter(site: Dashboard) -> None:
+    site.add_ended_call("-before", agent_id="a")
+    mark = site.get("/calls.json").json()["mark"]
+    for number in range(3):
+        site.add_ended_call(f"-new{number}")
+    query = urlencode({"mark": mark})
+    assert "3 new calls" in site.page(f"/live/calls?{query}").text
+    assert "new call" not in site.page(f"/live/calls?{query}&status=error").text
+
+
+@pytest.mark.parametrize("mark", ["", "x", "-1", "9" * 40])
+def test_a_mark_that_is_none_counts_nothing(site: Dashboard, mark: str) -> None:
+    site.add_ended_call()
+    assert "new call" not in site.page(f"/live/calls?mark={mark}").text
+
+
+def test_the_page_of_a_call_is_told_of_its_end(site: Dashboard) -> None:
+    site.stored.add_unended_call("-one", minutes_ago=1)
+    assert "has ended" not in site.page("/live/calls/-one?seen=live").text
+    site.add_ended_call("-two")
+    assert "has ended" in site.page("/live/calls/-two?seen=live").text
+    assert "has ended" not in site.page("/live/calls/-two?seen=ended").text
+
+
+def test_a_call_that_is_gone_has_nothing_to_follow(site: Dashboard) -> None:
+    assert site.get("/live/calls/-gone").status_code == 404
+
+
+def test_what_is_masked_on_the_page_is_masked_in_what_follows(tmp_path: Path) -> None:
+    site = Dashboard(tmp_path, mask=MaskPolicy(numbers="full"))
+    site.sign_in()
+    site.stored.add_unended_call("-one", minutes_ago=1, from_phone="+14155550134")
+    assert "555" not in site.page("/live/calls").text
+
+
+def test_followed_calls_are_escaped(site: Dashboard) -> None:
+    site.stored.add_unended_call("-one", minutes_ago=1, agent_id=HOSTILE)
+    followed = site.page("/live/calls")
+    assert not followed.all("script")
+    assert not followed.all("img")
+
+
+def test_nobody_else_follows_calls(site: Dashboard) -> None:
+    site.browser.cookies.clear()
+    for path in ("/live/calls", "/live/calls/-one"):
+        assert site.get(path).status_code == 303
+    assert site.get("/live").status_code == 401
+
+
+@pytest.mark.parametrize("path", ["/calls", "/calls/-one"])
+def test_pages_say_what_to_follow(site: Dashboard, path: str) -> None:
+    site.add_ended_call("-one")
+    [script] = [each for each in site.page(path).all("script") if "data-stream" in each]
+    assert script["data-stream"] == "/live"
+    assert site.get(script["data-fragment"] or "").status_code == 200
+
+
+#: A stop that waited for streams would take longer than a test does.
+PATIENT = """
+from functools import partial
+from millis_hooks.server import Limits
+serve = partial(serve, limits=Limits(graceful_shutdown_s=300))
+"""
+
+
+@contextmanager
+def following(server: Server) -> Iterator[HTTPResponse]:
+    """Sign in, and follow over a socket of its own."""
+    with closing(HTTPConnection(urlsplit(server.address).netloc, timeout=20)) as connection:
+        form = urlencode({"username": "admin", "password": PASSWORD})
+        kind = {"Content-Type": "application/x-www-form-urlencoded"}
+        connection.request("POST", "/login", form, kind)
+        signed_in = connection.getresponse()
+        signed_in.read()
+        cookie = (signed_in.getheader("Set-Cookie") or "").partition(";")[0]
+        connection.request("GET", "/live", headers={"Cookie": cookie})
+        yield connection.getresponse()
+
+
+def next_event(stream: HTTPResponse) -> str:
+    lines = []
+    while line := stream.readline().decode().strip():
+        lines.append(line)
+    return " ".join(lines)
+
+
+def test_a_stop_does_not_wait_for_open_streams(tmp_path: Path) -> None:
+    with Site(tmp_path, PATIENT).serving() as server, ExitStack() as tabs:
+        streams = [tabs.enter_context(following(server)) for _ in range(5)]
+        assert all(next_event(stream).startswith("event: refresh") for stream in streams)
+        server.stop()
+        assert [stream.read() for stream in streams] == [b""] * 5
+
+
+def test_a_call_that_another_process_received_is_told(tmp_path: Path) -> None:
+    site = Site(tmp_path, "")
+    with (
+        site.serving() as server,
+        site.serving() as another,
+        following(server) as stream,
+    ):
+        next_event(stream)
+        another.deliver("-s1")
+        # By name if the first happens to process it.
+        assert next_event(stream).startswith(("event: refresh", "event: ended"))

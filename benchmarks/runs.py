@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from millis_hooks.runs.holder import Holder
+from millis_hooks.runs.holder import FileHolder
 
 from .beginnings import NOTES, Beginnings, Caller, Notes
 from .bystanders import Bystanders
@@ -114,7 +114,7 @@ def _backlog(runs: int) -> Backlog:
 
 def _fill(directory: Path, runs: int) -> None:
     """Leave so many pending runs: while another process holds their lock, a service does none."""
-    holder = Holder(directory / "millis_hooks.db-runner")
+    holder = FileHolder(directory / "millis_hooks.db-runner")
     assert holder.hold()
     try:
         with Server(NOTING, environment(directory)) as server:

@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from .events import PrefetchRequest as PrefetchRequest
     from .events import PrefetchResponse as PrefetchResponse
     from .exceptions import ConfigError as ConfigError
+    from .exceptions import MillisApiError as MillisApiError
     from .exceptions import MillisHooksError as MillisHooksError
     from .exceptions import RegistrationError as RegistrationError
+    from .millis_api import MillisApi as MillisApi
     from .parked import ParkedRun as ParkedRun
     from .retries import Backoff as Backoff
     from .retries import GiveUp as GiveUp
@@ -37,6 +39,8 @@ _HOMES = {
     "PrefetchRequest": "events",
     "PrefetchResponse": "events",
     "ConfigError": "exceptions",
+    "MillisApi": "millis_api",
+    "MillisApiError": "exceptions",
     "MillisHooksError": "exceptions",
     "RegistrationError": "exceptions",
     "ParkedRun": "parked",
@@ -55,6 +59,8 @@ __all__ = [
     "FunctionCall",
     "GiveUp",
     "Message",
+    "MillisApi",
+    "MillisApiError",
     "MillisHooks",
     "MillisHooksError",
     "Outcome",

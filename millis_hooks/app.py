@@ -12,7 +12,8 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from starlette.types import Receive, Scope, Send
 
@@ -24,9 +25,15 @@ from .service import Service
 from .settings import Settings
 from .workbench import Lifespan
 
+if TYPE_CHECKING:
+    from .millis_api import MillisApi, StartedCall
+
 logger = logging.getLogger("millis_hooks")
 
 _WEBHOOKS = frozenset({"prefetch", "end-of-call"})
+#: What stands in for Millis, if it does; the sandbox's page is one of the dashboard.
+_SANDBOX = "/sandbox/api/"
+_METRICS = "/metrics"
 
 
 class MillisHooks:
@@ -58,6 +65,24 @@ class MillisHooks:
         if self._service is None:
             raise RuntimeError("The application is not started.")
         return self._service
+
+    @cached_property
+    def millis(self) -> MillisApi:
+        """The client of Millis' API: the calls it starts are followed until their end is known.
+
+        Raises `ConfigError` without `MILLIS_HOOKS_API_KEY`.
+        """
+        from .millis_api import MillisApi
+
+        return MillisApi.of(self.settings, remember=self._remember)
+
+    async def _remember(self, started: StartedCall) -> None:
+        if self._service is None or started.session_id is None:
+            return
+        try:
+            await self._service.remember_started(started.session_id)
+        except StorageError as error:  # the call has begun, whatever becomes of the note
+            logger.error("a call that was started may not be followed: %s", error)
 
     def under(self, **settings: Any) -> MillisHooks:
         """Return an application of the same handlers, with these settings in place of its own.
@@ -100,7 +125,9 @@ class MillisHooks:
     async def _start(self) -> Service:
         async with self._starting:
             if self._service is None:
-                self._service = await Service.start(self.settings, self.router, self._lifespan)
+                self._service = await Service.start(
+                    self.settings, self.router, self._lifespan, app=self
+                )
             return self._service
 
     async def _stop(self) -> None:
@@ -126,6 +153,10 @@ class MillisHooks:
     ) -> None:
         if scope["type"] == "http" and path in _PROBES:
             await _PROBES[path](service, send)
+        elif scope["type"] == "http" and path == _METRICS:
+            await service.metrics(scope, receive, send)
+        elif self.settings.sandbox and path.startswith(_SANDBOX):
+            await (await service.stand_in())(scope, receive, send)
         else:
             await service.dashboard(scope, receive, send)
 

@@ -7,8 +7,10 @@ can make us refuse them: only what is unauthenticated, too large or broken as HT
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from starlette.types import Receive, Scope, Send
 
@@ -17,6 +19,7 @@ from .call_log.deliveries import Delivery
 from .call_log.rejections import Rejection
 from .call_log.values import clean_text
 from .content_encoding import decode
+from .counts import WebhookCounts
 from .events import identify
 from .exceptions import (
     DeliveryError,
@@ -25,12 +28,17 @@ from .exceptions import (
     PayloadTooLargeError,
     StorageError,
 )
+from .lines import deliveries_log, log_delivery, log_refusal
 from .marks import MarkOf, of_millis
 from .replies import Refusals, reply, take_query
 from .settings import Settings
 
+if TYPE_CHECKING:
+    from .tracing import Tracing
+
 logger = logging.getLogger("millis_hooks.end_of_call")
 
+OUTCOMES = ("stored", "unparsed", "rejected", "not_stored", "cut_off")
 ACKNOWLEDGED = b'{"received":true}'
 _NOT_STORED = b'{"error":"not stored, send it again"}'
 
@@ -49,13 +57,16 @@ class EndOfCallEndpoint:
         note: Callable[[Rejection], None],
         *,
         mark_of: MarkOf = of_millis,
+        tracing: Tracing | None = None,
     ) -> None:
         """Acknowledge once `store` returns; refusals go to `note`, which must not wait."""
         self._settings = settings
         self._store = store
         self._mark_of = mark_of
+        self._tracing = tracing
         self._gate = Gate(settings, "end_of_call")
         self._refusals = Refusals("end_of_call", "POST", note)
+        self.counts = WebhookCounts(OUTCOMES)
 
     async def __call__(
         self, scope: Scope, receive: Receive, send: Send, *, path_secret: bytes | None = None
@@ -64,16 +75,39 @@ class EndOfCallEndpoint:
         query = take_query(scope)
         try:
             delivery = await self._read(scope, query, receive, path_secret)
-            await self._store(delivery)
         except DeliveryError as error:
+            self.counts.outcomes["rejected"] += 1
             await self._refusals.refuse(scope, send, error, query=query, path_secret=path_secret)
-        except StorageError as error:
-            logger.error("an end-of-call was NOT stored and not acknowledged: %s", error)
-            await reply(send, 503, _NOT_STORED, (b"retry-after", b"5"))
+            log_refusal(scope, "end_of_call", error)
         except ClientGoneError:
+            self.counts.outcomes["cut_off"] += 1
             logger.warning("an end-of-call was cut off by its sender")
         else:
+            await self._take(delivery, scope, send)
+
+    async def _take(self, delivery: Delivery, scope: Scope, send: Send) -> None:
+        """Store a delivery, and acknowledge it if that went well."""
+        span = None
+        if self._tracing is not None:
+            span = self._tracing.delivery("end_of_call", delivery.session_id, scope["headers"])
+            delivery = delivery._replace(trace=span.context)
+        outcome, began = delivery.outcome, time.perf_counter()
+        try:
+            await self._store(delivery)
+        except StorageError as error:
+            outcome = "not_stored"
+            logger.error("an end-of-call was NOT stored and not acknowledged: %s", error)
+            await reply(send, 503, _NOT_STORED, (b"retry-after", b"5"))
+            log_delivery(scope, delivery, outcome=outcome, status_code=503)
+        else:
+            taken_s = time.perf_counter() - began
+            self.counts.seconds.add(taken_s)
             await reply(send, 200, ACKNOWLEDGED)
+            if deliveries_log.isEnabledFor(logging.INFO):
+                log_delivery(scope, delivery._replace(latency_ms=taken_s * 1000))
+        self.counts.outcomes[outcome] += 1
+        if span is not None:
+            span.end(outcome)
 
     async def _read(
         self, scope: Scope, query: bytes, receive: Receive, path_secret: bytes | None

@@ -164,7 +164,32 @@ class Recording(WireModel):
     recording_url: str | None = None
 
 
-class EndOfCall(WireModel):
+class _Received:
+    """What the application knows of an event beside what the event says."""
+
+    __slots__ = ()
+
+    _state: Any
+    _sandbox: bool
+    _dry_run: bool
+
+    @property
+    def state(self) -> Any:
+        """What the application's `lifespan` yielded."""
+        return self._state
+
+    @property
+    def sandbox(self) -> bool:
+        """Whether the call is rehearsed in the sandbox; False for every call of Millis'."""
+        return self._sandbox
+
+    @property
+    def dry_run(self) -> bool:
+        """Whether handlers are asked to do nothing in earnest; False for every call of Millis'."""
+        return self._dry_run
+
+
+class EndOfCall(_Received, WireModel):
     """A call that has ended, as Millis' end-of-call webhook tells it.
 
     Fields keep Millis' names and may all be empty; properties are what teams otherwise work out by
@@ -245,23 +270,8 @@ class EndOfCall(WireModel):
         """What could not be read."""
         return self._problems
 
-    @property
-    def state(self) -> Any:
-        """What the application's `lifespan` yielded."""
-        return self._state
-
-    @property
-    def sandbox(self) -> bool:
-        """Whether the call was rehearsed in the sandbox; False for every call of Millis'."""
-        return self._sandbox
-
-    @property
-    def dry_run(self) -> bool:
-        """Whether handlers are asked to do nothing in earnest; False for every call of Millis'."""
-        return self._dry_run
-
     def mark(self, *, sandbox: bool, dry_run: bool) -> None:
-        """Say that the call was rehearsed."""
+        """Say that the call is rehearsed."""
         self._sandbox, self._dry_run = sandbox, dry_run
 
     @property
@@ -424,7 +434,7 @@ _RESERVED = frozenset({"session_id", "agent_id", "from", "to"})
 
 
 @dataclass(kw_only=True, slots=True)
-class PrefetchRequest(Generic[Metadata]):
+class PrefetchRequest(_Received, Generic[Metadata]):
     """A call that is about to begin, as Millis' prefetch webhook asks about it.
 
     Everything arrives as text. `metadata` is a dict of it, or a model of yours where the handler
@@ -501,21 +511,6 @@ class PrefetchRequest(Generic[Metadata]):
         """What `{name}` stands for in this call's texts: metadata as sent, and the two numbers."""
         metadata = {name: values[0] for name, values in self._sent().items()}
         return variables_of(metadata, from_phone=self.from_phone, to_phone=self.to_phone)
-
-    @property
-    def state(self) -> Any:
-        """What the application's `lifespan` yielded."""
-        return self._state
-
-    @property
-    def sandbox(self) -> bool:
-        """Whether the call is rehearsed in the sandbox; False for every call of Millis'."""
-        return self._sandbox
-
-    @property
-    def dry_run(self) -> bool:
-        """Whether handlers are asked to do nothing in earnest; False for every call of Millis'."""
-        return self._dry_run
 
     def mark(self, *, sandbox: bool, dry_run: bool) -> None:
         """Say that the call is rehearsed."""

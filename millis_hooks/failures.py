@@ -59,6 +59,24 @@ def describe_failure(error: BaseException) -> Failure:
     )
 
 
+def hidden(text: str) -> str:
+    """Return a program's words without what a log must not give away."""
+    from .masking import mask_text
+
+    for policy in [*_policies]:
+        text = policy.line(text)
+    return mask_text(text)
+
+
+def hidden_traceback(text: str) -> str:
+    """Return a traceback without what a log must not give away."""
+    from .masking import mask_text
+
+    for policy in [*_policies]:
+        text = policy.traceback(text)
+    return mask_text(text)
+
+
 def _message_of(error: BaseException) -> str:
     try:
         return str(error)

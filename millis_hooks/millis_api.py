@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal, Self, TypeAlias, TypedDict, Unpack
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from .call_status import UNDER_WAY
 from .events import EndOfCall
@@ -21,7 +21,9 @@ from .exceptions import (
     MillisRefusedError,
     MillisUnreachableError,
 )
+from .loopback import is_loopback
 from .millis_requests import MillisRequests
+from .retries import GiveUp
 from .wire import Json, WireModel, describe, identifier
 
 if TYPE_CHECKING:
@@ -45,7 +47,20 @@ _LISTS = ("histories", "items")
 #: What people write between the digits of a telephone number.
 _BETWEEN = re.compile(r"[\s().\-/]")
 _E164 = re.compile(r"\+[1-9][0-9]{5,14}")
-_NO_KEY = "Millis' API needs a key. Set MILLIS_HOOKS_API_KEY to the private key of your account at Millis."
+_NO_KEY = (
+    "Millis' API needs a key. Set MILLIS_HOOKS_API_KEY to the private key of your account there."
+)
+
+
+class CallMayHaveBegunError(MillisUnreachableError, GiveUp):
+    """Nobody knows whether Millis makes the call: look before you call anybody twice.
+
+    Where a handler raises it, its run is parked, for a person to look.
+    """
+
+    def __init__(self, error: MillisUnreachableError) -> None:
+        told = f"{error} The call may have begun."
+        super().__init__(told, may_be_done=True, status=error.status)
 
 
 class StartedCall(WireModel):
@@ -109,6 +124,11 @@ class MillisApi:
         self._own_numbers = own_numbers
         self._remember = remember
 
+    @property
+    def is_stand_in(self) -> bool:
+        """Whether something on this machine answers: calls there are rehearsed."""
+        return is_loopback(urlsplit(self.base_url).hostname)
+
     @classmethod
     def of(
         cls,
@@ -141,8 +161,8 @@ class MillisApi:
 
     async def start_outbound_call(
         self,
-        from_phone: str,
-        to_phone: str,
+        from_phone: str | None,
+        to_phone: str | None,
         *,
         metadata: Mapping[str, Json] | None = None,
         include_metadata_in_prompt: bool | None = None,
@@ -152,21 +172,24 @@ class MillisApi:
     ) -> StartedCall:
         """Have Millis call `to_phone` from one of your agent's numbers.
 
-        It is asked again only where it cannot have begun the call. Where that is not known, the
-        error's `may_be_done` is true: look into the call logs before you call anybody twice.
+        It is asked again only where it cannot have begun the call. Raises `CallMayHaveBegunError`
+        where that is not known.
         """
-        started = await self._start(
-            "start_outbound_call",
-            {
-                "from_phone": _e164("from_phone", from_phone),
-                "to_phone": _e164("to_phone", to_phone),
-                "metadata": metadata,
-                "include_metadata_in_prompt": include_metadata_in_prompt,
-                "agent_id": agent_id,
-                "agent_config": agent_config,
-                "session_continuation": session_continuation,
-            },
-        )
+        body = {
+            "from_phone": _e164("from_phone", from_phone),
+            "to_phone": _e164("to_phone", to_phone),
+            "metadata": metadata,
+            "include_metadata_in_prompt": include_metadata_in_prompt,
+            "agent_id": agent_id,
+            "agent_config": agent_config,
+            "session_continuation": session_continuation,
+        }
+        try:
+            started = await self._start("start_outbound_call", body)
+        except MillisUnreachableError as error:
+            if error.may_be_done:
+                raise CallMayHaveBegunError(error) from error
+            raise
         if self._remember is not None:
             await self._remember(started)
         return started
@@ -227,12 +250,13 @@ class MillisApi:
         cursors: set[str] = set()
         while True:
             answer = await self._call_logs(query)
-            yield self._page(answer)
+            page = self._page(answer)
+            yield page
             cursor = answer.get("next_cursor")
             if isinstance(cursor, bool) or not isinstance(cursor, int | float | str):
                 return
-            if str(cursor) in cursors:  # it would go on for ever
-                return
+            if str(cursor) in cursors or not (page.calls or page.unreadable):
+                return  # it would go on for ever
             cursors.add(str(cursor))
             query["start_after_ts"] = str(cursor)
 
@@ -288,14 +312,14 @@ def _odd(answer: Json) -> MillisUnreachableError:
 
 def _segment(session_id: str) -> str:
     """Return an id as a part of an address: what would lead elsewhere is no session's."""
-    if session_id.strip() in {"", ".", ".."}:
+    if identifier(session_id) in {None, ".", ".."}:
         raise MillisNotFoundError("That is no id of a session.")
     return quote(session_id, safe="", errors="replace")
 
 
-def _e164(name: str, phone: str) -> str:
+def _e164(name: str, phone: str | None) -> str:
     """Return a number as Millis takes it: a plus and digits."""
-    plain = _BETWEEN.sub("", phone)
+    plain = _BETWEEN.sub("", phone or "")
     if not _E164.fullmatch(plain):
         raise MillisRefusedError(f"{name} is no number such as +14155550134, with its country.")
     return plain

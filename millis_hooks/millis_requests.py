@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cache
-from typing import TYPE_CHECKING, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Literal, TypeAlias
 from urllib.parse import urlsplit
 
 from pydantic_core import to_json
@@ -286,9 +286,10 @@ def _said(answer: bytes, key: str) -> str:
 
 def _faults(details: list[Json]) -> str:
     """Return where and what the faults are, of a 422 as FastAPI makes it; not what was sent."""
-    faults = [cast("dict[str, Json]", detail) for detail in details if isinstance(detail, dict)]
     told = []
-    for fault in faults:
+    for fault in details:
+        if not isinstance(fault, dict):
+            continue
         place = fault.get("loc")
         where = ".".join(map(str, place)) if isinstance(place, list) else ""
         told.append(f"{where}: {fault.get('msg')}" if where else str(fault.get("msg")))

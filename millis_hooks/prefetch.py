@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 from starlette.types import Receive, Scope, Send
@@ -22,6 +22,7 @@ from .auth import Gate
 from .call_log.deliveries import Delivery
 from .call_log.rejections import Rejection
 from .call_log.values import clean_text
+from .counts import WebhookCounts
 from .events import PrefetchRequest, PrefetchResponse
 from .exceptions import (
     ConfigError,
@@ -31,16 +32,21 @@ from .exceptions import (
     MethodNotAllowedError,
 )
 from .failures import describe_failure
+from .lines import deliveries_log, log_delivery, log_refusal, shown_id
 from .marks import MarkOf, of_millis
 from .replies import Refusals, reply, take_query
 from .routing import Handler, Router
-from .running import NOT_WANTED, Finished
+from .running import NOT_WANTED, NOTHING_AROUND, Finished
 from .settings import Settings
 from .workbench import Workbench
+
+if TYPE_CHECKING:
+    from .tracing import DeliverySpan, Tracing
 
 logger = logging.getLogger("millis_hooks.prefetch")
 
 _MAX_REASON_CHARS = 2000
+OUTCOMES = ("fresh", "last_good", "default", "late", "failed", "rejected")
 
 
 @dataclass(slots=True)
@@ -65,6 +71,7 @@ class PrefetchEndpoint:
         *,
         default: bytes | None,
         mark_of: MarkOf = of_millis,
+        tracing: Tracing | None = None,
     ) -> None:
         """Hand what is answered to `record` and what is refused to `note`, which must not wait.
 
@@ -78,7 +85,10 @@ class PrefetchEndpoint:
         self._refusals = Refusals("prefetch", "GET", note)
         self._default = default
         self._mark_of = mark_of
+        self._tracing = tracing
         self._last_good = _last_good(settings)
+        named = [handler.name for handler in router if handler.hook == "prefetch"]
+        self.counts = WebhookCounts(OUTCOMES, named)
 
     async def __call__(
         self, scope: Scope, receive: Receive, send: Send, *, path_secret: bytes | None = None
@@ -91,27 +101,41 @@ class PrefetchEndpoint:
             call = self._admit(scope, query, path_secret)
             mark = self._mark_of(scope["headers"], call.session_id)
         except DeliveryError as error:
-            await self._refusals.refuse(scope, send, error, query=query, path_secret=path_secret)
+            await self._refuse(scope, send, error, query=query, path_secret=path_secret)
             return
         call.mark(sandbox=mark.source is not None, dry_run=mark.dry_run)
-        prepared = await self._prepare(call)
-        latency_ms = (time.perf_counter() - started) * 1000
+        span = None
+        if self._tracing is not None:
+            span = self._tracing.delivery("prefetch", call.session_id, scope["headers"])
+        prepared = await self._prepare(call, span)
+        latency_s = time.perf_counter() - started
+        self.counts.outcomes[prepared.outcome] += 1
+        self.counts.seconds.add(latency_s)
         await reply(send, 200, prepared.body)
-        self._record(
-            Delivery(
-                kind="prefetch",
-                session_id=clean_text(call.session_id) or None,
-                received_at=received_at,
-                query=clean_text(query.decode("utf-8", "replace")),
-                outcome=prepared.outcome,
-                reason=clean_text("\n".join(prepared.reasons), max_chars=_MAX_REASON_CHARS) or None,
-                status_code=200,
-                latency_ms=latency_ms,
-                answer=prepared.body,
-                source=mark.source,
-                dry_run=mark.dry_run,
-            )
+        delivery = Delivery(
+            kind="prefetch",
+            session_id=clean_text(call.session_id) or None,
+            received_at=received_at,
+            query=clean_text(query.decode("utf-8", "replace")),
+            outcome=prepared.outcome,
+            reason=clean_text("\n".join(prepared.reasons), max_chars=_MAX_REASON_CHARS) or None,
+            status_code=200,
+            latency_ms=latency_s * 1000,
+            answer=prepared.body,
+            source=mark.source,
+            dry_run=mark.dry_run,
+            trace=None if span is None else span.context,
         )
+        self._record(delivery)
+        if span is not None:
+            span.end(prepared.outcome)
+        if deliveries_log.isEnabledFor(logging.INFO):
+            log_delivery(scope, delivery)
+
+    async def _refuse(self, scope: Scope, send: Send, error: DeliveryError, **asked: Any) -> None:
+        self.counts.outcomes["rejected"] += 1
+        await self._refusals.refuse(scope, send, error, **asked)
+        log_refusal(scope, "prefetch", error)
 
     def _admit(
         self, scope: Scope, query: bytes, path_secret: bytes | None
@@ -123,10 +147,12 @@ class PrefetchEndpoint:
         grant.require_agent(call.agent_id)
         return call
 
-    async def _prepare(self, call: PrefetchRequest[dict[str, str]]) -> Prepared:
+    async def _prepare(
+        self, call: PrefetchRequest[dict[str, str]], span: DeliverySpan | None
+    ) -> Prepared:
         handlers = self._router.matching("prefetch", call)
         asked = [call.copy() for _ in handlers]  # what a handler does to its call is its business
-        finished = await self._run(handlers, asked)
+        finished = await self._run(handlers, asked, span)
         answers: list[Answer] = []
         errors: list[HandlerError] = []
         reasons = [str(problem) for problem in call.problems]
@@ -136,7 +162,12 @@ class PrefetchEndpoint:
                 answers += self._read(end, call)
             except HandlerError as error:
                 errors.append(error)
-                reasons.append(_explain(handler, error))
+                reasons.append(_explain(handler, error, call.session_id))
+                if call.sandbox and error.__cause__ is not None:
+                    # Who rehearses a call looks at its page, not into the log.
+                    reasons.append(describe_failure(error.__cause__).traceback)
+                if isinstance(error, HandlerTimeoutError):
+                    self.counts.missed_budget[handler.name] += 1
         if errors and not answers:
             return self._fall_back(call, errors, reasons)
         answer = merge(answers)
@@ -146,12 +177,18 @@ class PrefetchEndpoint:
         return Prepared(body, "fresh", reasons + answer.notes)
 
     async def _run(
-        self, handlers: Sequence[Handler], calls: Sequence[PrefetchRequest[dict[str, str]]]
+        self,
+        handlers: Sequence[Handler],
+        calls: Sequence[PrefetchRequest[dict[str, str]]],
+        span: DeliverySpan | None,
     ) -> list[Finished]:
         """Run the handlers side by side, each on its call and within its budget."""
         asking = [
             self._workbench.ask(
-                handler, call, timeout_s=handler.timeout_s or self._settings.prefetch_budget_s
+                handler,
+                call,
+                timeout_s=handler.timeout_s or self._settings.prefetch_budget_s,
+                around=NOTHING_AROUND if span is None else span.handler(handler.name),
             )
             for handler, call in zip(handlers, calls, strict=True)
         ]
@@ -217,12 +254,14 @@ def encode_default(settings: Settings) -> bytes | None:
     return response.model_dump_json(exclude_defaults=True).encode()
 
 
-def _explain(handler: Handler, error: HandlerError) -> str:
+def _explain(handler: Handler, error: HandlerError, session_id: str) -> str:
     """Log what went wrong with a handler, and return it in one line."""
     why = describe_failure(error).message
+    fields = {"handler": handler.name, "session_id": shown_id(session_id)}
+    extra = {"fields": {"event": "prefetch_handler_failed", **fields}}
     if error.__cause__ is None:
-        logger.warning("prefetch handler %s: %s", handler.name, why)
+        logger.warning("prefetch handler %s: %s", handler.name, why, extra=extra)
     else:
         traceback = describe_failure(error.__cause__).traceback
-        logger.warning("prefetch handler %s failed\n%s", handler.name, traceback)
+        logger.warning("prefetch handler %s failed\n%s", handler.name, traceback, extra=extra)
     return f"{handler.name}: {why}"

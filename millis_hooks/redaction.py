@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 
 from .call_log.deliveries import Delivery
 from .call_log.masked_delivery import masked_delivery
@@ -21,6 +22,13 @@ def policy_of(settings: Settings) -> MaskPolicy:
     if shown.numbers == shown.words == "none":
         return replace(shown, numbers="full", words="full")
     return shown
+
+
+def redacting(settings: Settings) -> Callable[[Delivery], Delivery] | None:
+    """Return what is done to deliveries before they are stored, if anything."""
+    if not settings.redact_before_store:
+        return None
+    return partial(redact, mask=policy_of(settings))
 
 
 class Redaction:

@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, TypeAlias
 
 #: Calls that may wait for a blocked loop or for a free thread; more fail at once.
@@ -29,6 +30,10 @@ class Finished(NamedTuple):
 
 _NOT_FINISHED = Finished()
 
+#: What a handler runs within: entered and left where its code runs.
+Around: TypeAlias = AbstractContextManager[None]
+NOTHING_AROUND: Around = nullcontext()
+
 #: Told how the handler ended, on whichever thread that happens.
 Done: TypeAlias = Callable[[Finished], None]
 #: Told that the handler's code is over, on whichever thread that happens.
@@ -46,6 +51,7 @@ class Running:
     __slots__ = (
         "_done",
         "_left",
+        "around",
         "begun_at",
         "finished",
         "has_left",
@@ -57,8 +63,15 @@ class Running:
         "thread_id",
     )
 
-    def __init__(self, name: str, done: Done, left: Left | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        done: Done,
+        left: Left | None = None,
+        around: Around = NOTHING_AROUND,
+    ) -> None:
         self.name = name
+        self.around = around
         self.begun_at: float | None = None
         self.finished = _NOT_FINISHED
         self.is_given_up = False

@@ -13,7 +13,7 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, TypedDict, Unpack, get_args
 from urllib.parse import quote, urlencode
 
 from .call_status import CallStatus
@@ -96,39 +96,24 @@ def prefetch_query(
     )
 
 
-def end_of_call_body(
-    vintage: Vintage = "v2",
-    *,
-    session_id: str | None = None,
-    agent_id: str | None = AGENT_ID,
-    call_id: str | None = None,
-    from_phone: str | None = CUSTOMER_PHONE,
-    to_phone: str | None = OWN_PHONE,
-    metadata: Mapping[str, Json] | None = None,
-    call_status: str = CallStatus.USER_ENDED,
-    started_at: datetime | None = None,
-    duration_s: float = 41,
-    content: CallContent | None = None,
-) -> bytes:
-    """Return the body of an end-of-call; without phone numbers it is of a web session.
+class PayloadOptions(TypedDict, total=False):
+    """What an end-of-call says, where it is not to be what it says by default."""
 
-    By default the call has just ended. v1a has no metadata; it and v1b have neither `call_id` nor
-    `call_status`. hostile keeps the ids and is wrong in all the rest; it is not even strict JSON.
-    """
-    payload = end_of_call_payload(
-        vintage,
-        session_id=session_id,
-        agent_id=agent_id,
-        call_id=call_id,
-        from_phone=from_phone,
-        to_phone=to_phone,
-        metadata=metadata,
-        call_status=call_status,
-        started_at=started_at,
-        duration_s=duration_s,
-        content=content,
-    )
-    return json.dumps(payload).encode()
+    session_id: str | None
+    agent_id: str | None
+    call_id: str | None
+    from_phone: str | None
+    to_phone: str | None
+    metadata: Mapping[str, Json] | None
+    call_status: str
+    started_at: datetime | None
+    duration_s: float
+    content: CallContent | None
+
+
+def end_of_call_body(vintage: Vintage = "v2", **options: Unpack[PayloadOptions]) -> bytes:
+    """Return the body of an end-of-call; the options are those of `end_of_call_payload`."""
+    return json.dumps(end_of_call_payload(vintage, **options)).encode()
 
 
 def end_of_call_payload(
@@ -145,7 +130,12 @@ def end_of_call_payload(
     duration_s: float = 41,
     content: CallContent | None = None,
 ) -> dict[str, Any]:
-    """Return what `end_of_call_body` encodes."""
+    """Return what an end-of-call says; without phone numbers it is of a web session.
+
+    By default the call has just ended. v1a has no metadata; it and v1b have neither `call_id` nor
+    `call_status`. hostile keeps the ids and is wrong in all the rest; its body is not even strict
+    JSON.
+    """
     started_at = started_at or datetime.now(UTC) - timedelta(seconds=duration_s + 1)
     session_id = session_id or push_id(started_at)
     payload: dict[str, Any] = {

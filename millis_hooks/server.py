@@ -139,9 +139,10 @@ class AccessLog:
         try:
             await self.app(scope, receive, observed)
         finally:
-            latency_ms = (answered - started) * 1000
-            path = quote(scope["path"][:MAX_LOGGED_PATH])
-            access_log.info("%s %s %d %.1f ms", scope["method"], path, status, latency_ms)
+            if "logged" not in scope:  # else the application has written a line of its own
+                latency_ms = (answered - started) * 1000
+                path = quote(scope["path"][:MAX_LOGGED_PATH])
+                access_log.info("%s %s %d %.1f ms", scope["method"], path, status, latency_ms)
 
 
 class Corked:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, TypeVar
 
 from sqlalchemy import Connection
@@ -17,12 +17,14 @@ from .call_log.news import Change
 from .call_log.rejections import Described, Rejection, RejectionLog
 from .end_of_call import EndOfCallEndpoint
 from .events import EndOfCall
+from .exceptions import ConfigError
 from .failures import hide_by, hide_no_more_by
 from .housekeeping import Housekeeper
+from .loop_lag import LoopLag
 from .marks import KEY_NAME, REHEARSALS, TESTS_ONLY, Marks
 from .prefetch import PrefetchEndpoint, encode_default
 from .routing import Router
-from .runs.holder import Holder
+from .runs.holder import holder_of
 from .runs.registered import write_handlers
 from .runs.replay import Replayed
 from .runs.runner import Runner
@@ -33,7 +35,14 @@ from .workbench import Lifespan, Workbench
 if TYPE_CHECKING:
     from .call_log.rereading import Reread
     from .dashboard import Forgetting, Setup
+    from .dashboard.sandbox import Sandbox
     from .masking import MaskPolicy
+    from .millis_api import MillisApi
+    from .operators import Operators
+    from .reconciler import Reconciler
+    from .sandbox.interfaces import StandIn
+    from .sandbox.rehearsals import Rehearsals
+    from .tracing import Tracing
 
 T = TypeVar("T")
 
@@ -41,12 +50,23 @@ T = TypeVar("T")
 class Service:
     """A started application: the two webhooks, the dashboard, and what works behind them."""
 
-    def __init__(self, settings: Settings, router: Router, workbench: Workbench) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        router: Router,
+        workbench: Workbench,
+        *,
+        app: ASGIApp | None = None,
+    ) -> None:
         """Open the call log and start its threads. Blocks.
+
+        `app` is what the sandbox's calls are sent to.
 
         Raises `ConfigError` for a default answer that is none, and `StorageError`.
         """
         default = encode_default(settings)
+        self._tracing = _tracing(settings)
+        api = _api_to_look_into(settings)
         self._router = router
         self._workbench = workbench
         self._wake_runner: Callable[[], None] = lambda: None  # runs are written before there is one
@@ -69,10 +89,11 @@ class Service:
             writer,
             workbench,
             router,
-            Holder(self.call_log.database.runner_lock),
+            holder_of(self.call_log.database),
             concurrency=settings.handler_concurrency,
             own_numbers=settings.own_numbers,
             tell=self.call_log.tell_of_runs,
+            tracing=self._tracing,
         )
         self._wake_runner = self.runner.wake
         self.runner.start()
@@ -96,16 +117,41 @@ class Service:
         accepted = REHEARSALS if settings.sandbox else TESTS_ONLY
         self.marks = Marks(self.call_log.key(KEY_NAME), accepts=accepted)
         mark_of = self.marks.mark_of
+        tracing = self._tracing
         self.prefetch = PrefetchEndpoint(
-            settings, router, workbench, record, note, default=default, mark_of=mark_of
+            settings,
+            router,
+            workbench,
+            record,
+            note,
+            default=default,
+            mark_of=mark_of,
+            tracing=tracing,
         )
-        self.end_of_call = EndOfCallEndpoint(settings, store, note, mark_of=mark_of)
+        self.end_of_call = EndOfCallEndpoint(
+            settings, store, note, mark_of=mark_of, tracing=tracing
+        )
+        if tracing is not None:
+            tracing.remember(self._traces_going_on())
         self._settings = settings
+        self._loops: dict[str, LoopLag] = {}
+        self._metrics: ASGIApp | None = None
         self._site: ASGIApp | None = None
+        self._app = app
+        self._stand_in: StandIn | None = None
+        self._making_stand_in = asyncio.Lock()
+        self._reconciler = None if api is None else self._start_reconciler(api)
 
     @classmethod
-    async def start(cls, settings: Settings, router: Router, lifespan: Lifespan | None) -> Service:
-        """Start everything.
+    async def start(
+        cls,
+        settings: Settings,
+        router: Router,
+        lifespan: Lifespan | None,
+        *,
+        app: ASGIApp | None = None,
+    ) -> Service:
+        """Start everything; `app` is what the sandbox's calls are sent to.
 
         Raises `ConfigError`, `RegistrationError` or `StorageError`, and what `lifespan` raises.
         """
@@ -119,25 +165,59 @@ class Service:
         )
         await workbench.start()
         try:
-            return await asyncio.to_thread(cls, settings, router, workbench)
+            service = await asyncio.to_thread(partial(cls, settings, router, workbench, app=app))
         except BaseException:
             await workbench.stop()
             raise
+        service._watch_loops()
+        return service
 
     async def stop(self) -> None:
         """Let the handlers at work end, within bounds, and close the call log."""
+        if self._stand_in is not None:
+            await self._stand_in.close()
+        for loop in self._loops.values():
+            loop.stop()
         grace_s = self._settings.handler_grace_s
+        if self._reconciler is not None:
+            await asyncio.to_thread(self._reconciler.close)
         await asyncio.to_thread(partial(self.runner.close, grace_s=grace_s))
         await asyncio.to_thread(self._housekeeper.close)
         await self._workbench.stop()
         await asyncio.to_thread(self._rejections.close)
         await asyncio.to_thread(self.call_log.close)
+        if self._tracing is not None:
+            await asyncio.to_thread(self._tracing.close)
         if self._hidden is not None:
             hide_no_more_by(self._hidden)
+
+    async def remember_started(self, session_id: str) -> None:
+        """Keep a call in mind that Millis was asked to make. Raises `StorageError`."""
+        from .call_log.gaps import remember_started
+
+        note = partial(remember_started, session_id=session_id, now=_now())
+        await asyncio.to_thread(self.call_log.writer.run, note)
 
     def check_storage(self) -> None:
         """Raise `StorageError` unless an end-of-call would be stored now."""
         self.call_log.check()
+
+    async def stand_in(self) -> StandIn:
+        """Return what stands in for Millis; it is made for the first call that comes in by it.
+
+        Raises `RuntimeError` where there is no application to call.
+        """
+        async with self._making_stand_in:
+            if self._stand_in is None:
+                self._stand_in = await asyncio.to_thread(self._make_stand_in)
+            return self._stand_in
+
+    def _make_stand_in(self) -> StandIn:
+        from .sandbox.interfaces import StandIn
+
+        if self._app is None:
+            raise RuntimeError("The service was started without its application.")
+        return StandIn(self._app, self._settings, self.marks, now=_now)
 
     async def dashboard(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a page. The dashboard is made for the first one: calls do not wait for it."""
@@ -145,13 +225,50 @@ class Service:
             self._site = await asyncio.to_thread(self._make_dashboard)
         await self._site(scope, receive, send)
 
-    def _make_dashboard(self) -> ASGIApp:
-        from .call_log.queries import Queries
-        from .dashboard import DashboardSettings, Webhooks, dashboard
-        from .masking import MaskPolicy
+    async def metrics(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve the metrics; what shows them is made for the first who asks."""
+        if self._metrics is None:
+            self._metrics = await asyncio.to_thread(self._make_metrics)
+        await self._metrics(scope, receive, send)
+
+    def _make_metrics(self) -> ASGIApp:
+        from .metrics import MetricsEndpoint, Sources
+
+        sources = Sources(
+            webhooks={"prefetch": self.prefetch.counts, "end_of_call": self.end_of_call.counts},
+            runner=self.runner,
+            call_log=self.call_log,
+            loops=self._loops,
+            now=_now,
+        )
+        return MetricsEndpoint(self._settings, sources, self._is_operator)
+
+    def _is_operator(self, scope: Scope) -> bool:
+        from starlette.requests import Request
+
+        from .dashboard.cookies import read_cookie
+
+        return self._operators.resume(read_cookie(Request(scope)), is_use=False) is not None
+
+    def _watch_loops(self) -> None:
+        loops = {"serving": asyncio.get_running_loop(), "handlers": self._workbench.loop}
+        if loops["handlers"] in (None, loops["serving"]):
+            del loops["handlers"]
+        self._loops |= {name: LoopLag(loop) for name, loop in loops.items() if loop is not None}
+        for lag in self._loops.values():
+            lag.start()
+
+    def _traces_going_on(self) -> list[tuple[str, str]]:
+        from .call_log.traces import traces_going_on
+
+        with self.call_log.database.reader.connect() as connection:
+            return traces_going_on(connection)
+
+    @cached_property
+    def _operators(self) -> Operators:
         from .operators import Lasts, Operators
 
-        operators = Operators(
+        return Operators(
             self.call_log.database.reader,
             write=self.call_log.writer.run,
             signing_key=self._session_key(),
@@ -162,9 +279,15 @@ class Service:
                 longest=timedelta(days=self._settings.session_days),
             ),
         )
+
+    def _make_dashboard(self) -> ASGIApp:
+        from .call_log.queries import Queries
+        from .dashboard import DashboardSettings, Webhooks, dashboard
+        from .masking import MaskPolicy
+
         return dashboard(
             Queries(self.call_log.database.reader),
-            operators,
+            self._operators,
             replay=self._replay,
             settings=DashboardSettings(
                 version=__version__,
@@ -174,9 +297,38 @@ class Service:
             setup=self._setup(),
             forgetting=self._forgetting(),
             reread=self._reread,
+            sandbox=self._sandbox(),
             now=_now,
             news=self.call_log.news,
         )
+
+    def _start_reconciler(self, api: MillisApi) -> Reconciler:
+        from .reconcile import Reconciliation
+        from .reconciler import Reconciler
+        from .redaction import redacting
+
+        log, redact = self.call_log, redacting(self._settings)
+        reconciler = Reconciler(
+            partial(
+                Reconciliation, api, log.database.reader, log.writer.run, now=_now, redact=redact
+            ),
+            every_s=60.0 * self._settings.reconcile_minutes,
+            is_ours=lambda: self.runner.status.role == "working",
+            on_filled=log.processor.wake,
+        )
+        reconciler.start()
+        return reconciler
+
+    def _sandbox(self) -> Sandbox | None:
+        if not self._settings.sandbox or self._app is None:
+            return None
+        from .dashboard.sandbox import Sandbox
+
+        return Sandbox(self._rehearsed)
+
+    async def _rehearsed(self) -> Rehearsals:
+        """Return what begins the calls of the sandbox's page; it is made for the first one."""
+        return (await self.stand_in()).rehearsals
 
     def _forgetting(self) -> Forgetting:
         from .dashboard import Forgetting
@@ -231,6 +383,30 @@ def _hidden(settings: Settings) -> MaskPolicy | None:
     from .redaction import policy_of
 
     return policy_of(settings)
+
+
+def _tracing(settings: Settings) -> Tracing | None:
+    """Return what traces calls, if that is wanted; raises `ConfigError` without the extra."""
+    if not settings.tracing:
+        return None
+    try:
+        from .tracing import Tracing
+
+        return Tracing()
+    except ImportError as error:
+        raise ConfigError(
+            "MILLIS_HOOKS_TRACING needs OpenTelemetry. Install it with the extra: "
+            "pip install 'millis-hooks[otel]'"
+        ) from error
+
+
+def _api_to_look_into(settings: Settings) -> MillisApi | None:
+    """Return the client to reconcile by, if that is wanted; raises `ConfigError`."""
+    if settings.api_key is None or not settings.reconcile_minutes:
+        return None
+    from .millis_api import MillisApi
+
+    return MillisApi.of(settings)
 
 
 def _describe(settings: Settings, rejection: Rejection) -> Described:

@@ -73,7 +73,8 @@ class Settings(BaseSettings):
         "it is mounted at if any. The setup page begins with it.",
     )
     database_url: str = Field(
-        "sqlite:///millis_hooks.db", description="The call log: a SQLite file."
+        "sqlite:///millis_hooks.db",
+        description="The call log: a SQLite file, or postgresql://user:password@host/database.",
     )
 
     # Prefetch
@@ -162,6 +163,22 @@ class Settings(BaseSettings):
         False,
         description="Serve the sandbox, where calls are rehearsed without a phone; `dev` does.",
     )
+    sandbox_key: SecretStr | None = Field(
+        None,
+        description="Opens the sandbox's API to whoever has this key, as private and as public "
+        "key. Without one it is for this machine only, and any key will do.",
+    )
+    sandbox_anywhere: bool = Field(
+        False,
+        description="Let calls of the sandbox reach functions and models that are not on this "
+        "machine.",
+    )
+    sandbox_pace: float = Field(
+        1.0,
+        gt=0,
+        le=1000,
+        description="How many times faster than life scripted calls of the sandbox's API are.",
+    )
 
     # Millis' own interface
     api_key: SecretStr | None = Field(
@@ -202,6 +219,26 @@ class Settings(BaseSettings):
     )
     session_days: int = Field(
         30, gt=0, le=365, description="Days after which an operator has to sign in again anyhow."
+    )
+
+    # What watches the service
+    log_format: Literal["console", "json"] = Field(
+        "console",
+        description="How `millis-hooks` logs: console for a person, json for what collects lines.",
+    )
+    metrics_token: SecretStr | None = Field(
+        None,
+        description="Opens /metrics to whoever brings it as `Authorization: Bearer <token>`; "
+        "operators who are signed in may read it anyhow.",
+    )
+    metrics_open: bool = Field(
+        False,
+        description="Let anybody read /metrics. It tells names of handlers, and how much happens.",
+    )
+    tracing: bool = Field(
+        False,
+        description="Trace calls with OpenTelemetry, from prefetch to the last handler. Needs the "
+        "extra `otel`; the variables OTEL_* say where traces go.",
     )
 
     @classmethod
@@ -257,6 +294,13 @@ class Settings(BaseSettings):
             _require_strong(secret)
         return value
 
+    @field_validator("sandbox_key", "metrics_token")
+    @classmethod
+    def _strong_key(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            _require_strong(value)
+        return value
+
     @field_validator("agent_secrets")
     @classmethod
     def _strong_for_agents(cls, value: dict[str, Secrets]) -> dict[str, Secrets]:
@@ -287,11 +331,20 @@ class Settings(BaseSettings):
             raise ValueError("expected an address such as https://hooks.example.com")
         return value or None
 
+    @field_validator("api_key", "api_url", mode="before")
+    @classmethod
+    def _is_unset_if_empty(cls, value: object) -> object:
+        return None if value == "" else value
+
     @field_validator("database_url")
     @classmethod
-    def _is_sqlite_file(cls, value: str) -> str:
-        if not re.match(r"sqlite:///.", value) or ":memory:" in value:
-            raise ValueError("expected a SQLite file, such as sqlite:///millis_hooks.db")
+    def _is_call_log(cls, value: str) -> str:
+        is_file = re.match(r"sqlite:///.", value) and ":memory:" not in value
+        if not is_file and not re.match(r"postgres(ql)?(\+psycopg)?://[^/]*/[^/?]", value):
+            raise ValueError(
+                "expected a SQLite file, such as sqlite:///millis_hooks.db, or a database of "
+                "PostgreSQL, such as postgresql://user@host/database"
+            )
         return value
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 #: A name between single braces: `{{name}}` is another tool's, and JSON does not look so.
@@ -24,22 +24,35 @@ class Filled(NamedTuple):
     unknown: tuple[str, ...]
 
 
-def fill(template: str, variables: Mapping[str, object]) -> Filled:
-    """Replace every known `{name}` in the template.
+class Piece(NamedTuple):
+    """A part of a filled text. `name` is that of the variable which stood there, if one did."""
+
+    text: str
+    name: str | None = None
+    is_known: bool = True
+
+
+def pieces(template: str, variables: Mapping[str, object]) -> Iterator[Piece]:
+    """Yield the parts of the template with its variables filled in.
 
     Names are case-sensitive. A value's own braces are left alone: substitution happens once.
     """
-    unknown: dict[str, None] = {}
+    end = 0
+    for match in _VARIABLE.finditer(template):
+        if before := template[end : match.start()]:
+            yield Piece(before)
+        name, end = match[1], match.end()
+        is_known = name in variables
+        yield Piece(_spelled(variables[name]) if is_known else match[0], name, is_known)
+    if rest := template[end:]:
+        yield Piece(rest)
 
-    def replaced(match: re.Match[str]) -> str:
-        name = match[1]
-        if name in variables:
-            return _spelled(variables[name])
-        unknown[name] = None
-        return match[0]
 
-    text = _VARIABLE.sub(replaced, template)
-    return Filled(text, tuple(unknown))
+def fill(template: str, variables: Mapping[str, object]) -> Filled:
+    """Replace every known `{name}` in the template."""
+    parts = tuple(pieces(template, variables))
+    unknown = dict.fromkeys(part.name for part in parts if part.name and not part.is_known)
+    return Filled("".join(part.text for part in parts), tuple(unknown))
 
 
 def variables_of(

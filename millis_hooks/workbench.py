@@ -24,7 +24,16 @@ from .failures import describe_failure
 from .handler_threads import HandlerThreads, LoopThread
 from .interruption import HandlerInterrupted, Watch, interrupt, keep_out
 from .routing import Event, Handler
-from .running import MAX_WAITING, NOT_WANTED, Done, Finished, Left, Running
+from .running import (
+    MAX_WAITING,
+    NOT_WANTED,
+    NOTHING_AROUND,
+    Around,
+    Done,
+    Finished,
+    Left,
+    Running,
+)
 
 logger = logging.getLogger("millis_hooks.workbench")
 
@@ -65,6 +74,11 @@ class Workbench:
         self._waiting = 0
         self._at_work: set[Running] = set()
 
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """The loop that handlers run on, between start and stop."""
+        return self._loop
+
     async def start(self) -> None:
         """Start the loop and enter `lifespan`; what that raises is raised here."""
         serving = asyncio.get_running_loop()
@@ -99,11 +113,19 @@ class Workbench:
             self._own.stop()
         self._loop = None
 
-    async def ask(self, handler: Handler, call: Event, *, timeout_s: float) -> Finished:
+    async def ask(
+        self,
+        handler: Handler,
+        call: Event,
+        *,
+        timeout_s: float,
+        around: Around = NOTHING_AROUND,
+    ) -> Finished:
         """Run `handler` for the serving loop; return in time whatever the handler does."""
         loop = asyncio.get_running_loop()
         end: asyncio.Future[Finished] = loop.create_future()
-        running = self.run(handler, call, partial(self._way_to(loop).send, _resolve, end))
+        done = partial(self._way_to(loop).send, _resolve, end)
+        running = self.run(handler, call, done, around=around)
         timer = loop.call_later(timeout_s, self._end_late, end, running, timeout_s)
         try:
             return await end
@@ -119,12 +141,21 @@ class Workbench:
         # An answer given in time may be held up on its way by a handler that blocks the loop.
         _resolve(end, running.finished)
 
-    def run(self, handler: Handler, call: Event, done: Done, left: Left | None = None) -> Running:
+    def run(
+        self,
+        handler: Handler,
+        call: Event,
+        done: Done,
+        left: Left | None = None,
+        *,
+        around: Around = NOTHING_AROUND,
+    ) -> Running:
         """Run `handler` on `call`, tell `done` how it ended and then `left` that its code is over.
 
-        Each is told once, on whichever thread. After `give_up` much may lie between the two.
+        Each is told once, on whichever thread. After `give_up` much may lie between the two. The
+        code runs within `around`.
         """
-        running = Running(handler.name, done, left)
+        running = Running(handler.name, done, left, around)
         if self._loop is None:
             running.refuse(HandlerError(_NOT_RUNNING))
         elif not handler.is_async:
@@ -155,8 +186,9 @@ class Workbench:
         try:
             if running.begin():
                 try:
-                    value = self._call(handler, call)
-                    value = value if value is NOT_WANTED else await value
+                    with running.around:
+                        value = self._call(handler, call)
+                        value = value if value is NOT_WANTED else await value
                 except BaseException as error:  # also SystemExit: it must not end the loop
                     running.finish(error=error)
                 else:
@@ -174,12 +206,13 @@ class Workbench:
         return handler.function(call)
 
     def _call_and_wait(self, running: Running, handler: Handler, call: Event) -> Any:
-        value = self._call(handler, call)
-        if inspect.iscoroutine(value) and self._loop is not None:
-            # A plain function around an async one, as many decorators make: it still has to run.
-            held = self._hold(running, value)
-            return asyncio.run_coroutine_threadsafe(held, self._loop).result()
-        return value
+        with running.around:
+            value = self._call(handler, call)
+            if inspect.iscoroutine(value) and self._loop is not None:
+                # A plain function around an async one, as many decorators make: it has to run, too.
+                held = self._hold(running, value)
+                return asyncio.run_coroutine_threadsafe(held, self._loop).result()
+            return value
 
     async def _hold(self, running: Running, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """Await `coroutine` on the loop, for a handler in a thread."""

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+import databases
 import pytest
 from starlette.testclient import TestClient
 
@@ -37,6 +38,19 @@ def _no_settings_around(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     for name in [name for name in os.environ if name.startswith("MILLIS_HOOKS_")]:
         monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run what is marked `both_databases` on each of them."""
+    marks = {mark.name for mark in metafunc.definition.iter_markers()}
+    if "both_databases" in marks and "sqlite_only" not in marks:
+        metafunc.parametrize("_database_kind", databases.KINDS, indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def _database_kind(request: pytest.FixtureRequest) -> Iterator[None]:
+    with databases.on(getattr(request, "param", "sqlite")):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -10,19 +10,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import databases
 from sqlalchemy import Row, Table, event, select
 
-from millis_hooks.call_log.database import Database
+from millis_hooks.call_log.database import Database, open_database
 from millis_hooks.call_log.deliveries import Delivery
 from millis_hooks.call_log.migrations import migrate
 from millis_hooks.call_log.writer import Writer
 from millis_hooks.samples import end_of_call_body, prefetch_query
 
 NOW = datetime(2026, 11, 21, 14, 20, tzinfo=UTC)
-
-
-def url_in(folder: Path) -> str:
-    return f"sqlite:///{folder / 'log.db'}"
 
 
 def ended(
@@ -55,10 +52,15 @@ def prefetched(
     )
 
 
+def url_in(folder: Path) -> str:
+    """The URL of the call log of a folder, on the database this test is run on."""
+    return databases.url_in(folder)
+
+
 @contextmanager
 def opened(folder: Path) -> Iterator[Database]:
     """An up-to-date database."""
-    database = Database(url_in(folder))
+    database = open_database(url_in(folder))
     try:
         migrate(database)
         yield database

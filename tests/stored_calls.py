@@ -7,9 +7,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, insert
+from databases import url_in
+from sqlalchemy import Connection, Table, insert
 
-from millis_hooks.call_log.database import Database
+from millis_hooks.call_log.database import open_database
 from millis_hooks.call_log.migrations import migrate
 from millis_hooks.call_log.new_runs import pending_run
 from millis_hooks.call_log.queries import Queries
@@ -32,7 +33,7 @@ class StoredCalls:
     """Rows of a call log; whatever is not given has an ordinary value."""
 
     def __init__(self, folder: Path) -> None:
-        self.database = Database(f"sqlite:///{folder / 'log.db'}")
+        self.database = open_database(url_in(folder))
         migrate(self.database)
         self.queries = Queries(self.database.reader)
 
@@ -77,4 +78,9 @@ class StoredCalls:
         return self._insert(attempts, known | columns)
 
     def _insert(self, table: Any, row: dict[str, Any]) -> int:
-        return self.write(lambda connection: connection.execute(insert(table), row).lastrowid)
+        """Insert a row and return its id, if it has one."""
+        if isinstance(table, Table) and "id" in table.c:
+            new = insert(table).values(row).returning(table.c.id)
+            return self.write(lambda connection: connection.execute(new).scalar_one())
+        self.write(lambda connection: connection.execute(insert(table), row))
+        return 0

@@ -40,6 +40,8 @@ from millis_hooks.call_log.tables import (
 )
 from millis_hooks.exceptions import StorageError
 
+pytestmark = pytest.mark.both_databases
+
 BERLIN = ZoneInfo("Europe/Berlin")
 KATHMANDU = ZoneInfo("Asia/Kathmandu")  # a quarter to the hour
 #: Clocks are set back in Berlin on the last day of it.

@@ -43,7 +43,7 @@ from millis_hooks.doctor.log import examine_schema, examine_sqlite, has_wal_rese
 from millis_hooks.doctor.reach import Addresses, examine_certificate, examine_reach
 from millis_hooks.doctor.settings import examine_settings
 from millis_hooks.doctor.work import examine_runner, examine_work
-from millis_hooks.runs.holder import Holder
+from millis_hooks.runs.holder import FileHolder
 from millis_hooks.settings import Settings
 
 STRONG = "0f4c1d7b9a3e58261cd4f7a0b95e3d82"
@@ -318,7 +318,7 @@ def test_whether_a_process_does_the_runs_is_told_by_its_lock(tmp_path: Path) -> 
     lock = tmp_path / "log.db-runner"
     assert examine_runner(lock).state == "warn"
     assert not lock.exists()
-    holder = Holder(lock)
+    holder = FileHolder(lock)
     holder.hold()
     assert examine_runner(lock).state == "ok"
     holder.let_go()

@@ -24,6 +24,8 @@ from millis_hooks.events import EndOfCall, PrefetchRequest
 from millis_hooks.masking import MASK, MaskPolicy
 from millis_hooks.samples import VINTAGES, end_of_call_body, prefetch_query
 
+pytestmark = pytest.mark.both_databases
+
 AGENT_CONFIG = [
     "app_functions", "call_settings", "custom_llm_websocket", "custom_vocabulary",
     "extra_prompt_webhook", "first_message", "flow", "knowledge_base", "language", "llm", "memory",

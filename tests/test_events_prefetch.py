@@ -57,6 +57,12 @@ def test_of_a_repeated_key_the_first_value_counts() -> None:
     assert event.raw[-3:] == [("tag", "a"), ("tag", "b"), ("note", "")]
 
 
+def test_the_spaces_around_a_session_are_not_part_of_it() -> None:
+    # As in the end-of-call: the two have to meet.
+    assert PrefetchRequest.parse(b"session_id=%20-Ox1%20").session_id == "-Ox1"
+    assert problem_fields(PrefetchRequest.parse(b"session_id=%20")) == ["session_id"]
+
+
 def test_a_query_without_a_session_is_read_and_reported() -> None:
     event = PrefetchRequest.parse(b"")
     assert (event.session_id, event.raw) == ("", [])

@@ -29,6 +29,8 @@ from millis_hooks.cli.commands import app
 from millis_hooks.cli.new_file import new_file
 from millis_hooks.samples import end_of_call_body
 
+pytestmark = pytest.mark.both_databases
+
 SCRIPT = str(Path(sys.executable).with_name("millis-hooks"))
 PHONE = "+14155550134"
 SESSION = "-OA1XVnw"

@@ -20,6 +20,8 @@ from millis_hooks.call_log.filters import CallFilter
 from millis_hooks.call_log.records import LIVE_FOR, Page
 from millis_hooks.call_log.tables import call_metadata
 
+pytestmark = pytest.mark.both_databases
+
 OWN, HERS, HIS = "+14155550199", "+14155550134", "+4930901820"
 DAYS = 30
 

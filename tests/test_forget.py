@@ -24,6 +24,8 @@ from millis_hooks.call_log.tables import calls, deliveries, handler_runs, inbox,
 from millis_hooks.cli.commands import app
 from millis_hooks.samples import OWN_PHONE, end_of_call_body, prefetch_query
 
+pytestmark = pytest.mark.both_databases
+
 DIGITS = "4930901820"
 NUMBER, OTHER = f"+{DIGITS}", "+33142685300"
 #: Said once, and in letters that nothing else is written in.

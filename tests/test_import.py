@@ -38,6 +38,8 @@ from millis_hooks.cli.commands import app
 from millis_hooks.exceptions import PayloadError
 from millis_hooks.samples import VINTAGES, end_of_call_body, prefetch_query
 
+pytestmark = pytest.mark.both_databases
+
 SCRIPT = str(Path(sys.executable).with_name("millis-hooks"))
 #: What a log says of itself and not of its calls.
 OWN = {"id", "delivery_id", "call_id", "unhandled", "imported"}

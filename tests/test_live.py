@@ -16,7 +16,7 @@ from dashboard_site import Site as Dashboard
 from sites import PASSWORD, Server, Site
 from starlette.types import Message
 
-from millis_hooks.call_log.news import Announcer, Change
+from millis_hooks.call_log.news import REFRESH, Announcer, Change
 from millis_hooks.dashboard.live import MOST_CLIENTS, Live
 from millis_hooks.masking import MaskPolicy
 
@@ -57,12 +57,17 @@ class Tab:
 
 @asynccontextmanager
 async def opened(
-    site: Dashboard, news: Announcer, *, cookie: str | None = None, heartbeat_s: float = WAIT_S
+    site: Dashboard,
+    news: Announcer,
+    *,
+    cookie: str | None = None,
+    heartbeat_s: float = WAIT_S,
+    gather_s: float = 0,
 ) -> AsyncIterator[Tab]:
     tab = Tab()
     headers = [(b"cookie", (site.cookie if cookie is None else cookie).encode())]
     scope = {"type": "http", "method": "GET", "path": "/live", "headers": headers}
-    live = Live(news, site.operators, heartbeat_s=heartbeat_s, gather_s=0)
+    live = Live(news, site.operators, heartbeat_s=heartbeat_s, gather_s=gather_s)
     task = asyncio.create_task(live(scope, tab.receive, tab.sent.put))
     try:
         yield tab
@@ -147,10 +152,37 @@ async def test_a_page_that_is_left_frees_its_place(site: Dashboard) -> None:
 @pytest.mark.anyio
 async def test_streams_end_when_the_call_log_closes(site: Dashboard) -> None:
     news = Announcer()
+    async with opened(site, news, gather_s=10 * WAIT_S) as tab:
+        await tab.start()
+        await tab.event()
+        news.tell([REFRESH])
+        await tab.event()  # rests from here on
+        news.close()
+        assert await tab.event() == ""
+
+
+@pytest.mark.anyio
+async def test_what_happens_in_a_rest_is_told_together(site: Dashboard) -> None:
+    news = Announcer()
+    async with opened(site, news, gather_s=0.1) as tab:
+        await tab.start()
+        await tab.event()
+        news.tell([Change("started", "-one")])
+        await tab.event()
+        for session_id in ("-two", "-three", "-two"):
+            news.tell([Change("started", session_id)])
+        assert (await tab.event()).count("event:") == 2
+
+
+@pytest.mark.anyio
+async def test_a_stream_ends_when_sessions_cannot_be_looked_up(site: Dashboard) -> None:
+    news = Announcer()
     async with opened(site, news) as tab:
         await tab.start()
         await tab.event()
-        news.close()
+        with site.stored.database.writer.begin() as connection:
+            connection.exec_driver_sql("DROP TABLE operator_sessions")
+        news.tell([REFRESH])
         assert await tab.event() == ""
 
 

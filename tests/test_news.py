@@ -25,6 +25,8 @@ from millis_hooks.call_log.news import (
 from millis_hooks.call_log.tables import keys
 from millis_hooks.call_log.writer import Writer
 
+pytestmark = pytest.mark.both_databases
+
 
 def nothing() -> None:
     pass

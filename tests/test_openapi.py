@@ -99,11 +99,12 @@ def test_what_is_described_is_what_is_answered(
 
 def _with_examples(document: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Have what there is asked for, beside what there is not."""
-    known = {name: examples(name, folder) for name in EXAMPLES} | {"secret": [SECRET]}
+    values = {name: [*examples(name, folder), *NOBODYS] for name in EXAMPLES}
+    values["secret"] = [SECRET, MARKUP]
     for path in document["paths"].values():
         for parameter in (each for method in path.values() for each in method["parameters"]):
-            if parameter["name"] in known:
-                parameter["schema"] = {"enum": [*known[parameter["name"]], *NOBODYS]}
+            if parameter["name"] in values:
+                parameter["schema"] = {"enum": values[parameter["name"]]}
     return document
 
 

@@ -28,6 +28,8 @@ from millis_hooks.operators import (
 from millis_hooks.operators.guesses import network_of
 from millis_hooks.operators.passwords import hash_password, is_password
 
+pytestmark = pytest.mark.both_databases
+
 PASSWORD = "pässwörd ☎"
 ANNAS = "the password of anna"
 ADMIN = Operator("admin")

@@ -20,6 +20,8 @@ from millis_hooks.call_log.raw_bytes import MARK, pack, storable, unpack
 from millis_hooks.housekeeping import Housekeeper
 from millis_hooks.samples import end_of_call_body
 
+pytestmark = pytest.mark.both_databases
+
 BODY = end_of_call_body(session_id="-a")
 OLD = NOW - timedelta(days=2)
 

@@ -31,6 +31,8 @@ from millis_hooks.events import EndOfCall
 from millis_hooks.exceptions import StorageError
 from millis_hooks.samples import end_of_call_body, prefetch_query
 
+pytestmark = pytest.mark.both_databases
+
 
 class Log:
     """A call log whose inbox is emptied when a test says so."""

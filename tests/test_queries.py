@@ -18,6 +18,8 @@ from millis_hooks.call_log.requests import RequestFilter
 from millis_hooks.call_log.search import Excerpt
 from millis_hooks.exceptions import StorageError
 
+pytestmark = pytest.mark.both_databases
+
 
 @pytest.fixture
 def stored(tmp_path: Path) -> Iterator[StoredCalls]:

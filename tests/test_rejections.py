@@ -25,6 +25,8 @@ from millis_hooks.masking import MASK
 from millis_hooks.rejected import Describer
 from millis_hooks.settings import Settings
 
+pytestmark = pytest.mark.both_databases
+
 WRONG = "wr0ng-and-long-enough-to-be-one"
 KEPT = "SELECT * FROM rejections ORDER BY id"
 COUNTED = "SELECT * FROM rejection_counts ORDER BY reason"

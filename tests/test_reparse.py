@@ -39,6 +39,8 @@ from millis_hooks.cli.commands import app
 from millis_hooks.events import EndOfCall
 from millis_hooks.samples import OWN_PHONE, VINTAGES, end_of_call_body, prefetch_query
 
+pytestmark = pytest.mark.both_databases
+
 #: What is not read from deliveries: what people, handlers and the service itself have written, and
 #: sums over calls that are kept up as calls change.
 _NOT_DERIVED = {

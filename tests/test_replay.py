@@ -28,6 +28,8 @@ from millis_hooks.runs.replay import (
     replay_run,
 )
 
+pytestmark = pytest.mark.both_databases
+
 LATER = NOW + timedelta(hours=1)
 DUE = NOW + timedelta(minutes=30)
 CRM = "sync_crm"

@@ -22,10 +22,12 @@ from millis_hooks.call_log.writer import Writer
 from millis_hooks.events import EndOfCall
 from millis_hooks.routing import Router
 from millis_hooks.runs import ledger
-from millis_hooks.runs.holder import Holder
+from millis_hooks.runs.holder import FileHolder
 from millis_hooks.runs.places import Places
 from millis_hooks.runs.runner import Runner
 from millis_hooks.workbench import Workbench
+
+pytestmark = pytest.mark.both_databases
 
 
 class Runs:
@@ -42,7 +44,7 @@ class Runs:
             writer,
             self.workbench,
             router,
-            Holder(database.runner_lock),
+            FileHolder(database.runner_lock),
             concurrency=2,
             now=lambda: self.now,
         )

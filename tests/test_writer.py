@@ -20,6 +20,8 @@ from millis_hooks.call_log.tables import deliveries, inbox, keys
 from millis_hooks.call_log.writer import Writer
 from millis_hooks.exceptions import StorageError, StorageOutageError
 
+pytestmark = pytest.mark.both_databases
+
 NOT_STORABLE = ended("half \ud83d of a pair")
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Collection
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, event, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from .database import Database
+from .database import open_database
+from .dialects import upsert
 from .digest import RunsFor
 from .elsewhere import Elsewhere
 from .migrations import migrate
@@ -37,7 +38,7 @@ class CallLog:
         on_runs: Callable[[], None] = lambda: None,
         own_numbers: frozenset[str] = frozenset(),
     ) -> None:
-        self.database = Database(url)
+        self.database = open_database(url)
         try:
             migrate(self.database)
             require_sound(self.database)
@@ -54,6 +55,8 @@ class CallLog:
             own_numbers=own_numbers,
             tell=self.news.tell,
         )
+        self.read_errors = 0
+        event.listen(self.database.reader, "handle_error", self._count_error)
         self._elsewhere = Elsewhere(self.writer, self.news)
         self._readiness = Readiness(self.writer)
         self.writer.start()
@@ -88,14 +91,19 @@ class CallLog:
         """Return the key of this name, the same for every process on this log."""
         return self.writer.run(lambda connection: _key(connection, name))
 
+    def _count_error(self, _context: object) -> None:
+        self.read_errors += 1
+
     def _wake(self) -> None:
         self.processor.wake()
 
 
 def _key(connection: Connection, name: str) -> bytes:
-    found: bytes | None = connection.scalar(select(keys.c.value).where(keys.c.name == name))
+    kept = select(keys.c.value).where(keys.c.name == name)
+    found: bytes | None = connection.scalar(kept)
     if found is not None:
         return found
-    made = secrets.token_bytes(32)
-    connection.execute(insert(keys).values(name=name, value=made))
+    new = upsert(connection, keys).values(name=name, value=secrets.token_bytes(32))
+    connection.execute(new.on_conflict_do_nothing())
+    made: bytes = connection.execute(kept).scalar_one()
     return made

@@ -16,6 +16,7 @@ from sqlalchemy.engine import Connection, ExceptionContext
 
 from ..exceptions import MillisHooksError, StorageOutageError
 from .log_file import connect, create_private, require_same, schema_version
+from .sqlstates import is_damage_state, is_lock_state, is_outage_state, said
 
 #: How long anybody waits while another program has the file locked. Senders of webhooks wait about
 #: as long; who gives up before us has still delivered if the lock goes in time.
@@ -31,8 +32,28 @@ _PRAGMAS = (
 )
 
 
+def open_database(url: str) -> Database:
+    """Open the call log that a URL names; raises as `Database` does, and `ConfigError`."""
+    if not is_file(url):
+        from .postgres import PostgresDatabase
+
+        return PostgresDatabase(url)
+    return Database(url)
+
+
+def is_file(url: str) -> bool:
+    """Tell whether the call log of this URL is a file of this machine."""
+    return url.startswith("sqlite:")
+
+
 class Database:
-    """Two ways into one file: `writer` for the one thread that writes, `reader` for everybody."""
+    """Two ways into one file: `writer` for the one thread that writes, `reader` for everybody.
+
+    `postgres.py` has the same for a server.
+    """
+
+    #: Whether it is a file of this machine.
+    is_file = True
 
     def __init__(self, url: str) -> None:
         """Open the file, or make it.
@@ -40,11 +61,16 @@ class Database:
         Raises `WrongFileError` for one that is damaged or not ours, and `StorageOutageError`.
         """
         self.url = make_url(url)
-        self.path = Path(str(self.url.database)).resolve()
+        self._path = Path(str(self.url.database)).resolve()
         self._file_id = create_private(self.path)
         self.schema_version()
         self.writer = self._engine(begin=_BEGIN_WRITING, pragmas=_PRAGMAS)
         self.reader = self._engine(begin="BEGIN", pragmas=(*_PRAGMAS, "PRAGMA query_only=ON"))
+
+    @property
+    def path(self) -> Path:
+        """The file; raises `ConfigError` where there is none."""
+        return self._path
 
     @property
     def runner_lock(self) -> Path:
@@ -59,6 +85,9 @@ class Database:
     def schema_version(self) -> str | None:
         """Return the version of the schema, None before there is one; raises as opening does."""
         return schema_version(self.path, busy_timeout_s=BUSY_TIMEOUT_S)
+
+    def lock_for_migration(self, connection: Connection) -> None:
+        """Wait until no other process migrates; BEGIN IMMEDIATE has seen to it."""
 
     def close(self) -> None:
         self.reader.dispose()
@@ -137,24 +166,26 @@ _OUTAGES = frozenset(
 
 def is_outage(error: Exception) -> bool:
     """Tell whether the storage is to blame: then anything else would have failed as well."""
-    return isinstance(error, StorageOutageError) or _code(error) in _OUTAGES
+    is_ours = isinstance(error, StorageOutageError) or _code(error) in _OUTAGES
+    return is_ours or is_outage_state(error)
 
 
 def is_locked(error: Exception) -> bool:
-    """Tell whether another program had the file locked for as long as we wait."""
-    return _code(error) == sqlite3.SQLITE_BUSY
+    """Tell whether another program had the call log locked for as long as we wait."""
+    return _code(error) == sqlite3.SQLITE_BUSY or is_lock_state(error)
 
 
 def is_damage(error: BaseException) -> bool:
     """Tell whether the file is damaged, or no database at all."""
-    return _code(error) in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+    return _code(error) in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB} or is_damage_state(error)
 
 
 def describe(error: Exception) -> str:
     """Say what the driver said, without the statement and its parameters: they hold payloads."""
     cause = getattr(error, "orig", error)
-    is_known = isinstance(cause, sqlite3.Error | MillisHooksError)
-    return str(cause) if is_known else type(error).__name__
+    if isinstance(cause, sqlite3.Error | MillisHooksError):
+        return str(cause)
+    return said(error) or type(error).__name__
 
 
 def _code(error: BaseException) -> int | None:

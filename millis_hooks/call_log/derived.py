@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from functools import cache
-from importlib import import_module
 from typing import Any
 
 from sqlalchemy import Connection, and_, case, delete, func, insert, select, update
 
+from ..exceptions import StorageError
+from .dialects import upsert_on
 from .digest import Columns, Digest
 from .new_runs import pending_run
 from .search import call_search
@@ -26,9 +27,11 @@ _SHARED = ("agent_id", "channel", "direction", "from_phone", "to_phone", "custom
 def save(connection: Connection, digests: Sequence[Digest], done: Sequence[int]) -> None:
     """Write what `digests` say and take `done` out of the inbox. Repeating it changes nothing."""
     in_inbox = select(inbox.c.delivery_id).where(inbox.c.delivery_id.in_(done))
-    waiting = set(connection.execute(in_inbox).scalars())
+    # What another process is at is left to it: it may yet fail.
+    free = in_inbox.with_for_update(skip_locked=True)
+    waiting = set(connection.execute(free).scalars())
     derive(connection, [digest for digest in digests if digest.delivery_id in waiting])
-    connection.execute(delete(inbox).where(inbox.c.delivery_id.in_(done)))
+    connection.execute(delete(inbox).where(inbox.c.delivery_id.in_(waiting)))
 
 
 def derive(connection: Connection, digests: Sequence[Digest]) -> None:
@@ -142,14 +145,15 @@ def _insert(connection: Connection, into: Any, rows: Sequence[Columns]) -> None:
 def _upsert(connection: Connection, rows: Sequence[Columns], *, kind: str) -> dict[str, int]:
     """Insert the calls, or fill in those that are known; return their ids by session."""
     statement = _upsert_statement(connection.dialect.name, tuple(rows[0]), kind)
-    written = connection.execute(statement, rows)
-    return {session_id: id_ for id_, session_id in written}
+    ids = {session_id: id_ for id_, session_id in connection.execute(statement, rows)}
+    if len(ids) < len(rows):
+        raise StorageError("another process was quicker to process the end of a call")
+    return ids
 
 
 @cache
 def _upsert_statement(dialect: str, columns: tuple[str, ...], kind: str) -> Any:
-    # Each dialect has an insert() of its own; importing one that is not used takes its time.
-    into = import_module(f"sqlalchemy.dialects.{dialect}").insert(calls)
+    into = upsert_on(dialect, calls)
     told = into.excluded
     changes = {name: told[name] for name in columns if name not in {"session_id", "received_at"}}
     for name in _SHARED:
@@ -163,6 +167,8 @@ def _upsert_statement(dialect: str, columns: tuple[str, ...], kind: str) -> Any:
     changes["received_at"] = case(
         (told.received_at < calls.c.received_at, told.received_at), else_=calls.c.received_at
     )
-    return into.on_conflict_do_update(index_elements=["session_id"], set_=changes).returning(
-        calls.c.id, calls.c.session_id
-    )
+    # The end of the same call may be processed elsewhere at this moment: the first one stays.
+    unended = calls.c.delivery_id.is_(None) if kind == "end_of_call" else None
+    return into.on_conflict_do_update(
+        index_elements=["session_id"], set_=changes, where=unended
+    ).returning(calls.c.id, calls.c.session_id)

@@ -17,7 +17,7 @@ from sqlalchemy import Row
 from ..events import EndOfCall, Message, PrefetchRequest
 from ..exceptions import PayloadError
 from .drift import drift_rows
-from .values import clean_float, clean_int, clean_text, clean_time
+from .values import clean_float, clean_id, clean_int, clean_text, clean_time
 
 #: The handlers that want this call, by name.
 RunsFor = Callable[[EndOfCall], Iterable[str]]
@@ -89,7 +89,7 @@ def digest_prefetch(
 ) -> Digest:
     """Say what a prefetch tells about its call."""
     columns = {
-        "session_id": clean_text(call.session_id),
+        "session_id": clean_id(call.session_id),
         "received_at": received_at,
         "agent_id": clean_text(call.agent_id),
         "channel": call.channel,
@@ -129,7 +129,7 @@ def digest_end_of_call(
 def _ended_call(delivery_id: int, received_at: datetime, call: EndOfCall) -> Columns:
     voip = call.voip
     return {
-        "session_id": clean_text(call.session_id),
+        "session_id": clean_id(call.session_id),
         "received_at": received_at,
         "delivery_id": delivery_id,
         "ended_at": received_at,

@@ -13,7 +13,9 @@ from typing import TypeVar
 
 from sqlalchemy import Connection, Engine, func, select, text
 
+from .dialects import POSTGRESQL, is_postgresql
 from .removal import Write
+from .tables import metadata
 
 T = TypeVar("T")
 
@@ -30,7 +32,8 @@ def overwriting(write: Write) -> Write:
 
     def overwrite(work: Callable[[Connection], T], /) -> T:
         def work_overwriting(connection: Connection) -> T:
-            connection.exec_driver_sql("PRAGMA secure_delete=ON")
+            if not is_postgresql(connection):
+                connection.exec_driver_sql("PRAGMA secure_delete=ON")
             return work(connection)
 
         return write(work_overwriting)
@@ -47,7 +50,13 @@ def rewrite_search_index(write: Write, *, pages: int = PAGES) -> Iterator[None]:
 
 
 def empty_wal(writer: Engine) -> bool:
-    """Write the -wal file into the log and empty it; False while somebody still reads from it."""
+    """Write the -wal file into the log and empty it; False while somebody still reads from it.
+
+    PostgreSQL has no such file: there, deleted rows are taken out of the tables.
+    """
+    if writer.dialect.name == POSTGRESQL:
+        _take_out_deleted(writer)
+        return True
     with closing(writer.raw_connection()) as connection:
         cursor = connection.cursor()
         usual_ms = cursor.execute("PRAGMA busy_timeout").fetchone()[0]
@@ -59,8 +68,15 @@ def empty_wal(writer: Engine) -> bool:
         return not is_busy
 
 
+def _take_out_deleted(writer: Engine) -> None:
+    with writer.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.exec_driver_sql(f"VACUUM {', '.join(_TABLES)}, call_search")
+
+
 def _merge(connection: Connection, *, pages: int) -> bool:
     """Merge so many pages; tell whether there was anything left to merge."""
+    if is_postgresql(connection):
+        return False
     changes = select(func.total_changes())
     before: int = connection.execute(changes).scalar_one()
     connection.execute(_MERGE, {"pages": pages})
@@ -69,4 +85,5 @@ def _merge(connection: Connection, *, pages: int) -> bool:
     return after - before >= 2
 
 
+_TABLES = [table.name for table in metadata.sorted_tables]
 _MERGE = text("INSERT INTO call_search (call_search, rank) VALUES ('merge', :pages)")

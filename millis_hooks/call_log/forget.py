@@ -7,19 +7,21 @@ to what deleted rows leave in the file.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote_plus
 
-from sqlalchemy import ColumnElement, Engine, Row, Select, func, select
+from sqlalchemy import ColumnElement, Connection, Engine, Row, Select, func, select
 
 from ..phones import digits_of
 from .erasure import overwriting
+from .gaps import forget_at_millis
 from .removal import (
     BATCH_S,
     Removal,
     Write,
+    busy_sessions,
     in_batches,
     planned,
     remove_deliveries,
@@ -110,8 +112,15 @@ def forget(write: Write, found: Found, *, batch_s: float = BATCH_S) -> Iterator[
     Raises what `write` raises.
     """
     write = overwriting(write)
-    yield from in_batches(write, remove_sessions, iter(found.session_ids), batch_s=batch_s)
+    yield from in_batches(write, _forget_sessions, iter(found.session_ids), batch_s=batch_s)
     yield from in_batches(write, remove_deliveries, iter(found.delivery_ids), batch_s=batch_s)
+
+
+def _forget_sessions(connection: Connection, batch: Sequence[str]) -> Removal:
+    """Remove sessions, and see to it that those that went are not fetched from Millis again."""
+    staying = busy_sessions(connection, batch)
+    forget_at_millis(connection, [each for each in batch if each not in staying])
+    return remove_sessions(connection, batch)
 
 
 def _spelled(digits: str) -> re.Pattern[str]:

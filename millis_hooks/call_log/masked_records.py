@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from ..masking import MaskPolicy
 from ..wire import web_url
+from .following import Happening
 from .records import Attempt, Call, ListedCall, Run
 from .run_queries import ListedRun
 from .search import Excerpt
@@ -58,6 +59,15 @@ def masked_listed_run(run: ListedRun, mask: MaskPolicy) -> ListedRun:
         run,
         reason=_if_any(mask.text, run.reason),
         error_message=_if_any(mask.text, run.error_message),
+    )
+
+
+def masked_happening(happening: Happening, mask: MaskPolicy) -> Happening:
+    """Return what happened to a call without what may not be seen of it."""
+    return replace(
+        happening,
+        customer_phone=_if_any(mask.phone, happening.customer_phone),
+        error=_if_any(mask.text, happening.error),
     )
 
 

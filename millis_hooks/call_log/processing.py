@@ -158,15 +158,16 @@ class Processor:
         sessions: set[str] = set()
         size = 0
         with self._database.reader.connect() as connection:
-            for row in connection.execution_options(yield_per=1).execute(oldest):
-                if row.session_id in sessions:
-                    break
-                if row.session_id is not None:
-                    sessions.add(row.session_id)
-                chunk.append(row)
-                size += len(row.body)
-                if size > CHUNK_BYTES:
-                    break
+            with connection.execution_options(yield_per=1).execute(oldest) as found:
+                for row in found:
+                    if row.session_id in sessions:
+                        break
+                    if row.session_id is not None:
+                        sessions.add(row.session_id)
+                    chunk.append(row)
+                    size += len(row.body)
+                    if size > CHUNK_BYTES:
+                        break
             newest = connection.scalar(select(func.max(inbox.c.delivery_id)))
         self._backlog = newest - chunk[0].id if chunk and newest else 0
         return chunk

@@ -24,6 +24,8 @@ from sqlalchemy import (
 )
 from sqlalchemy import cast as sql_cast
 
+from .dialects import Either
+
 #: No JSON begins like this. What follows is the body's length in ten digits, and its zlib stream.
 MARK = b"\0zlib"
 _DIGITS = 10
@@ -74,7 +76,9 @@ def is_packed(column: ColumnElement[bytes]) -> ColumnElement[bool]:
 def length_of(column: ColumnElement[bytes]) -> ColumnElement[int]:
     """Return the length of what was received, without reading all of it."""
     stored = _as_stored(column)
-    told = sql_cast(sql_cast(func.substr(stored, len(MARK) + 1, _DIGITS), String), Integer)
+    digits = func.substr(stored, len(MARK) + 1, _DIGITS)
+    as_text = Either(sqlite=sql_cast(digits, String), postgresql=func.encode(digits, "escape"))
+    told = sql_cast(as_text, Integer)
     return case((is_packed(column), told), else_=func.length(stored))
 
 

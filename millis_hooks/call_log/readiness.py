@@ -8,12 +8,13 @@ import time
 from concurrent.futures import Future
 from datetime import UTC, datetime
 
-from sqlalchemy import Connection, delete, insert
+from sqlalchemy import Connection
 from sqlalchemy.exc import DatabaseError
 
 from ..exceptions import StorageError, StorageOutageError, WrongFileError
 from .database import Database, describe, is_damage
 from .deliveries import Delivery, insert_deliveries
+from .dialects import upsert
 from .log_file import DAMAGED
 from .tables import keys, metadata
 from .writer import Writer
@@ -66,7 +67,7 @@ def require_sound(database: Database) -> None:
             insert_deliveries(connection, [_DELIVERY])
             trial.rollback()
     except DatabaseError as error:
-        if is_damage(error):
+        if is_damage(error) and database.is_file:
             raise WrongFileError(DAMAGED.format(path=database.path, why=error.orig)) from error
         raise StorageError(f"The call log cannot be used: {describe(error)}.") from error
 
@@ -76,9 +77,9 @@ def _try(connection: Connection) -> None:
         insert_deliveries(connection, [_DELIVERY])
         trial.rollback()
     # What is taken back never reaches the disk, and the disk is what this is about.
-    connection.execute(delete(keys).where(keys.c.name == _PROBE_NAME))
-    value = secrets.token_bytes(_PROBE_BYTES)
-    connection.execute(insert(keys).values(name=_PROBE_NAME, value=value))
+    new = upsert(connection, keys).values(name=_PROBE_NAME, value=secrets.token_bytes(_PROBE_BYTES))
+    changed = {"value": new.excluded.value}
+    connection.execute(new.on_conflict_do_update(index_elements=["name"], set_=changed))
 
 
 _DELIVERY = Delivery(

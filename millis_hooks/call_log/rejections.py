@@ -17,9 +17,9 @@ from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 from sqlalchemy import Connection, Insert, Select, delete, func, insert, select, update
-from sqlalchemy.dialects.sqlite import insert as insert_or
 
 from .deliveries import Kind
+from .dialects import upsert
 from .tables import rejection_counts, rejections
 
 logger = logging.getLogger("millis_hooks.call_log")
@@ -223,7 +223,7 @@ def _write(
     for alike in rows.keys() & notes.alike.keys():
         _add_to(connection, rows[alike], notes.alike[alike])
     for reason, tally in notes.counts.items():
-        connection.execute(_count(reason, tally))
+        connection.execute(_count(connection, reason, tally))
     new = {
         alike: _insert(connection, notes.firsts[alike], told, notes.alike[alike])
         for alike, told in described.items()
@@ -264,11 +264,12 @@ def _add_to(connection: Connection, row_id: int, tally: _Tally) -> None:
     connection.execute(update(rejections).where(rejections.c.id == row_id).values(more))
 
 
-def _count(reason: _Reason, tally: _Tally) -> Insert:
+def _count(connection: Connection, reason: _Reason, tally: _Tally) -> Insert:
     c = rejection_counts.c
     named = dict(zip((c.webhook, c.status_code, c.reason), reason, strict=True))
-    row = insert_or(rejection_counts).values(
+    row = upsert(connection, rejection_counts).values(
         {**named, c.times: tally.times, c.first_at: tally.first_at, c.last_at: tally.last_at}
     )
     more = {"times": c.times + row.excluded.times, "last_at": row.excluded.last_at}
-    return row.on_conflict_do_update(index_elements=list(named), set_=more)
+    counted: Insert = row.on_conflict_do_update(index_elements=list(named), set_=more)
+    return counted

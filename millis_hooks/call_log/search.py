@@ -1,7 +1,7 @@
-"""Finding calls by what was said, by number and by id, on SQLite's trigram index.
+"""Finding calls by what was said, by number and by id, on an index of trigrams.
 
 A search is a substring in any case, not words. The index starts at three characters; shorter
-searches read every text.
+searches read every text. SQLite has the index in FTS5, PostgreSQL in pg_trgm.
 """
 
 from __future__ import annotations
@@ -14,15 +14,19 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Select,
+    Text,
     column,
     exists,
+    or_,
     select,
     table,
     text,
 )
 
+from .dialects import Either
+
 #: One row per call, under the call's id; `text` is its transcript, numbers and ids.
-call_search = table("call_search", column("rowid"), column("text"))
+call_search = table("call_search", column("rowid"), column("text", Text))
 CREATE_CALL_SEARCH = text("CREATE VIRTUAL TABLE call_search USING fts5(text, tokenize='trigram')")
 #: Lets the index have more parts before it merges them, which in a long log writes a third less.
 MERGE_SELDOM = text("INSERT INTO call_search (call_search, rank) VALUES ('automerge', 16)")
@@ -76,7 +80,11 @@ def index_match(query: str) -> ColumnElement[bool] | None:
 
 
 def _contains(query: str) -> ColumnElement[bool]:
-    return call_search.c.text.contains(query, autoescape=True)
+    held = call_search.c.text
+    return Either(
+        sqlite=held.contains(query, autoescape=True),
+        postgresql=held.icontains(query, autoescape=True),
+    )
 
 
 def excerpts(connection: Connection, query: str, call_ids: Sequence[int]) -> dict[int, Excerpt]:
@@ -92,9 +100,10 @@ def excerpts(connection: Connection, query: str, call_ids: Sequence[int]) -> dic
 def _matches(query: str) -> ColumnElement[bool]:
     # A quoted string is the one form in which FTS5 reads no operators.
     quoted = (phrase.replace('"', '""') for phrase in _phrases(query))
-    return call_search.c.text.op("MATCH", is_comparison=True)(
-        " OR ".join(f'"{phrase}"' for phrase in quoted)
-    )
+    held = call_search.c.text
+    match = held.op("MATCH", is_comparison=True)(" OR ".join(f'"{phrase}"' for phrase in quoted))
+    like = or_(*(held.icontains(phrase, autoescape=True) for phrase in _phrases(query)))
+    return Either(sqlite=match, postgresql=like)
 
 
 def _phrases(query: str) -> list[str]:

@@ -7,11 +7,13 @@ they came; every other column is derived from them and can be derived again.
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    ColumnElement,
     DateTime,
     Dialect,
     Float,
@@ -25,9 +27,11 @@ from sqlalchemy import (
     TypeDecorator,
     and_,
     literal_column,
+    true,
 )
 
 from .raw_bytes import RawBytes
+from .values import MAX_KEY_CHARS, short_key
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -42,13 +46,34 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.astimezone(UTC).replace(tzinfo=None)
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        return value.replace(tzinfo=UTC) if value is not None and value.tzinfo is None else value
+        if value is None or value.tzinfo is UTC:
+            return value
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class Key(TypeDecorator[str]):
+    """Text that is looked up by. An absurdly long one is kept, and found, by its beginning and
+    what tells it from others: no index of PostgreSQL takes it whole."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        return value if value is None or len(value) <= MAX_KEY_CHARS else short_key(value)
 
 
 #: A row number: SQLite only counts up a column that is exactly INTEGER.
 RowId = BigInteger().with_variant(Integer(), "sqlite")
 
 metadata = MetaData()
+
+
+def _partial_index(
+    name: str, *columns: Column[Any], where: ColumnElement[bool], unique: bool = False
+) -> None:
+    """Have an index of some of the rows."""
+    Index(name, *columns, unique=unique, sqlite_where=where, postgresql_where=where)
+
 
 #: Every request as it came: evidence. Only `outcome` and `reason` may change, once, when nothing
 #: can be derived from a delivery that was stored.
@@ -57,7 +82,7 @@ deliveries = Table(
     metadata,
     Column("id", RowId, primary_key=True),
     Column("kind", Text, nullable=False),  # prefetch | end_of_call
-    Column("session_id", Text),  # None when the message names none or could not be read
+    Column("session_id", Key),  # None when the message names none or could not be read
     Column("received_at", UtcDateTime, nullable=False),
     # prefetch: fresh | default | last_good | late | failed;
     # end of call: stored | unparsed;  either, before schema 0004: rejected
@@ -79,21 +104,22 @@ deliveries = Table(
     Column("source", Text),
     # rehearsed, and handlers are asked to do nothing in earnest
     Column("dry_run", Boolean, nullable=False, default=False),
+    Column("trace", Text),  # its context as W3C writes it (traceparent), where calls are traced
     sqlite_autoincrement=True,
 )
 Index("ix_deliveries_session", deliveries.c.session_id, deliveries.c.id)
 #: Spelled out, not bound: SQLite then sees that the index below answers it.
 IS_UNPARSED = deliveries.c.outcome == literal_column("'unparsed'")
-Index("ix_deliveries_unparsed", deliveries.c.id, sqlite_where=IS_UNPARSED)
+_partial_index("ix_deliveries_unparsed", deliveries.c.id, where=IS_UNPARSED)
 Index("ix_deliveries_received", deliveries.c.received_at, deliveries.c.id)
 #: Few, however long the log.
 IS_NOT_BEST = deliveries.c.outcome.not_in([literal_column("'fresh'"), literal_column("'stored'")])
-Index(
+_partial_index(
     "ix_deliveries_outcome",
     deliveries.c.outcome,
     deliveries.c.received_at,
     deliveries.c.id,
-    sqlite_where=IS_NOT_BEST,
+    where=IS_NOT_BEST,
 )
 
 #: Deliveries stored but not yet processed; written in the transaction that stores them.
@@ -105,20 +131,20 @@ calls = Table(
     "calls",
     metadata,
     Column("id", RowId, primary_key=True),
-    Column("session_id", Text, nullable=False, unique=True),
+    Column("session_id", Key, nullable=False, unique=True),
     Column("received_at", UtcDateTime, nullable=False),  # the first delivery of this session
     # the end-of-call the columns below come from: the first one; None while live or lost
     Column("delivery_id", RowId, ForeignKey("deliveries.id")),
     Column("ended_at", UtcDateTime),  # when that end-of-call was received
-    Column("call_id", Text),
-    Column("agent_id", Text),
+    Column("call_id", Key),
+    Column("agent_id", Key),
     Column("channel", Text),  # phone | web | chat
     Column("direction", Text),  # inbound | outbound, when own numbers tell
-    Column("from_phone", Text),
-    Column("to_phone", Text),
+    Column("from_phone", Key),
+    Column("to_phone", Key),
     Column("customer_phone", Text),
     Column("provider", Text),
-    Column("call_status", Text),
+    Column("call_status", Key),
     Column(
         "outcome", Text
     ),  # completed | chat | voicemail | timeout | failed | unreached | unknown
@@ -141,7 +167,7 @@ calls = Table(
 Index("ix_calls_received", calls.c.received_at, calls.c.id)
 Index("ix_calls_agent", calls.c.agent_id, calls.c.received_at)
 Index("ix_calls_outcome", calls.c.outcome, calls.c.received_at)
-Index("ix_calls_open", calls.c.received_at, sqlite_where=calls.c.ended_at.is_(None))
+_partial_index("ix_calls_open", calls.c.received_at, where=calls.c.ended_at.is_(None))
 #: The customer's number is one of these two.
 Index("ix_calls_from", calls.c.from_phone, calls.c.received_at)
 Index("ix_calls_to", calls.c.to_phone, calls.c.received_at)
@@ -149,11 +175,11 @@ Index("ix_calls_status", calls.c.call_status, calls.c.received_at)
 Index("ix_calls_channel", calls.c.channel, calls.c.direction, calls.c.received_at)
 Index("ix_calls_duration", calls.c.duration_s)
 Index("ix_calls_cost", calls.c.cost_total)
-IS_REPEATED = calls.c.repeated == literal_column("1")
-Index("ix_calls_repeated", calls.c.received_at, sqlite_where=IS_REPEATED)
+IS_REPEATED = calls.c.repeated == true()
+_partial_index("ix_calls_repeated", calls.c.received_at, where=IS_REPEATED)
 #: Of these some may have got a run since, by a replay.
-IS_UNHANDLED = calls.c.unhandled == literal_column("1")
-Index("ix_calls_unhandled", calls.c.received_at, sqlite_where=IS_UNHANDLED)
+IS_UNHANDLED = calls.c.unhandled == true()
+_partial_index("ix_calls_unhandled", calls.c.received_at, where=IS_UNHANDLED)
 #: Without it SQLite reads all calls to delete one delivery, as one of them may refer to it.
 Index("ix_calls_delivery", calls.c.delivery_id)
 
@@ -162,7 +188,7 @@ call_metadata = Table(
     "call_metadata",
     metadata,
     Column("call_id", RowId, ForeignKey("calls.id", ondelete="CASCADE"), primary_key=True),
-    Column("key", Text, primary_key=True),
+    Column("key", Key, primary_key=True),
     Column("value", Text, nullable=False),  # its first characters
     Column("received_at", UtcDateTime, nullable=False),  # that of the call, to list by
     sqlite_with_rowid=False,
@@ -193,10 +219,10 @@ handler_runs = Table(
     metadata,
     Column("id", RowId, primary_key=True),
     Column("call_id", RowId, ForeignKey("calls.id", ondelete="CASCADE"), nullable=False),
-    Column("handler", Text, nullable=False),
+    Column("handler", Key, nullable=False),
     Column("state", Text, nullable=False),  # pending | running | succeeded | failed | parked
     Column("created_at", UtcDateTime, nullable=False),
-    Column("hook", Text, nullable=False),  # end_of_call | parked
+    Column("hook", Key, nullable=False),  # end_of_call | parked
     Column("is_latest", Boolean, nullable=False),  # False once a replay took its place
     Column("is_replay", Boolean, nullable=False),  # a person asked for it
     # the run, of the same call, that a handler of the hook `parked` is told about
@@ -209,27 +235,27 @@ handler_runs = Table(
 )
 IS_OF_CALL = and_(
     handler_runs.c.hook == literal_column("'end_of_call'"),
-    handler_runs.c.is_latest == literal_column("1"),
+    handler_runs.c.is_latest == true(),
 )
-Index(
+_partial_index(
     "ux_handler_runs_latest",
     handler_runs.c.call_id,
     handler_runs.c.handler,
     unique=True,
-    sqlite_where=IS_OF_CALL,
+    where=IS_OF_CALL,
 )
 #: What nobody is done with: few rows, however long the log.
 IS_OPEN = handler_runs.c.state != literal_column("'succeeded'")
-Index(
+_partial_index(
     "ix_handler_runs_open",
     handler_runs.c.state,
     handler_runs.c.hook,
     handler_runs.c.handler,
     handler_runs.c.id,
-    sqlite_where=IS_OPEN,
+    where=IS_OPEN,
 )
 HAS_FAILED = handler_runs.c.state == literal_column("'failed'")
-Index("ix_handler_runs_due", handler_runs.c.due_at, sqlite_where=HAS_FAILED)
+_partial_index("ix_handler_runs_due", handler_runs.c.due_at, where=HAS_FAILED)
 Index("ix_handler_runs_call", handler_runs.c.call_id, handler_runs.c.id)
 
 attempts = Table(
@@ -255,8 +281,8 @@ Index("ux_attempts_number", attempts.c.run_id, attempts.c.number, unique=True)
 handlers = Table(
     "handlers",
     metadata,
-    Column("hook", Text, primary_key=True),  # prefetch | end_of_call | parked
-    Column("name", Text, primary_key=True),
+    Column("hook", Key, primary_key=True),  # prefetch | end_of_call | parked
+    Column("name", Key, primary_key=True),
     Column("max_attempts", Integer, nullable=False),
     Column("timeout_s", Float, nullable=False),
     Column("repeatable", Boolean, nullable=False),  # may a person replay its runs
@@ -272,7 +298,7 @@ drift = Table(
     Column("id", RowId, primary_key=True),
     Column("delivery_id", RowId, ForeignKey("deliveries.id", ondelete="CASCADE"), nullable=False),
     Column("kind", Text, nullable=False),  # unknown_field | unknown_value | unreadable
-    Column("path", Text, nullable=False),  # where in the payload: chat[].role
+    Column("path", Key, nullable=False),  # where in the payload: chat[].role
     Column("sample", Text, nullable=False),  # what was found, masked and short
     Column("seen_at", UtcDateTime, nullable=False),  # when the delivery was received
     sqlite_autoincrement=True,
@@ -295,7 +321,7 @@ hours = Table(
 summaries = Table(
     "summaries",
     metadata,
-    Column("agent_id", Text, primary_key=True),  # "" for the calls of all agents, and of none
+    Column("agent_id", Key, primary_key=True),  # "" for the calls of all agents, and of none
     Column("hour", Text, primary_key=True),
     Column("numbers", Text, nullable=False),  # JSON
     Column("samples", LargeBinary, nullable=False),  # each value, as doubles, little-endian
@@ -337,7 +363,7 @@ operator_sessions = Table(
     "operator_sessions",
     metadata,
     Column("id_hash", Text, primary_key=True),  # SHA-256 of the id in the cookie, in hex
-    Column("operator", Text, nullable=False),
+    Column("operator", Key, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
     Column("last_seen_at", UtcDateTime, nullable=False),  # to the minute
     # the earlier of `ends_at` and, where there is one, `idle_s` after it was last seen
@@ -354,7 +380,7 @@ Index("ix_operator_sessions_operator", operator_sessions.c.operator)
 operators = Table(
     "operators",
     metadata,
-    Column("name", Text, primary_key=True),
+    Column("name", Key, primary_key=True),
     Column("role", Text, nullable=False),  # view | operate
     Column("password_hash", Text, nullable=False),  # argon2id, in the PHC format
     Column("created_at", UtcDateTime, nullable=False),
@@ -366,7 +392,7 @@ deeds = Table(
     metadata,
     Column("id", RowId, primary_key=True),
     Column("at", UtcDateTime, nullable=False),
-    Column("operator", Text),  # None: somebody of a name that is nobody's
+    Column("operator", Key),  # None: somebody of a name that is nobody's
     Column("action", Text, nullable=False),  # sign_in | refused | replay | reveal | ...
     Column("subject", Text),  # what it was done to, such as a session id
     Column("client", Text),  # the network address it came from
@@ -381,8 +407,16 @@ Index("ix_deeds_operator", deeds.c.operator, deeds.c.id)
 outbound_calls = Table(
     "outbound_calls",
     metadata,
-    Column("session_id", Text, primary_key=True),
+    Column("session_id", Key, primary_key=True),
     Column("started_at", UtcDateTime, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+#: Sessions that somebody wanted forgotten, so that they are not fetched from Millis again.
+forgotten = Table(
+    "forgotten",
+    metadata,
+    Column("session_hash", LargeBinary, primary_key=True),  # as `deliveries.content_hash` makes it
     sqlite_with_rowid=False,
 )
 
@@ -399,6 +433,6 @@ reconciled = Table(
 keys = Table(
     "keys",
     metadata,
-    Column("name", Text, primary_key=True),
+    Column("name", Key, primary_key=True),
     Column("value", LargeBinary, nullable=False),
 )

@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import math
 from datetime import UTC, datetime
+from hashlib import blake2b
 
 _MAX_INT = 2**63 - 1
 _MAX_CHARS = 1_000_000
+#: Of four bytes each they still fit into an index of PostgreSQL, with what else is in it.
+MAX_KEY_CHARS = 500
+_KEY_HASH_BYTES = 16
 
 
 def clean_text(text: str | None, *, max_chars: int = _MAX_CHARS) -> str | None:
@@ -21,6 +25,21 @@ def clean_text(text: str | None, *, max_chars: int = _MAX_CHARS) -> str | None:
     if text.isascii():
         return text.replace("\0", "�")
     return text.replace("\0", "�").encode("utf-8", "replace").decode()
+
+
+def clean_id(text: str | None) -> str | None:
+    """Return an id, or what else is looked up by, as a column has it; see `short_key`."""
+    cleaned = clean_text(text)
+    return None if cleaned is None else short_key(cleaned)
+
+
+def short_key(text: str) -> str:
+    """Return the text, or of an absurdly long one its beginning and a hash; it stays so if done
+    again."""
+    if len(text) <= MAX_KEY_CHARS:
+        return text
+    digest = blake2b(text.encode("utf-8", "replace"), digest_size=_KEY_HASH_BYTES).hexdigest()
+    return f"{text[: MAX_KEY_CHARS - len(digest) - 1]}~{digest}"
 
 
 def clean_int(number: int | None) -> int | None:

@@ -21,9 +21,11 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
+from ..counts import WriterCounts
 from ..exceptions import StorageError, StorageOutageError
 from .database import describe, is_outage
 from .deliveries import Delivery, insert_deliveries
+from .transactions import Transactions
 
 logger = logging.getLogger("millis_hooks.call_log")
 
@@ -73,9 +75,10 @@ class Writer:
 
     def __init__(self, engine: Engine, *, on_stored: Callable[[], None] = lambda: None) -> None:
         """Call `on_stored` on the writing thread after each commit that stored deliveries."""
-        self._engine = engine
+        self._transactions = Transactions(engine)
         self._on_stored = on_stored
         self.is_flooded = False
+        self.counts = WriterCounts()
         self._queue: SimpleQueue[_Store | _Job | None] = SimpleQueue()
         self._records: list[Delivery] = []
         self._kept: list[Delivery] = []  # could not be written yet; touched by the thread alone
@@ -85,6 +88,11 @@ class Writer:
         self._lock = threading.Lock()  # nothing comes in between a check and what follows from it
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="millis-hooks-writer", daemon=True)
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for the next commit, about."""
+        return self._queue.qsize()
 
     def start(self) -> None:
         self._thread.start()
@@ -99,7 +107,8 @@ class Writer:
     async def store(self, delivery: Delivery) -> None:
         """Return once the delivery is synced to disk; raise `StorageError` if it is not.
 
-        That takes `BUSY_TIMEOUT_S` at most, where another program has the call log locked.
+        That takes `BUSY_TIMEOUT_S` at most, where another program has the call log locked or the
+        server of the database is gone.
         """
         store = _Store(delivery)
         self._put(store)
@@ -140,7 +149,9 @@ class Writer:
         if self._kept:
             self._commit([], [self._kept.pop(0)])
             self._write_all()
-            _note_lost(len(self._kept))
+            self._note_lost(len(self._kept))
+        with suppress(SQLAlchemyError):
+            self._transactions.close()
 
     def _write_all(self) -> None:
         """Write what comes, until it is closed and nothing is left."""
@@ -176,21 +187,27 @@ class Writer:
             dropped, self._dropped = self._dropped, 0
         if dropped:
             logger.warning("%d prefetch records dropped: too many at once", dropped)
+            self.counts.lost += dropped
         return records
 
     def _commit(self, group: Sequence[_Store | _Job], records: Sequence[Delivery]) -> None:
         stores = [item for item in group if isinstance(item, _Store)]
         jobs = [item for item in group if isinstance(item, _Job)]
-        begun = False
+        batch = [*(store.delivery for store in stores), *records]
+        begun, started = False, time.perf_counter()
+
+        def write(connection: Connection) -> None:
+            nonlocal begun
+            begun = True
+            if batch:
+                insert_deliveries(connection, batch)
+            for job in jobs:
+                _attempt(connection, job)
+
         try:
-            with self._engine.begin() as connection:
-                begun = True
-                batch = [*(store.delivery for store in stores), *records]
-                if batch:
-                    insert_deliveries(connection, batch)
-                for job in jobs:
-                    _attempt(connection, job)
+            self._transactions.run(write)
         except Exception as error:
+            begun = begun and not isinstance(error, StorageOutageError)
             if begun and len(group) + len(records) > 1:
                 self._commit_each(group, records)
             elif begun:
@@ -203,6 +220,8 @@ class Writer:
             for job in jobs:
                 _settle(job)
             if batch:  # work may have written nothing
+                self.counts.batches.add(len(batch))
+                self.counts.seconds.add(time.perf_counter() - started)
                 self._trouble.end()
                 self._take_back_kept()
                 self._on_stored()
@@ -220,19 +239,25 @@ class Writer:
     def _fail(
         self, group: Sequence[_Store | _Job], records: Sequence[Delivery], error: Exception
     ) -> None:
+        self.counts.failed += 1
         self._trouble.note(error)
         _refuse(group, error)
         if is_outage(error):
             self._keep(records)
         else:
-            _note_lost(len(records))
+            self._note_lost(len(records))
 
     def _keep(self, records: Sequence[Delivery]) -> None:
         """Have them tried again later, as many as memory may hold."""
         room = max(MAX_RECORDS - len(self._kept), 0)
         self._kept += records[:room]
         self._retry_at = time.monotonic() + RETRY_S
-        _note_lost(len(records[room:]))
+        self._note_lost(len(records[room:]))
+
+    def _note_lost(self, records: int) -> None:
+        if records:
+            logger.warning("%d records of requests could not be written and are lost", records)
+            self.counts.lost += records
 
     def _drain(self) -> list[_Store | _Job]:
         """Take all who wait."""
@@ -270,11 +295,6 @@ class _Trouble:
         if self.is_outage:
             logger.info("deliveries are stored again")
         self._reason, self.is_outage = None, False
-
-
-def _note_lost(records: int) -> None:
-    if records:
-        logger.warning("%d records of requests could not be written and are lost", records)
 
 
 def _body_bytes(item: _Store | _Job | None) -> int:

@@ -8,10 +8,11 @@ from typing import Annotated
 
 import typer
 
+from ..printable import printable
 from .opened_log import opened
 from .progress import progress
 from .removing import INTERRUPTED
-from .terminal import fail, printable
+from .terminal import fail
 from .vacuum import megabytes
 
 

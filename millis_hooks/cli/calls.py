@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..printable import printable
 from .opened_log import opened
 from .runs import marked, tried, trouble, when
-from .terminal import add_row, console, fail, note, print_json, printable, table
+from .terminal import add_row, console, fail, note, print_json, table
 
 if TYPE_CHECKING:
     from ..call_log.queries import Queries

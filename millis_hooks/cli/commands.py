@@ -21,6 +21,7 @@ from . import (
     import_calls,
     operator,
     prune,
+    reconcile,
     reparse,
     replay,
     runs,
@@ -28,6 +29,7 @@ from . import (
     serving,
     simulate,
     starter_app,
+    tail,
     vacuum,
 )
 from .terminal import Commands
@@ -36,7 +38,6 @@ app = typer.Typer(
     cls=Commands,
     help="Receive Millis AI webhooks: answer prefetch in time, keep every end-of-call.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,  # its frames show local variables, and so secrets
 )
 app.command("new")(starter_app.new)
@@ -49,8 +50,10 @@ app.command("calls")(calls.list_calls)
 # Session ids begin with a dash.
 app.command("show", context_settings={"ignore_unknown_options": True})(calls.show)
 app.command("runs")(runs.list_runs)
+app.command("tail")(tail.tail)
 app.command("doctor")(doctor.doctor)
 app.command("drift")(drift.drift)
+app.command("reconcile")(reconcile.reconcile)
 app.command("reparse")(reparse.reparse)
 app.command("export")(export.export)
 app.command("import")(import_calls.import_calls)

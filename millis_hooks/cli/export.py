@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, cast
 import typer
 
 from ..exceptions import ConfigError
+from ..printable import printable
 from . import call_options as options
 from .new_file import new_file
 from .opened_log import opened
 from .progress import progress
 from .recorded import record
-from .terminal import fail, note, printable
+from .terminal import fail, note
 
 if TYPE_CHECKING:
     from ..call_log.database import Database

@@ -9,11 +9,12 @@ import typer
 
 from ..exceptions import ConfigError
 from ..phones import digits_of
+from ..printable import printable
 from .opened_log import opened
 from .progress import progress
 from .recorded import record
 from .removing import INTERRUPTED, ask, carry_out, is_served, rested, told_kept
-from .terminal import fail, note, printable
+from .terminal import fail, note
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, BinaryIO, NoReturn
 
@@ -18,7 +17,6 @@ from .progress import progress
 from .terminal import fail, note
 
 if TYPE_CHECKING:
-    from ..call_log.deliveries import Delivery
     from ..call_log.transfer.documents import Document
     from ..call_log.transfer.importing import Importer, Tally
     from ..settings import Settings
@@ -83,25 +81,18 @@ def import_calls(
 def _importer(settings: Settings) -> Iterator[Importer]:
     from ..call_log.transfer.importing import Importer
     from ..call_log.writer import Writer
+    from ..redaction import redacting
 
     with opened(settings) as database:
         writer = Writer(database.writer)
         writer.start()
         try:
             yield Importer(
-                database, writer, own_numbers=settings.own_numbers, redact=_redaction(settings)
+                database, writer, own_numbers=settings.own_numbers, redact=redacting(settings)
             )
         finally:
             writer.close()
 
-
-def _redaction(settings: Settings) -> Callable[[Delivery], Delivery] | None:
-    """Return what the service does to deliveries before it stores them, if anything."""
-    if not settings.redact_before_store:
-        return None
-    from ..redaction import policy_of, redact
-
-    return partial(redact, mask=policy_of(settings))
 
 
 def _size(files: Sequence[Path]) -> int | None:

@@ -23,13 +23,13 @@ def opened(settings: Settings) -> Iterator[Database]:
     from sqlalchemy import make_url
     from sqlalchemy.exc import SQLAlchemyError
 
-    from ..call_log.database import Database
+    from ..call_log.database import is_file, open_database
     from ..exceptions import StorageError
 
     file = Path(make_url(settings.database_url).database or "")
-    if not file.is_file():
+    if is_file(settings.database_url) and not file.is_file():
         fail(f"There is no call log {file}. MILLIS_HOOKS_DATABASE_URL says where it is.")
-    database = Database(settings.database_url)
+    database = open_database(settings.database_url)
     try:
         _require_known_schema(database)
         yield database
@@ -40,13 +40,12 @@ def opened(settings: Settings) -> Iterator[Database]:
 
 
 def _require_known_schema(database: Database) -> None:
-    from sqlalchemy import column, select, table
+    from ..call_log.migrations import HEAD
 
-    from ..call_log.migrations import HEAD, VERSION_TABLE
-
-    with database.reader.connect() as connection:
-        version = connection.scalar(select(column("version_num")).select_from(table(VERSION_TABLE)))
-    if version is None or version < HEAD:
+    version = database.schema_version()
+    if version is None:
+        fail("There is no call log in this database yet. The service makes it when it starts.")
+    if version < HEAD:
         fail("The call log is of an older millis_hooks. The service upgrades it when it starts.")
     if version > HEAD:
         fail("The call log is of a newer millis_hooks. Install that one.")

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..exceptions import ConfigError
+from ..printable import printable
 from .opened_log import opened
 from .recorded import record
-from .terminal import Commands, add_row, console, fail, note, printable, table
+from .terminal import Commands, add_row, console, fail, note, print_json, table
 
 if TYPE_CHECKING:
     from ..operators import Account
@@ -74,7 +75,9 @@ def add(
 
 
 @app.command("list")
-def list_operators() -> None:
+def list_operators(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
     """List the operators that were added."""
     from ..operators import accounts
     from ..settings import Settings
@@ -82,6 +85,9 @@ def list_operators() -> None:
     settings = Settings.load()
     with opened(settings) as database, database.reader.connect() as connection:
         listed = accounts.listed(connection)
+    if as_json:
+        print_json(listed)
+        return
     if listed:
         _print(listed)
     if settings.dashboard_password is not None:

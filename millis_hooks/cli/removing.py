@@ -34,9 +34,9 @@ def ask(question: str) -> None:
 
 def is_served(database: Database) -> bool:
     """Tell whether a service is at work on this log."""
-    from ..runs.holder import Holder
+    from ..runs.holder import holder_of
 
-    place = Holder(database.runner_lock)
+    place = holder_of(database)
     try:
         return not place.hold()
     except OSError:  # no service could have made the file either

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..exceptions import ConfigError
+from ..printable import printable
 from .moments import read_moment
 from .opened_log import opened
 from .recorded import record
 from .runs import STATES, require_known
-from .terminal import console, fail, note, printable
+from .terminal import console, fail, note
 
 if TYPE_CHECKING:
     from ..call_log.database import Database

@@ -12,8 +12,9 @@ import typer
 
 from ..exceptions import ConfigError
 from ..loopback import is_loopback
+from ..printable import printable
 from ..webhooks import given_url, secret_for, secret_header
-from .terminal import fail, printable
+from .terminal import fail
 
 if TYPE_CHECKING:
     from httpx2 import Response

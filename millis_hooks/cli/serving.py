@@ -29,9 +29,6 @@ TargetName = Annotated[
 Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is every one of them.")]
 Port = Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")]
 
-#: They write whole addresses, and so phone numbers, at INFO.
-_TALKATIVE = ("httpx", "httpx2", "httpcore", "httpcore2", "urllib3", "watchfiles", "alembic")
-
 
 class LogLevel(StrEnum):
     """From which level on lines are written."""
@@ -78,7 +75,7 @@ def dev(
         limits=_limits(found),
         reload=reload,
         reload_dirs=[found.directory],
-        log_config=log_config(LogLevel.INFO),
+        log_config=_log_config(LogLevel.INFO, found),
         announce=lambda: typer.echo(_welcome(found, generated, _address(host, port))),
     )
 
@@ -105,24 +102,17 @@ def run(
         host=host,
         port=port,
         limits=_limits(found),
-        log_config=log_config(log_level),
+        log_config=_log_config(log_level, found),
         announce=lambda: logging.getLogger("millis_hooks").info(
             "serving %s on %s", found.import_string, _address(host, port)
         ),
     )
 
 
-def log_config(level: LogLevel) -> dict[str, Any]:
-    """Return a logging configuration that writes lines to the console."""
-    line = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
-    return {
-        "version": 1,
-        "disable_existing_loggers": False,
-        "formatters": {"line": {"format": line}},
-        "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
-        "root": {"handlers": ["console"], "level": level.upper()},
-        "loggers": {name: {"level": "WARNING"} for name in _TALKATIVE},
-    }
+def _log_config(level: LogLevel, target: Target) -> dict[str, Any]:
+    from ..logs import log_config
+
+    return log_config(level, target.hooks.settings.log_format if target.hooks else "console")
 
 
 def _fill_in_secrets(host: str) -> Generated:
@@ -178,6 +168,7 @@ def _welcome(target: Target, generated: Generated, address: str) -> str:
         f"End of call  POST {end_of_call}",
         f"Dashboard    {base}/calls",
         f"Setup        {base}/setup",
+        *([f"Sandbox      {base}/sandbox"] if hooks.settings.sandbox else []),
         _sign_in(generated),
         "",
         "Send a sample call:",

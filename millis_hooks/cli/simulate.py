@@ -15,8 +15,9 @@ import typer
 
 from ..exceptions import ConfigError, SandboxOffError
 from ..loopback import is_loopback
+from ..printable import printable
 from .progress import progress
-from .terminal import add_row, console, note, printable, table
+from .terminal import add_row, console, note, table
 
 if TYPE_CHECKING:
     from ..call_log.queries import Queries

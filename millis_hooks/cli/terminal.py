@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import json
-import re
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
 from ..exceptions import MillisHooksError, StorageError
+from ..printable import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
-
-#: Control characters, what turns the direction of writing, and halves of surrogate pairs.
-_OBEYED = re.compile(
-    r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
-)
 
 #: Wide enough for every column where no terminal says how wide it is.
 _PIPED_WIDTH = 200
@@ -39,12 +34,6 @@ def explain(error: MillisHooksError) -> str:
     if isinstance(error, StorageError) and error.__cause__ is not None:
         return f"{error} ({getattr(error.__cause__, 'orig', None) or error.__cause__})"
     return str(error)
-
-
-def printable(text: str, *, one_line: bool = False) -> str:
-    """Return text that a terminal shows and does not obey; what it would obey is written out."""
-    shown = _OBEYED.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
-    return shown.replace("\n", "\\n") if one_line else shown
 
 
 def note(text: str) -> None:
@@ -85,6 +74,15 @@ def add_row(to: Table, *cells: str, one_line: bool = False) -> None:
 
 def print_json(view: object) -> None:
     """Print what the page's `.json` twin shows; JSON escapes what a terminal would obey."""
+    typer.echo(json.dumps(_plain(view), indent=2))
+
+
+def print_json_line(view: object) -> None:
+    """Print it in one line, for what reads line by line."""
+    typer.echo(json.dumps(_plain(view)))
+
+
+def _plain(view: object) -> Any:
     from ..dashboard.pages import as_json
 
-    typer.echo(json.dumps(json.loads(bytes(as_json(view).body)), indent=2))
+    return json.loads(bytes(as_json(view).body))

@@ -42,6 +42,7 @@ class Actions:
         deed: Action | None = None,
         subject: Subject = subject_of,
         recent: bool = False,
+        max_fields: int = 10,
     ) -> Route:
         """Return the route of a form: POST alone, and not a large one.
 
@@ -63,12 +64,13 @@ class Actions:
                 self._sign_in.record(request, operator, deed, subject(request, sent))
             return response
 
-        endpoint = partial(_answer_form, answer)
+        endpoint = partial(_answer_form, answer, max_fields)
         return Route(path, endpoint, methods=["POST"], name=name, max_body_size=MAX_FORM_BYTES)
 
 
-async def _answer_form(answer: _Answer, request: Request) -> Response:
-    return await run_in_threadpool(answer, request, await read_form(request))
+async def _answer_form(answer: _Answer, max_fields: int, request: Request) -> Response:
+    fields = await read_form(request, max_fields=max_fields)
+    return await run_in_threadpool(answer, request, fields)
 
 
 def _sign_in_path(request: Request) -> str:

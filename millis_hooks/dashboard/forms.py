@@ -10,9 +10,9 @@ MAX_FORM_BYTES = 16 * 1024
 _ROW_NUMBER_DIGITS = 18
 
 
-async def read_form(request: Request) -> dict[str, str]:
+async def read_form(request: Request, *, max_fields: int = 10) -> dict[str, str]:
     """Read the text fields of a form."""
-    async with request.form(max_files=0, max_fields=10) as form:
+    async with request.form(max_files=0, max_fields=max_fields) as form:
         # Browsers send every line break as CRLF, whatever it was on the page.
         return {
             name: value.replace("\r\n", "\n")

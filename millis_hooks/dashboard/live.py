@@ -46,9 +46,10 @@ RETRY_AFTER_S = 60
 RECONNECT_MS = 3000
 #: Between proxies that close what is silent. The session is looked at as often.
 HEARTBEAT_S = 15.0
-#: What happens so shortly after something was told is told together; longer where much happens.
+#: What happens so shortly after something was told is told together; where much happens, in so many
+#: times as long.
 GATHER_S = 1.0
-GATHER_MUCH_S = 5.0
+MUCH_PAUSES = 5
 #: What ending in good order may take when the service stops.
 STOP_S = 2.0
 #: A peer that takes nothing for so long is gone.
@@ -105,25 +106,22 @@ class Live:
         self, request: Request, listener: Listener, awake: asyncio.Event
     ) -> AsyncIterator[bytes]:
         yield _event(REFRESH, retry=RECONNECT_MS)
-        while not listener.is_closed:
-            if not await _is_set(awake, self._heartbeat_s):
-                yield ServerSentEvent(comment="").encode()
-            awake.clear()
-            if not await self._is_signed_in(request):
-                yield ServerSentEvent(event="signed-out", data="{}").encode()
-                return
-            changes = listener.take()
-            if changes:
-                yield b"".join(map(_event, changes))
-                pauses = GATHER_MUCH_S / GATHER_S if REFRESH in changes else 1
-                await asyncio.sleep(self._gather_s * pauses)
+        with suppress(StorageError):  # who cannot be looked up may come back
+            while not listener.is_closed:
+                if not await _is_set(awake, self._heartbeat_s):
+                    yield ServerSentEvent(comment="").encode()
+                awake.clear()
+                if not await self._is_signed_in(request):
+                    yield ServerSentEvent(event="signed-out", data="{}").encode()
+                    return
+                if changes := listener.take():
+                    yield b"".join(map(_event, changes))
+                    pauses = MUCH_PAUSES if REFRESH in changes else 1
+                    await _rest(listener, awake, self._gather_s * pauses)
 
     async def _is_signed_in(self, request: Request) -> bool:
         resume = partial(self._operators.resume, read_cookie(request), is_use=False)
-        try:
-            return await run_in_threadpool(resume) is not None
-        except StorageError:
-            return False
+        return await run_in_threadpool(resume) is not None
 
 
 def _event(change: Change, retry: int | None = None) -> bytes:
@@ -139,6 +137,17 @@ async def _close_at(stopping: anyio.Event, listener: Listener) -> None:
 def _set(loop: asyncio.AbstractEventLoop, awake: asyncio.Event) -> None:
     with suppress(RuntimeError):  # a loop that has ended has nobody left to tell
         loop.call_soon_threadsafe(awake.set)
+
+
+async def _rest(listener: Listener, awake: asyncio.Event, pause_s: float) -> None:
+    """Let changes gather for so long, unless nothing more will come."""
+    time = asyncio.get_running_loop().time
+    end, was_woken = time() + pause_s, False
+    while not listener.is_closed and (left_s := end - time()) > 0:
+        awake.clear()
+        was_woken |= await _is_set(awake, left_s)
+    if was_woken:
+        awake.set()
 
 
 async def _is_set(event: asyncio.Event, timeout_s: float) -> bool:

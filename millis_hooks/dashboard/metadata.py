@@ -45,8 +45,8 @@ def entries_of(
     before, told = _asked(prefetch), answer.get("metadata")
     answered = told if isinstance(told, dict) else {}
     after = event.metadata if event else before | answered
-    shown_before = dict(_shown(before, mask))
-    for key, (name, value) in _shown(after, mask):
+    shown_before = dict(shown_metadata(before, mask))
+    for key, (name, value) in shown_metadata(after, mask):
         entry = Entry(name, value)
         if prefetch is not None:
             entry = _compared(entry, key, before, answered, after, shown_before)
@@ -78,7 +78,7 @@ def _asked(prefetch: Delivery | None) -> dict[str, JsonValue]:
     return {**PrefetchRequest.parse(query).metadata}
 
 
-def _shown(
+def shown_metadata(
     metadata: Mapping[str, JsonValue], mask: MaskPolicy
 ) -> Iterable[tuple[str, tuple[str, JsonValue]]]:
     """Pair each key with its name and value as they may be seen."""

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from functools import partial
+from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -53,6 +54,9 @@ from .setup_forms import SetupForms, revealed
 from .sign_in import SignIn
 from .zones import choose_zone
 
+if TYPE_CHECKING:
+    from .sandbox import Sandbox
+
 logger = logging.getLogger("millis_hooks.dashboard")
 
 _EXPLANATIONS = {
@@ -77,14 +81,16 @@ def dashboard(
     setup: Setup | None = None,
     forgetting: Forgetting | None = None,
     reread: RereadDelivery | None = None,
+    sandbox: Sandbox | None = None,
 ) -> Starlette:
     """Return the dashboard, to be served alone or mounted under any path.
 
-    `news` tells its pages what changes; without it they stand still. Without `setup` or
-    `forgetting` there are no such pages, and without `reread` no such form.
+    `news` tells its pages what changes; without it they stand still. Without `setup`,
+    `forgetting` or `sandbox` there are no such pages, and without `reread` no such form.
     """
     told = news or Announcer()
-    return _Site(queries, operators, replay, settings, now, told, setup, forgetting, reread).app()
+    optional = (setup, forgetting, reread, sandbox)
+    return _Site(queries, operators, replay, settings, now, told, *optional).app()
 
 
 class _Site:
@@ -99,6 +105,7 @@ class _Site:
         setup: Setup | None,
         forgetting: Forgetting | None,
         reread: RereadDelivery | None,
+        sandbox: Sandbox | None,
     ) -> None:
         self._queries = queries
         self._pages = Pages(queries, settings, now)
@@ -112,6 +119,7 @@ class _Site:
         self._setup = setup
         self._forgetting = forgetting
         self._reread = reread
+        self._sandbox = sandbox
         self._operators = OperatorsPage(operators)
 
     def app(self) -> Starlette:
@@ -142,6 +150,7 @@ class _Site:
             *self._operators_routes(),
             *self._forgetting_routes(),
             *self._reread_routes(),
+            *self._sandbox_routes(),
             *self._page("/analytics", "analytics", self._analytics.show, query=ANALYTICS_QUERY),
             Route(
                 "/analytics/{chart}.csv", sign_in.required(self._chart_csv), name="analytics_csv"
@@ -208,7 +217,7 @@ class _Site:
                 "/reread", "reread", form.submit, deed="replay", subject=rereads.subject_of
             )
 
-    def _fragment(self, path: str, name: str, view: View) -> Route:
+    def _fragment(self, path: str, name: str, view: View, role: Role = "view") -> Route:
         """Return the route of what a page asks for to follow what has changed."""
 
         def fragment(request: Request, operator: Operator) -> Response:
@@ -219,7 +228,7 @@ class _Site:
             return self._pages.render(request, f"{name}.html", **context)
 
         # Pages ask by themselves: that somebody is there it does not say.
-        return Route(path, self._sign_in.required(fragment, is_use=False), name=name)
+        return Route(path, self._sign_in.required(fragment, role=role, is_use=False), name=name)
 
     def _export(self, format_: Format) -> Route:
         def file(request: Request, _: Operator) -> Response:
@@ -256,6 +265,22 @@ class _Site:
         form = self._forgetting
         yield from self._page("/forget", "forget", form.show, query=form.query, role="operate")
         yield self._actions.route("/forget", "forget_now", form.submit, deed="forget")
+
+    def _sandbox_routes(self) -> Iterator[Route]:
+        if self._sandbox is None:
+            return
+        from .sandbox.forms import SandboxForms
+
+        page, forms = self._sandbox, SandboxForms(self._sandbox, self._pages)
+        yield self._fragment("/sandbox/call", "sandbox_call", page.show, role="operate")
+        yield from self._page("/sandbox", "sandbox", page.show, query=page.QUERY, role="operate")
+        for path, act in (
+            ("start", forms.start),
+            ("say", forms.say),
+            ("function", forms.call_function),
+            ("end", forms.end),
+        ):
+            yield self._actions.route(f"/sandbox/{path}", f"sandbox_{path}", act, max_fields=120)
 
     def _openapi(self, request: Request, _: Operator) -> Response:
         root = request.scope.get("root_path", "")

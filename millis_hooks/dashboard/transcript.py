@@ -55,7 +55,7 @@ def lines_of(event: EndOfCall, mask: MaskPolicy) -> tuple[Line, ...]:
         elif message.tool_call_id not in called:
             result = mask.payload(message.content, Place.WORDS)
             lines.append(Line("tool", "tool", tool=Function("result", None, result)))
-    return tuple(_grouped(lines))
+    return tuple(grouped(lines))
 
 
 def functions_of(event: EndOfCall, mask: MaskPolicy) -> tuple[Function, ...]:
@@ -77,7 +77,8 @@ def _said(
         yield Line("tool", role, tool=tool)
 
 
-def _grouped(lines: Sequence[Line]) -> Iterator[Line]:
+def grouped(lines: Sequence[Line]) -> Iterator[Line]:
+    """Yield the lines, knowing which of them begin and end what one speaker says in a row."""
     speakers = [None, *((line.kind, line.role) for line in lines), None]
     for line, before, own, after in zip(lines, speakers, speakers[1:], speakers[2:], strict=False):
         yield replace(line, first=before != own, last=own != after)

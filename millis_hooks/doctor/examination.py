@@ -11,7 +11,7 @@ from pathlib import Path
 from sqlalchemy import Connection, NullPool, create_engine, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from ..call_log.database import describe
+from ..call_log.database import describe, is_file
 from ..call_log.log_file import connect, schema_version
 from ..call_log.migrations import HEAD
 from ..exceptions import StorageError
@@ -35,6 +35,11 @@ def examine(
     without `measures` the disk is not made to work.
     """
     yield from examine_settings(settings)
+    if not is_file(settings.database_url):
+        from .postgres import examine_postgres
+
+        yield from examine_postgres(settings.database_url, now)
+        return
     log = Path(str(make_url(settings.database_url).database)).resolve()
     yield from examine_disk(log, measures=measures)
     yield from examine_sqlite(sqlite3.sqlite_version_info)

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, and_, func, select
 
 from ..call_log.tables import IS_OPEN, IS_UNPARSED, deliveries, handler_runs, handlers, inbox
 from ..finding import Finding, ok, warn
-from ..runs.holder import Holder
+from ..runs.holder import FileHolder
 
 _UNREAD_FOR = timedelta(minutes=1)
 _PENDING_FOR = timedelta(minutes=10)
@@ -29,7 +29,7 @@ def examine_runner(lock: Path) -> Finding:
 
 
 def _is_held(lock: Path) -> bool:
-    holder = Holder(lock)
+    holder = FileHolder(lock)
     if not lock.exists():
         return False
     try:

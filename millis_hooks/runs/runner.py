@@ -18,23 +18,29 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from queue import Empty, SimpleQueue
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from ..call_log.writer import Writer
+from ..counts import AttemptCounts
+from ..events import EndOfCall
 from ..exceptions import HandlerTimeoutError, StorageError
 from ..failures import describe_failure
+from ..lines import Attempt, log_attempt, trace_id
 from ..routing import DEFAULT_TIMEOUT_S, Handler, Router
-from ..running import Finished, Running
+from ..running import NOTHING_AROUND, Around, Finished, Running
 from ..workbench import Workbench
 from . import ledger
 from .holder import Holder
 from .ledger import AttemptEnd, ClaimedRun
 from .places import Places
-from .verdict import HandedBackError, end_of_attempt
+from .verdict import OUTCOMES, HandedBackError, end_of_attempt
 from .work import Bodies, event_of, read_bodies
+
+if TYPE_CHECKING:
+    from ..tracing import Tracing
 
 logger = logging.getLogger("millis_hooks.runs")
 
@@ -74,6 +80,8 @@ class _AtWork:
     run: ClaimedRun
     handler: Handler
     running: Running | None = None
+    session_id: str | None = None
+    trace: str | None = None
     is_late: bool = False
 
     @property
@@ -102,6 +110,7 @@ class Runner:
         concurrency: int,
         own_numbers: frozenset[str] = frozenset(),
         tell: Callable[[Collection[int]], None] = lambda call_ids: None,
+        tracing: Tracing | None = None,
         now: Callable[[], datetime] = _utc_now,
     ) -> None:
         """Call `tell` with the ids of calls of which runs began or ended."""
@@ -113,12 +122,15 @@ class Runner:
         self._concurrency = concurrency
         self._own_numbers = own_numbers
         self._tell = tell
+        self._tracing = tracing
         self._now = now
         self._latest = now()
         self._unknown_at = time.monotonic()
         self._served: Counter[tuple[str, str]] = Counter()  # when each was served last, in turns
         self._turns = 0
         self._at_work: set[_AtWork] = set()
+        handlers = [(each.hook, each.name) for each in router if each.hook != "prefetch"]
+        self.counts = AttemptCounts(handlers, OUTCOMES)
         self._ended: list[AttemptEnd] = []
         self._notes: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._stop_at: float | None = None
@@ -276,9 +288,27 @@ class Runner:
             self._finished(at_work, Finished(error=error))
             self._left(at_work)
         else:
+            at_work.session_id = (event if isinstance(event, EndOfCall) else event.call).session_id
+            at_work.trace = bodies[run.call_id].trace
             at_work.running = self._workbench.run(
-                handler, event, partial(self._finished, at_work), partial(self._left, at_work)
+                handler,
+                event,
+                partial(self._finished, at_work),
+                partial(self._left, at_work),
+                around=self._around(at_work),
             )
+
+    def _around(self, at_work: _AtWork) -> Around:
+        if self._tracing is None:
+            return NOTHING_AROUND
+        run = at_work.run
+        return self._tracing.attempt(
+            at_work.trace,
+            run_id=run.id,
+            handler=run.handler,
+            number=run.attempt,
+            session_id=at_work.session_id,
+        )
 
     def _finished(self, at_work: _AtWork, finished: Finished) -> None:
         """Called on the handler's thread: only leaves a note for ours."""
@@ -296,11 +326,19 @@ class Runner:
             self._at_work.discard(at_work)
         end = end_of_attempt(run, at_work.handler, finished, self._now(), random.random)
         self._ended.append(end)
-        if end.failure is not None:
-            logger.warning(
-                "run %d of %s, attempt %d: %s; it is %s now",
-                *(run.id, run.handler, run.attempt, end.failure, end.state),
+        if end.outcome != "not_wanted":
+            self.counts.outcomes[run.hook, run.handler, end.outcome] += 1
+            self.counts.seconds.add(end.duration_ms / 1000)
+            attempt = Attempt(
+                run_id=run.id,
+                handler=run.handler,
+                attempt=run.attempt,
+                session_id=at_work.session_id,
+                outcome=end.outcome,
+                duration_ms=end.duration_ms,
+                trace_id=trace_id(at_work.trace),
             )
+            log_attempt(attempt, state=end.state, due_at=end.due_at, failure=end.failure)
 
     def _note_left(self, at_work: _AtWork) -> None:
         self._at_work.discard(at_work)

@@ -13,6 +13,9 @@ from ..routing import Handler
 from ..running import NOT_WANTED, Finished
 from .ledger import AttemptEnd, ClaimedRun
 
+#: How an attempt may end that was wanted.
+OUTCOMES = ("succeeded", "failed", "timed_out", "retry", "gave_up", "handed_back")
+
 
 class HandedBackError(HandlerError):
     """The service stopped before the handler ended."""

@@ -43,7 +43,13 @@ def event_of(
 
 _IDS: Any = bindparam("ids", expanding=True)
 _BODIES: Select[Any] = (
-    select(calls.c.id, deliveries.c.body, deliveries.c.source, deliveries.c.dry_run)
+    select(
+        calls.c.id,
+        deliveries.c.body,
+        deliveries.c.source,
+        deliveries.c.dry_run,
+        deliveries.c.trace,
+    )
     .join(deliveries, deliveries.c.id == calls.c.delivery_id)
     .where(calls.c.id.in_(_IDS))
 )

@@ -10,8 +10,9 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
+from typing import Any
 
 from ..call_status import CallStatus
 from ..failures import describe_failure
@@ -97,6 +98,13 @@ class Session:
         if not self._ended.done():
             self._ended.set_result(Ending(call_status, error_message))
 
+    def change(self, **changes: Any) -> None:
+        """Ask for another end: `vintage`, `faults` or `extra_fields` of the specification.
+
+        What comes before the end of the conversation it does not touch.
+        """
+        self.spec = replace(self.spec, **changes)
+
     async def run(self) -> SessionResult:
         """Go through the whole call; what goes wrong on the way is in its log."""
         try:
@@ -113,6 +121,8 @@ class Session:
         began_s = self._clock.elapsed_s()
         conversation = self._conversation(beginning, functions)
         ending = await self._converse(beginning, conversation)
+        spec = self.spec
+        desk = replace(desk, spec=spec)
         duration_s = self._clock.elapsed_s() - began_s
         desk.add(HungUp(duration_s=round(duration_s, 3), **asdict(ending)))
         if spec.policy.run_after_call == "before-end-of-call":

@@ -15,7 +15,9 @@ from .policy import Policy
 from .transport import Answer
 
 #: How a call comes about, and so how its metadata is attached.
-Way: TypeAlias = Literal["inbound", "outbound", "web-sdk", "widget", "websocket", "registered"]
+Way: TypeAlias = Literal[
+    "inbound", "outbound", "web-sdk", "widget", "websocket", "registered", "chat"
+]
 WAYS: tuple[Way, ...] = get_args(Way)
 PrefetchFault: TypeAlias = Literal["slow", "error", "bad-json", "unreachable"]
 PREFETCH_FAULTS: tuple[PrefetchFault, ...] = get_args(PrefetchFault)

@@ -246,7 +246,12 @@ _PLACES: Mapping[str, Places] = {
 
 def shown(step: Step, mask: MaskPolicy) -> dict[str, Any]:
     """Return a step as JSON, as it may be seen."""
-    masked = mask.payload(json.loads(json.dumps(step.as_json())), _PLACES)
+    return seen(json.loads(json.dumps(step.as_json())), mask)
+
+
+def seen(step: dict[str, Any], mask: MaskPolicy) -> dict[str, Any]:
+    """Return a step that is JSON already as it may be seen."""
+    masked = mask.payload(step, _PLACES)
     return masked if isinstance(masked, dict) else {}
 
 

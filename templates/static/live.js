@@ -27,11 +27,13 @@
   const forgetTimers = () => { timers.forEach(clearTimeout); timers = []; };
 
   // What is above the middle of the window grows upwards, so that what is below stays in its place.
+  // A column moves nothing that is beside it.
   function withoutMoving(region, change) {
     const { bottom, height } = region.getBoundingClientRect();
     const from_px = scrollY;
     change();
-    if (!region.closest("main") || bottom > innerHeight / 2) return;
+    const isAcross = region.offsetWidth > 0.8 * document.getElementById("main").clientWidth;
+    if (!isAcross || !region.closest("main") || bottom > innerHeight / 2) return;
     let grown_px = region.getBoundingClientRect().bottom + scrollY - bottom - from_px;
     if (from_px + grown_px < 0) {
       region.style.minHeight = `${height}px`;
@@ -108,6 +110,7 @@
   });
 
   const renewRegions = asker(async () => {
+    if (!document.querySelector("[data-live-region]")) return;
     const fresh = await parsed(location.href);
     for (const region of document.querySelectorAll("[data-live-region]")) {
       const renewed = fresh.getElementById(region.id);

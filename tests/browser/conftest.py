@@ -11,14 +11,14 @@ from typing import TypeAlias
 from urllib.parse import urlencode
 
 import pytest
-from playwright.sync_api import Browser, StorageState, sync_playwright
+from playwright.sync_api import Browser, StorageState, expect, sync_playwright
 from sites import PASSWORD, Server, Site
 from storage import eventually, opened, rows
 
 from millis_hooks.call_log.tables import handler_runs, inbox
 
 from .hostile import MARKUP, calls
-from .watched import Watched, watched
+from .watched import PATIENCE_MS, Watched, watched
 
 #: Enough for a second page of the list.
 ORDINARY_CALLS = 12
@@ -53,9 +53,10 @@ OpenTab: TypeAlias = Callable[..., AbstractContextManager[Watched]]
 @pytest.fixture(scope="package")
 def chromium() -> Iterator[Browser]:
     """A browser, without a window. Not for the whole session: its loop is the thread's."""
-    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+    path = shutil.which("chromium") or shutil.which("chromium-browser")
     if path is None and "CI" not in os.environ:
         pytest.skip("no chromium; on Debian: apt install chromium")
+    expect.set_options(timeout=PATIENCE_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path)
         yield browser

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from urllib.parse import urlencode
 
 from dashboard_site import Site as InProcess
 from sqlalchemy import select
@@ -19,6 +21,9 @@ EXAMPLES = {
     "delivery_id": deliveries.c.id,
     "rejection_id": rejections.c.id,
 }
+#: Pages that are about something their query names, and how many of these are opened.
+IN_QUERY = {"forget": "session_id"}
+_ENOUGH = 5
 #: Pages of nothing.
 NOT_THERE = ("/calls/-nobody", "/deliveries/999999999", "/nowhere")
 
@@ -32,6 +37,10 @@ def page_names() -> list[str]:
 def paths_of(name: str, folder: Path) -> Iterator[str]:
     """Yield the paths of a page, with every value its parameter has in the log of a folder."""
     route = next(route for route in _routes() if route.name == name)
+    if name in IN_QUERY:
+        values = examples(IN_QUERY[name], folder)[:_ENOUGH]
+        yield from (f"{route.path}?{urlencode({IN_QUERY[name]: value})}" for value in values)
+        return
     if not route.param_convertors:
         yield route.path
         return
@@ -46,11 +55,10 @@ def examples(parameter: str, folder: Path) -> list[str]:
         return [str(value) for value in connection.scalars(select(EXAMPLES[parameter]))]
 
 
-def _routes() -> Iterator[Route]:
+@cache
+def _routes() -> list[Route]:
     with TemporaryDirectory() as folder:
         site = InProcess(Path(folder))
         routes: list[BaseRoute] = list(site.app.routes)
         site.stored.database.close()
-    for route in routes:
-        if isinstance(route, Route) and "GET" in (route.methods or ()):
-            yield route
+    return [each for each in routes if isinstance(each, Route) and "GET" in (each.methods or ())]

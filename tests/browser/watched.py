@@ -12,6 +12,8 @@ from playwright.sync_api import BrowserContext, ConsoleMessage, Page, Request
 
 #: Width and height in CSS pixels, of a desk and of a telephone.
 SIZES = ((1440, 900), (390, 844))
+#: How long something may take on a machine that is busy with other things.
+PATIENCE_MS = 30_000
 #: The narrowest page that has to do without scrolling sideways, by WCAG 2.2, 1.4.10.
 NARROWEST_PX = 320
 
@@ -97,11 +99,12 @@ class Watched:
 def watched(context: BrowserContext, address: str) -> Iterator[Watched]:
     """Open a tab, and fail at its end if anything went wrong that nobody has asked about."""
     page = context.new_page()
-    page.set_default_timeout(10_000)
+    page.set_default_timeout(PATIENCE_MS)
     try:
         seen = Watched(page, address)
         yield seen
-        assert seen.faults() == []
+        faults = seen.faults()
+        assert not faults, "\n".join(faults)
     finally:
         page.close()
 

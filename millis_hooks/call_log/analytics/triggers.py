@@ -21,12 +21,12 @@ _BOTH_ITS_OWN = (
     "SELECT hour, 1 FROM (SELECT substr(OLD.received_at, 1, 13) AS hour "
     "UNION SELECT substr(NEW.received_at, 1, 13)) WHERE true"
 )
-_CALL_CHANGED = (
+CALL_CHANGED = (
     "UPDATE OF received_at, agent_id, outcome, call_status, duration_s, cost_total, prefetch_ms, "
     "prefetch_outcome"
 )
 #: A run that begins, fails or succeeds changes no figure by that: its attempts do.
-_RUN_CHANGED = (
+RUN_CHANGED = (
     "OLD.hook <> NEW.hook OR OLD.handler <> NEW.handler OR OLD.is_latest <> NEW.is_latest "
     "OR (OLD.state = 'parked') <> (NEW.state = 'parked')"
 )
@@ -42,16 +42,16 @@ def _counting(name: str, event: str, table: str, hours: str, *, when: str = "") 
     )
 
 
-_IS_OVER = "{row}.outcome IS NOT NULL"
+IS_OVER = "{row}.outcome IS NOT NULL"
 
 CREATE_TRIGGERS = (
     _counting("added", "INSERT", "calls", _ITS_OWN),
-    _counting("changed", _CALL_CHANGED, "calls", _BOTH_ITS_OWN),
+    _counting("changed", CALL_CHANGED, "calls", _BOTH_ITS_OWN),
     _counting("removed", "DELETE", "calls", _ITS_OWN),
     _counting("added", "INSERT", "handler_runs", _OF_CALL),
-    _counting("changed", "UPDATE", "handler_runs", _OF_CALL, when=_RUN_CHANGED),
+    _counting("changed", "UPDATE", "handler_runs", _OF_CALL, when=RUN_CHANGED),
     _counting("removed", "DELETE", "handler_runs", _OF_CALL),
-    _counting("added", "INSERT", "attempts", _OF_RUN, when=_IS_OVER),
+    _counting("added", "INSERT", "attempts", _OF_RUN, when=IS_OVER),
     _counting("changed", "UPDATE OF outcome, duration_ms", "attempts", _OF_RUN),
-    _counting("removed", "DELETE", "attempts", _OF_RUN, when=_IS_OVER),
+    _counting("removed", "DELETE", "attempts", _OF_RUN, when=IS_OVER),
 )

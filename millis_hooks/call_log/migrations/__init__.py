@@ -15,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from ...exceptions import StorageError
 from ..analytics.triggers import CREATE_TRIGGERS
 from ..database import Database, describe, is_locked
+from ..dialects import is_postgresql
 from ..log_file import VERSION_TABLE as VERSION_TABLE
 from ..search import CREATE_CALL_SEARCH, MERGE_SELDOM
 from ..tables import metadata
@@ -53,8 +54,9 @@ def migrate(database: Database) -> None:
 def _prepare(database: Database) -> None:
     engine = database.open_for_migration()
     try:
-        # BEGIN IMMEDIATE holds the write lock: whoever comes second waits, then finds it done.
+        # Whoever comes second waits, then finds it done.
         with engine.begin() as connection:
+            database.lock_for_migration(connection)
             version = database.schema_version()
             if version is None:
                 _create(connection)
@@ -72,13 +74,22 @@ def _upgrade_aloud(connection: Connection, version: str) -> None:
 
 
 def _create(connection: Connection) -> None:
+    if is_postgresql(connection):
+        from ..postgres_schema import create_schema
+
+        create_schema(connection)
+    else:
+        _create_on_sqlite(connection)
+    _version_table.create(connection)
+    connection.execute(insert(_version_table).values(version_num=HEAD))
+
+
+def _create_on_sqlite(connection: Connection) -> None:
     metadata.create_all(connection, checkfirst=False)
     connection.execute(CREATE_CALL_SEARCH)
     connection.execute(MERGE_SELDOM)
     for trigger in CREATE_TRIGGERS:
         connection.execute(trigger)
-    _version_table.create(connection)
-    connection.execute(insert(_version_table).values(version_num=HEAD))
 
 
 def _version(connection: Connection) -> str | None:

@@ -15,10 +15,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, NamedTuple
 
-from pydantic_core import to_json
 from sqlalchemy import Connection, Row, and_, func, or_, select
 
 from ...call_status import UNDER_WAY
@@ -27,9 +26,9 @@ from ...exceptions import PayloadError
 from ...wire import Json, describe, read_json
 from ..database import Database
 from ..deliveries import Delivery, content_hash, insert_deliveries
+from ..millis_entry import delivery_of
 from ..processing import Processor
 from ..tables import deliveries
-from ..values import clean_text, clean_time
 from ..writer import Writer
 from .lines import is_call_line, read_call_line
 
@@ -78,29 +77,7 @@ def read_call(value: Json, now: datetime) -> list[Found]:
     call = EndOfCall.from_raw(value)
     if call.call_status in UNDER_WAY:
         return []
-    delivery = Delivery(
-        kind="end_of_call",
-        received_at=_ended_at(call, now),
-        outcome="stored",
-        status_code=200,
-        session_id=clean_text(call.session_id),
-        reason="from Millis' call log",
-        content_type="application/json",
-        body=to_json(value),
-        imported=True,
-    )
-    return [Found(delivery, is_entry=True)]
-
-
-def _ended_at(call: EndOfCall, now: datetime) -> datetime:
-    """Return when the call was over by Millis' clock; now, if that is not known or yet to come."""
-    started_at = clean_time(call.started_at)
-    if started_at is None:
-        return now
-    try:
-        return min(started_at + timedelta(seconds=call.duration_s or 0), now)
-    except OverflowError:
-        return now
+    return [Found(delivery_of(call, now, imported=True), is_entry=True)]
 
 
 class Importer:

@@ -1,4 +1,4 @@
-"""What clients ask for, as Millis' OpenAPI file has it. Fields that it does not name are ignored."""
+"""What clients ask for, as Millis' OpenAPI file has it. Fields it does not name are ignored."""
 
 from __future__ import annotations
 

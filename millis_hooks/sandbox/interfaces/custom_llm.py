@@ -1,8 +1,8 @@
 """The team's own model as the agent: the client of Millis' `custom_llm_websocket` protocol.
 
 Source: docs.millis.ai, integration/custom-llm. What it does not say: a greeting that does not come
-and an answer that does not end are waited for `answer_timeout_s`; a transfer ends the call; what was
-not said when the caller interrupts is never said.
+and an answer that does not end are waited for `answer_timeout_s`; a transfer ends the call; what
+was not said when the caller interrupts is never said.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from ...wire import describe, finite, read_json
 from ..agent import Ending
 from ..conversation import CHARS_PER_S, Conversation
 from .callers import Caller, Heard
+from .tasks import end
 
 #: The function under which a transfer is noted. Source: the agent's `call_transfer`.
 TRANSFER = "call_transfer"
@@ -115,9 +116,7 @@ class _Talk:
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in (*tasks, *([self._playing] if self._playing else [])):
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await end([*tasks, *([self._playing] if self._playing else [])])
         return done.pop().result()
 
     def _start(self) -> dict[str, Any]:
@@ -208,10 +207,10 @@ class _Talk:
     async def _play(self) -> None:
         await asyncio.sleep(self._said_chars / self._chars_per_s)
         self._said_chars = 0
-        self._idle.set()
         finished = {"session_id": self._conversation.session_id, "stream_id": self._stream_id}
         with suppress(ConnectionClosed):
             await self._send("playback_finished", finished)
+        self._idle.set()
 
     async def _send(self, kind: str, data: Mapping[str, Any]) -> None:
         await self._socket.send(json.dumps({"type": kind, "data": data}))

@@ -1,7 +1,7 @@
 """What the sandbox keeps: the agents that were made in it, and the calls of the last day.
 
-It is a file of its own beside the call log, which therefore has nothing in it that was not received.
-Whoever removes the file loses rehearsals and nothing else.
+It is a file of its own beside the call log, which has nothing in it that was not received.
+Whoever removes it loses rehearsals and nothing else.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from ...call_status import CallStatus
+from ...masking import mask_secrets
 from ...wire import Json
 from .asked import LogQuery
 
@@ -74,6 +76,8 @@ class Shelf:
         self._database.row_factory = sqlite3.Row
         if self._ask("PRAGMA user_version")[0][0] != _VERSION:
             self._database.executescript(f"{_TABLES} PRAGMA user_version = {_VERSION};")
+        # The process that they were under way in has ended.
+        self._ask("DELETE FROM calls WHERE call_status = ?", (CallStatus.IN_PROGRESS,))
 
     def close(self) -> None:
         """Close the file."""
@@ -107,11 +111,13 @@ class Shelf:
     ) -> None:
         """Keep a call: what Millis' call logs have of it, what was said and every step.
 
-        No two calls have the same `ts`, because that is what pages of call logs are told apart by.
+        Secrets of the agent's configuration are masked. No two calls have the same `ts`, because
+        that is what pages of call logs are told apart by.
         """
         with self._lock:
             self._forget_old()
-            entry = {**entry, "ts": self._free_ts(entry)}
+            masked = mask_secrets(dict(entry.get("agent_config") or {})).value
+            entry = {**entry, "agent_config": masked, "ts": self._free_ts(entry)}
             voip = entry.get("voip") or {}
             row = (
                 entry["session_id"],

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import random
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
@@ -23,9 +24,9 @@ from ...samples import push_id
 from ...settings import Settings
 from ...webhooks import secret_for
 from ...wire import Json
-from ..agent import Agent, Script, ScriptedAgent
+from ..agent import Agent, ScriptedAgent
 from ..clock import Clock, LiveClock
-from ..conversation import CHARS_PER_S
+from ..conversation import CHARS_PER_S, ConversationTimeoutError
 from ..scenario import Scenario, load_scenario
 from ..session import Session, SessionResult
 from ..spec import SessionSpec, Way
@@ -34,6 +35,7 @@ from .asked import AgentChoice, Continuation, LogQuery, WholeConfig, check
 from .callers import Caller, EchoAgent, LiveCaller, ScriptedCaller
 from .custom_llm import CustomLlm
 from .shelf import Shelf
+from .tasks import end
 
 logger = logging.getLogger("millis_hooks.sandbox")
 
@@ -49,7 +51,7 @@ STAND_IN_CONFIG: Mapping[str, Json] = {
 }
 
 #: How a call goes that nobody speaks in.
-_PHONE_SCRIPT = "outbound"
+_PHONE_SCENARIO = "outbound"
 
 #: Numbers that are never reached. Source: those of the kind that Twilio has for tests.
 UNREACHED: Mapping[str, CallStatus] = {
@@ -137,16 +139,13 @@ class Switchboard:
         self._marks = marks
         self._now = now
         self._rng = rng or random.SystemRandom()
-        self._registered: dict[str, SessionSpec] = {}
+        self._registered: dict[str, tuple[SessionSpec, Scenario | None]] = {}
         self._stack = AsyncExitStack()
         self._transport: Transport | None = None
 
     async def close(self) -> None:
         """Cut every call off."""
-        tasks = [live.task for live in self.live.values()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end([live.task for live in self.live.values()])
         await self._stack.aclose()
 
     async def spec_of(self, asked: Asked, base: str) -> SessionSpec:
@@ -173,12 +172,16 @@ class Switchboard:
             call_id=self.new_id(),
         )
 
-    def agent_for(self, spec: SessionSpec, asked: Asked, caller: LiveCaller | None) -> Agent:
+    def agent_for(
+        self, spec: SessionSpec, scenario: Scenario | None, caller: LiveCaller | None
+    ) -> Agent:
         """Return who talks: the team's model if the agent has one, else the script, else an echo.
 
         Without a `caller` there is a script in any case.
         """
-        script = self._script(asked) if asked.scenario or caller is None else None
+        if scenario is None and caller is None:
+            scenario = load_scenario(_PHONE_SCENARIO)
+        script = scenario.script if scenario else None
         url = spec.agent_config.get("custom_llm_websocket")
         if isinstance(url, str) and url:
             talks_to: Caller = ScriptedCaller(script) if script else caller or LiveCaller()
@@ -198,13 +201,13 @@ class Switchboard:
         self.live[session.session_id] = Live(session, self._now(), task)
         return session
 
-    def register(self, spec: SessionSpec) -> None:
+    def register(self, spec: SessionSpec, scenario: Scenario | None) -> None:
         """Remember a call that is to come in by its `call_id`."""
         while len(self._registered) >= MAX_REGISTERED:
             del self._registered[next(iter(self._registered))]
-        self._registered[spec.call_id or ""] = spec
+        self._registered[spec.call_id or ""] = (spec, scenario)
 
-    def registered(self, call_id: str) -> SessionSpec | None:
+    def registered(self, call_id: str) -> tuple[SessionSpec, Scenario | None] | None:
         """Return a registered call, which can come in once."""
         return self._registered.pop(call_id, None)
 
@@ -214,7 +217,8 @@ class Switchboard:
         if live is None:
             return False
         if message and live.session.conversation is not None:
-            await live.session.conversation.say(message)
+            with suppress(ConversationTimeoutError):
+                await live.session.conversation.say(message)
         live.session.hang_up(CallStatus.API_ENDED)
         return True
 
@@ -256,9 +260,6 @@ class Switchboard:
             kept = await asyncio.to_thread(self.shelf.messages, continuation.session_id)
         return (*kept, *continuation.messages)
 
-    def _script(self, asked: Asked) -> Script:
-        return (asked.scenario or load_scenario(_PHONE_SCRIPT)).script
-
     def _clock(self, agent: Agent) -> Clock:
         is_script = isinstance(agent, ScriptedAgent)
         return PacedClock(self._settings.sandbox_pace) if is_script else LiveClock()
@@ -282,8 +283,7 @@ class Switchboard:
         try:
             await self._keep(session, _under_way(session, self._now()), ())
             result = await session.run()
-            messages = [line.messages() for line in ()]
-            await self._keep(session, result.log_entry, messages)
+            await self._keep(session, result.log_entry, _messages(session.spec, result.log_entry))
             return result
         except Exception:
             logger.exception("a call of the sandbox broke off")
@@ -304,6 +304,11 @@ class Switchboard:
 
 def _any_secret(settings: Settings, hook: Any, agent_id: str | None) -> str | None:
     return secret_for(settings, hook, agent_id) or secret_for(settings, hook)
+
+
+def _messages(spec: SessionSpec, entry: Mapping[str, Any]) -> list[Mapping[str, Json]]:
+    """Return what a session that continues this one knows."""
+    return [*spec.earlier, *json.loads(entry["chat"] or "[]")]
 
 
 def _under_way(session: Session, now: datetime) -> dict[str, Any]:

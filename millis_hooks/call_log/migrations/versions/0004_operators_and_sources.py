@@ -14,6 +14,7 @@ depends_on = None
 def upgrade() -> None:
     _name_sources()
     _tell_dry_runs()
+    _keep_traces()
     _keep_rejections()
     _drop_cost_triggers()
     op.execute("INSERT INTO call_search (call_search, rank) VALUES ('automerge', 16)")
@@ -29,6 +30,10 @@ def _name_sources() -> None:
 def _tell_dry_runs() -> None:
     column = sa.Column("dry_run", sa.Boolean(), nullable=False, server_default=sa.false())
     op.add_column("deliveries", column)
+
+
+def _keep_traces() -> None:
+    op.add_column("deliveries", sa.Column("trace", sa.Text()))
 
 
 def _drop_cost_triggers() -> None:
@@ -110,6 +115,11 @@ def _remember_what_is_reconciled() -> None:
         "outbound_calls",
         sa.Column("session_id", sa.Text(), primary_key=True),
         sa.Column("started_at", sa.DateTime(timezone=True), nullable=False),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
+        "forgotten",
+        sa.Column("session_hash", sa.LargeBinary(), primary_key=True),
         sqlite_with_rowid=False,
     )
     op.create_table(

@@ -1,0 +1,130 @@
+"""What the call log lacks of what Millis' call logs have, and what is fetched to fill it in.
+
+Functions work in the caller's transaction. What is fetched goes into the inbox like a webhook: it
+is processed, and handlers are called for it, by the service. Whether a call lacks its end is
+decided in the transaction that stores one, so an end that was received is never replaced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from datetime import datetime
+
+from sqlalchemy import Connection, Integer, cast, delete, func, insert, or_, select
+
+from ..marks import TEST_SOURCE
+from .deliveries import Delivery, content_hash, insert_deliveries
+from .tables import calls, deliveries, forgotten, outbound_calls, reconciled
+from .values import clean_text
+
+#: `source` of what is fetched.
+SOURCE = "millis_api"
+#: So many sessions go into one question.
+_AT_ONCE = 500
+
+
+def lacking(connection: Connection, session_ids: Collection[str]) -> set[str]:
+    """Return those of the sessions whose end is to be fetched: it is neither here nor about to be
+    processed, and nobody wanted it forgotten."""
+    hashes = {_hash(session_id): session_id for session_id in session_ids}
+    d = deliveries.c
+    has_end = select(d.session_id).where(
+        d.session_id.in_(session_ids),
+        d.kind == "end_of_call",
+        # One that came broken does not help; one that was fetched would come broken again.
+        or_(d.outcome == "stored", d.source.is_not(None)),
+    )
+    gone = select(forgotten.c.session_hash).where(forgotten.c.session_hash.in_(hashes))
+    return (
+        set(session_ids)
+        - set(connection.scalars(has_end))
+        - {hashes[gone_hash] for gone_hash in connection.scalars(gone)}
+    )
+
+
+def unended(connection: Connection, *, since: datetime, before: datetime) -> list[str]:
+    """Name the sessions that began in a period and have no end: calls that were asked about, and
+    calls that Millis was asked to make."""
+    c, o = calls.c, outbound_calls.c
+    asked = select(c.session_id).where(
+        c.ended_at.is_(None),
+        c.received_at >= since,
+        c.received_at < before,
+        c.source.is_distinct_from(TEST_SOURCE),  # Millis knows nothing of them
+    )
+    made = select(o.session_id).where(o.started_at >= since, o.started_at < before)
+    found = sorted({*connection.scalars(asked), *connection.scalars(made)})
+    stretches = (found[start : start + _AT_ONCE] for start in range(0, len(found), _AT_ONCE))
+    return [each for stretch in stretches for each in sorted(lacking(connection, stretch))]
+
+
+def fill_in(connection: Connection, fetched: Sequence[Delivery]) -> int:
+    """Store those ends that are still lacking; return how many."""
+    by_session = {end.session_id: end for end in fetched if end.session_id is not None}
+    lacked = sorted(lacking(connection, by_session))
+    rehearsed = _rehearsed(connection, lacked)
+    storable = [
+        by_session[each]._replace(source=TEST_SOURCE, dry_run=rehearsed[each])
+        if each in rehearsed
+        else by_session[each]
+        for each in lacked
+    ]
+    insert_deliveries(connection, storable)
+    return len(storable)
+
+
+def _rehearsed(connection: Connection, session_ids: Sequence[str]) -> dict[str, bool]:
+    """Return which of the sessions are rehearsed, and whether that is to have no effect."""
+    d = deliveries.c
+    marked = select(d.session_id, func.max(cast(d.dry_run, Integer))).where(
+        d.session_id.in_(session_ids), d.source == TEST_SOURCE
+    )
+    return {row[0]: bool(row[1]) for row in connection.execute(marked.group_by(d.session_id))}
+
+
+def remember_started(connection: Connection, session_id: str, now: datetime) -> None:
+    """Remember that Millis was asked to make this call, until its end is known."""
+    cleaned = clean_text(session_id)
+    connection.execute(delete(outbound_calls).where(outbound_calls.c.session_id == cleaned))
+    connection.execute(insert(outbound_calls).values(session_id=cleaned, started_at=now))
+
+
+def forget_at_millis(connection: Connection, session_ids: Sequence[str]) -> None:
+    """See to it that these sessions are never fetched."""
+    if not session_ids:
+        return
+    hashes = {_hash(session_id) for session_id in session_ids}
+    connection.execute(delete(outbound_calls).where(outbound_calls.c.session_id.in_(session_ids)))
+    connection.execute(delete(forgotten).where(forgotten.c.session_hash.in_(hashes)))
+    connection.execute(insert(forgotten), [{"session_hash": hash_} for hash_ in hashes])
+
+
+def read_until(connection: Connection, api: str) -> datetime | None:
+    """Return how far these call logs of Millis' have been read without a gap, if ever."""
+    found: datetime | None = connection.scalar(
+        select(reconciled.c.until).where(reconciled.c.api == api)
+    )
+    return found
+
+
+def note_read(connection: Connection, api: str, *, since: datetime, until: datetime) -> None:
+    """Note that they have been read from `since` on, unless that leaves a gap.
+
+    Calls that Millis was asked to make before then are asked about no more.
+    """
+    before = read_until(connection, api)
+    if before is not None and not since <= before <= until:
+        return
+    connection.execute(delete(reconciled).where(reconciled.c.api == api))
+    connection.execute(insert(reconciled).values(api=api, until=until))
+    connection.execute(delete(outbound_calls).where(outbound_calls.c.started_at < since))
+
+
+def first_received(connection: Connection) -> datetime | None:
+    """Return when the first call of this log was received."""
+    found: datetime | None = connection.scalar(select(func.min(calls.c.received_at)))
+    return found
+
+
+def _hash(session_id: str) -> bytes:
+    return content_hash(session_id.encode("utf-8", "replace"))

@@ -1,0 +1,178 @@
+"""Opens a call log that is in PostgreSQL: the two ways in, and how their sessions are set up.
+
+Whatever the server's defaults are, nothing is acknowledged before it is on its disk.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event, make_url, text
+from sqlalchemy.engine import ExceptionContext
+from sqlalchemy.exc import NoSuchModuleError, SQLAlchemyError
+
+from ..exceptions import ConfigError, StorageOutageError
+from . import database
+from .log_file import VERSION_TABLE
+from .sqlstates import must_reconnect
+
+logger = logging.getLogger("millis_hooks.call_log")
+
+#: How a server that is gone is noticed: a connection is tried for so long, and a silent one is
+#: given up after about as long. https://www.postgresql.org/docs/current/libpq-connect.html
+_CONNECT = {
+    "application_name": "millis_hooks",
+    "connect_timeout": 5,
+    "keepalives_idle": 3,
+    "keepalives_interval": 1,
+    "keepalives_count": 2,
+    "tcp_user_timeout": 5_000,
+}
+#: In every session. A plan for long queries would take longer to compile than most of ours run; and
+#: what a lost client had locked shall not stay locked for long.
+_SETTINGS = {
+    "TimeZone": "UTC",
+    "jit": "off",
+    "idle_in_transaction_session_timeout": "60s",
+    "tcp_keepalives_idle": "5",
+    "tcp_keepalives_interval": "2",
+    "tcp_keepalives_count": "3",
+}
+_SYNCHRONOUS = (
+    "SELECT current_setting('fsync'), set_config('synchronous_commit', "
+    "CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on' "
+    "ELSE current_setting('synchronous_commit') END, false), set_config('lock_timeout', %s, false)"
+)
+#: Any number that no other program takes for its advisory locks.
+MIGRATION_LOCK, RUNNER_LOCK = 0x4D494C4C49530001, 0x4D494C4C49530002
+_READERS, _MORE_READERS, _READER_WAIT_S = 5, 10, 5.0
+
+
+class PostgresDatabase(database.Database):
+    """Two ways into one database: `writer` for the thread that writes, `reader` for everybody.
+
+    A question is answered from one state of the log, as a file's is.
+    """
+
+    is_file = False
+
+    def __init__(self, url: str) -> None:
+        """Reach the server; raises `ConfigError` without its driver, and `StorageOutageError`."""
+        self.url = driver_url(url)
+        self.writer = self._engine_with(_set_up_writer, pool_size=1, max_overflow=4)
+        self.reader = self._engine_with(
+            _set_up_reader,
+            pool_size=_READERS,
+            max_overflow=_MORE_READERS,
+            pool_timeout=_READER_WAIT_S,
+            pool_pre_ping=True,
+        )
+        try:
+            self.schema_version()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def path(self) -> Path:
+        raise ConfigError(
+            "The call log is in PostgreSQL, and this is for one that is a file. There, copies are "
+            "made by pg_dump, and space is seen to by its own VACUUM."
+        )
+
+    @property
+    def runner_lock(self) -> Path:
+        return self.path
+
+    def open_for_migration(self) -> Engine:
+        return self._engine_with(_set_up_writer, poolclass=NullPool)
+
+    def open_for_lock(self) -> Engine:
+        """A way in for a lock that lasts as long as its connection."""
+        return self._engine_with(_set_up_writer, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+
+    def lock_for_migration(self, connection: Connection) -> None:
+        connection.execute(text("SET LOCAL lock_timeout = 0"))
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
+
+    def schema_version(self) -> str | None:
+        try:
+            with self.reader.connect() as connection:
+                return _version_in(connection)
+        except SQLAlchemyError as error:
+            reason = database.describe(error)
+            raise StorageOutageError(f"The call log cannot be reached: {reason}.") from error
+
+    def _engine_with(self, set_up: Any, **options: Any) -> Engine:
+        try:
+            engine = create_engine(
+                self.url,
+                hide_parameters=True,  # they are payloads, and exceptions end up in logs
+                use_native_hstore=False,
+                connect_args={key: _CONNECT[key] for key in _CONNECT.keys() - self.url.query},
+                **options,
+            )
+        except (ImportError, NoSuchModuleError) as error:
+            raise ConfigError(
+                "A call log in PostgreSQL needs its driver: pip install 'millis-hooks[postgres]'."
+            ) from error
+        event.listen(engine, "connect", set_up)
+        event.listen(engine, "handle_error", _note_error)
+        return engine
+
+
+def driver_url(url: str) -> URL:
+    """Return the URL with the driver we use, under whatever name it was given."""
+    return make_url(url.replace("postgres://", "postgresql://", 1)).set(
+        drivername="postgresql+psycopg"
+    )
+
+
+def _version_in(connection: Connection) -> str | None:
+    there = select_one(connection, f"SELECT to_regclass('{VERSION_TABLE}')")
+    if there is None:
+        return None
+    version = select_one(connection, f"SELECT version_num FROM {VERSION_TABLE}")  # noqa: S608
+    return None if version is None else str(version)
+
+
+def select_one(connection: Connection, question: str) -> Any:
+    """Ask for one value."""
+    return connection.execute(text(question)).scalar()
+
+
+def _set_up_writer(session: Any, _record: object) -> None:
+    usual, session.autocommit = session.autocommit, True
+    _configure(session)
+    lock_timeout = f"{int(database.BUSY_TIMEOUT_S * 1000)}ms"
+    fsync, _, _ = session.execute(_SYNCHRONOUS, [lock_timeout]).fetchone()
+    if fsync == "off":
+        logger.warning(
+            "this PostgreSQL has fsync off: calls that were acknowledged are lost when its machine "
+            "stops"
+        )
+    session.autocommit = usual
+
+
+def _set_up_reader(session: Any, _record: object) -> None:
+    from psycopg import IsolationLevel
+
+    session.autocommit = True
+    _configure(session)
+    session.autocommit = False
+    session.isolation_level = IsolationLevel.REPEATABLE_READ
+    session.read_only = True
+
+
+def _configure(session: Any) -> None:
+    settings = ", ".join(
+        f"set_config('{name}', '{value}', false)" for name, value in _SETTINGS.items()
+    )
+    session.execute(f"SELECT {settings}")
+
+
+def _note_error(context: ExceptionContext) -> None:
+    if must_reconnect(context.original_exception):
+        context.is_disconnect = True

@@ -1,0 +1,53 @@
+"""What the call log's schema is on PostgreSQL, as far as it is not the same everywhere.
+
+Text is compared by its bytes, as SQLite does, so lists have the same order on both and indexes are
+small. Calls are found by trigrams where the extension may be had, and by reading all texts where
+not.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from sqlalchemy import Connection, MetaData, Text, text
+from sqlalchemy.dialects.postgresql import TEXT
+from sqlalchemy.exc import SQLAlchemyError
+
+from .analytics.postgres_triggers import CREATE_TRIGGERS
+from .database import describe
+from .tables import Key, metadata
+
+logger = logging.getLogger("millis_hooks.call_log")
+
+CREATE_EXTENSION = "CREATE EXTENSION IF NOT EXISTS pg_trgm"
+CREATE_SEARCH_INDEX = (
+    "CREATE INDEX ix_call_search_text ON call_search USING gin (text gin_trgm_ops)"
+)
+_CREATE_CALL_SEARCH = "CREATE TABLE call_search (rowid BIGINT PRIMARY KEY, text TEXT NOT NULL)"
+
+
+def create_schema(connection: Connection) -> None:
+    """Make all that is in no Alembic script of its own."""
+    _by_bytes().create_all(connection, checkfirst=False)
+    connection.execute(text(_CREATE_CALL_SEARCH))
+    _create_search_index(connection)
+    for statement in CREATE_TRIGGERS:
+        connection.exec_driver_sql(statement)
+
+
+def _by_bytes() -> MetaData:
+    copy = MetaData()
+    for table in metadata.sorted_tables:
+        for column in table.to_metadata(copy).columns:
+            if isinstance(column.type, Text | Key):
+                column.type = TEXT(collation="C")
+    return copy
+
+
+def _create_search_index(connection: Connection) -> None:
+    try:
+        with connection.begin_nested():
+            connection.execute(text(CREATE_EXTENSION))
+            connection.execute(text(CREATE_SEARCH_INDEX))
+    except SQLAlchemyError as error:
+        logger.warning("searches read every text, as there is no pg_trgm: %s", describe(error))

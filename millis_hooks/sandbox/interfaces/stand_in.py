@@ -1,0 +1,116 @@
+"""Puts the doors together: one application below `/sandbox/api`."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+
+from sqlalchemy import make_url
+from starlette.applications import Starlette
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.routing import Mount, Router, WebSocketRoute
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from ...call_log.database import is_file
+from ...marks import Marks
+from ...settings import Settings
+from ..notebook import Notebook
+from ..rehearsals import Rehearsals
+from ..scenario import SHIPPED, load_scenario
+from .asked import UnprocessableError
+from .gate import Gate, Keys
+from .http_api import HttpApi, refused, unprocessable
+from .shelf import Shelf
+from .switchboard import BusyError, Switchboard
+from .websocket import Calls
+from .widget import widget_routes
+
+#: Where all of it is, below the address of the application.
+PATH = "/sandbox/api"
+
+
+class StandIn:
+    """Millis, as far as its clients can tell: an ASGI application for HTTP and websockets."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        settings: Settings,
+        marks: Marks | None,
+        *,
+        now: Callable[[], datetime],
+        rng: random.Random | None = None,
+    ) -> None:
+        """Open the sandbox's file; blocks. `app` receives the webhooks of what is called here."""
+        key = settings.sandbox_key
+        keys = Keys(None if key is None else key.get_secret_value())
+        self.shelf = Shelf(_file(settings), now=now)
+        #: Starts calls, and knows those that are under way.
+        self.switchboard = Switchboard(
+            app, settings, marks=marks, shelf=self.shelf, now=now, rng=rng
+        )
+        #: Holds the calls of the sandbox's page.
+        self.rehearsals = Rehearsals(self.switchboard, Notebook(_file(settings), now=now))
+        doors = Router(
+            [
+                *widget_routes(),
+                *HttpApi(self.switchboard, keys, now=now).routes(),
+                WebSocketRoute("/millis", Calls(self.switchboard, keys).take),
+            ],
+            redirect_slashes=False,
+        )
+        self._app = Starlette(
+            routes=[Mount(f"{PATH}/as/{{scenario}}", _Scenarios(doors)), Mount(PATH, doors)],
+            middleware=[Middleware(Gate, has_key=keys.is_set)],
+            exception_handlers={
+                UnprocessableError: unprocessable,
+                BusyError: refused,
+                HTTPException: refused,
+            },
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request or one call."""
+        state = {**scope.get("state", {}), "base": _base(scope)}
+        await self._app({**scope, "state": state}, receive, send)
+
+    async def close(self) -> None:
+        """Cut the calls off and close the file."""
+        await self.switchboard.close()
+        await self.rehearsals.close()
+        await asyncio.to_thread(self.shelf.close)
+
+
+class _Scenarios:
+    """The same doors, to calls that go as a shipped scenario does."""
+
+    def __init__(self, doors: ASGIApp) -> None:
+        self._doors = doors
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        name = scope["path_params"]["scenario"]
+        if not (SHIPPED / f"{name}.toml").is_file():
+            raise HTTPException(404, "There is no scenario of this name")
+        state = {**scope["state"], "scenario": load_scenario(name)}
+        await self._doors({**scope, "state": state}, receive, send)
+
+
+def _file(settings: Settings) -> Path | str:
+    """Return the file of the sandbox, beside the call log's; in memory if that is redacted, or no
+    file."""
+    if settings.redact_before_store or not is_file(settings.database_url):
+        return ":memory:"
+    file = Path(make_url(settings.database_url).database or "")
+    return file.with_name(f"{file.stem}-sandbox.db")
+
+
+def _base(scope: Scope) -> str:
+    """Return the address of the application as the client has it."""
+    scheme = {"ws": "http", "wss": "https"}.get(scope["scheme"], scope["scheme"])
+    host = Headers(scope=scope).get("host", "localhost")
+    return f"{scheme}://{host}{scope.get('root_path', '')}"

@@ -1,0 +1,184 @@
+"""What calls the sandbox from a browser: Millis' own Web SDK, unmodified, and the widget.
+
+The browser's microphone is made up.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+from sites import PASSWORD, Server, Site
+from storage import eventually
+
+from .watched import NARROWEST_PX, watched
+
+SDK = Path(__file__).parent / "web_sdk"
+#: It beeps every second.
+MICROPHONE = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
+
+_HANDLERS = """
+@hooks.on_prefetch
+def tell(call):
+    return {"metadata": {"caller": "Grace"}}
+
+@hooks.on_end_of_call
+def count(call):
+    note(call, "counted")
+"""
+
+
+class Files(SimpleHTTPRequestHandler):
+    """The page of a team."""
+
+    extensions_map = {".mjs": "text/javascript", ".html": "text/html"}  # noqa: RUF012
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def team(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    return Site(tmp_path_factory.mktemp("sdk"), _HANDLERS)
+
+
+@pytest.fixture(scope="module")
+def sandbox(team: Site) -> Iterator[Server]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MILLIS_HOOKS_SANDBOX", "1")
+        patch.setenv("MILLIS_HOOKS_SANDBOX_PACE", "20")
+        patch.setenv("MILLIS_HOOKS_DASHBOARD_PASSWORD", PASSWORD)
+        with team.serving() as server:
+            yield server
+
+
+@pytest.fixture(scope="module")
+def microphone(chromium: Browser) -> Iterator[Browser]:
+    """A browser that has a microphone."""
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))))
+    browser = chromium.browser_type.launch(executable_path=path, args=MICROPHONE)
+    yield browser
+    browser.close()
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """Where the team's page is: pages of this machine may have the microphone."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Files, directory=str(SDK))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://localhost:{server.server_port}/page.html"
+        server.shutdown()
+
+
+@pytest.fixture
+def page(microphone: Browser, address: str) -> Iterator[Page]:
+    with microphone.new_context() as context:
+        page = context.new_page()
+        page.set_default_timeout(20_000)
+        page.goto(address)
+        page.wait_for_function("'start' in window")
+        yield page
+
+
+def start(page: Page, server: Server, path: str, payload: dict[str, Any]) -> None:
+    endpoint = f"{server.address}/sandbox/api/{path}".replace("http", "ws", 1)
+    page.evaluate("([endPoint, payload]) => start(endPoint, payload)", [endpoint, payload])
+
+
+def wait_for(page: Page, name: str, data: str | None = None) -> None:
+    page.wait_for_function(
+        "([name, data]) => heard.some((one) => one.name === name && (!data || one.data === data))",
+        arg=[name, data],
+    )
+
+
+def heard(page: Page, name: str) -> list[dict[str, Any]]:
+    return [one for one in page.evaluate("heard") if one["name"] == name]
+
+
+def test_a_call_fires_every_event_of_the_sdk(page: Page, sandbox: Server) -> None:
+    payload = {"agent": {"agent_id": "-Ox1ofTheSdk"}, "metadata": {"plan": "gold"}}
+    start(page, sandbox, "as/tool-calls/millis", payload)
+    wait_for(page, "onclose")
+    assert {one["name"] for one in page.evaluate("heard")} == {
+        "onopen", "onready", "ontranscript", "onresponsetext", "onaudio", "onfunction", "onlatency",
+        "onagentstate", "useraudioready", "analyzer", "onsessionended", "onclose",
+    }  # fmt: skip
+    assert all(one["data"]["isLoud"] for one in heard(page, "onaudio"))
+    assert [one["more"] for one in heard(page, "onresponsetext")][-1] == {"is_final": True}
+    assert [one["data"] for one in heard(page, "onclose")] == [{"code": 1000, "reason": ""}]
+
+
+def test_the_call_is_in_the_dashboard_with_its_metadata(
+    page: Page, sandbox: Server, team: Site
+) -> None:
+    agent = {"agent_id": "-Ox1ofTheSdk", "agent_config": {"first_message": "Hi {caller}"}}
+    start(page, sandbox, "millis", {"agent": agent, "metadata": {"plan": "gold", "seats": [1, 2]}})
+    wait_for(page, "onresponsetext", "Hi Grace")
+    page.evaluate("client.send(JSON.stringify({method: 'say', data: 'A table, please.'}))")
+    wait_for(page, "onresponsetext", "You said: A table, please.")
+    page.evaluate("client.stop()")
+    wait_for(page, "onclose")
+
+    session_id = page.evaluate("client.readyPayload.session_id")
+    eventually(lambda: team.noted("counted")[session_id])
+    sign_in_at(page, sandbox, f"/calls/{session_id}")
+    shown = page.inner_text("main")
+    assert all(words in shown for words in ("Sandbox", "A table, please.", "gold", "Grace"))
+
+
+def test_who_speaks_pauses_the_agent(page: Page, sandbox: Server) -> None:
+    agent = {
+        "agent_id": "-Ox1ofTheSdk",
+        "agent_config": {"first_message": "This is a long message. " * 40},
+    }
+    start(page, sandbox, "millis", {"agent": agent})
+    wait_for(page, "onagentstate", "pause")
+    page.evaluate("client.stop()")
+
+
+def test_what_is_in_the_address_of_the_widget_is_metadata(
+    microphone: Browser, sandbox: Server
+) -> None:
+    context = microphone.new_context()
+    with watched(context, sandbox.address) as tab:
+        page = tab.page
+        tab.open("/sandbox/api/agents/embedded?id=-Ox1w&k=a-key&c=x&name=%3Cb%3EAda&n=1")
+        page.get_by_role("button", name="Call").click()
+        page.get_by_label("Say").fill("<script>ran = 1</script>")
+        page.get_by_role("button", name="Say").click()
+        log = page.get_by_role("log")
+        expect(log).to_contain_text("You said: <script>ran = 1</script>")
+        assert tab.barriers() == []
+        page.set_viewport_size({"width": NARROWEST_PX, "height": 600})
+        assert tab.overflow_px() == 0
+        page.get_by_role("button", name="Hang up").click()
+        expect(page.get_by_role("status")).to_have_text("Ended.")
+        at = f"{sandbox.address}/sandbox/api/call-logs?call_status=user-ended&agent_id=-Ox1w"
+        ask = partial(context.request.get, at, headers={"authorization": "a-key"})
+        eventually(lambda: ask().json()["histories"])
+        (entry,) = ask().json()["histories"]
+    context.close()
+    assert entry["metadata"] == {"name": "<b>Ada", "n": "1", "caller": "Grace"}
+
+
+def test_the_sdk_is_the_one_that_was_published() -> None:
+    licences = (SDK.parent / "LICENSES.md").read_text()
+    for name in ("millisai-web-sdk.mjs", "eventemitter3.mjs"):
+        assert hashlib.sha256((SDK / name).read_bytes()).hexdigest() in licences
+
+
+def sign_in_at(page: Page, server: Server, path: str) -> None:
+    page.goto(f"{server.address}/login?next={path}")
+    page.get_by_label("password").fill(PASSWORD)
+    page.get_by_role("button", name="Sign in").click()
+    page.wait_for_url(lambda url: "/login" not in url)
+    page.goto(server.address + path)

@@ -1,0 +1,154 @@
+"""A PostgreSQL server for the tests: the one that a URL names, or one of their own that is started
+in a temporary folder by an ordinary user, and gone at the end.
+
+Tests have a database to themselves, one after the other: making one takes longer than most tests.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+from sqlalchemy import URL, Engine, NullPool, create_engine, make_url
+
+from millis_hooks.call_log import CallLog
+from millis_hooks.call_log.tables import metadata
+
+#: Read before the settings of the surroundings are taken away. Its user may make databases.
+GIVEN_URL = os.environ.get("MILLIS_HOOKS_TEST_POSTGRES_URL")
+
+#: Who the server runs as where we are root, whom it refuses.
+_UNPRIVILEGED = "nobody"
+
+
+class NoServerError(Exception):
+    """There is neither a URL nor the programs of PostgreSQL."""
+
+
+class Server:
+    """A server of our own. Every test that stops it has one to itself."""
+
+    def __init__(self, *options: str) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="millis-pg-", dir="/tmp"))
+        self._user = _UNPRIVILEGED if os.name == "posix" and os.geteuid() == 0 else None
+        if self._user:
+            shutil.chown(self.folder, self._user)
+        self._data = self.folder / "data"
+        self._options = f"-k {self.folder} -c listen_addresses= -c max_connections=200"
+        self._options += "".join(f" -c {option}" for option in options)
+        self._run(
+            "initdb",
+            *("--username=millis", "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8"),
+            "--no-sync",
+        )
+        self.start()
+
+    @property
+    def url(self) -> URL:
+        return make_url(f"postgresql+psycopg://millis@/postgres?host={self.folder}")
+
+    def start(self) -> None:
+        self._run("pg_ctl", "-w", "-l", str(self.folder / "log"), "-o", self._options, "start")
+
+    def stop(self, mode: str = "fast") -> None:
+        """Stop it; `immediate` is as if the machine had stopped, but for what is on the disk."""
+        self._run("pg_ctl", "-w", "-m", mode, "stop")
+
+    def kill(self) -> None:
+        """End the server and all its processes, as the kernel does that has no memory left."""
+        pid = int((self._data / "postmaster.pid").read_text().split()[0])
+        os.kill(pid, signal.SIGQUIT)
+
+    def remove(self) -> None:
+        if (self._data / "postmaster.pid").exists():
+            self.stop("immediate")
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _run(self, program: str, *arguments: str) -> None:
+        file = _program(program)
+        subprocess.run(
+            [file, "-D", str(self._data), *arguments],
+            check=True,
+            user=self._user,
+            cwd=self.folder,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=60,
+        )
+
+
+def _program(name: str) -> str:
+    """Find it: Debian keeps those of the server out of the path."""
+    kept = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), reverse=True)
+    found = shutil.which(name) or (str(kept[0]) if kept else None)
+    if found is None:
+        raise NoServerError(f"there is no {name} here, and no MILLIS_HOOKS_TEST_POSTGRES_URL")
+    return found
+
+
+@cache
+def _shared() -> Engine:
+    """The server that all tests share."""
+    if GIVEN_URL:
+        url = make_url(GIVEN_URL).set(drivername="postgresql+psycopg")
+    else:
+        server = Server()
+        atexit.register(server.remove)
+        url = server.url
+    return create_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+
+
+def require() -> None:
+    """Raise `NoServerError` where there can be no server."""
+    if not GIVEN_URL:
+        _program("initdb")
+
+
+@cache
+def _database(number: int) -> str:
+    """Make a call log, empty, and return its URL."""
+    url = new_database(number)
+    CallLog(url).close()
+    return url
+
+
+def new_database(number: int | str) -> str:
+    """Make a database without anything in it, and return its URL."""
+    name = f"millis_hooks_test_{number}"
+    for statement in (f"DROP DATABASE IF EXISTS {name} WITH (FORCE)", f"CREATE DATABASE {name}"):
+        _tell(_shared(), statement)
+    return _shared().url.set(database=name).render_as_string(hide_password=False)
+
+
+def emptied_database(number: int) -> str:
+    """Return the URL of a call log that has just been emptied, and that nobody is in."""
+    url = _database(number)
+    engine = create_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+    _tell(engine, _THROW_OUT)
+    _tell(engine, _EMPTY_IT)
+    return url
+
+
+def _tell(engine: Engine, statement: str) -> None:
+    with engine.connect() as connection:
+        connection.exec_driver_sql(statement)
+
+
+_THROW_OUT = (
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+    "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+)
+#: Quicker than TRUNCATE, which makes new files.
+_EMPTY_IT = "; ".join(
+    [
+        *(f"DELETE FROM {table.name}" for table in reversed(metadata.sorted_tables)),
+        "DELETE FROM call_search",
+        "SELECT setval(oid::regclass, 1, false) FROM pg_class WHERE relkind = 'S'",
+    ]
+)

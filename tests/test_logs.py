@@ -1,0 +1,159 @@
+"""What is logged: a line for each delivery and for each attempt, and nobody's number in it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from typing import Any
+
+import pytest
+from conftest import END_OF_CALL, PREFETCH, MakeHooks, eventually, serving
+
+from millis_hooks.events import EndOfCall
+from millis_hooks.failures import hide_by, hide_no_more_by
+from millis_hooks.lines import shown_id
+from millis_hooks.logs import ConsoleFormatter, JsonFormatter, log_config
+from millis_hooks.masking import MaskPolicy
+from millis_hooks.samples import end_of_call_body
+from millis_hooks.server import AccessLog
+
+NUMBER = "+14155550134"
+
+
+def record(message: str, **more: Any) -> logging.LogRecord:
+    made = logging.LogRecord("shop", logging.INFO, __file__, 1, message, (), None)
+    made.__dict__.update(more)
+    return made
+
+
+def lines(caplog: pytest.LogCaptureFixture, event: str) -> list[dict[str, Any]]:
+    """The lines about an event, as JSON has them."""
+    formatter = JsonFormatter()
+    told = [json.loads(formatter.format(each)) for each in caplog.records]
+    return [line for line in told if line.get("event") == event]
+
+
+def test_a_line_is_one_json_object() -> None:
+    line = JsonFormatter().format(record("two\nlines", fields={"run_id": 7}))
+    assert "\n" not in line
+    told = json.loads(line)
+    assert told["time"].endswith("+00:00")
+    assert (told["level"], told["logger"]) == ("info", "shop")
+    assert (told["message"], told["run_id"]) == ("two\nlines", 7)
+
+
+@pytest.mark.parametrize("formatter", [JsonFormatter(), ConsoleFormatter()])
+def test_numbers_and_secrets_of_anybodys_lines_are_masked(formatter: logging.Formatter) -> None:
+    line = formatter.format(record(f"calling {NUMBER} with password=hunter2hunter2"))
+    assert "4155550134" not in line
+    assert "hunter2" not in line
+
+
+@pytest.mark.parametrize("formatter", [JsonFormatter(), ConsoleFormatter()])
+def test_a_traceback_is_masked_too(formatter: logging.Formatter) -> None:
+    try:
+        raise RuntimeError(NUMBER)
+    except RuntimeError:
+        line = formatter.format(record("it failed", exc_info=sys.exc_info()))
+    assert "RuntimeError" in line
+    assert NUMBER not in line
+
+
+def test_lines_are_masked_by_the_policy_of_the_settings() -> None:
+    policy = MaskPolicy("full", "partial")
+    hide_by(policy)
+    try:
+        line = ConsoleFormatter().format(record("mail ada@example.com"))
+    finally:
+        hide_no_more_by(policy)
+    assert "ada@example.com" not in line
+
+
+def test_addresses_and_times_stay_as_they_are() -> None:
+    said = "serving app:hooks on http://127.0.0.1:8000, since 2026-11-21 17:00 UTC"
+    assert json.loads(JsonFormatter().format(record(said)))["message"] == said
+
+
+def test_a_console_is_not_obeyed() -> None:
+    line = ConsoleFormatter().format(record("\x1b[2Jgone \ud800"))
+    assert "\x1b" not in line
+    line.encode()
+
+
+def test_a_configuration_is_taken_by_the_standard_library() -> None:
+    for format_ in ("console", "json"):
+        config = log_config("info", format_)  # type: ignore[arg-type]
+        formatter = config["formatters"]["line"]
+        made = logging.config.DictConfigurator(config).configure_formatter(formatter)
+        assert made.format(record("hello"))
+
+
+def test_each_delivery_is_a_line_with_its_session(
+    make_hooks: MakeHooks, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "millis_hooks.deliveries")
+    with serving(make_hooks()) as client:
+        client.get(PREFETCH)
+        client.post(END_OF_CALL, content=end_of_call_body(session_id="-s1"))
+        client.post(END_OF_CALL, headers={"Authorization": "Bearer wrong"})
+    prefetch, end, refused = lines(caplog, "delivery")
+    assert (prefetch["kind"], prefetch["outcome"]) == ("prefetch", "fresh")
+    assert (end["session_id"], end["outcome"], end["status_code"]) == ("-s1", "stored", 200)
+    assert end["duration_ms"] > 0
+    assert (refused["outcome"], refused["status_code"]) == ("rejected", 401)
+    assert "from=" not in caplog.text
+    assert NUMBER[2:] not in caplog.text
+
+
+def test_each_attempt_is_a_line_with_its_run_and_session(
+    make_hooks: MakeHooks, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "millis_hooks.runs")
+    hooks = make_hooks()
+
+    @hooks.on_end_of_call(max_attempts=1)
+    def book(call: EndOfCall) -> None:
+        raise RuntimeError(f"no slot for {NUMBER}")
+
+    @hooks.on_end_of_call
+    def note(call: EndOfCall) -> None: ...
+
+    with serving(hooks) as client:
+        client.post(END_OF_CALL, content=end_of_call_body(session_id="-s1"))
+        eventually(lambda: len(lines(caplog, "attempt")) == 2)
+    told = {line["handler"]: line for line in lines(caplog, "attempt")}
+    assert told["book"]["level"] == "warning"
+    assert told["book"]["error_type"] == "RuntimeError"
+    assert (told["book"]["outcome"], told["book"]["state"]) == ("failed", "parked")
+    assert (told["note"]["session_id"], told["note"]["attempt"]) == ("-s1", 1)
+    assert NUMBER not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "hostile", [NUMBER, "x" * 10_000, "\x1b[2J", "a\nb", "\ud800", "tel-14155550134"]
+)
+def test_an_id_may_be_anything(hostile: str) -> None:
+    shown = shown_id(hostile)
+    assert shown is not None
+    assert len(shown) <= 200
+    assert shown.isprintable()
+    assert "4155550134" not in shown
+
+
+def test_an_ordinary_id_is_shown_as_it_is() -> None:
+    assert shown_id("-OA1XVnwxYz_123") == "-OA1XVnwxYz_123"
+
+
+@pytest.mark.anyio
+async def test_the_server_writes_no_second_line(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "millis_hooks.access")
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] == "/told":
+            scope["logged"] = True
+
+    for path in ("/told", "/other"):
+        scope = {"type": "http", "method": "GET", "path": path}
+        await AccessLog(app)(scope, None, None)  # type: ignore[arg-type]
+    assert [each.args[1] for each in caplog.records if each.args] == ["/other"]

@@ -1,0 +1,296 @@
+"""Millis' HTTP API as the sandbox has it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import MakeHooks, eventually
+from sandbox_doors import API, KEY, OUTBOUND, VOICE, call, client_of, entry, rehearsing
+from starlette.testclient import TestClient
+
+from millis_hooks import EndOfCall
+from millis_hooks.masking import MASK
+
+CONFIG = {"prompt": "Book a table for {caller}.", "voice": VOICE}
+
+
+@pytest.fixture
+def ended() -> list[EndOfCall]:
+    return []
+
+
+@pytest.fixture
+def client(make_hooks: MakeHooks, ended: list[EndOfCall]) -> Iterator[TestClient]:
+    with client_of(rehearsing(make_hooks, ended, own_numbers="+14155550199")) as client:
+        yield client
+
+
+def post(client: TestClient, path: str, body: object, **options: Any) -> Any:
+    answer = client.post(API + path, json=body, **options)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def test_an_outbound_call_reaches_the_handlers_with_its_metadata(
+    client: TestClient, ended: list[EndOfCall]
+) -> None:
+    metadata = {"appointment": "Tuesday", "attempt": 1, "cart": {"items": [1]}}
+    ids = post(client, "/start_outbound_call", OUTBOUND | {"metadata": metadata})
+    (call,) = eventually(lambda: ended)
+    assert (call.session_id, call.call_id) == (ids["session_id"], ids["call_id"])
+    assert call.metadata == metadata | {"caller": "Grace"}
+    assert (call.customer_phone, call.sandbox) == ("+14155550134", True)
+    assert call.call_status == "agent-ended"
+
+
+def test_fields_that_are_missing_or_wrong_are_named_as_fastapi_does(client: TestClient) -> None:
+    body = {"to_phone": "555 0134", "agent_config": {"session_data_webhook": 7}}
+    answer = client.post(f"{API}/start_outbound_call", json=body)
+    assert answer.status_code == 422
+    places = [tuple(one["loc"])[:3] for one in answer.json()["detail"]]
+    hook = ("body", "agent_config", "session_data_webhook")
+    assert places == [hook, hook, ("body", "from_phone"), ("body", "to_phone")]
+    assert all(one.keys() == {"loc", "msg", "type"} for one in answer.json()["detail"])
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"[" * 9999])
+def test_a_body_that_is_no_json_is_422(client: TestClient, body: bytes) -> None:
+    answer = client.post(f"{API}/start_outbound_call", content=body)
+    assert answer.status_code == 422
+    assert answer.json()["detail"][0]["type"] == "json_invalid"
+
+
+def test_the_key_stands_alone_in_its_header(client: TestClient) -> None:
+    def status(path: str, **headers: str) -> int:
+        del client.headers["authorization"]
+        try:
+            return client.get(API + path, headers=headers).status_code
+        finally:
+            client.headers.update(KEY)
+
+    assert status("/agents") == 401
+    assert status("/call-logs") == 422
+    assert status("/agents", authorization="Bearer a-key") == 401
+    assert status("/agents", authorization="a-key") == 200
+
+
+def test_agents_are_made_read_changed_and_removed(client: TestClient) -> None:
+    hook = {"url": "http://127.0.0.1:9/end", "headers": {"X-Key": "k"}}
+    config = CONFIG | {"session_data_webhook": hook, "flow": {"user_start_first": True}}
+    agent = post(client, "/agents", {"name": "Bookings", "config": config})
+    assert agent["config"] == config
+    at = f"{API}/agents/{agent['id']}"
+    changed = client.put(at, json={"config": {"session_data_webhook": "http://127.0.0.1:9/other"}})
+    assert changed.json() == {"success": True}
+    config["session_data_webhook"] = "http://127.0.0.1:9/other"
+    assert client.get(at).json() == agent | {"config": config}
+    assert client.get(f"{API}/agents").json() == [agent | {"config": config}]
+    assert client.delete(at).json() == {"success": True}
+    assert client.get(at).status_code == client.delete(at).status_code == 404
+    assert client.get(at).json() == {"detail": "Agent not found"}
+
+
+def test_an_agent_is_duplicated_under_an_id_of_its_own(client: TestClient) -> None:
+    agent = post(client, "/agents", {"name": "Bookings", "config": CONFIG})
+    copy = post(client, f"/agents/{agent['id']}/duplicate", None)
+    assert copy["id"] != agent["id"]
+    assert copy["config"] == agent["config"]
+
+
+def test_an_agent_has_a_prompt_and_a_voice(client: TestClient) -> None:
+    answer = client.post(f"{API}/agents", json={"name": "a", "config": {"prompt": "p"}})
+    assert answer.json()["detail"][0]["loc"] == ["body", "config", "voice"]
+    only = OUTBOUND | {"agent_config": {"prompt": "p"}}
+    answer = client.post(f"{API}/start_outbound_call", json=only)
+    assert answer.json()["detail"][0]["loc"] == ["agent_config", "voice"]
+
+
+def test_overrides_of_a_call_are_merged_over_its_agent(client: TestClient) -> None:
+    agent = post(client, "/agents", {"name": "Bookings", "config": CONFIG})
+    override = {"agent_id": agent["id"], "agent_config": {"first_message": "Hi {caller}"}}
+    ids = post(client, "/start_outbound_call", OUTBOUND | override)
+    log = entry(client, ids["session_id"])
+    assert log["agent_config"]["prompt"] == CONFIG["prompt"]
+    assert json.loads(log["chat"])[0] == {"role": "assistant", "content": "Hi Grace"}
+
+
+def test_a_webhook_that_the_agent_has_as_null_is_none(
+    client: TestClient, ended: list[EndOfCall]
+) -> None:
+    silent = CONFIG | {"extra_prompt_webhook": None, "session_data_webhook": None}
+    agent = post(client, "/agents", {"name": "Silent", "config": silent})
+    ids = post(client, "/start_outbound_call", OUTBOUND | {"agent_id": agent["id"]})
+    assert entry(client, ids["session_id"])["metadata"] == {}
+    assert ended == []
+
+
+def test_numbers_for_tests_are_never_reached(client: TestClient, ended: list[EndOfCall]) -> None:
+    ids = post(client, "/start_outbound_call", OUTBOUND | {"to_phone": "+15005550003"})
+    log = entry(client, ids["session_id"])
+    assert (log["call_status"], log["chat"], log["duration"]) == ("busy", None, 0)
+    assert ended == []
+
+
+def test_a_call_goes_as_the_scenario_in_the_address(
+    client: TestClient, ended: list[EndOfCall]
+) -> None:
+    post(client, "/as/voicemail/start_outbound_call", OUTBOUND)
+    (call,) = eventually(lambda: ended)
+    assert str(call.call_status).startswith("voicemail")
+    assert client.post(f"{API}/as/nothing/start_outbound_call").status_code == 404
+    assert client.post(f"{API}/as/..%2fpolicy/start_outbound_call").status_code == 404
+
+
+def test_a_call_is_terminated_and_a_message_said_before(
+    make_hooks: MakeHooks, ended: list[EndOfCall]
+) -> None:
+    with client_of(rehearsing(make_hooks, ended, sandbox_pace=0.01)) as client:
+        ids = post(client, "/start_outbound_call", OUTBOUND)
+        at = f"{API}/call-logs/{ids['session_id']}"
+        eventually(lambda: client.get(at).json().get("call_status") == "in-progress")
+        end = f"/sessions/{ids['session_id']}/terminate"
+        assert post(client, end, None) == {"success": True}
+        (call,) = eventually(lambda: ended)
+        assert call.call_status == "api-ended"
+        assert client.post(API + end).status_code == 404
+
+
+def test_call_logs_are_paged_by_the_cursor_newest_first(client: TestClient) -> None:
+    made = [post(client, "/start_outbound_call", OUTBOUND)["session_id"] for _ in range(5)]
+    for session_id in made:
+        entry(client, session_id)
+    seen: list[str] = []
+    query: dict[str, Any] = {"limit": 2}
+    while True:
+        page = client.get(f"{API}/call-logs", params=query).json()
+        seen += [one["session_id"] for one in page["histories"]]
+        if page["next_cursor"] is None:
+            break
+        query["start_after_ts"] = page["next_cursor"]
+    assert sorted(seen) == sorted(made)
+
+
+def test_call_logs_are_filtered(client: TestClient) -> None:
+    busy = post(client, "/start_outbound_call", OUTBOUND | {"to_phone": "+15005550003"})
+    other = post(client, "/start_outbound_call", OUTBOUND | {"agent_id": "-Ox1another"})
+    logs = [entry(client, ids["session_id"]) for ids in (busy, other)]
+
+    def found(**query: object) -> list[str]:
+        page = client.get(f"{API}/call-logs", params=query).json()  # type: ignore[arg-type]
+        return [one["session_id"] for one in page["histories"]]
+
+    assert found(call_status="busy") == found(phone_number="+15005550003") == [busy["session_id"]]
+    assert found(agent_id="-Ox1another") == [other["session_id"]]
+    assert len(found(start_time=min(log["ts"] for log in logs))) == 2
+    assert found(end_time=0) == []
+
+
+def test_a_limit_over_100_is_422(client: TestClient) -> None:
+    answer = client.get(f"{API}/call-logs", params={"limit": 101})
+    assert answer.status_code == 422
+    assert answer.json()["detail"][0]["loc"] == ["query", "limit"]
+
+
+def test_call_logs_show_no_secret_of_ours(client: TestClient) -> None:
+    ids = post(client, "/start_outbound_call", OUTBOUND)
+    webhook = entry(client, ids["session_id"])["agent_config"]["session_data_webhook"]
+    assert webhook["url"] == "http://localhost:8000/millis/end-of-call"
+    assert webhook["headers"] == {"Authorization": MASK}
+
+
+def test_calls_and_agents_outlive_the_process(
+    make_hooks: MakeHooks, ended: list[EndOfCall], tmp_path: Path
+) -> None:
+    with client_of(rehearsing(make_hooks, ended)) as client:
+        agent = post(client, "/agents", {"name": "Bookings", "config": CONFIG})
+        session_id = post(client, "/start_outbound_call", OUTBOUND)["session_id"]
+        log = entry(client, session_id)
+    with client_of(rehearsing(make_hooks, ended)) as client:
+        assert client.get(f"{API}/agents/{agent['id']}").json() == agent
+        assert entry(client, session_id) == log
+    assert (tmp_path / "calls-sandbox.db").exists()
+
+
+def test_a_chat_is_answered_as_events_and_told_of_at_its_end(
+    client: TestClient, ended: list[EndOfCall]
+) -> None:
+    chat = {
+        "agent": {"agent_id": "-Ox1chat", "metadata": {"plan": "gold"}},
+        "messages": [{"role": "user", "content": "A table for two"}],
+        "end_of_session": True,
+    }
+    answer = client.post(f"{API}/chat/completions", json=chat)
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    events = [line[6:] for line in answer.text.splitlines() if line.startswith("data: ")]
+    deltas = [json.loads(event)["choices"][0]["delta"] for event in events[:-1]]
+    assert "".join(delta.get("content", "") for delta in deltas) == "You said: A table for two"
+    assert events[-1] == "[DONE]"
+    (call,) = eventually(lambda: ended)
+    assert (call.call_status, call.metadata) == (
+        "chat_completion", {"plan": "gold", "caller": "Grace"},
+    )  # fmt: skip
+
+
+def test_agents_that_keep_no_data_leave_no_trace(
+    client: TestClient, ended: list[EndOfCall]
+) -> None:
+    private = CONFIG | {"privacy_settings": {"opt_out_data_collection": True}}
+    ids = post(client, "/start_outbound_call", OUTBOUND | {"agent_config": private})
+    eventually(lambda: ended)
+    assert client.get(f"{API}/call-logs/{ids['session_id']}").status_code == 404
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"host": "hooks.example.com"},
+        {"host": "[bad"},
+        {"origin": "https://evil.example"},
+        {"origin": "null"},
+        {"x-forwarded-for": "203.0.113.7"},
+    ],
+)
+def test_nobody_comes_in_from_elsewhere(client: TestClient, headers: dict[str, str]) -> None:
+    assert client.get(f"{API}/agents", headers=headers).status_code == 403
+
+
+def test_who_has_the_key_comes_in_from_anywhere(
+    make_hooks: MakeHooks, ended: list[EndOfCall]
+) -> None:
+    key = "a key of the whole team"
+    elsewhere = {"host": "hooks.example.com"}
+    with client_of(rehearsing(make_hooks, ended, sandbox_key=key)) as client:
+        assert client.get(f"{API}/agents", headers=elsewhere).status_code == 401
+        has_key = elsewhere | {"authorization": key}
+        assert client.get(f"{API}/agents", headers=has_key).status_code == 200
+
+
+def test_without_a_sandbox_there_is_nothing(make_hooks: MakeHooks) -> None:
+    with client_of(make_hooks()) as client:
+        for path in ("/agents", "/call-logs", "/agents/embedded", "/millis"):
+            assert client.get(API + path, follow_redirects=False).status_code in (303, 404)
+        assert client.post(f"{API}/start_outbound_call", json=OUTBOUND).status_code in (303, 404)
+
+
+def test_the_widget_is_a_page_that_frames_of_this_machine_may_show(client: TestClient) -> None:
+    page = client.get(f"{API}/agents/embedded", params={"id": "a", "k": "b", "name": "<b>"})
+    assert page.status_code == 200
+    assert "<b>" not in page.text
+    assert "frame-ancestors 'self' http://localhost:*" in page.headers["content-security-policy"]
+    for name in ("widget.js", "widget.css"):
+        assert client.get(f"{API}/as/web/agents/embedded/{name}").status_code == 200
+
+
+def test_more_calls_than_it_connects_are_to_be_tried_again(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("millis_hooks.sandbox.interfaces.switchboard.MAX_LIVE", 0)
+    answer = client.post(f"{API}/start_outbound_call", json=OUTBOUND)
+    assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
+    with call(client) as socket:
+        frame = socket.receive()
+    assert (frame["type"], frame["code"]) == ("websocket.close", 1013)

@@ -1,0 +1,218 @@
+"""A team's own model as the agent, over Millis' `custom_llm_websocket` protocol."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+from conftest import MakeHooks, eventually
+from sandbox_doors import API, OUTBOUND, call, client_of, entry, initiate, rehearsing, until
+from starlette.testclient import TestClient
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.server import ServerConnection, serve
+
+from millis_hooks import EndOfCall
+
+Says = Callable[["Model", dict[str, Any]], None]
+
+
+class Model:
+    """A model of a team: `says` answers each message; what it was sent is in `heard`."""
+
+    def __init__(self, says: Says) -> None:
+        self.heard: list[dict[str, Any]] = []
+        self.closed: tuple[int | None, str] | None = None
+        self._says = says
+        self._socket: ServerConnection
+
+    def hold(self, socket: ServerConnection) -> None:
+        self._socket = socket
+        try:
+            for text in socket:
+                self.heard.append(json.loads(text))
+                self._says(self, self.heard[-1])
+        except ConnectionClosed:
+            pass
+        self.closed = (socket.close_code, socket.close_reason or "")
+
+    def send(self, kind: str, stream_id: int, **data: Any) -> None:
+        self._socket.send(json.dumps({"type": kind, "data": {"stream_id": stream_id, **data}}))
+
+    def answer(self, stream_id: int, *parts: str) -> None:
+        for part in parts:
+            self.send("stream_response", stream_id, content=part, end_of_stream=False)
+        self.send("stream_response", stream_id, content="", end_of_stream=True)
+
+    def send_text(self, text: str) -> None:
+        self._socket.send(text)
+
+    def types(self) -> list[str]:
+        return [message["type"] for message in self.heard]
+
+
+def polite(model: Model, message: dict[str, Any]) -> None:
+    """Greets, and repeats what was said last."""
+    if message["type"] == "start_call":
+        model.answer(message["data"]["stream_id"], "Good ", "morning.")
+    elif message["type"] == "stream_request":
+        said = message["data"]["transcript"][-1]["content"]
+        model.answer(message["data"]["stream_id"], f"You mean: {said}")
+
+
+@pytest.fixture
+def ended() -> list[EndOfCall]:
+    return []
+
+
+@pytest.fixture
+def client(make_hooks: MakeHooks, ended: list[EndOfCall]) -> Iterator[TestClient]:
+    with client_of(rehearsing(make_hooks, ended)) as client:
+        yield client
+
+
+@pytest.fixture
+def model_at() -> Iterator[Callable[[Says], tuple[Model, dict[str, Any]]]]:
+    """Starts a model, and returns it with the agent that has it."""
+    with ExitStack() as stack:
+
+        def start(says: Says) -> tuple[Model, dict[str, Any]]:
+            model = Model(says)
+            server = stack.enter_context(serve(model.hold, "127.0.0.1", 0))
+            stack.callback(server.shutdown)
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            port = server.socket.getsockname()[1]
+            url = f"ws://127.0.0.1:{port}/"
+            return model, {"agent_id": "-Ox1m", "agent_config": {"custom_llm_websocket": url}}
+
+        yield start
+
+
+MakeModel = Callable[[Says], tuple[Model, dict[str, Any]]]
+
+
+def test_a_model_talks_with_a_scripted_caller(
+    client: TestClient, model_at: MakeModel, ended: list[EndOfCall]
+) -> None:
+    model, agent = model_at(polite)
+    body = OUTBOUND | agent | {"metadata": {"plan": "gold"}}
+    ids = client.post(f"{API}/start_outbound_call", json=body).json()
+    (one,) = eventually(lambda: ended)
+    assert [(turn.role, turn.content) for turn in one.chat] == [
+        ("assistant", "Good morning."),
+        ("user", "Oh yes. I will be there."),
+        ("assistant", "You mean: Oh yes. I will be there."),
+    ]
+    assert model.heard[0]["data"] == {
+        "stream_id": 0, "agent_id": "-Ox1m", "session_id": ids["session_id"],
+        "call_sid": ids["call_id"], "metadata": {"plan": "gold", "caller": "Grace"},
+        "voip": {"from": OUTBOUND["from_phone"], "to": OUTBOUND["to_phone"]},
+    }  # fmt: skip
+    assert model.types() == [
+        "start_call", "playback_finished", "partial_transcript", "stream_request",
+        "playback_finished",
+    ]  # fmt: skip
+
+
+def test_a_call_continues_an_earlier_one(client: TestClient, model_at: MakeModel) -> None:
+    first = client.post(f"{API}/start_outbound_call", json=OUTBOUND).json()["session_id"]
+    said = json.loads(entry(client, first)["chat"])
+    more = {"role": "user", "content": "More"}
+    model, agent = model_at(polite)
+    earlier = {"session_continuation": {"session_id": first, "messages": [more]}}
+    second = client.post(f"{API}/start_outbound_call", json=OUTBOUND | agent | earlier).json()
+    entry(client, second["session_id"])
+    asked = next(one for one in model.heard if one["type"] == "stream_request")
+    assert asked["data"]["transcript"][: len(said) + 1] == [*said, more]
+
+    third, agent = model_at(polite)
+    earlier = {"session_continuation": {"session_id": second["session_id"]}}
+    client.post(f"{API}/start_outbound_call", json=OUTBOUND | agent | earlier)
+    asked = eventually(lambda: [one for one in third.heard if one["type"] == "stream_request"])[0]
+    assert asked["data"]["transcript"][: len(said) + 1] == [*said, more]
+
+
+def test_a_caller_interrupts_the_model(
+    client: TestClient, model_at: MakeModel, ended: list[EndOfCall]
+) -> None:
+    def slow(model: Model, message: dict[str, Any]) -> None:
+        if message["type"] == "start_call":
+            model.send("stream_response", 0, content="Well, ", end_of_stream=False, flush=True)
+        elif message["type"] == "stream_request":
+            model.answer(0, "too late")
+            model.answer(message["data"]["stream_id"], "Yes?")
+
+    model, agent = model_at(slow)
+    with call(client, data=initiate() | {"agent": agent}) as socket:
+        until(socket, "onresponsetext", "Well,")
+        socket.send_json({"method": "say", "data": "Stop"})
+        until(socket, "onresponsetext", "Yes?")
+    assert model.heard[1] == {"type": "interrupt", "stream_id": 0}
+    (one,) = eventually(lambda: ended)
+    assert [turn.content for turn in one.chat] == ["Well,", "Stop", "Yes?"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "functions"),
+    [
+        ("end_call", {}, []),
+        ("transfer_call", {"destination": "+14155550177"}, ["call_transfer"]),
+    ],
+)
+def test_a_model_ends_or_transfers_the_call(
+    client: TestClient,
+    model_at: MakeModel,
+    ended: list[EndOfCall],
+    kind: str,
+    data: dict[str, str],
+    functions: list[str],
+) -> None:
+    _, agent = model_at(lambda model, message: model.send(kind, 0, **data))
+    client.post(f"{API}/start_outbound_call", json=OUTBOUND | agent)
+    (one,) = eventually(lambda: ended)
+    assert one.call_status == "agent-ended"
+    assert [function.name for function in one.function_calls] == functions
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("hello", "The model sent no JSON"),
+        ("[1]", "The model sent a list of 1 item, not an object."),
+        (
+            '{"type": "sing"}',
+            "The model's type is none of end_call, stream_response, transfer_call",
+        ),
+        ('{"type": "end_call"}', "A end_call of the model has no data with a stream_id."),
+    ],
+)
+def test_a_model_that_breaks_the_protocol_is_told_how(
+    client: TestClient, model_at: MakeModel, ended: list[EndOfCall], text: str, reason: str
+) -> None:
+    model, agent = model_at(lambda model, message: model.send_text(text))
+    client.post(f"{API}/start_outbound_call", json=OUTBOUND | agent)
+    (one,) = eventually(lambda: ended)
+    assert one.call_status == "error"
+    assert reason in (one.error_message or "")
+    code, given = eventually(lambda: model.closed)  # type: ignore[misc]
+    assert code == 1008
+    assert given.startswith(reason)
+
+
+def test_a_model_that_is_not_there_ends_the_call_with_an_error(
+    client: TestClient, ended: list[EndOfCall]
+) -> None:
+    agent = {"agent_config": {"custom_llm_websocket": "ws://127.0.0.1:9/"}, "agent_id": "a"}
+    client.post(f"{API}/start_outbound_call", json=OUTBOUND | agent)
+    (one,) = eventually(lambda: ended)
+    assert (one.call_status, one.chat) == ("error", [])
+
+
+def test_a_model_elsewhere_is_not_called(client: TestClient, ended: list[EndOfCall]) -> None:
+    agent = {"agent_config": {"custom_llm_websocket": "wss://llm.example/"}, "agent_id": "a"}
+    client.post(f"{API}/start_outbound_call", json=OUTBOUND | agent)
+    (one,) = eventually(lambda: ended)
+    assert "not on this machine" in (one.error_message or "")

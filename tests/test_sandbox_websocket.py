@@ -1,0 +1,187 @@
+"""The websocket of the sandbox, as native clients use it; the Web SDK is in tests/browser."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+from conftest import MakeHooks, eventually
+from sandbox_doors import API, OUTBOUND, VOICE, call, client_of, initiate, rehearsing, until
+from starlette.testclient import TestClient
+from starlette.websockets import WebSocketDisconnect
+
+from millis_hooks import EndOfCall
+from millis_hooks.sandbox.interfaces.sound import silence, tone
+
+
+@pytest.fixture
+def ended() -> list[EndOfCall]:
+    return []
+
+
+@pytest.fixture
+def client(make_hooks: MakeHooks, ended: list[EndOfCall]) -> Iterator[TestClient]:
+    with client_of(rehearsing(make_hooks, ended)) as client:
+        yield client
+
+
+def test_a_caller_says_something_and_hangs_up(client: TestClient, ended: list[EndOfCall]) -> None:
+    with call(client, data=initiate(metadata={"plan": "gold", "seats": [1, 2]})) as socket:
+        (ready,) = until(socket, "onready")
+        socket.send_json({"method": "say", "data": "Good morning"})
+        seen = until(socket, "onresponsetext", "You said: Good morning")
+    (one,) = eventually(lambda: ended)
+    assert one.session_id == ready["payload"]["session_id"]
+    assert (one.metadata["seats"], one.metadata["caller"]) == ([1, 2], "Grace")
+    assert one.call_status == "user-ended"
+    assert {"method": "ontranscript", "data": "Good morning", "payload": {"is_final": True}} in seen
+
+
+def test_an_answer_is_announced_and_grows(client: TestClient) -> None:
+    with call(client) as socket:
+        words = "Hello, this is the sandbox. How may I help?"
+        begun, part, whole = until(socket, "onresponsetext", words)[-3:]
+    assert begun == {"method": "start_answering"}
+    assert (whole["payload"], part["payload"]) == ({"is_final": True}, {"is_final": False})
+    assert words.startswith(part["data"])
+
+
+def test_sound_is_16_khz_and_as_long_as_the_words(client: TestClient) -> None:
+    agent = {"agent_id": "a", "agent_config": {"first_message": "x" * 30}}
+    with call(client, data=initiate() | {"agent": agent}) as socket:
+        until(socket, "onresponsetext")
+        frames = [socket.receive_bytes() for _ in range(20)]
+        assert b"".join(frames) == b"".join(tone(2.0))
+        assert sum(map(len, frames)) == 2 * 16_000 * 2
+
+
+def test_a_ping_gets_its_data_back(client: TestClient) -> None:
+    with call(client) as socket:
+        socket.send_json({"method": "ping", "data": "1763735000000"})
+        assert until(socket, "pong")[-1] == {"method": "pong", "data": "1763735000000"}
+        socket.send_json({"method": "ping"})
+        assert until(socket, "pong")[-1] == {"method": "pong"}
+
+
+def test_a_scenario_is_gone_through_and_the_call_closed(
+    client: TestClient, ended: list[EndOfCall]
+) -> None:
+    with call(client, "/as/tool-calls/millis") as socket:
+        methods = {message["method"] for message in until(socket, "onsessionended")}
+        assert methods == {
+            "onready", "start_answering", "onresponsetext", "ontranscript", "onfunction",
+            "onsessionended",
+        }  # fmt: skip
+        with pytest.raises(WebSocketDisconnect) as closed:
+            socket.receive_text()
+    assert closed.value.code == 1000
+    assert eventually(lambda: ended)[0].call_status == "agent-ended"
+
+
+def test_a_caller_hangs_up_with_any_status(client: TestClient, ended: list[EndOfCall]) -> None:
+    with call(client) as socket:
+        socket.send_json({"method": "hang_up", "data": "voicemail_hangup"})
+        until(socket, "onsessionended")
+    assert eventually(lambda: ended)[0].call_status == "voicemail-hangup"
+
+
+def test_who_speaks_while_the_agent_does_interrupts_it(
+    client: TestClient, ended: list[EndOfCall]
+) -> None:
+    agent = {"agent_id": "a", "agent_config": {"first_message": "A long message. " * 40}}
+    with call(client, data=initiate() | {"agent": agent}) as socket:
+        until(socket, "onresponsetext", agent["agent_config"]["first_message"])  # type: ignore[index]
+        socket.send_bytes(silence(0.1) + b"".join(tone(0.1)) + silence(0.7))
+        noise = until(socket, "unpause")
+        for frame in tone(0.5):
+            socket.send_bytes(frame)
+        socket.send_bytes(silence(0.7))
+        speech = until(socket, "ontranscript", "[speech, 0.5 s]")
+    assert [message["method"] for message in noise] == ["pause", "unpause"]
+    assert [message["method"] for message in speech[:2]] == ["pause", "clear"]
+    assert eventually(lambda: ended)[0].call_status == "user-ended"
+
+
+def test_an_agent_made_up_for_the_call_has_no_id(
+    client: TestClient, ended: list[EndOfCall]
+) -> None:
+    config = {"prompt": "p", "voice": VOICE, "first_message": "Hi {caller}"}
+    with call(client, data=initiate() | {"agent": {"agent_config": config}}) as socket:
+        until(socket, "onresponsetext", "Hi Grace")
+    assert eventually(lambda: ended)[0].agent_id is None
+
+
+def test_a_registered_call_comes_in_once(client: TestClient, ended: list[EndOfCall]) -> None:
+    body = {"agent_id": "-Ox1a", "metadata": {"plan": "gold"}, **OUTBOUND}
+    ids = client.post(f"{API}/register_call", json=body).json()
+    data = {"call_id": ids["call_id"], "public_key": "k"}
+    with call(client, data=data) as socket:
+        assert until(socket, "onready")[0]["payload"] == {"session_id": ids["session_id"]}
+    (one,) = eventually(lambda: ended)
+    assert (one.call_id, one.metadata["plan"]) == (ids["call_id"], "gold")
+    assert close_of(client, json.dumps({"method": "initiate", "data": data})) == (
+        1008, "No call is registered by this call_id.",
+    )  # fmt: skip
+
+
+def close_of(client: TestClient, *texts: str | bytes) -> tuple[int, str]:
+    """Return code and reason of the close that these messages lead to."""
+    with client.websocket_connect(f"ws://localhost:8000{API}/millis") as socket:
+        for text in texts:
+            if isinstance(text, bytes):
+                socket.send_bytes(text)
+            else:
+                socket.send_text(text)
+        while (frame := socket.receive())["type"] != "websocket.close":
+            pass
+    return frame["code"], frame["reason"]
+
+
+FIRST = json.dumps({"method": "initiate", "data": initiate()})
+
+
+@pytest.mark.parametrize(
+    ("texts", "reason"),
+    [
+        (["hello"], "A text message is no JSON"),
+        ([b"\0\0", '{"method": "ping"}'], "The first message is not initiate."),
+        (["[]"], "A text message is a list of 0 items, not an object."),
+        (['{"method": "initiate"}'], "validation error: data: Input should be"),
+        (['{"method": "initiate", "data": {}}'], "There is no public_key, or it is another."),
+        ([FIRST, FIRST], "initiate comes once."),
+        ([FIRST, '{"method": "dance"}'], "The method is none of initiate, ping, say and hang_up."),
+        ([FIRST, '{"method": "say", "data": 1}'], "The method is none of"),
+        ([FIRST, "[" * 9999], "A text message is no JSON"),
+        (
+            [FIRST.replace('"-Ox1ofADoor"', '7, "agent_config": {"tools": 1}')],
+            "validation error: data.agent.agent_id: Input should be a valid string; data.agent",
+        ),
+    ],
+)
+def test_a_client_that_breaks_the_protocol_is_told_how(
+    client: TestClient, texts: list[str | bytes], reason: str
+) -> None:
+    code, given = close_of(client, *texts)
+    assert code == 1008
+    assert given.startswith(reason)
+
+
+def test_a_call_that_a_client_broke_ended_with_an_error(
+    client: TestClient, ended: list[EndOfCall]
+) -> None:
+    close_of(client, FIRST, "hello")
+    assert eventually(lambda: ended)[0].call_status == "error"
+
+
+def test_a_page_of_another_site_gets_no_connection(client: TestClient) -> None:
+    with (
+        pytest.raises(WebSocketDisconnect),
+        call(client, headers={"origin": "https://evil.example"}),
+    ):
+        pass
+
+
+def test_without_a_sandbox_nobody_is_connected(make_hooks: MakeHooks) -> None:
+    with client_of(make_hooks()) as client, pytest.raises(WebSocketDisconnect), call(client):
+        pass

@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 
 from sqlalchemy import URL, Engine, NullPool, create_engine, make_url
+from sqlalchemy.exc import ProgrammingError
 
 from millis_hooks.call_log import CallLog
 from millis_hooks.call_log.tables import metadata
@@ -110,14 +111,6 @@ def require() -> None:
         _program("initdb")
 
 
-@cache
-def _database(number: int) -> str:
-    """Make a call log, empty, and return its URL."""
-    url = new_database(number)
-    CallLog(url).close()
-    return url
-
-
 def new_database(number: int | str) -> str:
     """Make a database without anything in it, and return its URL."""
     name = f"millis_hooks_test_{number}"
@@ -128,11 +121,17 @@ def new_database(number: int | str) -> str:
 
 def emptied_database(number: int) -> str:
     """Return the URL of a call log that has just been emptied, and that nobody is in."""
-    url = _database(number)
-    engine = create_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
-    _tell(engine, _THROW_OUT)
-    _tell(engine, _EMPTY_IT)
-    return url
+    if number in _made:
+        engine = create_engine(_made[number], poolclass=NullPool, isolation_level="AUTOCOMMIT")
+        _tell(engine, _THROW_OUT)
+        try:
+            _tell(engine, _EMPTY_IT)
+        except ProgrammingError:  # a test has broken it
+            del _made[number]
+    if number not in _made:
+        _made[number] = new_database(number)
+        CallLog(_made[number]).close()
+    return _made[number]
 
 
 def _tell(engine: Engine, statement: str) -> None:
@@ -140,6 +139,8 @@ def _tell(engine: Engine, statement: str) -> None:
         connection.exec_driver_sql(statement)
 
 
+#: Call logs by number, as tests left them.
+_made: dict[int, str] = {}
 _THROW_OUT = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
     "WHERE datname = current_database() AND pid <> pg_backend_pid()"
@@ -149,6 +150,7 @@ _EMPTY_IT = "; ".join(
     [
         *(f"DELETE FROM {table.name}" for table in reversed(metadata.sorted_tables)),
         "DELETE FROM call_search",
+        "DELETE FROM writers",
         "SELECT setval(oid::regclass, 1, false) FROM pg_class WHERE relkind = 'S'",
     ]
 )

@@ -71,7 +71,7 @@ def test_signing_in_leads_to_the_page_that_was_asked_for(anonymous: Site) -> Non
     ],
 )
 def test_signing_in_never_leads_to_another_site(anonymous: Site, target: str) -> None:
-    assert anonymous.sign_in(next=target).headers["location"] == "/calls"
+    assert anonymous.sign_in(next=target).headers["location"] == "/"
 
 
 def test_the_cookie_is_kept_from_scripts_and_other_sites(anonymous: Site) -> None:
@@ -204,7 +204,7 @@ def test_files_with_a_version_are_kept_by_browsers(site: Site) -> None:
 def test_links_stay_below_the_path_the_dashboard_is_mounted_at(tmp_path: Path) -> None:
     site = Site(tmp_path, prefix="/ops/voice")
     assert site.get("/calls").headers["location"] == "/ops/voice/login"
-    assert site.sign_in().headers["location"] == "/ops/voice/calls"
+    assert site.sign_in().headers["location"] == "/ops/voice/"
     site.add_ended_call("-a")
     page = site.page("/calls")
     assert {link for link in page.links() if not link.startswith(("/ops/voice/", "#"))} == set()

@@ -287,6 +287,7 @@ def test_the_samples_of_every_vintage_are_kept(found: Found, vintage: Any) -> No
     assert len(found.report().groups) == expected.get(vintage, 0)
 
 
+@pytest.mark.sqlite_only
 def test_the_report_goes_from_place_to_place_through_the_index(found: Found) -> None:
     place = "SELECT min(path) FROM drift WHERE kind = 'unreadable' AND path > 'a'"
     newest = "SELECT * FROM drift WHERE kind = 'a' AND path = 'b' ORDER BY seen_at DESC LIMIT 1"

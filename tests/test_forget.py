@@ -171,6 +171,7 @@ def end_runs(database: Database) -> None:
         connection.execute(update(handler_runs).values(state="succeeded"))
 
 
+@pytest.mark.sqlite_only
 def test_nothing_of_it_is_left_in_the_file(database: Database) -> None:
     with database.writer.begin() as connection:
         connection.execute(text("PRAGMA secure_delete=OFF"))
@@ -194,6 +195,7 @@ def indexed(database: Database) -> str:
         return b"".join(pages).decode("utf-8", "replace")
 
 
+@pytest.mark.sqlite_only
 def test_a_search_still_finds_the_others(database: Database) -> None:
     receive(database, *whole_call("-s1", NUMBER, "Bonjour"), *whole_call("-s2", OTHER, "Bonsoir"))
     forget(database, find(database))
@@ -206,6 +208,7 @@ def test_a_search_still_finds_the_others(database: Database) -> None:
         connection.exec_driver_sql("SELECT 1")
 
 
+@pytest.mark.sqlite_only
 def test_the_wal_cannot_be_emptied_while_somebody_reads_from_it(database: Database) -> None:
     receive(database, *whole_call("-s1", NUMBER))
     with database.reader.connect() as connection:
@@ -229,6 +232,7 @@ def test_what_is_no_number_is_told_apart(who: str) -> None:
     assert not forgetting.is_number(who)
 
 
+@pytest.mark.sqlite_only
 def test_a_session_is_forgotten_by_its_id(database: Database, run: Run) -> None:
     receive(database, *whole_call("-s1", NUMBER, WORD), *whole_call("-s2", NUMBER))
     result = run("-s1", "--yes")
@@ -264,6 +268,7 @@ def test_a_delivery_that_is_not_processed_stays_and_is_told(database: Database, 
     assert len(rows(database, deliveries)) == 1
 
 
+@pytest.mark.sqlite_only
 def test_what_an_interrupted_command_left_in_the_file_a_vacuum_removes(
     database: Database, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -282,6 +287,7 @@ def test_what_an_interrupted_command_left_in_the_file_a_vacuum_removes(
     assert WORD[1:3] not in indexed(database)
 
 
+@pytest.mark.sqlite_only
 def test_what_the_service_may_remember_and_the_file_may_keep_is_told(
     database: Database, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

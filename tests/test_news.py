@@ -153,6 +153,7 @@ def write(writer: Writer, name: str) -> None:
     writer.run(lambda connection: connection.execute(key))
 
 
+@pytest.mark.sqlite_only
 def test_what_another_process_writes_is_told(database: Database, tmp_path: Path) -> None:
     news = Announcer()
     with (

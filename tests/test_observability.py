@@ -25,8 +25,8 @@ QUERIES = [target["expr"] for panel in PANELS for target in panel["targets"]]
 def told(make_hooks: MakeHooks) -> dict[str, list[dict[str, str]]]:
     """The labels of everything that is told, by the name of the metric."""
     hooks = make_hooks(metrics_open=True)
-    hooks.on_prefetch(lambda call: None, name="greet")
-    hooks.on_end_of_call(lambda call: None, name="book")
+    hooks.on_prefetch(name="greet")(lambda call: None)
+    hooks.on_end_of_call(name="book")(lambda call: None)
     labels: dict[str, list[dict[str, str]]] = {"up": [], "millis_hooks_runs": []}
     with serving(hooks) as client:
         for family in text_string_to_metric_families(client.get("/metrics").text):

@@ -210,6 +210,7 @@ def _at_once(work: Any, /) -> Any:
     return work(None)
 
 
+@pytest.mark.sqlite_only
 def test_no_statement_reads_a_whole_table(log: StoredCalls) -> None:
     add_whole_call(log, "-old", OLD)
     log.add_delivery(outcome="unparsed", received_at=OLD)
@@ -400,6 +401,7 @@ def test_a_log_that_keeps_everything_is_pruned_by_days_only(
     assert ": nothing.\n" in run("--yes", "--days", "9").stdout
 
 
+@pytest.mark.sqlite_only
 def test_the_command_leaves_room_for_a_service_at_work(
     log: StoredCalls, run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:

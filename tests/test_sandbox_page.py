@@ -67,7 +67,8 @@ class Sandbox:
         def over() -> dict[str, Any] | None:
             call = self.call()
             states = {run["state"] for run in call["runs"]}
-            is_done = call["stage"] == "over" and not states & {"pending", "running"}
+            is_read = call["is_stored"] or not any(end["answered"] for end in call["ends"])
+            is_done = call["stage"] == "over" and is_read and not states & {"pending", "running"}
             return call if is_done else None
 
         seen = eventually(over)

@@ -19,6 +19,7 @@ from storage import NOW, ended, opened, prefetched, url_in, writing
 from typer.testing import CliRunner, Result
 
 from millis_hooks.call_log import CallLog
+from millis_hooks.call_log.backlog import read_backlog
 from millis_hooks.call_log.database import Database
 from millis_hooks.call_log.following import Follower, Happening
 from millis_hooks.call_log.new_runs import pending_run
@@ -53,23 +54,17 @@ def store(folder: Path, *sessions: str) -> None:
     async def deliver() -> None:
         for session in sessions:
             call_log.writer.record(prefetched(session))
-            await call_log.writer.store(ended(session))
+            await call_log.writer.store(ended(session, at=NOW + timedelta(minutes=1)))
 
     call_log = CallLog(url_in(folder))
     asyncio.run(deliver())
-    with call_log.database.reader.connect() as connection:
-        follower = Follower(connection, last=100)
-    eventually(lambda: _has_all(follower, call_log.database, 2 * len(sessions)))
+    eventually(lambda: not waiting(call_log.database))
     call_log.close()
 
 
-def _has_all(follower: Follower, database: Database, number: int) -> bool:
+def waiting(database: Database) -> int:
     with database.reader.connect() as connection:
-        seen.extend(follower.look(connection))
-    return len(seen) >= number
-
-
-seen: list[Happening] = []
+        return read_backlog(connection).unprocessed
 
 
 def test_what_comes_in_is_told_once(tmp_path: Path, log: Database) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanContext
 
 from millis_hooks import ConfigError, PrefetchRequest
 from millis_hooks.events import EndOfCall
@@ -62,8 +64,14 @@ def parent_of(span: ReadableSpan) -> int | None:
     return span.parent.span_id if span.parent else None
 
 
+def context_of(span: ReadableSpan) -> SpanContext:
+    context = span.get_span_context()
+    assert context is not None
+    return context
+
+
 def id_of(span: ReadableSpan) -> int:
-    return span.get_span_context().span_id
+    return context_of(span).span_id
 
 
 def test_a_call_is_one_trace(make_traced: Callable[[], Any], spans: Spans) -> None:
@@ -72,7 +80,7 @@ def test_a_call_is_one_trace(make_traced: Callable[[], Any], spans: Spans) -> No
         client.post(END_OF_CALL, content=END)
         eventually(lambda: "run book" in spans())
     told = spans()
-    assert len({span.get_span_context().trace_id for span in told.values()}) == 1
+    assert len({context_of(span).trace_id for span in told.values()}) == 1
     assert parent_of(told["prefetch"]) is None
     assert parent_of(told["handler greet"]) == id_of(told["prefetch"])
     assert parent_of(told["end of call"]) == id_of(told["prefetch"])
@@ -98,9 +106,10 @@ def test_the_context_is_kept_in_the_row_as_w3c_writes_it(
 ) -> None:
     with serving(make_traced()) as client:
         client.get(BEGIN)
-    context = spans()["prefetch"].get_span_context()
+    context = context_of(spans()["prefetch"])
     [kept] = rows("SELECT trace FROM deliveries")
-    assert kept["trace"] == f"00-{context.trace_id:032x}-{context.span_id:016x}-01"
+    flags = f"{context.trace_flags:02x}"
+    assert kept["trace"] == f"00-{context.trace_id:032x}-{context.span_id:016x}-{flags}"
 
 
 def test_what_handlers_trace_themselves_belongs_to_their_span(
@@ -167,12 +176,13 @@ def test_of_calls_that_go_on_so_many_are_remembered_and_no_more(
 def test_without_the_extra_the_setting_says_what_to_install(
     make_hooks: MakeHooks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    async def start() -> None:
+        async with make_hooks(tracing=True).running():
+            pass
+
     monkeypatch.setitem(sys.modules, "millis_hooks.tracing", None)
-    with (
-        pytest.raises(ConfigError, match=r"millis-hooks\[otel\]"),
-        serving(make_hooks(tracing=True)),
-    ):
-        pass
+    with pytest.raises(ConfigError, match=r"millis-hooks\[otel\]"):
+        asyncio.run(start())
 
 
 def test_nothing_of_it_is_imported_where_it_is_not_wanted() -> None:

@@ -180,6 +180,7 @@ def test_work_that_leaves_a_statement_unfinished_fails_alone(
     assert good.exception() is None
 
 
+@pytest.mark.sqlite_only
 def test_work_the_database_refuses_fails_alone(database: Database, writer: Writer) -> None:
     bad, good = run_all(writer, ask_nonsense, add_key)
     assert isinstance(bad.exception(), StorageError)
@@ -196,6 +197,7 @@ def test_work_may_fail_in_different_ways_in_one_group(writer: Writer) -> None:
     writer.run(lambda connection: None)
 
 
+@pytest.mark.sqlite_only
 def test_a_full_disk_acknowledges_nobody(database: Database, writer: Writer) -> None:
     writer.run(fill_disk)
     large = b"." * 100_000
@@ -205,6 +207,7 @@ def test_a_full_disk_acknowledges_nobody(database: Database, writer: Writer) -> 
     assert stored(database) == []
 
 
+@pytest.mark.sqlite_only
 def test_writing_goes_on_once_there_is_room_again(database: Database, writer: Writer) -> None:
     writer.run(fill_disk)
     large = b"." * 100_000
@@ -214,6 +217,7 @@ def test_writing_goes_on_once_there_is_room_again(database: Database, writer: Wr
     assert stored(database) == ["-kept"]
 
 
+@pytest.mark.sqlite_only
 def test_a_commit_that_fails_acknowledges_nobody(database: Database, writer: Writer) -> None:
     commits = commits_of(database)
 
@@ -227,6 +231,7 @@ def test_a_commit_that_fails_acknowledges_nobody(database: Database, writer: Wri
     assert stored(database) == []
 
 
+@pytest.mark.sqlite_only
 def test_all_fail_at_once_while_the_file_is_locked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -69,7 +69,8 @@ def fill_in(connection: Connection, fetched: Sequence[Delivery]) -> int:
         else by_session[each]
         for each in lacked
     ]
-    insert_deliveries(connection, storable)
+    if storable:
+        insert_deliveries(connection, storable)
     return len(storable)
 
 

@@ -16,6 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from .analytics.postgres_triggers import CREATE_TRIGGERS
 from .database import describe
 from .tables import Key, metadata
+from .transactions import CREATE_WRITERS
 
 logger = logging.getLogger("millis_hooks.call_log")
 
@@ -30,6 +31,7 @@ def create_schema(connection: Connection) -> None:
     """Make all that is in no Alembic script of its own."""
     _by_bytes().create_all(connection, checkfirst=False)
     connection.execute(text(_CREATE_CALL_SEARCH))
+    connection.execute(text(CREATE_WRITERS))
     _create_search_index(connection)
     for statement in CREATE_TRIGGERS:
         connection.exec_driver_sql(statement)

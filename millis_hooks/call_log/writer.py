@@ -95,6 +95,7 @@ class Writer:
         return self._queue.qsize()
 
     def start(self) -> None:
+        self._transactions.open()
         self._thread.start()
 
     def close(self) -> None:
@@ -150,8 +151,7 @@ class Writer:
             self._commit([], [self._kept.pop(0)])
             self._write_all()
             self._note_lost(len(self._kept))
-        with suppress(SQLAlchemyError):
-            self._transactions.close()
+        self._transactions.close()
 
     def _write_all(self) -> None:
         """Write what comes, until it is closed and nothing is left."""

@@ -187,13 +187,14 @@ def client_of(request: Request) -> str:
 
 
 def _home(request: Request) -> str:
-    return link(request, "calls")
+    return link(request, "home")
 
 
 def _login_path(request: Request) -> str:
     target = quote(request.scope["path"], safe="/")
     if request.url.query:
         target += "?" + request.url.query
-    home = _home(request)
-    query = {"next": target} if local_path(target) and target != home else None
+    # Who came for the list is led to it from home, or first to the setup page.
+    is_home = target in (_home(request), link(request, "calls"))
+    query = {"next": target} if local_path(target) and not is_home else None
     return link(request, "login", query)

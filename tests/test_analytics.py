@@ -486,6 +486,7 @@ def test_an_upgraded_log_has_the_triggers_of_a_new_one(tmp_path: Path) -> None:
     assert found == {trigger.text for trigger in CREATE_TRIGGERS}
 
 
+@pytest.mark.sqlite_only
 def test_a_log_that_cannot_be_read_raises_a_storage_error(log: StoredCalls) -> None:
     with sqlite3.connect(log.database.path) as other:
         other.execute("DROP TABLE hours")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from databases import url_in
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import delete, insert
@@ -41,7 +42,7 @@ Run = Callable[..., Result]
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run a command on the call log in an empty folder."""
-    monkeypatch.setenv("MILLIS_HOOKS_DATABASE_URL", f"sqlite:///{tmp_path}/log.db")
+    monkeypatch.setenv("MILLIS_HOOKS_DATABASE_URL", url_in(tmp_path))
     return lambda *args: CliRunner().invoke(app, args)
 
 
@@ -340,7 +341,7 @@ def test_a_terminal_obeys_nothing_that_a_caller_said(
 
 def on_a_terminal(folder: Path, *args: str) -> str:
     """Return what a command prints on a terminal."""
-    env = {**os.environ, "MILLIS_HOOKS_DATABASE_URL": f"sqlite:///{folder}/log.db"}
+    env = {**os.environ, "MILLIS_HOOKS_DATABASE_URL": url_in(folder)}
     ours, its = pty.openpty()
     with subprocess.Popen([SCRIPT, *args], stdin=its, stdout=its, stderr=its, env=env):
         os.close(its)

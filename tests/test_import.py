@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from databases import url_in
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import Table, select
@@ -113,7 +114,7 @@ def exported(folder: Path, batch: Sequence[Delivery]) -> Path:
     """What `export --raw` makes of a log that has received `batch`."""
     receive(folder, batch)
     file = folder / "calls.jsonl"
-    env = {"MILLIS_HOOKS_DATABASE_URL": f"sqlite:///{folder / 'log.db'}"}
+    env = {"MILLIS_HOOKS_DATABASE_URL": url_in(folder)}
     made = CliRunner().invoke(app, ["export", str(file), "--raw"], env=env)
     assert made.exit_code == 0, made.output
     return file

@@ -54,6 +54,8 @@ def content_hash(body: bytes) -> bytes:
 
 def insert_deliveries(connection: Connection, batch: Sequence[Delivery]) -> None:
     """Store `batch` and put all of it but the rejected into the inbox."""
+    if not batch:
+        return
     if is_postgresql(connection):
         _insert_on_postgresql(connection, batch)
         return

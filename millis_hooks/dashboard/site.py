@@ -1,12 +1,11 @@
-"""Puts the dashboard together: which path shows which view, and what goes wrong how."""
+"""Puts the dashboard together: which path shows which view."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -21,7 +20,6 @@ from starlette.types import Scope
 from ..call_log.arrivals import is_empty
 from ..call_log.news import Announcer
 from ..call_log.queries import Queries
-from ..exceptions import StorageError
 from ..operators import Operator, Operators, Role
 from . import rereads
 from .actions import Actions
@@ -37,11 +35,12 @@ from .cookies import cookie_name
 from .deliveries import QUERY as DELIVERIES_QUERY
 from .deliveries import list_deliveries, show_delivery, show_rejection
 from .drift import show_drift
+from .errors import Errors
 from .exports import Format, export_calls
 from .following import follow_call, follow_calls
 from .forgetting import Forgetting
 from .forms import MAX_FORM_BYTES
-from .guards import CONTENT_POLICY, HEADERS, RECORDING_POLICY, Guards
+from .guards import CONTENT_POLICY, RECORDING_POLICY, Guards
 from .live import Live
 from .openapi import Description, Twin
 from .operators import OperatorsPage
@@ -57,17 +56,16 @@ from .zones import choose_zone
 if TYPE_CHECKING:
     from .sandbox import Sandbox
 
-logger = logging.getLogger("millis_hooks.dashboard")
 
-_EXPLANATIONS = {
-    403: ("Not allowed", "Your role is view. Somebody whose role is operate can do this."),
-    404: ("Not found", "There is no such page, or the call was removed from the call log."),
-    409: ("Not now", "Handlers of this call are not done, or a delivery is not processed yet."),
-    413: ("Too large", "This form is larger than any form here."),
-}
-_NOT_POSSIBLE = ("Not possible", "The dashboard cannot do what was asked.")
-_NO_STORAGE = ("The call log cannot be used", "The reason is in the server's log. Try again soon.")
-_BUG = ("Something went wrong", "The page could not be made. The reason is in the server's log.")
+class Parts(TypedDict, total=False):
+    """What a dashboard may go without: there are no such pages then, and no such form."""
+
+    setup: Setup | None
+    forgetting: Forgetting | None
+    reread: RereadDelivery | None
+    sandbox: Sandbox | None
+    #: Tells the pages of changes; without it they stand still.
+    news: Announcer
 
 
 def dashboard(
@@ -77,20 +75,10 @@ def dashboard(
     replay: Replay,
     settings: DashboardSettings,
     now: Callable[[], datetime],
-    news: Announcer | None = None,
-    setup: Setup | None = None,
-    forgetting: Forgetting | None = None,
-    reread: RereadDelivery | None = None,
-    sandbox: Sandbox | None = None,
+    **parts: Unpack[Parts],
 ) -> Starlette:
-    """Return the dashboard, to be served alone or mounted under any path.
-
-    `news` tells its pages what changes; without it they stand still. Without `setup`,
-    `forgetting` or `sandbox` there are no such pages, and without `reread` no such form.
-    """
-    told = news or Announcer()
-    optional = (setup, forgetting, reread, sandbox)
-    return _Site(queries, operators, replay, settings, now, told, *optional).app()
+    """Return the dashboard, to be served alone or mounted under any path."""
+    return _Site(queries, operators, replay, settings, now, parts).app()
 
 
 class _Site:
@@ -101,25 +89,21 @@ class _Site:
         replay: Replay,
         settings: DashboardSettings,
         now: Callable[[], datetime],
-        news: Announcer,
-        setup: Setup | None,
-        forgetting: Forgetting | None,
-        reread: RereadDelivery | None,
-        sandbox: Sandbox | None,
+        parts: Parts,
     ) -> None:
         self._queries = queries
         self._pages = Pages(queries, settings, now)
         self._sign_in = SignIn(operators, self._pages)
-        self._live = Live(news, operators)
+        self._live = Live(parts.get("news") or Announcer(), operators)
         self._actions = Actions(self._sign_in, Confirmation(operators, self._pages, now))
         self._analytics = AnalyticsPage()
         self._replays = ReplayForm(replay, now)
         self._twins: list[Twin] = []
         self._description = Description(self._twins, settings.webhooks, settings.version)
-        self._setup = setup
-        self._forgetting = forgetting
-        self._reread = reread
-        self._sandbox = sandbox
+        self._setup = parts.get("setup")
+        self._forgetting = parts.get("forgetting")
+        self._reread = parts.get("reread")
+        self._sandbox = parts.get("sandbox")
         self._operators = OperatorsPage(operators)
 
     def app(self) -> Starlette:
@@ -159,11 +143,7 @@ class _Site:
         return Starlette(
             routes=routes,
             middleware=[Middleware(Guards), Middleware(GZipMiddleware, compresslevel=5)],
-            exception_handlers={
-                HTTPException: self._http_error,
-                StorageError: self._storage_error,
-                Exception: self._error,
-            },
+            exception_handlers=Errors(self._pages).handlers(),
         )
 
     def _page(
@@ -290,37 +270,6 @@ class _Site:
         """Lead to the calls, or to the setup page as long as there never was one."""
         is_first = self._setup is not None and self._queries.ask(is_empty)
         return RedirectResponse(link(request, "setup" if is_first else "calls"), 303)
-
-    def _http_error(self, request: Request, error: Exception) -> Response:
-        status_code = error.status_code if isinstance(error, HTTPException) else 500
-        return self._explain(request, status_code, _EXPLANATIONS.get(status_code, _NOT_POSSIBLE))
-
-    def _storage_error(self, request: Request, error: Exception) -> Response:
-        logger.error("the dashboard could not use the call log", exc_info=error)
-        return self._explain(request, 503, _NO_STORAGE)
-
-    def _error(self, request: Request, _: Exception) -> Response:
-        # This handler stands outside the guards, whose headers every answer needs.
-        response = self._explain(request, 500, _BUG)
-        response.headers.update(HEADERS)
-        return response
-
-    def _explain(
-        self, request: Request, status_code: int, explanation: tuple[str, str]
-    ) -> Response:
-        title, text = explanation
-        if request.url.path.endswith(".json"):
-            return as_json({"error": f"{title}. {text}"}, status_code)
-        operator = getattr(request.state, "operator", None)
-        return self._pages.render(
-            request,
-            "error.html",
-            status_code=status_code,
-            operator=operator,
-            title=title,
-            text=text,
-            sought=request.path_params.get("session_id") if status_code == 404 else None,
-        )
 
 
 class _Static(StaticFiles):

@@ -28,8 +28,9 @@ def _name_sources() -> None:
 
 
 def _tell_dry_runs() -> None:
-    column = sa.Column("dry_run", sa.Boolean(), nullable=False, server_default=sa.false())
-    op.add_column("deliveries", column)
+    op.add_column(
+        "deliveries", sa.Column("dry_run", sa.Boolean(), nullable=False, server_default=sa.false())
+    )
 
 
 def _keep_traces() -> None:

@@ -13,6 +13,15 @@ from .counts import SHORT_S, Histogram
 EVERY_S = 0.5
 
 
+def watch(**loops: asyncio.AbstractEventLoop | None) -> dict[str, LoopLag]:
+    """Measure these loops, from now on and by name; one that is there twice only once."""
+    distinct = {loop: name for name, loop in reversed(loops.items()) if loop is not None}
+    measured = {name: LoopLag(loop) for loop, name in distinct.items()}
+    for lag in measured.values():
+        lag.start()
+    return measured
+
+
 class LoopLag:
     """Measures a running loop, again and again; `seconds` are how late each measure was."""
 

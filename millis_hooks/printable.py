@@ -12,5 +12,7 @@ _OBEYED = re.compile(
 
 def printable(text: str, *, one_line: bool = False) -> str:
     """Return text that a terminal shows and does not obey; what it would obey is written out."""
+    if text.isprintable():  # as nearly all is, and quicker to see
+        return text
     shown = _OBEYED.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
     return shown.replace("\n", "\\n") if one_line else shown

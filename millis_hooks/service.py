@@ -20,7 +20,7 @@ from .events import EndOfCall
 from .exceptions import ConfigError
 from .failures import hide_by, hide_no_more_by
 from .housekeeping import Housekeeper
-from .loop_lag import LoopLag
+from .loop_lag import LoopLag, watch
 from .marks import KEY_NAME, REHEARSALS, TESTS_ONLY, Marks
 from .prefetch import PrefetchEndpoint, encode_default
 from .routing import Router
@@ -132,7 +132,9 @@ class Service:
             settings, store, note, mark_of=mark_of, tracing=tracing
         )
         if tracing is not None:
-            tracing.remember(self._traces_going_on())
+            from .call_log.traces import traces_going_on
+
+            tracing.remember(traces_going_on(self.call_log.database.reader))
         self._settings = settings
         self._loops: dict[str, LoopLag] = {}
         self._metrics: ASGIApp | None = None
@@ -169,7 +171,7 @@ class Service:
         except BaseException:
             await workbench.stop()
             raise
-        service._watch_loops()
+        service._loops |= watch(serving=asyncio.get_running_loop(), handlers=workbench.loop)
         return service
 
     async def stop(self) -> None:
@@ -249,20 +251,6 @@ class Service:
         from .dashboard.cookies import read_cookie
 
         return self._operators.resume(read_cookie(Request(scope)), is_use=False) is not None
-
-    def _watch_loops(self) -> None:
-        loops = {"serving": asyncio.get_running_loop(), "handlers": self._workbench.loop}
-        if loops["handlers"] in (None, loops["serving"]):
-            del loops["handlers"]
-        self._loops |= {name: LoopLag(loop) for name, loop in loops.items() if loop is not None}
-        for lag in self._loops.values():
-            lag.start()
-
-    def _traces_going_on(self) -> list[tuple[str, str]]:
-        from .call_log.traces import traces_going_on
-
-        with self.call_log.database.reader.connect() as connection:
-            return traces_going_on(connection)
 
     @cached_property
     def _operators(self) -> Operators:

@@ -16,10 +16,12 @@ from typing import Any, TypeVar
 
 import databases
 import pytest
+from sqlalchemy import NullPool, create_engine
 from starlette.testclient import TestClient
 
 from millis_hooks import MillisHooks
 from millis_hooks.call_log import CallLog
+from millis_hooks.call_log.postgres import driver_url
 
 T = TypeVar("T")
 
@@ -67,11 +69,19 @@ def database(tmp_path: Path, _empty_database: Path) -> Path:
 
 
 @pytest.fixture
-def make_hooks(database: Path) -> MakeHooks:
+def call_log_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where the test's own call log is."""
+    if databases.current() == "postgresql":
+        return databases.url_in(tmp_path)
+    return f"sqlite:///{request.getfixturevalue('database')}"
+
+
+@pytest.fixture
+def make_hooks(call_log_url: str) -> MakeHooks:
     """Makes applications on the test's database, closed by SECRET unless told otherwise."""
 
     def make(*arguments: Any, **settings: Any) -> MillisHooks:
-        defaults = {"secrets": SECRET, "database_url": f"sqlite:///{database}"}
+        defaults = {"secrets": SECRET, "database_url": call_log_url}
         return MillisHooks(*arguments, **(defaults | settings))
 
     return make
@@ -83,8 +93,18 @@ def hooks(make_hooks: MakeHooks) -> MillisHooks:
 
 
 @pytest.fixture
-def rows(database: Path) -> Rows:
+def rows(request: pytest.FixtureRequest, call_log_url: str) -> Rows:
     """Reads the database as anybody may."""
+
+    def read_server(sql: str, *values: object) -> list[dict[str, Any]]:
+        engine = create_engine(driver_url(call_log_url), poolclass=NullPool)
+        with engine.connect() as connection:
+            found = connection.exec_driver_sql(sql.replace("?", "%s"), values)
+            return [dict(row) for row in found.mappings()]
+
+    if databases.current() == "postgresql":
+        return read_server
+    database = request.getfixturevalue("database")
 
     def read(sql: str, *values: object) -> list[dict[str, Any]]:
         connection = sqlite3.connect(f"file:{database}?mode=ro", uri=True)

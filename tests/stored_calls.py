@@ -81,6 +81,6 @@ class StoredCalls:
         """Insert a row and return its id, if it has one."""
         if isinstance(table, Table) and "id" in table.c:
             new = insert(table).values(row).returning(table.c.id)
-            return self.write(lambda connection: connection.execute(new).scalar_one())
+            return int(self.write(lambda connection: connection.execute(new).scalar_one()))
         self.write(lambda connection: connection.execute(insert(table), row))
         return 0

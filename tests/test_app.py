@@ -20,6 +20,8 @@ from starlette.websockets import WebSocketDisconnect
 from millis_hooks import ConfigError, EndOfCall, MillisHooks, PrefetchRequest, Router
 from millis_hooks.exceptions import StorageError
 
+pytestmark = pytest.mark.both_databases
+
 BODY = b'{"session_id": "-Ox1"}'
 
 

@@ -10,6 +10,8 @@ from millis_hooks.auth import Gate
 from millis_hooks.exceptions import AuthenticationError
 from millis_hooks.settings import Hook, Settings
 
+pytestmark = pytest.mark.both_databases
+
 SECRET = "a-secret-for-tests-only-0001"
 OTHER = "a-secret-for-tests-only-0002"
 

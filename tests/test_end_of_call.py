@@ -27,6 +27,8 @@ from starlette.testclient import TestClient
 
 from millis_hooks import EndOfCall, MillisHooks
 
+pytestmark = pytest.mark.both_databases
+
 BODY = b'{"session_id": "-Ox1", "agent_id": "-agent"}'
 OTHER_SECRET = "a-secret-for-tests-only-0002"
 RECORDS = "SELECT * FROM deliveries WHERE kind = 'end_of_call' ORDER BY id"

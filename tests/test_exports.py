@@ -12,6 +12,8 @@ from dashboard_site import Page, Site
 
 from millis_hooks.masking import MaskPolicy
 
+pytestmark = pytest.mark.both_databases
+
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
@@ -79,6 +81,7 @@ def test_an_export_is_on_record_without_what_was_searched_for(site: Site) -> Non
     assert "refund" not in page.text
 
 
+@pytest.mark.sqlite_only
 def test_a_call_log_that_cannot_be_read_gives_no_half_a_file(site: Site) -> None:
     cookie = site.cookie
     site.stored.database.close()

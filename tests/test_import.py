@@ -128,7 +128,8 @@ def entry(session_id: str = "-m1", **fields: Any) -> dict[str, Any]:
 
 def test_what_went_out_comes_back_as_it_was(run: Run, log: Database, tmp_path: Path) -> None:
     batch = of_every_kind()
-    assert run("import", str(exported(tmp_path, batch))).exit_code == 0
+    imported = run("import", str(exported(tmp_path, batch)))
+    assert imported.exit_code == 0, imported.output
     with opened(tmp_path) as original:
         for table in (calls, cost_items, call_metadata, drift, deliveries):
             assert said(log, table) == said(original, table), table.name

@@ -20,6 +20,8 @@ from millis_hooks.call_log.news import REFRESH, Announcer, Change
 from millis_hooks.dashboard.live import MOST_CLIENTS, Live
 from millis_hooks.masking import MaskPolicy
 
+pytestmark = pytest.mark.both_databases
+
 WAIT_S = 10
 
 

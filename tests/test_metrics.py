@@ -28,6 +28,8 @@ BEARER = {"Authorization": f"Bearer {TOKEN}"}
 
 Labels = dict[str, str]
 
+pytestmark = pytest.mark.both_databases
+
 
 def read(client: TestClient) -> dict[str, list[tuple[Labels, float]]]:
     """Everything that is told, by the name of the metric."""
@@ -115,9 +117,15 @@ def test_the_loops_are_measured(client: TestClient) -> None:
     assert loops == {"serving", "handlers"}
 
 
+def test_a_loop_that_serves_and_handles_is_measured_once(make_hooks: MakeHooks) -> None:
+    with serving(make_hooks(metrics_token=TOKEN, isolate_handlers=False)) as client:
+        told = read(client)["millis_hooks_loop_stalled_seconds"]
+    assert [labels["loop"] for labels, _ in told] == ["serving"]
+
+
 def test_errors_of_the_database_are_counted(hooks: MillisHooks, client: TestClient) -> None:
     engine = hooks.service.call_log.database.reader
-    with engine.connect() as connection, pytest.raises(Exception, match="no such table"):
+    with engine.connect() as connection, pytest.raises(Exception, match="nowhere"):
         connection.exec_driver_sql("SELECT * FROM nowhere")
     assert value(client, "database_errors_total", operation="read") == 1
     assert value(client, "database_errors_total", operation="write") == 0

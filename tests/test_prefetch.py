@@ -16,6 +16,8 @@ from pydantic import BaseModel
 from millis_hooks import ConfigError, MillisHooks, PrefetchRequest, PrefetchResponse
 from millis_hooks.exceptions import HandlerError
 
+pytestmark = pytest.mark.both_databases
+
 DEFAULT = {"extra_prompt": "Ask for the name."}
 SOON_S = 0.05
 RECORD = "SELECT * FROM deliveries WHERE kind = 'prefetch' ORDER BY id"

@@ -33,6 +33,8 @@ from millis_hooks.call_log.deliveries import Delivery
 from millis_hooks.masking import HIDDEN, MaskPolicy
 from millis_hooks.redaction import redact
 
+pytestmark = pytest.mark.both_databases
+
 BODY = json.dumps(SENT).encode()
 ASKED = f"/millis/prefetch?session_id={SESSION}&agent_id=-agent&from=%2B{NUMBER[1:]}&name=zebra"
 SECRET_ANSWER = {"metadata": {"name": "giraffe"}, "extra_prompt": f"Say ocelot to {NUMBER}."}
@@ -66,6 +68,7 @@ def hex_blobs(script: str) -> list[str]:
     return [part.partition("'")[0] for part in script.split("X'")[1:]]
 
 
+@pytest.mark.sqlite_only
 def test_what_is_hidden_is_nowhere_in_the_database(client: TestClient, database: Path) -> None:
     assert client.get(ASKED).json() == SECRET_ANSWER
     assert client.post(f"{END_OF_CALL}?name=zebra", content=BODY).status_code == 200

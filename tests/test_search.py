@@ -14,6 +14,8 @@ from millis_hooks.call_log import ways
 from millis_hooks.call_log.filters import CallFilter
 from millis_hooks.call_log.search import Excerpt, clean_query
 
+pytestmark = pytest.mark.both_databases
+
 SAID = (
     "Is there a table for two on Tuesday?",
     "Die Straße heißt Große Freiheit, Nummer 36.",

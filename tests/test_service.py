@@ -18,6 +18,8 @@ from millis_hooks.runs.runner import Runner
 from millis_hooks.service import Service
 from millis_hooks.settings import Settings
 
+pytestmark = pytest.mark.both_databases
+
 
 def settings_in(folder: Path) -> Settings:
     return Settings.load(database_url=url_in(folder), insecure=True)

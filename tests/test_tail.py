@@ -31,6 +31,8 @@ from millis_hooks.samples import end_of_call_body
 SCRIPT = str(Path(sys.executable).with_name("millis-hooks"))
 NUMBER = "+14155550134"
 
+pytestmark = pytest.mark.both_databases
+
 
 @pytest.fixture
 def log(tmp_path: Path) -> Iterator[Database]:
@@ -115,10 +117,10 @@ def test_an_attempt_is_told_when_it_has_ended(log: Database) -> None:
 
 
 @pytest.fixture
-def tail(make_hooks: MakeHooks, database: Path, monkeypatch: pytest.MonkeyPatch) -> object:
+def tail(make_hooks: MakeHooks, monkeypatch: pytest.MonkeyPatch) -> object:
     """Run the command on a log that has one call, whose handler failed."""
-    monkeypatch.setenv("MILLIS_HOOKS_DATABASE_URL", f"sqlite:///{database}")
     hooks = make_hooks()
+    monkeypatch.setenv("MILLIS_HOOKS_DATABASE_URL", hooks.settings.database_url)
 
     @hooks.on_end_of_call(max_attempts=1)
     def book(call: EndOfCall) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,9 +16,12 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanContext
+from storage import ended
 
 from millis_hooks import ConfigError, PrefetchRequest
+from millis_hooks.call_log.transfer.lines import call_line, read_call_line
 from millis_hooks.events import EndOfCall
+from millis_hooks.exceptions import PayloadError
 from millis_hooks.samples import end_of_call_body, prefetch_query
 from millis_hooks.tracing import Tracing
 
@@ -29,6 +33,8 @@ BEGIN, END = (
 )
 
 Spans = Callable[[], dict[str, ReadableSpan]]
+
+pytestmark = pytest.mark.both_databases
 
 
 @pytest.fixture
@@ -198,3 +204,13 @@ print([name for name in sys.modules if name.startswith(("opentelemetry", "promet
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_an_exported_call_keeps_its_trace_when_it_is_imported() -> None:
+    stored = ended("-s1", trace=SENT)
+    line = b"".join(call_line({}, [stored], masked=False))
+    [read] = read_call_line(json.loads(line))
+    assert read.trace == SENT
+    hostile = line.replace(SENT.encode(), b"anything else")
+    with pytest.raises(PayloadError, match="trace"):
+        read_call_line(json.loads(hostile))

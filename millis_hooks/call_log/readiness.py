@@ -8,15 +8,15 @@ import time
 from concurrent.futures import Future
 from datetime import UTC, datetime
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, insert
 from sqlalchemy.exc import DatabaseError
 
 from ..exceptions import StorageError, StorageOutageError, WrongFileError
 from .database import Database, describe, is_damage
 from .deliveries import Delivery, insert_deliveries
-from .dialects import upsert
+from .dialects import is_postgresql, upsert
 from .log_file import DAMAGED
-from .tables import keys, metadata
+from .tables import inbox, keys, metadata
 from .writer import Writer
 
 #: How long an answer holds: whoever asks more often learns the last one.
@@ -64,7 +64,7 @@ def require_sound(database: Database) -> None:
             for table in metadata.sorted_tables:
                 # Straight to the driver: who starts the service waits for this.
                 connection.exec_driver_sql(f"SELECT * FROM {table.name} LIMIT 1").all()  # noqa: S608
-            insert_deliveries(connection, [_DELIVERY])
+            _try_to_insert(connection)
             trial.rollback()
     except DatabaseError as error:
         if is_damage(error) and database.is_file:
@@ -74,12 +74,20 @@ def require_sound(database: Database) -> None:
 
 def _try(connection: Connection) -> None:
     with connection.begin_nested() as trial:
-        insert_deliveries(connection, [_DELIVERY])
+        _try_to_insert(connection)
         trial.rollback()
     # What is taken back never reaches the disk, and the disk is what this is about.
     new = upsert(connection, keys).values(name=_PROBE_NAME, value=secrets.token_bytes(_PROBE_BYTES))
     changed = {"value": new.excluded.value}
     connection.execute(new.on_conflict_do_update(index_elements=["name"], set_=changed))
+
+
+def _try_to_insert(connection: Connection) -> None:
+    # PostgreSQL gives an id away for good, also to what is taken back.
+    if is_postgresql(connection):
+        connection.execute(insert(inbox).values(delivery_id=0))
+    else:
+        insert_deliveries(connection, [_DELIVERY])
 
 
 _DELIVERY = Delivery(

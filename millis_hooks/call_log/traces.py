@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Engine, select
 
 from .tables import calls, deliveries
 
@@ -10,7 +10,7 @@ from .tables import calls, deliveries
 MOST = 10_000
 
 
-def traces_going_on(connection: Connection) -> list[tuple[str, str]]:
+def traces_going_on(reader: Engine) -> list[tuple[str, str]]:
     """Return session and context of the calls without an end that are traced, oldest first."""
     c = deliveries.c
     found = (
@@ -20,5 +20,6 @@ def traces_going_on(connection: Connection) -> list[tuple[str, str]]:
         .order_by(calls.c.received_at.desc())
         .limit(MOST)
     )
-    rows = connection.execute(found).all()
+    with reader.connect() as connection:
+        rows = connection.execute(found).all()
     return [(row.session_id, row.trace) for row in reversed(rows)]

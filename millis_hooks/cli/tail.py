@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -48,16 +51,38 @@ def tail(
 
     settings = Settings.load()
     mask = MaskPolicy.of(settings)
-    with opened(settings) as database:
-        try:
-            for happening in _happenings(database, last=last, follow=follow):
-                if session in (None, happening.session_id) and agent in (None, happening.agent_id):
-                    _print(masked_happening(happening, mask), as_json=as_json)
-        except KeyboardInterrupt:
-            return
+    with opened(settings) as database, _noted(_Interruption(not follow)) as interruption:
+        for happening in _happenings(database, interruption, last=last):
+            if session in (None, happening.session_id) and agent in (None, happening.agent_id):
+                _print(masked_happening(happening, mask), as_json=as_json)
 
 
-def _happenings(database: Database, *, last: int, follow: bool) -> Iterator[Happening]:
+@dataclass(slots=True)
+class _Interruption:
+    """Whether it is time to end. An event would do no better: its lock may be held just then."""
+
+    is_wanted: bool
+
+
+@contextmanager
+def _noted(interruption: _Interruption) -> Iterator[_Interruption]:
+    """Have Ctrl-C only noted: a query that it broke off would be an error. The second one ends."""
+
+    def note(*_: object) -> None:
+        interruption.is_wanted = True
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield interruption
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _happenings(
+    database: Database, interruption: _Interruption, *, last: int
+) -> Iterator[Happening]:
+    """Yield what happens, and once interrupted what has happened until then."""
     from ..call_log.following import Follower
 
     with database.reader.connect() as connection:
@@ -69,7 +94,7 @@ def _happenings(database: Database, *, last: int, follow: bool) -> Iterator[Happ
         yield from happened
         if happened:
             continue
-        if not follow:
+        if interruption.is_wanted:
             return
         time.sleep(EVERY_S)
 

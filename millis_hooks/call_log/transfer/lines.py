@@ -12,6 +12,7 @@ ISO 8601, UTC), and `deliveries` holds each request as it was stored, the first 
     redacted        true where numbers and words were masked before they were stored
     source          who sent it, unless Millis did
     dry_run         true where handlers were asked to do nothing in earnest
+    trace           its context as W3C writes it, where calls are traced
 
 A line whose `session_id` is null holds a delivery that belongs to no call. `masked` is true where
 the line was made without `--raw`: something in it may be hidden, and it cannot be imported. The
@@ -84,6 +85,8 @@ def _decoded(value: object) -> bytes:
     return b64decode(value, validate=True)
 
 
+#: https://www.w3.org/TR/trace-context/#traceparent-header
+_TRACEPARENT = r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$"
 _Text = Annotated[str, AfterValidator(clean_text)]
 _Base64 = Annotated[bytes, BeforeValidator(_decoded)]
 
@@ -111,6 +114,7 @@ class _Stored(BaseModel):
     redacted: bool = False
     source: _Text | None = None
     dry_run: bool = False
+    trace: Annotated[str, Field(pattern=_TRACEPARENT)] | None = None
 
 
 class _Line(BaseModel):

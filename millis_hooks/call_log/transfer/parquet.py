@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 from sqlalchemy import Boolean, Column, Float, Integer, Text
 
 from ...exceptions import ConfigError
-from ..tables import UtcDateTime
+from ..tables import Key, UtcDateTime
 
 #: Rows that are compressed together, and are in memory until then.
 _GROUP = 10_000
@@ -64,6 +64,6 @@ def _type(arrow: Any, column: Column[Any]) -> Any:
             return arrow.int64()
         case Float():
             return arrow.float64()
-        case Text():
+        case Text() | Key():
             return arrow.string()
     raise TypeError(f"{column} has no type in Parquet")

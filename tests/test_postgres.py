@@ -1,0 +1,256 @@
+"""A call log in PostgreSQL, and what becomes of deliveries when its server has trouble."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import postgres_server
+import pytest
+from postgres_server import Server
+from sqlalchemy import Connection, Engine, create_engine, event, select, text
+from storage import NOW, ended, eventually, rows
+
+from millis_hooks.call_log import CallLog
+from millis_hooks.call_log.database import open_database
+from millis_hooks.call_log.filters import CallFilter
+from millis_hooks.call_log.postgres import PostgresDatabase
+from millis_hooks.call_log.queries import Queries
+from millis_hooks.call_log.tables import calls, deliveries, keys
+from millis_hooks.call_log.values import short_key
+from millis_hooks.exceptions import ConfigError, StorageOutageError
+from millis_hooks.runs.holder import holder_of
+from millis_hooks.settings import Settings
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    """A server that may be stopped."""
+    try:
+        own = Server()
+    except postgres_server.NoServerError as error:
+        pytest.skip(str(error))
+    yield own
+    own.remove()
+
+
+@pytest.fixture
+def url(server: Server, request: pytest.FixtureRequest) -> str:
+    """A new database in it."""
+    name = f"t{abs(hash(request.node.nodeid))}"
+    admin = create_engine(server.url, isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        connection.exec_driver_sql(f"CREATE DATABASE {name}")
+    admin.dispose()
+    return str(server.url.set(database=name))
+
+
+@pytest.fixture
+def log(url: str) -> Iterator[CallLog]:
+    log = CallLog(url)
+    yield log
+    log.close()
+
+
+def store(log: CallLog, *session_ids: str) -> None:
+    async def together() -> None:
+        await asyncio.gather(*(log.writer.store(ended(each)) for each in session_ids))
+
+    asyncio.run(together())
+
+
+def stored(log: CallLog) -> list[str | None]:
+    return sorted(row.session_id for row in rows(log.database, deliveries))
+
+
+def terminate_others(connection: Connection) -> None:
+    connection.exec_driver_sql(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+        "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+
+
+def once(engine: Engine, name: str, then: Callable[[Connection], None]) -> None:
+    """Do something the next time that an event happens."""
+
+    happened: list[None] = []
+
+    def happen(connection: Connection) -> None:
+        if not happened:
+            happened.append(None)
+            then(connection)
+
+    event.listen(engine, name, happen)
+
+
+def end_session(connection: Connection) -> None:
+    """Cut a session off, as a network does; the server is left to notice."""
+    driver: Any = connection.connection.driver_connection
+    driver.pgconn.finish()
+
+
+def test_a_lost_connection_before_the_commit_is_repeated(log: CallLog) -> None:
+    once(log.database.writer, "commit", end_session)
+    store(log, "-s1", "-s2")
+    assert stored(log) == ["-s1", "-s2"]
+
+
+def test_a_commit_whose_answer_is_lost_is_not_repeated(log: CallLog) -> None:
+    def commit_and_lose(connection: Connection) -> None:
+        driver: Any = connection.connection.driver_connection
+        driver.execute("COMMIT")
+        driver.pgconn.finish()
+
+    once(log.database.writer, "commit", commit_and_lose)
+    store(log, "-s1")
+    assert stored(log) == ["-s1"]
+
+
+def test_terminated_sessions_are_replaced(log: CallLog) -> None:
+    store(log, "-s1")
+    with log.database.writer.connect() as connection:
+        terminate_others(connection)
+    store(log, "-s2")
+    assert stored(log) == ["-s1", "-s2"]
+    eventually(lambda: Queries(log.database.reader).call("-s1"))
+
+
+@pytest.mark.parametrize("mode", ["fast", "immediate"])
+def test_a_server_that_restarts_is_waited_for(log: CallLog, server: Server, mode: str) -> None:
+    store(log, "-s1")
+    server.stop(mode)
+    with ThreadPoolExecutor() as threads:
+        storing = threads.submit(store, log, "-s2", "-s3")
+        server.start()
+        storing.result(30)
+    assert stored(log) == ["-s1", "-s2", "-s3"]
+    log.check()
+
+
+def test_nobody_is_acknowledged_while_the_server_is_gone(
+    log: CallLog, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("millis_hooks.call_log.database.BUSY_TIMEOUT_S", 0)
+    server.stop()
+    try:
+        with pytest.raises(StorageOutageError, match="could not be written"):
+            store(log, "-s1")
+    finally:
+        server.start()
+    store(log, "-s2")
+    assert stored(log) == ["-s2"]
+
+
+def test_a_standby_is_waited_for_and_then_told_of(
+    log: CallLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("millis_hooks.call_log.database.BUSY_TIMEOUT_S", 0)
+
+    def only_read(connection: Connection) -> None:
+        connection.exec_driver_sql("SET TRANSACTION READ ONLY")
+
+    once(log.database.writer, "begin", only_read)
+    with pytest.raises(StorageOutageError, match="read-only transaction"):
+        store(log, "-s1")
+
+
+def test_two_that_open_a_new_database_at_once_make_one_schema(url: str) -> None:
+    together = threading.Barrier(2)
+
+    def open_it() -> CallLog:
+        together.wait(10)
+        return CallLog(url)
+
+    with ThreadPoolExecutor() as threads:
+        logs = [each.result(60) for each in [threads.submit(open_it), threads.submit(open_it)]]
+    assert logs[0].key("k") == logs[1].key("k")
+    for log in logs:
+        log.close()
+
+
+def test_two_that_process_the_same_inbox_make_each_call_once(url: str, log: CallLog) -> None:
+    other = CallLog(url)
+    store(log, *(f"-s{number}" for number in range(60)))
+    store(other, *(f"-s{number}" for number in range(60)))
+    eventually(lambda: len(rows(log.database, calls)) == 60)
+    eventually(lambda: all(row.repeated for row in rows(log.database, calls)))
+    other.close()
+
+
+def test_one_of_several_does_the_runs_until_its_session_ends(url: str) -> None:
+    first, second = open_database(url), open_database(url)
+    holder, standby = holder_of(first), holder_of(second)
+    assert (holder.hold(), standby.hold()) == (True, False)
+    holder.let_go()
+    assert standby.hold()
+    standby.let_go()
+    first.close()
+    second.close()
+
+
+def test_an_absurdly_long_id_is_kept_and_found(log: CallLog) -> None:
+    long = "".join(chr(0x4E00 + number % 5000) for number in range(10_000))
+    store(log, long)
+    found = select(deliveries.c.session_id).where(deliveries.c.session_id == long)
+    with log.database.reader.connect() as connection:
+        assert connection.scalars(found).all() == [short_key(long)]
+
+
+def test_without_the_extension_calls_are_found_all_the_same(
+    url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    schema = "millis_hooks.call_log.postgres_schema.CREATE_EXTENSION"
+    monkeypatch.setattr(schema, "CREATE EXTENSION there_is_no_such_thing")
+    log = CallLog(url)
+    assert "there is no pg_trgm" in caplog.text
+    store(log, "-s1")
+    eventually(lambda: rows(log.database, calls))
+    wanted = CallFilter(q="TABLE FOR TWO", range="all")
+    assert len(Queries(log.database.reader).list_calls(wanted, now=NOW).rows) == 1
+    log.close()
+
+
+def test_sessions_are_synchronous_whatever_the_default(url: str) -> None:
+    with create_engine(url, isolation_level="AUTOCOMMIT").connect() as connection:
+        name = connection.engine.url.database
+        connection.exec_driver_sql(f"ALTER DATABASE {name} SET synchronous_commit = off")
+    database = open_database(url)
+    with database.writer.connect() as connection:
+        assert connection.execute(text("SHOW synchronous_commit")).scalar() == "on"
+    database.close()
+
+
+def test_a_reader_cannot_write_and_sees_one_state(log: CallLog) -> None:
+    with log.database.reader.connect() as connection:
+        before = connection.execute(keys.select()).all()
+        log.key("another")
+        assert connection.execute(keys.select()).all() == before
+        assert connection.execute(text("SHOW transaction_read_only")).scalar() == "on"
+
+
+def test_what_is_for_files_alone_says_so(log: CallLog) -> None:
+    with pytest.raises(ConfigError, match="pg_dump"):
+        _ = log.database.path
+
+
+def test_a_server_that_is_not_there_is_told_without_the_password() -> None:
+    with pytest.raises(StorageOutageError, match="cannot be reached") as caught:
+        PostgresDatabase("postgresql://somebody:hush-hush@127.0.0.1:1/calls")
+    assert "hush" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["postgres://h/calls", "postgresql://u:p@h:5432/calls?sslmode=require"]
+)
+def test_the_setting_takes_urls_of_postgresql(url: str) -> None:
+    assert Settings.load(database_url=url).database_url == url
+
+
+@pytest.mark.parametrize("url", ["postgresql://h", "mysql://u:secret@h/calls", "sqlite://"])
+def test_the_setting_takes_no_others(url: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="or a database of PostgreSQL") as caught:
+        Settings.load(database_url=url)
+    assert "secret" not in str(caught.value)

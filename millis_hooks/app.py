@@ -154,11 +154,11 @@ class MillisHooks:
         if scope["type"] == "http" and path in _PROBES:
             await _PROBES[path](service, send)
         elif scope["type"] == "http" and path == _METRICS:
-            await service.metrics(scope, receive, send)
+            await service.sites.metrics(scope, receive, send)
         elif self.settings.sandbox and path.startswith(_SANDBOX):
-            await (await service.stand_in())(scope, receive, send)
+            await (await service.sites.stand_in())(scope, receive, send)
         else:
-            await service.dashboard(scope, receive, send)
+            await service.sites.dashboard(scope, receive, send)
 
     def _webhook_at(self, path: str) -> tuple[str | None, bytes | None]:
         """Return the webhook at `path`, and the secret before its name if there is one."""

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
-from functools import cached_property, partial
+from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from sqlalchemy import Connection
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from .call_log import CallLog
-from .call_log.digest import digest_delivery
 from .call_log.news import Change
 from .call_log.rejections import Described, Rejection, RejectionLog
 from .end_of_call import EndOfCallEndpoint
@@ -26,22 +25,15 @@ from .prefetch import PrefetchEndpoint, encode_default
 from .routing import Router
 from .runs.holder import holder_of
 from .runs.registered import write_handlers
-from .runs.replay import Replayed
 from .runs.runner import Runner
 from .settings import Settings
-from .version import __version__
+from .sites import Sites, Works
 from .workbench import Lifespan, Workbench
 
 if TYPE_CHECKING:
-    from .call_log.rereading import Reread
-    from .dashboard import Forgetting, Setup
-    from .dashboard.sandbox import Sandbox
     from .masking import MaskPolicy
     from .millis_api import MillisApi
-    from .operators import Operators
     from .reconciler import Reconciler
-    from .sandbox.interfaces import StandIn
-    from .sandbox.rehearsals import Rehearsals
     from .tracing import Tracing
 
 T = TypeVar("T")
@@ -65,83 +57,22 @@ class Service:
         Raises `ConfigError` for a default answer that is none, and `StorageError`.
         """
         default = encode_default(settings)
-        self._tracing = _tracing(settings)
         api = _api_to_look_into(settings)
+        self._settings = settings
         self._router = router
         self._workbench = workbench
-        self._wake_runner: Callable[[], None] = lambda: None  # runs are written before there is one
-        self.call_log = CallLog(
-            settings.database_url,
-            runs_for=self._runs_for,
-            on_runs=lambda: self._wake_runner(),
-            own_numbers=settings.own_numbers,
-        )
+        self._tracing = _tracing(settings)
         self._hidden = _hidden(settings)
-        if self._hidden is not None:
-            hide_by(self._hidden)
-        writer = self.call_log.writer
-        budget_s = settings.prefetch_budget_s
-        writer.run(
-            partial(write_handlers, registered=router, now=_now(), prefetch_budget_s=budget_s)
-        )
-        self.runner = Runner(
-            self.call_log.database.reader,
-            writer,
-            workbench,
-            router,
-            holder_of(self.call_log.database),
-            concurrency=settings.handler_concurrency,
-            own_numbers=settings.own_numbers,
-            tell=self.call_log.tell_of_runs,
-            tracing=self._tracing,
-        )
-        self._wake_runner = self.runner.wake
-        self.runner.start()
-        self._housekeeper = Housekeeper(
-            self.call_log.database.reader,
-            writer,
-            retention_days=settings.retention_days,
-            pack_after_days=settings.pack_after_days,
-            is_ours=lambda: self.runner.status.role == "working",
-            now=_now,
-        )
-        self._housekeeper.start()
-        store, record = writer.store, writer.record
-        if settings.redact_before_store and self._hidden is not None:
-            from .redaction import Redaction
-
-            redaction = Redaction(self._hidden, store, record)
-            store, record = redaction.store, redaction.record
+        self._wake_runner: Callable[[], None] = lambda: None  # runs are written before there is one
+        self.call_log = self._open_call_log()
+        self.runner = self._start_runner()
+        self._housekeeper = self._start_housekeeper()
         self._rejections = RejectionLog(self._write_rejections, partial(_describe, settings))
-        note = self._rejections.note
         accepted = REHEARSALS if settings.sandbox else TESTS_ONLY
         self.marks = Marks(self.call_log.key(KEY_NAME), accepts=accepted)
-        mark_of = self.marks.mark_of
-        tracing = self._tracing
-        self.prefetch = PrefetchEndpoint(
-            settings,
-            router,
-            workbench,
-            record,
-            note,
-            default=default,
-            mark_of=mark_of,
-            tracing=tracing,
-        )
-        self.end_of_call = EndOfCallEndpoint(
-            settings, store, note, mark_of=mark_of, tracing=tracing
-        )
-        if tracing is not None:
-            from .call_log.traces import traces_going_on
-
-            tracing.remember(traces_going_on(self.call_log.database.reader))
-        self._settings = settings
+        self.prefetch, self.end_of_call = self._make_webhooks(default)
         self._loops: dict[str, LoopLag] = {}
-        self._metrics: ASGIApp | None = None
-        self._site: ASGIApp | None = None
-        self._app = app
-        self._stand_in: StandIn | None = None
-        self._making_stand_in = asyncio.Lock()
+        self.sites = self._make_sites(app)
         self._reconciler = None if api is None else self._start_reconciler(api)
 
     @classmethod
@@ -176,8 +107,7 @@ class Service:
 
     async def stop(self) -> None:
         """Let the handlers at work end, within bounds, and close the call log."""
-        if self._stand_in is not None:
-            await self._stand_in.close()
+        await self.sites.close()
         for loop in self._loops.values():
             loop.stop()
         grace_s = self._settings.handler_grace_s
@@ -204,91 +134,90 @@ class Service:
         """Raise `StorageError` unless an end-of-call would be stored now."""
         self.call_log.check()
 
-    async def stand_in(self) -> StandIn:
-        """Return what stands in for Millis; it is made for the first call that comes in by it.
-
-        Raises `RuntimeError` where there is no application to call.
-        """
-        async with self._making_stand_in:
-            if self._stand_in is None:
-                self._stand_in = await asyncio.to_thread(self._make_stand_in)
-            return self._stand_in
-
-    def _make_stand_in(self) -> StandIn:
-        from .sandbox.interfaces import StandIn
-
-        if self._app is None:
-            raise RuntimeError("The service was started without its application.")
-        return StandIn(self._app, self._settings, self.marks, now=_now)
-
-    async def dashboard(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a page. The dashboard is made for the first one: calls do not wait for it."""
-        if self._site is None:
-            self._site = await asyncio.to_thread(self._make_dashboard)
-        await self._site(scope, receive, send)
-
-    async def metrics(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve the metrics; what shows them is made for the first who asks."""
-        if self._metrics is None:
-            self._metrics = await asyncio.to_thread(self._make_metrics)
-        await self._metrics(scope, receive, send)
-
-    def _make_metrics(self) -> ASGIApp:
-        from .metrics import MetricsEndpoint, Sources
-
-        sources = Sources(
-            webhooks={"prefetch": self.prefetch.counts, "end_of_call": self.end_of_call.counts},
-            runner=self.runner,
-            call_log=self.call_log,
-            loops=self._loops,
-            now=_now,
+    def _open_call_log(self) -> CallLog:
+        settings, router = self._settings, self._router
+        call_log = CallLog(
+            settings.database_url,
+            runs_for=self._runs_for,
+            on_runs=lambda: self._wake_runner(),
+            own_numbers=settings.own_numbers,
         )
-        return MetricsEndpoint(self._settings, sources, self._is_operator)
+        if self._hidden is not None:
+            hide_by(self._hidden)
+        budget_s = settings.prefetch_budget_s
+        note = partial(write_handlers, registered=router, now=_now(), prefetch_budget_s=budget_s)
+        call_log.writer.run(note)
+        return call_log
 
-    def _is_operator(self, scope: Scope) -> bool:
-        from starlette.requests import Request
+    def _start_runner(self) -> Runner:
+        log = self.call_log
+        runner = Runner(
+            log.database.reader,
+            log.writer,
+            self._workbench,
+            self._router,
+            holder_of(log.database),
+            concurrency=self._settings.handler_concurrency,
+            own_numbers=self._settings.own_numbers,
+            tell=log.tell_of_runs,
+            tracing=self._tracing,
+        )
+        self._wake_runner = runner.wake
+        runner.start()
+        return runner
 
-        from .dashboard.cookies import read_cookie
-
-        return self._operators.resume(read_cookie(Request(scope)), is_use=False) is not None
-
-    @cached_property
-    def _operators(self) -> Operators:
-        from .operators import Lasts, Operators
-
-        return Operators(
+    def _start_housekeeper(self) -> Housekeeper:
+        housekeeper = Housekeeper(
             self.call_log.database.reader,
-            write=self.call_log.writer.run,
-            signing_key=self._session_key(),
-            password=self._settings.dashboard_password,
+            self.call_log.writer,
+            retention_days=self._settings.retention_days,
+            pack_after_days=self._settings.pack_after_days,
+            is_ours=self._has_the_runs,
             now=_now,
-            lasts=Lasts(
-                idle=timedelta(hours=self._settings.session_idle_hours),
-                longest=timedelta(days=self._settings.session_days),
-            ),
         )
+        housekeeper.start()
+        return housekeeper
 
-    def _make_dashboard(self) -> ASGIApp:
-        from .call_log.queries import Queries
-        from .dashboard import DashboardSettings, Webhooks, dashboard
-        from .masking import MaskPolicy
+    def _make_webhooks(self, default: bytes | None) -> tuple[PrefetchEndpoint, EndOfCallEndpoint]:
+        settings, note, tracing = self._settings, self._rejections.note, self._tracing
+        store, record = self.call_log.writer.store, self.call_log.writer.record
+        if settings.redact_before_store and self._hidden is not None:
+            from .redaction import Redaction
 
-        return dashboard(
-            Queries(self.call_log.database.reader),
-            self._operators,
-            replay=self._replay,
-            settings=DashboardSettings(
-                version=__version__,
-                mask=MaskPolicy.of(self._settings),
-                webhooks=Webhooks.of(self._settings),
-            ),
-            setup=self._setup(),
-            forgetting=self._forgetting(),
-            reread=self._reread,
-            sandbox=self._sandbox(),
-            now=_now,
-            news=self.call_log.news,
+            redaction = Redaction(self._hidden, store, record)
+            store, record = redaction.store, redaction.record
+        if tracing is not None:
+            from .call_log.traces import traces_going_on
+
+            tracing.remember(traces_going_on(self.call_log.database.reader))
+        mark_of = self.marks.mark_of
+        prefetch = PrefetchEndpoint(
+            settings,
+            self._router,
+            self._workbench,
+            record,
+            note,
+            default=default,
+            mark_of=mark_of,
+            tracing=tracing,
         )
+        return prefetch, EndOfCallEndpoint(settings, store, note, mark_of=mark_of, tracing=tracing)
+
+    def _make_sites(self, app: ASGIApp | None) -> Sites:
+        works = Works(
+            settings=self._settings,
+            call_log=self.call_log,
+            runner=self.runner,
+            runs_for=self._runs_for,
+            marks=self.marks,
+            counts={"prefetch": self.prefetch.counts, "end_of_call": self.end_of_call.counts},
+            loops=self._loops,
+            app=app,
+        )
+        return Sites(works, now=_now)
+
+    def _has_the_runs(self) -> bool:
+        return self.runner.status.role == "working"
 
     def _start_reconciler(self, api: MillisApi) -> Reconciler:
         from .reconcile import Reconciliation
@@ -301,64 +230,16 @@ class Service:
                 Reconciliation, api, log.database.reader, log.writer.run, now=_now, redact=redact
             ),
             every_s=60.0 * self._settings.reconcile_minutes,
-            is_ours=lambda: self.runner.status.role == "working",
+            is_ours=self._has_the_runs,
             on_filled=log.processor.wake,
         )
         reconciler.start()
         return reconciler
 
-    def _sandbox(self) -> Sandbox | None:
-        if not self._settings.sandbox or self._app is None:
-            return None
-        from .dashboard.sandbox import Sandbox
-
-        return Sandbox(self._rehearsed)
-
-    async def _rehearsed(self) -> Rehearsals:
-        """Return what begins the calls of the sandbox's page; it is made for the first one."""
-        return (await self.stand_in()).rehearsals
-
-    def _forgetting(self) -> Forgetting:
-        from .dashboard import Forgetting
-
-        remembers = self._settings.prefetch_fallback == "last_good"
-        return Forgetting(
-            self.call_log.database.reader, self.call_log.writer.run, remembers=remembers
-        )
-
-    def _setup(self) -> Setup:
-        from .dashboard import Setup, Trials
-        from .doctor.examination import examine
-
-        look = partial(examine, self._settings, reads_all=False, measures=False)
-        trials = Trials(self._settings, self.marks)
-        return Setup(self._settings, trials, lambda: look(_now()))
-
     def _write_rejections(self, work: Callable[[Connection], T]) -> T:
         written = self.call_log.writer.run(work)
         self.call_log.news.tell([Change("rejected")])
         return written
-
-    def _replay(self, work: Callable[[Connection], Replayed | None]) -> Replayed | None:
-        replayed = self.call_log.writer.run(work)
-        self.runner.wake()
-        return replayed
-
-    def _reread(self, delivery_id: int) -> Reread | None:
-        from .call_log.reread_one import reread_delivery
-
-        digest = partial(
-            digest_delivery, own_numbers=self._settings.own_numbers, runs_for=self._runs_for
-        )
-        log = self.call_log
-        reread = reread_delivery(log.database.reader, log.writer.run, delivery_id, digest)
-        self.runner.wake()
-        return reread
-
-    def _session_key(self) -> bytes:
-        if self._settings.session_key is not None:
-            return self._settings.session_key.get_secret_value().encode()
-        return self.call_log.key("operator_sessions")
 
     def _runs_for(self, call: EndOfCall) -> list[str]:
         return [handler.name for handler in self._router.matching("end_of_call", call)]

@@ -32,6 +32,7 @@ LAYERS: list[set[str]] = [
     {"reconciler"},
     {"prefetch", "end_of_call", "dashboard", "sandbox"},
     {"doctor", "metrics"},
+    {"sites"},
     {"service"},
     {"app"},
     {"server", "target", "testing"},

@@ -26,6 +26,7 @@ from millis_hooks.exceptions import ConfigError, StorageOutageError
 from millis_hooks.runs.holder import holder_of
 from millis_hooks.settings import Settings
 
+
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
     """A server that may be stopped."""

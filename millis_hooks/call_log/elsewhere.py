@@ -66,6 +66,8 @@ def _data_version(connection: Connection) -> int:
 #: wherever it is done.
 _VERSION = {
     SQLITE: "PRAGMA data_version",
-    POSTGRESQL: "SELECT a.last_value + b.last_value + c.last_value "
-    "FROM deliveries_id_seq a, attempts_id_seq b, rejections_id_seq c",
+    POSTGRESQL: "SELECT sum(last_value + is_called::int)::bigint FROM ("
+    "SELECT last_value, is_called FROM deliveries_id_seq "
+    "UNION ALL SELECT last_value, is_called FROM attempts_id_seq "
+    "UNION ALL SELECT last_value, is_called FROM rejections_id_seq) AS drawn",
 }

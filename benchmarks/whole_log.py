@@ -19,7 +19,7 @@ from pathlib import Path
 
 from .bystanders import Bystanders
 from .call_log import SMALL
-from .generate import make, made
+from .generate import made
 from .report import Row, print_report, progress
 
 MAX_GROWTH_MB = 50
@@ -63,7 +63,6 @@ def measure(folder: Path, count: int) -> Iterator[Row]:
 def _works(log: Path, scratch: Path, size: int) -> Iterator[Work]:
     """Yield the commands in an order in which each finds what it needs."""
     exported, imported = scratch / f"{size}.jsonl", scratch / f"{size}.db"
-    make(imported, 0)
     for suffix in ("csv", "parquet"):
         file = scratch / f"{size}.{suffix}"
         yield Work(f"export to {suffix}", ["export", str(file)], log)

@@ -57,8 +57,8 @@ def import_calls(
     """Read calls into the call log: what export --raw wrote as jsonl, or Millis' call logs.
 
     Millis' entries may be one on each line, a list, or an answer of its API. What the log has
-    already is left out, so an import that was cut short is simply begun again. No handler is called
-    for what is imported; millis-hooks replay --handler does that.
+    already is left out, so an import that was cut short is simply begun again. A log that is not
+    there is made. No handler is called for what is imported; millis-hooks replay --handler does it.
     """
     from ..settings import Settings
 
@@ -83,7 +83,7 @@ def _importer(settings: Settings) -> Iterator[Importer]:
     from ..call_log.writer import Writer
     from ..redaction import redacting
 
-    with opened(settings) as database:
+    with opened(settings, may_make=True) as database:
         writer = Writer(database.writer)
         writer.start()
         try:

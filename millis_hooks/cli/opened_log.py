@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def opened(settings: Settings) -> Iterator[Database]:
-    """Open the call log as it is; unlike the service, this neither makes nor upgrades one.
+def opened(settings: Settings, *, may_make: bool = False) -> Iterator[Database]:
+    """Open the call log as it is; unlike the service, this upgrades none, and makes one if it may.
 
     What SQLAlchemy raises inside becomes StorageError.
     """
@@ -24,13 +24,16 @@ def opened(settings: Settings) -> Iterator[Database]:
     from sqlalchemy.exc import SQLAlchemyError
 
     from ..call_log.database import is_file, open_database
+    from ..call_log.migrations import migrate
     from ..exceptions import StorageError
 
     file = Path(make_url(settings.database_url).database or "")
-    if is_file(settings.database_url) and not file.is_file():
+    if is_file(settings.database_url) and not file.is_file() and not may_make:
         fail(f"There is no call log {file}. MILLIS_HOOKS_DATABASE_URL says where it is.")
     database = open_database(settings.database_url)
     try:
+        if may_make and database.schema_version() is None:
+            migrate(database)
         _require_known_schema(database)
         yield database
     except SQLAlchemyError as error:

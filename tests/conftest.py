@@ -10,7 +10,7 @@ import shutil
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -47,6 +47,17 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     marks = {mark.name for mark in metafunc.definition.iter_markers()}
     if "both_databases" in marks and "sqlite_only" not in marks:
         metafunc.parametrize("_database_kind", databases.KINDS, indirect=True)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Let a report be told to another process, whatever was logged: surrogates cannot."""
+    report = yield
+    report.sections = [
+        (name, content.encode(errors="backslashreplace").decode())
+        for name, content in report.sections
+    ]
+    return report
 
 
 @pytest.fixture(autouse=True)

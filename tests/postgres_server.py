@@ -113,7 +113,7 @@ def require() -> None:
 
 def new_database(number: int | str) -> str:
     """Make a database without anything in it, and return its URL."""
-    name = f"millis_hooks_test_{number}"
+    name = f"millis_hooks_test_{os.environ.get('PYTEST_XDIST_WORKER', '')}{number}"
     for statement in (f"DROP DATABASE IF EXISTS {name} WITH (FORCE)", f"CREATE DATABASE {name}"):
         _tell(_shared(), statement)
     return _shared().url.set(database=name).render_as_string(hide_password=False)

@@ -14,6 +14,7 @@ import pytest
 from postgres_server import Server
 from sqlalchemy import Connection, Engine, create_engine, event, select, text
 from storage import NOW, ended, eventually, rows
+from typer.testing import CliRunner
 
 from millis_hooks.call_log import CallLog
 from millis_hooks.call_log.database import open_database
@@ -22,6 +23,7 @@ from millis_hooks.call_log.postgres import PostgresDatabase
 from millis_hooks.call_log.queries import Queries
 from millis_hooks.call_log.tables import calls, deliveries, keys
 from millis_hooks.call_log.values import short_key
+from millis_hooks.cli.commands import app
 from millis_hooks.exceptions import ConfigError, StorageOutageError
 from millis_hooks.runs.holder import holder_of
 from millis_hooks.settings import Settings
@@ -255,3 +257,12 @@ def test_the_setting_takes_no_others(url: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="or a database of PostgreSQL") as caught:
         Settings.load(database_url=url)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("command", [["backup", "copy.db"], ["vacuum"]])
+def test_commands_for_files_alone_say_so(
+    log: CallLog, command: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MILLIS_HOOKS_DATABASE_URL", str(log.database.url))
+    result = CliRunner().invoke(app, command)
+    assert isinstance(result.exception, ConfigError) or "pg_dump" in result.output

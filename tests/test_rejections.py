@@ -99,6 +99,7 @@ def everywhere(path: Path) -> bytes:
     return b"".join(file.read_bytes() for file in path.parent.glob(f"{path.name}*"))
 
 
+@pytest.mark.sqlite_only
 def test_the_secret_that_was_sent_is_stored_nowhere(
     make_hooks: MakeHooks, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

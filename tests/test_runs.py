@@ -22,7 +22,7 @@ from millis_hooks.call_log.writer import Writer
 from millis_hooks.events import EndOfCall
 from millis_hooks.routing import Router
 from millis_hooks.runs import ledger
-from millis_hooks.runs.holder import FileHolder
+from millis_hooks.runs.holder import holder_of
 from millis_hooks.runs.places import Places
 from millis_hooks.runs.runner import Runner
 from millis_hooks.workbench import Workbench
@@ -44,7 +44,7 @@ class Runs:
             writer,
             self.workbench,
             router,
-            FileHolder(database.runner_lock),
+            holder_of(database),
             concurrency=2,
             now=lambda: self.now,
         )

@@ -60,8 +60,9 @@ def alert(parked):
 
 def runs_of(site: Site) -> dict[str, Row[Any]]:
     with opened(site.folder) as database:
+        found = rows(database, handler_runs)  # first: calls that come in meanwhile have none here
         sessions = {call.id: call.session_id for call in rows(database, calls)}
-        return {sessions[run.call_id]: run for run in rows(database, handler_runs)}
+        return {sessions[run.call_id]: run for run in found}
 
 
 def outcomes(site: Site) -> list[str | None]:

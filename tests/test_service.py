@@ -25,6 +25,7 @@ def settings_in(folder: Path) -> Settings:
     return Settings.load(database_url=url_in(folder), insecure=True)
 
 
+@pytest.mark.sqlite_only
 def test_a_start_that_fails_leaves_the_lifespan_it_entered(tmp_path: Path) -> None:
     steps: list[str] = []
 

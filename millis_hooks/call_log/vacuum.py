@@ -33,7 +33,8 @@ class Space:
 
 
 def space(database: Database) -> Space:
-    """Tell what a vacuum would gain and what it needs."""
+    """Tell what a vacuum would gain and what it needs; raises `ConfigError` where it is no file."""
+    file = database.path
     with database.reader.connect() as connection:
 
         def pragma(name: str) -> int:
@@ -42,8 +43,8 @@ def space(database: Database) -> Space:
         page_bytes = pragma("page_size")
         unused = pragma("freelist_count") * page_bytes
         used = pragma("page_count") * page_bytes - unused
-    free = shutil.disk_usage(database.path.parent).free
-    return Space(database.path.stat().st_size, unused, 2 * used, free)
+    free = shutil.disk_usage(file.parent).free
+    return Space(file.stat().st_size, unused, 2 * used, free)
 
 
 def vacuum(database: Database) -> Space:

@@ -94,7 +94,6 @@ def _importer(settings: Settings) -> Iterator[Importer]:
             writer.close()
 
 
-
 def _size(files: Sequence[Path]) -> int | None:
     """Return how many bytes there are to read; None while nobody knows."""
     try:

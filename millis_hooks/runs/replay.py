@@ -145,6 +145,9 @@ def replay_run(
     run = connection.execute(asked).one_or_none()
     if run is None:
         return None
+    # Whoever replays the same call waits here, and then finds what this one has done.
+    connection.execute(_CALL.where(calls.c.id == run.call_id).with_for_update())
+    run = connection.execute(asked).one()
     if unless_replaced and not run.is_latest:
         return Replayed(skipped={"already replayed": 1})
     latest = _LATEST.where(
@@ -158,8 +161,8 @@ def replay_run(
 
 def replay_call(connection: Connection, session_id: str, now: datetime) -> Replayed | None:
     """Replay every handler that ran for a call; None if there is no such call."""
-    asked = select(calls.c.id).where(calls.c.session_id == clean_text(session_id))
-    call_id = connection.scalar(asked)
+    asked = _CALL.where(calls.c.session_id == clean_text(session_id))
+    call_id = connection.scalar(asked.with_for_update())
     if call_id is None:
         return None
     latest = _LATEST.where(IS_OF_CALL, _runs.call_id == call_id).order_by(_runs.id)
@@ -233,6 +236,7 @@ def _stretch(
     return chosen.where(key > after, key <= end).order_by(key).limit(size)
 
 
+_CALL = select(calls.c.id)
 _LATEST: Select[Any] = select(
     _runs.id, _runs.call_id, _runs.hook, _runs.handler, _runs.state, _runs.parked_run_id
 ).where(_runs.is_latest)

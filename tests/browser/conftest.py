@@ -46,6 +46,16 @@ def retry_later(call):
     raise Retry(after_s=3600)
 """
 
+_REHEARSED = """
+@hooks.on_prefetch
+def greet(call):
+    return {"metadata": {"plan": "gold", "first_name": "Maria"}, "extra_prompt": "Be kind."}
+
+@hooks.on_end_of_call(max_attempts=1)
+def breaks(call):
+    raise ValueError("nothing to book")
+"""
+
 #: Opens a tab of an operator who is signed in; keywords are those of Playwright's `new_context`.
 OpenTab: TypeAlias = Callable[..., AbstractContextManager[Watched]]
 
@@ -145,3 +155,13 @@ def _is_idle(site: Site) -> bool:
     with opened(site.folder) as database:
         is_read = not rows(database, inbox)
         return is_read and not {run.state for run in rows(database, handler_runs)} & AT_WORK
+
+
+@pytest.fixture(scope="module")
+def rehearsing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with a sandbox."""
+    site = Site(tmp_path_factory.mktemp("sandbox"), _REHEARSED)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MILLIS_HOOKS_SANDBOX", "1")
+        with site.serving() as server:
+            yield server

@@ -13,10 +13,11 @@ import pytest
 import uvicorn
 from dashboard_site import PASSWORD, Site
 from playwright.sync_api import Browser, Page, StorageState
-from sites import free_port
+from sites import Server, free_port
 from storage import eventually
 
 from .story import SESSION, tell
+from .test_sandbox_page import at_sandbox, end_it, hold_a_call
 
 SCREENS = Path(__file__).parent.parent.parent / "docs" / "screens"
 
@@ -84,10 +85,25 @@ def test_take(
     )
     page = context.new_page()
     page.goto(address + PAGES[name])
-    page.evaluate("document.fonts.ready")
-    SCREENS.mkdir(parents=True, exist_ok=True)
-    (SCREENS / f"{name}-{width}-{theme}.webp").write_bytes(_webp(page))
+    _keep(page, f"{name}-{width}-{theme}")
     context.close()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_take_the_sandbox(chromium: Browser, rehearsing: Server, theme: str) -> None:
+    size = {"width": 1440, "height": SIZES[1440]}
+    with at_sandbox(chromium, rehearsing, viewport=size, color_scheme=theme) as tab:
+        hold_a_call(tab, "Is there a table for two on Tuesday?")
+        end_it(tab)
+        tab.page.get_by_role("heading", name="Sandbox").scroll_into_view_if_needed()
+        _keep(tab.page, f"sandbox-1440-{theme}")
+
+
+def _keep(page: Page, name: str) -> None:
+    page.evaluate("document.fonts.ready")
+    page.evaluate("scrollTo(0, 0)")
+    SCREENS.mkdir(parents=True, exist_ok=True)
+    (SCREENS / f"{name}.webp").write_bytes(_webp(page))
 
 
 def _webp(page: Page) -> bytes:

@@ -8,31 +8,11 @@ from contextlib import contextmanager
 
 import pytest
 from playwright.sync_api import Browser, expect
-from sites import Server, Site
+from sites import Server
 
 from .conftest import sign_in
 from .hostile import MARKUP
 from .watched import NARROWEST_PX, SIZES, Watched, watched
-
-_HANDLERS = """
-@hooks.on_prefetch
-def greet(call):
-    return {"metadata": {"plan": "gold", "first_name": "Maria"}, "extra_prompt": "Be kind."}
-
-@hooks.on_end_of_call(max_attempts=1)
-def breaks(call):
-    raise ValueError("nothing to book")
-"""
-
-
-@pytest.fixture(scope="module")
-def rehearsing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server with a sandbox."""
-    site = Site(tmp_path_factory.mktemp("sandbox"), _HANDLERS)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MILLIS_HOOKS_SANDBOX", "1")
-        with site.serving() as server:
-            yield server
 
 
 @contextmanager

@@ -181,9 +181,10 @@ def _time_searches(large: Log) -> Iterator[Row]:
 def _compare_ingest(folder: Path, large: Log, rounds: int) -> Row:
     full, empty = [], []
     for number in range(rounds):
-        full.append(_ingest(large.file, large.count + number * INGESTED))
+        sent = _following(large.count, number * INGESTED)
+        full.append(_ingest(large.file, sent))
         with tempfile.TemporaryDirectory(dir=folder) as fresh:
-            empty.append(_ingest(Path(fresh) / "empty.db", large.count + number * INGESTED))
+            empty.append(_ingest(Path(fresh) / "empty.db", sent))
         progress(f"ingest: {full[-1]:.0f} calls/s, into an empty log {empty[-1]:.0f}")
     return Row(
         "ingest against an empty log",
@@ -194,10 +195,14 @@ def _compare_ingest(folder: Path, large: Log, rounds: int) -> Row:
     )
 
 
-def _ingest(file: Path, first: int) -> float:
+def _following(count: int, first: int) -> list[list[Delivery]]:
+    """Return calls that come after the last of a log: new ones stand at the end of most indexes."""
+    generator = Generator(count)
+    return [generator.call(count + first + number) for number in range(INGESTED)]
+
+
+def _ingest(file: Path, sent: Sequence[Sequence[Delivery]]) -> float:
     """Return how many calls per second are stored, synced and processed."""
-    generator = Generator(first)
-    sent = [generator.call(first + number) for number in range(INGESTED)]
     call_log = CallLog(f"sqlite:///{file}", own_numbers=OWN_NUMBERS)
     began = time.perf_counter()
     asyncio.run(_deliver(call_log, sent))

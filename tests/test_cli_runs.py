@@ -314,9 +314,9 @@ def test_a_person_is_asked_first(
 def test_whoever_interrupts_is_told_how_far_it_came(
     run: Run, log: StoredCalls, tmp_path: Path
 ) -> None:
-    park_many(log, 20_000)
+    park_many(log, 60_000)
     shown = on_a_terminal(tmp_path, "replay", "--status", "parked", "--yes", interrupt=True)
-    stopped = re.search(r"Stopped after ([\d,]+) of 20,000: ([\d,]+) queued", shown)
+    stopped = re.search(r"Stopped after ([\d,]+) of 60,000: ([\d,]+) queued", shown)
     assert stopped, shown
     told = int(stopped[1].replace(",", ""))
     assert 0 < told <= states(log).count("pending") <= told + 200

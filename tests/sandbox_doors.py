@@ -14,7 +14,7 @@ from millis_hooks import EndOfCall, MillisHooks, PrefetchRequest, PrefetchRespon
 
 API = "/sandbox/api"
 KEY = {"authorization": "a private key"}
-VOICE = {"provider": "openai", "voice_id": "alloy"}
+VOICE: dict[str, Any] = {"provider": "openai", "voice_id": "alloy"}
 #: As `start_outbound_call` takes it.
 OUTBOUND: dict[str, Any] = {"from_phone": "+14155550199", "to_phone": "+14155550134"}
 

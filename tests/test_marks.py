@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from conftest import END_OF_CALL, MakeHooks, Rows, eventually, serving
 
-from millis_hooks import EndOfCall, MillisHooks, PrefetchRequest
+from millis_hooks import EndOfCall, MillisHooks, PrefetchRequest, PrefetchResponse
 from millis_hooks.exceptions import SandboxOffError
 from millis_hooks.marks import HEADER, REHEARSALS, Mark, Marks, Purpose
 from millis_hooks.samples import end_of_call_body, prefetch_query
@@ -114,3 +114,19 @@ def test_what_is_rehearsed_is_no_drift(make_hooks: MakeHooks, rows: Rows) -> Non
         client.post(END_OF_CALL, content=body, headers=headers)
         eventually(lambda: rows("SELECT * FROM calls WHERE ended_at IS NOT NULL"))
     assert rows("SELECT * FROM drift") == []
+
+
+def test_what_a_rehearsal_was_told_is_no_last_good_answer(make_hooks: MakeHooks) -> None:
+    hooks = make_hooks(sandbox=True, prefetch_fallback="last_good")
+
+    @hooks.on_prefetch
+    def greet(call: PrefetchRequest) -> PrefetchResponse:
+        if not call.sandbox:
+            raise LookupError
+        return PrefetchResponse(extra_prompt="Be kind.")
+
+    with serving(hooks) as client:
+        path = f"/millis/prefetch?{prefetch_query(session_id=SESSION)}"
+        rehearsed = client.get(path, headers=hooks.service.marks.header(SESSION, "sandbox"))
+        assert rehearsed.json() == {"extra_prompt": "Be kind."}
+        assert client.get(path).json() == {}

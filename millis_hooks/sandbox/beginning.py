@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from ..variables import variables_of
 from ..wire import Json
-from .exchange import Desk, Exchange
+from .desk import Desk, Exchange
 from .prefetching import Taken, notes_on_request, prefetch_request, read_answer
 from .prompt import Filling, Texts, merge_metadata, render
 from .spec import SessionSpec

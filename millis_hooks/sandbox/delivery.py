@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from .desk import Desk
 from .ending import UNREACHED, EndedCall
-from .exchange import Desk
 from .steps import EndDelivered
 from .transport import Request
 from .webhooks import Webhook, webhook_of

@@ -14,7 +14,7 @@ from urllib.parse import quote, urlencode
 
 from ..variables import fill
 from ..wire import Json, finite
-from .exchange import Desk, Exchange
+from .desk import Desk, Exchange
 from .policy import Policy
 from .prefetching import as_text
 from .prompt import Filling, tools_of

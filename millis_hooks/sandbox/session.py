@@ -23,8 +23,8 @@ from .beginning import Beginning, attach, begin, begin_without_prefetch
 from .clock import Clock, LiveClock
 from .conversation import Conversation, ConversationTimeoutError
 from .delivery import deliver
+from .desk import Desk
 from .ending import EndedCall
-from .exchange import Desk
 from .functions import Functions
 from .prompt import Texts
 from .spec import SessionSpec

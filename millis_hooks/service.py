@@ -23,7 +23,7 @@ from .loop_lag import LoopLag, watch
 from .marks import KEY_NAME, REHEARSALS, TESTS_ONLY, Marks
 from .prefetch import PrefetchEndpoint, encode_default
 from .routing import Router
-from .runs.holder import holder_of
+from .runs.dispatcher import dispatcher_of
 from .runs.registered import write_handlers
 from .runs.runner import Runner
 from .settings import Settings
@@ -156,7 +156,7 @@ class Service:
             log.writer,
             self._workbench,
             self._router,
-            holder_of(log.database),
+            dispatcher_of(log.database, log.writer, takes_part=self._settings.run_handlers),
             concurrency=self._settings.handler_concurrency,
             own_numbers=self._settings.own_numbers,
             tell=log.tell_of_runs,
@@ -172,7 +172,7 @@ class Service:
             self.call_log.writer,
             retention_days=self._settings.retention_days,
             pack_after_days=self._settings.pack_after_days,
-            is_ours=self._has_the_runs,
+            is_ours=self._leads,
             now=_now,
         )
         housekeeper.start()
@@ -216,8 +216,8 @@ class Service:
         )
         return Sites(works, now=_now)
 
-    def _has_the_runs(self) -> bool:
-        return self.runner.status.role == "working"
+    def _leads(self) -> bool:
+        return self.runner.leads
 
     def _start_reconciler(self, api: MillisApi) -> Reconciler:
         from .reconcile import Reconciliation
@@ -230,7 +230,7 @@ class Service:
                 Reconciliation, api, log.database.reader, log.writer.run, now=_now, redact=redact
             ),
             every_s=60.0 * self._settings.reconcile_minutes,
-            is_ours=self._has_the_runs,
+            is_ours=self._leads,
             on_filled=log.processor.wake,
         )
         reconciler.start()

@@ -25,7 +25,6 @@ from millis_hooks.call_log.tables import calls, deliveries, keys
 from millis_hooks.call_log.values import short_key
 from millis_hooks.cli.commands import app
 from millis_hooks.exceptions import ConfigError, StorageOutageError
-from millis_hooks.runs.holder import holder_of
 from millis_hooks.settings import Settings
 
 
@@ -181,17 +180,6 @@ def test_two_that_process_the_same_inbox_make_each_call_once(url: str, log: Call
     eventually(lambda: len(rows(log.database, calls)) == 60)
     eventually(lambda: all(row.repeated for row in rows(log.database, calls)))
     other.close()
-
-
-def test_one_of_several_does_the_runs_until_its_session_ends(url: str) -> None:
-    first, second = open_database(url), open_database(url)
-    holder, standby = holder_of(first), holder_of(second)
-    assert (holder.hold(), standby.hold()) == (True, False)
-    holder.let_go()
-    assert standby.hold()
-    standby.let_go()
-    first.close()
-    second.close()
 
 
 def test_an_absurdly_long_id_is_kept_and_found(log: CallLog) -> None:

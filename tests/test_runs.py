@@ -22,7 +22,7 @@ from millis_hooks.call_log.writer import Writer
 from millis_hooks.events import EndOfCall
 from millis_hooks.routing import Router
 from millis_hooks.runs import ledger
-from millis_hooks.runs.holder import holder_of
+from millis_hooks.runs.dispatcher import dispatcher_of
 from millis_hooks.runs.places import Places
 from millis_hooks.runs.runner import Runner
 from millis_hooks.workbench import Workbench
@@ -44,7 +44,7 @@ class Runs:
             writer,
             self.workbench,
             router,
-            holder_of(database),
+            dispatcher_of(database, writer),
             concurrency=2,
             now=lambda: self.now,
         )
@@ -459,6 +459,7 @@ def test_a_redelivery_is_not_handled_again(
         assert runs.outcomes() == ["succeeded"]
 
 
+@pytest.mark.sqlite_only
 def test_only_one_of_several_runners_works_and_the_next_takes_over(
     tmp_path: Path, router: Router
 ) -> None:

@@ -96,6 +96,7 @@ def check(site: Site) -> None:
     assert {run.state for run in runs.values()} <= {"succeeded", "parked"}
 
 
+@pytest.mark.timeout(300)
 def test_every_call_is_handled_however_often_the_server_is_killed(tmp_path: Path) -> None:
     site = Site(tmp_path, UNSTEADY)
     kill_at_random(site, times=20)

@@ -277,7 +277,7 @@ def test_the_handlers_of_every_hook_are_listed_prefetch_first(site: Site) -> Non
 
 def test_what_is_wrong_is_told_with_what_to_do_about_it(tmp_path: Path) -> None:
     found = [
-        ok("schema", "0004"),
+        ok("schema", "0005"),
         warn("room", "Little.", "Make room."),
         bad("clock", "Off.", HOSTILE),
     ]

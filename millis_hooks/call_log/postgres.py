@@ -46,7 +46,7 @@ _SYNCHRONOUS = (
     "ELSE current_setting('synchronous_commit') END, false), set_config('lock_timeout', %s, false)"
 )
 #: Any number that no other program takes for its advisory locks.
-MIGRATION_LOCK, RUNNER_LOCK = 0x4D494C4C49530001, 0x4D494C4C49530002
+MIGRATION_LOCK = 0x4D494C4C49530001
 _READERS, _MORE_READERS, _READER_WAIT_S = 5, 10, 5.0
 
 
@@ -88,10 +88,6 @@ class PostgresDatabase(database.Database):
 
     def open_for_migration(self) -> Engine:
         return self._engine_with(_set_up_writer, poolclass=NullPool)
-
-    def open_for_lock(self) -> Engine:
-        """A way in for a lock that lasts as long as its connection."""
-        return self._engine_with(_set_up_writer, poolclass=NullPool, isolation_level="AUTOCOMMIT")
 
     def lock_for_migration(self, connection: Connection) -> None:
         connection.execute(text("SET LOCAL lock_timeout = 0"))

@@ -231,7 +231,16 @@ handler_runs = Table(
     Column("state_since", UtcDateTime, nullable=False),
     Column("due_at", UtcDateTime),  # when a failed run is tried again
     Column("reason", Text),  # why it is parked, in words
+    Column("runner", Key),  # the process it is running in, or was last; None where only one may
     sqlite_autoincrement=True,
+)
+#: The processes that do runs, where several may. The times are those of the database's clock.
+runners = Table(
+    "runners",
+    metadata,
+    Column("name", Key, primary_key=True),
+    Column("started_at", UtcDateTime, nullable=False),
+    Column("beat_at", UtcDateTime, nullable=False),  # when it said last that it is there
 )
 IS_OF_CALL = and_(
     handler_runs.c.hook == literal_column("'end_of_call'"),

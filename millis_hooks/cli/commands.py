@@ -14,6 +14,7 @@ from . import (
     agent_config,
     backup,
     calls,
+    copy,
     doctor,
     drift,
     export,
@@ -43,6 +44,7 @@ app = typer.Typer(
 app.command("new")(starter_app.new)
 app.command("dev")(serving.dev)
 app.command("run")(serving.run)
+app.command("worker")(serving.worker)
 app.command("config")(agent_config.config)
 app.add_typer(send.app, name="send")
 app.command("simulate")(simulate.simulate)
@@ -62,6 +64,7 @@ app.command("prune")(prune.prune)
 app.command("forget", context_settings={"ignore_unknown_options": True})(forget.forget)
 app.command("vacuum")(vacuum.vacuum)
 app.command("backup")(backup.backup)
+app.command("copy")(copy.copy)
 app.command("replay", context_settings={"ignore_unknown_options": True})(replay.replay)
 
 

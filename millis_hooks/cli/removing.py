@@ -34,9 +34,13 @@ def ask(question: str) -> None:
 
 def is_served(database: Database) -> bool:
     """Tell whether a service is at work on this log."""
-    from ..runs.holder import holder_of
+    from ..runs.holder import FileHolder
+    from ..runs.many_processes import processes_at_work
 
-    place = holder_of(database)
+    if not database.is_file:
+        with database.reader.connect() as connection:
+            return bool(processes_at_work(connection))
+    place = FileHolder(database.runner_lock)
     try:
         return not place.hold()
     except OSError:  # no service could have made the file either

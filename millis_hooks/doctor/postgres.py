@@ -10,10 +10,11 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ..call_log.database import describe
 from ..call_log.migrations import HEAD
-from ..call_log.postgres import RUNNER_LOCK, PostgresDatabase, select_one
+from ..call_log.postgres import PostgresDatabase, select_one
 from ..call_log.postgres_schema import CREATE_EXTENSION, CREATE_SEARCH_INDEX
 from ..exceptions import ConfigError, StorageError
 from ..finding import Finding, bad, ok, warn
+from ..runs.many_processes import processes_at_work
 from .clock import examine_clock, judge
 from .log import examine_schema
 from .work import examine_work
@@ -119,17 +120,12 @@ def _examine_search(connection: Connection) -> Finding:
 
 
 def _examine_runner(connection: Connection) -> Finding:
-    held = select_one(
-        connection,
-        "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND database = "  # noqa: S608
-        "(SELECT oid FROM pg_database WHERE datname = current_database()) AND "
-        f"(classid::bigint << 32) | objid::bigint = {RUNNER_LOCK}",
-    )
-    if not held:
+    names = processes_at_work(connection)
+    if not names:
         return warn(
             "runner", "no process runs handlers now", "Start the service: millis-hooks run app.py"
         )
-    return ok("runner", "a process runs handlers")
+    return ok("runner", f"handlers run in {', '.join(names)}")
 
 
 def _setting(connection: Connection, name: str) -> str:

@@ -3,6 +3,9 @@ transaction. (`replay.py` adds what a person asks for.)
 
     pending -> running -> succeeded | failed | parked
     failed -> pending, when it is due        running -> pending, when handed back or interrupted
+
+Several processes may write in it at once: each takes runs that no other has its hands on, and what
+became of an attempt is written once.
 """
 
 from __future__ import annotations
@@ -22,12 +25,14 @@ from sqlalchemy import (
     func,
     insert,
     literal,
+    or_,
     select,
     update,
 )
 
+from ..call_log.dialects import is_postgresql
 from ..call_log.new_runs import pending_run
-from ..call_log.tables import HAS_FAILED, IS_OPEN, attempts, handler_runs
+from ..call_log.tables import HAS_FAILED, IS_OPEN, attempts, handler_runs, runners
 from ..call_log.values import clean_text
 from ..failures import Failure
 from ..routing import Handler
@@ -84,8 +89,12 @@ def claim(
     late: Collection[ClaimedRun],
     telling_of: TellingOf,
     flip: Callable[[], int],
+    runner: str | None = None,
 ) -> list[ClaimedRun]:
     """Take as many pending runs as there are places for; their attempts count from here on.
+
+    `runner` is the name of this process where others do runs too. A handler's own `concurrency`
+    holds for all of them together.
 
     One that has no attempt left, because its process died in the last, is parked instead. Handlers
     are not called for calls they still have at work as `late`, though that was given up. `flip`
@@ -93,18 +102,26 @@ def claim(
     """
     taken: list[int] = []
     for handler in places.in_turn():
-        picked = _pick(connection, handler, places.room(handler), late, flip)
+        room = places.room(handler)
+        if room > 0 and handler.concurrency is not None and runner is not None:
+            elsewhere = _running_elsewhere(connection, handler, runner)
+            room = min(room, handler.concurrency - places.taken(handler) - elsewhere)
+        picked = _pick(connection, handler, room, late, flip)
         exhausted = [run for run in picked if run.spent >= handler.max_attempts]
         reason = f"{handler.max_attempts} of {handler.max_attempts} attempts did not end"
         _park(connection, exhausted, reason, now, telling_of)
         ids = [run.id for run in picked if run.spent < handler.max_attempts]
         places.take(handler, len(ids))
         taken += ids
-    return _begin(connection, taken, now) if taken else []
+    return _begin(connection, taken, now, runner) if taken else []
 
 
 def record(connection: Connection, ends: Sequence[AttemptEnd], telling_of: TellingOf) -> None:
-    """Write how attempts ended, and with them their runs; one nobody wanted leaves no trace."""
+    """Write how attempts ended, and with them their runs; one nobody wanted leaves no trace.
+
+    What was taken for interrupted meanwhile is another's by now: its end changes nothing.
+    """
+    ends = _still_ours(connection, ends)
     for end in ends:
         if end.outcome == "not_wanted":
             _forget(connection, end.run)
@@ -130,13 +147,17 @@ def wake_stranded(connection: Connection, now: datetime) -> None:
 
 
 def take_over(connection: Connection, now: datetime) -> int:
-    """Make the runs pending that were at work when their process died; return how many."""
+    """Make the runs pending that were at work when their process died: of those that are running,
+    all that no runner in the list of runners has. Return how many."""
     wake_stranded(connection, now)
-    running = and_(IS_OPEN, _runs.state == "running")
-    theirs = attempts.c.run_id.in_(select(_runs.id).where(running))
-    unended = and_(theirs, attempts.c.outcome.is_(None))
-    connection.execute(update(attempts).where(unended).values(outcome="interrupted"))
-    return connection.execute(_to_pending(running), {"now": now}).rowcount
+    alive = _runs.runner.in_(select(runners.c.name))
+    orphaned = and_(IS_OPEN, _runs.state == "running", or_(_runs.runner.is_(None), ~alive))
+    ids = connection.scalars(select(_runs.id).where(orphaned).with_for_update()).all()
+    if ids:
+        unended = and_(attempts.c.run_id.in_(ids), attempts.c.outcome.is_(None))
+        connection.execute(update(attempts).where(unended).values(outcome="interrupted"))
+        connection.execute(_to_pending(_runs.id.in_(ids)), {"now": now})
+    return len(ids)
 
 
 def park_unknown(
@@ -189,8 +210,28 @@ def _pick(
     ]
 
 
-def _begin(connection: Connection, ids: Sequence[int], now: datetime) -> list[ClaimedRun]:
-    parameters = {"ids": ids, "now": now}
+def _running_elsewhere(connection: Connection, handler: Handler, runner: str) -> int:
+    """Count the runs of a handler that other processes do, and keep them from taking more."""
+    if is_postgresql(connection):
+        connection.execute(_LOCK_HANDLER, {"name": f"{handler.hook} {handler.name}"})
+    running = and_(IS_OPEN, _runs.state == "running", _runs.runner != runner)
+    of_handler = and_(_runs.hook == handler.hook, _runs.handler == handler.name)
+    count = select(func.count()).select_from(handler_runs).where(running, of_handler)
+    return connection.execute(count).scalar_one()
+
+
+def _still_ours(connection: Connection, ends: Sequence[AttemptEnd]) -> list[AttemptEnd]:
+    if not ends:
+        return []
+    parameters = {"ids": [end.run.id for end in ends]}
+    unended = {tuple(row) for row in connection.execute(_UNENDED, parameters)}
+    return [end for end in ends if (end.run.id, end.run.attempt) in unended]
+
+
+def _begin(
+    connection: Connection, ids: Sequence[int], now: datetime, runner: str | None
+) -> list[ClaimedRun]:
+    parameters = {"ids": ids, "now": now, "runner": runner}
     begun = connection.execute(_BEGIN_RUNS, parameters).mappings().all()
     numbers = {row.run_id: row.number for row in connection.execute(_BEGIN_ATTEMPTS, parameters)}
     claimed = [ClaimedRun(**run, attempt=numbers[run["id"]]) for run in begun]
@@ -248,6 +289,7 @@ def _next_pending(order: ColumnElement[Any]) -> Any:
         )
         .order_by(order)
         .limit(bindparam("most"))
+        .with_for_update(skip_locked=True)
     )
 
 
@@ -261,7 +303,7 @@ _IDS: Any = bindparam("ids", expanding=True)
 _BEGIN_RUNS = (
     update(handler_runs)
     .where(_runs.id.in_(_IDS))
-    .values(state="running", state_since=_NOW, spent=_runs.spent + 1)
+    .values(state="running", state_since=_NOW, spent=_runs.spent + 1, runner=bindparam("runner"))
     .returning(_runs.id, _runs.call_id, _runs.hook, _runs.handler, _runs.spent, _runs.parked_run_id)
 )
 
@@ -277,6 +319,16 @@ _BEGIN_ATTEMPTS = (
     )
     .returning(attempts.c.run_id, attempts.c.number)
 )
+
+#: Runs are locked before their attempts, here as elsewhere.
+_UNENDED = (
+    select(attempts.c.run_id, attempts.c.number)
+    .select_from(handler_runs.join(attempts))
+    .where(_runs.id.in_(_IDS), attempts.c.outcome.is_(None))
+    .with_for_update()
+)
+
+_LOCK_HANDLER = select(func.pg_advisory_xact_lock(func.hashtextextended(bindparam("name"), 0)))
 
 _END_ATTEMPT = (
     update(attempts)

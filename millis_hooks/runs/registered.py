@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert
+from sqlalchemy import Connection, delete
 
+from ..call_log.dialects import upsert
 from ..call_log.tables import handlers
 from ..routing import DEFAULT_TIMEOUT_S, Handler
 
@@ -27,7 +28,15 @@ def write_handlers(
     connection.execute(delete(handlers))
     rows = [_columns(handler, now, prefetch_budget_s) for handler in registered]
     if rows:
-        connection.execute(insert(handlers), rows)
+        connection.execute(_insert_or_update(connection), rows)
+
+
+def _insert_or_update(connection: Connection) -> Any:
+    """Another process may be starting too, and have written its own meanwhile."""
+    row = upsert(connection, handlers)
+    key = handlers.primary_key.columns
+    told = {each.name: row.excluded[each.name] for each in handlers.c if each.name not in key}
+    return row.on_conflict_do_update(index_elements=list(key), set_=told)
 
 
 def _columns(handler: Handler, now: datetime, prefetch_budget_s: float) -> dict[str, Any]:

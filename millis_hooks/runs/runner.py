@@ -2,8 +2,8 @@
 they ended.
 
 One thread decides everything, and each of its turns is one transaction: what has ended is recorded
-and as many new runs are taken as there are places for. Of all processes on a call log one works;
-the others stand by.
+and as many new runs are taken as there are places for. Whether this process may, its dispatcher
+says.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from ..routing import DEFAULT_TIMEOUT_S, Handler, Router
 from ..running import NOTHING_AROUND, Around, Finished, Running
 from ..workbench import Workbench
 from . import ledger
-from .holder import Holder
+from .dispatcher import Dispatcher
 from .ledger import AttemptEnd, ClaimedRun
 from .places import Places
 from .verdict import OUTCOMES, HandedBackError, end_of_attempt
@@ -105,7 +105,7 @@ class Runner:
         writer: Writer,
         workbench: Workbench,
         router: Router,
-        holder: Holder,
+        dispatcher: Dispatcher,
         *,
         concurrency: int,
         own_numbers: frozenset[str] = frozenset(),
@@ -118,7 +118,7 @@ class Runner:
         self._writer = writer
         self._workbench = workbench
         self._router = router
-        self._holder = holder
+        self._dispatcher = dispatcher
         self._concurrency = concurrency
         self._own_numbers = own_numbers
         self._tell = tell
@@ -141,10 +141,15 @@ class Runner:
         """What it is doing at this moment; may be asked from any thread."""
         at_work = list(self._at_work)
         late = sum(each.is_late for each in at_work)
-        role: Literal["working", "standby"] = "working" if self._holder.is_held else "standby"
+        role: Literal["working", "standby"] = "working" if self._dispatcher.is_in else "standby"
         return RunnerStatus(
             role if self._thread.is_alive() else "stopped", len(at_work) - late, late
         )
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process sees to what one of all has to; may be asked from any thread."""
+        return self._dispatcher.leads
 
     def start(self) -> None:
         self._thread.start()
@@ -166,7 +171,7 @@ class Runner:
                 for step in (self._take_turn, self._wait, self._give_up_late):
                     self._try(step)
         finally:
-            self._holder.let_go()
+            self._dispatcher.leave()
 
     def _try(self, step: Callable[[], None]) -> None:
         try:
@@ -182,7 +187,7 @@ class Runner:
 
     def _take_turn(self) -> None:
         """Record what has ended and take what there is room for."""
-        if not self._holder.is_held and not self._take_over():
+        if not self._may_work():
             return
         ended = list(self._ended)
         claimed = self._writer.run(partial(self._write, ended=ended))
@@ -191,19 +196,11 @@ class Runner:
         self._begin(claimed)
         self._tell({*(end.run.call_id for end in ended), *(run.call_id for run in claimed)})
 
-    def _take_over(self) -> bool:
-        """Become the process that does the runs, if none does; those at work in the last one are
-        pending again."""
-        if self._stop_at is not None or not self._holder.hold():
-            return False
-        try:
-            interrupted = self._writer.run(partial(ledger.take_over, now=self._now()))
-        except BaseException:
-            self._holder.let_go()
-            raise
-        if interrupted:
-            logger.warning("%d runs were interrupted when their process ended", interrupted)
-        return True
+    def _may_work(self) -> bool:
+        """Check in; who is stopping takes no place any more."""
+        is_stopping = self._stop_at is not None
+        may_check_in = self._dispatcher.is_in or not is_stopping
+        return may_check_in and self._dispatcher.check_in(self._now())
 
     def _write(self, connection: Connection, *, ended: Sequence[AttemptEnd]) -> list[ClaimedRun]:
         """Runs in the writer's transaction, while this thread waits."""
@@ -211,7 +208,8 @@ class Runner:
         ledger.record(connection, ended, telling_of)
         if self._stop_at is not None:
             return []
-        self._look_around(connection, now)
+        if self._dispatcher.leads:
+            self._look_around(connection, now)
         at_work = self._at_work
         places = Places(
             self._handlers(),
@@ -226,6 +224,7 @@ class Runner:
             late=[each.run for each in at_work if each.is_late],
             telling_of=telling_of,
             flip=partial(random.randrange, 2),
+            runner=self._dispatcher.runner,
         )
 
     def _handlers(self) -> list[Handler]:

@@ -6,13 +6,15 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import postgres_server
 import pytest
 from postgres_server import Server
-from sqlalchemy import Connection, Engine, create_engine, event, select, text
+from sqlalchemy import Connection, Engine, NullPool, create_engine, event, select, text
+from sqlalchemy.exc import OperationalError
 from storage import NOW, ended, eventually, rows
 from typer.testing import CliRunner
 
@@ -118,6 +120,50 @@ def test_terminated_sessions_are_replaced(log: CallLog) -> None:
     store(log, "-s2")
     assert stored(log) == ["-s1", "-s2"]
     eventually(lambda: Queries(log.database.reader).call("-s1"))
+
+
+def test_where_a_pooler_changes_sessions_nothing_is_prepared_and_nothing_refused(
+    log: CallLog, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(20):
+        once(log.database.writer, "begin", forget_prepared)
+        store(log, f"-s{number}")
+    assert len(stored(log)) == 20
+    assert caplog.text.count("a pooler takes sessions away") == 1
+
+
+def forget_prepared(connection: Connection) -> None:
+    """Leave the session as another one, behind the driver's back."""
+    driver: Any = connection.connection.driver_connection
+    driver.execute("DO 'BEGIN EXECUTE ''DEALLOCATE ALL''; END'", prepare=False)
+
+
+def test_where_all_connections_are_taken_there_is_one_again_when_others_leave(
+    log: CallLog, server: Server
+) -> None:
+    store(log, "-s1")
+    others = create_engine(server.url, poolclass=NullPool)
+    with ExitStack() as taken:
+        first = taken.enter_context(others.connect())
+        with suppress(OperationalError):
+            while True:
+                taken.enter_context(others.connect())
+        terminate_sessions_of(log, first)
+        with suppress(OperationalError):
+            while True:
+                taken.enter_context(others.connect())
+        with ThreadPoolExecutor() as threads:
+            storing = threads.submit(store, log, "-s2")
+            taken.close()
+            storing.result(30)
+    assert stored(log) == ["-s1", "-s2"]
+
+
+def terminate_sessions_of(log: CallLog, connection: Connection) -> None:
+    connection.exec_driver_sql(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s",
+        (log.database.url.database,),
+    )
 
 
 @pytest.mark.parametrize("mode", ["fast", "immediate"])

@@ -16,7 +16,7 @@ from sqlalchemy.exc import NoSuchModuleError, SQLAlchemyError
 from ..exceptions import ConfigError, StorageOutageError
 from . import database
 from .log_file import VERSION_TABLE
-from .sqlstates import must_reconnect
+from .sqlstates import is_of_another_session, must_reconnect
 
 logger = logging.getLogger("millis_hooks.call_log")
 
@@ -30,6 +30,8 @@ _CONNECT = {
     "keepalives_count": 2,
     "tcp_user_timeout": 5_000,
 }
+#: What the connection is called that waits for notes of other replicas.
+LISTENING = "millis_hooks listening"
 #: In every session. A plan for long queries would take longer to compile than most of ours run; and
 #: what a lost client had locked shall not stay locked for long.
 _SETTINGS = {
@@ -61,6 +63,7 @@ class PostgresDatabase(database.Database):
     def __init__(self, url: str) -> None:
         """Reach the server; raises `ConfigError` without its driver, and `StorageOutageError`."""
         self.url = driver_url(url)
+        self._is_pooled = False
         self.writer = self._engine_with(_set_up_writer, pool_size=1, max_overflow=4)
         self.reader = self._engine_with(
             _set_up_reader,
@@ -89,6 +92,10 @@ class PostgresDatabase(database.Database):
     def open_for_migration(self) -> Engine:
         return self._engine_with(_set_up_writer, poolclass=NullPool)
 
+    def open_for_listening(self) -> Engine:
+        """A way in for a connection that only listens, for as long as it lasts."""
+        return self._engine_with(_set_up_listener, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+
     def lock_for_migration(self, connection: Connection) -> None:
         connection.execute(text("SET LOCAL lock_timeout = 0"))
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
@@ -115,8 +122,23 @@ class PostgresDatabase(database.Database):
                 "A call log in PostgreSQL needs its driver: pip install 'millis-hooks[postgres]'."
             ) from error
         event.listen(engine, "connect", set_up)
-        event.listen(engine, "handle_error", _note_error)
+        event.listen(engine, "connect", self._prepare_nothing)
+        event.listen(engine, "handle_error", self._note_error)
         return engine
+
+    def _prepare_nothing(self, session: Any, _record: object) -> None:
+        if self._is_pooled:
+            session.prepare_threshold = None
+
+    def _note_error(self, context: ExceptionContext) -> None:
+        error = context.original_exception
+        if is_of_another_session(error):
+            if not self._is_pooled:
+                logger.warning("a pooler takes sessions away: no statements are prepared any more")
+            self._is_pooled = True
+            context.is_disconnect = True
+        elif must_reconnect(error):
+            context.is_disconnect = True
 
 
 def driver_url(url: str) -> URL:
@@ -162,13 +184,14 @@ def _set_up_reader(session: Any, _record: object) -> None:
     session.read_only = True
 
 
+def _set_up_listener(session: Any, _record: object) -> None:
+    session.autocommit = True
+    _configure(session)
+    session.execute(f"SET application_name = '{LISTENING}'")
+
+
 def _configure(session: Any) -> None:
     settings = ", ".join(
         f"set_config('{name}', '{value}', false)" for name, value in _SETTINGS.items()
     )
     session.execute(f"SELECT {settings}")
-
-
-def _note_error(context: ExceptionContext) -> None:
-    if must_reconnect(context.original_exception):
-        context.is_disconnect = True

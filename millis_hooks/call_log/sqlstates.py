@@ -17,6 +17,8 @@ _OUTAGES = frozenset({_READ_ONLY, _LOCKED, _NO_DATABASE})
 _CANCELED = "57014"
 _DAMAGED = frozenset({"XX001", "XX002"})
 _CLASHES = frozenset({"40001", "40P01"})
+#: A prepared statement is unknown, or there already: a pooler has changed the session.
+_OTHER_SESSION = frozenset({"26000", "42P05"})
 #: Wrong for as long as nobody changes it: not worth waiting for.
 _STAY_WRONG = frozenset({"28", "3D"})
 
@@ -50,12 +52,17 @@ def is_worth_repeating(error: BaseException) -> bool:
     """Tell whether the same may succeed on a new connection, or once others are out of the way."""
     state = sqlstate_of(error) or ""
     is_passing = is_outage_state(error) and state[:2] not in _STAY_WRONG and state != _LOCKED
-    return is_passing or state in _CLASHES
+    return is_passing or state in _CLASHES or state in _OTHER_SESSION
 
 
 def must_reconnect(error: BaseException) -> bool:
     """Tell whether another connection may lead to a server that can be written to."""
     return sqlstate_of(error) == _READ_ONLY
+
+
+def is_of_another_session(error: BaseException) -> bool:
+    """Tell whether there is a pooler that gives each transaction another session."""
+    return sqlstate_of(error) in _OTHER_SESSION
 
 
 def said(error: BaseException) -> str | None:

@@ -33,6 +33,8 @@ CHUNK_BYTES = 2 * 1024 * 1024
 #: In a flood acknowledgements and fallbacks come first: after each chunk processing rests up to
 #: this many times as long as it took, and less the more there is to do.
 REST = 25
+#: And no longer than this: what took long may have waited for the database.
+LONGEST_REST_S = 0.5
 #: So many deliveries in the inbox halve the rest.
 LARGE_BACKLOG = 10_000
 #: The inbox is looked through at least this often, whoever filled it.
@@ -144,7 +146,8 @@ class Processor:
                 return
             if self._writer.is_flooded:
                 rest = REST / (1 + self._backlog / LARGE_BACKLOG)
-                self._closing.wait((time.perf_counter() - began) * rest)
+                took_s = time.perf_counter() - began
+                self._closing.wait(min(took_s * rest, LONGEST_REST_S))
 
     def _read_chunk(self) -> list[Row[Any]]:
         """Take the oldest, bounded in bytes, and no session twice: their order matters."""

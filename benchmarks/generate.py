@@ -143,7 +143,7 @@ class Generator:
             outcome="fresh",
             status_code=200,
             session_id=told["session_id"],
-            latency_ms=min(self._chance.lognormvariate(3.5, 0.8), 900),
+            latency_ms=min(self._chance.lognormvariate(3.5, 0.8), 900.0),
             query=urlencode({k: v for k, v in fields.items() if v}, quote_via=quote),
             answer=json.dumps(answer).encode(),
         )

@@ -12,7 +12,7 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import httpx
+import httpx2
 
 from millis_hooks import MillisHooks, PrefetchRequest, PrefetchResponse
 
@@ -21,10 +21,10 @@ TIMEOUT_S = 1.5
 
 
 @asynccontextmanager
-async def crm() -> AsyncIterator[httpx.AsyncClient]:
+async def crm() -> AsyncIterator[httpx2.AsyncClient]:
     """Keep one client, and its connections, for as long as the service runs."""
     base_url = os.environ.get("CRM_URL", "http://127.0.0.1:9000")
-    async with httpx.AsyncClient(base_url=base_url, timeout=TIMEOUT_S) as client:
+    async with httpx2.AsyncClient(base_url=base_url, timeout=TIMEOUT_S) as client:
         yield client
 
 
@@ -34,9 +34,9 @@ hooks = MillisHooks(lifespan=crm)
 @hooks.on_prefetch(channel="phone")
 async def look_up(call: PrefetchRequest) -> PrefetchResponse | None:
     """Tell the agent who is calling; a caller the CRM does not know is nobody's fault."""
-    client: httpx.AsyncClient = call.state
+    client: httpx2.AsyncClient = call.state
     response = await client.get("/customers", params={"phone": call.customer_phone})
-    if response.status_code == httpx.codes.NOT_FOUND:
+    if response.status_code == httpx2.codes.NOT_FOUND:
         return None
     # Anything else that is no success is raised: it is logged, and the fallback goes out.
     customer = response.raise_for_status().json()

@@ -23,6 +23,7 @@ from .replies import reply
 from .routing import Router
 from .service import Service
 from .settings import Settings
+from .stopping import STOPPING
 from .workbench import Lifespan
 
 if TYPE_CHECKING:
@@ -110,6 +111,15 @@ class MillisHooks:
         endpoint = service.prefetch if webhook == "prefetch" else service.end_of_call
         await endpoint(scope, receive, send, path_secret=path_secret)
 
+    async def probes(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI connection of a process that receives nothing, and only calls handlers."""
+        if scope["type"] == "lifespan" or _path_in(scope) in {*_PROBES, _METRICS}:
+            await self(scope, receive, send)
+        elif scope["type"] == "http":
+            await reply(send, 404, b'{"detail":"This process only calls handlers."}')
+        else:
+            await send({"type": "websocket.close"})
+
     @asynccontextmanager
     async def running(self, _app: object = None) -> AsyncIterator[None]:
         """Start, and stop at the end: the `lifespan` of an application this one is mounted in.
@@ -152,7 +162,7 @@ class MillisHooks:
         self, service: Service, path: str, scope: Scope, receive: Receive, send: Send
     ) -> None:
         if scope["type"] == "http" and path in _PROBES:
-            await _PROBES[path](service, send)
+            await _PROBES[path](service, scope, send)
         elif scope["type"] == "http" and path == _METRICS:
             await service.sites.metrics(scope, receive, send)
         elif self.settings.sandbox and path.startswith(_SANDBOX):
@@ -181,11 +191,14 @@ def _path_in(scope: Scope) -> str:
     return path[len(root) :] if root and path.startswith(f"{root}/") else path
 
 
-async def _alive(_service: Service, send: Send) -> None:
+async def _alive(_service: Service, _scope: Scope, send: Send) -> None:
     await reply(send, 200, b'{"status":"alive"}')
 
 
-async def _ready(service: Service, send: Send) -> None:
+async def _ready(service: Service, scope: Scope, send: Send) -> None:
+    if scope.get("state", {}).get(STOPPING):
+        await reply(send, 503, b'{"status":"stopping"}')
+        return
     try:
         await asyncio.to_thread(service.check_storage)
     except StorageError as error:

@@ -29,6 +29,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
+from .stopping import STOPPING
+
 #: How long a refused peer may go on sending, so that closing does not wipe our answer off its wire.
 LINGER_S = 1.0
 
@@ -55,6 +57,7 @@ class Limits:
     max_connections: int = 1000
     backlog: int = 128
     graceful_shutdown_s: float = 10
+    drain_s: float = 0  # before that, in which everybody is answered and told
 
 
 class Phase(enum.Enum):
@@ -93,6 +96,7 @@ class Config(uvicorn.Config):
         self.limits = limits
         super().__init__(
             app,
+            interface="asgi3",  # it takes a bound method for an older one
             http=Protocol,
             ws=_websocket,  # type: ignore[arg-type]  # called, like the class it stands for
             workers=1,
@@ -373,6 +377,7 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Finish what is under way, cut off what does not finish, then end the lifespan."""
+        await self._drain()
         state = self.server_state
         for listener in self.servers:
             listener.close()
@@ -386,6 +391,18 @@ class Server(uvicorn.Server):
             task.cancel()
         await self._settled(ABANDON_S)
         await super().shutdown(sockets)
+
+    async def _drain(self) -> None:
+        """Serve on for a while, and let nobody keep a connection.
+
+        A closed listener resets what the kernel has accepted and we have not: by then nobody may
+        connect any more.
+        """
+        self.lifespan.state[STOPPING] = True
+        self.server_state.default_headers.append((b"connection", b"close"))
+        end = time.monotonic() + self.config.limits.drain_s
+        while time.monotonic() < end and not self.force_exit:  # noqa: ASYNC110 - as below
+            await asyncio.sleep(0.02)
 
     async def _settled(self, timeout_s: float) -> None:
         """Wait until no connection and no task is left, at most `timeout_s`."""

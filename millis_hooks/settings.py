@@ -121,8 +121,19 @@ class Settings(BaseSettings):
     handler_concurrency: int = Field(
         16, gt=0, le=1000, description="End-of-call handlers that run at the same time."
     )
+    run_handlers: bool = Field(
+        True,
+        description="Call end-of-call handlers here; 0 leaves them to `millis-hooks worker`.",
+    )
     handler_grace_s: float = Field(
         5.0, ge=0, le=3600, description="Seconds that end-of-call handlers get to end at a stop."
+    )
+    drain_s: float = Field(
+        0.0,
+        ge=0,
+        le=3600,
+        description="Seconds before a stop in which `/readyz` says no and all else is answered, so "
+        "that a load balancer looks elsewhere. Only where `millis-hooks run` serves.",
     )
 
     # What is hidden

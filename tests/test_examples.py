@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
+from outside import Outside
 from starlette.testclient import TestClient
 
 from millis_hooks.call_log import CallLog
@@ -45,26 +44,11 @@ def serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Serve:
 
 
 @pytest.fixture
-def crm(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A CRM that knows one customer."""
-
-    class Customers(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            known = "14155550134" in self.path
-            body = json.dumps({"name": "Ada", "tier": "gold"} if known else {}).encode()
-            self.send_response(200 if known else 404)
-            self.send_header("content-length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Customers) as server:
-        monkeypatch.setenv("CRM_URL", f"http://127.0.0.1:{server.server_port}")
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield
-        server.shutdown()
+def crm(monkeypatch: pytest.MonkeyPatch) -> Outside:
+    """A CRM that knows whom it is asked about."""
+    outside = Outside(monkeypatch)
+    outside.answers = [httpx2.Response(200, json={"name": "Ada", "tier": "gold"})]
+    return outside
 
 
 def prefetch(client: TestClient, path: str = "/millis/prefetch", **call: Any) -> Any:
@@ -93,20 +77,21 @@ def test_quickstart_keeps_the_call(serve: Serve, tmp_path: Path) -> None:
     assert outcomes_in(tmp_path) == ["completed"]
 
 
-@pytest.mark.usefixtures("crm")
-def test_the_crm_names_a_customer(serve: Serve) -> None:
+def test_the_crm_names_a_customer(serve: Serve, crm: Outside) -> None:
     with serve("crm_lookup.py") as client:
         assert prefetch(client)["metadata"] == {"customer_name": "Ada", "customer_tier": "gold"}
+    assert crm.asked[0].url.params["phone"] == "+14155550134"
 
 
-@pytest.mark.usefixtures("crm")
-def test_the_crm_does_not_know_a_stranger(serve: Serve) -> None:
+def test_the_crm_does_not_know_a_stranger(serve: Serve, crm: Outside) -> None:
+    crm.answers = [httpx2.Response(404)]
     with serve("crm_lookup.py") as client:
-        assert prefetch(client, from_phone="+14155550111") == {}
+        assert prefetch(client) == {}
 
 
-def test_a_crm_that_is_down_stops_no_call(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CRM_URL", "http://127.0.0.1:9")
+@pytest.mark.parametrize("trouble", [httpx2.ConnectError("down"), httpx2.Response(500)])
+def test_a_crm_that_is_down_stops_no_call(serve: Serve, crm: Outside, trouble: Any) -> None:
+    crm.answers = [trouble]
     with serve("crm_lookup.py") as client:
         assert prefetch(client) == {}
 

@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "millis_hooks"
 
 LAYERS: list[set[str]] = [
     {"version", "exceptions", "settings", "payload_places", "loopback", "finding", "marks"},
+    {"stopping"},
     {"counts", "printable"},
     {"call_status", "phones", "variables", "masking", "wire", "retries", "webhooks", "exchange"},
     {"query_string", "failures", "agent_config", "loop_lag"},
@@ -22,7 +23,16 @@ LAYERS: list[set[str]] = [
     {"registration"},
     {"samples", "auth", "routing", "content_encoding", "answers", "call_log", "millis_requests"},
     {"millis_api"},
-    {"courier", "running", "replies", "operators", "redaction", "housekeeping", "rejected"},
+    {
+        "courier",
+        "running",
+        "replies",
+        "operators",
+        "redaction",
+        "housekeeping",
+        "rejected",
+        "shared_answers",
+    },
     {"lines"},
     {"tracing"},
     {"interruption"},

@@ -1,10 +1,10 @@
-"""`dev` and `run`: serve the application that a target names."""
+"""`dev` and `run` serve the application that a target names; `worker` only calls its handlers."""
 
 from __future__ import annotations
 
 import os
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +15,7 @@ from ..loopback import is_loopback
 from ..webhooks import webhook_url
 
 if TYPE_CHECKING:
+    from ..app import MillisHooks
     from ..server import Limits
     from ..settings import Settings
     from ..target import Target
@@ -101,12 +102,58 @@ def run(
         found.app,
         host=host,
         port=port,
-        limits=_limits(found),
+        limits=_limits_in_production(found),
         log_config=_log_config(log_level, found),
         announce=lambda: logging.getLogger("millis_hooks").info(
             "serving %s on %s", found.import_string, _address(host, port)
         ),
     )
+
+
+def worker(
+    target: TargetName,
+    host: Host = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port of the probes; 0 is any that is free.")
+    ] = 8001,
+    log_level: Annotated[
+        LogLevel, typer.Option(help="Write lines from this level on.")
+    ] = LogLevel.INFO,
+) -> None:
+    """Call the handlers of calls that others receive, who run with MILLIS_HOOKS_RUN_HANDLERS=0.
+
+    It answers /healthz, /readyz and /metrics, and nothing else.
+    """
+    import logging
+
+    from ..server import serve
+    from ..target import load_target
+
+    os.environ["MILLIS_HOOKS_RUN_HANDLERS"] = "1"
+    found = load_target(target)
+    hooks = _hooks_of(found)
+    serve(
+        hooks.probes,
+        host=host,
+        port=port,
+        log_config=_log_config(log_level, found),
+        announce=lambda: logging.getLogger("millis_hooks").info(
+            "calling the handlers of %s", found.import_string
+        ),
+    )
+
+
+def _hooks_of(target: Target) -> MillisHooks:
+    hooks = target.hooks
+    if hooks is None:
+        raise ConfigError(f"{target.import_string} is no MillisHooks, and none is mounted in it.")
+    hooks.settings.require_closed()
+    if not hooks.settings.run_handlers:
+        raise ConfigError(
+            f"{target.import_string} is made with run_handlers=False, so that no worker can call "
+            "its handlers. Leave it out, and give those that receive MILLIS_HOOKS_RUN_HANDLERS=0."
+        )
+    return hooks
 
 
 def _log_config(level: LogLevel, target: Target) -> dict[str, Any]:
@@ -149,6 +196,12 @@ def _limits(target: Target) -> Limits:
 
     hooks = target.hooks
     return Limits(body_timeout_s=hooks.settings.body_timeout_s) if hooks else Limits()
+
+
+def _limits_in_production(target: Target) -> Limits:
+    """Who develops is not to wait for a stop."""
+    hooks = target.hooks
+    return replace(_limits(target), drain_s=hooks.settings.drain_s if hooks else 0)
 
 
 def _address(host: str, port: int) -> str:

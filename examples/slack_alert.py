@@ -1,0 +1,71 @@
+"""Tells a Slack channel of each run that is parked, with a link to the call.
+
+Run it with the address of an incoming webhook; without one, the log has what Slack would get:
+
+    SLACK_WEBHOOK_URL=https://hooks.slack.com/services/... millis-hooks dev examples/slack_alert.py
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from urllib.parse import quote
+
+import httpx2
+
+from millis_hooks import EndOfCall, MillisHooks, ParkedRun, Retry
+
+logger = logging.getLogger("slack_alert")
+
+SLACK_WEBHOOK_URL = os.environ.get("SLACK_WEBHOOK_URL")
+
+
+@asynccontextmanager
+async def client() -> AsyncIterator[httpx2.AsyncClient]:
+    """Keep one client for all messages."""
+    async with httpx2.AsyncClient(timeout=10) as made:
+        yield made
+
+
+hooks = MillisHooks(lifespan=client)
+
+
+@hooks.on_end_of_call(max_attempts=1)
+async def sync_crm(call: EndOfCall) -> None:
+    """Stands for a handler of yours, on a bad day."""
+    raise ConnectionError("the CRM does not answer")
+
+
+@hooks.on_parked
+async def tell_slack(parked: ParkedRun) -> None:
+    """Post the message; has attempts of its own, should Slack be down."""
+    text = message_about(parked)
+    if SLACK_WEBHOOK_URL is None:
+        logger.error("%s", text)
+        return
+    slack: httpx2.AsyncClient = parked.state
+    response = await slack.post(SLACK_WEBHOOK_URL, json={"text": text})
+    if response.status_code == httpx2.codes.TOO_MANY_REQUESTS:
+        raise Retry(float(response.headers.get("retry-after", "30")))
+    if not response.is_success:
+        # Not by `raise_for_status`: its message has the address, which is a secret.
+        raise ConnectionError(f"Slack answered {response.status_code}")
+
+
+def message_about(parked: ParkedRun) -> str:
+    """Say who gave up on what, and why; without what was said in the call."""
+    session_id = parked.call.session_id
+    address = f"{hooks.settings.public_url or 'http://127.0.0.1:8000'}/calls/{quote(session_id)}"
+    rehearsed = " (rehearsed)" if parked.call.sandbox else ""
+    why = f"{parked.error_type}: {parked.error_message}" if parked.error_type else parked.reason
+    return (
+        f"*{_escaped(parked.handler)}* gave up on <{address}|{_escaped(session_id)}>{rehearsed} "
+        f"after {parked.attempts} attempts: {_escaped(why)}"
+    )
+
+
+def _escaped(text: str) -> str:
+    """As https://api.slack.com/reference/surfaces/formatting#escaping asks for."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

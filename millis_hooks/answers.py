@@ -7,6 +7,7 @@ top-level names are the format of 2024; they are passed through and flagged.
 from __future__ import annotations
 
 import re
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -131,13 +132,21 @@ class LastGood:
         self._max_entries = max_entries
         self._max_age_s = max_age_s
         self._monotonic = monotonic
+        self._lock = threading.Lock()
         self._answers: OrderedDict[tuple[str | None, ...], tuple[float, bytes]] = OrderedDict()
 
-    def keep(self, call: PrefetchRequest[Any], answer: bytes) -> None:
-        """Remember `answer` for this caller; without a phone number nobody is known."""
-        if call.from_phone or call.to_phone:
-            key = _caller(call)
-            self._answers[key] = (self._monotonic(), answer)
+    def keep(self, call: PrefetchRequest[Any], answer: bytes, *, age_s: float = 0.0) -> None:
+        """Remember `answer`, given so long ago, unless there is a newer one for this caller.
+
+        Without a phone number nobody is known. May be called from any thread.
+        """
+        if not (call.from_phone or call.to_phone):
+            return
+        key, given_at = _caller(call), self._monotonic() - age_s
+        with self._lock:
+            if key in self._answers and self._answers[key][0] > given_at:
+                return
+            self._answers[key] = (given_at, answer)
             self._answers.move_to_end(key)
             if len(self._answers) > self._max_entries:
                 self._answers.popitem(last=False)

@@ -86,7 +86,8 @@ class PrefetchEndpoint:
         self._default = default
         self._mark_of = mark_of
         self._tracing = tracing
-        self._last_good = _last_good(settings)
+        #: What callers were answered last, if that is what goes out when handlers fail.
+        self.last_good = _last_good(settings)
         named = [handler.name for handler in router if handler.hook == "prefetch"]
         self.counts = WebhookCounts(OUTCOMES, named)
 
@@ -173,8 +174,8 @@ class PrefetchEndpoint:
         answer = merge(answers)
         body = answer.encode()
         # What is made up in a rehearsal is no good answer for the real caller.
-        if self._last_good is not None and not errors and not call.sandbox:
-            self._last_good.keep(call, body)
+        if self.last_good is not None and not errors and not call.sandbox:
+            self.last_good.keep(call, body)
         return Prepared(body, "fresh", reasons + answer.notes)
 
     async def _run(
@@ -218,7 +219,7 @@ class PrefetchEndpoint:
         reasons: list[str],
     ) -> Prepared:
         """Choose what goes out when no handler has answered."""
-        last_good = self._last_good.find(call) if self._last_good is not None else None
+        last_good = self.last_good.find(call) if self.last_good is not None else None
         if last_good is not None:
             return Prepared(last_good, "last_good", reasons)
         if self._settings.prefetch_fallback != "empty" and self._default is not None:

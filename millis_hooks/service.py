@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from .masking import MaskPolicy
     from .millis_api import MillisApi
     from .reconciler import Reconciler
+    from .shared_answers import SharedAnswers
     from .tracing import Tracing
 
 T = TypeVar("T")
@@ -71,6 +72,7 @@ class Service:
         accepted = REHEARSALS if settings.sandbox else TESTS_ONLY
         self.marks = Marks(self.call_log.key(KEY_NAME), accepts=accepted)
         self.prefetch, self.end_of_call = self._make_webhooks(default)
+        self._shared_answers = self._start_sharing_answers()
         self._loops: dict[str, LoopLag] = {}
         self.sites = self._make_sites(app)
         self._reconciler = None if api is None else self._start_reconciler(api)
@@ -113,6 +115,8 @@ class Service:
         grace_s = self._settings.handler_grace_s
         if self._reconciler is not None:
             await asyncio.to_thread(self._reconciler.close)
+        if self._shared_answers is not None:
+            await asyncio.to_thread(self._shared_answers.close)
         await asyncio.to_thread(partial(self.runner.close, grace_s=grace_s))
         await asyncio.to_thread(self._housekeeper.close)
         await self._workbench.stop()
@@ -202,6 +206,19 @@ class Service:
             tracing=tracing,
         )
         return prefetch, EndOfCallEndpoint(settings, store, note, mark_of=mark_of, tracing=tracing)
+
+    def _start_sharing_answers(self) -> SharedAnswers | None:
+        last_good, settings = self.prefetch.last_good, self._settings
+        if last_good is None:
+            return None
+        from .call_log.good_answers import GoodAnswers
+        from .shared_answers import SharedAnswers
+
+        reader = self.call_log.database.reader
+        answers = GoodAnswers(reader, most=settings.last_good_max_entries)
+        shared = SharedAnswers(answers, last_good, max_age_s=settings.last_good_max_age_s, now=_now)
+        shared.start()
+        return shared
 
     def _make_sites(self, app: ASGIApp | None) -> Sites:
         works = Works(

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from pathlib import Path
+from urllib.parse import urlencode, urlsplit
 
 from storage import eventually, opened, rows, url_in
 
@@ -152,6 +153,29 @@ class Server:
         response.read()
         assert response.status == 200
         self._site.acknowledged.append(body)
+
+
+@contextmanager
+def following(server: Server) -> Iterator[HTTPResponse]:
+    """Sign in, and follow over a socket of its own."""
+    with closing(HTTPConnection(urlsplit(server.address).netloc, timeout=20)) as connection:
+        form = urlencode({"username": "admin", "password": PASSWORD})
+        kind = {"Content-Type": "application/x-www-form-urlencoded"}
+        connection.request("POST", "/login", form, kind)
+        signed_in = connection.getresponse()
+        signed_in.read()
+        cookie = (signed_in.getheader("Set-Cookie") or "").partition(";")[0]
+        connection.request("GET", "/live", headers={"Cookie": cookie})
+        yield connection.getresponse()
+
+
+def next_event(stream: HTTPResponse) -> str:
+    """Wait for an event, and return it on one line."""
+    lines = []
+    while line := stream.readline().decode().strip():
+        lines.append(line)
+    # A comment only says that the stream is alive.
+    return next_event(stream) if lines == [":"] else " ".join(lines)
 
 
 def free_port() -> int:

@@ -212,6 +212,13 @@ def test_a_good_answer_is_good_for_its_time() -> None:
     assert remembered.find(caller()) is None
 
 
+def test_an_older_answer_takes_no_newer_ones_place() -> None:
+    remembered = last_good(Clock())
+    remembered.keep(caller(), b"newer", age_s=10)
+    remembered.keep(caller(), b"older", age_s=20)
+    assert remembered.find(caller()) == b"newer"
+
+
 def test_of_many_callers_the_latest_are_remembered() -> None:
     remembered = last_good(Clock())
     for phone in ("1", "2", "1", "3"):

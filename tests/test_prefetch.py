@@ -6,14 +6,18 @@ import asyncio
 import json
 import logging
 import threading
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import END_OF_CALL, PREFETCH, SAMPLES, MakeHooks, Rows, our_log, serving
+from conftest import END_OF_CALL, PREFETCH, SAMPLES, MakeHooks, Rows, eventually, our_log, serving
 from pydantic import BaseModel
+from storage import NOW, opened, prefetched
 
 from millis_hooks import ConfigError, MillisHooks, PrefetchRequest, PrefetchResponse
+from millis_hooks.call_log.deliveries import insert_deliveries
+from millis_hooks.call_log.good_answers import GoodAnswers
 from millis_hooks.exceptions import HandlerError
 
 pytestmark = pytest.mark.both_databases
@@ -319,6 +323,38 @@ def test_the_last_good_answer_is_given_again_to_the_same_caller_alone(
     assert given == [{"extra_prompt": "Hello Ann."}] * 2
     assert other == DEFAULT
     assert [each["outcome"] for each in rows(RECORD)] == ["fresh", "last_good", "default"]
+
+
+@pytest.mark.both_databases
+def test_the_last_good_answer_may_be_one_of_another_process(make_hooks: MakeHooks) -> None:
+    working, failing = make_hooks(), make_hooks(prefetch_fallback="last_good")
+    working.on_prefetch(name="greet")(lambda call: "Hello Ann.")
+    failing.on_prefetch(name="broken")(lambda call: call.metadata["missing"])
+    ask(working)
+    with serving(failing) as client:
+        eventually(lambda: client.get(PREFETCH).json() == {"extra_prompt": "Hello Ann."})
+        assert client.get(PREFETCH.replace("15550100", "15550111")).json() == {}
+
+
+@pytest.mark.both_databases
+def test_what_a_rehearsal_or_a_failure_was_answered_is_shared_with_nobody(
+    tmp_path: Path,
+) -> None:
+    with opened(tmp_path) as database, database.writer.begin() as connection:
+        insert_deliveries(
+            connection,
+            [
+                prefetched("-a", answer=b"{}", source="sandbox"),
+                prefetched("-b", answer=b"{}", outcome="default", reason="failed"),
+                prefetched("-c", answer=b"{}", reason="one of two failed"),
+                prefetched("-d", answer=b"good"),
+                prefetched("-e", answer=b"old", at=NOW - timedelta(days=2)),
+            ],
+        )
+    with opened(tmp_path) as database:
+        answers = GoodAnswers(database.reader, most=10)
+        assert [row.answer for row in answers.read(NOW - timedelta(days=1))] == [b"good"]
+        assert not answers.read(NOW - timedelta(days=1))
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, event, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from .database import open_database
+from .database import Database, open_database
 from .dialects import upsert
 from .digest import RunsFor
 from .elsewhere import Elsewhere
@@ -20,7 +21,11 @@ from .news import REFRESH, Announcer, Change
 from .processing import Processor
 from .readiness import Readiness, require_sound
 from .tables import calls, keys
+from .unfinished import require_whole
 from .writer import Writer
+
+if TYPE_CHECKING:
+    from .replicas import Replicas
 
 
 class CallLog:
@@ -42,6 +47,7 @@ class CallLog:
         try:
             migrate(self.database)
             require_sound(self.database)
+            require_whole(self.database)
         except BaseException:
             self.database.close()
             raise
@@ -57,7 +63,7 @@ class CallLog:
         )
         self.read_errors = 0
         event.listen(self.database.reader, "handle_error", self._count_error)
-        self._elsewhere = Elsewhere(self.writer, self.news)
+        self._elsewhere = _elsewhere(self.database, self.writer, self.news)
         self._readiness = Readiness(self.writer)
         self.writer.start()
         self.processor.start()
@@ -77,7 +83,7 @@ class CallLog:
 
     def tell_of_runs(self, call_ids: Collection[int]) -> None:
         """Tell who listens that runs of these calls began or ended."""
-        if not call_ids or not self.news.listeners:
+        if not call_ids or not self.news.is_wanted:
             return
         sessions = select(calls.c.session_id).where(calls.c.id.in_(call_ids))
         try:
@@ -96,6 +102,16 @@ class CallLog:
 
     def _wake(self) -> None:
         self.processor.wake()
+
+
+def _elsewhere(database: Database, writer: Writer, news: Announcer) -> Elsewhere | Replicas:
+    if database.is_file:
+        return Elsewhere(writer, news)
+    from .postgres import PostgresDatabase
+    from .replicas import Replicas
+
+    assert isinstance(database, PostgresDatabase)  # noqa: S101 - there is no third kind
+    return Replicas(database, news)
 
 
 def _key(connection: Connection, name: str) -> bytes:

@@ -1,7 +1,8 @@
-"""Notices that another process has changed the call log, while somebody here listens.
+"""Notices that another process has changed the call log's file, while somebody here listens.
 
 SQLite tells a connection whether others have written since: asked on the connection of the one
-writer, it leaves out what this process wrote, which was told by name already.
+writer, it leaves out what this process wrote, which was told by name already. `replicas.py` has the
+same for a server.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import threading
 from sqlalchemy import Connection
 
 from ..exceptions import StorageError
-from .dialects import POSTGRESQL, SQLITE
 from .news import REFRESH, Announcer
 from .writer import Writer
 
@@ -46,7 +46,7 @@ class Elsewhere:
         except StorageError:  # nothing can be shown now either, and the writer logs why
             return
         if self._seen not in (None, version):
-            self._news.tell([REFRESH])
+            self._news.repeat([REFRESH])
         self._seen = version
 
     def _run(self) -> None:
@@ -58,16 +58,5 @@ class Elsewhere:
 
 
 def _data_version(connection: Connection) -> int:
-    version: int = connection.exec_driver_sql(_VERSION[connection.dialect.name]).scalar_one()
+    version: int = connection.exec_driver_sql("PRAGMA data_version").scalar_one()
     return version
-
-
-#: PostgreSQL knows no such number. Whatever happens to calls draws from one of these sequences,
-#: wherever it is done.
-_VERSION = {
-    SQLITE: "PRAGMA data_version",
-    POSTGRESQL: "SELECT sum(last_value + is_called::int)::bigint FROM ("
-    "SELECT last_value, is_called FROM deliveries_id_seq "
-    "UNION ALL SELECT last_value, is_called FROM attempts_id_seq "
-    "UNION ALL SELECT last_value, is_called FROM rejections_id_seq) AS drawn",
-}

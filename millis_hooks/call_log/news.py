@@ -1,7 +1,7 @@
 """Tells whoever listens in this process that calls have changed.
 
 The one seam between those who write and those who watch: what happens in other processes is told
-here too, by `elsewhere.py`.
+here too, by `elsewhere.py` or `replicas.py`.
 """
 
 from __future__ import annotations
@@ -69,6 +69,7 @@ class Announcer:
 
     def __init__(self) -> None:
         self._listeners: set[Listener] = set()
+        self._forwarding: set[Listener] = set()
         self._lock = threading.Lock()
         #: Set while somebody listens, and for good once this is closed.
         self.heard = threading.Event()
@@ -79,14 +80,39 @@ class Announcer:
         """How many listen."""
         return len(self._listeners)
 
+    @property
+    def is_wanted(self) -> bool:
+        """Whether anybody is told what changes here."""
+        return bool(self._listeners or self._forwarding)
+
     def tell(self, changes: Iterable[Change]) -> None:
-        """Pass on what changed; `changes` are not even looked at if nobody listens."""
-        if not self._listeners:
-            return
+        """Pass on what changed here; `changes` are not even looked at if nobody wants to know."""
+        if self.is_wanted:
+            self._tell(changes, is_ours=True)
+
+    def repeat(self, changes: Iterable[Change]) -> None:
+        """Pass on what another process has told."""
+        if self._listeners:
+            self._tell(changes, is_ours=False)
+
+    def _tell(self, changes: Iterable[Change], *, is_ours: bool) -> None:
         told = tuple(dict.fromkeys(map(_short, changes)))
         with self._lock:
-            for listener in self._listeners:
+            for listener in self._listeners | (self._forwarding if is_ours else set()):
                 listener.hear(told)
+
+    @contextmanager
+    def forward(self, wake: Callable[[], None]) -> Iterator[Listener]:
+        """Listen as with `listen` to what changes here alone, to tell other processes."""
+        listener = Listener(wake, self._lock)
+        with self._lock:
+            listener.is_closed = self.is_closed
+            self._forwarding.add(listener)
+        try:
+            yield listener
+        finally:
+            with self._lock:
+                self._forwarding.discard(listener)
 
     @contextmanager
     def listen(self, wake: Callable[[], None]) -> Iterator[Listener]:
@@ -109,7 +135,7 @@ class Announcer:
         with self._lock:
             self.is_closed = True
             self.heard.set()
-            for listener in self._listeners:
+            for listener in self._listeners | self._forwarding:
                 listener.close()
 
 

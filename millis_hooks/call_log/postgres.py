@@ -188,6 +188,7 @@ def _set_up_listener(session: Any, _record: object) -> None:
     session.autocommit = True
     _configure(session)
     session.execute(f"SET application_name = '{LISTENING}'")
+    session.prepare_threshold = None  # a pooler may give it another session each time
 
 
 def _configure(session: Any) -> None:

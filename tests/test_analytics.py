@@ -20,7 +20,7 @@ from storage import ended, opened, prefetched, rows, writing
 from stored_calls import NOW, StoredCalls
 
 from millis_hooks.call_log.analytics.analytics import LONGEST, Analytics, Scope
-from millis_hooks.call_log.analytics.buckets import cut, interval_for, last_days, zone_named
+from millis_hooks.call_log.analytics.buckets import cut, interval_for, last_days
 from millis_hooks.call_log.analytics.figures import Report
 from millis_hooks.call_log.analytics.percentiles import count_between, percentile
 from millis_hooks.call_log.analytics.summaries import summarize
@@ -419,18 +419,6 @@ def test_the_last_days_begin_at_a_local_midnight() -> None:
     since, until = last_days(30, now=NOW, zone=BERLIN)
     assert since == datetime(2026, 10, 23, tzinfo=BERLIN)
     assert until == NOW
-
-
-@pytest.mark.parametrize(
-    "name", ["Nowhere/At_all", "../etc/passwd", "", "Europe", "a\0b", "x" * 999]
-)
-def test_a_zone_that_does_not_exist_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match="There is no time zone"):
-        zone_named(name)
-
-
-def test_a_zone_is_known_by_its_name() -> None:
-    assert zone_named("Europe/Berlin") == BERLIN
 
 
 @pytest.mark.parametrize(

@@ -98,6 +98,7 @@ def test_a_period_does_not_reach_into_the_future() -> None:
         "from=yesterday&to=9999-12-31T23:59:59-14:00",
         "from=2026-12-01&to=2026-12-02",
         "from=0001-01-01",
+        "to=0001-01-02",
         "agent=",
     ],
 )

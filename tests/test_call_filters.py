@@ -91,6 +91,21 @@ def test_links_say_the_same_again(pairs: list[tuple[str, str]]) -> None:
     assert read_filter(QueryParams(again)) == wanted
 
 
+def test_a_link_says_a_number_as_exactly_as_it_was_asked_for() -> None:
+    wanted = read_filter(QueryParams("min=1180&max=1199.999&cost_min=0.1234567&cost_max=2e6"))
+    named = {"min": "1180", "max": "1199.999", "cost_min": "0.1234567", "cost_max": "2000000"}
+    assert params_of(wanted, 50) == named
+
+
+@pytest.mark.parametrize("zone", ["Etc/GMT+12", "Pacific/Kiritimati"])
+@pytest.mark.parametrize("moment", ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z"])
+def test_a_moment_that_is_not_in_every_time_zone_is_left_out(
+    site: Site, zone: str, moment: str
+) -> None:
+    site.browser.cookies["mh_tz"] = zone
+    assert site.get(f"/calls.json?from={moment}&to={moment}").json()["params"] == {}
+
+
 def test_filters_that_repeat_reach_the_list_and_its_links(site: Site) -> None:
     for agent in ("-a", "-b", "-c"):
         site.stored.add_call(f"-of{agent}", agent_id=agent, minutes_ago=60)

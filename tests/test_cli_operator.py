@@ -14,11 +14,12 @@ from stored_calls import NOW, StoredCalls
 from typer.testing import CliRunner, Result
 
 from millis_hooks.call_log.database import Database
-from millis_hooks.call_log.removal import writing_by
+from millis_hooks.call_log.removal import Removal, writing_by
 from millis_hooks.call_log.tables import deeds, operators
 from millis_hooks.cli.commands import app
 from millis_hooks.operators import Operators, Refused, SignedIn
 from millis_hooks.operators.passwords import is_password
+from millis_hooks.runs.replay import Replayed
 
 PASSWORD = "the password of anna"
 
@@ -202,6 +203,41 @@ def test_what_commands_do_to_calls_is_on_record_without_numbers(run: Run, tmp_pa
         ("forget", "1 call, 1 search row"),
         ("prune", "1 call, 1 search row"),
     ]
+    stored.database.close()
+
+
+@pytest.mark.parametrize(
+    ("command", "work", "done", "told"),
+    [
+        (["prune"], "call_log.retention.prune", Removal(calls=1), "1 call"),
+        (["forget", "-old"], "call_log.forget.forget", Removal(calls=1), "1 call"),
+        (["replay", "--status", "parked"], "runs.replay.replay_batch", Replayed(1), "1 queued"),
+    ],
+)
+def test_what_an_interrupted_command_has_done_is_on_record(
+    run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: list[str],
+    work: str,
+    done: Removal | Replayed,
+    told: str,
+) -> None:
+    def interrupted(*_: object, **__: object) -> Iterator[Removal | Replayed]:
+        yield done
+        raise KeyboardInterrupt
+
+    stored = StoredCalls(tmp_path)
+    call_id = stored.add_call("-old", received_at=datetime.now(UTC) - timedelta(days=400))
+    stored.add_handler("sync")
+    stored.add_run(call_id, "sync", "parked")
+    steps = interrupted()
+    is_batch = work.endswith("batch")
+    patched = (lambda *_: (next(steps), 1)) if is_batch else interrupted
+    monkeypatch.setattr(f"millis_hooks.{work}", patched)
+    assert run(*command, "--yes").exit_code == 130
+    ((_, action, what),) = recorded(stored.database)
+    assert (action, str(what).partition(", rec")[0]) == (command[0], told)
     stored.database.close()
 
 

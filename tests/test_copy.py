@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +15,6 @@ import databases
 import pytest
 from conftest import SECRET, serving
 from sqlalchemy import Connection, Executable, Table, delete, insert, select, text, update
-from sqlalchemy.exc import SQLAlchemyError
 from storage import NOW, ended, eventually, prefetched
 from typer.testing import CliRunner, Result
 
@@ -189,23 +189,33 @@ def test_no_id_is_given_again_though_its_row_is_gone(logs: Logs) -> None:
     assert new["calls"][-1].id > last
 
 
+#: The command, killed before its third batch.
+KILLED = """
+import os, signal
+from itertools import count
+from millis_hooks.call_log.transfer import copying
+from millis_hooks.cli import main
+
+batches, differences = count(1), copying._differences
+
+def kill_or_go_on(*args, **options):
+    if next(batches) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return differences(*args, **options)
+
+copying._differences = kill_or_go_on
+main()
+"""
+
+
 def test_a_copy_that_was_killed_goes_on(logs: Logs) -> None:
-    with at(logs.source) as database, database.writer.begin() as connection:
-        insert_deliveries(connection, ordinary(2000))
-    with subprocess.Popen([SCRIPT, "copy", "--from", logs.source, "--to", logs.target]) as process:
-        eventually(lambda: has_some(logs.target))
-        process.kill()
+    fill(logs.source, ordinary(20))
+    command = [sys.executable, "-c", KILLED, "copy", "--from", logs.source, "--to", logs.target]
+    assert subprocess.run(command).returncode == -signal.SIGKILL
     assert not is_copied(logs)
     result = logs.copy()
     assert "Going on" in result.output
     assert is_copied(logs)
-
-
-def has_some(url: str) -> bool:
-    try:
-        return bool(contents(url)["deliveries"])
-    except (StorageError, SQLAlchemyError):  # there is no schema yet
-        return False
 
 
 def test_a_second_copy_takes_over_what_has_changed(logs: Logs) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import quote
 
@@ -489,6 +490,14 @@ def test_a_very_long_transcript_is_shown_in_part(site: Site) -> None:
     assert len(response.content) < 3_000_000
 
 
+def test_very_many_tools_are_shown_in_part(site: Site) -> None:
+    site.add_ended_call(function_calls=[{"name": "look_up", "params": {}}] * 3000)
+    page = site.page("/calls/-call")
+    assert len(page.all("details", **{"class": "tool"})) == 2000
+    assert "Function calls 3,000" in page.text
+    assert "1000 more in the JSON" in page.text
+
+
 @pytest.mark.parametrize(
     "url", ["javascript:alert(1)", "data:audio/wav;base64,AAAA", "file:///etc/passwd", "//x", ""]
 )
@@ -604,3 +613,13 @@ def test_absurd_values_have_a_page(site: Site) -> None:
     site.stored.add_call("-call", started_at=NOW, duration_s=1e300, cost_total=-1.5, turns=2**62)
     assert site.get("/calls/-call").status_code == 200
     assert site.get("/calls/-call.json").status_code == 200
+
+
+def test_a_call_that_would_end_with_the_calendar_has_a_page_in_every_zone(site: Site) -> None:
+    delivery_id = site.stored.add_delivery(session_id="-call", body=b'{"session_id": "-call"}')
+    until_the_last_minute_s = (datetime(9999, 12, 31, 23, 59, tzinfo=UTC) - NOW).total_seconds()
+    site.stored.add_call(
+        "-call", started_at=NOW, duration_s=until_the_last_minute_s, delivery_id=delivery_id
+    )
+    site.browser.cookies["mh_tz"] = "Asia/Tokyo"
+    assert site.get("/calls/-call").status_code == 200

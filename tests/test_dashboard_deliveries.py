@@ -156,6 +156,12 @@ def test_a_refused_request_shows_what_was_kept_of_it(site: Site) -> None:
         assert said in page.text
 
 
+def test_a_refused_request_has_every_value_of_a_name(site: Site) -> None:
+    number = add_rejection(site, query="tag=a&tag=b&to=%2B1")
+    twin = site.get(f"/rejections/{number}.json").json()
+    assert twin["rejection"]["query"] == "tag=a&tag=b&to=%2B1"
+
+
 def test_a_refused_request_is_masked_as_everything_is(tmp_path: Path) -> None:
     site = Site(tmp_path, mask=MaskPolicy(numbers="full", words="full"))
     site.sign_in()

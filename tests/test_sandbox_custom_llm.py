@@ -117,6 +117,21 @@ def test_a_model_talks_with_a_scripted_caller(
     ]  # fmt: skip
 
 
+def test_what_comes_after_the_end_of_an_answer_is_not_said(
+    client: TestClient, model_at: MakeModel, ended: list[EndOfCall]
+) -> None:
+    def talkative(model: Model, message: dict[str, Any]) -> None:
+        polite(model, message)
+        if message["type"] == "start_call":
+            model.answer(message["data"]["stream_id"], "And again.")
+
+    model, agent = model_at(talkative)
+    client.post(f"{API}/start_outbound_call", json=OUTBOUND | agent)
+    (one,) = eventually(lambda: ended)
+    assert "And again." not in [turn.content for turn in one.chat]
+    assert model.types().count("playback_finished") == 2
+
+
 def test_a_call_continues_an_earlier_one(client: TestClient, model_at: MakeModel) -> None:
     first = client.post(f"{API}/start_outbound_call", json=OUTBOUND).json()["session_id"]
     said = json.loads(entry(client, first)["chat"])

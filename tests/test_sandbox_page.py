@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -21,6 +22,7 @@ from millis_hooks.call_status import CallStatus
 from millis_hooks.dashboard.sandbox.draft import read_draft
 from millis_hooks.operators import accounts
 from millis_hooks.operators.passwords import hash_password
+from millis_hooks.sandbox.notebook import Notebook
 
 PASSWORD = "a password of the tests"
 DRAFT = {
@@ -181,6 +183,20 @@ def test_the_visitor_is_the_caller_and_an_echo_answers(sandbox: Sandbox) -> None
         ("assistant", "You said: Twice charged"),
         ("assistant", "One moment"),
     ]
+
+
+def test_a_call_that_cannot_be_noted_goes_on(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Notebook, "put", refuse)
+        sandbox.start()
+        sandbox.post("say", text="Twice charged")
+        assert sandbox.call()["lines"][-1]["text"] == "You said: Twice charged"
+    assert sandbox.end()["stage"] == "over"
 
 
 def test_a_scenarios_agent_says_its_lines_before_it_echoes(sandbox: Sandbox) -> None:

@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
 from millis_hooks import EndOfCall
-from millis_hooks.sandbox.interfaces.sound import silence, tone
+from millis_hooks.sandbox.interfaces.sound import SAMPLES_PER_S, tone
 
 
 @pytest.fixture
@@ -84,6 +84,10 @@ def test_a_caller_hangs_up_with_any_status(client: TestClient, ended: list[EndOf
         socket.send_json({"method": "hang_up", "data": "voicemail_hangup"})
         until(socket, "onsessionended")
     assert eventually(lambda: ended)[0].call_status == "voicemail-hangup"
+
+
+def silence(seconds: float) -> bytes:
+    return bytes(2 * round(seconds * SAMPLES_PER_S))
 
 
 def test_who_speaks_while_the_agent_does_interrupts_it(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from sites import free_port
+from storage import url_in
 from typer.testing import CliRunner, Result
 
 from millis_hooks.cli.commands import app
@@ -114,6 +115,14 @@ def test_what_was_not_met_is_told_and_ends_with_1(run: Run) -> None:
     assert "\x1b" not in result.stdout
 
 
+def test_handlers_that_an_end_never_reached_are_not_met(run: Run, tmp_path: Path) -> None:
+    scenario = '[faults]\nend_of_call = "never"\n[expect]\nhandlers = { book = "succeeded" }\n'
+    (tmp_path / "silent.toml").write_text(scenario)
+    result = run("silent.toml", "--target", "simulated.py")
+    assert result.exit_code == 1
+    assert "FAIL handler book: succeeded: not called" in result.stdout
+
+
 def test_all_of_it_can_be_had_as_json(run: Run) -> None:
     told = json.loads(run("tool-calls", "--target", "simulated.py", "--json").stdout)
     assert (told["ok"], told["outcome"], told["handlers"]) == (
@@ -159,9 +168,11 @@ def test_what_cannot_be_rehearsed_ends_with_2(run: Run, args: list[str], why: st
     assert (result.exit_code, why in result.stderr) == (2, True), result.output
 
 
+@pytest.mark.both_databases
 def test_a_service_under_dev_is_rehearsed_and_its_handlers_are_seen(
-    run: Run, tmp_path: Path
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("MILLIS_HOOKS_DATABASE_URL", url_in(tmp_path))
     with serving(tmp_path, "dev", "simulated.py", "--no-reload") as url:
         result = run("inbound", "--url", url)
         load = run("web", "--url", url, "--count", "5", "--json")

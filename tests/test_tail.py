@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -30,6 +30,8 @@ from millis_hooks.samples import end_of_call_body
 
 SCRIPT = str(Path(sys.executable).with_name("millis-hooks"))
 NUMBER = "+14155550134"
+
+Tail = Callable[..., Result]
 
 pytestmark = pytest.mark.both_databases
 
@@ -117,7 +119,7 @@ def test_an_attempt_is_told_when_it_has_ended(log: Database) -> None:
 
 
 @pytest.fixture
-def tail(make_hooks: MakeHooks, monkeypatch: pytest.MonkeyPatch) -> object:
+def tail(make_hooks: MakeHooks, monkeypatch: pytest.MonkeyPatch) -> Tail:
     """Run the command on a log that has one call, whose handler failed."""
     hooks = make_hooks()
     monkeypatch.setenv("MILLIS_HOOKS_DATABASE_URL", hooks.settings.database_url)
@@ -136,30 +138,38 @@ def tail(make_hooks: MakeHooks, monkeypatch: pytest.MonkeyPatch) -> object:
     return run
 
 
-def test_a_line_says_what_happened(tail: object) -> None:
-    lines = tail().output.splitlines()  # type: ignore[operator]
+def test_a_line_says_what_happened(tail: Tail) -> None:
+    lines = tail().output.splitlines()
     assert [line.split()[2] for line in lines] == ["prefetch", "end", "attempt"]
     assert "User ended" in lines[1]
     assert "book, attempt 1: run parked" in lines[2]
 
 
-def test_a_terminal_is_not_obeyed(tail: object) -> None:
-    assert "\x1b" not in tail().output  # type: ignore[operator]
+def test_a_terminal_is_not_obeyed(tail: Tail) -> None:
+    assert "\x1b" not in tail().output
 
 
-def test_numbers_are_masked(tail: object, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_numbers_are_masked(tail: Tail, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MILLIS_HOOKS_MASK_NUMBERS", "full")
-    assert "0134" not in tail("--json").output  # type: ignore[operator]
+    assert "0134" not in tail("--json").output
 
 
-def test_json_is_one_object_in_each_line(tail: object) -> None:
-    told = [json.loads(line) for line in tail("--json").output.splitlines()]  # type: ignore[operator]
+def test_json_is_one_object_in_each_line(tail: Tail) -> None:
+    told = [json.loads(line) for line in tail("--json").output.splitlines()]
     assert [each["kind"] for each in told] == ["prefetch", "end_of_call", "attempt"]
 
 
-def test_it_may_be_about_one_session(tail: object) -> None:
-    assert "prefetch" not in tail("--session", "-s1").output  # type: ignore[operator]
-    assert tail("--agent", "nobody").output == ""  # type: ignore[operator]
+def test_it_may_be_about_one_session(tail: Tail) -> None:
+    assert "prefetch" not in tail("--session", "-s1").output
+    assert tail("--agent", "nobody").output == ""
+
+
+def test_it_ends_where_something_happens_all_the_time(
+    tail: Tail, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prefetch = Happening(at=NOW, kind="prefetch", session_id="-s1", outcome="fresh")
+    monkeypatch.setattr(Follower, "look", lambda *_: [prefetch])
+    assert len(tail().output.splitlines()) == 1
 
 
 def test_it_goes_on_until_it_is_interrupted(tmp_path: Path, log: Database) -> None:

@@ -88,7 +88,7 @@ def test_a_handler_that_takes_too_long_is_named(hooks: MillisHooks) -> None:
         released.wait()
 
     with HooksClient(hooks, wait_s=0.3, handler_grace_s=0) as client:
-        with pytest.raises(TimeoutError, match="still at work: slow"):
+        with pytest.raises(TimeoutError, match=r"still at work: .*\bslow"):
             client.end_of_call()
         released.set()
 

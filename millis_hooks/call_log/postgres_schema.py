@@ -8,6 +8,7 @@ not.
 from __future__ import annotations
 
 import logging
+from itertools import chain
 
 from sqlalchemy import Connection, MetaData, Text, text
 from sqlalchemy.dialects.postgresql import TEXT
@@ -15,6 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from .analytics.postgres_triggers import CREATE_TRIGGERS
 from .database import describe
+from .dialects import POSTGRESQL, SQLITE
 from .tables import Key, metadata
 from .transactions import CREATE_WRITERS
 
@@ -43,6 +45,8 @@ def _by_bytes() -> MetaData:
         for column in table.to_metadata(copy).columns:
             if isinstance(column.type, Text | Key):
                 column.type = TEXT(collation="C")
+    for index in chain.from_iterable(table.indexes for table in copy.tables.values()):
+        index.dialect_options[POSTGRESQL]["where"] = index.dialect_options[SQLITE]["where"]
     return copy
 
 

@@ -11,8 +11,7 @@ import typer
 from ..printable import printable
 from .opened_log import opened
 from .progress import progress
-from .removing import INTERRUPTED
-from .terminal import fail
+from .terminal import INTERRUPTED, fail
 from .vacuum import megabytes
 
 

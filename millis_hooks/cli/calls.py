@@ -153,7 +153,8 @@ def _print_call(view: CallView, now: datetime) -> None:
 def _parts(view: CallView, now: datetime) -> Iterator[tuple[str, list[Sequence[str]]]]:
     yield f"Call {printable(view.call.session_id, one_line=True)}", list(_facts(view))
     yield "Said", [*map(_line, view.lines), *_more(view.lines_left_out)]
-    yield "Functions", [(each.name, _told(each)) for each in view.functions]
+    functions = [(each.name, _told(each)) for each in view.functions]
+    yield "Functions", [*functions, *_more(view.functions_left_out)]
     yield "Metadata", [(each.key, _json(each.value), each.change or "") for each in view.metadata]
     yield "Cost", [_cost(each.item) for each in view.costs]
     runs = [_run(run, now) for run in view.runs]

@@ -11,8 +11,8 @@ import typer
 
 from .opened_log import opened
 from .progress import progress
-from .removing import INTERRUPTED, is_served
-from .terminal import add_row, console, fail, note, table
+from .removing import is_served
+from .terminal import INTERRUPTED, add_row, console, fail, note, table
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection

@@ -81,7 +81,7 @@ def _findings(target: str | None, url: str | None, *, fast: bool) -> Iterator[Fi
 
         router = found.hooks.router if found.hooks else None
         yield from examine_application(found.import_string, router)
-    yield from examine(settings, datetime.now(UTC), reads_all=not fast)
+    yield from examine(settings, _now, reads_all=not fast)
     if url is not None:
         yield from _reach(settings, url)
 
@@ -115,7 +115,11 @@ def _reach(settings: Settings, url: str) -> Iterator[Finding]:
     )
     # A proxy for the outside cannot reach a service on this machine.
     with httpx2.Client(timeout=_TIMEOUT_S, trust_env=not is_local) as client:
-        yield from examine_reach(client, at, datetime.now(UTC))
+        yield from examine_reach(client, at, _now)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
 
 
 def _print(out: Console, finding: Finding) -> None:

@@ -21,7 +21,7 @@ from .new_file import new_file
 from .opened_log import opened
 from .progress import progress
 from .recorded import record
-from .terminal import fail, note
+from .terminal import INTERRUPTED, fail, note
 
 if TYPE_CHECKING:
     from ..call_log.database import Database
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from ..call_log.transfer.exporting import Format
     from ..masking import MaskPolicy
 
-#: What shells say of a command that was interrupted.
-_INTERRUPTED = 130
 _STDOUT = Path("-")
 _FORMATS = ("csv", "jsonl", "parquet")
 
@@ -167,7 +165,7 @@ def _write(
                 calls.write(told)
                 tell_done(done)
     except KeyboardInterrupt:
-        fail(f"Stopped after {done:,} of {total:,}.", status=_INTERRUPTED)
+        fail(f"Stopped after {done:,} of {total:,}.", status=INTERRUPTED)
 
 
 def _read(database: Database, chosen: Chosen, format_: Format) -> Iterator[Told]:

@@ -13,8 +13,8 @@ from ..printable import printable
 from .opened_log import opened
 from .progress import progress
 from .recorded import record
-from .removing import INTERRUPTED, ask, carry_out, is_served, rested, told_kept
-from .terminal import fail, note
+from .removing import ask, carry_out, is_served, rested, told_kept
+from .terminal import INTERRUPTED, fail, note
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,8 +79,9 @@ def _carry_out(database: Database, found: Found, planned: Removal, *, asks: bool
     batches = forgetting.forget(
         writing_by(database.writer), found, batch_s=BATCH_S if served else BATCH_ALONE_S
     )
-    gone = carry_out(rested(batches, rests=served), planned)
-    record(database, "forget", str(gone))
+    gone = carry_out(
+        rested(batches, rests=served), planned, lambda gone: record(database, "forget", str(gone))
+    )
     typer.echo(f"Removed: {gone}.")
     _erase(database, rests=served)
     note(_ELSEWHERE)

@@ -14,15 +14,13 @@ import typer
 from ..exceptions import PayloadError
 from .opened_log import opened
 from .progress import progress
-from .terminal import fail, note
+from .terminal import INTERRUPTED, fail, note
 
 if TYPE_CHECKING:
     from ..call_log.transfer.documents import Document
     from ..call_log.transfer.importing import Importer, Tally
     from ..settings import Settings
 
-#: What shells say of a command that was interrupted.
-_INTERRUPTED = 130
 #: So many of the lines that cannot be read are told.
 _TOLD = 5
 _STDIN = Path("-")
@@ -70,7 +68,7 @@ def import_calls(
                     _take(importer, file, document, unreadable)
                 importer.flush()
         except KeyboardInterrupt:
-            fail(f"Stopped. {_told(importer.tally)} Begin again to go on.", status=_INTERRUPTED)
+            fail(f"Stopped. {_told(importer.tally)} Begin again to go on.", status=INTERRUPTED)
     typer.echo(_told(importer.tally))
     if unreadable.count:
         unreadable.tell()

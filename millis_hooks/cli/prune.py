@@ -62,8 +62,12 @@ def prune(
             now=now,
             batch_s=BATCH_S if served else BATCH_ALONE_S,
         )
-        gone = carry_out(rested(batches, rests=served), planned)
-        record(database, "prune", f"{gone}, received before {before:%Y-%m-%d %H:%M} UTC")
+        age = f"received before {before:%Y-%m-%d %H:%M} UTC"
+        gone = carry_out(
+            rested(batches, rests=served),
+            planned,
+            lambda gone: record(database, "prune", f"{gone}, {age}"),
+        )
     typer.echo(f"Removed: {gone}.")
     note(
         "The file keeps its size, and new calls take the space. millis-hooks vacuum gives it back."

@@ -11,8 +11,8 @@ import typer
 from .moments import read_moment
 from .opened_log import opened
 from .progress import progress
-from .removing import INTERRUPTED, is_served
-from .terminal import fail, note
+from .removing import is_served
+from .terminal import INTERRUPTED, fail, note
 
 if TYPE_CHECKING:
     from ..call_log.database import Database

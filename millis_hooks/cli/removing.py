@@ -5,23 +5,20 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
 import typer
 
 from ..exceptions import ConfigError
 from .progress import progress
-from .terminal import fail
+from .terminal import INTERRUPTED, fail
 
 if TYPE_CHECKING:
     from ..call_log.database import Database
     from ..call_log.removal import Removal
 
 T = TypeVar("T")
-
-#: What shells say of a command that was interrupted.
-INTERRUPTED = 130
 
 
 def ask(question: str) -> None:
@@ -59,8 +56,10 @@ def rested(batches: Iterator[T], *, rests: bool) -> Iterator[T]:
         began = time.perf_counter()
 
 
-def carry_out(batches: Iterator[Removal], planned: Removal) -> Removal:
-    """Remove batch by batch, with a bar, and return what went."""
+def carry_out(
+    batches: Iterator[Removal], planned: Removal, tell: Callable[[Removal], None]
+) -> Removal:
+    """Remove batch by batch, with a bar, and return what went; `tell` hears it, however it ends."""
     from ..call_log.removal import Removal
 
     gone = Removal()
@@ -71,6 +70,8 @@ def carry_out(batches: Iterator[Removal], planned: Removal) -> Removal:
                 tell_done(gone.total)
     except KeyboardInterrupt:
         fail(f"Stopped. Removed so far: {gone}.", status=INTERRUPTED)
+    finally:
+        tell(gone)
     return gone
 
 

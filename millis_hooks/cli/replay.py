@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated
@@ -16,16 +15,15 @@ from ..exceptions import ConfigError
 from ..printable import printable
 from .moments import read_moment
 from .opened_log import opened
+from .progress import progress
 from .recorded import record
 from .runs import STATES, require_known
-from .terminal import console, fail, note
+from .terminal import INTERRUPTED, fail, note
 
 if TYPE_CHECKING:
     from ..call_log.database import Database
     from ..runs.replay import Preview, Replayed, Wanted
 
-#: What shells say of a command that was interrupted.
-_INTERRUPTED = 130
 _STATUSES = (*STATES, "never")
 _ONE_WAY = (
     "Choose what to replay in one way: a session id, --run, or any of --handler, --status, --since "
@@ -70,11 +68,15 @@ def replay(
             replayed = _replay_run(database, run)
         else:
             replayed = _replay_call(database, session_id or "")
-        if replayed.changed:
-            record(database, "replay", session_id or f"{replayed}")
+        _record(database, replayed, session_id)
     typer.echo(printable(f"{replayed}."))
     if replayed.changed:
         note("The service does them while it runs. See how they go: millis-hooks runs")
+
+
+def _record(database: Database, replayed: Replayed, session_id: str | None = None) -> None:
+    if replayed.changed:
+        record(database, "replay", session_id or f"{replayed}")
 
 
 def _replay_call(database: Database, session_id: str) -> Replayed:
@@ -145,13 +147,14 @@ def _carry_out(database: Database, wanted: Wanted, total: int) -> Replayed:
 
     done = Replayed()
     try:
-        with _progress(total) as advance:
+        with progress(total) as tell_done:
             for batch in _batches(database, wanted):
                 done += batch
-                advance(batch.total)
+                tell_done(done.total)
     except KeyboardInterrupt:
+        _record(database, done)
         come_to = f"{done.total:,} of {total:,}" + (f": {done}" if done.total else "")
-        fail(f"Stopped after {come_to}.", status=_INTERRUPTED)
+        fail(f"Stopped after {come_to}.", status=INTERRUPTED)
     return done
 
 
@@ -168,15 +171,3 @@ def _batches(database: Database, wanted: Wanted) -> Iterator[Replayed]:
         if cursor is None:
             return
         time.sleep(time.perf_counter() - began)
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[int], None]]:
-    """Show a bar, on a terminal only; yield what moves it on."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    out = console()
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=out, transient=True, disable=not out.is_terminal) as progress:
-        task = progress.add_task("", total=total)
-        yield lambda number: progress.advance(task, number)

@@ -179,16 +179,18 @@ def _webhooks(
 
 @contextmanager
 def _call_log(settings: Settings, url: str) -> Iterator[tuple[Queries | None, Marks | None]]:
-    """Open the service's call log if it is on this machine, for what it says and to mark calls."""
+    """Open the service's call log if it is at hand, for what it says and to mark calls."""
     from sqlalchemy import make_url, select
 
+    from ..call_log.database import is_file
     from ..call_log.queries import Queries
     from ..call_log.tables import keys
     from ..marks import KEY_NAME, Marks
     from .opened_log import opened
 
     file = Path(make_url(settings.database_url).database or "")
-    if not is_loopback(urlsplit(url).hostname) or not file.is_file():
+    is_there = file.is_file() or not is_file(settings.database_url)
+    if not is_loopback(urlsplit(url).hostname) or not is_there:
         note(_NO_LOG)
         yield None, None
         return

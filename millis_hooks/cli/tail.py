@@ -83,20 +83,20 @@ def _happenings(
     database: Database, interruption: _Interruption, *, last: int
 ) -> Iterator[Happening]:
     """Yield what happens, and once interrupted what has happened until then."""
-    from ..call_log.following import Follower
+    from ..call_log.following import MOST_AT_ONCE, Follower
 
     with database.reader.connect() as connection:
         follower = Follower(connection, last=last)
     while True:
+        was_wanted = interruption.is_wanted
         # Closed between looks: a snapshot that is kept open would keep the file growing.
         with database.reader.connect() as connection:
             happened = follower.look(connection)
         yield from happened
-        if happened:
-            continue
-        if interruption.is_wanted:
+        if was_wanted and len(happened) < MOST_AT_ONCE:  # there may always be something new
             return
-        time.sleep(EVERY_S)
+        if not happened and not interruption.is_wanted:
+            time.sleep(EVERY_S)
 
 
 def _print(happening: Happening, *, as_json: bool) -> None:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 #: Wide enough for every column where no terminal says how wide it is.
 _PIPED_WIDTH = 200
 
+#: What shells say of a command that was interrupted.
+INTERRUPTED = 130
+
 
 class Commands(TyperGroup):
     """Commands whose expected errors are a message and exit status 2."""

@@ -8,8 +8,8 @@ import typer
 
 from .opened_log import opened
 from .progress import progress
-from .removing import INTERRUPTED, is_served
-from .terminal import fail
+from .removing import is_served
+from .terminal import INTERRUPTED, fail
 
 _SERVED = (
     "A service is at work on this log, and nothing can be stored while the file is rewritten: "

@@ -27,7 +27,7 @@ from .parameters import Parameter
 from .payloads import Payload, payload_of, read_bytes
 from .runs import Notice, in_order, read_notice
 from .timeline import EndReceived, Prefetch, Step, end_of, prefetch_of, steps_of
-from .transcript import LINES_SHOWN, Function, Line, functions_of, lines_of
+from .transcript import Function, Line, Transcript, functions_of, transcript_of
 
 #: What `show_call` reads of an address, beside what a replay has put there.
 QUERY = (
@@ -76,6 +76,7 @@ class CallView:
     lines: tuple[Line, ...]
     lines_left_out: int
     functions: tuple[Function, ...]
+    functions_left_out: int
     has_tools_in_place: bool
     average_latency_ms: float | None
     metadata: tuple[Entry, ...]
@@ -178,14 +179,16 @@ def _told(record: CallRecord, state: State, mask: MaskPolicy) -> dict[str, Any]:
 
 def _said(event: EndOfCall | None, mask: MaskPolicy) -> dict[str, Any]:
     """The parts of the view that are read from the body of the end-of-call."""
-    lines = lines_of(event, mask) if event else ()
+    said = transcript_of(event, mask) if event else Transcript()
+    functions = functions_of(event, mask) if event else ()
     config = mask.masked(event.agent_config if event else None, END_OF_CALL["agent_config"])
     problems = event.problems if event else ()
     return {
-        "lines": lines[:LINES_SHOWN],
-        "lines_left_out": max(len(lines) - LINES_SHOWN, 0),
-        "functions": functions_of(event, mask) if event else (),
-        "has_tools_in_place": any(line.tool for line in lines),
+        "lines": said.lines,
+        "lines_left_out": said.left_out,
+        "functions": functions,
+        "functions_left_out": len(event.function_calls) - len(functions) if event else 0,
+        "has_tools_in_place": said.has_tools,
         "average_latency_ms": event.average_latency_ms if event else None,
         "agent_config": config.value,
         "secrets_masked": config.count,

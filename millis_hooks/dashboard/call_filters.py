@@ -26,6 +26,8 @@ PAGE_SIZE = 50
 Params: TypeAlias = dict[str, str | list[str]]
 
 _DATE = len("2026-11-21")
+#: No call is of another year. Moments at the very ends of the calendar are not in every time zone.
+_YEARS = range(1900, 9000)
 
 #: What `read_filter`, `read_page_size` and the list's pages read of an address.
 QUERY = (
@@ -66,19 +68,19 @@ def read_filter(query: Mapping[str, str], zone: tzinfo = UTC) -> CallFilter:
         zone=zone,
         q=clean_query(query.get("q", "")),
         outcome=_one_of(OUTCOMES, query.get("outcome")),
-        status=_every(query, "status"),
-        agent=_every(query, "agent"),
+        status=every(query, "status"),
+        agent=every(query, "agent"),
         channel=_one_of(CHANNELS, query.get("channel")),
         direction=_one_of(DIRECTIONS, query.get("direction")),
         number=clean_query(query.get("number", "")) or None,
         range=_one_of(tuple(RANGES), query.get("range")) or CallFilter().range,
-        since=_time(query.get("from"), zone),
-        until=_time(query.get("to"), zone, end_of_day=True),
+        since=read_time(query.get("from"), zone),
+        until=read_time(query.get("to"), zone, end_of_day=True),
         min_s=_number(query.get("min")),
         max_s=_number(query.get("max")),
         cost_min=_number(query.get("cost_min")),
         cost_max=_number(query.get("cost_max")),
-        metadata=tuple(_pair(text) for text in _every(query, "meta") if "=" in text),
+        metadata=tuple(_pair(text) for text in every(query, "meta") if "=" in text),
         handler=_one_of(HANDLER_STATES, query.get("handler")),
         unparsed="unparsed" in query,
         duplicate="duplicate" in query,
@@ -126,6 +128,27 @@ def read_list(text: str | None, zone: tzinfo = UTC) -> CallFilter:
     return read_filter(QueryParams(text or ""), zone)
 
 
+def every(query: Mapping[str, str], name: str) -> tuple[str, ...]:
+    """Return the values of a parameter that may repeat, each once and none of them empty."""
+    values = query.getlist(name) if isinstance(query, QueryParams) else [query.get(name, "")]
+    return tuple(dict.fromkeys(filter(None, values)))
+
+
+def read_time(text: str | None, zone: tzinfo, *, end_of_day: bool = False) -> datetime | None:
+    """Read a date or a time, in UTC; `zone` is that of one that names none.
+
+    A date is when that day begins, or with `end_of_day` when it ends. None for anything else.
+    """
+    try:
+        moment = datetime.fromisoformat(text or "")
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=zone)
+        if end_of_day and len(text or "") == _DATE:
+            moment += timedelta(days=1)
+        return moment.astimezone(UTC) if moment.year in _YEARS else None
+    except (ValueError, OverflowError):
+        return None
+
+
 def time_field(moment: datetime | None, zone: tzinfo, *, is_end: bool = False) -> TimeField:
     """Return the field for `from`, or for `to` (`is_end`): a date where it is a whole day."""
     if moment is None:
@@ -145,11 +168,6 @@ def _one_of(known: Sequence[str], text: str | None) -> str | None:
     return text if text in known else None
 
 
-def _every(query: Mapping[str, str], name: str) -> tuple[str, ...]:
-    values = query.getlist(name) if isinstance(query, QueryParams) else [query.get(name, "")]
-    return tuple(dict.fromkeys(filter(None, values)))
-
-
 def _pair(text: str) -> tuple[str, str]:
     key, _, value = text.partition("=")
     return key, value
@@ -163,20 +181,10 @@ def _number(text: str | None) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _time(text: str | None, zone: tzinfo, *, end_of_day: bool = False) -> datetime | None:
-    try:
-        moment = datetime.fromisoformat(text or "")
-        moment = moment if moment.tzinfo else moment.replace(tzinfo=zone)
-        if end_of_day and len(text or "") == _DATE:
-            moment += timedelta(days=1)
-        return moment.astimezone(UTC)
-    except (ValueError, OverflowError):
-        return None
-
-
 def _spread(values: Sequence[str]) -> str | list[str]:
     return values[0] if len(values) == 1 else list(values)
 
 
 def _written(number: float | None) -> str | None:
-    return None if number is None else f"{number:g}"
+    """Write a number exactly: the page after this one is of the same list."""
+    return None if number is None else repr(number).removesuffix(".0")

@@ -106,7 +106,7 @@ def show_rejection(asked: Asked) -> RejectionView | None:
     if found is None:
         return None
     query = asked.settings.mask.payload(query_of(found.query), PREFETCH_QUERY)
-    shown = replace(found, query=urlencode(query) if isinstance(query, dict) else "")
+    shown = replace(found, query=urlencode(query, doseq=True) if isinstance(query, dict) else "")
     return RejectionView(shown, query, asked.log.live_count(now=asked.now))
 
 

@@ -267,7 +267,6 @@ FILTERS = {
     "iso": iso,
     "marked": marked,
     "milliseconds": milliseconds,
-    "phone": phone,
     "pretty": pretty,
     "size": size,
     "source_label": source_label,

@@ -20,7 +20,7 @@ from pydantic_core import core_schema
 from ..events import EndOfCall, PrefetchResponse
 from .pages import View
 from .parameters import Parameter
-from .webhook_api import END_OF_CALL, PREFETCH_ANSWER, SECRET_SCHEME, Webhooks
+from .webhook_api import END_OF_CALL, PREFETCH_ANSWER, SECRET_SCHEME, Webhooks, in_json, refused
 
 _COOKIE_SCHEME = "operatorSession"
 _REFERENCE = "#/components/schemas/{model}"
@@ -133,19 +133,11 @@ def _operation(twin: Twin, shape: dict[str, Any]) -> dict[str, Any]:
         "tags": ["pages"],
         "parameters": in_path + [parameter.described() for parameter in twin.query],
         "responses": {
-            "200": {"description": "What the page shows.", **_json(shape)},
-            "401": _error("Nobody is signed in."),
-            "403": _error("The operator's role does not allow it."),
-            **({"404": _error("There is no such page.")} if twin.may_be_missing else {}),
-            "503": _error("The call log cannot be read now."),
+            "200": {"description": "What the page shows.", **in_json(shape)},
+            "401": refused("Nobody is signed in."),
+            "403": refused("The operator's role does not allow it."),
+            **({"404": refused("There is no such page.")} if twin.may_be_missing else {}),
+            "503": refused("The call log cannot be read now."),
         },
         "security": [{_COOKIE_SCHEME: []}],
     }
-
-
-def _error(meaning: str) -> dict[str, Any]:
-    return {"description": meaning, **_json({"$ref": _REFERENCE.format(model="Error")})}
-
-
-def _json(schema: dict[str, Any]) -> dict[str, Any]:
-    return {"content": {"application/json": {"schema": schema}}}

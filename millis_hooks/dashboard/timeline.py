@@ -23,6 +23,8 @@ from .payloads import reason_of
 
 #: A difference of two clocks beyond this says only that they disagree.
 _MOST_LAG_S = 3600
+#: No call lasts a year; of one that says so, nobody knows when it ended.
+_LONGEST_S = 365 * 24 * 3600
 
 Kind = Literal["prefetch", "unasked", "started", "ended", "received", "live", "lost"]
 
@@ -95,12 +97,9 @@ def end_of(delivery: Delivery, call: Call) -> EndReceived:
 
 def ended_at_of(call: Call) -> datetime | None:
     """Return when a call ended by Millis' clock, if that can be told."""
-    if call.started_at is None or call.duration_s is None:
+    if call.started_at is None or call.duration_s is None or call.duration_s > _LONGEST_S:
         return None
-    try:
-        return call.started_at + timedelta(seconds=call.duration_s)
-    except OverflowError:
-        return None
+    return call.started_at + timedelta(seconds=call.duration_s)
 
 
 def steps_of(

@@ -12,7 +12,8 @@ from ..events import EndOfCall, Message
 from ..masking import MaskPolicy
 from ..payload_places import Place
 
-LINES_SHOWN = 2_000
+#: More lines, or more tools, are not shown: nobody reads them, and a page of them takes seconds.
+MOST_SHOWN = 2_000
 _LINE_CHARS = 100_000
 
 Kind = Literal["user", "assistant", "tool", "other"]
@@ -40,41 +41,34 @@ class Line:
     last: bool = True
 
 
-def lines_of(event: EndOfCall, mask: MaskPolicy) -> tuple[Line, ...]:
-    """Return the transcript as lines, all of them, as far as they may be seen."""
-    results: dict[str | None, str | None] = {
-        message.tool_call_id: message.content
-        for message in event.chat
-        if message.role == "tool" and message.tool_call_id
-    }
-    called = {call.id for message in event.chat for call in message.tool_calls}
-    lines: list[Line] = []
-    for message in event.chat:
-        if message.role != "tool":
-            lines += _said(message, results, mask)
-        elif message.tool_call_id not in called:
-            result = mask.payload(message.content, Place.WORDS)
-            lines.append(Line("tool", "tool", tool=Function("result", None, result)))
-    return tuple(grouped(lines))
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """The first lines of what was said, as far as they may be seen; `left_out` counts the others.
+
+    `has_tools` says that tools were called in it, be that among the lines left out.
+    """
+
+    lines: tuple[Line, ...] = ()
+    left_out: int = 0
+    has_tools: bool = False
 
 
-def functions_of(event: EndOfCall, mask: MaskPolicy) -> tuple[Function, ...]:
-    """Return the tools that were called, in order; Millis sends no times for them."""
-    return tuple(
-        _function(call.name or "function", dict(call.params), call.result, mask)
-        for call in event.function_calls
+def transcript_of(event: EndOfCall, mask: MaskPolicy) -> Transcript:
+    """Return what was said in a call."""
+    lines = tuple(_lines(event))
+    return Transcript(
+        tuple(_masked(line, mask) for line in grouped(lines[:MOST_SHOWN])),
+        max(len(lines) - MOST_SHOWN, 0),
+        any(line.tool for line in lines),
     )
 
 
-def _said(
-    message: Message, results: Mapping[str | None, str | None], mask: MaskPolicy
-) -> Iterator[Line]:
-    role = message.role or "unknown"
-    if message.content:
-        yield Line(_KINDS.get(role, "other"), role, mask.text(message.content[:_LINE_CHARS]))
-    for call in message.tool_calls:
-        tool = _function(call.name or "tool", call.arguments, results.get(call.id), mask)
-        yield Line("tool", role, tool=tool)
+def functions_of(event: EndOfCall, mask: MaskPolicy) -> tuple[Function, ...]:
+    """Return the first of the tools that were called, in order; Millis sends no times for them."""
+    return tuple(
+        _seen(Function(call.name or "function", dict(call.params), call.result), mask)
+        for call in event.function_calls[:MOST_SHOWN]
+    )
 
 
 def grouped(lines: Sequence[Line]) -> Iterator[Line]:
@@ -84,5 +78,35 @@ def grouped(lines: Sequence[Line]) -> Iterator[Line]:
         yield replace(line, first=before != own, last=own != after)
 
 
-def _function(name: str, params: JsonValue, result: JsonValue, mask: MaskPolicy) -> Function:
-    return Function(name, mask.payload(params, Place.WORDS), mask.payload(result, Place.WORDS))
+def _lines(event: EndOfCall) -> Iterator[Line]:
+    results: dict[str | None, str | None] = {
+        message.tool_call_id: message.content
+        for message in event.chat
+        if message.role == "tool" and message.tool_call_id
+    }
+    called = {call.id for message in event.chat for call in message.tool_calls}
+    for message in event.chat:
+        if message.role != "tool":
+            yield from _said(message, results)
+        elif message.tool_call_id not in called:
+            yield Line("tool", "tool", tool=Function("result", None, message.content))
+
+
+def _said(message: Message, results: Mapping[str | None, str | None]) -> Iterator[Line]:
+    role = message.role or "unknown"
+    if message.content:
+        yield Line(_KINDS.get(role, "other"), role, message.content[:_LINE_CHARS])
+    for call in message.tool_calls:
+        tool = Function(call.name or "tool", call.arguments, results.get(call.id))
+        yield Line("tool", role, tool=tool)
+
+
+def _masked(line: Line, mask: MaskPolicy) -> Line:
+    if line.tool is not None:
+        return replace(line, tool=_seen(line.tool, mask))
+    return replace(line, text=mask.text(line.text))
+
+
+def _seen(tool: Function, mask: MaskPolicy) -> Function:
+    params, result = (mask.payload(each, Place.WORDS) for each in (tool.params, tool.result))
+    return Function(tool.name, params, result)

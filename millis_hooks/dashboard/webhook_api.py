@@ -71,7 +71,8 @@ def _with_secret(operation: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _json(schema: dict[str, Any]) -> dict[str, Any]:
+def in_json(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the content of a body that is JSON of this schema."""
     return {"content": {"application/json": {"schema": schema}}}
 
 
@@ -85,11 +86,12 @@ def _field(name: str, meaning: str, *, required: bool = False) -> dict[str, Any]
     }
 
 
-def _refused(meaning: str) -> dict[str, Any]:
-    return {"description": meaning, **_json({"$ref": "#/components/schemas/Error"})}
+def refused(meaning: str) -> dict[str, Any]:
+    """Return the response that says why there is none."""
+    return {"description": meaning, **in_json({"$ref": "#/components/schemas/Error"})}
 
 
-_UNAUTHORIZED = {"401": _refused("The secret is missing or wrong.")}
+_UNAUTHORIZED = {"401": refused("The secret is missing or wrong.")}
 
 _PREFETCH: tuple[str, dict[str, Any]] = (
     "get",
@@ -114,7 +116,7 @@ _PREFETCH: tuple[str, dict[str, Any]] = (
         "responses": {
             "200": {
                 "description": "What the handlers made of it in time, or the fallback.",
-                **_json({"$ref": f"#/components/schemas/{PREFETCH_ANSWER}"}),
+                **in_json({"$ref": f"#/components/schemas/{PREFETCH_ANSWER}"}),
             },
             **_UNAUTHORIZED,
         },
@@ -131,13 +133,13 @@ _END_OF_CALL: tuple[str, dict[str, Any]] = (
         "requestBody": {
             "required": True,
             "description": "A body of any other shape is kept and acknowledged too.",
-            **_json({"$ref": f"#/components/schemas/{END_OF_CALL}"}),
+            **in_json({"$ref": f"#/components/schemas/{END_OF_CALL}"}),
         },
         "responses": {
-            "200": {"description": "The bytes are on disk.", **_json(_ACKNOWLEDGED)},
+            "200": {"description": "The bytes are on disk.", **in_json(_ACKNOWLEDGED)},
             **_UNAUTHORIZED,
-            "413": _refused("Larger than MILLIS_HOOKS_MAX_BODY_BYTES."),
-            "503": _refused("Nothing can be stored now, and nothing was. Try again."),
+            "413": refused("Larger than MILLIS_HOOKS_MAX_BODY_BYTES."),
+            "503": refused("Nothing can be stored now, and nothing was. Try again."),
         },
     },
 )

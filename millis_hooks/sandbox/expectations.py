@@ -41,11 +41,6 @@ class Expectations:
     #: How the run of each of these handlers ended; known only there, too.
     handlers: Mapping[str, Literal["succeeded", "failed", "parked"]] = field(default_factory=dict)
 
-    @property
-    def needs_call_log(self) -> bool:
-        """Whether some of it can only be told from the call log."""
-        return self.outcome is not None or bool(self.handlers)
-
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -61,11 +56,11 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class StoredCall:
-    """What the call log says of a call."""
+    """What the call log says of a call; nothing where no end of it has arrived."""
 
-    outcome: str | None
+    outcome: str | None = None
     #: The state of the latest run of each handler.
-    handlers: Mapping[str, str]
+    handlers: Mapping[str, str] = field(default_factory=dict)
 
 
 def check(scenario: Scenario, result: SessionResult, stored: StoredCall | None) -> list[Finding]:

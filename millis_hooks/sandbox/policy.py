@@ -5,7 +5,7 @@ Source of what is known and what is not: docs.millis.ai, core-concepts/webhooks 
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal, NamedTuple, get_args, get_type_hints
 
 from pydantic import ConfigDict
@@ -84,7 +84,7 @@ def policy_settings() -> list[PolicySetting]:
     return [
         PolicySetting(
             spec.name,
-            None if spec.default is MISSING else spec.default,
+            spec.default,
             (True, False) if kinds[spec.name] is bool else get_args(kinds[spec.name]),
             spec.metadata["meaning"],
         )

@@ -7,6 +7,8 @@ Everything here happens on the event loop that the sessions run on.
 from __future__ import annotations
 
 import asyncio
+import logging
+import sqlite3
 from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -21,6 +23,8 @@ from .interfaces.switchboard import Live, Switchboard
 from .notebook import Note, Notebook
 from .session import Session
 from .spec import SessionSpec
+
+logger = logging.getLogger("millis_hooks.sandbox")
 
 #: A call that nobody ends is over after so long.
 LONGEST_S = 3600.0
@@ -141,18 +145,25 @@ class Rehearsals:
         if live is not None:
             return Note(held.about if held else {}, live.session.log.as_json())
         kept = self.notebook.get(session_id)
-        if kept is not None or (steps := self.switchboard.shelf.steps(session_id)) == []:
+        if kept is not None:
             return kept
-        return Note({}, steps)
+        steps = self.switchboard.shelf.steps(session_id)
+        return Note({}, steps) if steps else None
 
     async def _write_down(self, session: Session, about: Mapping[str, Any]) -> None:
         """Note the call with each of its steps: the process may end before it does."""
         try:
             async for _ in session.log.follow():
                 steps = session.log.as_json()
-                await asyncio.to_thread(self.notebook.put, session.session_id, about, steps)
+                await asyncio.to_thread(self._put, session.session_id, about, steps)
         finally:
             del self._held[session.session_id]
+
+    def _put(self, session_id: str, about: Mapping[str, Any], steps: list[dict[str, Any]]) -> None:
+        try:
+            self.notebook.put(session_id, about, steps)
+        except sqlite3.Error:
+            logger.warning("a call of the sandbox could not be noted; it goes on", exc_info=True)
 
     async def _first_of(self, moment: Awaitable[object], session_id: str) -> None:
         """Wait for a moment of a call, unless the call is over before, but not for long."""

@@ -49,7 +49,7 @@ class RunningService:
 
         result = asyncio.run(once())
         handled = self._wait_for(result.session_id) if has_arrived(result) else None
-        return Simulation.of(scenario, result, handled)
+        return Simulation.of(scenario, result, handled, has_log=self._log is not None)
 
     def simulate_many(
         self, scenario: Scenario, *, count: int, concurrency: int, done: Callable[[int], None]
@@ -71,10 +71,14 @@ class RunningService:
             yield Stage(transport=transport, webhooks=webhooks, marks=self._marks)
 
     def _wait_for(self, session_id: str) -> HandledCall | None:
-        """Return the call as the log has it; None without a log, or if it does not come there."""
+        """Return the call as the log has it, at last also while handlers are at work on it.
+
+        None without a log, or if it does not come there.
+        """
         if self._log is None:
             return None
         try:
             return wait_for_handlers(self._log, session_id, timeout_s=self._wait_s)
         except TimeoutError:
-            return None
+            record = self._log.call(session_id)
+            return None if record is None else HandledCall(record)

@@ -114,30 +114,12 @@ class Session:
             self.log.close()
 
     async def _run(self) -> SessionResult:
-        desk, spec = self._desk, self.spec
+        desk = self._desk
         attach(desk)
         beginning = await self._begin()
         functions = Functions(desk, metadata=beginning.metadata, variables=beginning.variables)
-        began_s = self._clock.elapsed_s()
-        conversation = self._conversation(beginning, functions)
-        ending = await self._converse(beginning, conversation)
-        spec = self.spec
-        desk = replace(desk, spec=spec)
-        duration_s = self._clock.elapsed_s() - began_s
-        desk.add(HungUp(duration_s=round(duration_s, 3), **asdict(ending)))
-        if spec.policy.run_after_call == "before-end-of-call":
-            await functions.call_those_for_later()
-        call = EndedCall(
-            spec=spec,
-            session_id=self.session_id,
-            call_id=self.call_id,
-            metadata=beginning.metadata,
-            ending=ending,
-            started_at=self._started_at(duration_s),
-            duration_s=duration_s,
-            messages=tuple(conversation.messages),
-            function_calls=tuple(functions.called),
-        )
+        call = await self._hold(beginning, functions)
+        desk = replace(desk, spec=call.spec)
         await deliver(desk, call)
         await functions.call_those_for_later()
         entry = call.log_entry()
@@ -145,11 +127,33 @@ class Session:
         return SessionResult(
             session_id=self.session_id,
             call_id=self.call_id,
-            ending=ending,
+            ending=call.ending,
             metadata=beginning.metadata,
             texts=beginning.texts,
             log=self.log,
             log_entry=entry,
+        )
+
+    async def _hold(self, beginning: Beginning, functions: Functions) -> EndedCall:
+        """Hold the call, hang up, and call what runs between that and the end-of-call."""
+        began_s = self._clock.elapsed_s()
+        conversation = self._conversation(beginning, functions)
+        ending = await self._converse(beginning, conversation)
+        duration_s = self._clock.elapsed_s() - began_s
+        started_at, spec = self._started_at(duration_s), self.spec
+        self._desk.add(HungUp(duration_s=round(duration_s, 3), **asdict(ending)))
+        if spec.policy.run_after_call == "before-end-of-call":
+            await functions.call_those_for_later()
+        return EndedCall(
+            spec=spec,
+            session_id=self.session_id,
+            call_id=self.call_id,
+            metadata=beginning.metadata,
+            ending=ending,
+            started_at=started_at,
+            duration_s=duration_s,
+            messages=tuple(conversation.messages),
+            function_calls=tuple(functions.called),
         )
 
     async def _begin(self) -> Beginning:

@@ -207,12 +207,6 @@ class Logged(Step):
 
 S = TypeVar("S", bound=Step)
 
-#: Every kind of step, in the order in which they first come.
-STEPS: tuple[type[Step], ...] = (
-    Attached, Prefetched, Merged, Rendered, Said, FunctionCalled, HungUp, EndDelivered, Logged,
-)  # fmt: skip
-
-
 #: What stands where in a step, for masking; what is not named holds words.
 _PLACES: Mapping[str, Places] = {
     "kind": Place.KEPT,

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from typing import Literal, get_args
-from zoneinfo import ZoneInfo
 
 Interval = Literal["hour", "day", "week"]
 INTERVALS: tuple[Interval, ...] = get_args(Interval)
@@ -19,14 +18,6 @@ _LONGEST: dict[Interval, timedelta] = {"hour": timedelta(days=2), "day": timedel
 _LENGTH = {"hour": timedelta(hours=1), "day": timedelta(days=1), "week": timedelta(weeks=1)}
 
 HOUR = timedelta(hours=1)
-
-
-def zone_named(name: str) -> ZoneInfo:
-    """Return a time zone by its IANA name, such as Europe/Berlin; raises `ValueError`."""
-    try:
-        return ZoneInfo(name)
-    except (ValueError, OSError, KeyError) as error:  # a name can also be that of a folder
-        raise ValueError(f"There is no time zone {name[:64]!r}.") from error
 
 
 def last_days(count: int, *, now: datetime, zone: tzinfo) -> tuple[datetime, datetime]:

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta, tzinfo
+from datetime import datetime, timedelta, tzinfo
 from typing import Literal, NamedTuple, TypeAlias
 
-from starlette.datastructures import QueryParams
-
 from ...call_log.analytics.analytics import Scope, Split
-from ...call_log.analytics.buckets import INTERVALS, last_days, zone_named
-from ..call_filters import Params
+from ...call_log.analytics.buckets import INTERVALS, last_days
+from ..call_filters import Params, every, read_time
 from ..formats import iso
 from ..parameters import Parameter
+from ..zones import zone_named
 
 Range: TypeAlias = Literal["24h", "7d", "30d", "90d", "12mo"]
 
@@ -51,8 +50,6 @@ QUERY = (
     Parameter("interval", "How long a bar is.", choices=tuple(INTERVALS)),
 )
 
-_DATE = len("2026-11-21")
-
 
 @dataclass(frozen=True, slots=True)
 class Question:
@@ -74,14 +71,13 @@ class Question:
 
 def read_question(query: Mapping[str, str], *, now: datetime, zone: tzinfo) -> Question:
     """Read what a query string asks; `zone` is that of the operator."""
-    zone = _zone(query.get("tz")) or zone
+    zone = zone_named(query.get("tz", "")) or zone
     split: Split = "provider" if query.get("split") == "provider" else "type"
     interval = next((each for each in INTERVALS if each == query.get("interval")), None)
-    agents = tuple(dict.fromkeys(filter(None, _every(query, "agent"))))
     scope = _told_scope(query, now, zone)
     range_ = None if scope else _range(query.get("range"))
     scope = scope or _scope(range_ or DEFAULT_RANGE, now, zone)
-    scope = replace(scope, agents=agents, split=split, interval=interval)
+    scope = replace(scope, agents=every(query, "agent"), split=split, interval=interval)
     return Question(range_, scope, _params(query, scope, range_))
 
 
@@ -99,8 +95,8 @@ def _params(query: Mapping[str, str], scope: Scope, range_: Range | None) -> Par
 
 
 def _told_scope(query: Mapping[str, str], now: datetime, zone: tzinfo) -> Scope | None:
-    since = _moment(query.get("from"), zone)
-    until = _moment(query.get("to"), zone, end_of_day=True)
+    since = read_time(query.get("from"), zone)
+    until = read_time(query.get("to"), zone, end_of_day=True)
     if not since and not until:
         return None
     until = min(until or now, now)
@@ -117,26 +113,5 @@ def _scope(range_: Range, now: datetime, zone: tzinfo) -> Scope:
     return Scope(since=since, until=until, zone=zone)
 
 
-def _moment(text: str | None, zone: tzinfo, *, end_of_day: bool = False) -> datetime | None:
-    try:
-        moment = datetime.fromisoformat(text or "")
-        if end_of_day and len(text or "") == _DATE:
-            moment += timedelta(days=1)
-        return (moment if moment.tzinfo else moment.replace(tzinfo=zone)).astimezone(UTC)
-    except (ValueError, OverflowError):
-        return None
-
-
-def _zone(name: str | None) -> tzinfo | None:
-    try:
-        return zone_named(name) if name else None
-    except ValueError:
-        return None
-
-
 def _range(text: str | None) -> Range:
     return next((each for each in RANGES if each == text), DEFAULT_RANGE)
-
-
-def _every(query: Mapping[str, str], name: str) -> list[str]:
-    return query.getlist(name) if isinstance(query, QueryParams) else [query.get(name, "")]

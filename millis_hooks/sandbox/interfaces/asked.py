@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from ...exceptions import MillisHooksError, PayloadError
 from ...wire import Json, read_json
 
-Asked = TypeVar("Asked", bound=BaseModel)
+Model = TypeVar("Model", bound=BaseModel)
 
 #: Source: `from_phone` and `to_phone`, E.164 without spaces or dashes.
 Phone = Annotated[str, StringConstraints(pattern=r"^\+[1-9][0-9]{5,14}$")]
@@ -176,7 +176,7 @@ class LogQuery(_Body):
     phone_number: str | None = None
 
 
-def read(model: type[Asked], body: bytes | str) -> Asked:
+def read(model: type[Model], body: bytes | str) -> Model:
     """Read the body of a request; raises `UnprocessableError`."""
     try:
         value = read_json(body)
@@ -186,7 +186,7 @@ def read(model: type[Asked], body: bytes | str) -> Asked:
     return check(model, value, "body")
 
 
-def check(model: type[Asked], value: object, where: str) -> Asked:
+def check(model: type[Model], value: object, where: str) -> Model:
     """Return `value` as that model; raises `UnprocessableError`, which says where it is wrong."""
     try:
         return model.model_validate(value)

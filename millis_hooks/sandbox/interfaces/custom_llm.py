@@ -62,9 +62,9 @@ class CustomLlm:
 
     async def converse(self, conversation: Conversation) -> Ending:
         """Hold the conversation; raises `CustomLlmError`."""
-        if not self._may_reach(urlsplit(self._url).hostname):
-            raise CustomLlmError("The model's websocket is not on this machine.")
         try:
+            if not self._may_reach(urlsplit(self._url).hostname):
+                raise CustomLlmError("The model's websocket is not on this machine.")
             async with connect(self._url, open_timeout=_OPEN_TIMEOUT_S, proxy=None) as socket:
                 talk = _Talk(
                     socket,
@@ -195,8 +195,9 @@ class _Talk:
 
     @property
     def _is_over(self) -> bool:
-        """Whether the current answer was played, or interrupted."""
-        return self._idle.is_set()
+        """Whether the current answer is complete, or was interrupted."""
+        is_complete = self._playing is not None and not self._playing.done()
+        return is_complete or self._idle.is_set()
 
     async def _say(self) -> None:
         text, self._held = self._held.strip(), ""

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from functools import cache
 
 SAMPLES_PER_S = 16_000
-BYTES_PER_S = 2 * SAMPLES_PER_S
 
 _TONE_HZ = 220
 _AMPLITUDE = 4_000
@@ -42,11 +41,6 @@ def _frame() -> bytes:
     step = 2 * math.pi * _TONE_HZ / SAMPLES_PER_S
     count = round(SAMPLES_PER_S * _FRAME_S)
     return _bytes(array("h", (round(_AMPLITUDE * math.sin(step * at)) for at in range(count))))
-
-
-def silence(seconds: float) -> bytes:
-    """Return so much silence."""
-    return bytes(2 * round(seconds * SAMPLES_PER_S))
 
 
 def _bytes(samples: array[int]) -> bytes:

@@ -12,16 +12,15 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from sqlalchemy import Engine
 
-from .call_log.analytics.summaries import summarize
-from .call_log.packing import pack_older
-from .call_log.removal import Removal
-from .call_log.retention import prune
 from .call_log.writer import Writer
 from .failures import describe_failure
+
+if TYPE_CHECKING:
+    from .call_log.removal import Removal
 
 logger = logging.getLogger("millis_hooks.housekeeping")
 
@@ -71,6 +70,9 @@ class Housekeeper:
 
     def tidy(self) -> Removal:
         """Prune once, and return what went. Raises `StorageError`."""
+        from .call_log.removal import Removal  # none of it is needed to begin with
+        from .call_log.retention import prune
+
         if not self._retention:
             return Removal()
         now = self._now()
@@ -86,11 +88,15 @@ class Housekeeper:
 
     def sum_up(self) -> None:
         """Summarize the hours that changed, for the analytics. Raises `StorageError`."""
+        from .call_log.analytics.summaries import summarize
+
         for _ in self._unhurried(summarize(self._reader, self._writer.run, now=self._now())):
             pass
 
     def pack(self) -> int:
         """Compress old bodies; return the bytes it saved. Raises `StorageError`."""
+        from .call_log.packing import pack_older
+
         if not self._packed_after:
             return 0
         before = self._now() - self._packed_after

@@ -6,6 +6,7 @@ Each is made for the first who asks: calls do not wait for what they do not need
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -20,7 +21,6 @@ from .call_log.digest import RunsFor, digest_delivery
 from .counts import WebhookCounts
 from .loop_lag import LoopLag
 from .marks import Marks
-from .runs.replay import Replayed
 from .runs.runner import Runner
 from .settings import Settings
 from .version import __version__
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .dashboard import Forgetting, Setup
     from .dashboard.sandbox import Sandbox
     from .operators import Operators
+    from .runs.replay import Replayed
     from .sandbox.interfaces import StandIn
     from .sandbox.rehearsals import Rehearsals
 
@@ -59,6 +60,7 @@ class Sites:
         self._metrics: ASGIApp | None = None
         self._stand_in: StandIn | None = None
         self._making_stand_in = asyncio.Lock()
+        self._making = threading.Lock()  # several may be the first to ask
 
     async def close(self) -> None:
         """End the calls of the sandbox."""
@@ -84,15 +86,29 @@ class Sites:
 
     async def dashboard(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a page. The dashboard is made for the first one: calls do not wait for it."""
-        if self._site is None:
-            self._site = await asyncio.to_thread(self._make_dashboard)
-        await self._site(scope, receive, send)
+        site = self._site
+        if site is None:
+            site = await asyncio.to_thread(self._made_site)
+        await site(scope, receive, send)
 
     async def metrics(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve the metrics; what shows them is made for the first who asks."""
-        if self._metrics is None:
-            self._metrics = await asyncio.to_thread(self._make_metrics)
-        await self._metrics(scope, receive, send)
+        metrics = self._metrics
+        if metrics is None:
+            metrics = await asyncio.to_thread(self._made_metrics)
+        await metrics(scope, receive, send)
+
+    def _made_site(self) -> ASGIApp:
+        with self._making:
+            if self._site is None:
+                self._site = self._make_dashboard()
+            return self._site
+
+    def _made_metrics(self) -> ASGIApp:
+        with self._making:
+            if self._metrics is None:
+                self._metrics = self._make_metrics()
+            return self._metrics
 
     def _make_metrics(self) -> ASGIApp:
         from .metrics import MetricsEndpoint, Sources
@@ -111,7 +127,9 @@ class Sites:
 
         from .dashboard.cookies import read_cookie
 
-        return self._operators.resume(read_cookie(Request(scope)), is_use=False) is not None
+        with self._making:
+            operators = self._operators
+        return operators.resume(read_cookie(Request(scope)), is_use=False) is not None
 
     @cached_property
     def _operators(self) -> Operators:
@@ -176,9 +194,8 @@ class Sites:
         from .dashboard import Setup, Trials
         from .doctor.examination import examine
 
-        look = partial(examine, self._settings, reads_all=False, measures=False)
-        trials = Trials(self._settings, self._works.marks)
-        return Setup(self._settings, trials, lambda: look(self._now()))
+        look = partial(examine, self._settings, self._now, reads_all=False, measures=False)
+        return Setup(self._settings, Trials(self._settings, self._works.marks), look)
 
     def _replay(self, work: Callable[[Connection], Replayed | None]) -> Replayed | None:
         replayed = self._works.call_log.writer.run(work)

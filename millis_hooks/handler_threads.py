@@ -9,6 +9,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any
 
@@ -33,15 +34,20 @@ class HandlerThreads:
 
     def put(self, running: Running, work: Callable[[], Any]) -> None:
         with self._lock:
-            is_full = self._unfinished - self._made >= MAX_WAITING
+            if self._made <= self._unfinished and self._made < self._most:
+                self._make_one()
+            is_full = not self._made or self._unfinished - self._made >= MAX_WAITING
             self._unfinished += not is_full
-            if self._unfinished > self._made and self._made < self._most:
-                self._made += 1
-                threading.Thread(target=self._run, name="millis-hooks-handler", daemon=True).start()
         if is_full:
             running.refuse(HandlerError("All threads for handlers are busy."))
         else:
             self._queue.put((running, work))
+
+    def _make_one(self) -> None:
+        thread = threading.Thread(target=self._run, name="millis-hooks-handler", daemon=True)
+        with suppress(RuntimeError):  # no thread to be had now, but perhaps for the next
+            thread.start()
+            self._made += 1
 
     def _run(self) -> None:
         thread_id = threading.get_ident()

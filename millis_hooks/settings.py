@@ -342,7 +342,15 @@ class Settings(BaseSettings):
             raise ValueError("expected an address such as https://hooks.example.com")
         return value or None
 
-    @field_validator("api_key", "api_url", mode="before")
+    @field_validator(
+        "api_key",
+        "api_url",
+        "dashboard_password",
+        "metrics_token",
+        "sandbox_key",
+        "session_key",
+        mode="before",
+    )
     @classmethod
     def _is_unset_if_empty(cls, value: object) -> object:
         return None if value == "" else value

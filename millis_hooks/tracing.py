@@ -78,7 +78,7 @@ class Tracing:
             links=[Link(sender)] if known and sender.is_valid else (),
         )
         begun = DeliverySpan(self._tracer, span)
-        if kind == "prefetch" and session_id is not None:
+        if kind == "prefetch" and session_id is not None and begun.context is not None:
             self.remember([(session_id, begun.context)])
         return begun
 
@@ -106,14 +106,14 @@ class Tracing:
 
 
 class DeliverySpan:
-    """The span of one delivery; `context` is what its row keeps."""
+    """The span of one delivery; `context` is what its row keeps, None where nothing is traced."""
 
     def __init__(self, tracer: trace.Tracer, span: Span) -> None:
         self._tracer = tracer
         self._span = span
         carrier: dict[str, str] = {}
         _W3C.inject(carrier, self._as_parent())
-        self.context = carrier["traceparent"]
+        self.context = carrier.get("traceparent")
 
     def handler(self, name: str) -> AbstractContextManager[None]:
         """Return what a prefetch handler runs within."""

@@ -9,16 +9,19 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from conftest import AUTHORIZED, END_OF_CALL, PREFETCH, SECRET, MakeHooks, Rows, eventually, serving
 from fastapi import FastAPI
 from starlette.applications import Starlette
 from starlette.routing import Mount
 from starlette.testclient import TestClient
+from starlette.types import ASGIApp
 from starlette.websockets import WebSocketDisconnect
 
 from millis_hooks import ConfigError, EndOfCall, MillisHooks, PrefetchRequest, Router
 from millis_hooks.exceptions import StorageError
+from millis_hooks.sites import Sites
 
 pytestmark = pytest.mark.both_databases
 
@@ -341,6 +344,29 @@ def test_requests_that_come_together_start_it_once(hooks: MillisHooks) -> None:
         return services[0] is services[1]
 
     assert asyncio.run(together())
+
+
+def test_pages_that_are_asked_for_together_make_the_dashboard_once(
+    hooks: MillisHooks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Sites] = []
+    make = Sites._make_dashboard
+
+    def make_and_count(sites: Sites) -> ASGIApp:
+        made.append(sites)
+        return make(sites)
+
+    monkeypatch.setattr(Sites, "_make_dashboard", make_and_count)
+
+    async def together() -> list[int]:
+        transport = httpx2.ASGITransport(hooks)
+        client = httpx2.AsyncClient(transport=transport, base_url="http://testserver")
+        async with hooks.running(), client:
+            pages = await asyncio.gather(*(client.get("/login") for _ in range(8)))
+        return [page.status_code for page in pages]
+
+    assert asyncio.run(together()) == [200] * 8
+    assert len(made) == 1
 
 
 def test_a_websocket_is_not_taken_for_a_webhook(hooks: MillisHooks) -> None:

@@ -17,7 +17,7 @@ from conftest import eventually
 from test_workbench import CALL, LONG_S, LOOPS, Told, at_work, choose, handler, later, plain
 
 from millis_hooks import PrefetchRequest
-from millis_hooks.exceptions import HandlerTimeoutError
+from millis_hooks.exceptions import HandlerError, HandlerTimeoutError
 from millis_hooks.handler_threads import HandlerThreads, LoopThread
 from millis_hooks.interruption import Watch, interrupt, keep_out
 from millis_hooks.running import Running
@@ -435,6 +435,21 @@ def test_the_watch_goes_on_when_forcing_fails(caplog: pytest.LogCaptureFixture) 
     watch.add(second)
     assert eventually(lambda: second.has_left)
     assert "a handler is watched no longer: OSError: no" in caplog.text
+
+
+def test_what_finds_no_thread_to_run_in_is_told_and_the_next_finds_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    threads, first, second = HandlerThreads(1), Told(), Told()
+    with monkeypatch.context() as patches:
+        patches.setattr(threading.Thread, "start", refuse)
+        threads.put(Running("first", first.done, first.left), lambda: "late")
+    assert isinstance(first.finished.error, HandlerError)
+    threads.put(Running("second", second.done, second.left), lambda: "done")
+    assert second.finished.value == "done"
 
 
 def test_what_finds_no_thread_to_watch_it_is_watched_with_the_next(

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import databases
 import pytest
-from sqlalchemy import delete
+from sqlalchemy import Select, delete, event, func, select, update
 from storage import NOW, ended, eventually, opened, rows, writing
 
 from millis_hooks.call_log.database import Database
@@ -21,7 +23,10 @@ from millis_hooks.call_log.writer import Writer
 from millis_hooks.events import EndOfCall
 from millis_hooks.exceptions import StorageError
 from millis_hooks.routing import Router
+from millis_hooks.runs import ledger
 from millis_hooks.runs.many_processes import DEAD_AFTER_S, ManyProcesses, processes_at_work
+from millis_hooks.runs.registered import write_handlers
+from millis_hooks.runs.replay import Wanted, replay_batch
 from millis_hooks.runs.runner import Runner
 from millis_hooks.workbench import Workbench
 
@@ -108,16 +113,15 @@ def process(folder: Path, router: Router | None = None) -> Iterator[Process]:
 
 def test_all_of_them_work_and_each_run_is_done_once(tmp_path: Path) -> None:
     routers, done = (Router(), Router()), ([], [])  # type: tuple[Router, ...], tuple[list[str], ...]
-    barrier = threading.Barrier(2, timeout=20)
+    both_work = threading.Event()
     for router, mine in zip(routers, done, strict=True):
 
         @router.on_end_of_call(name="work")
         def work(call: EndOfCall, mine: list[str] = mine) -> None:
-            if not mine:
-                mine.append(call.session_id)
-                barrier.wait()
-            else:
-                mine.append(call.session_id)
+            mine.append(call.session_id)
+            if all(done):
+                both_work.set()
+            assert both_work.wait(20)  # until then nobody takes more than there are places for
 
     with process(tmp_path, routers[0]) as one, process(tmp_path, routers[1]) as other:
         sessions = [f"-s{number}" for number in range(20)]
@@ -152,6 +156,19 @@ def test_a_handlers_own_limit_holds_for_all_processes_together(tmp_path: Path) -
         one.receive(*(f"-s{number}" for number in range(20)))
         eventually(lambda: one.states() == ["succeeded"] * 20)
     assert at_once == [1] * 20
+
+
+def test_nobody_waits_while_another_process_chooses_among_a_handlers_runs(tmp_path: Path) -> None:
+    router = Router()
+    router.on_end_of_call(name="limited", concurrency=1)(lambda call: None)
+    router.on_end_of_call(name="other")(lambda call: None)
+    with process(tmp_path, router) as one, one.at_work():
+        with one.database.writer.begin() as connection:
+            name = "end_of_call limited"
+            connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(name, 0))))
+            one.receive("-s1")
+            eventually(lambda: one.states() == ["pending", "succeeded"])
+        eventually(lambda: one.states() == ["succeeded", "succeeded"])
 
 
 def begin_one(one: Process, release: threading.Event) -> None:
@@ -202,6 +219,60 @@ def test_the_end_of_an_attempt_that_was_taken_for_interrupted_changes_nothing(
             assert other.outcomes() == ["interrupted", None]
             again.set()
             eventually(lambda: other.outcomes() == ["interrupted", "succeeded"])
+
+
+def test_nobody_waits_for_what_a_process_that_was_stopped_has_locked(tmp_path: Path) -> None:
+    release = threading.Event()
+    with process(tmp_path) as frozen, process(tmp_path) as other, frozen.at_work():
+        begin_one(frozen, release)
+        other.place.check_in(NOW)
+        with locked(frozen, select(runners).where(runners.c.name == frozen.place.runner)):
+            other.watch(DEAD_AFTER_S)
+            assert len(other.at_the_log()) == 2
+        with locked(frozen, select(handler_runs)):
+            other.watch(1)
+            assert other.at_the_log() == [other.place.runner]
+            assert other.states() == ["running"]
+        other.watch(1)
+        assert other.states() == ["pending"]
+        release.set()
+
+
+@contextmanager
+def locked(process: Process, chosen: Select[Any]) -> Iterator[None]:
+    """Rows that a process has its hands on."""
+    with process.database.writer.begin() as connection:
+        connection.execute(chosen.with_for_update())
+        yield
+
+
+def test_a_run_that_another_process_is_taking_is_not_parked(tmp_path: Path) -> None:
+    router = Router()
+    router.on_end_of_call(name="new")(lambda call: None)
+    with process(tmp_path, router) as one:
+        one.receive("-s1")
+        park = partial(
+            ledger.park_unknown, known=(), now=NOW, waiting_since=NOW, telling_of=router.telling_of
+        )
+        with locked(one, select(handler_runs)):
+            one.writer.run(park)
+        assert one.states() == ["pending"]
+        one.writer.run(park)
+        assert one.states() == ["parked"]
+
+
+def test_who_leads_does_not_take_the_clock_of_another_for_one_that_was_set_back(
+    tmp_path: Path,
+) -> None:
+    router = Router()
+    router.on_end_of_call(name="work")(lambda call: None)
+    with process(tmp_path, router) as one:
+        one.place.check_in(NOW)
+        one.receive("-s1")
+        later = {"state": "failed", "state_since": NOW + timedelta(minutes=2)}
+        one.writer.run(lambda connection: connection.execute(update(handler_runs).values(later)))
+        one.watch(2)
+        assert one.states() == ["failed"]
 
 
 def test_who_could_not_watch_takes_nobody_for_dead(tmp_path: Path) -> None:
@@ -268,3 +339,62 @@ def test_only_who_leads_wakes_what_is_due(tmp_path: Path) -> None:
         one.runner._now = lambda: NOW + timedelta(hours=1)
         one.runner.wake()
         eventually(lambda: one.states() == ["succeeded"])
+
+
+@contextmanager
+def meanwhile(process: Process, statement: str, do: Callable[[], object]) -> Iterator[None]:
+    """Have something done by others, once, just before a statement of this process."""
+    left = [do]
+
+    def see(_connection: object, _cursor: object, said: str, *_rest: object) -> None:
+        if left and said.startswith(statement):
+            left.pop()()
+
+    event.listen(process.database.writer, "before_cursor_execute", see)
+    yield
+    event.remove(process.database.writer, "before_cursor_execute", see)
+    assert not left
+
+
+def one_run(one: Process, state: str) -> None:
+    """Have one run in a state, of a handler that a replay knows."""
+    one.router.on_end_of_call(name="work")(lambda call: None)
+    one.receive("-s1")
+    write = partial(write_handlers, registered=one.router, now=NOW, prefetch_budget_s=1)
+    one.writer.run(write)
+    change(one, state)
+
+
+def change(process: Process, state: str) -> None:
+    changed = update(handler_runs).values(state=state)
+    process.writer.run(lambda connection: connection.execute(changed))
+
+
+def replay_all(process: Process, status: str) -> None:
+    wanted = Wanted(handler="work", status=status)
+    process.writer.run(partial(replay_batch, wanted=wanted, now=NOW))
+
+
+def test_a_run_that_another_process_begins_is_not_brought_forward(tmp_path: Path) -> None:
+    with process(tmp_path) as one, process(tmp_path) as other:
+        one_run(one, "failed")
+        with meanwhile(one, "UPDATE handler_runs", partial(change, other, "running")):
+            replay_all(one, "failed")
+        assert one.states() == ["running"]
+
+
+def test_what_two_ask_for_in_bulk_at_once_is_done_once(tmp_path: Path) -> None:
+    with process(tmp_path) as one, process(tmp_path) as other:
+        one_run(one, "parked")
+        with meanwhile(one, "UPDATE handler_runs", partial(replay_all, other, "parked")):
+            replay_all(one, "parked")
+        assert one.states() == ["parked", "pending"]
+
+
+def test_first_runs_that_two_ask_for_at_once_are_written_once(tmp_path: Path) -> None:
+    with process(tmp_path) as one, process(tmp_path) as other:
+        one_run(one, "parked")
+        one.writer.run(lambda connection: connection.execute(delete(handler_runs)))
+        with meanwhile(one, "INSERT INTO handler_runs", partial(replay_all, other, "never")):
+            replay_all(one, "never")
+        assert one.states() == ["pending"]

@@ -519,6 +519,12 @@ def test_the_right_password_and_time_make_failures_forgotten() -> None:
     assert guesses.wait_s("a", NOW) == 0
 
 
+def test_a_clock_that_is_set_back_keeps_nobody_waiting() -> None:
+    guesses = Guesses()
+    guess(guesses, "a", NOW + timedelta(hours=1))
+    assert guesses.wait_s("a", NOW) == 0
+
+
 def test_an_ipv6_subscriber_is_one_client() -> None:
     assert network_of("2001:db8:1:2::1") == network_of("2001:db8:1:2:ffff::9")
     assert network_of("2001:db8:1:2::1") != network_of("2001:db8:1:3::1")

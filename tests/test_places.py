@@ -45,6 +45,12 @@ def test_a_handler_has_no_more_than_its_own_concurrency() -> None:
     assert (places.room(a), places.room(b)) == (1, 15)
 
 
+def test_a_handlers_own_concurrency_counts_what_is_late_and_what_is_elsewhere() -> None:
+    (a,) = handlers("a", a=4)
+    places = Places([a], 16, busy=[a], late=[a])
+    assert places.room(a, elsewhere=1) == 1
+
+
 @pytest.mark.parametrize("total", [1, 2])
 def test_with_fewer_places_than_handlers_some_wait(total: int) -> None:
     places = Places(handlers("a", "b", "c"), total)

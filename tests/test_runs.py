@@ -20,6 +20,7 @@ from millis_hooks.call_log.processing import Processor
 from millis_hooks.call_log.tables import attempts, deliveries, handler_runs
 from millis_hooks.call_log.writer import Writer
 from millis_hooks.events import EndOfCall
+from millis_hooks.exceptions import StorageError
 from millis_hooks.routing import Router
 from millis_hooks.runs import ledger
 from millis_hooks.runs.dispatcher import dispatcher_of
@@ -236,7 +237,7 @@ def test_a_handler_that_never_returns_holds_up_nobody(
 def test_a_run_whose_handler_is_gone_waits_for_an_hour_and_is_parked(
     tmp_path: Path, router: Router, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("millis_hooks.runs.runner.UNKNOWN_EVERY_S", 0)
+    monkeypatch.setattr("millis_hooks.runs.runner.SEARCH_EVERY_S", 0)
     with started(tmp_path, router) as runs:
         runs.receive("-s1", handlers=("old_name",))
         runs.pass_time(minutes=59)
@@ -244,6 +245,27 @@ def test_a_run_whose_handler_is_gone_waits_for_an_hour_and_is_parked(
         runs.pass_time(minutes=2)
         (run,) = runs.until("parked")
     assert run.reason == "no handler is named old_name any more"
+
+
+def test_runs_of_which_nobody_learned_that_they_were_taken_are_done_all_the_same(
+    tmp_path: Path, router: Router, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("millis_hooks.runs.runner.SEARCH_EVERY_S", 0)
+    router.on_end_of_call(name="work")(lambda call: None)
+    run = Writer.run
+    lost: list[Any] = []
+
+    def lose_once(writer: Writer, work: Callable[[Connection], Any]) -> Any:
+        done = run(writer, work)
+        if isinstance(done, list) and done and not lost:
+            lost.extend(done)
+            raise StorageError("nobody knows whether it was committed")
+        return done
+
+    monkeypatch.setattr(Writer, "run", lose_once)
+    with started(tmp_path, router, "-s1") as runs:
+        runs.until("succeeded")
+        assert runs.outcomes() == ["interrupted", "succeeded"]
 
 
 def test_a_body_that_can_no_longer_be_read_fails_its_run(tmp_path: Path, router: Router) -> None:

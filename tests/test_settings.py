@@ -116,6 +116,13 @@ def test_secrets_do_not_show_in_the_settings() -> None:
     assert not any(secret in f"{settings!r} {settings}" for secret in (ONE, TWO, THREE))
 
 
+@pytest.mark.parametrize(
+    "setting", ["api_key", "dashboard_password", "metrics_token", "sandbox_key", "session_key"]
+)
+def test_a_key_or_password_that_is_empty_is_not_set(setting: str) -> None:
+    assert getattr(Settings.load(**{setting: ""}), setting) is None
+
+
 @pytest.mark.parametrize("given", [[f" {ONE}", f"{TWO}\n"], f" {ONE} ,{TWO}\n"])
 def test_blanks_around_a_secret_do_not_count(given: object) -> None:
     assert set(Settings.load(secrets=given).accepted_secrets("prefetch")) == {ONE, TWO}

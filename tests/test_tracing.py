@@ -22,6 +22,7 @@ from millis_hooks import ConfigError, PrefetchRequest
 from millis_hooks.call_log.transfer.lines import call_line, read_call_line
 from millis_hooks.events import EndOfCall
 from millis_hooks.exceptions import PayloadError
+from millis_hooks.lines import trace_id
 from millis_hooks.samples import end_of_call_body, prefetch_query
 from millis_hooks.tracing import Tracing
 
@@ -174,9 +175,18 @@ def test_of_calls_that_go_on_so_many_are_remembered_and_no_more(
     first = tracing.delivery("prefetch", "-s1", ())
     second = tracing.delivery("prefetch", "-s2", ())
     ends = [tracing.delivery("end_of_call", session, ()) for session in ("-s1", "-s2")]
-    assert ends[0].context.split("-")[1] != first.context.split("-")[1]
-    assert ends[1].context.split("-")[1] == second.context.split("-")[1]
+    assert trace_id(ends[0].context) != trace_id(first.context)
+    assert trace_id(ends[1].context) == trace_id(second.context)
     provider.shutdown()
+
+
+def test_calls_are_taken_where_tracing_is_switched_off_for_the_process(
+    make_traced: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("millis_hooks.tracing._provider", trace.NoOpTracerProvider)
+    with serving(make_traced()) as client:
+        assert client.get(BEGIN).status_code == 200
+        assert client.post(END_OF_CALL, content=END).status_code == 200
 
 
 def test_without_the_extra_the_setting_says_what_to_install(

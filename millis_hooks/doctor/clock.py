@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, select
@@ -17,13 +17,13 @@ _SET_IT = "Have the machine set its clock by itself: timedatectl set-ntp true"
 _NEWEST_CALLS = 20
 
 
-def examine_clock(connection: Connection, now: datetime) -> Iterator[Finding]:
+def examine_clock(connection: Connection, now: Callable[[], datetime]) -> Iterator[Finding]:
     """Compare the clock with the newest rows of the call log."""
     newest = select(deliveries.c.received_at).order_by(deliveries.c.id.desc()).limit(1)
     received_at = connection.scalar(newest)
     if received_at is None:
         return
-    yield judge(received_at - now, "the newest delivery", only_ahead=True)
+    yield judge(received_at - now(), "the newest delivery", only_ahead=True)
     ahead = _millis_ahead(connection)
     if ahead is not None and ahead > _ABSURD:
         yield warn("clock", f"Millis began a call {_words(ahead)} after we saw it end", _SET_IT)

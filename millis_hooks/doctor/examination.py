@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -27,12 +27,17 @@ _BUSY_TIMEOUT_S = 5.0
 
 
 def examine(
-    settings: Settings, now: datetime, *, reads_all: bool = True, measures: bool = True
+    settings: Settings,
+    now: Callable[[], datetime],
+    *,
+    reads_all: bool = True,
+    measures: bool = True,
 ) -> Iterator[Finding]:
     """Look everything over that is on this machine.
 
-    Without `reads_all` the call log is not read to its end, which takes seconds for each GB;
-    without `measures` the disk is not made to work.
+    `now` is asked when a clock is looked at: what comes before may take minutes. Without
+    `reads_all` the call log is not read to its end, which takes seconds for each GB; without
+    `measures` the disk is not made to work.
     """
     yield from examine_settings(settings)
     if not is_file(settings.database_url):
@@ -47,7 +52,7 @@ def examine(
         yield from _examine_log(log, now, reads_all=reads_all)
 
 
-def _examine_log(log: Path, now: datetime, *, reads_all: bool) -> Iterator[Finding]:
+def _examine_log(log: Path, now: Callable[[], datetime], *, reads_all: bool) -> Iterator[Finding]:
     if not log.exists():
         yield ok("call log", f"none yet; the service makes {log} when it starts")
         return
@@ -64,7 +69,12 @@ def _examine_log(log: Path, now: datetime, *, reads_all: bool) -> Iterator[Findi
 
 
 def _examine_content(
-    connection: Connection, log: Path, version: str | None, now: datetime, *, reads_all: bool
+    connection: Connection,
+    log: Path,
+    version: str | None,
+    now: Callable[[], datetime],
+    *,
+    reads_all: bool,
 ) -> Iterator[Finding]:
     yield examine_mode(connection)
     if reads_all:
@@ -72,7 +82,7 @@ def _examine_content(
     if version == HEAD:
         yield from examine_clock(connection, now)
         yield examine_runner(Path(f"{log}-runner"))
-        yield from examine_work(connection, now)
+        yield from examine_work(connection, now())
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 
 from sqlalchemy import Connection
@@ -23,7 +23,7 @@ from .work import examine_work
 _OLDEST = 13
 
 
-def examine_postgres(url: str, now: datetime) -> Iterator[Finding]:
+def examine_postgres(url: str, now: Callable[[], datetime]) -> Iterator[Finding]:
     """Look at the server, and at the call log in it."""
     try:
         database = PostgresDatabase(url)
@@ -42,7 +42,9 @@ def examine_postgres(url: str, now: datetime) -> Iterator[Finding]:
         database.close()
 
 
-def _examine(connection: Connection, version: str | None, now: datetime) -> Iterator[Finding]:
+def _examine(
+    connection: Connection, version: str | None, now: Callable[[], datetime]
+) -> Iterator[Finding]:
     yield examine_release(_setting(connection, "server_version"))
     yield examine_encoding(_setting(connection, "server_encoding"))
     yield _examine_role(connection)
@@ -50,13 +52,13 @@ def _examine(connection: Connection, version: str | None, now: datetime) -> Iter
         {name: _setting(connection, name) for name in ("fsync", "full_page_writes")},
         _setting(connection, "synchronous_commit"),
     )
-    yield judge(select_one(connection, "SELECT clock_timestamp()") - now, "the server's")
+    yield judge(select_one(connection, "SELECT clock_timestamp()") - now(), "the server's")
     yield examine_schema(version)
     if version == HEAD:
         yield _examine_search(connection)
         yield _examine_runner(connection)
         yield from examine_clock(connection, now)
-        yield from examine_work(connection, now)
+        yield from examine_work(connection, now())
 
 
 def examine_release(written: str) -> Finding:

@@ -6,7 +6,7 @@ Only what is harmless is sent: nothing that a handler would be called for.
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -34,15 +34,16 @@ class Addresses:
     is_local: bool
 
 
-def examine_reach(client: Client, at: Addresses, now: datetime) -> Iterator[Finding]:
+def examine_reach(client: Client, at: Addresses, now: Callable[[], datetime]) -> Iterator[Finding]:
     """Knock at every door. `client` must not follow redirects."""
     alive = _get(client, f"{at.base}/healthz")
     if isinstance(alive, Finding):
         yield alive
         return
-    yield from _encryption(client, at, now)
+    answered_at = now()
+    yield from _encryption(client, at, answered_at)
     yield _alive(at, alive)
-    yield from _clock(alive, now)
+    yield from _clock(alive, answered_at)
     yield _ready(_get(client, f"{at.base}/readyz"))
     yield from _doors(client, at)
 

@@ -29,9 +29,9 @@ def examine_runner(lock: Path) -> Finding:
 
 
 def _is_held(lock: Path) -> bool:
-    holder = FileHolder(lock)
     if not lock.exists():
         return False
+    holder = FileHolder(lock)
     try:
         return not holder.hold()
     except OSError:  # it is another user's

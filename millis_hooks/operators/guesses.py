@@ -10,6 +10,8 @@ from datetime import datetime, timedelta
 
 _FORGOTTEN_AFTER = timedelta(minutes=15)
 _REMEMBERED = 4096
+#: What was wrong longer ahead than this was so by a clock that has since been set back.
+_CLOCK_TOLERANCE = timedelta(minutes=1)
 
 
 class Guesses:
@@ -51,7 +53,8 @@ class Guesses:
 
     def _recent(self, key: str, now: datetime) -> tuple[int, datetime]:
         count, last = self._failures.get(key, (0, now))
-        return (0, now) if now - last > _FORGOTTEN_AFTER else (count, last)
+        is_recent = -_CLOCK_TOLERANCE <= now - last <= _FORGOTTEN_AFTER
+        return (count, last) if is_recent else (0, now)
 
 
 def network_of(client: str) -> str:

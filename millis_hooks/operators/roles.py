@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias
 
 #: `view` sees pages; `operate` also replays, reveals, exports and deletes.
 Role: TypeAlias = Literal["view", "operate"]
-ROLES: tuple[Role, ...] = get_args(Role)
 
 #: What is never shown without a recent password may be seen for so long after it.
 RECENT = timedelta(minutes=15)

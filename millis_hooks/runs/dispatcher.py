@@ -8,6 +8,8 @@ from datetime import datetime
 from functools import partial
 from typing import Protocol
 
+from sqlalchemy import Connection
+
 from ..call_log.database import Database
 from ..call_log.writer import Writer
 from . import ledger
@@ -34,7 +36,8 @@ class Dispatcher(Protocol):
     def check_in(self, now: datetime) -> bool:
         """Say, before every turn, that this process is there; return whether it may do runs.
 
-        Runs that were at work in a process that has died are pending again. Raises `StorageError`.
+        Runs that were at work in a process that has died are pending again. Raises `StorageError`,
+        and OSError where the call log is a file beside which none can be made.
         """
 
     def leave(self) -> None:
@@ -87,7 +90,7 @@ class OneProcess:
         if not self._holder.hold():
             return False
         try:
-            tell_interrupted(self._writer.run(partial(ledger.take_over, now=now)))
+            tell_interrupted(self._writer.run(partial(_take_over, now=now)))
         except BaseException:
             self._holder.let_go()
             raise
@@ -95,6 +98,11 @@ class OneProcess:
 
     def leave(self) -> None:
         self._holder.let_go()
+
+
+def _take_over(connection: Connection, now: datetime) -> int:
+    ledger.wake_stranded(connection, now)
+    return ledger.take_over(connection, now)
 
 
 def tell_interrupted(runs: int) -> None:

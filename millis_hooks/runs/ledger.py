@@ -5,7 +5,8 @@ transaction. (`replay.py` adds what a person asks for.)
     failed -> pending, when it is due        running -> pending, when handed back or interrupted
 
 Several processes may write in it at once: each takes runs that no other has its hands on, and what
-became of an attempt is written once.
+became of an attempt is written once. What another has locked is left for later, as acknowledgements
+would wait with us.
 """
 
 from __future__ import annotations
@@ -104,8 +105,7 @@ def claim(
     for handler in places.in_turn():
         room = places.room(handler)
         if room > 0 and handler.concurrency is not None and runner is not None:
-            elsewhere = _running_elsewhere(connection, handler, runner)
-            room = min(room, handler.concurrency - places.taken(handler) - elsewhere)
+            room = _room_beside_others(connection, places, handler, runner)
         picked = _pick(connection, handler, room, late, flip)
         exhausted = [run for run in picked if run.spent >= handler.max_attempts]
         reason = f"{handler.max_attempts} of {handler.max_attempts} attempts did not end"
@@ -149,15 +149,18 @@ def wake_stranded(connection: Connection, now: datetime) -> None:
 def take_over(connection: Connection, now: datetime) -> int:
     """Make the runs pending that were at work when their process died: of those that are running,
     all that no runner in the list of runners has. Return how many."""
-    wake_stranded(connection, now)
     alive = _runs.runner.in_(select(runners.c.name))
-    orphaned = and_(IS_OPEN, _runs.state == "running", or_(_runs.runner.is_(None), ~alive))
-    ids = connection.scalars(select(_runs.id).where(orphaned).with_for_update()).all()
-    if ids:
-        unended = and_(attempts.c.run_id.in_(ids), attempts.c.outcome.is_(None))
-        connection.execute(update(attempts).where(unended).values(outcome="interrupted"))
-        connection.execute(_to_pending(_runs.id.in_(ids)), {"now": now})
-    return len(ids)
+    return _interrupt(connection, or_(_runs.runner.is_(None), ~alive), now)
+
+
+def take_back(
+    connection: Connection, runner: str | None, at_work: Collection[ClaimedRun], now: datetime
+) -> int:
+    """Make the runs pending that are running in the name of `runner` and are not `at_work` there:
+    it never learned that it took them. Return how many."""
+    known = [run.id for run in at_work]
+    theirs = and_(_runs.runner.is_not_distinct_from(runner), _runs.id.not_in(known))
+    return _interrupt(connection, theirs, now)
 
 
 def park_unknown(
@@ -176,6 +179,7 @@ def park_unknown(
             theirs = and_(waits, _runs.hook == hook, _runs.handler == name)
             waited = and_(theirs, _runs.state_since <= waiting_since)
             old = select(handler_runs).where(waited).limit(MOST_PARKED)
+            old = old.with_for_update(skip_locked=True)
             reason = f"no handler is named {name} any more"
             _park(connection, connection.execute(old).all(), reason, now, telling_of)
 
@@ -210,14 +214,30 @@ def _pick(
     ]
 
 
-def _running_elsewhere(connection: Connection, handler: Handler, runner: str) -> int:
-    """Count the runs of a handler that other processes do, and keep them from taking more."""
-    if is_postgresql(connection):
-        connection.execute(_LOCK_HANDLER, {"name": f"{handler.hook} {handler.name}"})
+def _room_beside_others(
+    connection: Connection, places: Places, handler: Handler, runner: str
+) -> int:
+    """Return the room that the runs in other processes leave, and keep those from taking more;
+    none while another is taking some."""
+    name = {"name": f"{handler.hook} {handler.name}"}
+    if is_postgresql(connection) and not connection.scalar(_LOCK_HANDLER, name):
+        return 0
     running = and_(IS_OPEN, _runs.state == "running", _runs.runner != runner)
     of_handler = and_(_runs.hook == handler.hook, _runs.handler == handler.name)
     count = select(func.count()).select_from(handler_runs).where(running, of_handler)
-    return connection.execute(count).scalar_one()
+    return places.room(handler, elsewhere=connection.execute(count).scalar_one())
+
+
+def _interrupt(connection: Connection, condition: ColumnElement[bool], now: datetime) -> int:
+    """Make running runs pending whose attempts nobody will end; return how many."""
+    running = and_(IS_OPEN, _runs.state == "running", condition)
+    wanted = select(_runs.id).where(running).with_for_update(skip_locked=True)
+    ids = connection.scalars(wanted).all()
+    if ids:
+        unended = and_(attempts.c.run_id.in_(ids), attempts.c.outcome.is_(None))
+        connection.execute(update(attempts).where(unended).values(outcome="interrupted"))
+        connection.execute(_to_pending(_runs.id.in_(ids)), {"now": now})
+    return len(ids)
 
 
 def _still_ours(connection: Connection, ends: Sequence[AttemptEnd]) -> list[AttemptEnd]:
@@ -272,8 +292,11 @@ def _forget(connection: Connection, run: ClaimedRun) -> None:
 
 
 def _to_pending(condition: ColumnElement[bool]) -> Any:
+    free = select(_runs.id).where(condition).correlate(None).with_for_update(skip_locked=True)
     return (
-        update(handler_runs).where(condition).values(state="pending", state_since=_NOW, due_at=None)
+        update(handler_runs)
+        .where(_runs.id.in_(free))
+        .values(state="pending", state_since=_NOW, due_at=None)
     )
 
 
@@ -328,7 +351,7 @@ _UNENDED = (
     .with_for_update()
 )
 
-_LOCK_HANDLER = select(func.pg_advisory_xact_lock(func.hashtextextended(bindparam("name"), 0)))
+_LOCK_HANDLER = select(func.pg_try_advisory_xact_lock(func.hashtextextended(bindparam("name"), 0)))
 
 _END_ATTEMPT = (
     update(attempts)

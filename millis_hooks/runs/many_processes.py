@@ -57,8 +57,11 @@ class ManyProcesses:
         self.is_in, self._looked_at_s = True, at_s
         dead = self._standing_still(beats, at_s)
         alive = beats.keys() - dead.keys()
-        self.leads = min(alive, key=lambda name: (beats[name].started_at, name)) == self.runner
-        if dead or self.leads:
+        leads = min(alive, key=lambda name: (beats[name].started_at, name)) == self.runner
+        if leads and not self.leads:
+            self._writer.run(partial(ledger.wake_stranded, now=now))
+        self.leads = leads
+        if dead or leads:
             tell_interrupted(self._writer.run(partial(_take_over, dead=dead, now=now)))
         return True
 
@@ -92,7 +95,10 @@ class ManyProcesses:
 def _take_over(connection: Connection, dead: dict[str, datetime], now: datetime) -> int:
     for name, beat_at in dead.items():
         unchanged = and_(runners.c.name == name, runners.c.beat_at == beat_at)
-        connection.execute(delete(runners).where(unchanged))
+        # One that was stopped while it wrote has its row locked until the server ends its session.
+        free = select(runners.c.name).where(unchanged).correlate(None)
+        free = free.with_for_update(skip_locked=True)
+        connection.execute(delete(runners).where(runners.c.name.in_(free)))
     return ledger.take_over(connection, now)
 
 

@@ -42,17 +42,17 @@ class Places:
         """Return how many places the handler has."""
         return self._busy[_key(handler)]
 
-    def room(self, handler: Handler) -> int:
-        """Return how many places the handler may take now."""
+    def room(self, handler: Handler, *, elsewhere: int = 0) -> int:
+        """Return how many places the handler may take now, when it has others `elsewhere`."""
         late = self._late[_key(handler)]
         if late and self._are_many_late:
             return 0
         taken = self.taken(handler)
         kept_free = sum(not self.taken(other) for other in self._handlers if other is not handler)
         room = min(max(self._free - kept_free, 0 if taken else 1), self._free)
-        return (
-            room if handler.concurrency is None else min(room, handler.concurrency - taken - late)
-        )
+        if handler.concurrency is None:
+            return room
+        return min(room, handler.concurrency - taken - late - elsewhere)
 
     def take(self, handler: Handler, count: int) -> None:
         """Note that the handler has taken so many."""

@@ -15,8 +15,9 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, func, insert, select, update
 
+from ..call_log.dialects import upsert
 from ..call_log.new_runs import pending_run
-from ..call_log.tables import IS_OF_CALL, calls, handler_runs, handlers
+from ..call_log.tables import HAS_FAILED, IS_OF_CALL, calls, handler_runs, handlers
 from ..call_log.values import clean_int, clean_text
 from ..exceptions import ConfigError
 
@@ -226,7 +227,8 @@ def _write_first_runs(
     ids = connection.scalars(chosen).all()
     if ids and wanted.handler is not None:
         rows = [pending_run(id_, wanted.handler, now, is_replay=True) for id_ in ids]
-        connection.execute(insert(handler_runs), rows)
+        # Somebody may be asking for the same.
+        connection.execute(upsert(connection, handler_runs).on_conflict_do_nothing(), rows)
     return Replayed(len(ids)), ids[-1] if len(ids) == size else end
 
 
@@ -324,14 +326,19 @@ def _tally(runs: Iterable[tuple[Row[Any], int]], registered: _Registered) -> Rep
 def _bring_forward(connection: Connection, ids: Sequence[int], now: datetime) -> None:
     if ids:
         due_now = {"state": "pending", "state_since": now, "due_at": None}
-        connection.execute(update(handler_runs).where(_runs.id.in_(ids)).values(due_now))
+        # Another process may have begun one of them meanwhile.
+        waiting = update(handler_runs).where(_runs.id.in_(ids), HAS_FAILED)
+        connection.execute(waiting.values(due_now))
 
 
 def _replace(connection: Connection, runs: Sequence[Row[Any]], now: datetime) -> None:
     if not runs:
         return
-    replaced = update(handler_runs).where(_runs.id.in_([run.id for run in runs]))
-    connection.execute(replaced.values(is_latest=False))
+    ids = [run.id for run in runs]
+    replaced = update(handler_runs).where(_runs.id.in_(ids), _runs.is_latest)
+    replaced = replaced.values(is_latest=False).returning(_runs.id)
+    # The others were replaced meanwhile by somebody who asked for the same.
+    ours = set(connection.scalars(replaced))
     rows = [
         pending_run(
             run.call_id,
@@ -342,5 +349,7 @@ def _replace(connection: Connection, runs: Sequence[Row[Any]], now: datetime) ->
             parked_run_id=run.parked_run_id,
         )
         for run in runs
+        if run.id in ours
     ]
-    connection.execute(insert(handler_runs), rows)
+    if rows:
+        connection.execute(insert(handler_runs), rows)

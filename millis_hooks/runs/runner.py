@@ -51,10 +51,10 @@ POLL_S = 0.5
 FIRST_LOOK_S = 0.2
 #: How long what happens is gathered in a flood.
 GATHER_S = 0.02
-#: How often runs are looked for whose handler nobody knows.
-UNKNOWN_EVERY_S = 60.0
-#: Such a run is parked when it has waited this long: until then another release of the application
-#: may take over that knows it.
+#: How often runs are looked for that got lost, and those whose handler nobody knows.
+SEARCH_EVERY_S = 60.0
+#: A run of an unknown handler is parked when it has waited this long: until then another release of
+#: the application may take over that knows it.
 UNKNOWN_FOR = timedelta(hours=1)
 #: What writing down the last ends may take when the service stops.
 RECORDING_S = 5.0
@@ -125,7 +125,7 @@ class Runner:
         self._tracing = tracing
         self._now = now
         self._latest = now()
-        self._unknown_at = time.monotonic()
+        self._search_at = time.monotonic()
         self._served: Counter[tuple[str, str]] = Counter()  # when each was served last, in turns
         self._turns = 0
         self._at_work: set[_AtWork] = set()
@@ -209,7 +209,10 @@ class Runner:
         if self._stop_at is not None:
             return []
         if self._dispatcher.leads:
-            self._look_around(connection, now)
+            self._wake(connection, now)
+        if time.monotonic() >= self._search_at:
+            self._search_at = time.monotonic() + SEARCH_EVERY_S
+            self._search(connection, now)
         at_work = self._at_work
         places = Places(
             self._handlers(),
@@ -232,14 +235,20 @@ class Runner:
         handlers = [handler for handler in self._router if handler.hook != "prefetch"]
         return sorted(handlers, key=lambda handler: self._served[handler.hook, handler.name])
 
-    def _look_around(self, connection: Connection, now: datetime) -> None:
-        """See to the runs that wait for something else than a place."""
+    def _wake(self, connection: Connection, now: datetime) -> None:
+        """Wake the runs that wait for their time."""
         ledger.wake_due(connection, now)
         if now < self._latest - ledger.CLOCK_TOLERANCE:
             ledger.wake_stranded(connection, now)
         self._latest = now
-        if time.monotonic() >= self._unknown_at:
-            self._unknown_at = time.monotonic() + UNKNOWN_EVERY_S
+
+    def _search(self, connection: Connection, now: datetime) -> None:
+        """See to the runs that nothing else would become of."""
+        at_work = [each.run for each in self._at_work]
+        lost = ledger.take_back(connection, self._dispatcher.runner, at_work, now)
+        if lost:
+            logger.warning("%d runs were taken and never begun; they are pending again", lost)
+        if self._dispatcher.leads:
             known = {(handler.hook, handler.name) for handler in self._router}
             ledger.park_unknown(
                 connection,

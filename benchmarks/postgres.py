@@ -23,13 +23,15 @@ CONNECTIONS = 64
 BODY_BYTES = 2_000
 MIN_ACKNOWLEDGED_RATIO = 1.5
 MIN_PREFETCH_RATIO = 0.9
+#: What the database may take of the machine, with all others.
+SERVER_SHARE = 0.25
 
 Loads = dict[str, list[Load]]
 
 
 def main() -> None:
     chosen = _options()
-    bystanders = Bystanders()
+    bystanders = Bystanders(max_share=SERVER_SHARE)
     loads: Loads = defaultdict(list)
     for _ in range(chosen.rounds):
         for name, target in (("ours", OURS), ("pool", POOLED)):

@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .bystanders import MAX_SHARE, Bystanders
+from .bystanders import Bystanders
 from .load import Load
 
 _HEADINGS = ("", "ours", "other", "figure", "target", "")
@@ -62,7 +62,7 @@ def print_report(title: str, rows: Sequence[Row], bystanders: Bystanders) -> Non
         aligned = [what.ljust(widths[0])]
         aligned += [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
         print("  ".join(aligned).rstrip())
-    is_valid = (share := bystanders.share()) <= MAX_SHARE
+    is_valid = (share := bystanders.share()) <= bystanders.max_share
     if not is_valid:
         print(f"NOT VALID: other processes took {share:.0%} of the machine meanwhile.")
     if not is_valid or not all(row.is_met for row in rows):

@@ -198,7 +198,7 @@ def test_a_standby_is_waited_for_and_then_told_of(
     monkeypatch.setattr("millis_hooks.call_log.database.BUSY_TIMEOUT_S", 0)
 
     def only_read(connection: Connection) -> None:
-        connection.exec_driver_sql("SET TRANSACTION READ ONLY")
+        connection.exec_driver_sql("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY")
 
     once(log.database.writer, "begin", only_read)
     with pytest.raises(StorageOutageError, match="read-only transaction"):

@@ -77,11 +77,24 @@ def _insert(rows: int) -> str:
     return f"INSERT INTO deliveries ({names}) VALUES {values}"  # noqa: S608
 
 
+def insert_beside(
+    connection: Connection, other: str, parameters: tuple[object, ...], *, batch: Sequence[Delivery]
+) -> None:
+    """Store `batch` as `insert_deliveries` does, and carry out another INSERT, in one statement of
+    PostgreSQL."""
+    statement = f"WITH other AS ({other}), {_INSERT_COLUMNS}"
+    connection.exec_driver_sql(statement, (*parameters, *_columns(batch)))
+
+
 def _insert_on_postgresql(connection: Connection, batch: Sequence[Delivery]) -> None:
-    # One statement however many there are: column by column, so that it is always the same one.
     # Ids come from a sequence that others draw from too, so none is guessed.
+    connection.exec_driver_sql(f"WITH {_INSERT_COLUMNS}", _columns(batch))
+
+
+def _columns(batch: Sequence[Delivery]) -> tuple[list[Any], ...]:
+    # Column by column, so that it is always the same statement however many there are.
     columns = zip(*(_cells(delivery) for delivery in batch), strict=True)
-    connection.exec_driver_sql(_INSERT_COLUMNS, tuple(map(list, columns)))
+    return tuple(map(list, columns))
 
 
 def _row(delivery: Delivery) -> tuple[Any, ...]:
@@ -113,7 +126,7 @@ _POSTGRES_TYPES = {
     "content_hash": "bytea",
 }
 _INSERT_COLUMNS = (
-    f"WITH stored AS (INSERT INTO deliveries ({', '.join(_COLUMNS)}) SELECT * FROM unnest("  # noqa: S608
+    f"stored AS (INSERT INTO deliveries ({', '.join(_COLUMNS)}) SELECT * FROM unnest("  # noqa: S608
     + ", ".join(f"%b::{_POSTGRES_TYPES.get(name, 'text')}[]" for name in _COLUMNS)
     + ") RETURNING id, outcome) INSERT INTO inbox (delivery_id) SELECT id FROM stored "
     "WHERE outcome <> 'rejected'"

@@ -34,7 +34,7 @@ CHUNK_BYTES = 2 * 1024 * 1024
 #: this many times as long as it took, and less the more there is to do.
 REST = 25
 #: And no longer than this: what took long may have waited for the database.
-LONGEST_REST_S = 0.5
+LONGEST_REST_S = 3.0
 #: So many deliveries in the inbox halve the rest.
 LARGE_BACKLOG = 10_000
 #: The inbox is looked through at least this often, whoever filled it.

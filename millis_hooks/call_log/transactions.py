@@ -12,6 +12,8 @@ import secrets
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
+from typing import TypeAlias
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
@@ -39,11 +41,17 @@ _LEAVE = "DELETE FROM writers WHERE name = %s"
 _TIDY = "DELETE FROM writers WHERE at < now() - interval '7 days'"
 
 
+#: Does it all in one statement, and in the same one what it is given: a statement that notes the
+#: transaction's number, and its parameters.
+Shortcut: TypeAlias = Callable[[Connection, str, tuple[object, ...]], object]
+
+
 class Transactions:
     """The transactions of one writer, one after the other."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._at_once = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._is_sure = engine.dialect.name == SQLITE
         self._name = secrets.token_hex(8)
         self._number = 0
@@ -55,8 +63,13 @@ class Transactions:
                 connection.exec_driver_sql(_TIDY)
                 self._note(connection)
 
-    def run(self, work: Callable[[Connection], object]) -> None:
+    def run(
+        self, work: Callable[[Connection], object], *, shortcut: Shortcut | None = None
+    ) -> None:
         """Return once what `work` did is synced; on PostgreSQL `work` may be called several times.
+
+        There `shortcut` is tried before, which does the same in one statement: it saves three ways
+        to the server and back, after each of which the interpreter's lock has to be had again.
 
         Raises `StorageOutageError` where the server was not to be had for `BUSY_TIMEOUT_S`.
         """
@@ -66,10 +79,10 @@ class Transactions:
             return
         self._number += 1
         deadline = time.monotonic() + database.BUSY_TIMEOUT_S
-        is_done = self._try(work, deadline)
+        is_done = self._try(partial(self._transact, work, shortcut), deadline)
         while not is_done:
             time.sleep(_PAUSE_S)
-            is_done = self._try(work, deadline, is_again=True)
+            is_done = self._try(partial(self._transact_again, work), deadline)
 
     def close(self) -> None:
         """Leave no row behind."""
@@ -77,14 +90,10 @@ class Transactions:
             with suppress(SQLAlchemyError), self._engine.begin() as connection:
                 connection.exec_driver_sql(_LEAVE, (self._name,))
 
-    def _try(
-        self, work: Callable[[Connection], object], deadline: float, *, is_again: bool = False
-    ) -> bool:
+    def _try(self, transact: Callable[[], None], deadline: float) -> bool:
+        """Return False if it was undone, or may have been, and is worth repeating."""
         try:
-            with self._engine.begin() as connection:
-                if not is_again or not self._is_done(connection):
-                    work(connection)
-                    self._note(connection)
+            transact()
         except SQLAlchemyError as error:
             if not is_worth_repeating(error):
                 raise
@@ -92,6 +101,21 @@ class Transactions:
                 raise StorageOutageError(database.describe(error)) from error
             return False
         return True
+
+    def _transact(self, work: Callable[[Connection], object], shortcut: Shortcut | None) -> None:
+        if shortcut is None:
+            with self._engine.begin() as connection:
+                work(connection)
+                self._note(connection)
+        else:
+            with self._at_once.begin() as connection:
+                shortcut(connection, _NOTE, (self._name, self._number))
+
+    def _transact_again(self, work: Callable[[Connection], object]) -> None:
+        with self._engine.begin() as connection:
+            if not self._is_done(connection):
+                work(connection)
+                self._note(connection)
 
     def _is_done(self, connection: Connection) -> bool:
         return connection.exec_driver_sql(_READ, (self._name,)).scalar() == self._number

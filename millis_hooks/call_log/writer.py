@@ -24,7 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from ..counts import WriterCounts
 from ..exceptions import StorageError, StorageOutageError
 from .database import describe, is_outage
-from .deliveries import Delivery, insert_deliveries
+from .deliveries import Delivery, insert_beside, insert_deliveries
 from .transactions import Transactions
 
 logger = logging.getLogger("millis_hooks.call_log")
@@ -204,8 +204,13 @@ class Writer:
             for job in jobs:
                 _attempt(connection, job)
 
+        def write_beside(connection: Connection, *other: Any) -> None:
+            nonlocal begun
+            begun = True
+            insert_beside(connection, *other, batch=batch)
+
         try:
-            self._transactions.run(write)
+            self._transactions.run(write, shortcut=None if jobs else write_beside)
         except Exception as error:
             begun = begun and not isinstance(error, StorageOutageError)
             if begun and len(group) + len(records) > 1:

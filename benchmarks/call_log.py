@@ -2,6 +2,8 @@
 
 The logs are made where `--folder` says, unless they are there already; a million calls take some
 20 minutes and 7 GB. Without `--folder` they are made anew and go again. Ingest adds calls to them.
+
+With `--postgres SMALL LARGE`, the URLs of two databases, those are filled and asked instead.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from pathlib import Path
 from sqlalchemy import func, select
 
 from millis_hooks.call_log import CallLog
-from millis_hooks.call_log.database import Database
+from millis_hooks.call_log.database import Database, open_database
 from millis_hooks.call_log.deliveries import Delivery
 from millis_hooks.call_log.filters import CallFilter
 from millis_hooks.call_log.listing import cursor_of
@@ -32,7 +34,7 @@ from millis_hooks.call_log.ways import Key
 
 from . import generate
 from .bystanders import Bystanders
-from .generate import AGENTS, NEWEST, OWN_NUMBERS, Generator, made
+from .generate import AGENTS, NEWEST, OWN_NUMBERS, Generator, fill_once, made
 from .report import Row, median, median_ratio, print_report, progress, sync_ms
 from .stored import CallLogFile
 
@@ -49,6 +51,8 @@ CONNECTIONS = 64
 INGESTED = 2_000
 DEEP_PAGE = 10_000
 PAGE_SIZE = 50
+#: What PostgreSQL may take of the machine, with all others.
+SERVER_SHARE = 1.0
 
 OWN_NUMBER = min(OWN_NUMBERS)
 FILTERS = {
@@ -94,14 +98,18 @@ SEARCHES = {
 
 @dataclass(frozen=True)
 class Log:
-    """A call log in a file, and questions to it."""
+    """A call log, and questions to it."""
 
-    file: Path
+    url: str
     count: int
+
+    @property
+    def file(self) -> Path:
+        return Path(self.url.removeprefix("sqlite:///"))
 
     @contextmanager
     def opened(self) -> Iterator[Queries]:
-        database = Database(f"sqlite:///{self.file}")
+        database = open_database(self.url)
         yield Queries(database.reader)
         database.close()
 
@@ -117,8 +125,11 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=1_000_000, help="default 1,000,000")
     parser.add_argument("--rounds", type=int, default=5, help="default 5")
     parser.add_argument("--folder", type=Path, help="where the logs are kept")
+    parser.add_argument("--postgres", nargs=2, metavar=("SMALL", "LARGE"), help="URLs")
     chosen = parser.parse_args()
-    if chosen.folder is None:
+    if chosen.postgres is not None:
+        measure_postgres(chosen.postgres, chosen.calls, chosen.rounds)
+    elif chosen.folder is None:
         with tempfile.TemporaryDirectory() as folder:
             measure(Path(folder), chosen.calls, chosen.rounds)
     else:
@@ -126,7 +137,7 @@ def main() -> None:
 
 
 def measure(folder: Path, count: int, rounds: int) -> None:
-    small, large = (Log(made(folder, size), size) for size in (SMALL, count))
+    small, large = (Log(f"sqlite:///{made(folder, size)}", size) for size in (SMALL, count))
     bystanders = Bystanders()
     rows = [
         *_compare_filters(small, large, rounds),
@@ -137,6 +148,20 @@ def measure(folder: Path, count: int, rounds: int) -> None:
     ]
     title = f"Call log: {count:,} calls against {SMALL:,}, newest {PAGE_SIZE}, {rounds} rounds"
     print_report(f"{title}; this disk syncs in {sync_ms():.2f} ms", rows, bystanders)
+
+
+def measure_postgres(urls: Sequence[str], count: int, rounds: int) -> None:
+    small, large = (Log(url, size) for url, size in zip(urls, (SMALL, count), strict=True))
+    for log in (small, large):
+        fill_once(log.url, log.count)
+    bystanders = Bystanders(max_share=SERVER_SHARE)
+    rows = [
+        *_compare_filters(small, large, rounds),
+        _compare_pages(large, rounds),
+        *_time_searches(large),
+    ]
+    title = f"On PostgreSQL: {count:,} calls against {SMALL:,}, newest {PAGE_SIZE}, {rounds} rounds"
+    print_report(title, rows, bystanders)
 
 
 def _compare_filters(small: Log, large: Log, rounds: int) -> Iterator[Row]:
@@ -163,7 +188,7 @@ def _compare_pages(large: Log, rounds: int) -> Row:
 def _cursor(log: Log, place: int) -> str:
     key = (calls.c.received_at, calls.c.id)
     newest = select(*key).order_by(*(column.desc() for column in key))
-    database = Database(f"sqlite:///{log.file}")
+    database = open_database(log.url)
     with database.reader.connect() as connection:
         found = connection.execute(newest.limit(1).offset(place)).one()
     database.close()

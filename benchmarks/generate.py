@@ -22,7 +22,7 @@ from urllib.parse import quote, urlencode
 
 from sqlalchemy import Connection, bindparam, insert, select, update
 
-from millis_hooks.call_log.database import Database
+from millis_hooks.call_log.database import Database, open_database
 from millis_hooks.call_log.deliveries import Delivery, insert_deliveries
 from millis_hooks.call_log.derived import save
 from millis_hooks.call_log.digest import digest_delivery
@@ -296,12 +296,19 @@ def made(folder: Path, count: int) -> Path:
 
 
 def make(file: Path, count: int) -> None:
-    """Make a call log of `count` calls, and tell on stderr how far it is."""
-    database = Database(f"sqlite:///{file}")
+    """Make a call log of `count` calls in a file, and tell on stderr how far it is."""
+    fill_once(f"sqlite:///{file}", count)
+
+
+def fill_once(url: str, count: int) -> None:
+    """Fill the call log at `url`, unless there is something in it, and tell on stderr how far."""
+    database = open_database(url)
     migrate(database)
-    for done in fill(database, count):
+    with database.reader.connect() as connection:
+        is_filled = connection.scalar(select(deliveries.c.id).limit(1)) is not None
+    for done in () if is_filled else fill(database, count):
         if done % 10_000 == 0:
-            print(f"{file}: {done:,} of {count:,} calls", file=sys.stderr, flush=True)
+            print(f"{count:,} calls: {done:,} are made", file=sys.stderr, flush=True)
     database.close()
 
 

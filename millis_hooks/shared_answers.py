@@ -58,10 +58,13 @@ class SharedAnswers:
             self._last_good.keep(call, row.answer, age_s=age_s)
 
     def _run(self) -> None:
-        wait_s = 0.0
+        wait_s, is_cut_off = 0.0, False
         while not self._closing.wait(wait_s):
             wait_s = EVERY_S
             try:
                 self.look()
+                is_cut_off = False
             except Exception as error:  # whatever it is: the thread must live
-                logger.warning("answers are not shared for now: %s", describe_failure(error))
+                if not is_cut_off:
+                    logger.warning("answers are not shared for now: %s", describe_failure(error))
+                is_cut_off = True

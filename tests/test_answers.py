@@ -1,15 +1,20 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy import NullPool, create_engine
+from storage import NOW, eventually
 
 from millis_hooks import PrefetchRequest, PrefetchResponse
 from millis_hooks.answers import Answer, LastGood, merge, read_answer
+from millis_hooks.call_log.good_answers import GoodAnswers
 from millis_hooks.exceptions import HandlerError
+from millis_hooks.shared_answers import SharedAnswers
 
 
 def caller(phone: str | None = "+15550100", agent_id: str = "-agent") -> PrefetchRequest:
@@ -225,3 +230,22 @@ def test_of_many_callers_the_latest_are_remembered() -> None:
         remembered.keep(caller(phone), phone.encode())
     found = [remembered.find(caller(phone)) for phone in ("1", "2", "3")]
     assert found == [b"1", None, b"3"]
+
+
+def test_answers_that_cannot_be_shared_are_told_of_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("millis_hooks.shared_answers.EVERY_S", 0.001)
+    looks: list[datetime] = []
+
+    def now() -> datetime:
+        looks.append(NOW)
+        return NOW
+
+    nowhere = create_engine("sqlite://", poolclass=NullPool)
+    last_good = LastGood(max_entries=1, max_age_s=1, monotonic=lambda: 0)
+    shared = SharedAnswers(GoodAnswers(nowhere, most=1), last_good, max_age_s=1, now=now)
+    shared.start()
+    eventually(lambda: len(looks) > 3)
+    shared.close()
+    assert caplog.text.count("answers are not shared for now") == 1

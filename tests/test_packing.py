@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import text
+from sqlalchemy import event, text
 from storage import writing
 from stored_calls import NOW, StoredCalls
 
 from millis_hooks.call_log.deliveries import Delivery, insert_deliveries
 from millis_hooks.call_log.packing import pack_older
 from millis_hooks.call_log.raw_bytes import MARK, pack, storable, unpack
+from millis_hooks.call_log.transfer.chosen import read_calls
 from millis_hooks.housekeeping import Housekeeper
 from millis_hooks.samples import end_of_call_body
 
@@ -58,6 +59,27 @@ def test_an_old_body_is_packed_and_reads_as_before(stored: StoredCalls) -> None:
     delivery = stored.queries.delivery(id_)
     assert delivery is not None
     assert (delivery.body, delivery.body_bytes) == (BODY, len(BODY))
+
+
+def test_an_export_reads_at_once_what_fits_into_memory_unpacked(
+    stored: StoredCalls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("millis_hooks.call_log.transfer.chosen._BYTES", len(BODY) * 300)
+    ids = [stored.add_call(session_id) for session_id in ("-a", "-b")]
+    for session_id in ("-a", "-b"):
+        stored.add_delivery(session_id=session_id, body=BODY * 200, received_at=OLD)
+    pack_all(stored)
+    reads: list[str] = []
+
+    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        reads.append(statement)
+
+    event.listen(stored.database.reader, "before_cursor_execute", note)
+    told = list(read_calls(stored.database.reader, ids, with_deliveries=True))
+    assert [len(delivery.body) for call in told for delivery in call.deliveries] == [
+        len(BODY) * 200
+    ] * 2
+    assert sum("deliveries.answer" in statement for statement in reads) == 2
 
 
 @pytest.mark.parametrize(("days", "is_packed"), [(1, True), (7, False), (0, False)])

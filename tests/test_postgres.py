@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +16,23 @@ import pytest
 from postgres_server import Server
 from sqlalchemy import Connection, Engine, NullPool, create_engine, event, select, text
 from sqlalchemy.exc import OperationalError
-from storage import NOW, ended, eventually, rows
+from storage import NOW, ended, eventually, held, rows, writing
 from typer.testing import CliRunner
 
 from millis_hooks.call_log import CallLog
 from millis_hooks.call_log.database import open_database
+from millis_hooks.call_log.deliveries import insert_after, insert_deliveries
 from millis_hooks.call_log.filters import CallFilter
 from millis_hooks.call_log.postgres import PostgresDatabase
 from millis_hooks.call_log.queries import Queries
-from millis_hooks.call_log.tables import calls, deliveries, keys
+from millis_hooks.call_log.removal import remove_sessions
+from millis_hooks.call_log.tables import calls, deliveries, inbox, keys
+from millis_hooks.call_log.transactions import Transactions
+from millis_hooks.call_log.transfer.importing import Importer
 from millis_hooks.call_log.values import short_key
 from millis_hooks.cli.commands import app
 from millis_hooks.exceptions import ConfigError, StorageOutageError
+from millis_hooks.samples import end_of_call_body
 from millis_hooks.settings import Settings
 
 
@@ -98,8 +104,8 @@ def end_session(connection: Connection) -> None:
 
 def test_a_lost_connection_before_the_commit_is_repeated(log: CallLog) -> None:
     once(log.database.writer, "commit", end_session)
-    store(log, "-s1", "-s2")
-    assert stored(log) == ["-s1", "-s2"]
+    log.writer.run(insert_one)
+    assert stored(log) == ["-s1"]
 
 
 def test_a_commit_whose_answer_is_lost_is_not_repeated(log: CallLog) -> None:
@@ -109,8 +115,80 @@ def test_a_commit_whose_answer_is_lost_is_not_repeated(log: CallLog) -> None:
         driver.pgconn.finish()
 
     once(log.database.writer, "commit", commit_and_lose)
-    store(log, "-s1")
+    log.writer.run(insert_one)
     assert stored(log) == ["-s1"]
+
+
+def test_a_statement_whose_answer_is_lost_is_not_repeated(log: CallLog) -> None:
+    once(log.database.writer, "commit", end_session)  # the statement has committed itself
+    store(log, "-s1", "-s2")
+    assert stored(log) == ["-s1", "-s2"]
+
+
+def test_a_statement_the_server_comes_to_late_does_nothing(log: CallLog) -> None:
+    given_up: list[Any] = []
+
+    def lose(connection: Connection, *other: Any) -> None:
+        given_up[:] = other
+        ask_without_session(connection)
+
+    Transactions(log.database.writer).run(insert_one, shortcut=lose)
+    with log.database.writer.begin() as connection:
+        insert_after(connection, *given_up, batch=[ended("-s1")])
+    assert stored(log) == ["-s1"]
+
+
+def test_a_statement_the_server_is_at_is_waited_for(log: CallLog) -> None:
+    with log.database.writer.connect() as at_work, ThreadPoolExecutor() as threads:
+
+        def lose(connection: Connection, *other: Any) -> None:
+            insert_after(at_work, *other, batch=[ended("-s1")])
+            ask_without_session(connection)
+
+        again = threads.submit(Transactions(log.database.writer).run, insert_one, shortcut=lose)
+        eventually(lambda: is_somebody_waiting(log))
+        at_work.commit()
+        again.result(30)
+    assert stored(log) == ["-s1"]
+
+
+def insert_one(connection: Connection) -> None:
+    insert_deliveries(connection, [ended("-s1")])
+
+
+def ask_without_session(connection: Connection) -> None:
+    end_session(connection)
+    connection.exec_driver_sql("SELECT 1")
+
+
+def is_somebody_waiting(log: CallLog) -> bool:
+    waiting = (
+        "SELECT EXISTS (SELECT FROM pg_stat_activity "
+        "WHERE datname = current_database() AND wait_event_type = 'Lock')"
+    )
+    with log.database.reader.connect() as connection:
+        return bool(connection.exec_driver_sql(waiting).scalar())
+
+
+def test_a_locked_table_is_waited_for_once_by_all_and_does_not_hinder_work(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("millis_hooks.call_log.database.BUSY_TIMEOUT_S", 0.2)
+    with closing(CallLog(url)) as log:
+
+        async def together() -> tuple[list[BaseException | None], Future[str]]:
+            with held(log.writer):
+                stores = [asyncio.create_task(log.writer.store(ended(f"-s{n}"))) for n in range(3)]
+                await asyncio.sleep(0)  # each has now joined the queue
+                work = log.writer.submit(lambda connection: "done")
+            return await asyncio.gather(*stores, return_exceptions=True), work
+
+        with create_engine(url, poolclass=NullPool).begin() as other:
+            other.exec_driver_sql("LOCK TABLE deliveries IN SHARE MODE")
+            refusals, work = asyncio.run(together())
+            assert work.result(30) == "done"
+        assert [type(refusal) for refusal in refusals] == [StorageOutageError] * 3
+        assert log.writer.counts.failed == 1
 
 
 def test_terminated_sessions_are_replaced(log: CallLog) -> None:
@@ -226,6 +304,52 @@ def test_two_that_process_the_same_inbox_make_each_call_once(url: str, log: Call
     eventually(lambda: len(rows(log.database, calls)) == 60)
     eventually(lambda: all(row.repeated for row in rows(log.database, calls)))
     other.close()
+
+
+def test_what_comes_in_during_an_import_is_left_to_the_service(url: str) -> None:
+    CallLog(url).close()
+
+    def receive_one() -> None:
+        with create_engine(url, poolclass=NullPool).begin() as service:
+            insert_one(service)
+
+    with closing(open_database(url)) as database, writing(database) as writer:
+        importer = Importer(database, writer)
+        importer.take(json.loads(end_of_call_body(session_id="-m1", started_at=NOW)), NOW)
+        after_statement(database.writer, "max(deliveries.id)", receive_one)
+        importer.flush()
+        assert importer.tally.stored == 1
+        (waiting,) = rows(database, inbox)
+        (own,) = (row for row in rows(database, deliveries) if row.id == waiting.delivery_id)
+        assert own.session_id == "-s1"
+
+
+def test_what_comes_in_while_its_session_is_removed_is_still_processed(url: str) -> None:
+    CallLog(url).close()
+
+    def receive_one() -> None:
+        with create_engine(url, poolclass=NullPool).begin() as service:
+            insert_one(service)
+
+    with closing(open_database(url)) as database:
+        after_statement(database.writer, "inbox.delivery_id", receive_one)
+        with database.writer.begin() as connection:
+            remove_sessions(connection, ["-s1"])
+        (waiting,) = rows(database, inbox)
+        assert [row.id for row in rows(database, deliveries)] == [waiting.delivery_id]
+
+
+def after_statement(engine: Engine, part: str, then: Callable[[], None]) -> None:
+    """Do something once the next statement with this in it was carried out."""
+
+    happened: list[None] = []
+
+    def happen(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        if part in statement and not happened:
+            happened.append(None)
+            then()
+
+    event.listen(engine, "after_cursor_execute", happen)
 
 
 def test_an_absurdly_long_id_is_kept_and_found(log: CallLog) -> None:

@@ -77,18 +77,20 @@ def _insert(rows: int) -> str:
     return f"INSERT INTO deliveries ({names}) VALUES {values}"  # noqa: S608
 
 
-def insert_beside(
+def insert_after(
     connection: Connection, other: str, parameters: tuple[object, ...], *, batch: Sequence[Delivery]
 ) -> None:
-    """Store `batch` as `insert_deliveries` does, and carry out another INSERT, in one statement of
-    PostgreSQL."""
-    statement = f"WITH other AS ({other}), {_INSERT_COLUMNS}"
+    """Carry out another INSERT and, if it returns a row, store `batch` as `insert_deliveries` does:
+    in one statement of PostgreSQL."""
+    statement = (
+        f"WITH other AS ({other}), {_STORE} WHERE EXISTS (SELECT FROM other) {_PUT_IN_INBOX}"
+    )
     connection.exec_driver_sql(statement, (*parameters, *_columns(batch)))
 
 
 def _insert_on_postgresql(connection: Connection, batch: Sequence[Delivery]) -> None:
     # Ids come from a sequence that others draw from too, so none is guessed.
-    connection.exec_driver_sql(f"WITH {_INSERT_COLUMNS}", _columns(batch))
+    connection.exec_driver_sql(f"WITH {_STORE} {_PUT_IN_INBOX}", _columns(batch))
 
 
 def _columns(batch: Sequence[Delivery]) -> tuple[list[Any], ...]:
@@ -125,9 +127,12 @@ _POSTGRES_TYPES = {
     "dry_run": "bool",
     "content_hash": "bytea",
 }
-_INSERT_COLUMNS = (
+_STORE = (
     f"stored AS (INSERT INTO deliveries ({', '.join(_COLUMNS)}) SELECT * FROM unnest("  # noqa: S608
     + ", ".join(f"%b::{_POSTGRES_TYPES.get(name, 'text')}[]" for name in _COLUMNS)
-    + ") RETURNING id, outcome) INSERT INTO inbox (delivery_id) SELECT id FROM stored "
+    + ")"
+)
+_PUT_IN_INBOX = (
+    "RETURNING id, outcome) INSERT INTO inbox (delivery_id) SELECT id FROM stored "
     "WHERE outcome <> 'rejected'"
 )

@@ -99,12 +99,17 @@ class CallFilter:
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """Calls that an index has in order of time, under `at` and `id`."""
+    """Calls that an index has in order of time, under `at` and `id`.
+
+    `where` leaves one value of each column of `led_by`, with which the index begins. PostgreSQL has
+    to be told so where that is NULL.
+    """
 
     where: ColumnElement[bool]
     rows: FromClause = calls
     at: ColumnElement[Any] = calls.c.received_at
     id: ColumnElement[Any] = calls.c.id
+    led_by: tuple[ColumnElement[Any], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +227,10 @@ def _conversation(channel: str | None, direction: str | None) -> Wish:
     channels = [channel] if channel else CHANNELS
     directions: Sequence[str | None] = [direction] if direction else [*DIRECTIONS, None]
     lanes = [
-        Lane(and_(calls.c.channel == one, calls.c.direction == other))
+        Lane(
+            and_(calls.c.channel == one, calls.c.direction == other),
+            led_by=(calls.c.channel, calls.c.direction),
+        )
         for one in channels
         for other in directions
     ]

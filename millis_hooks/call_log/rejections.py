@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from sqlalchemy import Connection, Insert, Select, delete, func, insert, select, update
 
+from ..failures import describe_failure
 from .deliveries import Kind
 from .dialects import upsert
 from .tables import rejection_counts, rejections
@@ -178,7 +179,8 @@ class RejectionLog:
             self._rows |= self._store(notes)
         except Exception as error:  # whatever it is, the next ones shall be written
             lost = sum(tally.times for tally in notes.counts.values())
-            logger.warning("%d refused requests could not be written down: %r", lost, error)
+            why = describe_failure(error)
+            logger.warning("%d refused requests could not be written down: %s", lost, why)
 
     def _store(self, notes: _Notes) -> dict[_Alike, int]:
         """Write the notes, and return the rows that are new."""

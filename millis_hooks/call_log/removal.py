@@ -31,6 +31,7 @@ _LEAST_IN_BATCH = 8
 _MOST_IN_BATCH = 512
 
 _OPEN_STATES = ("pending", "running", "failed")
+_IS_WAITING = exists().where(inbox.c.delivery_id == deliveries.c.id)
 
 
 class RemoveBatch(Protocol[T_contra]):
@@ -124,15 +125,15 @@ def remove_sessions(connection: Connection, batch: Sequence[str]) -> Removal:
     texts = remove(delete(call_search).where(call_search.c.rowid.in_(call_ids)))
     # A call refers to the delivery it was read from, so it goes first.
     connection.execute(delete(calls).where(calls.c.id.in_(call_ids)))
-    raw = remove(delete(deliveries).where(deliveries.c.session_id.in_(going)))
+    # What has just come in stays, as there is nobody to process what is gone.
+    raw = remove(delete(deliveries).where(deliveries.c.session_id.in_(going), ~_IS_WAITING))
     return Removal(len(call_ids), raw, runs, texts, len(busy))
 
 
 def remove_deliveries(connection: Connection, batch: Sequence[int]) -> Removal:
     """Remove deliveries by their ids; those stay that a call was read from or that wait to be."""
-    is_waiting = exists().where(inbox.c.delivery_id == deliveries.c.id)
     is_used = exists().where(calls.c.delivery_id == deliveries.c.id)
-    loose = delete(deliveries).where(deliveries.c.id.in_(batch), ~is_waiting, ~is_used)
+    loose = delete(deliveries).where(deliveries.c.id.in_(batch), ~_IS_WAITING, ~is_used)
     return Removal(deliveries=connection.execute(loose).rowcount, kept=_waiting(connection, batch))
 
 
@@ -144,8 +145,7 @@ def busy_sessions(connection: Connection, session_ids: Sequence[str]) -> set[str
         .where(calls.c.session_id.in_(session_ids), handler_runs.c.state.in_(_OPEN_STATES))
     )
     waiting = select(deliveries.c.session_id).where(
-        deliveries.c.session_id.in_(session_ids),
-        exists().where(inbox.c.delivery_id == deliveries.c.id),
+        deliveries.c.session_id.in_(session_ids), _IS_WAITING
     )
     return {*connection.scalars(running), *connection.scalars(waiting)}
 

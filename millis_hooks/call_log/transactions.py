@@ -2,8 +2,8 @@
 
 A connection that is lost while COMMIT is on its way leaves open whether it was carried out. So each
 transaction writes its number into a row of its writer: if the number is there, so is all the rest.
-Whoever repeats locks that row first, and so waits until the server is through with the transaction
-that was given up.
+Whoever repeats writes it first, and so waits until the server is through with the transaction that
+was given up. A statement the server comes to only later finds the number there, and does nothing.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ CREATE_WRITERS = (
     "at TIMESTAMPTZ NOT NULL DEFAULT now()) WITH (fillfactor = 50)"
 )
 _NOTE = (
-    "INSERT INTO writers (name, number) VALUES (%s, %s) "
-    "ON CONFLICT (name) DO UPDATE SET number = excluded.number, at = now()"
+    "INSERT INTO writers (name, number) VALUES (%s, %s) ON CONFLICT (name) "
+    "DO UPDATE SET number = excluded.number, at = now() WHERE writers.number < excluded.number "
+    "RETURNING number"
 )
-_READ = "SELECT number FROM writers WHERE name = %s FOR UPDATE"
 _LEAVE = "DELETE FROM writers WHERE name = %s"
 #: Those of processes that were killed.
 _TIDY = "DELETE FROM writers WHERE at < now() - interval '7 days'"
 
 
-#: Does it all in one statement, and in the same one what it is given: a statement that notes the
-#: transaction's number, and its parameters.
+#: Does it all in one statement, if what it is given returns a row in the same one: a statement that
+#: notes the transaction's number, and its parameters.
 Shortcut: TypeAlias = Callable[[Connection, str, tuple[object, ...]], object]
 
 
@@ -113,12 +113,10 @@ class Transactions:
 
     def _transact_again(self, work: Callable[[Connection], object]) -> None:
         with self._engine.begin() as connection:
-            if not self._is_done(connection):
+            if self._note(connection):
                 work(connection)
-                self._note(connection)
 
-    def _is_done(self, connection: Connection) -> bool:
-        return connection.exec_driver_sql(_READ, (self._name,)).scalar() == self._number
-
-    def _note(self, connection: Connection) -> None:
-        connection.exec_driver_sql(_NOTE, (self._name, self._number))
+    def _note(self, connection: Connection) -> bool:
+        """Return False if it was noted before."""
+        noted = connection.exec_driver_sql(_NOTE, (self._name, self._number))
+        return noted.first() is not None

@@ -176,7 +176,7 @@ class _Walk:
 def _along(lane: Lane, stretch: Stretch, limit: int, where: Conditions = ()) -> Select[Any]:
     wanted = [lane.where, *stretch.holds(lane.at, lane.id), *where]
     along = select(lane.at, lane.id).select_from(lane.rows).where(*wanted)
-    return along.order_by(*stretch.order(lane.at, lane.id)).limit(limit)
+    return along.order_by(*stretch.order(*lane.led_by, lane.at, lane.id)).limit(limit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +219,9 @@ def _parts(connection: Connection, stretch: Stretch) -> Iterator[tuple[Stretch, 
         found = connection.execute(along.limit(1).offset(size - 1)).one_or_none()
         last = Key(*found) if found else None
         part = replace(stretch, last=last)
-        bounds = select(func.min(calls.c.id), func.max(calls.c.id)).where(*part.holds(*key))
+        # In an order, or PostgreSQL looks for the lowest id along all ids.
+        inside = select(calls.c.id).where(*part.holds(*key)).order_by(*part.order(*key)).subquery()
+        bounds = select(func.min(inside.c.id), func.max(inside.c.id))
         lowest, highest = connection.execute(bounds).one()
         if lowest is not None:
             yield part, (lowest, highest)

@@ -23,8 +23,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ..counts import WriterCounts
 from ..exceptions import StorageError, StorageOutageError
-from .database import describe, is_outage
-from .deliveries import Delivery, insert_beside, insert_deliveries
+from .database import describe, is_locked, is_outage
+from .deliveries import Delivery, insert_after, insert_deliveries
 from .transactions import Transactions
 
 logger = logging.getLogger("millis_hooks.call_log")
@@ -204,17 +204,18 @@ class Writer:
             for job in jobs:
                 _attempt(connection, job)
 
-        def write_beside(connection: Connection, *other: Any) -> None:
+        def write_after(connection: Connection, *other: Any) -> None:
             nonlocal begun
             begun = True
-            insert_beside(connection, *other, batch=batch)
+            insert_after(connection, *other, batch=batch)
 
         try:
-            self._transactions.run(write, shortcut=None if jobs else write_beside)
+            self._transactions.run(write, shortcut=None if jobs else write_after)
         except Exception as error:
-            begun = begun and not isinstance(error, StorageOutageError)
+            is_vain = isinstance(error, StorageOutageError) or (is_locked(error) and not jobs)
+            begun = begun and not is_vain
             if begun and len(group) + len(records) > 1:
-                self._commit_each(group, records)
+                self._commit_apart(stores, jobs, records)
             elif begun:
                 self._fail(group, records, error)
             else:
@@ -231,10 +232,22 @@ class Writer:
                 self._take_back_kept()
                 self._on_stored()
 
-    def _commit_each(self, group: Sequence[_Store | _Job], records: Sequence[Delivery]) -> None:
-        """One bad member must not fail the group: try each alone."""
-        for item in group:
-            self._commit([item], [])
+    def _commit_apart(
+        self, stores: Sequence[_Store], jobs: Sequence[_Job], records: Sequence[Delivery]
+    ) -> None:
+        """One bad member must not fail the group: try what is stored without the work, else each
+        alone."""
+        if jobs:
+            if stores or records:
+                self._commit(stores, records)
+            for job in jobs:
+                self._commit([job], [])
+        else:
+            self._commit_each(stores, records)
+
+    def _commit_each(self, stores: Sequence[_Store], records: Sequence[Delivery]) -> None:
+        for store in stores:
+            self._commit([store], [])
         for tried, record in enumerate(records, start=1):
             self._commit([], [record])
             if self._trouble.is_outage:

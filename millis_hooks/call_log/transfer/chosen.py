@@ -17,6 +17,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, exists, func, or_, sel
 
 from ..deliveries import Delivery
 from ..filters import CallFilter, is_overdue, wishes, within
+from ..raw_bytes import length_of
 from ..tables import calls, deliveries
 
 #: What is told of a call: its columns, without what is said of this log alone.
@@ -109,7 +110,7 @@ def _with_deliveries(engine: Engine, told: Sequence[Told]) -> Iterator[Told]:
 
 def _by_size(engine: Engine, sessions: Sequence[str]) -> Iterator[list[str]]:
     """Split sessions into parts, each with no more to read than fits well into memory."""
-    size = func.sum(func.length(deliveries.c.body)).label("size")
+    size = func.sum(length_of(deliveries.c.body)).label("size")
     of_these = deliveries.c.session_id.in_(sessions)
     sums = select(deliveries.c.session_id, size).where(of_these).group_by(deliveries.c.session_id)
     with engine.connect() as connection:

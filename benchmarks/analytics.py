@@ -1,9 +1,9 @@
 """Measures what the analytics page asks of a long call log, and what keeping it quick costs.
 
-    python -m benchmarks.analytics /tmp/analytics.db --calls 1000000
+    python -m benchmarks.analytics sqlite:////tmp/analytics.db --calls 1000000
 
 The calls are spread evenly over the year before `NEWEST`, with three costs, one run and one attempt
-each; a file that is there already is used as it is.
+each; a log that has calls already is used as it is, such as one of `benchmarks.generate`.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import chain
-from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import func, select, text
+from sqlalchemy import Connection, func, select, text
 
 from millis_hooks.call_log.analytics.analytics import Analytics, Scope
 from millis_hooks.call_log.analytics.summaries import summarize
 from millis_hooks.call_log.analytics.triggers import CREATE_TRIGGERS
-from millis_hooks.call_log.database import Database
+from millis_hooks.call_log.database import Database, open_database
+from millis_hooks.call_log.dialects import is_postgresql
 from millis_hooks.call_log.migrations import migrate
 from millis_hooks.call_log.tables import attempts, calls, cost_items, handler_runs, summaries
 from millis_hooks.call_status import CallStatus, outcome_of
@@ -156,8 +156,8 @@ def cost_us(database: Database, *, triggers: bool, count: int = 500) -> float:
     choice = random.Random(1)
     more = [list(rows_of(10**8 + number, 10**8 + count, choice)) for number in range(count)]
     with database.writer.connect() as connection, connection.begin() as transaction:
-        for trigger in () if triggers else CREATE_TRIGGERS:
-            connection.execute(text(f"DROP TRIGGER {trigger.text.split()[2]}"))
+        if not triggers:
+            _do_without_triggers(connection)
         began = time.process_time()
         for table, row in chain.from_iterable(more):
             connection.execute(table.insert(), row)
@@ -166,15 +166,25 @@ def cost_us(database: Database, *, triggers: bool, count: int = 500) -> float:
     return took_s / count * 1e6
 
 
+def _do_without_triggers(connection: Connection) -> None:
+    """Until the end of the transaction."""
+    if is_postgresql(connection):
+        connection.exec_driver_sql("SET LOCAL session_replication_role = replica")
+        return
+    for trigger in CREATE_TRIGGERS:
+        connection.execute(text(f"DROP TRIGGER {trigger.text.split()[2]}"))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("file", type=Path)
+    parser.add_argument("url", help="of a call log: sqlite:///… or postgresql://…")
     parser.add_argument("--calls", type=int, default=1_000_000, help="default 1,000,000")
     chosen = parser.parse_args()
-    is_new = not chosen.file.exists()
-    database = Database(f"sqlite:///{chosen.file}")
+    database = open_database(chosen.url)
     migrate(database)
-    if is_new:
+    with database.reader.connect() as connection:
+        is_empty = connection.scalar(select(calls.c.id).limit(1)) is None
+    if is_empty:
         fill(database, chosen.calls)
     measure_triggers(database)
     summarize_all(database)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from sqlalchemy import func, select
+from sqlalchemy import create_engine, exists, func, make_url, select
 
 from millis_hooks.call_log import CallLog
 from millis_hooks.call_log.database import Database, open_database
@@ -29,14 +29,14 @@ from millis_hooks.call_log.filters import CallFilter
 from millis_hooks.call_log.listing import cursor_of
 from millis_hooks.call_log.queries import Queries
 from millis_hooks.call_log.raw_bytes import length_of
-from millis_hooks.call_log.tables import calls, deliveries
+from millis_hooks.call_log.tables import calls, deliveries, inbox
 from millis_hooks.call_log.ways import Key
 
 from . import generate
 from .bystanders import Bystanders
 from .generate import AGENTS, NEWEST, OWN_NUMBERS, Generator, fill_once, made
 from .report import Row, median, median_ratio, print_report, progress, sync_ms
-from .stored import CallLogFile
+from .stored import POLL_S
 
 NOW = NEWEST + timedelta(days=1)
 SMALL = 10_000
@@ -143,7 +143,7 @@ def measure(folder: Path, count: int, rounds: int) -> None:
         *_compare_filters(small, large, rounds),
         _compare_pages(large, rounds),
         *_time_searches(large),
-        _compare_ingest(folder, large, rounds),
+        _compare_ingest(large, rounds),
         *_weigh(large),
     ]
     title = f"Call log: {count:,} calls against {SMALL:,}, newest {PAGE_SIZE}, {rounds} rounds"
@@ -159,6 +159,7 @@ def measure_postgres(urls: Sequence[str], count: int, rounds: int) -> None:
         *_compare_filters(small, large, rounds),
         _compare_pages(large, rounds),
         *_time_searches(large),
+        _compare_ingest(large, rounds),
     ]
     title = f"On PostgreSQL: {count:,} calls against {SMALL:,}, newest {PAGE_SIZE}, {rounds} rounds"
     print_report(title, rows, bystanders)
@@ -203,13 +204,13 @@ def _time_searches(large: Log) -> Iterator[Row]:
             yield Row(f"search: {word} ({meaning})", took_ms, "ms", at_most=MAX_SEARCH_MS)
 
 
-def _compare_ingest(folder: Path, large: Log, rounds: int) -> Row:
+def _compare_ingest(large: Log, rounds: int) -> Row:
     full, empty = [], []
     for number in range(rounds):
         sent = _following(large.count, number * INGESTED)
-        full.append(_ingest(large.file, sent))
-        with tempfile.TemporaryDirectory(dir=folder) as fresh:
-            empty.append(_ingest(Path(fresh) / "empty.db", sent))
+        full.append(_ingest(large.url, sent))
+        with _empty_log(large.url) as url:
+            empty.append(_ingest(url, sent))
         progress(f"ingest: {full[-1]:.0f} calls/s, into an empty log {empty[-1]:.0f}")
     return Row(
         "ingest against an empty log",
@@ -226,15 +227,36 @@ def _following(count: int, first: int) -> list[list[Delivery]]:
     return [generator.call(count + first + number) for number in range(INGESTED)]
 
 
-def _ingest(file: Path, sent: Sequence[Sequence[Delivery]]) -> float:
+@contextmanager
+def _empty_log(beside: str) -> Iterator[str]:
+    """Yield the URL of a new log: in the same folder, or in the same server."""
+    if beside.startswith("sqlite"):
+        with tempfile.TemporaryDirectory(dir=Path(make_url(beside).database or "").parent) as fresh:
+            yield f"sqlite:///{fresh}/empty.db"
+        return
+    name = "millis_hooks_empty"
+    with create_engine(beside, isolation_level="AUTOCOMMIT").connect() as connection:
+        connection.exec_driver_sql(f"DROP DATABASE IF EXISTS {name}")
+        connection.exec_driver_sql(f"CREATE DATABASE {name}")
+        yield make_url(beside).set(database=name).render_as_string(hide_password=False)
+        connection.exec_driver_sql(f"DROP DATABASE {name}")
+
+
+def _ingest(url: str, sent: Sequence[Sequence[Delivery]]) -> float:
     """Return how many calls per second are stored, synced and processed."""
-    call_log = CallLog(f"sqlite:///{file}", own_numbers=OWN_NUMBERS)
+    call_log = CallLog(url, own_numbers=OWN_NUMBERS)
     began = time.perf_counter()
     asyncio.run(_deliver(call_log, sent))
-    CallLogFile(file).parse(timeout_s=600)
+    _wait_until_parsed(call_log.database)
     took_s = time.perf_counter() - began
     call_log.close()
     return INGESTED / took_s
+
+
+def _wait_until_parsed(database: Database) -> None:
+    with database.reader.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+        while connection.scalar(select(exists(select(inbox)))):
+            time.sleep(POLL_S)
 
 
 async def _deliver(call_log: CallLog, sent: Sequence[Sequence[Delivery]]) -> None:

@@ -112,7 +112,7 @@ def _examine_role(connection: Connection) -> Finding:
 
 
 def _examine_search(connection: Connection) -> Finding:
-    if select_one(connection, "SELECT to_regclass('ix_call_search_text')") is None:
+    if select_one(connection, "SELECT to_regclass('ix_call_search_folded')") is None:
         return warn(
             "search",
             "there is no index of trigrams: a search reads every call",

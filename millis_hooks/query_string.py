@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from urllib.parse import unquote_plus
+from urllib.parse import unquote_to_bytes
 
 from .wire import Problem
 
@@ -24,4 +24,6 @@ def read_query(query: bytes, problems: list[Problem]) -> list[tuple[str, str]]:
 
 
 def _unescape(text: str) -> str:
-    return unquote_plus(text) if "%" in text or "+" in text else text
+    # `unquote_plus` takes twice as long: it looks for what is not ASCII, which stays as it is here.
+    spaced = text.replace("+", " ")
+    return unquote_to_bytes(spaced).decode("utf-8", "replace") if "%" in spaced else spaced

@@ -159,6 +159,7 @@ class Corked:
         self._transport = transport
         self._loop = loop
         self._held: list[bytes] = []
+        self.is_closing = transport.is_closing  # asked for often: not by way of `__getattr__`
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)

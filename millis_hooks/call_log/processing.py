@@ -36,7 +36,7 @@ REST = 25
 #: And no longer than this: what took long may have waited for the database.
 LONGEST_REST_S = 3.0
 #: So many deliveries in the inbox halve the rest.
-LARGE_BACKLOG = 10_000
+LARGE_BACKLOG = 50_000
 #: The inbox is looked through at least this often, whoever filled it.
 SWEEP_S = 5.0
 #: What the last process left in it waits this long: who calls first should not wait for that.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -65,17 +66,35 @@ class Service:
         self._tracing = _tracing(settings)
         self._hidden = _hidden(settings)
         self._wake_runner: Callable[[], None] = lambda: None  # runs are written before there is one
+        with ExitStack() as undoing:
+            self._begin(undoing, default, app)
+            self._reconciler = None if api is None else self._start_reconciler(api)
+            undoing.pop_all()
+
+    def _begin(self, undoing: ExitStack, default: bytes | None, app: ASGIApp | None) -> None:
+        """Start one after the other; what has begun is put on `undoing`."""
+        settings = self._settings
+        if self._tracing is not None:
+            undoing.callback(self._tracing.close)
+        if self._hidden is not None:
+            hide_by(self._hidden)
+            undoing.callback(hide_no_more_by, self._hidden)
         self.call_log = self._open_call_log()
+        undoing.callback(self.call_log.close)
+        self._write_handlers()
         self.runner = self._start_runner()
+        undoing.callback(self.runner.close, grace_s=0)
         self._housekeeper = self._start_housekeeper()
+        undoing.callback(self._housekeeper.close)
         self._rejections = RejectionLog(self._write_rejections, partial(_describe, settings))
         accepted = REHEARSALS if settings.sandbox else TESTS_ONLY
         self.marks = Marks(self.call_log.key(KEY_NAME), accepts=accepted)
         self.prefetch, self.end_of_call = self._make_webhooks(default)
         self._shared_answers = self._start_sharing_answers()
+        if self._shared_answers is not None:
+            undoing.callback(self._shared_answers.close)
         self._loops: dict[str, LoopLag] = {}
         self.sites = self._make_sites(app)
-        self._reconciler = None if api is None else self._start_reconciler(api)
 
     @classmethod
     async def start(
@@ -139,19 +158,19 @@ class Service:
         self.call_log.check()
 
     def _open_call_log(self) -> CallLog:
-        settings, router = self._settings, self._router
-        call_log = CallLog(
-            settings.database_url,
+        return CallLog(
+            self._settings.database_url,
             runs_for=self._runs_for,
             on_runs=lambda: self._wake_runner(),
-            own_numbers=settings.own_numbers,
+            own_numbers=self._settings.own_numbers,
         )
-        if self._hidden is not None:
-            hide_by(self._hidden)
-        budget_s = settings.prefetch_budget_s
-        note = partial(write_handlers, registered=router, now=_now(), prefetch_budget_s=budget_s)
-        call_log.writer.run(note)
-        return call_log
+
+    def _write_handlers(self) -> None:
+        budget_s = self._settings.prefetch_budget_s
+        write = partial(
+            write_handlers, registered=self._router, now=_now(), prefetch_budget_s=budget_s
+        )
+        self.call_log.writer.run(write)
 
     def _start_runner(self) -> Runner:
         log = self.call_log

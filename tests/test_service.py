@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -38,6 +39,19 @@ def test_a_start_that_fails_leaves_the_lifespan_it_entered(tmp_path: Path) -> No
     with pytest.raises(StorageError, match="cannot be opened"):
         asyncio.run(Service.start(settings_in(tmp_path / "nowhere"), Router(), lifespan))
     assert steps == ["entered", "left"]
+
+
+def test_a_start_that_fails_late_leaves_no_thread_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise StorageError("gone")
+
+    monkeypatch.setattr("millis_hooks.service.Sites", fail)
+    before = set(threading.enumerate())
+    with pytest.raises(StorageError, match="gone"):
+        asyncio.run(Service.start(settings_in(tmp_path), Router(), None))
+    eventually(lambda: not set(threading.enumerate()) - before)
 
 
 def test_calls_an_earlier_process_left_may_be_processed_before_there_is_a_runner(

@@ -24,14 +24,18 @@ from .values import clean_text
 _SHARED = ("agent_id", "channel", "direction", "from_phone", "to_phone", "customer_phone", "source")
 
 
-def save(connection: Connection, digests: Sequence[Digest], done: Sequence[int]) -> None:
-    """Write what `digests` say and take `done` out of the inbox. Repeating it changes nothing."""
+def save(connection: Connection, digests: Sequence[Digest], done: Sequence[int]) -> int:
+    """Write what `digests` say and take `done` out of the inbox; return how many were in it.
+
+    Repeating it changes nothing.
+    """
     in_inbox = select(inbox.c.delivery_id).where(inbox.c.delivery_id.in_(done))
     # What another process is at is left to it: it may yet fail.
     free = in_inbox.with_for_update(skip_locked=True)
     waiting = set(connection.execute(free).scalars())
     derive(connection, [digest for digest in digests if digest.delivery_id in waiting])
     connection.execute(delete(inbox).where(inbox.c.delivery_id.in_(waiting)))
+    return len(waiting)
 
 
 def derive(connection: Connection, digests: Sequence[Digest]) -> None:

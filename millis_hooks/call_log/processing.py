@@ -37,6 +37,8 @@ REST = 25
 LONGEST_REST_S = 3.0
 #: So many deliveries in the inbox halve the rest.
 LARGE_BACKLOG = 50_000
+#: How long a process leaves the oldest deliveries to another that has just taken them.
+ELSEWHERE_S = 0.05
 #: The inbox is looked through at least this often, whoever filled it.
 SWEEP_S = 5.0
 #: What the last process left in it waits this long: who calls first should not wait for that.
@@ -90,35 +92,36 @@ class Processor:
     def process_chunk(self) -> int:
         """Process the oldest deliveries and return how many there were."""
         chunk = self._read_chunk()
-        self.process(chunk)
+        if chunk and not self.process(chunk):
+            self._closing.wait(ELSEWHERE_S)
         return len(chunk)
 
-    def process(self, chunk: Sequence[Row[Any]]) -> None:
-        """Process these rows of `deliveries`, as far as they wait in the inbox: none of a session
-        that another of them is of."""
+    def process(self, chunk: Sequence[Row[Any]]) -> int:
+        """Process these rows of `deliveries`, as far as they wait in the inbox and no other process
+        is at them: none of a session that another of them is of. Return how many these were."""
         try:
-            self._process(chunk)
+            return self._process(chunk)
         except StorageOutageError:  # none of them is to blame
             raise
         except Exception:  # one of them holds the others up
-            for row in chunk:
-                self._process_alone(row)
+            return sum(map(self._process_alone, chunk))
 
-    def _process(self, chunk: Sequence[Row[Any]]) -> None:
+    def _process(self, chunk: Sequence[Row[Any]]) -> int:
         if not chunk:
-            return
+            return 0
         read = [(row, self._digest(row)) for row in chunk]
         digests = [digest for _, digest in read if digest]
         done = [row.id for row in chunk]
-        self._writer.run(lambda connection: save(connection, digests, done))
+        taken = self._writer.run(lambda connection: save(connection, digests, done))
         self._tell(_change(row, digest) for row, digest in read)
         if any(digest.handlers for digest in digests):
             self._on_runs()
+        return taken
 
-    def _process_alone(self, row: Row[Any]) -> None:
+    def _process_alone(self, row: Row[Any]) -> int:
         """Process one delivery, or note why it cannot be; raise only if nothing can be written."""
         try:
-            self._process([row])
+            return self._process([row])
         except StorageOutageError:
             raise
         except Exception as error:
@@ -126,6 +129,7 @@ class Processor:
             logger.error("delivery %d could not be processed\n%s", row.id, failure.traceback)
             self._writer.run(lambda connection: give_up(connection, row.id, str(failure)))
             self._tell([_change(row, None)])
+            return 1
 
     def _run(self) -> None:
         sweep_s = FIRST_SWEEP_S

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
-from sqlalchemy import Connection, bindparam, insert, select, update
+from sqlalchemy import Connection, bindparam, func, insert, select, update
 
 from millis_hooks.call_log.database import Database, open_database
 from millis_hooks.call_log.deliveries import Delivery, insert_deliveries
@@ -288,10 +288,9 @@ def main() -> None:
 
 
 def made(folder: Path, count: int) -> Path:
-    """Return the call log of so many calls in this folder; it is made if it is not there."""
+    """Return the call log of so many calls in this folder; what is missing of it is made."""
     file = folder / f"{count}.db"
-    if not file.exists():
-        make(file, count)
+    make(file, count)
     return file
 
 
@@ -301,14 +300,14 @@ def make(file: Path, count: int) -> None:
 
 
 def fill_once(url: str, count: int) -> None:
-    """Fill the call log at `url`, unless there is something in it, and tell on stderr how far."""
+    """Fill the call log at `url` up to `count` calls, and tell on stderr how far it is."""
     database = open_database(url)
     migrate(database)
     with database.reader.connect() as connection:
-        is_filled = connection.scalar(select(deliveries.c.id).limit(1)) is not None
-    for done in () if is_filled else fill(database, count):
+        there = connection.scalar(select(func.count()).select_from(calls)) or 0
+    for done in fill(database, count - there, first=there, of=count):
         if done % 10_000 == 0:
-            print(f"{count:,} calls: {done:,} are made", file=sys.stderr, flush=True)
+            print(f"{count:,} calls: {there + done:,} are made", file=sys.stderr, flush=True)
     database.close()
 
 

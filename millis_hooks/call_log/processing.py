@@ -39,6 +39,9 @@ LONGEST_REST_S = 3.0
 LARGE_BACKLOG = 50_000
 #: How long a process leaves the oldest deliveries to another that has just taken them.
 ELSEWHERE_S = 0.05
+#: How long deliveries may gather after the last ones: a chunk of two takes half as long as one of
+#: fifty.
+GATHER_S = 0.05
 #: The inbox is looked through at least this often, whoever filled it.
 SWEEP_S = 5.0
 #: What the last process left in it waits this long: who calls first should not wait for that.
@@ -70,7 +73,7 @@ class Processor:
         self._tell = tell
         self._wanted = threading.Event()
         self._closing = threading.Event()
-        self._backlog = 0  # at most so many deliveries wait
+        self._backlog = 0  # at most so many deliveries wait behind the chunk
         self._thread = threading.Thread(
             target=self._run, name="millis-hooks-processing", daemon=True
         )
@@ -152,6 +155,8 @@ class Processor:
                 rest = REST / (1 + self._backlog / LARGE_BACKLOG)
                 took_s = time.perf_counter() - began
                 self._closing.wait(min(took_s * rest, LONGEST_REST_S))
+            elif not self._backlog:
+                self._closing.wait(GATHER_S)
 
     def _read_chunk(self) -> list[Row[Any]]:
         """Take the oldest, bounded in bytes, and no session twice: their order matters."""
@@ -176,7 +181,7 @@ class Processor:
                     if size > CHUNK_BYTES:
                         break
             newest = connection.scalar(select(func.max(inbox.c.delivery_id)))
-        self._backlog = newest - chunk[0].id if chunk and newest else 0
+        self._backlog = newest - chunk[-1].id if chunk and newest else 0
         return chunk
 
     def _digest(self, row: Row[Any]) -> Digest | None:

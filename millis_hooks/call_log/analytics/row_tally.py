@@ -6,11 +6,11 @@ Calls that the sandbox made up are no part of it.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeAlias
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, func, select
+from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, func, select
 
 from ..filters import aside
 from ..tables import attempts, calls, cost_items, handler_runs
@@ -40,17 +40,21 @@ NO_FAILURES = frozenset({"succeeded", "handed_back", "retry"})
 
 #: Names come from outside and are to stand under a chart.
 _NAME_CHARS = 100
-_ROWS_AT_ONCE = 1000
 
-Into = Callable[[str | None], Iterable[Tally]]
+#: Rows that begin with the agent, and what adds the others of their columns to a tally.
+_Counted: TypeAlias = Sequence[tuple[Select[Any], Callable[..., None]]]
+Into: TypeAlias = Callable[[str | None], Iterable[Tally]]
 
 
 def tally_rows(
     connection: Connection, since: datetime, until: datetime, agents: Sequence[str], into: Tally
 ) -> None:
     """Add what is known of the calls received in that time; of all agents if none are given."""
-    chosen = [calls.c.agent_id.in_(agents)] if agents else []
-    _tally(connection, and_(_within(since, until), *chosen), lambda _agent: (into,))
+    period = {"since": since, "until": until}
+    if agents:
+        _tally(connection, _OF_AGENTS, period | {"agents": agents}, lambda _agent: (into,))
+    else:
+        _tally(connection, _OF_ALL, period, lambda _agent: (into,))
 
 
 def tally_by_agent(connection: Connection, since: datetime, until: datetime) -> dict[str, Tally]:
@@ -60,32 +64,15 @@ def tally_by_agent(connection: Connection, since: datetime, until: datetime) -> 
     def into(agent: str | None) -> Iterable[Tally]:
         return (tallies[EVERYBODY], tallies[agent]) if agent else (tallies[EVERYBODY],)
 
-    _tally(connection, _within(since, until), into)
+    _tally(connection, _OF_ALL, {"since": since, "until": until}, into)
     return tallies
 
 
-def _within(since: datetime, until: datetime) -> ColumnElement[bool]:
-    # A source comes with the delivery that tells the rest, so summaries know when one does.
-    is_real = calls.c.source.is_distinct_from("sandbox")
-    return and_(calls.c.received_at >= since, calls.c.received_at < until, is_real)
-
-
-def _tally(connection: Connection, where: ColumnElement[bool], into: Into) -> None:
-    for counted, add in ((_CALLS, _add_call), (_COSTS, _add_costs), (_RUNS, _add_runs)):
-        _each(connection, counted.where(where), into, add)
-    _each(connection, _ATTEMPTS.where(where), into, _add_attempt)
-
-
-def _each(
-    connection: Connection,
-    rows: Select[Any],
-    into: Into,
-    add: Callable[..., None],
-) -> None:
-    streamed = connection.execution_options(yield_per=_ROWS_AT_ONCE).execute(rows)
-    for agent, *values in streamed:
-        for tally in into(agent):
-            add(tally, *values)
+def _tally(connection: Connection, counted: _Counted, asked: Mapping[str, Any], into: Into) -> None:
+    for rows, add in counted:
+        for row in connection.execute(rows, asked):
+            for tally in into(row[0]):
+                add(tally, *row[1:])
 
 
 def _named(column: ColumnElement[str | None]) -> ColumnElement[str]:
@@ -173,3 +160,24 @@ def _add_attempt(
     if outcome not in NO_FAILURES:
         tally.add(FAILED, key)
     tally.sample(f"{ATTEMPT_MS} {key}", duration_ms)
+
+
+# A source comes with the delivery that tells the rest, so summaries know when one does.
+_IS_WANTED = and_(
+    calls.c.received_at >= bindparam("since"),
+    calls.c.received_at < bindparam("until"),
+    calls.c.source.is_distinct_from("sandbox"),
+)
+_IS_OF_AGENTS = calls.c.agent_id.in_(bindparam("agents", expanding=True))
+
+# Made once: a report executes them for the ends of each of its buckets.
+_OF_ALL: _Counted = [
+    (rows.where(_IS_WANTED), add)
+    for rows, add in (
+        (_CALLS, _add_call),
+        (_COSTS, _add_costs),
+        (_RUNS, _add_runs),
+        (_ATTEMPTS, _add_attempt),
+    )
+]
+_OF_AGENTS: _Counted = [(rows.where(_IS_OF_AGENTS), add) for rows, add in _OF_ALL]

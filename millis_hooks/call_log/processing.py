@@ -39,8 +39,8 @@ LONGEST_REST_S = 3.0
 LARGE_BACKLOG = 50_000
 #: How long a process leaves the oldest deliveries to another that has just taken them.
 ELSEWHERE_S = 0.05
-#: How long deliveries may gather after the last ones: a chunk of two takes half as long as one of
-#: fifty.
+#: Where several came at once, how long the next may gather: a chunk of two takes half as long as one
+#: of fifty.
 GATHER_S = 0.05
 #: The inbox is looked through at least this often, whoever filled it.
 SWEEP_S = 5.0
@@ -149,13 +149,14 @@ class Processor:
         """Process chunk after chunk; in a flood, leave most of the time to those who wait."""
         while not self._closing.is_set():
             began = time.perf_counter()
-            if not self.process_chunk():
+            done = self.process_chunk()
+            if not done:
                 return
             if self._writer.is_flooded:
                 rest = REST / (1 + self._backlog / LARGE_BACKLOG)
                 took_s = time.perf_counter() - began
                 self._closing.wait(min(took_s * rest, LONGEST_REST_S))
-            elif not self._backlog:
+            elif done > 1 and not self._backlog:
                 self._closing.wait(GATHER_S)
 
     def _read_chunk(self) -> list[Row[Any]]:

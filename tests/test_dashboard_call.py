@@ -119,6 +119,15 @@ def test_metadata_shows_who_changed_it(site: Site) -> None:
         assert said in text
 
 
+def test_of_very_many_metadata_keys_the_first_are_shown(site: Site) -> None:
+    site.add_ended_call(metadata={f"field{number}": number for number in range(1_700)})
+    assert len(entries(site)) == 500
+    text = site.page("/calls/-call").text
+    assert "field499 499" in text
+    assert "1,200 more in the JSON" in text
+    assert "field500" not in text
+
+
 def test_the_timeline_counts_what_the_prefetch_changed(site: Site) -> None:
     add_prefetch(site, "tier=silver", metadata={"tier": "gold", "name": "Ada"}, extra_prompt="Hi.")
     site.add_ended_call(metadata={"tier": "gold", "name": "Ada"})

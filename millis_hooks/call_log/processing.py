@@ -39,8 +39,8 @@ LONGEST_REST_S = 3.0
 LARGE_BACKLOG = 50_000
 #: How long a process leaves the oldest deliveries to another that has just taken them.
 ELSEWHERE_S = 0.05
-#: Where several came at once, how long the next may gather: a chunk of two takes half as long as one
-#: of fifty.
+#: Where several came at once, how long the next may gather: a chunk of two takes half as long as a
+#: chunk of fifty.
 GATHER_S = 0.05
 #: The inbox is looked through at least this often, whoever filled it.
 SWEEP_S = 5.0

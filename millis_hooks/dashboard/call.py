@@ -21,7 +21,7 @@ from ..masking import MaskPolicy
 from ..payload_places import END_OF_CALL
 from .call_filters import Params, list_query, params_of, read_list, read_page_size
 from .following import State, state_of
-from .metadata import Entry, entries_of
+from .metadata import MOST_SHOWN, Entry, entries_of
 from .pages import Asked
 from .parameters import Parameter
 from .payloads import Payload, payload_of, read_bytes
@@ -80,6 +80,7 @@ class CallView:
     has_tools_in_place: bool
     average_latency_ms: float | None
     metadata: tuple[Entry, ...]
+    metadata_left_out: int
     costs: tuple[CostLine, ...]
     runs: tuple[Run, ...]
     runs_left_out: int
@@ -171,7 +172,8 @@ def _told(record: CallRecord, state: State, mask: MaskPolicy) -> dict[str, Any]:
         "state": state,
         "prefetch": prefetch,
         "end": end,
-        "metadata": metadata,
+        "metadata": metadata[:MOST_SHOWN],
+        "metadata_left_out": max(len(metadata) - MOST_SHOWN, 0),
         "timeline": tuple(steps_of(call, state, prefetch, end, metadata)),
         **_said(event, mask),
     }

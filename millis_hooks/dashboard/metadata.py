@@ -14,6 +14,9 @@ from ..masking import MaskPolicy
 from ..payload_places import Place
 from .formats import as_text
 
+#: Keys that a page shows.
+MOST_SHOWN = 500
+
 #: `gone`: the call began with it, and its end does not mention it.
 Change = Literal["added", "changed", "gone"]
 

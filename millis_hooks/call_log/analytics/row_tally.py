@@ -1,4 +1,4 @@
-"""Tallies a stretch of time from the rows themselves: what is true, and slow for long stretches.
+"""Tallies stretches of time from the rows themselves: what is true, and slow for long stretches.
 
 Calls that the sandbox made up are no part of it.
 """
@@ -6,11 +6,11 @@ Calls that the sandbox made up are no part of it.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, func, select
+from sqlalchemy import ColumnElement, Connection, Select, and_, case, func, literal, or_, select
 
 from ..filters import aside
 from ..tables import attempts, calls, cost_items, handler_runs
@@ -38,41 +38,84 @@ EVERYBODY = ""
 #: Ends of an attempt that nobody would call a failure of the handler.
 NO_FAILURES = frozenset({"succeeded", "handed_back", "retry"})
 
+#: What the column with the number of the stretch is called.
+_NUMBER = "number"
+
 #: Names come from outside and are to stand under a chart.
 _NAME_CHARS = 100
 
-#: Rows that begin with the agent, and what adds the others of their columns to a tally.
-_Counted: TypeAlias = Sequence[tuple[Select[Any], Callable[..., None]]]
-Into: TypeAlias = Callable[[str | None], Iterable[Tally]]
+#: Stretches that are asked for in one statement.
+_AT_ONCE = 64
 
 
-def tally_rows(
-    connection: Connection, since: datetime, until: datetime, agents: Sequence[str], into: Tally
-) -> None:
-    """Add what is known of the calls received in that time; of all agents if none are given."""
-    period = {"since": since, "until": until}
-    if agents:
-        _tally(connection, _OF_AGENTS, period | {"agents": agents}, lambda _agent: (into,))
-    else:
-        _tally(connection, _OF_ALL, period, lambda _agent: (into,))
+class Stretch(NamedTuple):
+    """From `since` until just before `until`, and the tally of what was received then."""
+
+    since: datetime
+    until: datetime
+    tally: Tally
+
+
+#: The tallies that a row is added to, by the number of its stretch and by its agent.
+Into: TypeAlias = Callable[[int, str | None], Iterable[Tally]]
+
+
+def tally_rows(connection: Connection, stretches: Sequence[Stretch], agents: Sequence[str]) -> None:
+    """Add what is known of the calls received in each stretch; of all agents if none are given.
+
+    The stretches are in order of time, and none overlaps another.
+    """
+    chosen = [calls.c.agent_id.in_(agents)] if agents else []
+    for first in range(0, len(stretches), _AT_ONCE):
+        some = stretches[first : first + _AT_ONCE]
+        _tally(connection, [stretch[:2] for stretch in some], chosen, _into_own(some))
+
+
+def _into_own(stretches: Sequence[Stretch]) -> Into:
+    def into(number: int, _agent: str | None) -> Iterable[Tally]:
+        return (stretches[number].tally,)
+
+    return into
 
 
 def tally_by_agent(connection: Connection, since: datetime, until: datetime) -> dict[str, Tally]:
     """Return the tallies of all calls received in that time, under "", and of each agent's."""
     tallies = defaultdict[str, Tally](Tally)
 
-    def into(agent: str | None) -> Iterable[Tally]:
+    def into(_number: int, agent: str | None) -> Iterable[Tally]:
         return (tallies[EVERYBODY], tallies[agent]) if agent else (tallies[EVERYBODY],)
 
-    _tally(connection, _OF_ALL, {"since": since, "until": until}, into)
+    _tally(connection, [(since, until)], [], into)
     return tallies
 
 
-def _tally(connection: Connection, counted: _Counted, asked: Mapping[str, Any], into: Into) -> None:
-    for rows, add in counted:
-        for row in connection.execute(rows, asked):
-            for tally in into(row[0]):
-                add(tally, *row[1:])
+def _tally(
+    connection: Connection,
+    stretches: Sequence[tuple[datetime, datetime]],
+    chosen: Sequence[ColumnElement[bool]],
+    into: Into,
+) -> None:
+    # A source comes with the delivery that tells the rest, so summaries know when one does.
+    is_real = calls.c.source.is_distinct_from("sandbox")
+    wanted = and_(_is_in_any(stretches), is_real, *chosen)
+    for rows, add in _COUNTED:
+        numbered = rows.add_columns(_number_among(stretches)).where(wanted)
+        for row in connection.execute(numbered):
+            for tally in into(row[-1], row[0]):
+                add(tally, *row[1:-1])
+
+
+def _is_in_any(stretches: Sequence[tuple[datetime, datetime]]) -> ColumnElement[bool]:
+    at = calls.c.received_at
+    return or_(*(and_(at >= since, at < until) for since, until in stretches))
+
+
+def _number_among(stretches: Sequence[tuple[datetime, datetime]]) -> ColumnElement[int]:
+    """Say in which of them a call was received that was received in one."""
+    last = len(stretches) - 1
+    at = calls.c.received_at
+    ends = [(at < until, number) for number, (_, until) in enumerate(stretches)]
+    return (case(*ends[:-1], else_=last) if last else literal(0)).label(_NUMBER)
 
 
 def _named(column: ColumnElement[str | None]) -> ColumnElement[str]:
@@ -120,7 +163,7 @@ _COSTS: Select[Any] = (
     select(_AGENT_ID, *_COST_NAMES, func.sum(cost_items.c.credit))
     .select_from(_COST_OF_CALL)
     .where(cost_items.c.credit.is_not(None))
-    .group_by(_AGENT_ID, *_COST_NAMES)
+    .group_by(_AGENT_ID, *_COST_NAMES, _NUMBER)
 )
 
 
@@ -134,7 +177,7 @@ _IS_PARKED = and_(handler_runs.c.state == "parked", handler_runs.c.is_latest)
 _RUNS: Select[Any] = (
     select(_AGENT_ID, *_HANDLER, func.count(), func.count().filter(_IS_PARKED))
     .select_from(_RUN_OF_CALL)
-    .group_by(_AGENT_ID, *_HANDLER)
+    .group_by(_AGENT_ID, *_HANDLER, _NUMBER)
 )
 
 
@@ -162,22 +205,10 @@ def _add_attempt(
     tally.sample(f"{ATTEMPT_MS} {key}", duration_ms)
 
 
-# A source comes with the delivery that tells the rest, so summaries know when one does.
-_IS_WANTED = and_(
-    calls.c.received_at >= bindparam("since"),
-    calls.c.received_at < bindparam("until"),
-    calls.c.source.is_distinct_from("sandbox"),
+#: Rows that begin with the agent, and what adds the others of their columns to a tally.
+_COUNTED: Sequence[tuple[Select[Any], Callable[..., None]]] = (
+    (_CALLS, _add_call),
+    (_COSTS, _add_costs),
+    (_RUNS, _add_runs),
+    (_ATTEMPTS, _add_attempt),
 )
-_IS_OF_AGENTS = calls.c.agent_id.in_(bindparam("agents", expanding=True))
-
-# Made once: a report executes them for the ends of each of its buckets.
-_OF_ALL: _Counted = [
-    (rows.where(_IS_WANTED), add)
-    for rows, add in (
-        (_CALLS, _add_call),
-        (_COSTS, _add_costs),
-        (_RUNS, _add_runs),
-        (_ATTEMPTS, _add_attempt),
-    )
-]
-_OF_AGENTS: _Counted = [(rows.where(_IS_OF_AGENTS), add) for rows, add in _OF_ALL]

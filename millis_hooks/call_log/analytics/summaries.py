@@ -6,18 +6,23 @@ An hour's summaries count for as long as nothing of the hour has changed since t
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from typing import TypeAlias
 
 from sqlalchemy import Connection, Engine, and_, bindparam, delete, insert, or_, select, update
 
 from ..removal import Write
 from ..tables import hours, summaries
 from .buckets import HOUR, ceil_hour, floor_hour
-from .row_tally import EVERYBODY, tally_by_agent, tally_rows
+from .row_tally import EVERYBODY, Stretch, tally_by_agent, tally_rows
 from .tally import Tally
+
+#: When it begins, and when it ends; both aware.
+Period: TypeAlias = tuple[datetime, datetime]
 
 #: By then calls have ended and most handlers are done with them.
 SETTLED_AFTER = timedelta(hours=3)
@@ -66,20 +71,24 @@ def summarize(reader: Engine, write: Write, *, now: datetime) -> Iterator[int]:
         yield write(partial(_store, batch=batch))
 
 
-def tally_period(
-    connection: Connection,
-    since: datetime,
-    until: datetime,
-    agents: Sequence[str],
-) -> Tally:
-    """Tally the calls received in that time, from summaries as far as there are true ones."""
-    tally = Tally()
-    first, last = ceil_hour(since), floor_hour(until)
-    if first < last:
-        _add_summaries(connection, first, last, agents, tally)
-    for start, end in _unsummarized(connection, since, until):
-        tally_rows(connection, start, end, agents, tally)
-    return tally
+def tally_periods(
+    connection: Connection, periods: Sequence[Period], agents: Sequence[str]
+) -> list[Tally]:
+    """Tally the calls received in each period, from summaries as far as there are true ones.
+
+    Each period begins where the one before it ends.
+    """
+    tallies = [Tally() for _ in periods]
+    changed = _changed_hours(connection, periods[0][0], periods[-1][1])
+    stretches: list[Stretch] = []
+    for (since, until), tally in zip(periods, tallies, strict=True):
+        first, last = ceil_hour(since), floor_hour(until)
+        if first < last:
+            _add_summaries(connection, first, last, agents, tally)
+        parts = _unsummarized(since, until, changed)
+        stretches += [Stretch(start, end, tally) for start, end in parts]
+    tally_rows(connection, stretches, agents)
+    return tallies
 
 
 def hour_key(moment: datetime) -> str:
@@ -96,12 +105,17 @@ def _add_summaries(
         into.add_packed(numbers, samples)
 
 
+def _changed_hours(connection: Connection, since: datetime, until: datetime) -> list[datetime]:
+    between = {"first": hour_key(since), "last": hour_key(until)}
+    return list(map(_read_key, connection.scalars(_CHANGED, between)))
+
+
 def _unsummarized(
-    connection: Connection, since: datetime, until: datetime
-) -> Iterator[tuple[datetime, datetime]]:
+    since: datetime, until: datetime, changed: Sequence[datetime]
+) -> Iterator[Period]:
     """Yield the parts of that time without true summaries, those that touch as one."""
-    joined: tuple[datetime, datetime] | None = None
-    for start, end in _parts(connection, since, until):
+    joined: Period | None = None
+    for start, end in _parts(since, until, changed):
         if joined and joined[1] == start:
             joined = joined[0], end
             continue
@@ -112,17 +126,14 @@ def _unsummarized(
         yield joined
 
 
-def _parts(
-    connection: Connection, since: datetime, until: datetime
-) -> Iterator[tuple[datetime, datetime]]:
+def _parts(since: datetime, until: datetime, changed: Sequence[datetime]) -> Iterator[Period]:
     first, last = ceil_hour(since), floor_hour(until)
     if first >= last:
         yield since, until
         return
     if since < first:
         yield since, first
-    for key in connection.scalars(_CHANGED, {"first": hour_key(first), "last": hour_key(last)}):
-        hour = _read_key(key)
+    for hour in changed[bisect_left(changed, first) : bisect_left(changed, last)]:
         yield hour, hour + HOUR
     if last < until:
         yield last, until

@@ -39,7 +39,7 @@ EVERYBODY = ""
 NO_FAILURES = frozenset({"succeeded", "handed_back", "retry"})
 
 #: What the column with the number of the stretch is called.
-_NUMBER = "number"
+_NUMBER = "stretch_number"
 
 #: Names come from outside and are to stand under a chart.
 _NAME_CHARS = 100

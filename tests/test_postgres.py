@@ -24,6 +24,7 @@ from millis_hooks.call_log.database import open_database
 from millis_hooks.call_log.deliveries import insert_after, insert_deliveries
 from millis_hooks.call_log.filters import CallFilter
 from millis_hooks.call_log.postgres import PostgresDatabase
+from millis_hooks.call_log.processing import Processor
 from millis_hooks.call_log.queries import Queries
 from millis_hooks.call_log.removal import remove_sessions
 from millis_hooks.call_log.tables import calls, deliveries, inbox, keys
@@ -304,6 +305,19 @@ def test_two_that_process_the_same_inbox_make_each_call_once(url: str, log: Call
     eventually(lambda: len(rows(log.database, calls)) == 60)
     eventually(lambda: all(row.repeated for row in rows(log.database, calls)))
     other.close()
+
+
+def test_what_another_process_is_at_is_left_to_it(url: str) -> None:
+    CallLog(url).close()
+    with closing(open_database(url)) as database, writing(database) as writer:
+        writer.run(insert_one)
+        processor = Processor(database, writer, runs_for=lambda _: [])
+        chunk = rows(database, deliveries)
+        with create_engine(url, poolclass=NullPool).begin() as other:
+            other.execute(select(inbox).with_for_update())
+            assert processor.process(chunk) == 0
+        assert rows(database, calls) == []
+        assert processor.process(chunk) == 1
 
 
 def test_what_comes_in_during_an_import_is_left_to_the_service(url: str) -> None:

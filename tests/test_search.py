@@ -27,6 +27,7 @@ SAID = (
     "मुझे अपना समय बदलना है",
     'He said "100 % sure", didn\'t he? AND NOT (NEAR "x")*',
     "👩‍👩‍👧 family 🏳️‍🌈 plan",
+    "Support is there 24/7, says user_name.",
 )
 
 
@@ -57,7 +58,8 @@ def found(stored: StoredCalls, q: str) -> list[str]:
         ("able for tw", 0), ("STRASSE", None), ("straße", 1), ("große freiheit", 1),
         ("IBÁÑEZ", 2), ("ibanez", None), ("変更したい", 3), ("予約", 3), ("موعدي", 4),
         ("ПЕРЕНЕСТИ", 5), ("เปลี่ยน", 6), ("समय", 7), ("100 % s", 8), ('sure", did', 8),
-        ("AND NOT (NEAR", 8), ("👧 family", 9), ("+1 415 555-0135", 5), ("0136", 6),
+        ("AND NOT (NEAR", 8), ("👧 family", 9), ("24/7", 10), ("24%7", None),
+        ("r_n", 10), ("s_u", None), ("+1 415 555-0135", 5), ("0136", 6),
     ],
 )  # fmt: skip
 def test_any_part_of_what_was_said_finds_the_call(

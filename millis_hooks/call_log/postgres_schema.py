@@ -25,7 +25,7 @@ logger = logging.getLogger("millis_hooks.call_log")
 
 CREATE_EXTENSION = "CREATE EXTENSION IF NOT EXISTS pg_trgm"
 CREATE_SEARCH_INDEX = (
-    "CREATE INDEX ix_call_search_folded ON call_search USING gin (folded gin_trgm_ops)"
+    f"CREATE INDEX ix_call_search_folded ON call_search USING gin ({FOLDED} gin_trgm_ops)"
 )
 _CREATE_CALL_SEARCH = f"""
 CREATE TABLE call_search (

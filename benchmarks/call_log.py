@@ -254,9 +254,13 @@ def _ingest(url: str, sent: Sequence[Sequence[Delivery]]) -> float:
 
 
 def _wait_until_parsed(database: Database) -> None:
-    with database.reader.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
-        while connection.scalar(select(exists(select(inbox)))):
-            time.sleep(POLL_S)
+    while _has_to_do(database):
+        time.sleep(POLL_S)
+
+
+def _has_to_do(database: Database) -> bool:
+    with database.reader.connect() as connection:  # a new one each time, to see what is new
+        return bool(connection.scalar(select(exists(select(inbox)))))
 
 
 async def _deliver(call_log: CallLog, sent: Sequence[Sequence[Delivery]]) -> None:

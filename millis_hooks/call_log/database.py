@@ -25,6 +25,11 @@ BUSY_TIMEOUT_S = 10
 #: Marks a connection that has read a damaged file.
 _DISTRUSTED = "millis_hooks_distrusted"
 _BEGIN_WRITING = "BEGIN IMMEDIATE"
+#: Of a new file. A body of 20 kB goes into 5 system calls instead of the 17 that SQLite's own 4,096
+#: bytes take; a log of a million calls is as quick to add to, and quicker to search.
+_PAGE_BYTES = 16_384
+#: In KiB. With SQLite's own 2,000, processing reads again what was written a moment ago.
+_WRITERS_CACHE = "PRAGMA cache_size=-16000"
 _PRAGMAS = (
     "PRAGMA synchronous=FULL",
     "PRAGMA foreign_keys=ON",
@@ -64,7 +69,7 @@ class Database:
         self._path = Path(str(self.url.database)).resolve()
         self._file_id = create_private(self.path)
         self.schema_version()
-        self.writer = self._engine(begin=_BEGIN_WRITING, pragmas=_PRAGMAS)
+        self.writer = self._engine(begin=_BEGIN_WRITING, pragmas=(*_PRAGMAS, _WRITERS_CACHE))
         self.reader = self._engine(begin="BEGIN", pragmas=(*_PRAGMAS, "PRAGMA query_only=ON"))
 
     @property
@@ -106,6 +111,7 @@ class Database:
             # deferred writer can fail with SQLITE_BUSY_SNAPSHOT, which ignores the busy timeout.
             dbapi_connection.isolation_level = None
             cursor = dbapi_connection.cursor()
+            cursor.execute(f"PRAGMA page_size={_PAGE_BYTES}")  # has to come before
             _switch_to_wal(cursor)
             for pragma in pragmas:
                 cursor.execute(pragma)

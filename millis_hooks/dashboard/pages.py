@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from datetime import UTC, datetime, tzinfo
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any, TypeAlias
 from urllib.parse import quote, urlencode
@@ -91,6 +91,27 @@ def templates_dir() -> Path:
     return shipped if shipped.is_dir() else package.parent / "templates"
 
 
+@cache
+def _templates() -> Environment:
+    """Return the templates, which are the same for every application of the process."""
+    templates = Environment(
+        loader=FileSystemLoader(templates_dir()),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.filters.update(formats.FILTERS | runs.FILTERS | {"time_field": time_field})
+    templates.globals.update(
+        handler_labels=HANDLER_LABELS,
+        page_sizes=PAGE_SIZES,
+        range_labels=RANGE_LABELS,
+        statuses=STATUSES,
+        without=_without,
+    )
+    return templates
+
+
 class Pages:
     """Turns views into responses."""
 
@@ -100,23 +121,6 @@ class Pages:
         self._log = log
         self._settings = settings
         self._now = now
-        self._templates = Environment(
-            loader=FileSystemLoader(templates_dir()),
-            autoescape=True,
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
-        self._templates.filters.update(formats.FILTERS | runs.FILTERS | {"time_field": time_field})
-        self._templates.globals.update(
-            handler_labels=HANDLER_LABELS,
-            page_sizes=PAGE_SIZES,
-            range_labels=RANGE_LABELS,
-            slow_prefetch_ms=settings.slow_prefetch_ms,
-            statuses=STATUSES,
-            version=settings.version,
-            without=_without,
-        )
         self._stamps = _stamps(templates_dir() / "static")
 
     def ask(self, view: View, request: Request) -> Any:
@@ -133,7 +137,7 @@ class Pages:
         self, request: Request, template: str, *, status_code: int = 200, **context: Any
     ) -> Response:
         """Render a template around what every page has."""
-        text = self._templates.get_template(template).render(
+        text = _templates().get_template(template).render(
             link=partial(link, request),
             static=partial(self._static, request),
             has_page=partial(_has_page, request),
@@ -142,6 +146,8 @@ class Pages:
             theme=_theme(request),
             zone=zone_of(request),
             now=self._now(),
+            slow_prefetch_ms=self._settings.slow_prefetch_ms,
+            version=self._settings.version,
             **{"operator": None, "live_count": 0} | context,
         )
         # Lone surrogates and NUL come in with payloads and go out on no page.
@@ -219,6 +225,7 @@ def _theme(request: Request) -> str:
     return theme if theme in ("light", "dark") else "auto"
 
 
+@cache
 def _stamps(static: Path) -> dict[str, str]:
     """Name each version of a file, so that browsers may keep it for good.
 

@@ -302,6 +302,14 @@ def test_what_the_service_may_remember_and_the_file_may_keep_is_told(
     assert "the -wal file keeps old pages" in told
 
 
+@pytest.mark.sqlite_only
+def test_where_rehearsals_are_kept_is_told(database: Database, run: Run) -> None:
+    assert "rehearsed" not in run(NUMBER, "--yes").stderr
+    file = database.path.with_name(f"{database.path.stem}-sandbox.db")
+    file.touch()
+    assert str(file) in run(NUMBER, "--yes").stderr.replace("\n", "")
+
+
 def test_ones_own_number_is_in_every_call_and_is_refused(
     database: Database, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

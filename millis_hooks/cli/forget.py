@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -34,6 +35,10 @@ _ELSEWHERE = (
     "Backups and exports keep what they have. What was deleted earlier may lie in free space of "
     "the file: millis-hooks vacuum removes it."
 )
+_REHEARSED = (
+    "Calls rehearsed in the sandbox are kept for a day in {file}, and were not looked through. To "
+    "be rid of them now, remove it while no service is at work; agents made there go with it."
+)
 _REMEMBERED = "The service may still answer for this caller from memory (last_good): restart it."
 
 
@@ -62,6 +67,8 @@ def forget(
         if dry_run:
             return
         kept = _carry_out(database, found, planned, asks=not yes) if planned.total else planned.kept
+    if (rehearsals := _rehearsals(settings)) is not None:
+        note(_REHEARSED.format(file=rehearsals))
     if settings.prefetch_fallback == "last_good":
         note(_REMEMBERED)
     if kept:
@@ -104,6 +111,13 @@ def _find(database: Database, who: str, settings: Settings) -> Found:
     if others:
         note(f"It is spoken of in other sessions too, which stay:{_named(others)}")
     return found
+
+
+def _rehearsals(settings: Settings) -> Path | None:
+    from ..sandbox.interfaces.stand_in import sandbox_file
+
+    file = sandbox_file(settings)
+    return file if isinstance(file, Path) and file.exists() else None
 
 
 def _named(session_ids: Sequence[str]) -> str:

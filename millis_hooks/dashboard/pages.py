@@ -137,7 +137,8 @@ class Pages:
         self, request: Request, template: str, *, status_code: int = 200, **context: Any
     ) -> Response:
         """Render a template around what every page has."""
-        text = _templates().get_template(template).render(
+        page = _templates().get_template(template)
+        text = page.render(
             link=partial(link, request),
             static=partial(self._static, request),
             has_page=partial(_has_page, request),

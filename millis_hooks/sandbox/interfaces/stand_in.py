@@ -49,13 +49,13 @@ class StandIn:
         """Open the sandbox's file; blocks. `app` receives the webhooks of what is called here."""
         key = settings.sandbox_key
         keys = Keys(None if key is None else key.get_secret_value())
-        self.shelf = Shelf(_file(settings), now=now)
+        self.shelf = Shelf(sandbox_file(settings), now=now)
         #: Starts calls, and knows those that are under way.
         self.switchboard = Switchboard(
             app, settings, marks=marks, shelf=self.shelf, now=now, rng=rng
         )
         #: Holds the calls of the sandbox's page.
-        self.rehearsals = Rehearsals(self.switchboard, Notebook(_file(settings), now=now))
+        self.rehearsals = Rehearsals(self.switchboard, Notebook(sandbox_file(settings), now=now))
         doors = Router(
             [
                 *widget_routes(),
@@ -100,7 +100,7 @@ class _Scenarios:
         await self._doors({**scope, "state": state}, receive, send)
 
 
-def _file(settings: Settings) -> Path | str:
+def sandbox_file(settings: Settings) -> Path | str:
     """Return the file of the sandbox, beside the call log's; in memory if that is redacted, or no
     file."""
     if settings.redact_before_store or not is_file(settings.database_url):

@@ -96,7 +96,7 @@ def test_a_disk_that_fails_acknowledges_nobody_until_it_works_again(
 
 
 def test_a_full_disk_acknowledges_nobody_until_there_is_room(tmp_path: Path) -> None:
-    with small_disk(tmp_path, size_bytes=64 * 1024 * 1024) as disk:
+    with small_disk(tmp_path, size_bytes=16 * 1024 * 1024) as disk:
         site = Site(disk, "")
         with site.serving() as server:
             acknowledged = 0

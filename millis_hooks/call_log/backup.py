@@ -18,7 +18,7 @@ from ..exceptions import ConfigError, StorageError
 from .database import Database
 from .interruptible import interruptible
 
-_PAGES_AT_ONCE = 128
+_PAGES_AT_ONCE = 512
 
 #: Is told how many pages are copied, and how many there are.
 Copied = Callable[[int, int], None]

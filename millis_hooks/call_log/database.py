@@ -25,9 +25,6 @@ BUSY_TIMEOUT_S = 10
 #: Marks a connection that has read a damaged file.
 _DISTRUSTED = "millis_hooks_distrusted"
 _BEGIN_WRITING = "BEGIN IMMEDIATE"
-#: Of a new file. A body of 20 kB goes into 5 system calls instead of the 17 that SQLite's own 4,096
-#: bytes take; a log of a million calls is as quick to add to, and quicker to search.
-_PAGE_BYTES = 16_384
 #: In KiB. With SQLite's own 2,000, processing reads again what was written a moment ago.
 _WRITERS_CACHE = "PRAGMA cache_size=-16000"
 _PRAGMAS = (
@@ -111,7 +108,6 @@ class Database:
             # deferred writer can fail with SQLITE_BUSY_SNAPSHOT, which ignores the busy timeout.
             dbapi_connection.isolation_level = None
             cursor = dbapi_connection.cursor()
-            cursor.execute(f"PRAGMA page_size={_PAGE_BYTES}")  # has to come before
             _switch_to_wal(cursor)
             for pragma in pragmas:
                 cursor.execute(pragma)

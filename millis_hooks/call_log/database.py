@@ -25,8 +25,6 @@ BUSY_TIMEOUT_S = 10
 #: Marks a connection that has read a damaged file.
 _DISTRUSTED = "millis_hooks_distrusted"
 _BEGIN_WRITING = "BEGIN IMMEDIATE"
-#: In KiB. With SQLite's own 2,000, processing reads again what was written a moment ago.
-_WRITERS_CACHE = "PRAGMA cache_size=-16000"
 _PRAGMAS = (
     "PRAGMA synchronous=FULL",
     "PRAGMA foreign_keys=ON",
@@ -66,7 +64,7 @@ class Database:
         self._path = Path(str(self.url.database)).resolve()
         self._file_id = create_private(self.path)
         self.schema_version()
-        self.writer = self._engine(begin=_BEGIN_WRITING, pragmas=(*_PRAGMAS, _WRITERS_CACHE))
+        self.writer = self._engine(begin=_BEGIN_WRITING, pragmas=_PRAGMAS)
         self.reader = self._engine(begin="BEGIN", pragmas=(*_PRAGMAS, "PRAGMA query_only=ON"))
 
     @property

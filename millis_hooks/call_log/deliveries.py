@@ -40,7 +40,7 @@ class Delivery(NamedTuple):
 
 
 _COLUMNS = (*Delivery._fields, "content_hash")
-_PUT_AFTER_IN_INBOX = (
+_PUT_NEWER_IN_INBOX = (
     "INSERT INTO inbox (delivery_id) SELECT id FROM deliveries WHERE id > ? "
     "AND outcome <> 'rejected'"
 )
@@ -67,7 +67,7 @@ def insert_deliveries(connection: Connection, batch: Sequence[Delivery]) -> None
         stored = connection.exec_driver_sql(_insert(len(rows)), tuple(chain.from_iterable(rows)))
         newest_id = stored.lastrowid
     # One writer at a time: nobody's ids come in between.
-    connection.exec_driver_sql(_PUT_AFTER_IN_INBOX, (newest_id - len(batch),))
+    connection.exec_driver_sql(_PUT_NEWER_IN_INBOX, (newest_id - len(batch),))
 
 
 @cache

@@ -36,8 +36,9 @@ _ELSEWHERE = (
     "the file: millis-hooks vacuum removes it."
 )
 _REHEARSED = (
-    "Calls rehearsed in the sandbox are kept for a day in {file}, and were not looked through. To "
-    "be rid of them now, remove it while no service is at work; agents made there go with it."
+    "Calls rehearsed in the sandbox lie in {file}, for a day or until the next one after that, and "
+    "were not looked through. To be rid of them now, remove it while no service is at work; agents "
+    "made there go with it."
 )
 _REMEMBERED = "The service may still answer for this caller from memory (last_good): restart it."
 
@@ -67,7 +68,7 @@ def forget(
         if dry_run:
             return
         kept = _carry_out(database, found, planned, asks=not yes) if planned.total else planned.kept
-    if (rehearsals := _rehearsals(settings)) is not None:
+    if (rehearsals := _rehearsal_file(settings)) is not None:
         note(_REHEARSED.format(file=rehearsals))
     if settings.prefetch_fallback == "last_good":
         note(_REMEMBERED)
@@ -113,7 +114,7 @@ def _find(database: Database, who: str, settings: Settings) -> Found:
     return found
 
 
-def _rehearsals(settings: Settings) -> Path | None:
+def _rehearsal_file(settings: Settings) -> Path | None:
     from ..sandbox.interfaces.stand_in import sandbox_file
 
     file = sandbox_file(settings)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -18,6 +18,8 @@ from starlette.types import Message
 from millis_hooks.call_log.news import REFRESH, Announcer, Change
 from millis_hooks.dashboard.live import MOST_CLIENTS, Live
 from millis_hooks.masking import MaskPolicy
+from millis_hooks.operators import SignedIn, accounts
+from millis_hooks.operators.passwords import hash_password
 
 pytestmark = pytest.mark.both_databases
 
@@ -64,11 +66,13 @@ async def opened(
     cookie: str | None = None,
     heartbeat_s: float = WAIT_S,
     gather_s: float = 0,
+    live: Live | None = None,
 ) -> AsyncIterator[Tab]:
     tab = Tab()
     headers = [(b"cookie", (site.cookie if cookie is None else cookie).encode())]
     scope = {"type": "http", "method": "GET", "path": "/live", "headers": headers}
-    live = Live(news, site.operators, heartbeat_s=heartbeat_s, gather_s=gather_s)
+    if live is None:
+        live = Live(news, site.operators, heartbeat_s=heartbeat_s, gather_s=gather_s)
     task = asyncio.create_task(live(scope, tab.receive, tab.sent.put))
     try:
         yield tab
@@ -139,6 +143,39 @@ async def test_one_page_too_many_is_told_when_to_try_again(site: Dashboard) -> N
             start = await tab.start()
             assert start["status"] == 503
             assert b"retry-after" in dict(start["headers"])
+
+
+def cookie_of_another_operator(site: Dashboard) -> str:
+    password = "a password of her own"
+    hashed = hash_password(password)
+    site.stored.write(
+        lambda connection: accounts.add(
+            connection, "grace", role="view", password_hash=hashed, now=site.now
+        )
+    )
+    signed_in = site.operators.log_in("grace", password)
+    assert isinstance(signed_in, SignedIn)
+    return f"mh_session={signed_in.cookie}"
+
+
+@pytest.mark.anyio
+async def test_the_operator_with_the_most_pages_makes_room_for_another(site: Dashboard) -> None:
+    grace = cookie_of_another_operator(site)
+    news = Announcer()
+    async with AsyncExitStack() as tabs:
+        live = Live(news, site.operators)
+        theirs = [
+            await tabs.enter_async_context(opened(site, news, live=live))
+            for _ in range(MOST_CLIENTS)
+        ]
+        for tab in theirs:
+            await tab.start()
+        one_more = await tabs.enter_async_context(opened(site, news, live=live))
+        assert (await one_more.start())["status"] == 503
+        newcomer = await tabs.enter_async_context(opened(site, news, live=live, cookie=grace))
+        assert (await newcomer.start())["status"] == 200
+        assert (await theirs[0].event()).startswith("event: refresh")
+        assert await theirs[0].event() == ""
 
 
 @pytest.mark.anyio

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from functools import partial
@@ -30,15 +31,15 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from sse_starlette.sse import SendTimeoutError
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
 from ..call_log.news import REFRESH, Announcer, Change, Listener
 from ..exceptions import StorageError
-from ..operators import Operators
+from ..operators import Operator, Operators
 from .cookies import read_cookie
 
-#: So many pages are served at once; others stand still, and lose nothing else.
+#: Pages that are followed at once. More do not change by themselves, and lose nothing else.
 MOST_CLIENTS = 64
 #: When one of those may try again.
 RETRY_AFTER_S = 60
@@ -71,17 +72,43 @@ class Live:
         self._operators = operators
         self._heartbeat_s = heartbeat_s
         self._gather_s = gather_s
+        self._operator_of: dict[Listener, str] = {}  # by stream, the oldest first
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Stream until the peer goes, its session is over, or the service stops."""
         request = Request(scope, receive)
-        refusal = await self._refusal(request)
-        if refusal is not None:
-            await refusal(scope, receive, send)
-            return
+        operator = await self._operator(request)
+        if operator is None:  # any status but 200 keeps a browser from coming back by itself
+            await PlainTextResponse("Sign in first.", 401)(scope, receive, send)
+        elif not self._make_room(operator.name):
+            again = {"Retry-After": str(RETRY_AFTER_S)}
+            full = PlainTextResponse("Too many pages are open.", 503, headers=again)
+            await full(scope, receive, send)
+        else:
+            await self._stream(request, operator.name, send)
+
+    def _make_room(self, name: str) -> bool:
+        """Return whether one more stream of this operator may begin.
+
+        When all places are taken, the oldest stream of the operator who has most of them ends for
+        it, so that one operator's pages never keep out another's.
+        """
+        if self._news.listeners < MOST_CLIENTS:
+            return True
+        streams = Counter(self._operator_of.values())
+        busiest = max(streams, key=lambda other: streams[other], default=name)
+        if streams[busiest] <= streams[name] + 1:
+            return False
+        oldest = next(each for each, owner in self._operator_of.items() if owner == busiest)
+        del self._operator_of[oldest]
+        oldest.close()
+        return True
+
+    async def _stream(self, request: Request, name: str, send: Send) -> None:
         awake = asyncio.Event()
         wake = partial(_set, asyncio.get_running_loop(), awake)
         with self._news.listen(wake) as listener, suppress(SendTimeoutError):
+            self._operator_of[listener] = name
             stopping = anyio.Event()
             stream = EventSourceResponse(
                 self._events(request, listener, awake),
@@ -91,16 +118,10 @@ class Live:
                 shutdown_grace_period=STOP_S,
                 data_sender_callable=partial(_close_at, stopping, listener),
             )
-            await stream(scope, receive, send)
-
-    async def _refusal(self, request: Request) -> Response | None:
-        # Any status but 200 keeps a browser from coming back by itself.
-        if not await self._is_signed_in(request):
-            return PlainTextResponse("Sign in first.", 401)
-        if self._news.listeners >= MOST_CLIENTS:
-            again = {"Retry-After": str(RETRY_AFTER_S)}
-            return PlainTextResponse("Too many pages are open.", 503, headers=again)
-        return None
+            try:
+                await stream(request.scope, request.receive, send)
+            finally:
+                self._operator_of.pop(listener, None)
 
     async def _events(
         self, request: Request, listener: Listener, awake: asyncio.Event
@@ -111,7 +132,7 @@ class Live:
                 if not await _is_set(awake, self._heartbeat_s):
                     yield ServerSentEvent(comment="").encode()
                 awake.clear()
-                if not await self._is_signed_in(request):
+                if await self._operator(request) is None:
                     yield ServerSentEvent(event="signed-out", data="{}").encode()
                     return
                 if changes := listener.take():
@@ -119,9 +140,9 @@ class Live:
                     pauses = MUCH_PAUSES if REFRESH in changes else 1
                     await _rest(listener, awake, self._gather_s * pauses)
 
-    async def _is_signed_in(self, request: Request) -> bool:
+    async def _operator(self, request: Request) -> Operator | None:
         resume = partial(self._operators.resume, read_cookie(request), is_use=False)
-        return await run_in_threadpool(resume) is not None
+        return await run_in_threadpool(resume)
 
 
 def _event(change: Change, retry: int | None = None) -> bytes:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -25,7 +26,7 @@ from pydantic import (
     SkipValidation,
     field_validator,
 )
-from pydantic_core import from_json, to_json
+from pydantic_core import to_json
 from typing_extensions import TypeVar
 
 from .call_status import CallStatus, Outcome, outcome_of, spell_status
@@ -48,6 +49,7 @@ from .wire import (
     finite,
     identifier,
     not_bool,
+    read_any_json,
     read_json,
     read_model,
     takes_list,
@@ -164,6 +166,14 @@ class Recording(WireModel):
     recording_url: str | None = None
 
 
+def _agent_id(value: object) -> str | None:
+    """Return the agent as `identify` does: what admits a delivery and what handles it agree."""
+    agent_id = identifier(value)
+    if agent_id is None and value not in (None, ""):
+        raise ValueError("Input should be an id: text of 1 to 255 characters, or a whole number")
+    return agent_id
+
+
 class _Received:
     """What the application knows of an event beside what the event says."""
 
@@ -197,7 +207,7 @@ class EndOfCall(_Received, WireModel):
     """
 
     session_id: str
-    agent_id: str | None = None
+    agent_id: Annotated[str | None, BeforeValidator(_agent_id)] = None
     call_id: str | None = None
     chat: Items[Message] = Field(default_factory=list)
     function_calls: Items[FunctionCall] = Field(default_factory=list)
@@ -239,11 +249,8 @@ class EndOfCall(_Received, WireModel):
         Raises `PayloadError` for one with neither a `session_id` nor a `call_id`.
         """
         problems: list[Problem] = []
-        session_id = identifier(raw.get("session_id"))
-        if session_id is None:
-            session_id = identifier(raw.get("call_id"))
-            if session_id is None:
-                raise PayloadError("neither a session_id nor a call_id")
+        session_id = _identity(raw).session_id
+        if identifier(raw.get("session_id")) is None:
             found = describe(raw.get("session_id"))
             problems.append(Problem("session_id", found, "the call_id stands in for it"))
         call = cls.model_validate({**raw, "session_id": session_id}, context=problems)
@@ -380,23 +387,21 @@ class Identity(NamedTuple):
 
 
 def identify(body: bytes) -> Identity:
-    """Read no more of an end-of-call than whom it is about; raises as `EndOfCall.parse` does."""
-    try:
-        raw = from_json(body)
-    except ValueError:
-        raw = None
-    if not isinstance(raw, dict):
-        raw = _read_object(body)
+    """Read of an end-of-call whom it is about, as `EndOfCall.parse` does, and raise as it does."""
+    return _identity(_read_object(body, read_any_json))
+
+
+def _identity(raw: dict[str, Json]) -> Identity:
     session_id = identifier(raw.get("session_id")) or identifier(raw.get("call_id"))
     if session_id is None:
         raise PayloadError("neither a session_id nor a call_id")
     return Identity(session_id, identifier(raw.get("agent_id")))
 
 
-def _read_object(body: bytes) -> dict[str, Json]:
-    raw = read_json(body)
+def _read_object(body: bytes, read: Callable[[bytes | str], Json] = read_json) -> dict[str, Json]:
+    raw = read(body)
     if isinstance(raw, str):  # JSON in JSON, as some relays make it
-        raw = read_json(raw)
+        raw = read(raw)
     if not isinstance(raw, dict):
         raise PayloadError(f"not a JSON object but {describe(raw)}")
     return raw
@@ -482,7 +487,7 @@ class PrefetchRequest(_Received, Generic[Metadata]):
             problems.append(Problem("session_id", "nothing", "every call has one"))
         return PrefetchRequest(
             session_id=session_id,
-            agent_id=own.get("agent_id") or None,
+            agent_id=identifier(own.get("agent_id")),
             from_phone=repair_phone(own.get("from", "")),
             to_phone=repair_phone(own.get("to", "")),
             metadata=metadata,

@@ -6,9 +6,11 @@ sends; `events` does.
 
 from __future__ import annotations
 
+import gc
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -75,48 +77,88 @@ def _counted(things: str | list[Any] | dict[str, Any], noun: str) -> str:
 
 
 def read_json(body: bytes | str) -> Json:
-    """Read any JSON there is a way to read: UTF-16, a byte order mark, lone surrogates, NaN.
+    """Read any JSON there is a way to read: UTF-16, a byte order mark, bytes of another encoding,
+    lone surrogates, NaN.
 
-    What is returned can be written as JSON again: lone surrogates are U+FFFD, numbers that are
-    not finite are null. Raises `PayloadError`, and nothing else, for what cannot be read.
+    What is returned can be written as JSON again: bytes that are no UTF-8 and lone surrogates are
+    U+FFFD, numbers that are not finite are null. Of a name that repeats in an object the last value
+    counts. Raises `PayloadError`, and nothing else, for what cannot be read.
     """
-    try:
-        value = cast("Json", from_json(body, allow_inf_nan=False))
-    except ValueError:
-        return _read_json_slowly(body)
+    value = read_any_json(body)
     # 1e999 becomes an infinity all the same; to write and look is faster than to walk.
-    return _cleaned(value) if b"Infinity" in to_json(value, inf_nan_mode="constants") else value
+    return _finite(value) if b"Infinity" in to_json(value, inf_nan_mode="constants") else value
 
 
-def _read_json_slowly(body: bytes | str) -> Json:
+def read_any_json(body: bytes | str) -> Json:
+    """Read as `read_json` does, in half the time, and leave infinite numbers as they are."""
+    with _collecting_nothing(len(body)):
+        try:
+            return cast("Json", from_json(body, allow_inf_nan=False))
+        except ValueError:
+            return _read_odd_json(body)
+
+
+#: Larger bodies are read away from the serving loop, in bytes.
+LARGE_BYTES = 256 * 1024
+
+
+@contextmanager
+def _collecting_nothing(size: int) -> Iterator[None]:
+    """Keep the garbage collector from looking through a large value again and again while it
+    grows: that takes several times as long as to read it, and everybody waits."""
+    pauses = size > LARGE_BYTES and gc.isenabled()
+    if pauses:
+        gc.disable()
     try:
-        return _cleaned(json.loads(body))
+        yield
+    finally:
+        if pauses:
+            gc.enable()
+
+
+def _read_odd_json(body: bytes | str) -> Json:
+    """Read what is no JSON by the book, in a time that grows with its length and no faster."""
+    try:
+        # Written and read again it has no lone surrogates: faster than to look at each text.
+        plain = _joined(json.dumps(_loads(body), ensure_ascii=False, check_circular=False))
     except RecursionError:
         raise PayloadError("nested too deeply") from None
     except ValueError as error:
         raise PayloadError(f"not JSON: {error}" if body.strip() else "the body is empty") from None
+    try:
+        return cast("Json", from_json(plain))
+    except ValueError:  # the only thing that `json` has no limit for
+        raise PayloadError("nested too deeply") from None
 
 
-#: As deep as pydantic's own reader goes.
-_MAX_DEPTH = 200
+def _loads(body: bytes | str) -> Any:
+    text = body if isinstance(body, str) else _decoded(body)
+    return json.loads(text, parse_constant=lambda _name: None)
 
 
-def _cleaned(value: Json, depth: int = 0) -> Json:
-    if depth > _MAX_DEPTH:
-        raise RecursionError
-    if isinstance(value, str):
-        return _joined(value)
+def _decoded(body: bytes) -> str:
+    """Return the text; each byte that is none becomes U+FFFD."""
+    encoding = json.detect_encoding(body)
+    try:
+        return body.decode(encoding, "surrogatepass")
+    except UnicodeDecodeError:
+        return body.decode(encoding, "replace")
+
+
+def _finite(value: Json) -> Json:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, list):
-        return [_cleaned(item, depth + 1) for item in value]
+        return [_finite(item) for item in value]
     if isinstance(value, dict):
-        return {_joined(name): _cleaned(item, depth + 1) for name, item in value.items()}
+        return {name: _finite(item) for name, item in value.items()}
     return value
 
 
 def _joined(text: str) -> str:
     """Join surrogates that pair up and replace those that do not."""
+    if text.isascii():
+        return text
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +166,45 @@ def test_a_call_is_identified_as_it_is_parsed() -> None:
     assert identify(body) == ("-Ox3sampleSession003", "-Ox3sampleAgent00003")
     with pytest.raises(PayloadError):
         identify(b"{}")
+
+
+AGENTS = [
+    b'"A", "agent_id": "B"',
+    b'"B ", "agent\\u005fid": " A\\n"',
+    b'"A\xff"',
+    b'"\\ud800A"',
+    b"17",
+    b"1.5",
+    b"true",
+    b"[]",
+    b"NaN",
+    b"1e999",
+    b'""',
+    b'" "',
+    b'"%b"' % (b"A" * 256),
+    b"null",
+]
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32-be"])
+@pytest.mark.parametrize("wrapped", [False, True], ids=["plain", "in a string"])
+def test_whose_a_call_is_reads_the_same_at_the_door_and_behind_it(
+    agent: bytes, encoding: str, wrapped: bool
+) -> None:
+    body = b'{"session_id": "-s", "agent_id": %b}' % agent
+    with suppress(UnicodeDecodeError):
+        body = body.decode().encode(encoding)
+    if wrapped:
+        body = json.dumps(body.decode("utf-8", "surrogateescape")).encode()
+    try:
+        identity = identify(body)
+    except PayloadError:
+        with pytest.raises(PayloadError):
+            EndOfCall.parse(body)
+        return
+    call = EndOfCall.parse(body)
+    assert identity == (call.session_id, call.agent_id)
 
 
 def test_a_call_made_by_hand_is_as_tolerant_but_for_its_id() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import json
 from typing import Any
 
@@ -34,16 +35,47 @@ def test_what_could_not_be_written_again_is_replaced(body: bytes, value: Any) ->
 
 
 @pytest.mark.parametrize(
+    ("raw", "text"),
+    [
+        (b"Ren\xe9", "Ren\ufffd"),  # Latin-1
+        (b"\x80 5", "\ufffd 5"),  # Windows-1252
+        (b"caf\xc3", "caf\ufffd"),  # cut within a character
+        (b"\xf0\x9f\x98 and on", "\ufffd and on"),
+        (b"\xc0\xaf", "\ufffd\ufffd"),  # longer than need be
+        (b"\xed\xa0\xbd\xed\xb8\x80", "😀"),  # as Java writes it
+        (b"\xed\xa0\xbd", "\ufffd"),
+        (b"\xff\\ud800", "\ufffd\ufffd"),
+    ],
+)
+def test_a_byte_that_is_no_utf8_costs_that_byte(raw: bytes, text: str) -> None:
+    assert read_json(b'{"name": "%b", "age": 7}' % raw) == {"name": text, "age": 7}
+
+
+def test_of_a_name_that_repeats_the_last_value_counts_however_the_body_is_read() -> None:
+    twice = b'{"a": 1, "\\u0061": 2%b}'
+    assert read_json(twice % b"") == {"a": 2}
+    assert read_json(twice % b', "b": "\xff"') == {"a": 2, "b": "\ufffd"}
+
+
+@pytest.mark.parametrize("item", [b"{}", b'"\\ud800"', b'"\xff"', b"NaN", b"1e999"])
+def test_a_large_body_of_many_parts_leaves_the_collector_as_it_was(item: bytes) -> None:
+    value = read_json(b"[%b]" % b",".join([item] * 100_000))
+    assert isinstance(value, list)
+    assert len(value) == 100_000
+    assert gc.isenabled()
+
+
+@pytest.mark.parametrize(
     ("body", "reason"),
     [
         (b" ", "the body is empty"),
         (b'{"a": }', "not JSON: Expecting value"),
-        (b'"\xff"', "not JSON: 'utf-8' codec can't decode"),
+        (b'{"a": "\xff}', "not JSON: Unterminated string"),
         (b"[" * 100_000, "nested too deeply"),
         (b"[" * 300 + b"]" * 300, "nested too deeply"),
         (b"9" * 5000, "not JSON: Exceeds the limit"),
     ],
-    ids=["empty", "broken", "not utf-8", "endless", "deep", "digits"],
+    ids=["empty", "broken", "cut", "endless", "deep", "digits"],
 )
 def test_what_is_no_json_is_refused_with_a_reason(body: bytes, reason: str) -> None:
     with pytest.raises(PayloadError, match=reason) as refusal:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import Annotated, Any, Generic, Literal, NamedTuple, Self, TypeAlias, cast
 
 from pydantic import (
@@ -35,6 +36,7 @@ from .phones import Direction, customer_of, direction_of, repair_phone
 from .query_string import read_query
 from .variables import variables_of
 from .wire import (
+    MOST_PROBLEMS,
     Count,
     Items,
     Json,
@@ -43,6 +45,7 @@ from .wire import (
     Number,
     Object,
     Problem,
+    Reading,
     Seconds,
     WireModel,
     describe,
@@ -240,7 +243,9 @@ class EndOfCall(_Received, WireModel):
         Raises `PayloadError` for what is no JSON object and for one with neither a `session_id`
         nor a `call_id`; everything else that is wrong ends up in `problems`.
         """
-        return cls.from_raw(_read_object(body), own_numbers=own_numbers)
+        reading = Reading()
+        raw = _read_object(body, partial(read_json, left_out=reading.note_left_out))
+        return cls._read(raw, reading, own_numbers)
 
     @classmethod
     def from_raw(cls, raw: dict[str, Json], *, own_numbers: frozenset[str] = frozenset()) -> Self:
@@ -248,33 +253,42 @@ class EndOfCall(_Received, WireModel):
 
         Raises `PayloadError` for one with neither a `session_id` nor a `call_id`.
         """
-        problems: list[Problem] = []
+        return cls._read(raw, Reading(), own_numbers)
+
+    @classmethod
+    def _read(cls, raw: dict[str, Json], reading: Reading, own_numbers: frozenset[str]) -> Self:
         session_id = _identity(raw).session_id
         if identifier(raw.get("session_id")) is None:
             found = describe(raw.get("session_id"))
-            problems.append(Problem("session_id", found, "the call_id stands in for it"))
-        call = cls.model_validate({**raw, "session_id": session_id}, context=problems)
-        call._raw, call._problems, call._own_numbers = raw, problems, own_numbers
-        call._report_unusable()
+            reading.note("session_id", found, "the call_id stands in for it")
+        call = cls.model_validate({**raw, "session_id": session_id}, context=reading)
+        call._raw, call._own_numbers = raw, own_numbers
+        call._note_unusable(reading)
+        call._problems = reading.close()
         return call
 
-    def _report_unusable(self) -> None:
-        """Report what could be read and still is not what it should be."""
+    def _note_unusable(self, reading: Reading) -> None:
+        """Note what could be read and still is not what it should be."""
         if self.ts is not None and self.started_at is None:
-            self._problems.append(Problem("ts", describe(self.ts), "no time from 2000 to 2099"))
+            reading.note("ts", describe(self.ts), "no time from 2000 to 2099")
         url = self.recording and self.recording.recording_url
         if url and self.recording_url is None:
-            why = "no http or https address"
-            self._problems.append(Problem("recording.recording_url", describe(url), why))
+            reading.note("recording.recording_url", describe(url), "no http or https address")
+        if (latency := self._latency) is not None and self.average_latency_ms is None:
+            name = "call_metrics.utterance_latency.avg"
+            reading.note(name, describe(latency), "no number of milliseconds from 0 to 1e12")
 
     @property
     def raw(self) -> dict[str, Json]:
-        """The payload as it was received."""
+        """The payload as it was received; of one with absurdly many parts, what was read of it."""
         return self._raw
 
     @property
     def problems(self) -> list[Problem]:
-        """What could not be read."""
+        """What could not be read, and what is left out because there is too much of it.
+
+        The first 50; one more says how many others there are.
+        """
         return self._problems
 
     def mark(self, *, sandbox: bool, dry_run: bool) -> None:
@@ -303,10 +317,7 @@ class EndOfCall(_Received, WireModel):
     def cost_total(self) -> float | None:
         """The sum of all credits; None where no item has one, which is not the same as 0."""
         credit = [item.credit for item in self.cost_breakdown if item.credit is not None]
-        try:
-            return math.fsum(credit) if credit else None
-        except OverflowError:
-            return None
+        return math.fsum(credit) if credit else None
 
     @property
     def channel(self) -> Channel:
@@ -357,8 +368,13 @@ class EndOfCall(_Received, WireModel):
     @property
     def average_latency_ms(self) -> float | None:
         """How long the agent took to answer on average (`call_metrics.utterance_latency.avg`)."""
+        average = finite(self._latency)
+        return average if average is not None and average >= 0 else None
+
+    @property
+    def _latency(self) -> Json:
         latency = (self.call_metrics or {}).get("utterance_latency")
-        return finite(latency.get("avg")) if isinstance(latency, dict) else None
+        return latency.get("avg") if isinstance(latency, dict) else None
 
     @property
     def variables(self) -> dict[str, object]:
@@ -470,8 +486,8 @@ class PrefetchRequest(_Received, Generic[Metadata]):
         comes after them, is reported in `problems` and found only in `raw`. Of metadata keys that
         repeat, the first value counts. A `+` that was sent unescaped is put back.
         """
-        problems: list[Problem] = []
-        raw = read_query(query, problems)
+        reading = Reading()
+        raw = read_query(query, reading.problems)
         own: dict[str, str] = {}
         metadata: dict[str, str] = {}
         for name, value in raw:
@@ -479,19 +495,19 @@ class PrefetchRequest(_Received, Generic[Metadata]):
                 if name not in metadata:
                     metadata[name] = value
             elif name in own:
-                problems.append(Problem(name, describe(value), "the name is Millis' own"))
+                reading.note(name, describe(value), "the name is Millis' own")
             else:
                 own[name] = value
         session_id = own.get("session_id", "").strip()
         if not session_id:
-            problems.append(Problem("session_id", "nothing", "every call has one"))
+            reading.note("session_id", "nothing", "every call has one")
         return PrefetchRequest(
             session_id=session_id,
             agent_id=identifier(own.get("agent_id")),
             from_phone=repair_phone(own.get("from", "")),
             to_phone=repair_phone(own.get("to", "")),
             metadata=metadata,
-            problems=problems,
+            problems=reading.close(),
             raw=raw,
             _own_numbers=own_numbers,
         )
@@ -551,7 +567,7 @@ class PrefetchRequest(_Received, Generic[Metadata]):
         metadata, problems = read_model(model, sent)
         request = cast("PrefetchRequest[Model]", self.copy())
         request.metadata = metadata
-        request.problems = [*self.problems, *problems]
+        request.problems = [*self.problems, *problems[:MOST_PROBLEMS]]
         return request
 
     def _sent(self) -> dict[str, list[Any]]:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import gc
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
+from itertools import islice
 from typing import Annotated, Any, ClassVar, TypeAlias, cast, get_args, get_origin
 from urllib.parse import urlsplit
 
@@ -34,6 +36,7 @@ from pydantic_core import ErrorDetails, PydanticUseDefault, from_json, to_json
 from typing_extensions import TypeVar
 
 from .exceptions import PayloadError
+from .parts import MOST, MOST_TOOL_CALLS, Note, count_parts, within_limits
 
 #: Any JSON value.
 Json: TypeAlias = JsonValue
@@ -52,6 +55,64 @@ class Problem:
 
     def __str__(self) -> str:
         return f"{self.field}: {self.found}; {self.why}"
+
+
+#: Problems of one payload that are listed; what else is wrong with it is counted.
+MOST_PROBLEMS = 50
+#: What stands for the field where a problem is of none.
+_WHOLE = "the whole"
+#: Parts in all the JSON that came as text within one payload.
+_PARTS_IN_TEXTS = 100_000
+
+
+class Reading:
+    """The problems found while a payload is read, and how much more of it becomes objects."""
+
+    def __init__(self) -> None:
+        self.problems: list[Problem] = []
+        self._unlisted = 0
+        self._room = {**MOST, "tool_calls": MOST_TOOL_CALLS}
+        self._room_in_texts = _PARTS_IN_TEXTS
+
+    def note(self, field: str, found: str, why: str) -> None:
+        """Add a problem, or count it where many are listed already."""
+        if len(self.problems) < MOST_PROBLEMS:
+            self.problems.append(Problem(field[:_FIELD_CHARS] or _WHOLE, found, why[:_WHY_CHARS]))
+        else:
+            self._unlisted += 1
+
+    def note_left_out(self, field: str, found: str, why: str) -> None:
+        """Add before all others that parts of a field are not read, once for each field."""
+        if all((each.field, each.why) != (field, why) for each in self.problems):
+            self.problems.insert(0, Problem(field or _WHOLE, found, why))
+
+    def first(self, field: str, items: list[Any]) -> list[Any]:
+        """Return as many items of a list as there is room for."""
+        room = self._room.get(field, len(items))
+        if len(items) > room:
+            most = MOST.get(field, MOST_TOOL_CALLS)
+            of_all = " of all" if field not in MOST else ""
+            self.note_left_out(field, describe(items), f"the first {most:,}{of_all} are read")
+        if field in self._room:
+            self._room[field] -= min(room, len(items))
+        return items[:room]
+
+    def take_text(self, text: str) -> None:
+        """Make room for the JSON in a text. Raises `ValueError` where too much came as text."""
+        self._room_in_texts -= count_parts(text)
+        if self._room_in_texts < 0:
+            raise ValueError("Too much JSON came as text")
+
+    def close(self) -> list[Problem]:
+        """Return all problems; the last says how many are not listed."""
+        if self._unlisted:
+            found = f"{self._unlisted:,} more problems"
+            self.problems.append(Problem(_WHOLE, found, f"the first {MOST_PROBLEMS} are listed"))
+            self._unlisted = 0
+        return self.problems
+
+
+_FIELD_CHARS, _WHY_CHARS = 100, 300
 
 
 def describe(value: object) -> str:
@@ -73,25 +134,31 @@ def describe(value: object) -> str:
 
 
 def _counted(things: str | list[Any] | dict[str, Any], noun: str) -> str:
-    return f"{len(things)} {noun}" + ("" if len(things) == 1 else "s")
+    return f"{len(things):,} {noun}" + ("" if len(things) == 1 else "s")
 
 
-def read_json(body: bytes | str) -> Json:
+def _nobody(field: str, found: str, why: str) -> None:
+    """Tell nobody of what is left out."""
+
+
+def read_json(body: bytes | str, left_out: Note = _nobody) -> Json:
     """Read any JSON there is a way to read: UTF-16, a byte order mark, bytes of another encoding,
     lone surrogates, NaN.
 
     What is returned can be written as JSON again: bytes that are no UTF-8 and lone surrogates are
     U+FFFD, numbers that are not finite are null. Of a name that repeats in an object the last value
-    counts. Raises `PayloadError`, and nothing else, for what cannot be read.
+    counts. Of absurdly many parts the first are read, and `left_out` is told of the others. Raises
+    `PayloadError`, and nothing else, for what cannot be read.
     """
-    value = read_any_json(body)
+    value = read_any_json(body, left_out)
     # 1e999 becomes an infinity all the same; to write and look is faster than to walk.
     return _finite(value) if b"Infinity" in to_json(value, inf_nan_mode="constants") else value
 
 
-def read_any_json(body: bytes | str) -> Json:
+def read_any_json(body: bytes | str, left_out: Note = _nobody) -> Json:
     """Read as `read_json` does, in half the time, and leave infinite numbers as they are."""
     with _collecting_nothing(len(body)):
+        body = within_limits(body, left_out)
         try:
             return cast("Json", from_json(body, allow_inf_nan=False))
         except ValueError:
@@ -133,7 +200,16 @@ def _read_odd_json(body: bytes | str) -> Json:
 
 def _loads(body: bytes | str) -> Any:
     text = body if isinstance(body, str) else _decoded(body)
-    return json.loads(text, parse_constant=lambda _name: None)
+    return json.loads(text, parse_constant=lambda _name: None, parse_int=_whole_number)
+
+
+def _whole_number(digits: str) -> int | None:
+    """Return a number; None, as for one that is not finite, where it has more digits than Python
+    reads."""
+    return int(digits) if len(digits) <= _MOST_DIGITS else None
+
+
+_MOST_DIGITS = 4_300
 
 
 def _decoded(body: bytes) -> str:
@@ -159,13 +235,17 @@ def _joined(text: str) -> str:
     """Join surrogates that pair up and replace those that do not."""
     if text.isascii():
         return text
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return _LONE.sub("\ufffd", text).encode("utf-16", "surrogatepass").decode("utf-16")
+
+
+#: Replaced beforehand: a decoder takes four times as long for each.
+_LONE = re.compile(r"[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]")
 
 
 class WireModel(BaseModel):
     """A part of a payload: what it holds that cannot be read is reported and left out.
 
-    Problems are added to the list given as the validation's context, where one is given.
+    Problems are noted in the `Reading` given as the validation's context, where one is given.
     """
 
     model_config = ConfigDict(
@@ -191,9 +271,9 @@ class WireModel(BaseModel):
 
 
 def _report(info: ValidationInfo, name: str, value: object, why: str) -> None:
-    """Add a problem to the list that validation was given as its context, if it was."""
-    if isinstance(info.context, list):
-        info.context.append(Problem(name, describe(value), why))
+    """Note a problem in the `Reading` that validation was given as its context, if it was."""
+    if isinstance(info.context, Reading):
+        info.context.note(name, describe(value), why)
 
 
 def _why(error: ValidationError) -> str:
@@ -201,10 +281,12 @@ def _why(error: ValidationError) -> str:
     return first["msg"].removeprefix("Value error, ")
 
 
-def _unwrap(value: object) -> object:
+def _unwrap(value: object, info: ValidationInfo) -> object:
     """Read JSON that came inside a JSON string; empty text is null."""
     if not isinstance(value, str):
         return value
+    if isinstance(info.context, Reading):
+        info.context.take_text(value)
     try:
         return read_json(value) if value.strip() else None
     except PayloadError as error:
@@ -212,21 +294,33 @@ def _unwrap(value: object) -> object:
 
 
 def _objects(value: object, info: ValidationInfo) -> object:
-    """Leave out of a list what is no object, so that it takes nothing else with it."""
-    items = _unwrap(value)
+    """Leave out of a list what is no object, so that it takes nothing else with it, and what is
+    too much."""
+    items = _unwrap(value, info)
     if items is None:
         return []
     if not isinstance(items, list):
         return items
+    if isinstance(info.context, Reading):
+        items = info.context.first(str(info.field_name), items)
     for item in items:
         if not isinstance(item, dict):
             _report(info, f"{info.field_name}[]", item, "Input should be an object")
     return [item for item in items if isinstance(item, dict)]
 
 
-def _object(value: object) -> object:
-    unwrapped = _unwrap(value)
-    return {} if unwrapped is None else unwrapped
+def _object(value: object, info: ValidationInfo) -> object:
+    unwrapped = _unwrap(value, info)
+    if unwrapped is None:
+        return {}
+    most = MOST.get(str(info.field_name))
+    if most is None or not isinstance(unwrapped, dict) or len(unwrapped) <= most:
+        return unwrapped
+    if isinstance(info.context, Reading):
+        info.context.note_left_out(
+            str(info.field_name), describe(unwrapped), f"the first {most:,} are read"
+        )
+    return dict(islice(unwrapped.items(), most))
 
 
 def not_bool(value: object) -> object:
@@ -240,11 +334,16 @@ def not_bool(value: object) -> object:
 Items: TypeAlias = Annotated[list[Item], BeforeValidator(_objects)]
 Object: TypeAlias = Annotated[dict[str, SkipValidation[Json]], BeforeValidator(_object)]
 MaybeObject: TypeAlias = Annotated[dict[str, SkipValidation[Json]] | None, BeforeValidator(_unwrap)]
-Number: TypeAlias = Annotated[float | None, BeforeValidator(not_bool)]
-Seconds: TypeAlias = Annotated[Annotated[float, Field(ge=0)] | None, BeforeValidator(not_bool)]
-#: No larger than a database takes.
+#: No figure of a call is larger, and sums of many such ones are still numbers to any database.
+MAX_FIGURE = 10**12
+Number: TypeAlias = Annotated[
+    Annotated[float, Field(ge=-MAX_FIGURE, le=MAX_FIGURE)] | None, BeforeValidator(not_bool)
+]
+Seconds: TypeAlias = Annotated[
+    Annotated[float, Field(ge=0, le=MAX_FIGURE)] | None, BeforeValidator(not_bool)
+]
 Count: TypeAlias = Annotated[
-    Annotated[int, Field(ge=0, lt=2**63)] | None, BeforeValidator(not_bool)
+    Annotated[int, Field(ge=0, le=MAX_FIGURE)] | None, BeforeValidator(not_bool)
 ]
 
 _MAX_IDENTIFIER_CHARS = 255
@@ -260,14 +359,10 @@ def identifier(value: object) -> str | None:
 
 
 def finite(value: object) -> float | None:
-    """Return a number as a float; None for what is none, or too large to be one."""
+    """Return a number as a float; None for what is none, or larger than any figure of a call."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    try:
-        number = float(value)
-    except OverflowError:
-        return None
-    return number if math.isfinite(number) else None
+    return float(value) if abs(value) <= MAX_FIGURE else None
 
 
 #: 5138-11-16 in seconds and 1973-03-03 in milliseconds: no call is near either.
@@ -340,7 +435,7 @@ def read_model(model: type[Model], values: dict[str, Any]) -> tuple[Model, list[
 def _mismatch(detail: ErrorDetails, values: Mapping[str, Any]) -> Problem:
     name = str(detail["loc"][0]) if detail["loc"] else "metadata"
     found = describe(values[name]) if name in values else "nothing"
-    return Problem(name, found, detail["msg"])
+    return Problem(name[:_FIELD_CHARS], found, detail["msg"][:_WHY_CHARS])
 
 
 @lru_cache(maxsize=256)

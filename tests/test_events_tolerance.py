@@ -44,6 +44,7 @@ def test_a_hostile_payload_has_its_problems_named() -> None:
     assert problem_fields(event) == {
         "chat[]", "chat[].content", "function_calls[]", "ts", "duration", "chars_used",
         "cost_breakdown[]", "cost_breakdown[].credit", "recording.recording_url",
+        "call_metrics.utterance_latency.avg",
     }  # fmt: skip
     assert Problem("duration", "a string of 5 characters", event.problems[4].why) in event.problems
 

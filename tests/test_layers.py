@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "millis_hooks"
 LAYERS: list[set[str]] = [
     {"version", "exceptions", "settings", "payload_places", "loopback", "finding", "marks"},
     {"stopping"},
-    {"counts", "printable"},
+    {"counts", "parts", "printable"},
     {"call_status", "phones", "variables", "masking", "wire", "retries", "webhooks", "exchange"},
     {"query_string", "failures", "agent_config", "loop_lag"},
     {"logs"},

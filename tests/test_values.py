@@ -28,22 +28,22 @@ def test_text_is_cut_before_it_is_too_long() -> None:
     assert clean_text("abcdef", max_chars=3) == "abc"
 
 
-@pytest.mark.parametrize("number", [None, 0, -7, 2**63 - 1, -(2**63 - 1)])
-def test_an_integer_of_63_bits_is_kept(number: int | None) -> None:
+@pytest.mark.parametrize("number", [None, 0, -7, 10**12, -(10**12)])
+def test_a_figure_of_a_call_is_kept(number: int | None) -> None:
     assert clean_int(number) == number
 
 
-@pytest.mark.parametrize("number", [2**63, -(2**63), 10**400])
-def test_a_longer_integer_is_dropped(number: int) -> None:
+@pytest.mark.parametrize("number", [10**12 + 1, -(2**63), 10**400])
+def test_a_larger_integer_is_dropped(number: int) -> None:
     assert clean_int(number) is None
 
 
-@pytest.mark.parametrize("number", [None, 0.0, -1.5, 1e300])
+@pytest.mark.parametrize("number", [None, 0.0, -1.5, 1e12])
 def test_a_finite_float_is_kept(number: float | None) -> None:
     assert clean_float(number) == number
 
 
-@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf, 1.1e12, -1e300])
 def test_what_is_no_number_is_dropped(number: float) -> None:
     assert clean_float(number) is None
 

@@ -1,15 +1,15 @@
 """Makes values from the wire fit for a column of any database.
 
-Databases refuse what JSON allows: NUL, lone surrogates, integers over 63 bits, NaN, absurd times.
+Databases refuse what JSON allows: NUL, lone surrogates, NaN, absurd figures and times.
 """
 
 from __future__ import annotations
 
-import math
 from datetime import UTC, datetime
 from hashlib import blake2b
 
-_MAX_INT = 2**63 - 1
+#: No figure of a call is larger, and PostgreSQL refuses sums that are too large to be a number.
+_MAX_FIGURE = 10**12
 _MAX_CHARS = 1_000_000
 #: Of four bytes each they still fit into an index of PostgreSQL, with what else is in it.
 MAX_KEY_CHARS = 500
@@ -43,13 +43,13 @@ def short_key(text: str) -> str:
 
 
 def clean_int(number: int | None) -> int | None:
-    """Return the number if it fits into 63 bits."""
-    return number if number is not None and abs(number) <= _MAX_INT else None
+    """Return the number if a call can have such a figure."""
+    return number if number is not None and abs(number) <= _MAX_FIGURE else None
 
 
 def clean_float(number: float | None) -> float | None:
-    """Return the number if it is one: neither NaN nor infinite."""
-    return number if number is not None and math.isfinite(number) else None
+    """Return the number if a call can have such a figure: never NaN or infinite."""
+    return number if number is not None and abs(number) <= _MAX_FIGURE else None
 
 
 def clean_time(moment: datetime | None) -> datetime | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.server import ServerConnection, serve
 
 from millis_hooks import EndOfCall
+from millis_hooks.sandbox.interfaces.answer import Answer
 
 Says = Callable[["Model", dict[str, Any]], None]
 
@@ -162,12 +164,153 @@ def test_a_caller_interrupts_the_model(
 
     model, agent = model_at(slow)
     with call(client, data=initiate() | {"agent": agent}) as socket:
-        until(socket, "onresponsetext", "Well,")
+        until(socket, "onresponsetext", "Well, ")
         socket.send_json({"method": "say", "data": "Stop"})
         until(socket, "onresponsetext", "Yes?")
     assert model.heard[1] == {"type": "interrupt", "stream_id": 0}
     (one,) = eventually(lambda: ended)
-    assert [turn.content for turn in one.chat] == ["Well,", "Stop", "Yes?"]
+    assert [turn.content for turn in one.chat] == ["Well, ", "Stop", "Yes?"]
+
+
+def test_an_answer_that_is_flushed_token_by_token_is_one_turn(
+    client: TestClient, model_at: MakeModel, ended: list[EndOfCall]
+) -> None:
+    tokens = ["Gu", "ten", " Tag", ",", " Frau  Dr", ".", " Noether", "!\n", "Zu", " Diensten", "."]
+
+    def eager(model: Model, message: dict[str, Any]) -> None:
+        if message["type"] in {"start_call", "stream_request"}:
+            for token in tokens:
+                model.send(
+                    "stream_response", message["data"]["stream_id"], content=token, flush=True
+                )
+            model.send("stream_response", message["data"]["stream_id"], end_of_stream=True)
+
+    model, agent = model_at(eager)
+    with call(client, data=initiate() | {"agent": agent}) as socket:
+        seen = until(socket, "onresponsetext", "".join(tokens))
+        assert sum(message["method"] == "start_answering" for message in seen) == 1
+        assert until(socket, "onresponsetext")[-1]["payload"] == {"is_final": True}
+        socket.send_json({"method": "say", "data": "Danke"})
+        until(socket, "onresponsetext", "".join(tokens))
+    (one,) = eventually(lambda: ended)
+    assert [turn.content for turn in one.chat] == ["".join(tokens), "Danke", "".join(tokens)]
+    asked = next(one for one in model.heard if one["type"] == "stream_request")
+    assert [turn["content"] for turn in asked["data"]["transcript"]] == ["".join(tokens), "Danke"]
+
+
+def test_a_sentence_is_spoken_while_the_next_one_is_not_there_yet(
+    client: TestClient, model_at: MakeModel, ended: list[EndOfCall]
+) -> None:
+    def slow(model: Model, message: dict[str, Any]) -> None:
+        if message["type"] == "start_call":
+            model.send("stream_response", 0, content="It costs 3.50. And")
+
+    model, agent = model_at(slow)
+    with call(client, data=initiate() | {"agent": agent}) as socket:
+        heard = until(socket, "onresponsetext", "It costs 3.50.")
+        assert heard[-1]["payload"] == {"is_final": False}
+        model.send("stream_response", 0, content=" tea?", end_of_stream=True)
+        until(socket, "onresponsetext", "It costs 3.50. And tea?")
+    assert [turn.content for turn in eventually(lambda: ended)[0].chat] == [
+        "It costs 3.50. And tea?"
+    ]
+
+
+def test_a_greeting_may_have_an_id_of_its_own(client: TestClient, model_at: MakeModel) -> None:
+    def early(model: Model, message: dict[str, Any]) -> None:
+        if message["type"] == "start_call":
+            model.answer(1, "Welcome.")
+        elif message["type"] == "stream_request":
+            model.answer(message["data"]["stream_id"], "Of course.")
+
+    model, agent = model_at(early)
+    with call(client, data=initiate() | {"agent": agent}) as socket:
+        until(socket, "onresponsetext", "Welcome.")
+        eventually(lambda: "playback_finished" in model.types())
+        socket.send_json({"method": "say", "data": "A table"})
+        until(socket, "onresponsetext", "Of course.")
+    asked = next(one for one in model.heard if one["type"] == "stream_request")
+    assert asked["data"]["stream_id"] == 2
+
+
+def test_parts_of_answers_to_older_requests_come_to_nothing(
+    client: TestClient, model_at: MakeModel, ended: list[EndOfCall]
+) -> None:
+    def mixed(model: Model, message: dict[str, Any]) -> None:
+        if message["type"] != "stream_request" or message["data"]["stream_id"] < 2:
+            return
+        for old, new in (("No", "Yes"), (", never", ", always"), (".", ".")):
+            model.send("stream_response", 1, content=old, flush=True)
+            model.send("stream_response", 2, content=new)
+        model.send("stream_response", 1, end_of_stream=True)
+        model.send("stream_response", 2, end_of_stream=True)
+
+    _, agent = model_at(mixed)
+    with call(client, data=initiate() | {"agent": agent}) as socket:
+        socket.send_json({"method": "say", "data": "May I"})
+        socket.send_json({"method": "say", "data": "smoke?"})
+        until(socket, "onresponsetext", "Yes, always.")
+    (one,) = eventually(lambda: ended)
+    assert [turn.content for turn in one.chat] == ["May I", "smoke?", "Yes, always."]
+
+
+def test_an_answer_without_words_is_no_turn(
+    client: TestClient, model_at: MakeModel, ended: list[EndOfCall]
+) -> None:
+    def silent(model: Model, message: dict[str, Any]) -> None:
+        if message["type"] == "start_call":
+            model.answer(0, " ", "\n")
+        elif message["type"] == "stream_request":
+            model.answer(message["data"]["stream_id"], "", "I am here.")
+
+    model, agent = model_at(silent)
+    with call(client, data=initiate() | {"agent": agent}) as socket:
+        eventually(lambda: "playback_finished" in model.types())
+        socket.send_json({"method": "say", "data": "Hello?"})
+        until(socket, "onresponsetext", "I am here.")
+    assert "interrupt" not in model.types()
+    assert [turn.content for turn in eventually(lambda: ended)[0].chat] == ["Hello?", "I am here."]
+
+
+def test_what_was_not_heard_when_the_caller_interrupts_was_never_said(
+    make_hooks: MakeHooks, model_at: MakeModel, ended: list[EndOfCall]
+) -> None:
+    def long_winded(model: Model, message: dict[str, Any]) -> None:
+        if message["type"] == "start_call":
+            model.answer(0, "First of all. ", "Secondly. ", "And so on.")
+
+    model, agent = model_at(long_winded)
+    with client_of(rehearsing(make_hooks, ended, sandbox_pace=0.001)) as client:
+        with call(client, data=initiate() | {"agent": agent}) as socket:
+            until(socket, "onresponsetext", "First of all.")
+            socket.send_json({"method": "say", "data": "Stop"})
+            until(socket, "ontranscript", "Stop")
+        (one,) = eventually(lambda: ended)
+    assert [turn.content for turn in one.chat] == ["First of all.", "Stop"]
+    assert model.heard[1] == {"type": "interrupt", "stream_id": 0}
+
+
+@pytest.mark.parametrize(
+    ("parts", "spoken"),
+    [
+        (["One", ". Two", "."], ["One.", " Two."]),
+        (["At 10.30 sharp"], []),
+        (["«Ja!» sagt sie"], ["«Ja!»"]),
+        (["好。是", "吗"], ["好。"]),
+        (["Wait... what?! No"], ["Wait... what?!"]),
+        ([" ", "\n", "Hm."], [" \nHm."]),
+        (["." * 50_000 + "a"] * 4, []),
+    ],
+)
+def test_a_sentence_is_complete_where_its_mark_ends_it(parts: list[str], spoken: list[str]) -> None:
+    said: list[str] = []
+    answer = Answer(0, speak=said.append, chars_per_s=1e9)
+    for part in parts:
+        answer.take(part, is_flushed=False, pause_s=0, is_last=False)
+    answer.take("", is_flushed=False, pause_s=0, is_last=True)
+    asyncio.run(answer.play())
+    rest = "".join(parts).removeprefix("".join(spoken))
+    assert said == [*spoken, *([rest] if rest else [])]
 
 
 @pytest.mark.parametrize(

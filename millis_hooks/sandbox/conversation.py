@@ -55,6 +55,8 @@ class Conversation:
         self._began_s = clock.elapsed_s()
         self._add = add
         self._call_function = call_function
+        #: What the agent is about to say, piece by piece; None between such turns.
+        self._open_turn: dict[str, Any] | None = None
 
     @property
     def lasted_s(self) -> float:
@@ -78,10 +80,26 @@ class Conversation:
 
     async def speak(self, role: Role, text: str) -> None:
         """Have one of the two say `text`. Where nobody types, it takes the time of speaking."""
+        self.end_turn()
         self.messages.append({"role": role, "content": text})
         self._add(Said(role=role, text=text))
         if not self._clock.is_live:
             await self.pause(len(text) / CHARS_PER_S)
+
+    def say_more(self, text: str) -> None:
+        """Have the agent say the next piece of its turn; the first piece begins one."""
+        continues = self._open_turn is not None
+        if self._open_turn is None:
+            self._open_turn = {"role": "assistant", "content": ""}
+            self.messages.append(self._open_turn)
+        self._open_turn["content"] += text
+        self._add(Said(role="assistant", text=text, continues=continues, is_final=False))
+
+    def end_turn(self) -> None:
+        """Say that the turn begun by `say_more` is complete; without one nothing happens."""
+        if self._open_turn is not None:
+            self._open_turn = None
+            self._add(Said(role="assistant", text="", continues=True))
 
     async def call_function(self, name: str, params: Mapping[str, Json]) -> str:
         """Have the agent call one of its functions; return what it is told, also of a failure."""

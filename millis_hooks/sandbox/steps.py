@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar, TypeVar
 
@@ -143,12 +143,18 @@ class Rendered(Step):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Said(Step):
-    """Somebody said something: the `user` who calls, or the `assistant`."""
+    """Somebody said something: the `user` who calls, or the `assistant`.
+
+    An answer that is spoken piece by piece is a step a piece, and one turn: `continues` says that
+    `text` goes on with the turn before, `is_final` that the turn is complete with it.
+    """
 
     kind: ClassVar[str] = "said"
 
     role: str
     text: str
+    continues: bool = False
+    is_final: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,6 +231,8 @@ _PLACES: Mapping[str, Places] = {
     "tools": {"name": Place.OPEN},
     "unresolved": Place.LINE,
     "role": Place.OPEN,
+    "continues": Place.KEPT,
+    "is_final": Place.KEPT,
     "name": Place.OPEN,
     "sent": {"method": Place.OPEN, "body": END_OF_CALL},
     "answered": {"status_code": Place.KEPT, "content_type": Place.OPEN},
@@ -247,6 +255,22 @@ def seen(step: dict[str, Any], mask: MaskPolicy) -> dict[str, Any]:
     """Return a step that is JSON already as it may be seen."""
     masked = mask.payload(step, _PLACES)
     return masked if isinstance(masked, dict) else {}
+
+
+def with_whole_turns(steps: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return steps that are JSON with the pieces of each turn in one: in parts nothing is masked
+    that stands across two of them.
+    """
+    whole: list[dict[str, Any]] = []
+    turn: dict[str, Any] = {}
+    for step in steps:
+        if step["kind"] == "said" and step.get("continues"):
+            turn["text"] = turn.get("text", "") + step["text"]
+            continue
+        whole.append(dict(step))
+        if step["kind"] == "said":
+            turn = whole[-1]
+    return whole
 
 
 class StepLog:

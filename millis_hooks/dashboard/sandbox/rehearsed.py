@@ -13,7 +13,7 @@ from ...call_log.records import CallRecord, Delivery, Run
 from ...exceptions import PayloadError
 from ...masking import MaskPolicy
 from ...sandbox.notebook import Note
-from ...sandbox.steps import seen
+from ...sandbox.steps import seen, with_whole_turns
 from ...variables import pieces, variables_of
 from ...wire import read_json
 from ..formats import as_text
@@ -138,8 +138,8 @@ class _Steps:
     """The steps of one call, as they may be seen, and as they are."""
 
     def __init__(self, steps: Sequence[dict[str, Any]], mask: MaskPolicy) -> None:
-        self.raw = steps
-        self._seen = [seen(step, mask) for step in steps]
+        self.raw = with_whole_turns(steps)
+        self._seen = [seen(step, mask) for step in self.raw]
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return iter(self._seen)

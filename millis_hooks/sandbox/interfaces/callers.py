@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from ...call_status import CallStatus
-from ..agent import Ending, Line, Script
+from ...wire import Json
+from ..agent import Ending, Line, Script, ToolUse
 from ..conversation import Conversation
 
 
@@ -27,8 +29,11 @@ class Caller(Protocol):
     #: How the call ends once the caller has nothing more to say.
     ending: Ending
 
-    async def next(self) -> Heard | None:
-        """Return what the caller says next, when it is said; None at the end."""
+    async def next(self) -> Heard | ToolUse | None:
+        """Return what the caller says next, when it is said; None at the end.
+
+        A function comes in between that the agent is to call: nothing here decides that by itself.
+        """
 
 
 class LiveCaller:
@@ -38,17 +43,21 @@ class LiveCaller:
     ending = Ending(CallStatus.USER_ENDED)
 
     def __init__(self) -> None:
-        self._queue: asyncio.Queue[Heard | None] = asyncio.Queue()
+        self._queue: asyncio.Queue[Heard | ToolUse | None] = asyncio.Queue()
 
     def say(self, text: str, *, is_final: bool = True) -> None:
         """Have the caller say `text`."""
         self._queue.put_nowait(Heard(text, is_final))
 
+    def call_function(self, name: str, params: Mapping[str, Json]) -> None:
+        """Have the agent call one of its functions, after what was said before."""
+        self._queue.put_nowait(ToolUse(name, params))
+
     def hang_up(self) -> None:
         """Have the caller say nothing more."""
         self._queue.put_nowait(None)
 
-    async def next(self) -> Heard | None:
+    async def next(self) -> Heard | ToolUse | None:
         """Wait for what the caller says."""
         return await self._queue.get()
 
@@ -80,7 +89,10 @@ class EchoAgent:
         """Answer the caller until the end."""
         await conversation.greet()
         while (heard := await self._caller.next()) is not None:
-            if heard.is_final:
+            if isinstance(heard, ToolUse):
+                result = await conversation.call_function(heard.name, heard.params)
+                await conversation.say(f"{heard.name} answered: {result}")
+            elif heard.is_final:
                 await conversation.hear(heard.text)
                 await conversation.say(echo(heard.text))
         return self._caller.ending

@@ -2,7 +2,7 @@
 
 Source: docs.millis.ai, integration/custom-llm. What it does not say: a greeting that does not come
 and an answer that does not end are waited for `answer_timeout_s`; a transfer ends the call; what
-was not said when the caller interrupts is never said.
+was not heard yet when the caller interrupts is never said.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from websockets.exceptions import ConnectionClosed, WebSocketException
 from ...call_status import CallStatus
 from ...exceptions import MillisHooksError, PayloadError
 from ...wire import describe, finite, read_json
-from ..agent import Ending
+from ..agent import Ending, ToolUse
 from ..conversation import CHARS_PER_S, Conversation
+from .answer import Answer
 from .callers import Caller, Heard
 from .tasks import end
 
@@ -103,27 +104,29 @@ class _Talk:
         self._caller = caller
         self._chars_per_s = chars_per_s
         self._answer_timeout_s = answer_timeout_s
-        self._stream_id = 0
-        self._held = ""
-        self._said_chars = 0
-        #: Whether the agent is neither answering nor being played.
+        self._answer = self._new_answer(0)
+        #: Whether the model was asked for more than its greeting.
+        self._has_asked = False
+        #: Whether the agent is neither answering nor being heard.
         self._idle = asyncio.Event()
-        self._playing: asyncio.Task[None] | None = None
+        self._playing = asyncio.ensure_future(self._play(self._answer))
 
     async def run(self) -> Ending:
-        await self._send("start_call", self._start())
-        tasks = {asyncio.ensure_future(work) for work in (self._listen(), self._relay())}
+        tasks: set[asyncio.Task[Ending]] = set()
         try:
+            await self._send("start_call", self._start())
+            tasks = {asyncio.ensure_future(work) for work in (self._listen(), self._relay())}
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            await end([*tasks, *([self._playing] if self._playing else [])])
+            await end([*tasks, self._playing])
+            self._conversation.end_turn()
         return done.pop().result()
 
     def _start(self) -> dict[str, Any]:
         conversation, spec = self._conversation, self._conversation.spec
         voip = {"from": spec.from_phone, "to": spec.to_phone}
         return {
-            "stream_id": self._stream_id,
+            "stream_id": self._answer.stream_id,
             "agent_id": spec.agent_id,
             "call_sid": conversation.call_id if spec.is_on_the_phone else None,
             "session_id": conversation.session_id,
@@ -134,6 +137,9 @@ class _Talk:
     async def _relay(self) -> Ending:
         """Tell the model what the caller says, until the caller hangs up."""
         while (heard := await self._next()) is not None:
+            if isinstance(heard, ToolUse):
+                await self._conversation.call_function(heard.name, heard.params)
+                continue
             await self._interrupt()
             partial = {"session_id": self._conversation.session_id, "transcript": heard.text}
             await self._send("partial_transcript", {**partial, "is_final": heard.is_final})
@@ -142,28 +148,45 @@ class _Talk:
                 await self._request()
         return self._caller.ending
 
-    async def _next(self) -> Heard | None:
+    async def _next(self) -> Heard | ToolUse | None:
         if self._caller.waits:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._idle.wait(), self._answer_timeout_s)
+            await self._let_finish()
         return await self._caller.next()
+
+    async def _let_finish(self) -> None:
+        """Wait until the answer was heard; not for one that does not come, or does not end."""
+        waiting = asyncio.ensure_future(self._idle.wait())
+        try:
+            while not waiting.done():
+                await asyncio.wait({waiting}, timeout=self._answer_timeout_s)
+                if not self._answer.is_heard:
+                    return
+        finally:
+            waiting.cancel()
 
     async def _request(self) -> None:
         conversation = self._conversation
-        self._stream_id += 1
-        self._held, self._said_chars = "", 0
+        self._playing.cancel()
+        self._has_asked = True
+        self._answer = self._new_answer(self._answer.stream_id + 1)
         self._idle.clear()
+        self._playing = asyncio.ensure_future(self._play(self._answer))
         transcript = [*map(dict, conversation.spec.earlier), *conversation.messages]
-        await self._send("stream_request", {"stream_id": self._stream_id, "transcript": transcript})
+        data = {"stream_id": self._answer.stream_id, "transcript": transcript}
+        await self._send("stream_request", data)
+
+    def _new_answer(self, stream_id: int) -> Answer:
+        speak = self._conversation.say_more
+        return Answer(stream_id, speak=speak, chars_per_s=self._chars_per_s)
 
     async def _interrupt(self) -> None:
-        if self._idle.is_set() or not (self._said_chars or self._held):
+        if self._idle.is_set() or not self._answer.has_begun:
             return
-        if self._playing is not None:
-            self._playing.cancel()
-        self._held = ""
+        self._playing.cancel()
+        self._conversation.end_turn()
         self._idle.set()
-        await self._socket.send(json.dumps({"type": "interrupt", "stream_id": self._stream_id}))
+        interrupt = {"type": "interrupt", "stream_id": self._answer.stream_id}
+        await self._socket.send(json.dumps(interrupt))
 
     async def _listen(self) -> Ending:
         """Say what the model says, until it ends the call."""
@@ -176,39 +199,31 @@ class _Talk:
                     destination = {"destination": data.get("destination")}
                     await self._conversation.call_function(TRANSFER, destination)
                     return Ending(CallStatus.AGENT_ENDED)
-                await self._take(data)
+                self._take(data)
         except ConnectionClosed as error:
             raise CustomLlmError(f"The model hung up: {error}") from error
 
-    async def _take(self, data: Mapping[str, Any]) -> None:
-        """Take a piece of an answer. What belongs to an older request is superseded."""
-        if data.get("stream_id") != self._stream_id or self._is_over:
+    def _take(self, data: Mapping[str, Any]) -> None:
+        """Take a part of an answer. What belongs to an older request is superseded.
+
+        The greeting may have any id: there are models that greet before they know that of the
+        call. Those of requests come after it.
+        """
+        if not self._has_asked and not self._answer.has_begun:
+            self._answer.stream_id = data["stream_id"]
+        if data["stream_id"] != self._answer.stream_id or self._idle.is_set():
             return
-        self._held += str(data.get("content") or "")
-        ends = data.get("end_of_stream") is True
-        pause_s = (finite(data.get("pause")) or 0.0) / 1000
-        if ends or data.get("flush") is True or pause_s:
-            await self._say()
-        await self._conversation.pause(pause_s)
-        if ends:
-            self._playing = asyncio.ensure_future(self._play())
+        self._answer.take(
+            str(data.get("content") or ""),
+            is_flushed=data.get("flush") is True,
+            pause_s=(finite(data.get("pause")) or 0.0) / 1000,
+            is_last=data.get("end_of_stream") is True,
+        )
 
-    @property
-    def _is_over(self) -> bool:
-        """Whether the current answer is complete, or was interrupted."""
-        is_complete = self._playing is not None and not self._playing.done()
-        return is_complete or self._idle.is_set()
-
-    async def _say(self) -> None:
-        text, self._held = self._held.strip(), ""
-        if text:
-            self._said_chars += len(text)
-            await self._conversation.say(text)
-
-    async def _play(self) -> None:
-        await asyncio.sleep(self._said_chars / self._chars_per_s)
-        self._said_chars = 0
-        finished = {"session_id": self._conversation.session_id, "stream_id": self._stream_id}
+    async def _play(self, answer: Answer) -> None:
+        await answer.play()
+        self._conversation.end_turn()
+        finished = {"session_id": self._conversation.session_id, "stream_id": answer.stream_id}
         with suppress(ConnectionClosed):
             await self._send("playback_finished", finished)
         self._idle.set()

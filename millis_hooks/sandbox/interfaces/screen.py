@@ -22,6 +22,8 @@ class Screen:
         self._session_id = session_id
         self._plays_until_s = 0.0
         self._paused_at_s: float | None = None
+        #: What the client has of the agent's turn.
+        self._turn = ""
 
     async def show(self, log: StepLog) -> None:
         """Send what happens, and close the connection when the call is over.
@@ -69,11 +71,22 @@ class Screen:
         elif isinstance(step, Said) and step.role == "user":
             await self._text("ontranscript", step.text)
         elif isinstance(step, Said):
-            await self.send("start_answering")
-            await self._text("onresponsetext", step.text)
-            await self._speak(len(step.text) / CHARS_PER_S)
+            await self._answer(step)
         elif isinstance(step, FunctionCalled):
             await self.send("onfunction", "", {"name": step.name, "params": dict(step.params)})
+
+    async def _answer(self, step: Said) -> None:
+        """Send what the agent says; of a turn in pieces the whole of it so far, each time."""
+        if not step.continues:
+            await self.send("start_answering")
+            self._turn = ""
+        self._turn += step.text
+        if step.is_final and not step.continues:
+            await self._text("onresponsetext", self._turn)
+        else:
+            await self.send("onresponsetext", self._turn, {"is_final": step.is_final})
+        if step.text:
+            await self._speak(len(step.text) / CHARS_PER_S)
 
     async def _text(self, method: str, text: str) -> None:
         """Send a text as it grows: in part, and then the whole of it."""

@@ -11,6 +11,7 @@ import pytest
 from conftest import MakeHooks, eventually
 from sandbox_doors import API, KEY, OUTBOUND, VOICE, call, client_of, entry, rehearsing
 from starlette.testclient import TestClient
+from starlette.websockets import WebSocketDisconnect
 
 from millis_hooks import EndOfCall
 from millis_hooks.masking import MASK
@@ -143,6 +144,22 @@ def test_a_call_goes_as_the_scenario_in_the_address(
     assert str(call.call_status).startswith("voicemail")
     assert client.post(f"{API}/as/nothing/start_outbound_call").status_code == 404
     assert client.post(f"{API}/as/..%2fpolicy/start_outbound_call").status_code == 404
+
+
+def test_the_policy_in_an_address_is_that_of_the_call(
+    client: TestClient, ended: list[EndOfCall]
+) -> None:
+    at = "/with/end_of_call_if_unreached=true,null_removes=1/as/inbound/start_outbound_call"
+    post(client, at, OUTBOUND | {"to_phone": "+15005550001"})
+    assert eventually(lambda: ended)[0].call_status == "failed"
+
+
+@pytest.mark.parametrize("policy", ["merge=sideways", "merge", "", "no_such=1", "late_by_s=nan"])
+def test_a_policy_that_there_is_not_is_no_address(client: TestClient, policy: str) -> None:
+    answer = client.post(f"{API}/with/{policy}/start_outbound_call", json=OUTBOUND)
+    assert answer.status_code == 404
+    with pytest.raises(WebSocketDisconnect), call(client, f"/with/{policy}/millis") as socket:
+        socket.receive_text()
 
 
 def test_a_call_is_terminated_and_a_message_said_before(

@@ -68,8 +68,11 @@ def test_headers_are_sent_and_shown_masked() -> None:
 @pytest.mark.parametrize(
     ("tool", "policy", "has_it"),
     [
-        ({}, Policy(), False),
-        ({"include_metadata": True}, Policy(), True),
+        ({}, Policy(), True),
+        ({"include_metadata": None}, Policy(), True),
+        ({"include_metadata": False}, Policy(), False),
+        ({}, Policy(tool_metadata="if-included"), False),
+        ({"include_metadata": True}, Policy(tool_metadata="if-included"), True),
         ({}, Policy(tool_metadata="always"), True),
         ({"include_metadata": True}, Policy(tool_metadata="never"), False),
     ],
@@ -105,11 +108,11 @@ def test_variables_are_filled_in_addresses_parameters_and_descriptions() -> None
     assert result.texts.tools[0]["params"][0]["description"] == "+14155550134"
 
 
-def test_headers_are_filled_in_only_if_the_policy_says_so() -> None:
+def test_headers_are_filled_in_unless_the_policy_says_no() -> None:
     plain, filled = Receiver(), Receiver()
     tool = {"header": {"X-Plan": "{plan}"}}
-    use(plain, tool=tool, metadata={"plan": "gold"})
-    use(filled, tool=tool, metadata={"plan": "gold"}, policy=Policy(variables_in_headers=True))
+    use(plain, tool=tool, metadata={"plan": "gold"}, policy=Policy(variables_in_headers=False))
+    use(filled, tool=tool, metadata={"plan": "gold"})
     assert plain.to("slots")[0].headers == (("X-Plan", "{plan}"),)
     assert filled.to("slots")[0].headers == (("X-Plan", "gold"),)
 
@@ -165,6 +168,7 @@ def test_one_that_nobody_configured_or_that_has_no_webhook_is_noted() -> None:
     assert not receiver.to("slots")
     for result in (unknown, without):
         assert "only noted" in result.log.of(FunctionCalled)[0].notes[0]
+    assert "no function of this name" in unknown.log.of(FunctionCalled)[0].notes[0]
     assert [call["name"] for end in receiver.ends for call in end["function_calls"]] == [
         "fly", "find",
     ]  # fmt: skip

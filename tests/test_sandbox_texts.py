@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
+from urllib.parse import unquote
+
+import pytest
+from sandbox_calls import END, PREFETCH, Receiver, call
 
 from millis_hooks.sandbox.policy import Policy, policy_settings
 from millis_hooks.sandbox.prompt import Filling, merge_metadata
@@ -53,3 +58,60 @@ def test_every_setting_of_the_policy_says_what_it_means() -> None:
     assert by_name["merge"].choices == ("shallow", "deep")
     assert by_name["null_removes"].choices == (True, False)
     assert by_name["prefetch_timeout_s"].choices == ()
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"first_message": "Hi {who}, {whoo}"},
+        {"flow": {"voicemail": {"action": "message", "message": "{who} {whoo}"}}},
+        {"flow": {"inactivity_handling": {"idle_time": 5, "message": "Still there, {whoo}?"}}},
+        {"flow": {"agent_terminate_call": {"enabled": True, "messages": ["Bye", "Bye {whoo}"]}}},
+        {"flow": {"call_transfer": {"messages": ["One moment {whoo}"]}}},
+        {"flow": {"call_transfer": {"phones": [{"phone": "+1", "description": "{whoo}"}]}}},
+        {"flow": {"auto_fill_responses": {"messages": ["Well, {whoo}"]}}},
+        {"session_timeout": {"max_duration": 60, "message": "Out of time, {whoo}"}},
+        {"knowledge_base": {"messages": ["Let me look, {whoo}"]}},
+        {"tools": [{"name": "find", "messages": ["Wait {whoo}"]}]},
+        {"tools": [{"name": "find", "description": "For {whoo}"}]},
+        {"tools": [{"name": "find", "webhook": "http://a.test/?w={whoo}"}]},
+        {"tools": [{"name": "find", "webhook": "http://a.test/", "header": {"X": "{whoo}"}}]},
+        {"millis_functions": [{"name": "form", "messages": ["Here, {whoo}"]}]},
+        {"extra_prompt_webhook": PREFETCH + "?w={whoo}"},
+        {"extra_prompt_webhook": {"url": PREFETCH, "headers": {"X-Who": "{whoo}"}}},
+        {"session_data_webhook": END + "?w={whoo}"},
+        {"session_data_webhook": {"url": END, "headers": {"X-Who": "{whoo}"}}},
+    ],
+)
+def test_a_name_that_is_misspelt_anywhere_is_reported(config: dict[str, Any]) -> None:
+    result = call(Receiver(), config=config, metadata={"who": "Ada"})
+    assert {name for names in result.texts.unresolved.values() for name in names} == {"whoo"}
+
+
+def test_messages_are_filled_in_by_their_place() -> None:
+    config = {"flow": {"call_transfer": {"messages": ["To {desk}.", "{desk}!"]}, "x": {"n": [1]}}}
+    result = call(Receiver(), config=config, metadata={"desk": "billing"})
+    assert result.texts.messages == {"flow.call_transfer.messages": ("To billing.", "billing!")}
+
+
+def test_both_webhooks_are_filled_in_with_what_is_known_when_they_are_called() -> None:
+    receiver = Receiver()
+    config = {
+        "extra_prompt_webhook": {
+            "url": PREFETCH + "?phone_number={FromPhone}&team={team}",
+            "headers": {"X-Team": "{team}"},
+        },
+        "session_data_webhook": {"url": END + "?to={ToPhone}#{team}", "headers": {"X-T": "{team}"}},
+    }
+    call(
+        receiver,
+        config=config,
+        metadata={"team": "R&D = Ü"},
+        from_phone="+14155550134",
+        to_phone="+14155550199",
+    )
+    asked, told = receiver.sent
+    assert "?phone_number=%2B14155550134&team=R%26D%20%3D%20" in asked.url
+    assert unquote(told.url) == END + "?to=+14155550199#R&D = Ü"
+    assert ("X-Team", "R&D = Ü") in asked.headers
+    assert ("X-T", "R&D = Ü") in told.headers

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 from conftest import MakeHooks, eventually
-from sandbox_doors import API, OUTBOUND, VOICE, call, client_of, initiate, rehearsing, until
+from sandbox_doors import API, OUTBOUND, VOICE, call, client_of, entry, initiate, rehearsing, until
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
@@ -129,9 +132,9 @@ def test_a_registered_call_comes_in_once(client: TestClient, ended: list[EndOfCa
     )  # fmt: skip
 
 
-def close_of(client: TestClient, *texts: str | bytes) -> tuple[int, str]:
+def close_of(client: TestClient, *texts: str | bytes, at: str = "/millis") -> tuple[int, str]:
     """Return code and reason of the close that these messages lead to."""
-    with client.websocket_connect(f"ws://localhost:8000{API}/millis") as socket:
+    with client.websocket_connect(f"ws://localhost:8000{API}{at}") as socket:
         for text in texts:
             if isinstance(text, bytes):
                 socket.send_bytes(text)
@@ -148,22 +151,15 @@ FIRST = json.dumps({"method": "initiate", "data": initiate()})
 @pytest.mark.parametrize(
     ("texts", "reason"),
     [
-        (["hello"], "A text message is no JSON"),
-        ([b"\0\0", '{"method": "ping"}'], "The first message is not initiate."),
-        (["[]"], "A text message is a list of 0 items, not an object."),
         (['{"method": "initiate"}'], "validation error: data: Input should be"),
         (['{"method": "initiate", "data": {}}'], "There is no public_key, or it is another."),
-        ([FIRST, FIRST], "initiate comes once."),
-        ([FIRST, '{"method": "dance"}'], "The method is none of initiate, ping, say and hang_up."),
-        ([FIRST, '{"method": "say", "data": 1}'], "The method is none of"),
-        ([FIRST, "[" * 9999], "A text message is no JSON"),
         (
             [FIRST.replace('"-Ox1ofADoor"', '7, "agent_config": {"tools": 1}')],
             "validation error: data.agent.agent_id: Input should be a valid string; data.agent",
         ),
     ],
 )
-def test_a_client_that_breaks_the_protocol_is_told_how(
+def test_a_client_whose_initiate_is_wrong_is_told_how(
     client: TestClient, texts: list[str | bytes], reason: str
 ) -> None:
     code, given = close_of(client, *texts)
@@ -171,11 +167,71 @@ def test_a_client_that_breaks_the_protocol_is_told_how(
     assert given.startswith(reason)
 
 
-def test_a_call_that_a_client_broke_ended_with_an_error(
+#: What public clients send beside Millis' methods, and what no client should.
+ODD = [
+    "hello", "", "[]", "7", "[" * 9999, "{}", '{"method": null}', '{"method": ["say"]}',
+    '{"method": "app_background", "data": {"at": 1}}', '{"method": "say", "data": 1}',
+    '{"method": "hang_up", "data": {}}', '{"method": "call", "data": "find"}',
+    '{"method": "call", "data": {"name": "find", "params": [1]}}',
+]  # fmt: skip
+
+
+def test_a_client_may_take_its_time_and_say_odd_things_before_it_says_initiate(
+    client: TestClient,
+) -> None:
+    with client.websocket_connect(f"ws://localhost:8000{API}/millis") as socket:
+        for text in ODD:
+            socket.send_text(text)
+        socket.send_bytes(b"\0" * 3)
+        socket.send_json({"method": "ping", "data": "1"})
+        assert socket.receive_json() == {"method": "pong", "data": "1"}
+        socket.send_text(FIRST)
+        until(socket, "onready")
+
+
+def test_odd_messages_end_no_call_and_are_noted_once_each(
+    client: TestClient, ended: list[EndOfCall], tmp_path: Path
+) -> None:
+    with call(client) as socket:
+        session_id = until(socket, "onready")[0]["payload"]["session_id"]
+        for text in [*ODD, FIRST] * 2:
+            socket.send_text(text)
+        socket.send_json({"method": "say", "data": "Still there?"})
+        until(socket, "onresponsetext", "You said: Still there?")
+    assert eventually(lambda: ended)[0].call_status == "user-ended"
+    entry(client, session_id)
+    with closing(sqlite3.connect(tmp_path / "calls-sandbox.db")) as file:
+        asked = file.execute("SELECT steps FROM calls WHERE session_id = ?", (session_id,))
+        noted = [step for step in json.loads(asked.fetchone()[0]) if step["kind"] == "noted"]
+    assert len(noted) == len({note for step in noted for note in step["notes"]}) > 5
+    assert any("'app_background'" in step["notes"][0] for step in noted)
+
+
+def test_the_policy_can_have_an_odd_message_end_the_call(
     client: TestClient, ended: list[EndOfCall]
 ) -> None:
-    close_of(client, FIRST, "hello")
+    at = "/with/odd_messages=end-call/millis"
+    code, reason = close_of(client, FIRST, "hello", at=at)
+    assert (code, reason[:25]) == (1008, "A text message is no JSON")
     assert eventually(lambda: ended)[0].call_status == "error"
+
+
+def test_a_function_of_the_agent_is_called_by_a_message(
+    client: TestClient, ended: list[EndOfCall]
+) -> None:
+    tool = {"name": "find_slot", "description": "Finds.", "messages": ["One moment, {caller}."]}
+    agent = {"agent_id": "a", "agent_config": {"tools": [tool], "first_message": None}}
+    with call(client, data=initiate() | {"agent": agent}) as socket:
+        data = {"name": "find_slot", "params": {"day": "tuesday"}}
+        socket.send_json({"method": "call", "data": data})
+        until(socket, "onresponsetext", "One moment, Grace.")
+        called = until(socket, "onfunction")[-1]
+        assert (called["data"], called["payload"]["params"]["day"]) == ("", "tuesday")
+        until(socket, "onresponsetext", "find_slot answered: ")
+        socket.send_json({"method": "call", "data": {"name": "fly"}})
+        until(socket, "onresponsetext", "fly answered: ")
+    (one,) = eventually(lambda: ended)
+    assert [function.name for function in one.function_calls] == ["find_slot", "fly"]
 
 
 def test_a_page_of_another_site_gets_no_connection(client: TestClient) -> None:

@@ -265,6 +265,8 @@ def _lines(step: dict[str, Any]) -> Iterator[str]:
             yield f"added: {_names(step['added'])}; changed: {_names(step['changed'])}"
         case "rendered":
             yield from step["prompt"].splitlines()
+            for place, texts in step["messages"].items():
+                yield from (f"{place}: {text}" for text in texts)
             for place, names in step["unresolved"].items():
                 yield f"unknown in {place}: {_names(names)}"
         case "said":
@@ -281,7 +283,7 @@ def _lines(step: dict[str, Any]) -> Iterator[str]:
 def _exchanged(step: dict[str, Any]) -> Iterator[str]:
     if step["kind"] == "function_called":
         yield f"{step['name']}({json.dumps(step['params'])})"
-    sent, answered = step["sent"], step["answered"]
+    sent, answered = step.get("sent"), step.get("answered")
     if sent is None:
         return
     yield f"{sent['method']} {sent['url']}"

@@ -6,15 +6,22 @@ import json
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+from ..call_status import CallStatus
 from ..wire import Json, finite
 from .agent import Role
 from .clock import Clock
-from .prompt import Texts
+from .prompt import Texts, tools_of
 from .spec import SessionSpec
 from .steps import Said, Step
 
 #: How fast people talk, in characters a second.
 CHARS_PER_S = 15.0
+
+#: What the agent says at the end of a call, by its status. Source: the schemas of the two.
+_LAST_WORDS: Mapping[str, str] = {
+    CallStatus.TIMEOUT: "session_timeout.message",
+    CallStatus.VOICEMAIL_MESSAGE: "flow.voicemail.message",
+}
 
 #: Calls a function by its name and parameters, and returns what came of it as text.
 CallFunction = Callable[[str, Mapping[str, Json]], Awaitable[str]]
@@ -102,11 +109,28 @@ class Conversation:
             self._add(Said(role="assistant", text="", continues=True))
 
     async def call_function(self, name: str, params: Mapping[str, Json]) -> str:
-        """Have the agent call one of its functions; return what it is told, also of a failure."""
+        """Have the agent call one of its functions; return what it is told, also of a failure.
+
+        Before it, the agent says the first of the messages that the function has.
+        """
+        self.end_turn()
+        if not self._is_for_later(name):
+            for text in self.texts.messages.get(f"tools.{name}.messages", ())[:1]:
+                await self.say(text)
         result = await self._call_function(name, params)
         self.messages += _function_turns(name, params, result, len(self.messages))
         self._require_time()
         return result
+
+    def say_last(self, call_status: str) -> None:
+        """Have the agent say what it has for such an end of the call; no limit is kept for it."""
+        for text in self.texts.messages.get(_LAST_WORDS.get(call_status, ""), ())[:1]:
+            self.messages.append({"role": "assistant", "content": text})
+            self._add(Said(role="assistant", text=text))
+
+    def _is_for_later(self, name: str) -> bool:
+        tools = tools_of(self.spec.agent_config)
+        return any(tool["name"] == name and tool.get("run_after_call") is True for tool in tools)
 
     async def pause(self, seconds: float) -> None:
         """Let time pass; raises `ConversationTimeoutError` if the call may not last so long."""

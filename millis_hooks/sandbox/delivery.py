@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from .desk import Desk
 from .ending import UNREACHED, EndedCall
+from .prompt import Filling
 from .steps import EndDelivered
 from .transport import Request
-from .webhooks import Webhook, webhook_of
+from .webhooks import END_OF_CALL, Webhook, webhook_of
 
 _JSON = ("content-type", "application/json")
 _UNREACHED = "A call that never connected: Millis most likely tells nobody."
 _TWICE = "The same body once more, on purpose."
 
 
-async def deliver(desk: Desk, call: EndedCall) -> None:
-    """Send the end of a call as often as its specification says."""
-    webhook = webhook_of(desk.spec.agent_config.get("session_data_webhook"))
+async def deliver(desk: Desk, call: EndedCall, variables: Mapping[str, object]) -> None:
+    """Send the end of a call as often as its specification says; `variables` fill its address."""
+    webhook = webhook_of(desk.spec.agent_config.get(END_OF_CALL))
     if webhook is None:
         _withhold(desk, "The agent has no end-of-call webhook.")
     elif desk.spec.faults.end_of_call == "never":
@@ -23,7 +26,8 @@ async def deliver(desk: Desk, call: EndedCall) -> None:
     elif call.ending.call_status in UNREACHED and not desk.spec.policy.end_of_call_if_unreached:
         _withhold(desk, _UNREACHED)
     else:
-        await _deliver(desk, webhook, call)
+        filling = Filling(variables, desk.spec.policy)
+        await _deliver(desk, filling.webhook(webhook, END_OF_CALL), call)
 
 
 def _withhold(desk: Desk, note: str) -> None:

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from ..variables import fill
 from ..wire import Json, finite
 from .desk import Desk, Exchange
 from .policy import Policy
@@ -20,13 +19,14 @@ from .prefetching import as_text
 from .prompt import Filling, tools_of
 from .steps import FunctionCalled, Sent
 from .transport import Request
-from .webhooks import headers_of
+from .webhooks import webhook_of_tool
 
 #: More of a result is not handed to the agent.
 MAX_RESULT_CHARS = 64_000
 
 _LATER = "It runs after the call."
 _NO_WEBHOOK = "It has no webhook, and no answer in the scenario; it is only noted."
+_UNKNOWN = "The agent has no function of this name, and the scenario no answer; it is only noted."
 _STANDS_IN = "Not sent: the scenario has the answer."
 
 
@@ -87,7 +87,8 @@ class Functions:
         answer = self._desk.spec.function_answers.get(name)
         if answer is not None or request is None:
             sent = None if request is None else Sent.of(request)
-            note = _NO_WEBHOOK if answer is None else _STANDS_IN
+            missing = _NO_WEBHOOK if name in self._tools else _UNKNOWN
+            note = missing if answer is None else _STANDS_IN
             return Exchange(sent, answer, None, 0.0), (note,)
         return await self._desk.send(request, timeout_s=timeout_of(tool, policy)), ()
 
@@ -101,13 +102,10 @@ def function_request(
     policy: Policy,
 ) -> Request | None:
     """Return the request that calls a function; None if it has no webhook."""
-    address = tool.get("webhook")
-    if not isinstance(address, str) or not address:
+    webhook = webhook_of_tool(tool)
+    if webhook is None:
         return None
-    url = fill(address, {name: _quoted(value) for name, value in variables.items()}).text
-    headers = headers_of(tool.get("header"))
-    if policy.variables_in_headers:
-        headers = tuple((name, fill(value, variables).text) for name, value in headers)
+    url, headers = Filling(variables, policy).webhook(webhook, "webhook")
     sent = _with_metadata(tool, params, metadata, policy)
     method = tool.get("method")
     method = method.upper() if isinstance(method, str) and method else policy.tool_method
@@ -127,11 +125,6 @@ def timeout_of(tool: Mapping[str, Any], policy: Policy) -> float:
     return timeout_s if timeout_s and timeout_s > 0 else policy.tool_timeout_s
 
 
-def _quoted(value: object) -> str:
-    """Return a variable's value as it stands in an address."""
-    return quote(fill("{value}", {"value": value}).text, safe="", errors="replace")
-
-
 def _with_metadata(
     tool: Mapping[str, Any],
     params: Mapping[str, Json],
@@ -139,8 +132,14 @@ def _with_metadata(
     policy: Policy,
 ) -> dict[str, Json]:
     """Add the metadata, if the function gets it; a parameter of the same name wins."""
-    included = policy.tool_metadata == "if-included" and tool.get("include_metadata") is True
-    if not included and policy.tool_metadata != "always":
+    included = tool.get("include_metadata")
+    is_wanted = {
+        "always": True,
+        "unless-excluded": included is not False,
+        "if-included": included is True,
+        "never": False,
+    }
+    if not is_wanted[policy.tool_metadata]:
         return dict(params)
     if policy.tool_metadata_as == "object":
         return {"metadata": dict(metadata), **params}

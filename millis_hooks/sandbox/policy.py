@@ -5,10 +5,13 @@ Source of what is known and what is not: docs.millis.ai, core-concepts/webhooks 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal, NamedTuple, get_args, get_type_hints
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from ..exceptions import PayloadError
 
 
 def _setting(default: Any, meaning: str) -> Any:
@@ -19,7 +22,9 @@ def _setting(default: Any, meaning: str) -> Any:
 class Policy:
     """How the stand-in behaves where nothing says how Millis does."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=False)
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(
+        extra="forbid", strict=False, allow_inf_nan=False
+    )
 
     prefetch_timeout_s: float = _setting(5.0, "Seconds it waits for the answer to a prefetch.")
     on_prefetch_failure: Literal["go-on", "end-call"] = _setting(
@@ -36,7 +41,7 @@ class Policy:
         "kept", "What stands where nothing is known of a {name}."
     )
     variables_in_headers: bool = _setting(
-        False, "Whether {name} is filled in the headers of webhooks and functions."
+        True, "Whether {name} is filled in the headers of webhooks and functions, too."
     )
     prefetch_if_unreached: bool = _setting(
         False, "Whether a call that never connects is asked about first."
@@ -52,8 +57,10 @@ class Policy:
         "GET", "How a function is called that names no method."
     )
     tool_timeout_s: float = _setting(10.0, "Seconds a function may take that names no timeout.")
-    tool_metadata: Literal["if-included", "always", "never"] = _setting(
-        "if-included", "When a function gets the metadata; if-included: its include_metadata says."
+    tool_metadata: Literal["unless-excluded", "if-included", "always", "never"] = _setting(
+        "unless-excluded",
+        "When a function gets the metadata: unless its include_metadata is false, as the older "
+        "pages say, or if it is true, as the newer schema may mean.",
     )
     tool_metadata_as: Literal["keys", "object"] = _setting(
         "keys", "How it gets them: key by key, or as one `metadata` object."
@@ -61,12 +68,31 @@ class Policy:
     run_after_call: Literal["before-end-of-call", "after-end-of-call"] = _setting(
         "before-end-of-call", "When functions are called that run after the call."
     )
+    odd_messages: Literal["ignored", "end-call"] = _setting(
+        "ignored",
+        "What becomes of a client's message that is no JSON or no method.",
+    )
     tool_turns_in_chat: bool = _setting(
         False, "Whether `chat` has the turns of functions in the current format, too."
     )
     earlier_turns_in_chat: bool = _setting(
         False, "Whether `chat` repeats the conversation that a session continues."
     )
+
+
+_POLICIES: TypeAdapter[Policy] = TypeAdapter(Policy)
+
+
+def read_policy(given: Mapping[str, Any]) -> Policy:
+    """Return a policy of settings by their names; the others are as they usually are.
+
+    Raises `PayloadError`, which names what is no setting or no value of one.
+    """
+    try:
+        return _POLICIES.validate_python(dict(given))
+    except ValidationError as error:
+        names = ", ".join(str(each["loc"][-1]) for each in error.errors(include_url=False))
+        raise PayloadError(f"The policy has no such value: {names}") from error
 
 
 class PolicySetting(NamedTuple):

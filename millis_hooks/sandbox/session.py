@@ -28,7 +28,7 @@ from .ending import EndedCall
 from .functions import Functions
 from .prompt import Texts
 from .spec import SessionSpec
-from .steps import HungUp, Logged, StepLog
+from .steps import HungUp, Logged, Noted, StepLog
 from .transport import Transport
 
 logger = logging.getLogger("millis_hooks.sandbox")
@@ -98,6 +98,11 @@ class Session:
         if not self._ended.done():
             self._ended.set_result(Ending(call_status, error_message))
 
+    def note(self, note: str) -> None:
+        """Put into the log what a person should know, and what changes nothing."""
+        if not self.log.is_closed:
+            self._desk.add(Noted(notes=(note,)))
+
     def change(self, **changes: Any) -> None:
         """Ask for another end: `vintage`, `faults` or `extra_fields` of the specification.
 
@@ -120,7 +125,7 @@ class Session:
         functions = Functions(desk, metadata=beginning.metadata, variables=beginning.variables)
         call = await self._hold(beginning, functions)
         desk = replace(desk, spec=call.spec)
-        await deliver(desk, call)
+        await deliver(desk, call, beginning.variables)
         await functions.call_those_for_later()
         entry = call.log_entry()
         desk.add(Logged.of(entry))
@@ -139,6 +144,7 @@ class Session:
         began_s = self._clock.elapsed_s()
         conversation = self._conversation(beginning, functions)
         ending = await self._converse(beginning, conversation)
+        conversation.say_last(ending.call_status)
         duration_s = self._clock.elapsed_s() - began_s
         started_at, spec = self._started_at(duration_s), self.spec
         self._desk.add(HungUp(duration_s=round(duration_s, 3), **asdict(ending)))

@@ -69,6 +69,8 @@ class SessionSpec:
     extra_fields: Mapping[str, Json] = field(default_factory=dict)
     #: Handlers are told so by `call.dry_run`.
     dry_run: bool = False
+    #: What a person should know of how the call was asked for.
+    notes: Sequence[str] = ()
     faults: Faults = field(default_factory=Faults)
     policy: Policy = field(default_factory=Policy)
 

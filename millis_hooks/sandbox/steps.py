@@ -138,6 +138,8 @@ class Rendered(Step):
     first_message: str | None = None
     #: Each function as the agent knows it, its descriptions filled in.
     tools: tuple[Mapping[str, Json], ...] = ()
+    #: What else the agent says, filled in, by its place in the configuration.
+    messages: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     unresolved: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
@@ -209,6 +211,13 @@ class Logged(Step):
         """Return the step of an entry, without its secrets."""
         shown = mask_secrets(dict(entry)).value
         return cls(entry=shown if isinstance(shown, dict) else {})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Noted(Step):
+    """Something that changed nothing, and that a person should know of: the notes say it."""
+
+    kind: ClassVar[str] = "noted"
 
 
 S = TypeVar("S", bound=Step)

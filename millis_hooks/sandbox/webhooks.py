@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from ..wire import Json
+
+#: Where an agent's configuration has the two webhooks.
+PREFETCH, END_OF_CALL = "extra_prompt_webhook", "session_data_webhook"
 
 
 class Webhook(NamedTuple):
@@ -21,6 +25,14 @@ def webhook_of(value: Json) -> Webhook | None:
     if not isinstance(value, dict) or not isinstance(value.get("url"), str) or not value["url"]:
         return None
     return Webhook(str(value["url"]), headers_of(value.get("headers")))
+
+
+def webhook_of_tool(tool: Mapping[str, Json]) -> Webhook | None:
+    """Read the webhook of a function, Millis' `Function`; None where it has none."""
+    address = tool.get("webhook")
+    if not isinstance(address, str) or not address:
+        return None
+    return Webhook(address, headers_of(tool.get("header")))
 
 
 def headers_of(value: Json) -> tuple[tuple[str, str], ...]:

@@ -8,12 +8,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypeAlias, get_args
 
-from pydantic import JsonValue, TypeAdapter, ValidationError
+from pydantic import JsonValue
 
 from ...exceptions import PayloadError
 from ...masking import is_secret_name
 from ...samples import AGENT_ID, CUSTOMER_PHONE, OWN_PHONE
-from ...sandbox.policy import Policy, policy_settings
+from ...sandbox.policy import Policy, policy_settings, read_policy
 from ...sandbox.prefetching import RESERVED, as_text
 from ...sandbox.scenario import SHIPPED, Scenario, load_scenario
 from ...sandbox.spec import PHONE_WAYS, PREFETCH_FAULTS
@@ -35,7 +35,6 @@ WIDGET_NAMES = frozenset({"id", "k", "c"})
 
 #: Nobody waits ten minutes at a page.
 POLICY = Policy(late_by_s=10, end_of_call_retry_after_s=5)
-_POLICIES: TypeAdapter[Policy] = TypeAdapter(Policy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +96,7 @@ class Draft:
     def read_policy(self) -> Policy:
         """Return the policy; raises `PayloadError` for a value that is none."""
         known = _usual_policy(self.loaded())
-        try:
-            policy = _POLICIES.validate_python(known | dict(self.policy))
-        except ValidationError as error:
-            names = ", ".join(str(each["loc"][-1]) for each in error.errors(include_url=False))
-            raise PayloadError(f"The policy has no such value: {names}") from error
+        policy = read_policy(known | dict(self.policy))
         _require_bounds(policy)
         return policy
 

@@ -58,6 +58,8 @@ class Rehearsed:
     is_dry_run: bool
     progress: tuple[Progress, ...]
     lines: tuple[Line, ...]
+    #: What a person should know of how the call was asked for, and of what was ignored in it.
+    notes: tuple[str, ...]
     tools: tuple[str, ...]
     prefetch: Mapping[str, Any] | None
     answer: JsonValue
@@ -117,6 +119,7 @@ def rehearsed(
         is_dry_run=bool(note.about.get("dry_run")),
         progress=tuple(_progress(steps, stage, runs)),
         lines=tuple(grouped(tuple(_lines(steps)))),
+        notes=tuple(_notes(steps)),
         tools=tuple(tool["name"] for tool in steps.last_raw("rendered").get("tools", ())),
         prefetch=prefetch,
         answer=_read((prefetch or {}).get("answered")),
@@ -205,6 +208,12 @@ def _lines(steps: Iterable[Mapping[str, Any]]) -> Iterator[Line]:
         elif step["kind"] == "function_called":
             result = step["result"] if step["result"] is not None else " ".join(step["notes"])
             yield Line("tool", "tool", tool=Function(step["name"], step["params"], result))
+
+
+def _notes(steps: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    for step in steps:
+        if step["kind"] in {"attached", "noted"}:
+            yield from step["notes"]
 
 
 def _entries(steps: _Steps, mask: MaskPolicy) -> Iterator[Entry]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -88,7 +88,7 @@ class HttpApi:
 
     async def _start(self, request: Request) -> Response:
         call = read(OutboundCall, await request.body())
-        asked = _asked("outbound", call, scenario_of(request))
+        asked = _asked("outbound", call, request)
         base = base_of(request)
         spec = await self._switchboard.spec_of(asked, base)
         agent = self._switchboard.agent_for(spec, asked.scenario, None)
@@ -97,7 +97,7 @@ class HttpApi:
 
     async def _register(self, request: Request) -> Response:
         call = read(Registration, await request.body())
-        asked = _asked("registered", call, scenario_of(request))
+        asked = _asked("registered", call, request)
         spec = await self._switchboard.spec_of(asked, base_of(request))
         self._switchboard.register(spec, asked.scenario)
         return JSONResponse({"call_id": spec.call_id, "session_id": spec.session_id})
@@ -119,6 +119,7 @@ class HttpApi:
             choice=chat.agent,
             metadata=chat.agent.metadata or {},
             include_metadata_in_prompt=bool(chat.agent.include_metadata_in_prompt),
+            policy=policy_of(request),
         )
         base = base_of(request)
         spec = await self._switchboard.spec_of(asked, base)
@@ -175,7 +176,7 @@ class HttpApi:
         return agent
 
 
-def _asked(way: Way, call: OutboundCall | Registration, scenario: Scenario | None) -> Asked:
+def _asked(way: Way, call: OutboundCall | Registration, request: Request) -> Asked:
     return Asked(
         way=way,
         choice=call,
@@ -184,7 +185,8 @@ def _asked(way: Way, call: OutboundCall | Registration, scenario: Scenario | Non
         continuation=call.session_continuation,
         from_phone=call.from_phone,
         to_phone=call.to_phone,
-        scenario=scenario,
+        scenario=scenario_of(request),
+        policy=policy_of(request),
     )
 
 
@@ -192,6 +194,12 @@ def scenario_of(request: Any) -> Scenario | None:
     """Return the scenario that is named in the address; set by the stand-in."""
     scenario: Scenario | None = request.scope.get("state", {}).get("scenario")
     return scenario
+
+
+def policy_of(request: Any) -> Mapping[str, Any]:
+    """Return the settings of the policy that are in the address; set by the stand-in."""
+    policy: Mapping[str, Any] = request.scope.get("state", {}).get("policy", {})
+    return policy
 
 
 def base_of(request: Any) -> str:

@@ -14,6 +14,12 @@ from ..steps import FunctionCalled, HungUp, Rendered, Said, Step, StepLog
 from .sound import tone
 
 
+def frame(method: str, data: Json = None, payload: Json = None) -> dict[str, Any]:
+    """Return a message to a client; what is None is left out."""
+    message = {"method": method, "data": data, "payload": payload}
+    return {name: part for name, part in message.items() if part is not None}
+
+
 class Screen:
     """Sends frames, and knows how long the client is playing what it got."""
 
@@ -39,8 +45,7 @@ class Screen:
 
     async def send(self, method: str, data: Json = None, payload: Json = None) -> None:
         """Send a message; what is None is left out."""
-        message = {"method": method, "data": data, "payload": payload}
-        await self._send_json({name: part for name, part in message.items() if part is not None})
+        await self._send_json(frame(method, data, payload))
 
     async def pause(self) -> None:
         """Have the client hold what it plays, if it plays anything."""

@@ -17,9 +17,11 @@ from starlette.routing import Mount, Router, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ...call_log.database import is_file
+from ...exceptions import PayloadError
 from ...marks import Marks
 from ...settings import Settings
 from ..notebook import Notebook
+from ..policy import read_policy
 from ..rehearsals import Rehearsals
 from ..scenario import SHIPPED, load_scenario
 from .asked import UnprocessableError
@@ -64,8 +66,10 @@ class StandIn:
             ],
             redirect_slashes=False,
         )
+        by_scenario = [Mount("/as/{scenario}", _Scenarios(doors)), Mount("", doors)]
+        by_policy = Mount("/with/{policy}", _Policies(Router(by_scenario, redirect_slashes=False)))
         self._app = Starlette(
-            routes=[Mount(f"{PATH}/as/{{scenario}}", _Scenarios(doors)), Mount(PATH, doors)],
+            routes=[Mount(PATH, routes=[by_policy, *by_scenario])],
             middleware=[Middleware(Gate, has_key=keys.is_set)],
             exception_handlers={
                 UnprocessableError: unprocessable,
@@ -98,6 +102,23 @@ class _Scenarios:
             raise HTTPException(404, "There is no scenario of this name")
         state = {**scope["state"], "scenario": load_scenario(name)}
         await self._doors({**scope, "state": state}, receive, send)
+
+
+class _Policies:
+    """The same doors, to calls where Millis does what these settings of the policy say."""
+
+    def __init__(self, doors: ASGIApp) -> None:
+        self._doors = doors
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        pairs = (each.partition("=") for each in scope["path_params"]["policy"].split(","))
+        given = {name: value for name, _, value in pairs}
+        try:
+            policy = read_policy(given)
+        except PayloadError as error:
+            raise HTTPException(404, f"{error}.") from error
+        chosen = {name: getattr(policy, name) for name in given}
+        await self._doors({**scope, "state": {**scope["state"], "policy": chosen}}, receive, send)
 
 
 def sandbox_file(settings: Settings) -> Path | str:

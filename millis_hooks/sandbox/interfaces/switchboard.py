@@ -107,6 +107,8 @@ class Asked:
     to_phone: str | None = None
     #: Goes as this shipped scenario has it.
     scenario: Scenario | None = None
+    #: Settings of the policy that are others than usual, or than the scenario's.
+    policy: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +166,7 @@ class Switchboard:
             agent_config={**self._webhooks(base, agent_id), **config},
             metadata=dict(asked.metadata),
             include_metadata_in_prompt=asked.include_metadata_in_prompt,
+            policy=replace(planned.policy, **asked.policy),
             from_phone=asked.from_phone,
             to_phone=asked.to_phone,
             earlier=await self._earlier(asked.continuation),

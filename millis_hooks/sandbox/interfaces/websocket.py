@@ -1,8 +1,10 @@
 """The websocket that the Web SDK and native clients open.
 
-The client says `initiate`, and then sends audio and `ping`. What happens in the session comes back
-as frames, see `Screen`. Two methods are the sandbox's own, because nothing here understands speech:
-`say` has the caller say its `data`, and `hang_up` ends the call with the status in its `data`.
+The client says `initiate` when it likes, and then sends audio and `ping`. What happens in the
+session comes back as frames, see `Screen`. Three methods are the sandbox's own, because nothing
+here understands speech: `say` has the caller say its `data`, `call` has the agent call the function
+in its `data`, and `hang_up` ends the call with the status in its `data`. Any other message changes
+nothing, unless the policy `odd_messages` says so; the steps of the session name it.
 """
 
 from __future__ import annotations
@@ -24,14 +26,16 @@ from .asked import Initiate, UnprocessableError, check
 from .callers import LiveCaller
 from .custom_llm import VIOLATION
 from .gate import Keys
-from .http_api import base_of, scenario_of
-from .screen import Screen
+from .http_api import base_of, policy_of, scenario_of
+from .screen import Screen, frame
 from .sound import Ear, Noise, Quiet
 from .switchboard import Asked, BusyError, Switchboard
 from .tasks import end
 
-#: How long a client may take to say who it is.
-INITIATE_TIMEOUT_S = 10.0
+#: So many messages that are no method of ours are noted of one call, each kind once.
+_MOST_ODD = 20
+#: More of an unknown method's name is not noted.
+_METHOD_CHARS = 100
 
 #: The longest reason that a close frame has room for. Source: RFC 6455, 5.5.
 _MAX_REASON_BYTES = 123
@@ -41,22 +45,19 @@ _SPEECH = "[speech]"
 
 
 class ViolationError(MillisHooksError):
-    """The client broke the protocol; the message says how."""
+    """There is no call for this client; the message says why."""
+
+
+class OddMessageError(MillisHooksError):
+    """A message that means nothing here; the message says why."""
 
 
 class Calls:
     """The endpoint: one call a connection."""
 
-    def __init__(
-        self,
-        switchboard: Switchboard,
-        keys: Keys,
-        *,
-        initiate_timeout_s: float = INITIATE_TIMEOUT_S,
-    ) -> None:
+    def __init__(self, switchboard: Switchboard, keys: Keys) -> None:
         self._switchboard = switchboard
         self._keys = keys
-        self._initiate_timeout_s = initiate_timeout_s
 
     async def take(self, websocket: WebSocket) -> None:
         """Hold a call, and close with a reason what is none."""
@@ -98,22 +99,22 @@ class Calls:
                 include_metadata_in_prompt=bool(initiate.include_metadata_in_prompt),
                 continuation=initiate.session_continuation,
                 scenario=scenario,
+                policy=policy_of(websocket),
             )
             spec = await self._switchboard.spec_of(asked, base_of(websocket))
         return spec, self._switchboard.agent_for(spec, scenario, caller)
 
     async def _initiate(self, websocket: WebSocket) -> Initiate:
-        """Wait for the first message; audio before it is nobody's."""
-        try:
-            async with asyncio.timeout(self._initiate_timeout_s):
-                while isinstance(message := await _receive(websocket), bytes):
-                    pass
-        except TimeoutError:
-            wait_s = self._initiate_timeout_s
-            raise ViolationError(f"No initiate came within {wait_s:g} s.") from None
-        if message.get("method") != "initiate":
-            raise ViolationError("The first message is not initiate.")
-        return check(Initiate, message.get("data"), "data")
+        """Wait for `initiate`, for as long as it takes; what comes before it changes nothing."""
+        while True:
+            with suppress(OddMessageError):
+                message = await _receive(websocket)
+                if isinstance(message, bytes):
+                    continue
+                if message.get("method") == "initiate":
+                    return check(Initiate, message.get("data"), "data")
+                if message.get("method") == "ping":
+                    await websocket.send_json(frame("pong", message.get("data")))
 
 
 class _Line:
@@ -125,6 +126,7 @@ class _Line:
         self._caller = caller
         self._screen = Screen(websocket, session.session_id)
         self._ear = Ear()
+        self._odd: set[str] = set()
 
     async def hold(self) -> None:
         """Show the session and hear the caller, until one of the two is over."""
@@ -141,18 +143,29 @@ class _Line:
     async def _broken(self, error: BaseException) -> None:
         if isinstance(error, WebSocketDisconnect):
             return
-        if not isinstance(error, ViolationError):
+        if not isinstance(error, OddMessageError):
             raise error
         self._session.hang_up(CallStatus.ERROR, str(error))
         await _close(self._websocket, VIOLATION, str(error))
 
     async def _hear(self) -> None:
         while True:
-            message = await _receive(self._websocket)
-            if isinstance(message, bytes):
-                await self._listen(message)
-            else:
-                await self._obey(message)
+            try:
+                message = await _receive(self._websocket)
+                if isinstance(message, bytes):
+                    await self._listen(message)
+                else:
+                    await self._obey(message)
+            except OddMessageError as error:
+                self._note(error)
+
+    def _note(self, error: OddMessageError) -> None:
+        """Note a message that changes nothing; raises it again where the policy ends the call."""
+        if self._session.spec.policy.odd_messages == "end-call":
+            raise error
+        if str(error) not in self._odd and len(self._odd) < _MOST_ODD:
+            self._odd.add(str(error))
+            self._session.note(f"{error} It was ignored.")
 
     async def _obey(self, message: Mapping[str, Json]) -> None:
         method, data = message.get("method"), message.get("data")
@@ -160,12 +173,12 @@ class _Line:
             await self._screen.send("pong", data)
         elif method == "say" and isinstance(data, str):
             self._caller.say(data)
+        elif method == "call":
+            self._caller.call_function(*_function(data))
         elif method == "hang_up" and (data is None or isinstance(data, str)):
             self._session.hang_up(spell_status(data or CallStatus.USER_ENDED))
-        elif method == "initiate":
-            raise ViolationError("initiate comes once.")
         else:
-            raise ViolationError("The method is none of initiate, ping, say and hang_up.")
+            raise OddMessageError(_why_odd(method))
 
     async def _listen(self, audio: bytes) -> None:
         """Hear the caller speak; who speaks while the agent is played interrupts it."""
@@ -190,7 +203,7 @@ def _way(websocket: WebSocket) -> Way:
 
 
 async def _receive(websocket: WebSocket) -> bytes | dict[str, Any]:
-    """Return audio, or a message; raises `ViolationError` for what is neither."""
+    """Return audio, or a message; raises `OddMessageError` for what is neither."""
     frame = await websocket.receive()
     if frame["type"] == "websocket.disconnect":
         raise WebSocketDisconnect(frame.get("code", 1005))
@@ -199,10 +212,28 @@ async def _receive(websocket: WebSocket) -> bytes | dict[str, Any]:
     try:
         message = read_json(frame["text"])
     except PayloadError as error:
-        raise ViolationError(f"A text message is no JSON: {error}.") from error
+        raise OddMessageError(f"A text message is no JSON: {error}.") from error
     if not isinstance(message, dict):
-        raise ViolationError(f"A text message is {describe(message)}, not an object.")
+        raise OddMessageError(f"A text message is {describe(message)}, not an object.")
     return message
+
+
+def _function(data: Json) -> tuple[str, Mapping[str, Json]]:
+    """Return the name and the parameters in a `call`; raises `OddMessageError`."""
+    given = data if isinstance(data, dict) else {}
+    name, params = given.get("name"), given.get("params")
+    if not isinstance(name, str) or not isinstance(params, dict | None):
+        raise OddMessageError("The data of a call is no object of a name and its params.")
+    return name, params or {}
+
+
+def _why_odd(method: Json) -> str:
+    """Say what a method is that means nothing: a client's own event, or one of ours misspelt."""
+    if method == "initiate":
+        return "initiate came once more."
+    if method in ("say", "hang_up"):
+        return f"The data of {method} is no text."
+    return f"A message has the method {str(method)[:_METHOD_CHARS]!r}, which is none here."
 
 
 async def _close(websocket: WebSocket, code: int, reason: str) -> None:

@@ -30,6 +30,7 @@ from .exceptions import (
 )
 from .lines import deliveries_log, log_delivery, log_refusal
 from .marks import MarkOf, of_millis
+from .peer import tell_of_secret
 from .replies import Refusals, reply, take_query
 from .settings import Settings
 
@@ -115,6 +116,7 @@ class EndOfCallEndpoint:
         if scope["method"] != "POST":
             raise MethodNotAllowedError
         grant = self._gate.admit(scope["headers"], path_secret=path_secret)
+        tell_of_secret(scope)
         headers = dict(scope["headers"])
         received = await self._receive(headers, receive)
         received_at = datetime.now(UTC)

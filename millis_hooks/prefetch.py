@@ -34,6 +34,7 @@ from .exceptions import (
 from .failures import describe_failure
 from .lines import deliveries_log, log_delivery, log_refusal, shown_id
 from .marks import MarkOf, of_millis
+from .peer import tell_of_secret
 from .replies import Refusals, reply, take_query
 from .routing import Handler, Router
 from .running import NOT_WANTED, NOTHING_AROUND, Finished
@@ -144,6 +145,7 @@ class PrefetchEndpoint:
         if scope["method"] != "GET":
             raise MethodNotAllowedError
         grant = self._gate.admit(scope["headers"], path_secret=path_secret)
+        tell_of_secret(scope)
         call = PrefetchRequest.parse(query, own_numbers=self._settings.own_numbers)
         grant.require_agent(call.agent_id)
         return call

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 _PATHS: dict[Hook, str] = {"prefetch": "prefetch", "end_of_call": "end-of-call"}
 
+_NAMES = frozenset(_PATHS.values())
+
 
 def webhook_url(settings: Settings, hook: Hook, base: str, *, secret: str | None = None) -> str:
     """Return the address of a webhook below `base`; with `secret` it is part of the path."""
@@ -19,6 +21,13 @@ def webhook_url(settings: Settings, hook: Hook, base: str, *, secret: str | None
     if secret is not None:
         parts.insert(1, quote(secret, safe=""))
     return "/".join(parts)
+
+
+def is_webhook_path(base: str, path: str) -> bool:
+    """Tell whether `path` is a webhook's below `base`: what follows may begin with a secret."""
+    if not path.startswith(f"{base}/"):
+        return False
+    return not _NAMES.isdisjoint(path[len(base) + 1 :].split("/", 2)[:2])
 
 
 def given_url(settings: Settings, hook: Hook, url: str) -> str:

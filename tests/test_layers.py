@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "millis_hooks"
 
 LAYERS: list[set[str]] = [
-    {"version", "exceptions", "settings", "payload_places", "loopback", "finding", "marks"},
+    {"version", "exceptions", "settings", "payload_places", "loopback", "finding", "marks", "peer"},
     {"stopping"},
     {"counts", "parts", "printable"},
     {"call_status", "phones", "variables", "masking", "wire", "retries", "webhooks", "exchange"},
@@ -45,6 +45,8 @@ LAYERS: list[set[str]] = [
     {"sites"},
     {"service"},
     {"app"},
+    {"connection_places"},
+    {"connection"},
     {"server", "target", "testing"},
     {"cli", "pytest_plugin"},
 ]

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from starlette.applications import Starlette
@@ -22,6 +23,8 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
+from millis_hooks.connection import affordable
+from millis_hooks.peer import tell_of_secret
 from millis_hooks.server import Config, Limits, Server
 
 GET = b"GET /seen HTTP/1.1\r\nHost: test\r\n\r\n"
@@ -50,6 +53,17 @@ async def large(request: Request) -> Response:
     return Response(bytes(32 * 1024 * 1024))
 
 
+async def known(request: Request) -> Response:
+    tell_of_secret(request.scope)
+    return Response(await request.body() or b"known!")
+
+
+async def slow(request: Request) -> Response:
+    await request.receive()
+    await request.receive()  # until the peer is gone
+    return Response()
+
+
 async def ring(websocket: WebSocket) -> None:
     await websocket.accept()
     await websocket.send_text(await websocket.receive_text())
@@ -63,18 +77,20 @@ APP = Starlette(
         Route("/seen/{rest:path}", seen),
         Route("/early", early, methods=["POST"]),
         Route("/large", large),
+        Route("/known", known, methods=["GET", "POST"]),
+        Route("/slow", slow),
         WebSocketRoute("/ring", ring),
     ]
 )
 
 
 @contextmanager
-def serving(limits: Limits) -> Iterator[Connect]:
+def serving(limits: Limits, **options: Any) -> Iterator[Connect]:
     """Serve APP from a thread; a peer that waits over 10 s has found a bug."""
     listener = socket.create_server(("127.0.0.1", 0))
     address = listener.getsockname()
     ready = threading.Event()
-    server = Server(Config(APP, limits=limits, log_config=None), announce=ready.set)
+    server = Server(Config(APP, limits=limits, log_config=None, **options), announce=ready.set)
     thread = threading.Thread(target=server.run, args=([listener],))
     thread.start()
     assert ready.wait(10)
@@ -235,6 +251,7 @@ def test_a_megabyte_of_headers_is_still_told_why(connect: Connect) -> None:
 
 
 CHUNKED = b"Transfer-Encoding: chunked\r\n"
+OFFER = b"Connection: Upgrade\r\nUpgrade: h2c\r\n"
 
 
 @pytest.mark.parametrize(
@@ -259,9 +276,15 @@ CHUNKED = b"Transfer-Encoding: chunked\r\n"
         pytest.param(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", id="TLS"),
         pytest.param(bytes(range(256)) * 8, id="garbage"),
         pytest.param(
-            HEAD_OF_POST + b"Connection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 3\r\n\r\nabc",
-            id="an upgrade with a body",
+            HEAD_OF_POST + OFFER + b"Content-Length: 3\r\n" + CHUNKED + b"\r\n", id="offer"
         ),
+        pytest.param(HEAD_OF_POST + OFFER + b"Transfer-Encoding: x\r\n\r\n", id="offer, odd TE"),
+        pytest.param(
+            HEAD_OF_POST + OFFER + b"Content-Length: 3, 3\r\n\r\nabc", id="offer, CL list"
+        ),
+        pytest.param(HEAD_OF_POST + OFFER + b"A: b\r\n c\r\n\r\n", id="offer, folded header"),
+        pytest.param(HEAD_OF_POST + OFFER + CHUNKED + b"\r\nzz\r\n", id="offer, chunk size"),
+        pytest.param(b"CONNECT a:1 HTTP/1.1\r\n" + OFFER + b"\r\n", id="offer, CONNECT"),
     ],
 )
 def test_broken_or_ambiguous_http_is_answered_400(connect: Connect, request_bytes: bytes) -> None:
@@ -299,10 +322,56 @@ def test_http_1_0_is_answered_and_closed(connect: Connect) -> None:
     assert answer_to(connect, b"GET /seen HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.1 200 ")
 
 
-def test_an_upgrade_that_is_not_offered_is_answered_as_a_plain_request(connect: Connect) -> None:
+def test_an_offer_to_upgrade_is_left_aside(connect: Connect) -> None:
     peer = connect()
-    peer.sendall(b"GET /seen HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n")
-    assert read_until(peer, b"upgrade").startswith(b"HTTP/1.1 200 ")
+    peer.sendall(b"GET /seen HTTP/1.1\r\nA: b\r\n" + OFFER + b"\r\n")
+    answer = read_until(peer, b"a connection")
+    assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+OFFERS = [
+    b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n",
+    b"Upgrade: TLS/1.2\r\nConnection: keep-alive, upgrade\r\n",
+    b"Connection: keep-alive\r\nConnection: UPGRADE\r\nUpgrade: h2c, IRC/6.9\r\nUpgrade: x\r\n",
+    b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: AAAA\r\n",
+    b"Connection: Upgrade\r\nExpect: 100-continue\r\nUpgrade: h2\r\n",
+    b"Connection: Upgrade\r\nUpgrade:\r\n",
+]
+BODIES = [
+    b"Content-Length: 5\r\n\r\nHELLO",
+    CHUNKED + b"\r\n2\r\nHE\r\n3;x=y\r\nLLO\r\n0\r\nTrailer: z\r\n\r\n",
+]
+
+
+@pytest.mark.parametrize("body", BODIES, ids=["length", "chunks"])
+@pytest.mark.parametrize("offer", OFFERS)
+def test_the_body_behind_an_offer_arrives(connect: Connect, offer: bytes, body: bytes) -> None:
+    """However it is cut, and so do the requests before and behind it."""
+    post = HEAD_OF_POST + offer + body
+    for size in (1, 7, len(post), 3 * len(post)):
+        peer = connect()
+        stream = GET + post + post + GET
+        for start in range(0, len(stream), size):
+            peer.sendall(stream[start : start + size])
+        answers = b""
+        while answers.count(b"HTTP/1.1 200 OK") < 4 or not answers.endswith(b"host"):
+            piece = peer.recv(65536)
+            assert piece, answers
+            answers += piece
+        assert answers.count(b"HELLO") == 2
+        assert answers.count(b"HTTP/1.1 ") - answers.count(b"HTTP/1.1 100 ") == 4
+
+
+def test_a_header_too_large_is_told_behind_an_offer_too(connect: Connect) -> None:
+    head = HEAD_OF_POST + OFFER + b"X: " + b"x" * 40_000
+    for end in (b"", b"\r\nContent-Length: 1\r\n\r\na"):
+        assert answer_to(connect, head + end).startswith(b"HTTP/1.1 431 ")
+
+
+def test_an_offer_with_half_a_body_is_answered_408() -> None:
+    with serving(Limits(body_timeout_s=0.1)) as connect:
+        answer = answer_to(connect, HEAD_OF_POST + OFFER + b"Content-Length: 9\r\n\r\nhalf")
+        assert answer.startswith(b"HTTP/1.1 408 ")
 
 
 def test_a_websocket_outlives_the_deadline_of_its_handshake() -> None:
@@ -325,14 +394,137 @@ def test_answers_do_not_name_the_server(connect: Connect) -> None:
     assert b"\r\nserver:" not in headers
 
 
-def test_one_connection_too_many_is_told_to_come_back() -> None:
+KNOWN = b"GET /known HTTP/1.1\r\n\r\n"
+SLOW = b"GET /slow HTTP/1.1\r\n\r\n"
+LAST = b"GET /seen HTTP/1.1\r\nConnection: close\r\n\r\n"
+
+
+def sent(connect: Connect, request: bytes, end: bytes = b"") -> socket.socket:
+    """A connection on which `request` was sent, and answered up to `end`."""
+    peer = connect()
+    peer.sendall(request)
+    read_until(peer, end)
+    return peer
+
+
+WAITS = {
+    "says nothing": (b"", b""),
+    "half a header": (b"GET /se", b""),
+    "idle": (GET, b"host"),
+    "half a body": (HEAD_OF_POST + b"Content-Length: 9\r\n\r\nhalf", b""),
+    "half a body behind an offer": (HEAD_OF_POST + OFFER + b"Content-Length: 9\r\n\r\nhalf", b""),
+    "half a body of chunks": (HEAD_OF_POST + CHUNKED + b"\r\n9\r\nhalf", b""),
+    "refused": (b"GET /\0", b"bad request"),
+}
+
+
+@pytest.mark.parametrize("wait", WAITS)
+def test_everybody_gets_a_place_from_who_waits_longest(wait: str) -> None:
+    patient = Limits(300, 300, strangers_idle_s=300, max_connections=3)
+    with serving(patient) as connect:
+        peers = [sent(connect, *WAITS[wait]) for _ in range(3)]
+        for peer in peers:
+            assert answer_to(connect, LAST).startswith(b"HTTP/1.1 200 ")
+            read_all(peer)
+            connect()
+
+
+def test_half_a_request_that_gives_way_is_told_to_come_back() -> None:
     with serving(Limits(max_connections=1)) as connect:
-        peer = connect()
-        peer.sendall(GET)
-        read_until(peer, b"host")
-        answer = read_all(connect())
-        assert answer.startswith(b"HTTP/1.1 503 ")
+        for request, _ in (WAITS["half a header"], WAITS["half a body"]):
+            peer = sent(connect, request)
+            answer_to(connect, LAST)
+            assert b"\r\nretry-after: 1\r\n" in read_all(peer)
+
+
+def test_who_brought_a_secret_gives_way_last() -> None:
+    with serving(Limits(max_connections=3)) as connect:
+        known, known_body = sent(connect, KNOWN, b"known!"), connect()
+        known_body.sendall(b"POST /known HTTP/1.1\r\nContent-Length: 4\r\n\r\nha")
+        for _ in range(5):
+            sent(connect, GET, b"host")
+        known.sendall(KNOWN)
+        assert read_until(known, b"known!")
+        known_body.sendall(b"lf")
+        assert read_until(known_body, b"half")
+
+
+def test_only_when_all_are_being_answered_one_more_is_told_to_come_back() -> None:
+    with serving(Limits(max_connections=2)) as connect:
+        for _ in range(2):
+            sent(connect, SLOW)
+        while b" 503 " not in (answer := answer_to(connect, LAST)):
+            pass  # a request may still be on its way
         assert b"\r\nretry-after: 1\r\n" in answer
+
+
+def test_a_peer_that_goes_amid_its_body_leaves_no_traceback(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with serving(Limits(max_connections=1)) as connect:
+        sent(connect, b"POST /known HTTP/1.1\r\nContent-Length: 9\r\n\r\nhalf").close()
+        answer_to(connect, LAST)
+    assert "Traceback" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        SLOW,
+        b"GET /ring HTTP/1.1\r\nHost: t\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n",
+    ],
+    ids=["pages", "websockets"],
+)
+def test_the_last_places_are_kept_for_webhooks(other: bytes) -> None:
+    with serving(
+        Limits(max_connections=20, kept_for_webhooks=2), is_webhook="/known".__eq__
+    ) as connect:
+        for _ in range(19):
+            sent(connect, other)
+        while b" 503 " not in answer_to(connect, LAST):
+            pass  # a request may still be on its way
+        assert read_until(sent(connect, KNOWN), b"known!")
+
+
+def test_one_network_gets_a_tenth_unless_it_brings_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Config, "trusts", lambda *_: False)
+    with serving(Limits(max_connections=30)) as connect:
+        known = [sent(connect, KNOWN, b"known!") for _ in range(4)]
+        peers = [sent(connect, GET, b"host") for _ in range(4)]
+        assert read_all(peers[0]) == b""
+        for peer, request, end in [(known[0], KNOWN, b"known!"), (peers[1], GET, b"host")]:
+            peer.sendall(request)
+            assert read_until(peer, end)
+
+
+def test_one_network_with_all_its_places_at_work_is_told_to_come_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Config, "trusts", lambda *_: False)
+    with serving(Limits(max_connections=10)) as connect:
+        sent(connect, SLOW)
+        while b" 503 " not in answer_to(connect, LAST):
+            pass  # the request may still be on its way
+
+
+def test_only_who_brought_a_secret_and_proxies_may_be_idle_for_long() -> None:
+    with serving(Limits(strangers_idle_s=0)) as connect:
+        assert answer_to(connect, GET).startswith(b"HTTP/1.1 200 ")
+        proxied = GET[:-2] + b"X-Forwarded-For: 203.0.113.7\r\n\r\n"
+        for request, end in [(KNOWN, b"known!"), (proxied, b"x-forwarded-for")]:
+            peer, stranger = sent(connect, request, end), connect()
+            stranger.sendall(GET)
+            read_all(stranger)
+            peer.sendall(GET)
+            assert read_until(peer, b"host")
+
+
+def test_no_more_connections_than_there_are_files_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    resource = pytest.importorskip("resource")
+    for files, most in [(64, 16), (1024, 412), (4096, 1000), (resource.RLIM_INFINITY, 1000)]:
+        monkeypatch.setattr(resource, "getrlimit", lambda _, files=files: (files, files))
+        assert affordable(1000) == most
 
 
 def test_the_access_line_has_no_query_and_no_control_characters(

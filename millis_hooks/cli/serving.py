@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..exceptions import ConfigError
 from ..loopback import is_loopback
-from ..webhooks import webhook_url
+from ..webhooks import is_webhook_path, webhook_url
 
 if TYPE_CHECKING:
     from ..app import MillisHooks
@@ -74,6 +76,7 @@ def dev(
         host=host,
         port=port,
         limits=_limits(found),
+        is_webhook=_webhooks_of(found),
         reload=reload,
         reload_dirs=[found.directory],
         log_config=_log_config(LogLevel.INFO, found),
@@ -103,6 +106,7 @@ def run(
         host=host,
         port=port,
         limits=_limits_in_production(found),
+        is_webhook=_webhooks_of(found),
         log_config=_log_config(log_level, found),
         announce=lambda: logging.getLogger("millis_hooks").info(
             "serving %s on %s", found.import_string, _address(host, port)
@@ -202,6 +206,12 @@ def _limits_in_production(target: Target) -> Limits:
     """Who develops is not to wait for a stop."""
     hooks = target.hooks
     return replace(_limits(target), drain_s=hooks.settings.drain_s if hooks else 0)
+
+
+def _webhooks_of(target: Target) -> Callable[[str], bool]:
+    """Tell the server which paths are those that Millis calls."""
+    prefix = target.hooks.settings.prefix if target.hooks else ""
+    return partial(is_webhook_path, target.mounted_at + prefix)
 
 
 def _address(host: str, port: int) -> str:

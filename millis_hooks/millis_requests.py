@@ -28,6 +28,7 @@ from .exceptions import (
 )
 from .loopback import is_loopback
 from .version import __version__
+from .web_address import web_address
 from .wire import Json, read_json
 
 if TYPE_CHECKING:
@@ -206,15 +207,12 @@ def _require_key(api_key: str) -> str:
 
 def _require_private(base_url: str) -> str:
     try:
-        parts = urlsplit(base_url)
-        host = parts.hostname
-    except ValueError:
-        host = None
-    if not host or parts.scheme not in {"http", "https"}:
-        raise ConfigError("The address of Millis' API should be such as https://api-west.millis.ai")
-    if parts.scheme == "http" and not is_loopback(host):
+        address = web_address(base_url)
+    except ValueError as error:
+        raise ConfigError(f"The address of Millis' API is wrong: {error}.") from None
+    if address.startswith("http:") and not is_loopback(urlsplit(address).hostname):
         raise ConfigError("The address of Millis' API has to begin with https: the key goes there.")
-    return base_url
+    return address
 
 
 def _encode(body: Mapping[str, object]) -> bytes:

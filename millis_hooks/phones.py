@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from functools import lru_cache
 from typing import Literal, TypeAlias
 
 Direction: TypeAlias = Literal["inbound", "outbound"]
 
 _NOT_DIGIT = re.compile(r"\D")
+#: Digits, and what people put between them.
+_INTERNATIONAL = re.compile(r"\+[\d\s().\-/\u2010-\u2015\u2212]+")
+#: How most countries dial a `+`. No number in the national form of the others begins so.
+_DIALLED = re.compile(r"^(tel:\+|(tel:)?00(?=[\s\d]))", re.IGNORECASE)
+_NOT_INTERNATIONAL = (
+    "{number!r} is not a telephone number in international form; write it with + and the country "
+    "code, such as +14155550199"
+)
 
 
 def repair_phone(phone: str) -> str | None:
@@ -16,6 +25,26 @@ def repair_phone(phone: str) -> str | None:
     stripped = phone.strip()
     lost_plus = phone[:1] == " " and stripped[:1].isdigit()
     return f"+{stripped}" if lost_plus else stripped or None
+
+
+def international(number: str) -> str:
+    """Return a configured number as Millis sends it: `+`, country code, digits (E.164).
+
+    Raises `ValueError` for one that can never be the number of a call: a national form, a SIP
+    address, too few digits, no such country.
+    """
+    text = _DIALLED.sub("+", unicodedata.normalize("NFKC", number).strip())
+    if not _INTERNATIONAL.fullmatch(text):
+        raise ValueError(_NOT_INTERNATIONAL.format(number=number))
+    import phonenumbers  # takes its time, and many configure no number
+
+    try:
+        parsed = phonenumbers.parse(text.replace("(0)", ""))
+    except phonenumbers.NumberParseException:
+        raise ValueError(_NOT_INTERNATIONAL.format(number=number)) from None
+    if not phonenumbers.is_possible_number(parsed):
+        raise ValueError(_NOT_INTERNATIONAL.format(number=number))
+    return phonenumbers.format_number(parsed, phonenumbers.PhoneNumberFormat.E164)
 
 
 def digits_of(phone: str | None) -> str:

@@ -1,5 +1,4 @@
-"""Every setting: its name, default, unit and meaning. Together with `cli` the only reader of the
-environment.
+"""Every setting: its name, default, unit and meaning.
 
 A value comes from an argument of `MillisHooks`, else from `MILLIS_HOOKS_<NAME>` in the environment,
 else from a `.env` file in the working directory, else from the default written here.
@@ -7,48 +6,59 @@ else from a `.env` file in the working directory, else from the default written 
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from collections.abc import Iterable, Iterator, Mapping
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
-from pydantic_settings.exceptions import SettingsError
 
 from .exceptions import ConfigError
-
-ENV_PREFIX = "MILLIS_HOOKS_"
-
-#: A secret shorter than this can be guessed; the service refuses to start with it.
-MIN_SECRET_CHARS = 16
+from .password_rules import require_own, require_strong
+from .phones import international
+from .setting_sources import ENV_PREFIX, Given, cleaned, read_sources
+from .web_address import service_address, web_address, without_password
 
 Secrets = tuple[SecretStr, ...]
 Hook = Literal["prefetch", "end_of_call"]
 Level = Literal["none", "partial", "full"]
 
+#: Characters of a wrong value that an error shows.
+_SHOWN_CHARS = 100
 
-class Settings(BaseSettings):
-    """The settings of one service. Wrong values raise `ConfigError` through `Settings.load`."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=ENV_PREFIX,
-        env_file=".env",
-        env_file_encoding="utf-8",
-        extra="ignore",
+class Settings(BaseModel):
+    """The settings of one service, read by `Settings.load`."""
+
+    model_config = ConfigDict(
+        extra="forbid",
         frozen=True,
-        validate_default=False,
+        allow_inf_nan=False,
         hide_input_in_errors=True,
     )
 
+    _given: dict[str, Given] = PrivateAttr(default_factory=dict)
+
     # Who may deliver
-    secrets: Annotated[Secrets, NoDecode] = Field(
+    secrets: Secrets = Field(
         (), description="Accepted secrets, comma separated; several while one is being rotated."
     )
-    prefetch_secrets: Annotated[Secrets, NoDecode] = Field(
+    prefetch_secrets: Secrets = Field(
         (), description="Accepted on prefetch instead of SECRETS, comma separated."
     )
-    end_of_call_secrets: Annotated[Secrets, NoDecode] = Field(
+    end_of_call_secrets: Secrets = Field(
         (), description="Accepted on end-of-call instead of SECRETS, comma separated."
     )
     agent_secrets: dict[str, Secrets] = Field(
@@ -63,7 +73,14 @@ class Settings(BaseSettings):
         False,
         description="Also accept {prefix}/{secret}/prefetch, for places that take only a URL.",
     )
-    insecure: bool = Field(False, description="Run without secrets. Never on a public address.")
+    insecure: bool = Field(
+        False, description="Run without secrets: anyone who reaches the service may deliver calls."
+    )
+    exposed: bool = Field(
+        False,
+        description="Serve other machines too, although INSECURE or SANDBOX is set. Without it "
+        "these two are for this machine only.",
+    )
 
     # Where
     prefix: str = Field("/millis", description="The path in front of the two webhooks.")
@@ -108,9 +125,10 @@ class Settings(BaseSettings):
     )
 
     # Handlers
-    own_numbers: Annotated[frozenset[str], NoDecode] = Field(
+    own_numbers: frozenset[str] = Field(
         frozenset(),
-        description="Your own phone numbers, comma separated; tells who the customer is.",
+        description="Your own phone numbers with + and country code, comma separated; they tell "
+        "who the customer is.",
     )
     isolate_handlers: bool = Field(
         True, description="Run handlers on a thread and event loop of their own."
@@ -253,21 +271,25 @@ class Settings(BaseSettings):
     )
 
     @classmethod
-    def load(cls, **overrides: Any) -> Settings:
-        """Read the settings, `overrides` first.
+    def load(cls, **arguments: Any) -> Settings:
+        """Read the settings, `arguments` first.
 
-        Raises `ConfigError` naming each wrong setting, what kind of value was found and what fits.
+        Raises `ConfigError` naming each wrong setting as it was given, what was found and what was
+        expected. No message has a secret in it.
         """
-        unknown = sorted(overrides.keys() - cls.model_fields.keys())
-        if unknown:
-            known = ", ".join(cls.model_fields)
-            raise ConfigError(f"Unknown setting {unknown[0]!r}. Known settings: {known}.")
+        given = read_sources(cls.model_fields, arguments)
         try:
-            return cls(**overrides)
+            settings = cls(**{name: one.value for name, one in given.items()})
         except ValidationError as error:
-            raise ConfigError("\n".join(map(_explain, error.errors()))) from error
-        except SettingsError as error:
-            raise ConfigError(f"{error}. Expected JSON; see `millis-hooks run --help`.") from error
+            wrong = (_explain(each, given) for each in error.errors())
+            raise ConfigError("\n".join(wrong)) from None
+        settings._given.update(given)
+        return settings
+
+    def name_of(self, setting: str) -> str:
+        """Return what an error calls a setting: as it was given, else as the environment does."""
+        given = self._given.get(setting)
+        return ENV_PREFIX + setting.upper() if given is None else given.place
 
     def require_closed(self) -> None:
         """Raise `ConfigError` unless every webhook asks for a secret, or `insecure` was chosen."""
@@ -280,45 +302,67 @@ class Settings(BaseSettings):
         """Map each secret accepted on `hook` to the agent it is bound to, or to None for any."""
         own = self.prefetch_secrets if hook == "prefetch" else self.end_of_call_secrets
         accepted: dict[str, str | None] = {
-            secret.get_secret_value().strip(): agent_id
+            secret.get_secret_value(): agent_id
             for agent_id, secrets in self.agent_secrets.items()
             for secret in secrets
         }
-        return accepted | {
-            secret.get_secret_value().strip(): None for secret in own or self.secrets
-        }
+        return accepted | {secret.get_secret_value(): None for secret in own or self.secrets}
 
-    @field_validator("secrets", "prefetch_secrets", "end_of_call_secrets", mode="before")
+    @field_validator("agent_secrets", "prefetch_default", mode="before")
     @classmethod
-    def _split_secrets(cls, value: object) -> object:
-        return _split(value)
+    def _read_json(cls, value: object, info: ValidationInfo) -> object:
+        expected = _JSON_EXAMPLES[str(info.field_name)]
+        if isinstance(value, str):
+            try:
+                value = json.loads(value)
+            except (ValueError, RecursionError):
+                raise ValueError(f"expected JSON, such as {expected}") from None
+        if not isinstance(value, Mapping):
+            raise ValueError(f"expected JSON, such as {expected}")
+        if info.field_name == "agent_secrets":
+            return {cleaned(agent_id) or "": _split(secrets) for agent_id, secrets in value.items()}
+        return dict(value)
 
-    @field_validator("own_numbers", mode="before")
+    @field_validator(
+        "secrets", "prefetch_secrets", "end_of_call_secrets", "own_numbers", mode="before"
+    )
     @classmethod
-    def _split_numbers(cls, value: object) -> object:
+    def _split_list(cls, value: object) -> object:
         return _split(value)
 
     @field_validator("secrets", "prefetch_secrets", "end_of_call_secrets")
     @classmethod
-    def _strong(cls, value: Secrets) -> Secrets:
+    def _are_strong(cls, value: Secrets) -> Secrets:
         for secret in value:
-            _require_strong(secret)
-        return value
-
-    @field_validator("sandbox_key", "metrics_token")
-    @classmethod
-    def _strong_key(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None:
-            _require_strong(value)
+            require_strong(secret.get_secret_value(), kind="a secret")
         return value
 
     @field_validator("agent_secrets")
     @classmethod
-    def _strong_for_agents(cls, value: dict[str, Secrets]) -> dict[str, Secrets]:
+    def _are_strong_for_agents(cls, value: dict[str, Secrets]) -> dict[str, Secrets]:
         for secrets in value.values():
-            for secret in secrets:
-                _require_strong(secret)
+            cls._are_strong(secrets)
         return value
+
+    @field_validator("dashboard_password", "metrics_token", "sandbox_key", "session_key")
+    @classmethod
+    def _is_strong(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        if value is not None:
+            kind = "the " + str(info.field_name).rpartition("_")[2]
+            require_strong(value.get_secret_value(), kind=kind)
+        return value
+
+    @field_validator("api_key")
+    @classmethod
+    def _is_own(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            require_own(value.get_secret_value(), kind="the key")
+        return value
+
+    @field_validator("own_numbers")
+    @classmethod
+    def _are_international(cls, value: frozenset[str]) -> frozenset[str]:
+        return frozenset(map(international, value))
 
     @field_validator("secret_header")
     @classmethod
@@ -332,41 +376,37 @@ class Settings(BaseSettings):
     def _is_path(cls, value: str) -> str:
         trimmed = value.rstrip("/")
         if trimmed and not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", trimmed):
-            raise ValueError("expected a path such as /millis")
+            raise ValueError("expected a path, such as /millis")
         return trimmed
 
     @field_validator("public_url")
     @classmethod
-    def _is_web_address(cls, value: str | None) -> str | None:
-        if value and not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", value):
-            raise ValueError("expected an address such as https://hooks.example.com")
-        return value or None
+    def _is_service_address(cls, value: str | None, info: ValidationInfo) -> str | None:
+        return value and service_address(value, info.data.get("prefix", ""))
 
-    @field_validator(
-        "api_key",
-        "api_url",
-        "dashboard_password",
-        "metrics_token",
-        "sandbox_key",
-        "session_key",
-        mode="before",
-    )
+    @field_validator("api_url")
     @classmethod
-    def _is_unset_if_empty(cls, value: object) -> object:
-        return None if value == "" else value
+    def _is_web_address(cls, value: str | None) -> str | None:
+        return value and web_address(value)
 
     @field_validator("database_url")
     @classmethod
     def _is_call_log(cls, value: str) -> str:
-        is_file = re.match(r"sqlite:///.", value) and ":memory:" not in value
-        if not is_file and not re.match(r"postgres(ql)?(\+psycopg)?://[^/]*/[^/?]", value):
+        if re.match(r"sqlite:///.", value) and ":memory:" not in value:
+            return value
+        if not re.match(r"postgres(ql)?(\+psycopg)?://[^/]*/[^/?]", value):
             raise ValueError(
                 "expected a SQLite file, such as sqlite:///millis_hooks.db, or a database of "
                 "PostgreSQL, such as postgresql://user@host/database"
             )
+        _require_readable(value)
         return value
 
 
+_JSON_EXAMPLES = {
+    "agent_secrets": '{"<agent_id>": ["<secret>"]}',
+    "prefetch_default": '{"metadata": {}, "extra_prompt": ""}',
+}
 _NO_SECRET = (
     "No secret is set, so anyone could post calls to the {hook} webhook. Set one:\n"
     "  export MILLIS_HOOKS_SECRETS=$(openssl rand -hex 32)\n"
@@ -375,27 +415,65 @@ _NO_SECRET = (
 
 
 def _split(value: object) -> object:
-    if isinstance(value, str):
-        return [part for part in (part.strip() for part in value.split(",")) if part]
-    return value
+    """Return the items of a list that is written with commas, or given as one; each is cleaned."""
+    parts = value.split(",") if isinstance(value, str) else value
+    if isinstance(parts, SecretStr) or not isinstance(parts, Iterable):
+        parts = [parts]
+    return [part for part in map(cleaned, parts) if part is not None]
 
 
-def _require_strong(secret: SecretStr) -> None:
-    length = len(secret.get_secret_value().strip())
-    if length < MIN_SECRET_CHARS:
+def _require_readable(url: str) -> None:
+    """Raise `ValueError` where a database's address cannot be read in one way only.
+
+    What follows an `@` or `/` of a password would be taken for the host, and be told in errors.
+    """
+    authority, slash, rest = url.partition("://")[2].partition("/")
+    _user, colon, after = authority.partition(":")
+    path = rest.partition("?")[0]
+    if after.count("@") > 1 or "@" in slash + path or (colon and "?" in authority):
         raise ValueError(
-            f"a secret has {length} characters, at least {MIN_SECRET_CHARS} are needed; make one "
-            "with: openssl rand -hex 32"
+            "expected postgresql://user:password@host/database. In a password, write @ as %40, "
+            "/ as %2F, : as %3A, ? as %3F, # as %23 and % as %25"
         )
+    if "@" in after:
+        require_own(after.rpartition("@")[0], kind="the password in it")
 
 
-def _explain(error: ErrorDetails) -> str:
-    name = str(error["loc"][0]) if error["loc"] else "settings"
-    found = error["input"]
-    shape = (
-        f"{type(found).__name__} of {len(found)} characters"
-        if isinstance(found, str)
-        else (type(found).__name__)
-    )
-    message = error["msg"].removeprefix("Value error, ")
-    return f"{ENV_PREFIX}{name.upper()}: {message} (found: {shape})."
+def _explain(error: ErrorDetails, given: Mapping[str, Given]) -> str:
+    name = str(error["loc"][0])
+    field, one = Settings.model_fields[name], given[name]
+    if error["type"] == "value_error":
+        reason = error["msg"].removeprefix("Value error, ")
+    else:
+        reason = f"expected {_expected(field)}"
+    return f"{one.place}: {reason}{_shown(field, one.value)}."
+
+
+def _shown(field: FieldInfo, value: object) -> str:
+    """Return the value as it stands in an error, unless it is secret."""
+    if "Secret" in str(field.annotation):
+        return ""
+    text = without_password(repr(value))
+    return f" (found: {text if len(text) <= _SHOWN_CHARS else f'{text[:_SHOWN_CHARS]}…'})"
+
+
+def _expected(field: FieldInfo) -> str:
+    """Say what fits a field."""
+    kind = field.annotation
+    if isinstance(kind, UnionType):
+        kind = get_args(kind)[0]
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(get_args(kind))}"
+    if kind is bool:
+        return "1 or 0, or true or false"
+    if kind in (int, float):
+        number = "a whole number" if kind is int else "a number"
+        return f"{number} {' and '.join(_bounds(field))}"
+    return "text, or several with commas between them" if get_origin(kind) else "text"
+
+
+def _bounds(field: FieldInfo) -> Iterator[str]:
+    for bound in field.metadata:
+        for name, words in (("gt", "above"), ("ge", "from"), ("le", "up to")):
+            if hasattr(bound, name):
+                yield f"{words} {getattr(bound, name):,}"

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from .exceptions import ConfigError
+from .web_address import service_address, web_address, without_password
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .settings import Hook, Settings
 
 _PATHS: dict[Hook, str] = {"prefetch": "prefetch", "end_of_call": "end-of-call"}
@@ -31,10 +34,19 @@ def is_webhook_path(base: str, path: str) -> bool:
 
 
 def given_url(settings: Settings, hook: Hook, url: str) -> str:
-    """Return `url` if it is the webhook's own address, else the webhook's address below it."""
-    require_web_url(url)
-    name = _PATHS[hook]
-    return url if url.rstrip("/").endswith(f"/{name}") else webhook_url(settings, hook, url)
+    """Return `url` if it is the webhook's own address, else the webhook's address below it.
+
+    Raises `ConfigError`.
+    """
+    if url.rstrip("/").endswith(f"/{_PATHS[hook]}"):
+        return _checked(web_address, url)
+    return webhook_url(settings, hook, service_url(settings, url))
+
+
+def service_url(settings: Settings, url: str) -> str:
+    """Return the address of the service from what `--url` was given: that address, or the whole
+    one of a webhook. Raises `ConfigError`."""
+    return _checked(lambda text: service_address(text, settings.prefix), url)
 
 
 def secret_header(settings: Settings, secret: str | None) -> dict[str, str]:
@@ -55,12 +67,8 @@ def secret_for(settings: Settings, hook: Hook, agent_id: str | None = None) -> s
     return None
 
 
-def require_web_url(url: str) -> None:
-    """Raise `ConfigError` unless `url` is one a webhook can be sent to."""
+def _checked(check: Callable[[str], str], url: str) -> str:
     try:
-        parts = urlsplit(url)
-        usable = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
-    except ValueError:
-        usable = False
-    if not usable:
-        raise ConfigError(f"{url!r} is no web address. Write it as https://hooks.example.com.")
+        return check(url.strip())
+    except ValueError as error:
+        raise ConfigError(f"--url {without_password(repr(url))}: {error}.") from None

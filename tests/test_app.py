@@ -150,7 +150,7 @@ def test_the_environment_configures_it(monkeypatch: pytest.MonkeyPatch, database
 
 
 def test_a_wrong_setting_is_refused_when_it_is_made() -> None:
-    with pytest.raises(ConfigError, match="MILLIS_HOOKS_PREFIX"):
+    with pytest.raises(ConfigError, match="prefix: expected a path"):
         MillisHooks(prefix="millis")
 
 

@@ -264,8 +264,8 @@ def test_config_knows_where_the_application_is_mounted(run: Run) -> None:
     ("args", "told"),
     [
         (["--url", "https://h.example", "--as", "string"], "MILLIS_HOOKS_SECRET_IN_PATH=1"),
-        (["--url", "hooks.example"], "no web address"),
-        (["--url", "http://[::1"], "no web address"),
+        (["--url", "hooks.example"], "begins with https://"),
+        (["--url", "http://[::1"], "a port from 1 to 65535"),
         (["--url", "http://h.example"], "Use https"),
         (["--url", "https://127.0.0.1"], "tunnel"),
     ],
@@ -325,8 +325,8 @@ def test_a_server_that_does_not_speak_http_is_told_of(run: Run) -> None:
 
 def test_an_address_that_is_none_is_told_of(run: Run) -> None:
     result = run("send", "prefetch", "--url", "http://a\x01b", secrets=SECRET)
-    assert result.exit_code == 1
-    assert result.stderr.startswith("Error: http://a\\x01b/millis/prefetch: ")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("Error: --url 'http://a\\x01b': ")
 
 
 def test_a_service_that_is_not_there_is_explained(run: Run) -> None:
@@ -341,7 +341,7 @@ def test_a_service_that_is_not_there_is_explained(run: Run) -> None:
         (["--vintage", "v9"], "v1a, v1b, v2"),
         (["--metadata", "plan"], "key=value"),
         (["--file", "nowhere.json"], "cannot be read"),
-        (["--url", "localhost:8000"], "no web address"),
+        (["--url", "localhost:8000"], "begins with https://"),
     ],
 )
 def test_what_cannot_be_sent_is_told(run: Run, args: list[str], told: str) -> None:

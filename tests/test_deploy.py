@@ -22,7 +22,8 @@ from conftest import AUTHORIZED, END_OF_CALL, SECRET, eventually
 
 from millis_hooks.samples import end_of_call_body
 from millis_hooks.server import ABANDON_S, Limits
-from millis_hooks.settings import ENV_PREFIX, Settings
+from millis_hooks.setting_sources import ENV_PREFIX
+from millis_hooks.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "examples" / "deploy"

@@ -10,10 +10,12 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "millis_hooks"
 
 LAYERS: list[set[str]] = [
-    {"version", "exceptions", "settings", "payload_places", "loopback", "finding", "marks", "peer"},
+    {"version", "exceptions", "payload_places", "loopback", "finding", "marks", "peer"},
+    {"password_rules", "phones", "web_address", "setting_sources"},
+    {"settings"},
     {"stopping"},
     {"counts", "parts", "printable"},
-    {"call_status", "phones", "variables", "masking", "wire", "retries", "webhooks", "exchange"},
+    {"call_status", "variables", "masking", "wire", "retries", "webhooks", "exchange"},
     {"query_string", "failures", "agent_config", "loop_lag"},
     {"logs"},
     {"events"},
@@ -54,7 +56,6 @@ RANKS = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 # Rank for rank, what may be imported from beside.
 BESIDE = {
     ("masking", "wire"),
-    ("settings", "exceptions"),
     ("marks", "exceptions"),
     ("answers", "content_encoding"),
     ("dashboard", "sandbox"),

@@ -182,7 +182,7 @@ def test_they_are_open_where_that_was_chosen(make_hooks: MakeHooks) -> None:
 
 
 def test_a_token_that_can_be_guessed_is_refused(make_hooks: MakeHooks) -> None:
-    with pytest.raises(ConfigError, match="METRICS_TOKEN"):
+    with pytest.raises(ConfigError, match="metrics_token"):
         make_hooks(metrics_token="short")
 
 

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from millis_hooks.exceptions import ConfigError
-from millis_hooks.settings import MIN_SECRET_CHARS, Settings
+from millis_hooks.password_rules import MIN_CHARS
+from millis_hooks.settings import Settings
 
 ONE, TWO, THREE = (f"secret-number-{number}-of-three" for number in range(1, 4))
 
@@ -46,7 +47,7 @@ def test_an_argument_wins_over_the_environment_and_that_over_the_file(
 
 
 def test_other_lines_of_the_file_are_none_of_our_business(tmp_path: Path) -> None:
-    (tmp_path / ".env").write_text("CRM_URL=https://crm.example\nMILLIS_HOOKS_LATER=1\n")
+    (tmp_path / ".env").write_text("CRM_URL=https://crm.example\nMILLIS_KEY\n? what\n")
     assert Settings.load().prefix == "/millis"
 
 
@@ -69,7 +70,6 @@ def test_an_unknown_argument_is_refused_with_the_known_ones() -> None:
         ("prefetch_fallback", "guess"),
         ("prefetch_default", []),
         ("secret_header", "X Key"),
-        ("secret_header", ""),
         ("prefix", "millis"),
         ("prefix", "/{secret}"),
         ("database_url", "sqlite://"),
@@ -78,34 +78,34 @@ def test_an_unknown_argument_is_refused_with_the_known_ones() -> None:
     ],
 )
 def test_a_setting_that_cannot_work_is_refused_by_name(setting: str, value: object) -> None:
-    assert refusal(**{setting: value}).startswith(f"MILLIS_HOOKS_{setting.upper()}: ")
+    assert refusal(**{setting: value}).startswith(f"{setting}: expected ")
 
 
 def test_every_wrong_setting_is_named_at_once() -> None:
     lines = refusal(prefix="x", handler_threads=0).splitlines()
     assert [line.partition(":")[0] for line in lines] == [
-        "MILLIS_HOOKS_PREFIX",
-        "MILLIS_HOOKS_HANDLER_THREADS",
+        "prefix",
+        "handler_threads",
     ]
 
 
 @pytest.mark.parametrize("setting", ["secrets", "prefetch_secrets", "end_of_call_secrets"])
 def test_a_short_secret_is_refused_without_being_told(setting: str) -> None:
     message = refusal(**{setting: "hunter2"})
-    assert f"at least {MIN_SECRET_CHARS}" in message
+    assert f"at least {MIN_CHARS}" in message
     assert "hunter2" not in message
 
 
 def test_a_short_secret_of_an_agent_is_refused_without_being_told() -> None:
     message = refusal(agent_secrets={"-Ox1": [ONE, "hunter2"]})
-    assert message.startswith("MILLIS_HOOKS_AGENT_SECRETS: a secret has 7 characters")
+    assert message.startswith("agent_secrets: a secret has 7 characters")
     assert "hunter2" not in message
 
 
 def test_what_should_be_json_and_is_not_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MILLIS_HOOKS_AGENT_SECRETS", f"-Ox1={ONE}")
     message = refusal()
-    assert "agent_secrets" in message
+    assert message.startswith("MILLIS_HOOKS_AGENT_SECRETS: expected JSON, such as ")
     assert ONE not in message
 
 
@@ -158,10 +158,78 @@ def test_a_webhook_left_open_is_refused_with_the_line_that_closes_it(
         Settings.load(**settings).require_closed()
 
 
-@pytest.mark.parametrize(("given", "kept"), [("/", ""), ("", ""), ("/a/b/", "/a/b")])
+@pytest.mark.parametrize(("given", "kept"), [("/", ""), ("/a/b/", "/a/b")])
 def test_a_prefix_ends_without_a_slash(given: str, kept: str) -> None:
     assert Settings.load(prefix=given).prefix == kept
 
 
-def test_blanks_do_not_make_a_secret_longer() -> None:
-    assert "a secret has 0 characters" in refusal(secrets=[" " * 40])
+def test_blanks_are_not_a_secret() -> None:
+    assert Settings.load(secrets=[" " * 40]).secrets == ()
+
+
+def test_a_key_that_is_not_ours_is_only_asked_not_to_be_a_placeholder() -> None:
+    assert Settings.load(api_key="k").api_key is not None
+    assert "is a placeholder" in refusal(api_key="your-millis-api-key")
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("prefetch_budget_s", "a number above 0 and up to 60"),
+        ("retention_days", "a whole number from 0 and up to 36,500"),
+        ("sandbox", "1 or 0, or true or false"),
+        ("mask_text", "one of none, partial, full"),
+        ("prefetch_default", "JSON, such as "),
+    ],
+)
+def test_an_error_shows_what_was_found_and_says_what_was_expected(
+    setting: str, expected: str
+) -> None:
+    message = refusal(**{setting: "soon"})
+    assert message.startswith(f"{setting}: expected {expected}")
+    assert message.endswith("(found: 'soon').")
+
+
+def test_what_is_long_is_not_shown_to_its_end() -> None:
+    assert len(refusal(retention_days="9" * 5000)) < 300
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["(415) 555-0142", "+1 415 555 0142, 030 1234567", "sip:desk@pbx.example", "4155550142"],
+)
+def test_a_number_that_can_never_match_is_refused(given: str) -> None:
+    message = refusal(own_numbers=given)
+    assert message.startswith("own_numbers: ")
+    assert "with + and the country code" in message
+
+
+def test_numbers_are_kept_as_millis_sends_them() -> None:
+    given = "+1 (415) 555-0142, 0049 30/1234567"
+    assert Settings.load(own_numbers=given).own_numbers == {"+14155550142", "+49301234567"}
+
+
+PASSWORDS_THAT_TEAR = ["p@ss", "pa/ss", "p@s/s", "p?ss@", "1/2"]
+
+
+@pytest.mark.parametrize("password", PASSWORDS_THAT_TEAR)
+def test_a_password_that_is_not_encoded_is_refused_without_being_told(password: str) -> None:
+    message = refusal(database_url=f"postgresql://millis:{password}@db.example/calls")
+    assert "In a password, write @ as %40" in message
+    assert password not in message
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://me@corp:secret%40word@db.example/calls",
+        "postgresql://millis@/calls?host=/run/postgresql&user=me@corp",
+        "postgres://millis:pw@one:5432,two:5432/calls?target_session_attrs=read-write",
+    ],
+)
+def test_other_addresses_of_databases_are_taken(url: str) -> None:
+    assert Settings.load(database_url=url).database_url == url
+
+
+def test_the_password_of_a_database_is_asked_not_to_be_a_placeholder() -> None:
+    assert "placeholder" in refusal(database_url="postgresql://me:change-me@db.example/calls")

@@ -22,7 +22,7 @@ from millis_hooks.dashboard import formats
 from millis_hooks.dashboard.pages import templates_dir
 
 TEMPLATES = sorted(templates_dir().rglob("*.html"))
-PASSWORD = "a password"
+PASSWORD = "a password of the tests"
 
 #: What a template is given: by `Pages`, by the few pages that have no view, or as a global.
 KNOWN = set(

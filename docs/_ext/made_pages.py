@@ -13,7 +13,8 @@ import typer.main
 from sphinx.application import Sphinx
 
 from millis_hooks.cli.commands import app as command_line
-from millis_hooks.settings import ENV_PREFIX, Settings
+from millis_hooks.setting_sources import ENV_PREFIX
+from millis_hooks.settings import Settings
 
 
 def settings_table() -> str:

@@ -10,7 +10,7 @@ import typer
 
 from ..agent_config import agent_config, warnings_about
 from ..exceptions import ConfigError
-from ..webhooks import require_web_url
+from ..webhooks import service_url
 from .terminal import note
 
 if TYPE_CHECKING:
@@ -42,8 +42,7 @@ def config(
     """Print the agent configuration that makes Millis send its webhooks here, as JSON."""
     settings, mounted_at = _settings(target)
     settings.require_closed()
-    require_web_url(url)
-    base = url.rstrip("/") + mounted_at
+    base = service_url(settings, url) + mounted_at
     if form is Form.STRING and not settings.secret_in_path:
         raise ConfigError(
             "A webhook that is only an address carries its secret in the path, which is switched "
@@ -51,7 +50,7 @@ def config(
         )
     webhooks = agent_config(settings, base, form=form.value, agent_id=agent_id)
     typer.echo(json.dumps(webhooks, indent=2))
-    _warn(url, form)
+    _warn(base, form)
 
 
 def _settings(target: str | None) -> tuple[Settings, str]:

@@ -14,7 +14,7 @@ import typer
 
 from ..exceptions import MillisHooksError
 from ..loopback import is_loopback
-from ..webhooks import require_web_url, webhook_url
+from ..webhooks import service_url, webhook_url
 from .terminal import add_row, console, note, table
 
 if TYPE_CHECKING:
@@ -48,8 +48,6 @@ def doctor(
 
     Nothing is changed, and no handler is called. Ends with status 1 if anything is bad.
     """
-    if url is not None:
-        require_web_url(url)
     found = []
     out = console()
     for finding in _findings(target, url, fast=fast):
@@ -76,14 +74,15 @@ def _findings(target: str | None, url: str | None, *, fast: bool) -> Iterator[Fi
         name = "application" if target is not None else "settings"
         yield bad(name, str(error), "Correct it: the service does not start.")
         return
+    base = None if url is None else service_url(settings, url)
     if found is not None:
         from ..doctor.application import examine_application
 
         router = found.hooks.router if found.hooks else None
         yield from examine_application(found.import_string, router)
     yield from examine(settings, _now, reads_all=not fast)
-    if url is not None:
-        yield from _reach(settings, url)
+    if base is not None:
+        yield from _reach(settings, base)
 
 
 def _load(target: str | None) -> Target | None:
@@ -108,7 +107,7 @@ def _reach(settings: Settings, url: str) -> Iterator[Finding]:
 
     is_local = is_loopback(urlsplit(url).hostname)
     at = Addresses(
-        base=url.rstrip("/"),
+        base=url,
         prefetch=webhook_url(settings, "prefetch", url),
         end_of_call=webhook_url(settings, "end_of_call", url),
         is_local=is_local,

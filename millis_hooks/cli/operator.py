@@ -64,7 +64,7 @@ def add(
         with database.reader.connect() as connection:
             if accounts.find(connection, known) is not None:
                 fail(f"There is an operator {known} already.")
-        password, is_made = _password(from_stdin=password_stdin, generate=generate)
+        password, is_made = _password(known, from_stdin=password_stdin, generate=generate)
         hashed, now = hash_password(password), datetime.now(UTC)
         with database.writer.begin() as connection:
             if not accounts.add(connection, known, role=role.value, password_hash=hashed, now=now):
@@ -123,7 +123,7 @@ def password(name: Name, password_stdin: FromStdin = False, generate: Generated 
         with database.reader.connect() as connection:
             if accounts.find(connection, known) is None:
                 _fail_unknown(known)
-        chosen, is_made = _password(from_stdin=password_stdin, generate=generate)
+        chosen, is_made = _password(known, from_stdin=password_stdin, generate=generate)
         hashed = hash_password(chosen)
         with database.writer.begin() as connection:
             if not accounts.set_password(connection, known, hashed):
@@ -165,9 +165,10 @@ def _fail_unknown(name: str) -> None:
     fail(f"There is no operator {name}. See who there is: millis-hooks operator list")
 
 
-def _password(*, from_stdin: bool, generate: bool) -> tuple[str, bool]:
+def _password(name: str, *, from_stdin: bool, generate: bool) -> tuple[str, bool]:
     """Return a password, and whether it was made here."""
-    from ..operators.passwords import MIN_PASSWORD_CHARS, make_password
+    from ..operators.passwords import make_password
+    from ..password_rules import require_strong
 
     if from_stdin and generate:
         raise ConfigError("Choose one: --password-stdin or --generate.")
@@ -177,8 +178,10 @@ def _password(*, from_stdin: bool, generate: bool) -> tuple[str, bool]:
         return make_password(), True
     else:
         chosen = typer.prompt("Password", hide_input=True, confirmation_prompt="Once more")
-    if len(chosen) < MIN_PASSWORD_CHARS:
-        raise ConfigError(f"A password has at least {MIN_PASSWORD_CHARS} characters.")
+    try:
+        require_strong(chosen, kind="the password", names=(name,))
+    except ValueError as error:
+        raise ConfigError(f"Choose another: {error}.") from None
     return chosen, False
 
 

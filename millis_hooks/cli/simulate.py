@@ -146,12 +146,12 @@ def _running(url: str, secret: str | None, *, anywhere: bool) -> Iterator[_Stand
     from ..masking import MaskPolicy
     from ..sandbox.running_service import RunningService
     from ..settings import Settings
-    from ..webhooks import require_web_url
+    from ..webhooks import service_url
 
-    require_web_url(url)
+    settings = Settings.load()
+    url = service_url(settings, url)
     if not anywhere and not is_loopback(urlsplit(url).hostname):
         raise ConfigError(f"{url} is not on this machine. With --anywhere it is reached, too.")
-    settings = Settings.load()
     with _call_log(settings, url) as (log, marks):
         service = RunningService(
             lambda agent_id: _webhooks(settings, url, secret, agent_id),

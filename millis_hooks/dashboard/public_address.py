@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from ..agent_config import warnings_about
 from ..loopback import is_loopback
 from ..settings import Settings
+from ..web_address import web_address
 from .pages import Asked
 
 _MAX_CHARS = 500
@@ -60,19 +61,9 @@ def public_address(settings: Settings, asked: Asked) -> PublicAddress:
 def _is_usable(url: str) -> bool:
     """Whether it can be the beginning of a webhook's address."""
     try:
-        parts = urlsplit(url)
-        port = parts.port
+        return not _is_link_local(urlsplit(web_address(url)).hostname or "")
     except ValueError:
         return False
-    return (
-        len(url) <= _MAX_CHARS
-        and url.isprintable()
-        and not set(url) & set(" <>\"'\\?#@")
-        and parts.scheme in {"http", "https"}
-        and bool(parts.hostname)
-        and port != 0
-        and not _is_link_local(parts.hostname or "")
-    )
 
 
 def _is_link_local(host: str) -> bool:

@@ -57,7 +57,7 @@ class MetricsEndpoint:
         if authorization is None:
             return self._is_operator(scope)
         scheme, _, token = authorization.partition(" ")
-        wanted = self._token.get_secret_value().strip() if self._token is not None else ""
+        wanted = self._token.get_secret_value() if self._token is not None else ""
         is_token = compare_digest(token.strip().encode(), wanted.encode())
         return bool(wanted) and scheme.lower() == "bearer" and is_token
 

@@ -11,9 +11,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from argon2 import PasswordHasher
 
-#: Whoever has the call log can try passwords as fast as their machines allow.
-MIN_PASSWORD_CHARS = 10
-
 
 def hash_password(password: str) -> str:
     """Return the hash to keep, in the PHC string format. Takes about 25 ms and 19 MiB."""

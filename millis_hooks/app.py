@@ -206,7 +206,7 @@ async def _ready(service: Service, scope: Scope, send: Send) -> None:
         await reply(send, 503, b'{"status":"cannot store"}')
         return
     runner = service.runner.status
-    can_run = runner.role != "stopped"
+    can_run = runner.role != "stopped" and not runner.hung
     status = {"status": "ready" if can_run else "cannot run handlers", "runner": asdict(runner)}
     await reply(send, 200 if can_run else 503, json.dumps(status).encode())
 

@@ -23,25 +23,46 @@ logger = logging.getLogger("millis_hooks.workbench")
 
 class HandlerThreads:
     """Daemon threads, made when needed. The standard pool's threads would be joined at exit, and a
-    handler that never returns would keep the process alive."""
+    handler that never returns would keep the process alive.
+
+    At most `most` calls are at work, and those beside that were given up and do not return. When
+    there are as many of these, a handler that has any gets no more; others do.
+    """
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._made = 0
         self._unfinished = 0
+        self._inside: set[Running] = set()
         self._queue: SimpleQueue[tuple[Running, Callable[[], Any]]] = SimpleQueue()
         self._lock = threading.Lock()
 
     def put(self, running: Running, work: Callable[[], Any]) -> None:
         with self._lock:
-            if self._made <= self._unfinished and self._made < self._most:
+            late = self._late()
+            is_hung = running.name in late and len(late) >= self._most
+            if self._made <= self._unfinished and self._made < self._most + len(late):
                 self._make_one()
             is_full = not self._made or self._unfinished - self._made >= MAX_WAITING
-            self._unfinished += not is_full
-        if is_full:
+            self._unfinished += not (is_full or is_hung)
+        if is_hung:
+            running.refuse(HandlerError("All its places are taken by calls that do not return."))
+        elif is_full:
             running.refuse(HandlerError("All threads for handlers are busy."))
         else:
             self._queue.put((running, work))
+
+    def hung(self) -> set[str]:
+        """Return the names of the handlers that get no more places."""
+        with self._lock:
+            late = self._late()
+        return set(late) if len(late) >= self._most else set()
+
+    def _late(self) -> list[str]:
+        """Return the name of each call that was given up and has not returned."""
+        if self._made < self._most:
+            return []  # there are few enough, and nobody has to count them
+        return [running.name for running in self._inside if running.is_given_up]
 
     def _make_one(self) -> None:
         thread = threading.Thread(target=self._run, name="millis-hooks-handler", daemon=True)
@@ -54,8 +75,11 @@ class HandlerThreads:
         while True:
             running, work = self._queue.get()
             running.thread_id = thread_id
+            with self._lock:
+                self._inside.add(running)
             _do(running, work)
             with self._lock:
+                self._inside.discard(running)
                 self._unfinished -= 1
             running.leave()
 

@@ -115,7 +115,7 @@ class Service:
             lifespan,
             isolated=settings.isolate_handlers,
             threads=settings.handler_threads,
-            runs_threads=2 * settings.handler_concurrency,  # half of them may hang
+            runs_threads=settings.handler_concurrency,
         )
         await workbench.start()
         try:

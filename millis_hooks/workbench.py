@@ -50,7 +50,8 @@ class Workbench:
     """Runs handlers. `isolated=False` runs the async ones on the loop that calls `start`.
 
     Prefetch handlers that are not async have `threads` threads, the others `runs_threads` of their
-    own. A handler that was given up is interrupted if it does not end within `patience_s`.
+    own, beside those of calls that do not return. A handler that was given up is interrupted if it
+    does not end within `patience_s`.
     """
 
     def __init__(
@@ -78,6 +79,19 @@ class Workbench:
     def loop(self) -> asyncio.AbstractEventLoop | None:
         """The loop that handlers run on, between start and stop."""
         return self._loop
+
+    @property
+    def hung_prefetches(self) -> set[str]:
+        """The prefetch handlers that get no thread, because their calls do not return."""
+        return self._threads.hung()
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether a handler that was given up keeps the loop, so that async ones cannot go on."""
+        return any(
+            running.is_given_up and running.task is not None and _has_its_thread(running)
+            for running in [*self._at_work]
+        )
 
     async def start(self) -> None:
         """Start the loop and enter `lifespan`; what that raises is raised here."""

@@ -59,7 +59,7 @@ def test_probes_need_no_secret(hooks: MillisHooks, path: str, status: str) -> No
 
 
 def test_readiness_tells_what_the_runner_does(hooks: MillisHooks) -> None:
-    working = {"role": "working", "at_work": 0, "late": 0}
+    working = {"role": "working", "at_work": 0, "late": 0, "hung": []}
     with serving(hooks) as client:
         eventually(lambda: client.get("/readyz").json()["runner"] == working)
 

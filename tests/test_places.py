@@ -72,3 +72,11 @@ def test_a_late_handler_counts_towards_its_own_concurrency() -> None:
 def test_what_is_at_work_beyond_the_total_takes_nothing_from_others() -> None:
     a, b = handlers("a", "b")
     assert Places([a, b], 2, busy=[a, a]).room(b) == 0
+
+
+def test_a_handler_is_hung_when_only_late_calls_have_its_places() -> None:
+    a, b = handlers("a", "b", a=2)
+    assert not Places([a, b], 16, busy=[a], late=[a]).is_hung(a)
+    assert Places([a, b], 16, late=[a, a]).is_hung(a)
+    many = Places([a, b], 2, busy=[b], late=[b, b])
+    assert (many.is_hung(a), many.is_hung(b)) == (False, True)

@@ -24,6 +24,7 @@ from millis_hooks.exceptions import StorageError
 from millis_hooks.routing import Router
 from millis_hooks.runs import ledger
 from millis_hooks.runs.dispatcher import dispatcher_of
+from millis_hooks.runs.hung import HungHandlers
 from millis_hooks.runs.places import Places
 from millis_hooks.runs.runner import Runner
 from millis_hooks.workbench import Workbench
@@ -34,7 +35,13 @@ pytestmark = pytest.mark.both_databases
 class Runs:
     """A runner with all it needs, on a call log that is filled by `receive`."""
 
-    def __init__(self, database: Database, writer: Writer, router: Router) -> None:
+    def __init__(
+        self,
+        database: Database,
+        writer: Writer,
+        router: Router,
+        hung: HungHandlers | None = None,
+    ) -> None:
         self.database = database
         self.writer = writer
         self.workbench = Workbench()
@@ -47,6 +54,7 @@ class Runs:
             router,
             dispatcher_of(database, writer),
             concurrency=2,
+            hung=hung,
             now=lambda: self.now,
         )
 
@@ -90,10 +98,12 @@ class Runs:
 
 
 @contextmanager
-def started(folder: Path, router: Router, *session_ids: str) -> Iterator[Runs]:
+def started(
+    folder: Path, router: Router, *session_ids: str, hung: HungHandlers | None = None
+) -> Iterator[Runs]:
     """Runs at work; the calls of `session_ids` were there before."""
     with opened(folder) as database, writing(database) as writer:
-        runs = Runs(database, writer, router)
+        runs = Runs(database, writer, router, hung)
         runs.receive(*session_ids)
         asyncio.run(runs.workbench.start())
         runs.runner.start()

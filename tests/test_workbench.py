@@ -425,6 +425,49 @@ def test_when_all_threads_hang_more_work_is_refused_at_once(
     assert str(at_work(work, threads=1).error) == "All threads for handlers are busy."
 
 
+def test_a_handler_whose_calls_do_not_return_is_refused_at_once_and_others_go_on(
+    released: threading.Event,
+) -> None:
+    async def work(workbench: Workbench) -> tuple[list[Finished], list[set[str]]]:
+        def hang(call: PrefetchRequest) -> None:
+            released.wait()
+
+        first = [workbench.ask(handler(hang), CALL, timeout_s=0.01) for _ in range(3)]
+        ends = await asyncio.gather(*first)
+        hung = [workbench.hung_prefetches]
+        ends.append(await workbench.ask(handler(hang), CALL, timeout_s=LONG_S))
+        ends += await asyncio.gather(
+            *(workbench.ask(handler(plain), CALL, timeout_s=LONG_S) for _ in range(3))
+        )
+        released.set()
+        await asyncio.to_thread(eventually, lambda: not workbench.hung_prefetches)
+        ends.append(await workbench.ask(handler(hang), CALL, timeout_s=LONG_S))
+        return ends, hung
+
+    ends, hung = at_work(work, threads=3)
+    assert hung == [{"hang"}]
+    assert str(ends[3].error) == "All its places are taken by calls that do not return."
+    assert [end.value for end in ends[4:]] == ["plain -Ox1"] * 3 + [None]
+    assert ends[-1].error is None
+
+
+def test_a_handler_that_was_given_up_and_keeps_the_loop_blocks_it(
+    released: threading.Event,
+) -> None:
+    async def block(call: PrefetchRequest) -> None:
+        released.wait()
+
+    async def work(workbench: Workbench) -> list[bool]:
+        seen = [workbench.is_blocked]
+        await workbench.ask(handler(block), CALL, timeout_s=0.01)
+        seen.append(workbench.is_blocked)
+        released.set()
+        await workbench.ask(handler(later), CALL, timeout_s=LONG_S)
+        return [*seen, workbench.is_blocked]
+
+    assert at_work(work) == [False, True, False]
+
+
 def test_when_the_loop_hangs_more_work_is_refused_at_once(
     released: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:

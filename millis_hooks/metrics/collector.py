@@ -117,6 +117,12 @@ class ServiceCollector(Collector):
         yield _gauge("runner_role", "1 for what this process does about runs.", ("role",), roles)
         yield _single("handlers_at_work", "Attempts that are at work.", status.at_work)
         yield _single("handlers_late", "Handlers that were given up and do not end.", status.late)
+        yield _gauge(
+            "handler_hung",
+            "1 for a handler all of whose places are taken by calls that do not return.",
+            ("hook", "handler"),
+            [(key, int(key in status.hung)) for key in self._sources.runner.handlers],
+        )
 
     def _of_file(self) -> Iterator[Metric]:
         if not self._sources.call_log.database.is_file:

@@ -50,6 +50,7 @@ CLOCK_TOLERANCE = timedelta(minutes=1)
 
 _runs = handler_runs.c
 _NOW = bindparam("now", type_=_runs.state_since.type)
+_WAITS = and_(IS_OPEN, _runs.state.in_(["pending", "failed"]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,16 +173,36 @@ def park_unknown(
     telling_of: TellingOf,
 ) -> None:
     """Park what has waited since `waiting_since` for a handler not in `known` (hook and name)."""
-    waits = and_(IS_OPEN, _runs.state.in_(["pending", "failed"]))
-    names = select(_runs.hook, _runs.handler).where(waits).distinct()
+    names = select(_runs.hook, _runs.handler).where(_WAITS).distinct()
     for hook, name in connection.execute(names).all():
         if (hook, name) not in known:
-            theirs = and_(waits, _runs.hook == hook, _runs.handler == name)
-            waited = and_(theirs, _runs.state_since <= waiting_since)
-            old = select(handler_runs).where(waited).limit(MOST_PARKED)
-            old = old.with_for_update(skip_locked=True)
             reason = f"no handler is named {name} any more"
-            _park(connection, connection.execute(old).all(), reason, now, telling_of)
+            park_waiting(
+                connection,
+                (hook, name),
+                reason,
+                now,
+                waiting_since=waiting_since,
+                telling_of=telling_of,
+            )
+
+
+def park_waiting(
+    connection: Connection,
+    handler: tuple[str, str],
+    reason: str,
+    now: datetime,
+    *,
+    waiting_since: datetime,
+    telling_of: TellingOf,
+) -> None:
+    """Park what has waited since `waiting_since` for `handler` (hook and name), for `reason`."""
+    hook, name = handler
+    theirs = and_(_WAITS, _runs.hook == hook, _runs.handler == name)
+    waited = and_(theirs, _runs.state_since <= waiting_since)
+    old = select(handler_runs).where(waited).limit(MOST_PARKED)
+    old = old.with_for_update(skip_locked=True)
+    _park(connection, connection.execute(old).all(), reason, now, telling_of)
 
 
 def _pick(

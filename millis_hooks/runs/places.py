@@ -45,7 +45,7 @@ class Places:
     def room(self, handler: Handler, *, elsewhere: int = 0) -> int:
         """Return how many places the handler may take now, when it has others `elsewhere`."""
         late = self._late[_key(handler)]
-        if late and self._are_many_late:
+        if self.is_hung(handler):
             return 0
         taken = self.taken(handler)
         kept_free = sum(not self.taken(other) for other in self._handlers if other is not handler)
@@ -53,6 +53,12 @@ class Places:
         if handler.concurrency is None:
             return room
         return min(room, handler.concurrency - taken - late - elsewhere)
+
+    def is_hung(self, handler: Handler) -> bool:
+        """Tell whether it gets no place because of calls that it does not end."""
+        late, own = self._late[_key(handler)], handler.concurrency
+        all_own = own is not None and late >= own and not self.taken(handler)
+        return bool(late) and (self._are_many_late or all_own)
 
     def take(self, handler: Handler, count: int) -> None:
         """Note that the handler has taken so many."""

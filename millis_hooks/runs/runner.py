@@ -26,7 +26,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from ..call_log.writer import Writer
 from ..counts import AttemptCounts
 from ..events import EndOfCall
-from ..exceptions import HandlerTimeoutError, StorageError
+from ..exceptions import HandlerError, HandlerTimeoutError, StorageError
 from ..failures import describe_failure
 from ..lines import Attempt, log_attempt, trace_id
 from ..routing import DEFAULT_TIMEOUT_S, Handler, Router
@@ -34,6 +34,7 @@ from ..running import NOTHING_AROUND, Around, Finished, Running
 from ..workbench import Workbench
 from . import ledger
 from .dispatcher import Dispatcher
+from .hung import HungHandlers
 from .ledger import AttemptEnd, ClaimedRun
 from .places import Places
 from .verdict import OUTCOMES, HandedBackError, end_of_attempt
@@ -66,11 +67,15 @@ def _utc_now() -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class RunnerStatus:
-    """What the runner is doing: `late` counts handlers that were given up and do not end."""
+    """What the runner is doing: `late` counts handlers that were given up and do not end.
+
+    `hung` has the handlers, each as hook and name, that have no place left because of such.
+    """
 
     role: Literal["working", "standby", "stopped"]
     at_work: int
     late: int
+    hung: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(slots=True, eq=False)
@@ -111,6 +116,7 @@ class Runner:
         own_numbers: frozenset[str] = frozenset(),
         tell: Callable[[Collection[int]], None] = lambda call_ids: None,
         tracing: Tracing | None = None,
+        hung: HungHandlers | None = None,
         now: Callable[[], datetime] = _utc_now,
     ) -> None:
         """Call `tell` with the ids of calls of which runs began or ended."""
@@ -128,6 +134,7 @@ class Runner:
         self._search_at = time.monotonic()
         self._served: Counter[tuple[str, str]] = Counter()  # when each was served last, in turns
         self._turns = 0
+        self._hung = hung or HungHandlers()
         self._at_work: set[_AtWork] = set()
         handlers = [(each.hook, each.name) for each in router if each.hook != "prefetch"]
         self.counts = AttemptCounts(handlers, OUTCOMES)
@@ -143,8 +150,16 @@ class Runner:
         late = sum(each.is_late for each in at_work)
         role: Literal["working", "standby"] = "working" if self._dispatcher.is_in else "standby"
         return RunnerStatus(
-            role if self._thread.is_alive() else "stopped", len(at_work) - late, late
+            role if self._thread.is_alive() else "stopped",
+            len(at_work) - late,
+            late,
+            self._hung.reported,
         )
+
+    @property
+    def handlers(self) -> list[tuple[str, str]]:
+        """The hook and name of every handler, also of prefetches."""
+        return [(handler.hook, handler.name) for handler in self._router]
 
     @property
     def leads(self) -> bool:
@@ -187,6 +202,7 @@ class Runner:
 
     def _take_turn(self) -> None:
         """Record what has ended and take what there is room for."""
+        self._hung.note(self._hung_now())
         if not self._may_work():
             return
         ended = list(self._ended)
@@ -213,22 +229,40 @@ class Runner:
         if time.monotonic() >= self._search_at:
             self._search_at = time.monotonic() + SEARCH_EVERY_S
             self._search(connection, now)
-        at_work = self._at_work
-        places = Places(
-            self._handlers(),
-            self._concurrency,
-            busy=[each.handler for each in at_work if not each.is_late],
-            late=[each.handler for each in at_work if each.is_late],
-        )
+        for handler, wait, reason in self._hung.given_up():
+            since = now - wait
+            ledger.park_waiting(
+                connection, handler, reason, now, waiting_since=since, telling_of=telling_of
+            )
         return ledger.claim(
             connection,
-            places,
+            self._places(),
             now,
-            late=[each.run for each in at_work if each.is_late],
+            late=[each.run for each in self._at_work if each.is_late],
             telling_of=telling_of,
             flip=partial(random.randrange, 2),
             runner=self._dispatcher.runner,
         )
+
+    def _places(self) -> Places:
+        at_work, is_blocked = self._at_work, self._workbench.is_blocked
+        return Places(
+            [each for each in self._handlers() if not (each.is_async and is_blocked)],
+            self._concurrency,
+            busy=[each.handler for each in at_work if not each.is_late],
+            late=[each.handler for each in at_work if each.is_late],
+        )
+
+    def _hung_now(self) -> list[Handler]:
+        """Return the handlers that have no place because of calls that do not return."""
+        places, hung_prefetches = self._places(), self._workbench.hung_prefetches
+        is_blocked = self._workbench.is_blocked
+        return [
+            each
+            for each in self._router
+            if (each.is_async and is_blocked)
+            or (each.name in hung_prefetches if each.hook == "prefetch" else places.is_hung(each))
+        ]
 
     def _handlers(self) -> list[Handler]:
         """Return the handlers that have runs; who was served longest ago comes first."""
@@ -360,3 +394,5 @@ class Runner:
                 self._workbench.give_up(at_work.running, at_work.timeout_s)
             elif self._stop_at is not None and self._stop_at <= now:
                 at_work.running.give_up(HandedBackError())
+            elif at_work.deadline is None and (reason := self._hung.reason_for(at_work.handler)):
+                at_work.running.give_up(HandlerError(reason))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from conftest import MakeHooks, eventually
-from sandbox_doors import API, KEY, OUTBOUND, VOICE, call, client_of, entry, rehearsing
+from sandbox_doors import API, KEY, OUTBOUND, VOICE, call, client_of, entry, rehearsing, until
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
@@ -85,7 +85,8 @@ def test_agents_are_made_read_changed_and_removed(client: TestClient) -> None:
     agent = post(client, "/agents", {"name": "Bookings", "config": config})
     assert agent["config"] == config
     at = f"{API}/agents/{agent['id']}"
-    changed = client.put(at, json={"config": {"session_data_webhook": "http://127.0.0.1:9/other"}})
+    change = {"session_data_webhook": "http://127.0.0.1:9/other"}
+    changed = client.put(at, json={"name": "Bookings", "config": change})
     assert changed.json() == {"success": True}
     config["session_data_webhook"] = "http://127.0.0.1:9/other"
     assert client.get(at).json() == agent | {"config": config}
@@ -105,9 +106,168 @@ def test_an_agent_is_duplicated_under_an_id_of_its_own(client: TestClient) -> No
 def test_an_agent_has_a_prompt_and_a_voice(client: TestClient) -> None:
     answer = client.post(f"{API}/agents", json={"name": "a", "config": {"prompt": "p"}})
     assert answer.json()["detail"][0]["loc"] == ["body", "config", "voice"]
-    only = OUTBOUND | {"agent_config": {"prompt": "p"}}
-    answer = client.post(f"{API}/start_outbound_call", json=only)
-    assert answer.json()["detail"][0]["loc"] == ["agent_config", "voice"]
+
+
+def test_a_part_of_a_configuration_is_enough_for_a_call(client: TestClient) -> None:
+    parts: list[dict[str, Any] | None] = [
+        {"prompt": "p"}, {"first_message": "Hi"}, {"session_data_webhook": None}, {}, None,
+    ]  # fmt: skip
+    for part in parts:
+        ids = post(client, "/start_outbound_call", OUTBOUND | {"agent_config": part})
+        used = entry(client, ids["session_id"])["agent_config"]
+        assert used.items() >= (part or {}).items()
+        assert used["prompt"]
+        post(client, "/register_call", {"agent_config": part})
+
+
+def test_a_number_calls_with_its_agent_unless_another_is_named(client: TestClient) -> None:
+    own, other = (
+        post(client, "/agents", {"name": name, "config": CONFIG | {"prompt": f"{name}."}})["id"]
+        for name in ("Own", "Other")
+    )
+    number = OUTBOUND["from_phone"]
+    assert post(client, "/set_phone_agent", {"phone": number, "agent_id": own}) == {"success": True}
+    ids = post(client, "/start_outbound_call", OUTBOUND | {"agent_config": {"first_message": "Hm"}})
+    log = entry(client, ids["session_id"])
+    assert (log["agent_id"], log["agent_config"]["prompt"]) == (own, "Own.")
+    assert json.loads(log["chat"])[0]["content"] == "Hm"
+    ids = post(client, "/start_outbound_call", OUTBOUND | {"agent_id": other})
+    assert entry(client, ids["session_id"])["agent_config"]["prompt"] == "Other."
+
+    post(client, f"/phones/{number}/set_agent", {"agent_id": None})
+    (phone,) = client.get(f"{API}/phones").json()
+    assert phone.items() >= {"id": number, "agent_id": None, "status": "active"}.items()
+    ids = post(client, "/start_outbound_call", OUTBOUND)
+    assert entry(client, ids["session_id"])["agent_id"] is None
+
+
+_TOOL = {"name": "find", "description": "Finds."}
+
+
+#: A part of a configuration, where it is wrong, and the kind of error that FastAPI says.
+REFUSED: list[tuple[dict[str, Any], list[str | int], str]] = [
+    ({"voice": {"provider": "acme", "voice_id": "v"}}, ["voice", "provider"], "enum"),
+    ({"voice": {"provider": ["openai"], "voice_id": "v"}}, ["voice", "provider"], "enum"),
+    ({"voice": {"provider": "openai"}}, ["voice", "voice_id"], "missing"),
+    ({"language": "en-XX"}, ["language"], "enum"),
+    ({"llm": "gpt-4o"}, ["llm"], "model_type"),
+    ({"llm": {"model": "gpt-9"}}, ["llm", "model"], "enum"),
+    ({"flow": "x"}, ["flow"], "model_type"),
+    ({"flow": {"response_delay": "long"}}, ["flow", "response_delay", "int"], "int_parsing"),
+    ({"flow": {"voicemail": {"action": "sing"}}}, ["flow", "voicemail", "action"], "enum"),
+    ({"flow": {"inactivity_handling": {"idle_time": 3}}},
+     ["flow", "inactivity_handling", "message"], "missing"),
+    ({"tools": [{"name": "find"}]}, ["tools", 0, "description"], "missing"),
+    ({"tools": [_TOOL | {"response_mode": "soft"}]}, ["tools", 0, "response_mode"],
+     "literal_error"),
+    ({"tools": [_TOOL | {"params": [{"name": "day"}]}]},
+     ["tools", 0, "params", 0, "required"], "missing"),
+    ({"session_timeout": 60}, ["session_timeout"], "model_type"),
+    ({"privacy_settings": {}}, ["privacy_settings", "opt_out_data_collection"], "missing"),
+    ({"speech_to_text": {"provider": "ears"}}, ["speech_to_text", "provider"], "enum"),
+    ({"promt": "p"}, ["promt"], "extra_forbidden"),
+]  # fmt: skip
+
+
+def test_a_configuration_that_millis_would_refuse_is_refused_with_its_words(
+    client: TestClient,
+) -> None:
+    for part, where, kind in REFUSED:
+        for at, body in (("/start_outbound_call", OUTBOUND), ("/register_call", {"agent_id": "a"})):
+            answer = client.post(API + at, json=body | {"agent_config": part})
+            first = answer.json()["detail"][0]
+            assert (answer.status_code, first["loc"]) == (422, ["body", "agent_config", *where])
+            assert first["type"] == kind
+
+
+def test_the_websocket_is_closed_with_them(client: TestClient) -> None:
+    for part, where, _ in REFUSED[:-1]:  # what else a client of it may name is in no schema
+        agent = {"agent_id": "a", "agent_config": part}
+        with call(client, data={"agent": agent, "public_key": "k"}) as socket:
+            frame = socket.receive()
+        assert (frame["type"], frame["code"]) == ("websocket.close", 1008)
+        places = ".".join(map(str, ["data", "agent", "agent_config", *where]))
+        assert frame["reason"].startswith(f"validation error: {places}: ")
+
+
+def test_parts_of_a_configuration_that_only_later_pages_have_are_kept(client: TestClient) -> None:
+    tool = _TOOL | {"include_metadata": True, "later": {"a": [1]}}
+    config = CONFIG | {"tools": [tool], "later": 1}
+    agent = post(client, "/agents", {"name": "Later", "config": config})
+    assert agent["config"] == config
+
+
+def test_an_agent_is_changed_with_its_name_and_a_configuration(client: TestClient) -> None:
+    agent = post(client, "/agents", {"name": "Bookings", "config": CONFIG})
+    bodies: list[dict[str, Any]] = [{"config": {}}, {"name": "a"}, {"name": None, "config": {}}]
+    for body in bodies:
+        assert client.put(f"{API}/agents/{agent['id']}", json=body).status_code == 422
+    assert client.get(f"{API}/agents/{agent['id']}").json() == agent
+
+
+def test_a_chat_has_only_the_roles_that_there_are(client: TestClient) -> None:
+    wrong: list[object] = [
+        {"role": "system", "content": "c"},
+        {"role": "assistant", "content": None},
+        {"role": "tool", "content": "c"},
+        "hello",
+    ]
+    for message in wrong:
+        said = [{"role": "user", "content": "Hi"}, message]
+        chat = {"agent": {"agent_id": "a"}, "messages": said}
+        answer = client.post(f"{API}/chat/completions", json=chat)
+        assert answer.status_code == 422
+        assert answer.json()["detail"][0]["loc"][:4] == ["body", "messages", 1, "UserMessage"]
+
+
+def test_the_calls_of_an_agent_are_listed_without_nulls(client: TestClient) -> None:
+    assert client.get(f"{API}/agents/-Ox1none/call-histories").json() == {
+        "items": [], "pagination": {"success": True},
+    }  # fmt: skip
+    mine = OUTBOUND | {"agent_id": "-Ox1mine"}
+    busy = post(client, "/start_outbound_call", mine | {"to_phone": "+15005550003"})
+    held = post(client, "/start_outbound_call", mine)
+    post(client, "/start_outbound_call", OUTBOUND | {"agent_id": "-Ox1other"})
+    logs = [entry(client, ids["session_id"]) for ids in (busy, held)]
+
+    def listed(**query: float) -> list[dict[str, Any]]:
+        at = f"{API}/agents/-Ox1mine/call-histories"
+        items: list[dict[str, Any]] = client.get(at, params=query).json()["items"]
+        return items
+
+    assert {one["session_id"] for one in listed()} == {log["session_id"] for log in logs}
+    assert len(listed(limit=1)) == len(listed(start_at=min(log["ts"] for log in logs))) == 1
+    (missed,) = (one for one in listed() if one["call_status"] == "busy")
+    assert (missed["chat"], missed["cost_breakdown"]) == ("", [])
+    answer = client.get(f"{API}/agents/a/call-histories", params={"limit": "all"})
+    assert answer.json()["detail"][0]["loc"] == ["query", "limit"]
+
+
+def test_a_call_by_sip_is_registered(client: TestClient, ended: list[EndOfCall]) -> None:
+    body = {"agent_id": "a1", "metadata": {"plan": "gold"}, "include_metadata_in_prompt": None}
+    ids = post(client, "/register_sip_call", body)
+    assert ids["sip"] == ids["sip_uri"] == f"sip:call-{ids['call_id']}@sip.invalid"
+    with call(client, data={"call_id": ids["call_id"], "public_key": "k"}) as socket:
+        until(socket, "onready")
+    assert eventually(lambda: ended)[0].metadata["plan"] == "gold"
+
+
+def test_a_function_is_called_in_a_call_that_is_under_way(
+    make_hooks: MakeHooks, ended: list[EndOfCall]
+) -> None:
+    with client_of(rehearsing(make_hooks, ended)) as client:
+        tools = {"tools": [_TOOL | {"webhook": "http://127.0.0.1:9/"}]}
+        agent = {"agent_id": "a", "agent_config": tools}
+        with call(client, data={"agent": agent, "public_key": "k"}) as socket:
+            session_id = until(socket, "onready")[0]["payload"]["session_id"]
+            at = f"/sessions/{session_id}/call"
+            eventually(lambda: client.post(API + at, json={"name": "find"}).status_code == 200)
+            asked = post(client, at, {"name": "find", "params": {"day": 1}})
+            assert asked["result"].startswith("Failed: ")
+            assert client.post(API + at, json={"params": {}}).status_code == 422
+        eventually(lambda: ended)
+        assert client.post(API + at, json={"name": "find"}).status_code == 404
+    assert ended[0].function_calls[-1].params["day"] == 1
 
 
 def test_overrides_of_a_call_are_merged_over_its_agent(client: TestClient) -> None:
@@ -154,12 +314,12 @@ def test_the_policy_in_an_address_is_that_of_the_call(
     assert eventually(lambda: ended)[0].call_status == "failed"
 
 
-@pytest.mark.parametrize("policy", ["merge=sideways", "merge", "", "no_such=1", "late_by_s=nan"])
-def test_a_policy_that_there_is_not_is_no_address(client: TestClient, policy: str) -> None:
-    answer = client.post(f"{API}/with/{policy}/start_outbound_call", json=OUTBOUND)
-    assert answer.status_code == 404
-    with pytest.raises(WebSocketDisconnect), call(client, f"/with/{policy}/millis") as socket:
-        socket.receive_text()
+def test_a_policy_that_there_is_not_is_no_address(client: TestClient) -> None:
+    for policy in ("merge=sideways", "merge", "", "no_such=1", "late_by_s=nan"):
+        answer = client.post(f"{API}/with/{policy}/start_outbound_call", json=OUTBOUND)
+        assert answer.status_code == 404
+        with pytest.raises(WebSocketDisconnect), call(client, f"/with/{policy}/millis") as socket:
+            socket.receive_text()
 
 
 def test_a_call_is_terminated_and_a_message_said_before(

@@ -27,6 +27,8 @@ END_OF_CALL_TIMES: tuple[EndOfCallTimes, ...] = get_args(EndOfCallTimes)
 
 #: Ways of the phone; the others have no numbers.
 PHONE_WAYS = frozenset({"inbound", "outbound"})
+#: Ways by the websocket, on which an agent can be made up for one session.
+SOCKET_WAYS = frozenset({"web-sdk", "widget", "websocket"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

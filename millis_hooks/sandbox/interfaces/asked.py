@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from ...exceptions import MillisHooksError, PayloadError
 from ...wire import Json, read_json
+from .agent_schema import AgentConfig, PartialAgentConfig, PartialConfig
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -27,64 +28,57 @@ class _Body(BaseModel):
     model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
 
 
-class _Open(BaseModel):
-    """Keeps what it does not name, so that a configuration comes back as it was given."""
-
-    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+class _Message(BaseModel):
+    model_config = ConfigDict(extra="allow")
 
 
-class WebhookConfig(_Open):
-    """A webhook with its headers."""
+class UserMessage(_Message):
+    """What a person said."""
 
-    url: str
-    headers: dict[str, str] | None = None
+    role: Literal["user"]
+    content: str
 
 
-class Tool(_Open):
-    """A function of an agent."""
+class CalledFunction(_Message):
+    """A function and its arguments, which are JSON in a text."""
 
     name: str
-    webhook: str | None = None
-    header: dict[str, str] | None = None
-    method: str | None = None
-    timeout: int | None = None
+    arguments: str
 
 
-class PartialConfig(_Open):
-    """Overrides of an agent's configuration."""
+class ToolCall(_Message):
+    """That a function was called."""
 
-    prompt: str | None = None
-    first_message: str | None = None
-    voice: dict[str, Json] | None = None
-    tools: list[Tool] | None = None
-    extra_prompt_webhook: str | WebhookConfig | None = None
-    session_data_webhook: str | WebhookConfig | None = None
-    custom_llm_websocket: str | None = None
-
-    def as_given(self) -> dict[str, Json]:
-        """Return it as it came."""
-        return self.model_dump(exclude_unset=True)
+    id: str
+    type: str
+    function: CalledFunction
 
 
-class Voice(_Open):
-    """Who speaks."""
+class AssistantMessage(_Message):
+    """What the agent said, and the functions it called."""
 
-    provider: str
-    voice_id: str
+    role: Literal["assistant"]
+    content: str
+    tool_calls: list[ToolCall] | None = None
 
 
-class WholeConfig(PartialConfig):
-    """The configuration of an agent: a prompt and a voice it must have."""
+class ToolMessage(_Message):
+    """What a function answered."""
 
-    prompt: str
-    voice: Voice  # type: ignore[assignment]  # an object either way, here one that is complete
+    role: Literal["tool"]
+    content: str
+    tool_call_id: str
+
+
+Message = UserMessage | AssistantMessage | ToolMessage
 
 
 class Continuation(_Body):
     """The earlier conversation that a session continues."""
 
     session_id: str | None = None
-    messages: list[dict[str, Json]] = Field(default_factory=list)
+    messages: list[Message] = Field(default_factory=list)
+    identifier_variable: str | None = None
 
 
 class _Call(_Body):
@@ -100,6 +94,10 @@ class AgentChoice(_Body):
     agent_config: PartialConfig | None = None
 
 
+class _AgentOfApi(AgentChoice):
+    agent_config: PartialAgentConfig | None = None
+
+
 class Initiate(_Call):
     """What a client of the websocket says first."""
 
@@ -108,14 +106,14 @@ class Initiate(_Call):
     public_key: str | None = None
 
 
-class Registration(AgentChoice, _Call):
-    """The body of `register_call`."""
+class Registration(_AgentOfApi, _Call):
+    """The body of `register_call` and of `register_sip_call`."""
 
     from_phone: str | None = None
     to_phone: str | None = None
 
 
-class OutboundCall(AgentChoice, _Call):
+class OutboundCall(_AgentOfApi, _Call):
     """The body of `start_outbound_call`."""
 
     from_phone: Phone
@@ -128,32 +126,44 @@ class Termination(_Body):
     message: str | None = None
 
 
+class FunctionCall(_Body):
+    """A function that the agent of a call is to call; the sandbox's own."""
+
+    name: str
+    params: dict[str, Json] = Field(default_factory=dict)
+
+
 class NewAgent(_Body):
     """An agent to be made."""
 
     name: str
-    config: WholeConfig
+    config: AgentConfig
 
 
 class ChangedAgent(_Body):
     """What is to be changed of an agent; of its configuration, key by key."""
 
-    name: str | None = None
-    config: PartialConfig | None = None
+    name: str
+    config: PartialAgentConfig
 
 
-class ChatAgent(AgentChoice):
+class AgentOfPhone(_Body):
+    """The agent of a number, or none."""
+
+    agent_id: str | None = None
+
+
+class PhoneAgent(AgentOfPhone):
+    """A number and its agent."""
+
+    phone: Phone
+
+
+class ChatAgent(_AgentOfApi):
     """The agent of a text chat, and its metadata."""
 
     metadata: dict[str, Json] | None = None
     include_metadata_in_prompt: bool | None = None
-
-
-class Message(_Open):
-    """Something that was said in a text chat."""
-
-    role: str
-    content: str | None = None
 
 
 class Chat(_Body):
@@ -162,6 +172,13 @@ class Chat(_Body):
     agent: ChatAgent
     messages: list[Message]
     end_of_session: bool = False
+
+
+class HistoriesQuery(_Body):
+    """The query of an agent's `call-histories`; Unix seconds."""
+
+    start_at: float | None = None
+    limit: int = 20
 
 
 class LogQuery(_Body):
@@ -186,7 +203,7 @@ def read(model: type[Model], body: bytes | str) -> Model:
     return check(model, value, "body")
 
 
-def check(model: type[Model], value: object, where: str) -> Model:
+def check(model: type[Model], value: object, *where: str) -> Model:
     """Return `value` as that model; raises `UnprocessableError`, which says where it is wrong."""
     try:
         return model.model_validate(value)
@@ -194,7 +211,7 @@ def check(model: type[Model], value: object, where: str) -> Model:
         details = error.errors(include_url=False, include_input=False, include_context=False)
         raise UnprocessableError(
             [
-                {"loc": [where, *detail["loc"]], "msg": detail["msg"], "type": detail["type"]}
+                {"loc": [*where, *detail["loc"]], "msg": detail["msg"], "type": detail["type"]}
                 for detail in details
             ]
         ) from error

@@ -41,13 +41,13 @@ class _Told:
 async def chat_events(
     switchboard: Switchboard, spec: SessionSpec, chat: Chat, base: str
 ) -> AsyncIterator[dict[str, str]]:
-    """Yield the answer word by word; with the last one the session is closed, if it is to be."""
+    """Yield the answer word by word; a session that is to be closed is told of meanwhile."""
     answer = _answer(chat.messages)
+    if chat.end_of_session:
+        await switchboard.connect(spec, _Told(chat.messages, answer), base)
     for number, word in enumerate(answer.split(" ")):
         yield _event({"content": f" {word}" if number else word})
     yield _event({}, finish_reason="stop")
-    if chat.end_of_session:
-        await switchboard.connect(spec, _Told(chat.messages, answer), base)
     yield {"data": "[DONE]"}
 
 

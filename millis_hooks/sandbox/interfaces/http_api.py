@@ -14,13 +14,17 @@ from starlette.routing import Route
 
 from ...wire import Json
 from ..scenario import Scenario
-from ..spec import Way
+from ..spec import SessionSpec, Way
 from .asked import (
+    AgentOfPhone,
     ChangedAgent,
     Chat,
+    FunctionCall,
+    HistoriesQuery,
     LogQuery,
     NewAgent,
     OutboundCall,
+    PhoneAgent,
     Registration,
     Termination,
     UnprocessableError,
@@ -34,6 +38,9 @@ from .switchboard import Asked, Switchboard
 
 #: More of a body is not read.
 MAX_BODY_BYTES = 1024 * 1024
+
+#: Where a call by SIP would go; nobody is there.
+_SIP_HOST = "sip.invalid"
 
 _Answer = Callable[[Request], Awaitable[Response]]
 
@@ -54,7 +61,9 @@ class HttpApi:
         return [
             self._route("POST", "/start_outbound_call", self._start),
             self._route("POST", "/register_call", self._register, requires_key=True),
+            self._route("POST", "/register_sip_call", self._register_sip, requires_key=True),
             self._route("POST", "/sessions/{session_id}/terminate", self._terminate),
+            self._route("POST", "/sessions/{session_id}/call", self._call_function),
             self._route("POST", "/chat/completions", self._chat),
             self._route("GET", "/call-logs", self._call_logs, requires_key=True),
             self._route("GET", "/call-logs/{session_id}", self._call_log, requires_key=True),
@@ -64,6 +73,10 @@ class HttpApi:
             self._route("PUT", "/agents/{agent_id}", self._change_agent),
             self._route("DELETE", "/agents/{agent_id}", self._remove_agent),
             self._route("POST", "/agents/{agent_id}/duplicate", self._duplicate_agent),
+            self._route("GET", "/agents/{agent_id}/call-histories", self._histories),
+            self._route("GET", "/phones", self._phones),
+            self._route("POST", "/phones/{phone}/set_agent", self._set_agent),
+            self._route("POST", "/set_phone_agent", self._set_phone_agent),
         ]
 
     def _route(
@@ -96,11 +109,20 @@ class HttpApi:
         return JSONResponse({"call_id": session.call_id, "session_id": session.session_id})
 
     async def _register(self, request: Request) -> Response:
-        call = read(Registration, await request.body())
-        asked = _asked("registered", call, request)
+        spec = await self._registered(request)
+        return JSONResponse({"call_id": spec.call_id, "session_id": spec.session_id})
+
+    async def _register_sip(self, request: Request) -> Response:
+        """Answer with what Millis' guide names and with what its sample has; nothing is there."""
+        spec = await self._registered(request)
+        address = f"sip:call-{spec.call_id}@{_SIP_HOST}"
+        return JSONResponse({"call_id": spec.call_id, "sip": address, "sip_uri": address})
+
+    async def _registered(self, request: Request) -> SessionSpec:
+        asked = _asked("registered", read(Registration, await request.body()), request)
         spec = await self._switchboard.spec_of(asked, base_of(request))
         self._switchboard.register(spec, asked.scenario)
-        return JSONResponse({"call_id": spec.call_id, "session_id": spec.session_id})
+        return spec
 
     async def _terminate(self, request: Request) -> Response:
         body = await request.body()
@@ -109,6 +131,14 @@ class HttpApi:
         if not await self._switchboard.terminate(session_id, message):
             raise HTTPException(404, "Session not found")
         return JSONResponse({"success": True})
+
+    async def _call_function(self, request: Request) -> Response:
+        called = read(FunctionCall, await request.body())
+        session_id = request.path_params["session_id"]
+        result = await self._switchboard.call_function(session_id, called.name, called.params)
+        if result is None:
+            raise HTTPException(404, "Session not found, or nobody is talking in it")
+        return JSONResponse({"result": result})
 
     async def _chat(self, request: Request) -> Response:
         from sse_starlette import EventSourceResponse
@@ -136,6 +166,27 @@ class HttpApi:
             raise HTTPException(404, "Call history not found")
         return JSONResponse(entry)
 
+    async def _histories(self, request: Request) -> Response:
+        query = check(HistoriesQuery, dict(request.query_params), "query")
+        items = await self._switchboard.histories(request.path_params["agent_id"], query)
+        return JSONResponse({"items": items, "pagination": {"success": True}})
+
+    async def _phones(self, _request: Request) -> Response:
+        return JSONResponse(await asyncio.to_thread(self._shelf.phones))
+
+    async def _set_phone_agent(self, request: Request) -> Response:
+        asked = read(PhoneAgent, await request.body())
+        return await self._put_phone(asked.phone, asked.agent_id)
+
+    async def _set_agent(self, request: Request) -> Response:
+        asked = read(AgentOfPhone, await request.body())
+        phone = check(PhoneAgent, {"phone": request.path_params["phone"]}, "path").phone
+        return await self._put_phone(phone, asked.agent_id)
+
+    async def _put_phone(self, phone: str, agent_id: str | None) -> Response:
+        await asyncio.to_thread(self._shelf.set_agent_of_phone, phone, agent_id)
+        return JSONResponse({"success": True})
+
     async def _agents(self, _request: Request) -> Response:
         agents = await asyncio.to_thread(self._shelf.agents)
         return JSONResponse([agent.as_json() for agent in agents])
@@ -159,8 +210,8 @@ class HttpApi:
 
     async def _change_agent(self, request: Request) -> Response:
         agent, change = await self._known(request), read(ChangedAgent, await request.body())
-        config = {**agent.config, **(change.config.as_given() if change.config else {})}
-        changed = KnownAgent(agent.id, change.name or agent.name, config, agent.created_at)
+        config = {**agent.config, **change.config.as_given()}
+        changed = KnownAgent(agent.id, change.name, config, agent.created_at)
         await asyncio.to_thread(self._shelf.put_agent, changed)
         return JSONResponse({"success": True})
 

@@ -35,6 +35,12 @@ CREATE TABLE calls (
   from_phone TEXT, to_phone TEXT, entry TEXT NOT NULL, messages TEXT NOT NULL, steps TEXT NOT NULL
 );
 """
+#: It came later; those who have the others keep what is in them.
+_PHONES = """
+CREATE TABLE IF NOT EXISTS phones (
+  phone TEXT PRIMARY KEY, agent_id TEXT, created_at REAL NOT NULL
+)
+"""
 #: A condition each, for what a query may ask for.
 _CONDITIONS = {
     "start_after_ts": "ts < :start_after_ts",
@@ -76,6 +82,7 @@ class Shelf:
         self._database.row_factory = sqlite3.Row
         if self._ask("PRAGMA user_version")[0][0] != _VERSION:
             self._database.executescript(f"{_TABLES} PRAGMA user_version = {_VERSION};")
+        self._ask(_PHONES)
         # The process that they were under way in has ended.
         self._ask("DELETE FROM calls WHERE call_status = ?", (CallStatus.IN_PROGRESS,))
 
@@ -101,6 +108,25 @@ class Shelf:
     def remove_agent(self, agent_id: str) -> bool:
         """Remove an agent; tells whether there was one."""
         return bool(self._ask("DELETE FROM agents WHERE id = ? RETURNING id", (agent_id,)))
+
+    def phones(self) -> list[dict[str, Any]]:
+        """Return every number whose agent was set, as the API shows it."""
+        rows = self._ask("SELECT phone, agent_id, created_at FROM phones ORDER BY phone")
+        names = ("id", "agent_id", "create_at")
+        return [{**dict(zip(names, row, strict=True)), "status": "active"} for row in rows]
+
+    def agent_of_phone(self, phone: str) -> str | None:
+        """Return the id of a number's agent."""
+        rows = self._ask("SELECT agent_id FROM phones WHERE phone = ?", (phone,))
+        return rows[0][0] if rows else None
+
+    def set_agent_of_phone(self, phone: str, agent_id: str | None) -> None:
+        """Have a number answered by, and call for, an agent; or by none."""
+        row = (phone, agent_id, self._now().timestamp(), agent_id)
+        self._ask(
+            "INSERT INTO phones VALUES (?, ?, ?) ON CONFLICT (phone) DO UPDATE SET agent_id = ?",
+            row,
+        )
 
     def keep(
         self,

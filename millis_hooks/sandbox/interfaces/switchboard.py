@@ -29,9 +29,10 @@ from ..clock import Clock, LiveClock
 from ..conversation import CHARS_PER_S, ConversationTimeoutError
 from ..scenario import Scenario, load_scenario
 from ..session import Session, SessionResult
-from ..spec import SessionSpec, Way
+from ..spec import SOCKET_WAYS, SessionSpec, Way
 from ..transport import IN_PROCESS, Answer, Request, Transport, in_process
-from .asked import AgentChoice, Continuation, LogQuery, WholeConfig, check
+from .agent_schema import AgentConfig
+from .asked import AgentChoice, Continuation, HistoriesQuery, LogQuery, check
 from .callers import Caller, EchoAgent, LiveCaller, ScriptedCaller
 from .custom_llm import CustomLlm
 from .shelf import Shelf
@@ -43,6 +44,9 @@ logger = logging.getLogger("millis_hooks.sandbox")
 MAX_LIVE = 200
 #: More calls that were registered and never came are not remembered.
 MAX_REGISTERED = 1000
+
+#: More of an agent's calls are not listed at once.
+MAX_HISTORIES = 1000
 
 #: The agent that any id stands for which was not made here: Millis knows it, the sandbox does not.
 STAND_IN_CONFIG: Mapping[str, Json] = {
@@ -153,11 +157,10 @@ class Switchboard:
     async def spec_of(self, asked: Asked, base: str) -> SessionSpec:
         """Return what a session is told that was asked for; `base` is our own address.
 
-        Raises `UnprocessableError` for an agent that is not known and not complete either.
+        Raises `UnprocessableError` for an agent made up for a session that is not complete.
         """
         planned = asked.scenario.spec if asked.scenario else SessionSpec()
-        agent_id = asked.choice.agent_id
-        config = await self._config_of(asked.choice, planned)
+        agent_id, config, notes = await self._agent_of(asked, planned.agent_config)
         number = asked.to_phone or ""
         return replace(
             planned,
@@ -173,6 +176,7 @@ class Switchboard:
             unreached=UNREACHED.get(number) or (planned.unreached if number else None),
             session_id=self.new_id(),
             call_id=self.new_id(),
+            notes=notes,
         )
 
     def agent_for(
@@ -232,6 +236,24 @@ class Switchboard:
         page = entries[: query.limit]
         return page, page[-1]["ts"] if len(entries) > query.limit else None
 
+    async def call_function(
+        self, session_id: str, name: str, params: Mapping[str, Json]
+    ) -> str | None:
+        """Have the agent of a call use a function; return what came of it, None without a call."""
+        live = self.live.get(session_id)
+        if live is None or live.session.conversation is None:
+            return None
+        try:
+            return await live.session.conversation.call_function(name, params)
+        except ConversationTimeoutError:
+            return None
+
+    async def histories(self, agent_id: str, query: HistoriesQuery) -> list[dict[str, Any]]:
+        """Return an agent's calls, the newest first, with no null where Millis has none."""
+        limit = min(max(query.limit, 0), MAX_HISTORIES)
+        asked = LogQuery.model_construct(limit=limit, agent_id=agent_id, end_time=query.start_at)
+        return [_history(entry) for entry in await asyncio.to_thread(self.shelf.calls, asked)]
+
     async def call_log(self, session_id: str) -> dict[str, Any] | None:
         """Return what the call logs have of a call, also of one that is under way."""
         return await asyncio.to_thread(self.shelf.call, session_id)
@@ -240,15 +262,25 @@ class Switchboard:
         """Return an id of the kind that Millis gives."""
         return push_id(self._now(), bits=self._rng.getrandbits)
 
-    async def _config_of(self, choice: AgentChoice, planned: SessionSpec) -> dict[str, Json]:
-        """Return the agent's configuration with the overrides of this call."""
-        given = choice.agent_config.as_given() if choice.agent_config else {}
-        if choice.agent_id is not None or choice.agent_config is None:
-            known = await asyncio.to_thread(self.shelf.agent, choice.agent_id or "")
-            config = known.config if known else planned.agent_config or STAND_IN_CONFIG
-            return {**config, **given}
-        check(WholeConfig, given, "agent_config")
-        return given
+    async def _agent_of(
+        self, asked: Asked, planned: Mapping[str, Json]
+    ) -> tuple[str | None, dict[str, Json], tuple[str, ...]]:
+        """Return an agent's id, its configuration with the overrides of this call, and notes.
+
+        Who names no agent means that of the number which calls; over the websocket, one made up
+        for the session.
+        """
+        given = asked.choice.agent_config.as_given() if asked.choice.agent_config else {}
+        agent_id = asked.choice.agent_id
+        if agent_id is None and asked.from_phone is not None:
+            agent_id = await asyncio.to_thread(self.shelf.agent_of_phone, asked.from_phone)
+        if agent_id is None and asked.way in SOCKET_WAYS and asked.choice.agent_config is not None:
+            check(AgentConfig, given, "data", "agent", "agent_config")
+            return None, given, ()
+        known = await asyncio.to_thread(self.shelf.agent, agent_id or "")
+        if known is not None:
+            return agent_id, {**known.config, **given}, ()
+        return agent_id, {**(planned or STAND_IN_CONFIG), **given}, (_stand_in_note(agent_id),)
 
     def _webhooks(self, base: str, agent_id: str | None) -> dict[str, Any]:
         """Return our own webhooks: for agents that name none."""
@@ -261,7 +293,7 @@ class Switchboard:
         kept: list[dict[str, Json]] = []
         if continuation.session_id is not None:
             kept = await asyncio.to_thread(self.shelf.messages, continuation.session_id)
-        return (*kept, *continuation.messages)
+        return (*kept, *(said.model_dump(exclude_unset=True) for said in continuation.messages))
 
     def _clock(self, agent: Agent) -> Clock:
         is_script = isinstance(agent, ScriptedAgent)
@@ -303,6 +335,17 @@ class Switchboard:
             return
         keep = partial(self.shelf.keep, entry, messages=messages, steps=session.log.as_json())
         await asyncio.to_thread(keep)
+
+
+def _stand_in_note(agent_id: str | None) -> str:
+    who = "No agent is named" if agent_id is None else f"No agent was made here as {agent_id}"
+    return f"{who}: the sandbox's own, or that of the scenario, stands in for it."
+
+
+def _history(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a call as `call-histories` has it. Source: what `CallHistory` of agents requires."""
+    usual: dict[str, Any] = {"duration": 0, "chat": "", "chars_used": 0, "cost_breakdown": []}
+    return {**entry, **{key: value for key, value in usual.items() if entry.get(key) is None}}
 
 
 def _any_secret(settings: Settings, hook: Any, agent_id: str | None) -> str | None:

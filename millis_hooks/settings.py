@@ -206,7 +206,8 @@ class Settings(BaseModel):
         1.0,
         gt=0,
         le=1000,
-        description="How many times faster than life scripted calls of the sandbox's API are.",
+        description="How many times faster than life the sandbox's API has scripts go, and the "
+        "answers of a model of your own spoken.",
     )
 
     # Millis' own interface

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from typing import Any
 
 import pytest
 from sandbox_calls import PREFETCH, Receiver, Reply, call, json_answer
@@ -21,6 +22,7 @@ from millis_hooks.sandbox import (
     Script,
     Session,
     StepLog,
+    ToolUse,
     TransportError,
 )
 from millis_hooks.sandbox.steps import EndDelivered, HungUp, Merged, Prefetched, Rendered, Said
@@ -349,3 +351,48 @@ def test_who_follows_hears_each_step_as_it_comes() -> None:
             return Ending()
 
     assert call(Receiver(), agent=Looking(), during=during).ending == Ending()
+
+
+def said_in(receiver: Receiver) -> list[str]:
+    return [turn["content"] for turn in json.loads(receiver.ends[0]["chat"])]
+
+
+@pytest.mark.parametrize(
+    ("call_status", "words"),
+    [("timeout", ["Time is up."]), ("voicemail-message", ["Call Ada back."]), ("user-ended", [])],
+)
+def test_the_agent_says_what_it_has_for_the_end_of_a_call(
+    call_status: str, words: list[str]
+) -> None:
+    receiver = Receiver()
+    config = {
+        "session_timeout": {"message": "Time is up."},
+        "flow": {"voicemail": {"action": "message", "message": "Call {who} back."}},
+    }
+    script = Script(turns=(Line("user", "Hello."),), ending=Ending(call_status))
+    call(receiver, script=script, config=config, metadata={"who": "Ada"})
+    assert said_in(receiver) == ["Hello.", *words]
+
+
+def test_the_agent_says_a_message_of_a_function_that_it_calls() -> None:
+    receiver = Receiver()
+    messages = ["One moment, {who}.", "Hm."]
+    tools = [{"name": "find", "messages": messages}, {"name": "find", "messages": []}]
+    later = {"name": "sum_up", "messages": ["Not said."], "run_after_call": True}
+    uses = (ToolUse("find"), ToolUse("sum_up"))
+    call(receiver, *uses, config={"tools": [*tools, later]}, metadata={"who": "Ada"})
+    assert said_in(receiver) == ["One moment, Ada."]
+
+
+def test_parts_of_an_agent_that_change_nothing_here_are_named() -> None:
+    config: dict[str, Any] = {
+        "session_timeout": {"max_idle": 5, "max_duration": None},
+        "tools": [{"name": "a"}, {"name": "b", "response_mode": "strict"}],
+        "flow": {"interruption": {"allowed": False}, "dtmf_dial": None, "user_start_first": True},
+        "memory": [],
+    }
+    result = call(Receiver(), config=config)
+    (note,) = result.log.of(Rendered)[0].notes
+    parts = "flow.interruption, session_timeout.max_idle, tools.response_mode"
+    assert note == f"Not rehearsed here: {parts}."
+    assert call(Receiver()).log.of(Rendered)[0].notes == ()

@@ -1,6 +1,7 @@
 """Fills in the parts of pages that the code knows better: the settings, and the command line.
 
-A page says where by a comment: `<!-- made: settings -->`, `<!-- made: command line -->`.
+A page says where by a comment: `<!-- made: settings -->`, `<!-- made: command line -->`,
+`<!-- made: made up -->`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import typer.main
 from sphinx.application import Sphinx
 
 from millis_hooks.cli.commands import app as command_line
+from millis_hooks.sandbox import made_up
 from millis_hooks.setting_sources import ENV_PREFIX
 from millis_hooks.settings import Settings
 
@@ -38,6 +40,7 @@ BAR = "\\|"
 MADE = {
     "<!-- made: settings -->": settings_table,
     "<!-- made: command line -->": commands,
+    "<!-- made: made up -->": made_up.as_markdown,
 }
 
 

@@ -20,9 +20,9 @@ UNREACHED = frozenset(
 )
 
 #: Dollars a minute. Source: millis.ai/pricing; the model's share is a guess.
-_PER_MINUTE = {("millis", "millis"): 0.02, ("stt", "deepgram"): 0.0043, ("llm", "openai"): 0.003}
+PER_MINUTE = {("millis", "millis"): 0.02, ("stt", "deepgram"): 0.0043, ("llm", "openai"): 0.003}
 #: Dollars a thousand characters spoken; a guess.
-_TTS_PER_1000_CHARS = 0.03
+TTS_PER_1000_CHARS = 0.03
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,8 +101,8 @@ class EndedCall:
 
 def _costs(duration_s: float, chars: int) -> list[dict[str, Json]]:
     minutes = duration_s / 60
-    costs = {key: minutes * price for key, price in _PER_MINUTE.items()}
-    costs["tts", "elevenlabs"] = chars / 1000 * _TTS_PER_1000_CHARS
+    costs = {key: minutes * price for key, price in PER_MINUTE.items()}
+    costs["tts", "elevenlabs"] = chars / 1000 * TTS_PER_1000_CHARS
     return [
         {"type": type_, "provider": provider, "credit": round(credit, 6)}
         for (type_, provider), credit in costs.items()

@@ -33,7 +33,10 @@ TRANSFER = "call_transfer"
 #: Why a socket is closed that breaks the protocol: policy violation, in RFC 6455.
 VIOLATION = 1008
 
-_OPEN_TIMEOUT_S = 10.0
+OPEN_TIMEOUT_S = 10.0
+
+#: How long is waited for a greeting, and for an answer that does not end.
+ANSWER_TIMEOUT_S = 10.0
 
 logger = logging.getLogger("millis_hooks.sandbox")
 
@@ -52,7 +55,7 @@ class CustomLlm:
         *,
         may_reach: Callable[[str | None], bool],
         chars_per_s: float = CHARS_PER_S,
-        answer_timeout_s: float = 10.0,
+        answer_timeout_s: float = ANSWER_TIMEOUT_S,
     ) -> None:
         """`chars_per_s` is how fast its words are played, until `playback_finished`."""
         self._url = url
@@ -66,7 +69,7 @@ class CustomLlm:
         try:
             if not self._may_reach(urlsplit(self._url).hostname):
                 raise CustomLlmError("The model's websocket is not on this machine.")
-            async with connect(self._url, open_timeout=_OPEN_TIMEOUT_S, proxy=None) as socket:
+            async with connect(self._url, open_timeout=OPEN_TIMEOUT_S, proxy=None) as socket:
                 talk = _Talk(
                     socket,
                     conversation,

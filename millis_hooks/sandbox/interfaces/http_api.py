@@ -40,7 +40,7 @@ from .switchboard import Asked, Switchboard
 MAX_BODY_BYTES = 1024 * 1024
 
 #: Where a call by SIP would go; nobody is there.
-_SIP_HOST = "sip.invalid"
+SIP_HOST = "sip.invalid"
 
 _Answer = Callable[[Request], Awaitable[Response]]
 
@@ -115,7 +115,7 @@ class HttpApi:
     async def _register_sip(self, request: Request) -> Response:
         """Answer with what Millis' guide names and with what its sample has; nothing is there."""
         spec = await self._registered(request)
-        address = f"sip:call-{spec.call_id}@{_SIP_HOST}"
+        address = f"sip:call-{spec.call_id}@{SIP_HOST}"
         return JSONResponse({"call_id": spec.call_id, "sip": address, "sip_uri": address})
 
     async def _registered(self, request: Request) -> SessionSpec:

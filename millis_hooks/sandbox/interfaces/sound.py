@@ -15,18 +15,18 @@ from functools import cache
 
 SAMPLES_PER_S = 16_000
 
-_TONE_HZ = 220
+TONE_HZ = 220
 _AMPLITUDE = 4_000
 _FRAME_S = 0.1
 
 _WINDOW_SAMPLES = SAMPLES_PER_S // 50
 _WINDOW_S = _WINDOW_SAMPLES / SAMPLES_PER_S
 #: A window with a peak like this is loud; of 32,767.
-_LOUD = 1_500
+LOUD = 1_500
 #: Speech that is shorter is a noise.
-_SPEECH_FROM_S = 0.2
+SPEECH_FROM_S = 0.2
 #: Speech is over after so much silence.
-_SILENCE_S = 0.6
+SILENCE_S = 0.6
 
 
 def tone(seconds: float) -> Iterator[bytes]:
@@ -38,7 +38,7 @@ def tone(seconds: float) -> Iterator[bytes]:
 @cache
 def _frame() -> bytes:
     # A whole number of waves fits, so that frames join without a click.
-    step = 2 * math.pi * _TONE_HZ / SAMPLES_PER_S
+    step = 2 * math.pi * TONE_HZ / SAMPLES_PER_S
     count = round(SAMPLES_PER_S * _FRAME_S)
     return _bytes(array("h", (round(_AMPLITUDE * math.sin(step * at)) for at in range(count))))
 
@@ -83,7 +83,7 @@ class Ear:
         whole = len(data) - len(data) % size
         self._rest = data[whole:]
         for start in range(0, whole, size):
-            yield from self._take(_peak(data[start : start + size]) >= _LOUD)
+            yield from self._take(_peak(data[start : start + size]) >= LOUD)
 
     def _take(self, is_loud: bool) -> Iterator[Noise | Speech | Quiet]:
         self._at_s += _WINDOW_S
@@ -93,10 +93,10 @@ class Ear:
             if is_loud:
                 self._began_s = self._at_s - _WINDOW_S
                 yield Noise()
-        elif not self._is_speech and self._loud_s - self._began_s >= _SPEECH_FROM_S:
+        elif not self._is_speech and self._loud_s - self._began_s >= SPEECH_FROM_S:
             self._is_speech = True
             yield Speech()
-        elif self._at_s - self._loud_s >= _SILENCE_S:
+        elif self._at_s - self._loud_s >= SILENCE_S:
             lasted_s = self._loud_s - self._began_s if self._is_speech else 0.0
             self._began_s, self._is_speech = None, False
             yield Quiet(round(lasted_s, 2))

@@ -55,7 +55,7 @@ STAND_IN_CONFIG: Mapping[str, Json] = {
 }
 
 #: How a call goes that nobody speaks in.
-_PHONE_SCENARIO = "outbound"
+PHONE_SCENARIO = "outbound"
 
 #: Numbers that are never reached. Source: those of the kind that Twilio has for tests.
 UNREACHED: Mapping[str, CallStatus] = {
@@ -187,7 +187,7 @@ class Switchboard:
         Without a `caller` there is a script in any case.
         """
         if scenario is None and caller is None:
-            scenario = load_scenario(_PHONE_SCENARIO)
+            scenario = load_scenario(PHONE_SCENARIO)
         script = scenario.script if scenario else None
         url = spec.agent_config.get("custom_llm_websocket")
         if isinstance(url, str) and url:

@@ -33,15 +33,15 @@ from .switchboard import Asked, BusyError, Switchboard
 from .tasks import end
 
 #: So many messages that are no method of ours are noted of one call, each kind once.
-_MOST_ODD = 20
+MOST_ODD = 20
 #: More of an unknown method's name is not noted.
 _METHOD_CHARS = 100
 
 #: The longest reason that a close frame has room for. Source: RFC 6455, 5.5.
 _MAX_REASON_BYTES = 123
-_TRY_AGAIN = 1013
+TRY_AGAIN = 1013
 #: What a caller is taken to say whose words nobody understands.
-_SPEECH = "[speech]"
+SPEECH = "[speech]"
 
 
 class ViolationError(MillisHooksError):
@@ -68,7 +68,7 @@ class Calls:
             why = f"validation error: {error}" if isinstance(error, UnprocessableError) else error
             await _close(websocket, VIOLATION, str(why))
         except BusyError as error:
-            await _close(websocket, _TRY_AGAIN, str(error))
+            await _close(websocket, TRY_AGAIN, str(error))
         except WebSocketDisconnect:
             pass
         else:
@@ -163,7 +163,7 @@ class _Line:
         """Note a message that changes nothing; raises it again where the policy ends the call."""
         if self._session.spec.policy.odd_messages == "end-call":
             raise error
-        if str(error) not in self._odd and len(self._odd) < _MOST_ODD:
+        if str(error) not in self._odd and len(self._odd) < MOST_ODD:
             self._odd.add(str(error))
             self._session.note(f"{error} It was ignored.")
 
@@ -191,8 +191,8 @@ class _Line:
                     self._caller.say(f"[speech, {change.speech_s:.1f} s]")
             else:
                 await self._screen.clear()
-                await self._screen.send("ontranscript", _SPEECH, {"is_final": False})
-                self._caller.say(_SPEECH, is_final=False)
+                await self._screen.send("ontranscript", SPEECH, {"is_final": False})
+                self._caller.say(SPEECH, is_final=False)
 
 
 def _way(websocket: WebSocket) -> Way:

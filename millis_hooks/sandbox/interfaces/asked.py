@@ -206,7 +206,8 @@ def read(model: type[Model], body: bytes | str) -> Model:
 def check(model: type[Model], value: object, *where: str) -> Model:
     """Return `value` as that model; raises `UnprocessableError`, which says where it is wrong."""
     try:
-        return model.model_validate(value)
+        # As FastAPI reads a body, which decides the words.
+        return model.model_validate(value, from_attributes=True)
     except ValidationError as error:
         details = error.errors(include_url=False, include_input=False, include_context=False)
         raise UnprocessableError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("millis_hooks")
 
+_SLASHES = re.compile("//+")
 _WEBHOOKS = frozenset({"prefetch", "end-of-call"})
 #: What stands in for Millis, if it does; the sandbox's page is one of the dashboard.
 _SANDBOX = "/sandbox/api/"
@@ -168,12 +170,17 @@ class MillisHooks:
         elif self.settings.sandbox and path.startswith(_SANDBOX):
             await (await service.sites.stand_in())(scope, receive, send)
         else:
-            await service.sites.dashboard(scope, receive, send)
+            await service.near_misses.serve(service.sites.dashboard, scope, receive, send)
 
     def _webhook_at(self, path: str) -> tuple[str | None, bytes | None]:
         """Return the webhook at `path`, and the secret before its name if there is one."""
         if path in self._paths:
             return self._paths[path], None
+        found = self._near(path)
+        # Of two addresses that were put together, as in `https://host//millis/prefetch`.
+        return found if found[0] or "//" not in path else self._near(_SLASHES.sub("/", path))
+
+    def _near(self, path: str) -> tuple[str | None, bytes | None]:
         prefix = f"{self.settings.prefix}/"
         if path.startswith(prefix):
             *secret, name = path[len(prefix) :].rstrip("/").rsplit("/", 1)

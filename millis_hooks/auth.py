@@ -7,12 +7,35 @@ against every accepted secret, so that timing tells nothing about which one came
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from base64 import b64decode
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from hmac import compare_digest
+from itertools import islice
+from typing import TypeAlias
 
 from .exceptions import AuthenticationError
 from .settings import Hook, Settings
+
+Header: TypeAlias = tuple[bytes, bytes]
+
+#: So much of a refused request is searched for a secret that is not where it should be.
+_MOST_HEADERS = 50
+_MOST_BYTES = 1_000
+_MOST_PARTS = 20
+_SEPARATORS = re.compile(rb"^|[\s:=,;]+")
+_WORDS = re.compile(rb"[^\s:=,;\"'`<>]+")
+_AROUND = b" \t\"'`<>,;"
+#: Headers that may be named in a reason: others may hold anything.
+_KNOWN = frozenset(
+    {b"authorization", b"proxy-authorization", b"cookie", b"x-api-key", b"api-key", b"apikey",
+     b"x-auth-token", b"x-access-token", b"x-secret", b"x-webhook-secret"}
+)  # fmt: skip
+
+ANOTHER_AGENT = "The secret belongs to another agent."
+ANOTHER_AGENT_BEGAN = "The secret belongs to another agent than the one that began the session."
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +47,12 @@ class Grant:
     def require_agent(self, agent_id: str | None) -> None:
         """Raise `AuthenticationError` if the delivery is another agent's."""
         if self.agent_id is not None and agent_id != self.agent_id:
-            raise AuthenticationError("The secret belongs to another agent.")
+            raise AuthenticationError(ANOTHER_AGENT)
+
+    def require_session(self, agent_id: str | None) -> None:
+        """Raise `AuthenticationError` if the session is known to be another agent's."""
+        if self.agent_id is not None and agent_id not in (None, self.agent_id):
+            raise AuthenticationError(ANOTHER_AGENT_BEGAN)
 
 
 _ANY_AGENT = Grant()
@@ -46,6 +74,7 @@ class Gate:
         self, headers: Iterable[tuple[bytes, bytes]], *, path_secret: bytes | None = None
     ) -> Grant:
         """Return what the delivery may do, or raise `AuthenticationError` with the reason."""
+        headers = list(headers)
         offered = [path_secret] if path_secret is not None else self._offered(headers)
         for candidate in offered:
             grants = [
@@ -55,14 +84,63 @@ class Gate:
                 return grants[0]
         if self._open:
             return _ANY_AGENT
-        raise AuthenticationError(
-            "The secret is not one of those accepted."
-            if offered
-            else f"No secret in the {self._header.decode()} header."
-        )
+        raise AuthenticationError(self._reason(headers, offered))
 
-    def _offered(self, headers: Iterable[tuple[bytes, bytes]]) -> list[bytes]:
+    def find(self, headers: Iterable[tuple[bytes, bytes]]) -> str | None:
+        """Return where in the headers an accepted secret is, in whatever form; None if nowhere.
+
+        In words, for the reason of a refusal.
+        """
+        for name, value in islice(headers, _MOST_HEADERS):
+            if any(map(self._is_accepted, _parts(value))):
+                is_known = name in _KNOWN or name == self._header
+                return f"the {name.decode('latin-1')} header" if is_known else "another header"
+        return None
+
+    def accepts_one_of(self, parts: Iterable[bytes]) -> bool:
+        """Tell whether one of these is an accepted secret."""
+        return any(map(self._is_accepted, parts))
+
+    def _is_accepted(self, candidate: bytes) -> bool:
+        return any(compare_digest(candidate, secret) for secret, _ in self._accepted)
+
+    def _reason(self, headers: list[Header], offered: list[bytes]) -> str:
+        found = self.find(headers)
+        if found is not None:
+            return f"An accepted secret is in {found}, in another form than {self._form}."
+        if offered:
+            return "The secret is not one of those accepted."
+        return f"No secret in the {self._header.decode()} header. It is sent as {self._form}."
+
+    @property
+    def _form(self) -> str:
+        name = "Authorization: Bearer " if self._is_bearer else f"{self._header.decode()}: "
+        return f"`{name}<secret>`"
+
+    def _offered(self, headers: list[Header]) -> list[bytes]:
         values = [value for name, value in headers if name == self._header]
+        if len(values) > 1 and self._accepted:
+            # What stands in front may have looked at another one than we would.
+            raise AuthenticationError(f"{len(values)} {self._header.decode()} headers; one is due.")
         if not self._is_bearer:
             return values
         return [value[7:].strip() for value in values if value[:7].lower() == b"bearer "]
+
+
+def _parts(value: bytes) -> Iterator[bytes]:
+    """Yield what of a header's value may be a secret that is not where it should be."""
+    value = value[:_MOST_BYTES]
+    yield from _tails(value)
+    scheme, _, encoded = value.strip().partition(b" ")
+    if scheme.lower() == b"basic":
+        with suppress(ValueError):
+            yield from _tails(b64decode(encoded))
+
+
+def _tails(text: bytes) -> Iterator[bytes]:
+    """Yield the text from its start and from behind each separator, without quotes around it, and
+    the words of it."""
+    for place in islice(_SEPARATORS.finditer(text), _MOST_PARTS):
+        yield text[place.end() :].strip(_AROUND)
+    for word in islice(_WORDS.finditer(text), _MOST_PARTS):
+        yield word[0]

@@ -1,39 +1,69 @@
-"""Undoes gzip and deflate, never to more bytes than allowed."""
+"""Undoes gzip and deflate, by what a body is and not by what its header says of it.
+
+Senders and proxies leave the header out, repeat it, or name a coding that is not there. Never more
+bytes come out than allowed.
+"""
 
 from __future__ import annotations
 
+import re
 import zlib
 
 from .exceptions import PayloadError, PayloadTooLargeError
 
+#: A body may be compressed so many times, as by a sender and by a proxy.
+MOST_CODINGS = 2
+
 _AUTO = 32 + zlib.MAX_WBITS  # a gzip or a zlib header
 _RAW = -zlib.MAX_WBITS  # deflate without any, as some senders understand the word
+_GZIP = b"\x1f\x8b"
+_MAY_BE_RAW = re.compile(r"gzip|deflate")
+#: JSON begins like this, in whatever encoding; a raw stream of a JSON object never does.
+_JSON = re.compile(rb'[\s\0\xef\xbb\xbf\xfe\xff]*[{\["]')
+_READ = frozenset({"", "identity", "gzip", "x-gzip", "deflate"})
 
 
 def decode(body: bytes, content_encoding: str, *, max_bytes: int) -> bytes:
-    """Return `body` as it was before `content_encoding`, the value of the HTTP header.
+    """Return `body` as it was before it was compressed; `content_encoding` is the HTTP header.
 
+    The header is asked only about deflate without a header of its own, which nothing else tells.
     Raises `PayloadTooLargeError` over `max_bytes`, and `PayloadError` if it cannot be undone.
     """
-    for coding in reversed(content_encoding.lower().split(",")):
-        match coding.strip():
-            case "" | "identity":
-                pass
-            case "gzip" | "x-gzip" | "deflate":
-                body = _inflate(body, max_bytes)
-            case other:
-                raise PayloadError(f"content-encoding {other[:40]!r} is not one we can read")
+    for _ in range(MOST_CODINGS):
+        if _is_compressed(body):
+            body = _inflate(_AUTO, body, max_bytes)
+        elif _MAY_BE_RAW.search(content_encoding.lower()) and not _JSON.match(body):
+            return _inflate_raw(body, max_bytes)
+        else:
+            return body
+    if _is_compressed(body):
+        raise PayloadError(f"compressed more than {MOST_CODINGS} times")
     return body
 
 
-def _inflate(body: bytes, max_bytes: int) -> bytes:
+def unknown_coding(content_encoding: str) -> str | None:
+    """Say which coding the header names that cannot be undone here, if it names one."""
+    names = (name.strip() for name in content_encoding.lower().split(",", MOST_CODINGS))
+    unknown = next((name for name in names if name not in _READ), None)
+    return unknown and f"content-encoding {unknown[:40]!r} is not one we can read"
+
+
+def _is_compressed(body: bytes) -> bool:
+    """Tell by the first bytes: gzip's mark, or zlib's two with their check. JSON has neither."""
+    if body.startswith(_GZIP):
+        return True
+    is_deflate = len(body) > 1 and body[0] & 0x8F == zlib.DEFLATED
+    return is_deflate and int.from_bytes(body[:2]) % 31 == 0
+
+
+def _inflate_raw(body: bytes, max_bytes: int) -> bytes:
     try:
-        return _inflate_as(_AUTO, body, max_bytes)
-    except PayloadError:
-        return _inflate_as(_RAW, body, max_bytes)
+        return _inflate(_RAW, body, max_bytes)
+    except PayloadError:  # so it is something else
+        return body
 
 
-def _inflate_as(wbits: int, body: bytes, max_bytes: int) -> bytes:
+def _inflate(wbits: int, body: bytes, max_bytes: int) -> bytes:
     inflater = zlib.decompressobj(wbits)
     try:
         inflated = inflater.decompress(body, max_bytes + 1)
@@ -43,6 +73,6 @@ def _inflate_as(wbits: int, body: bytes, max_bytes: int) -> bytes:
         raise PayloadTooLargeError
     if not inflater.eof:
         raise PayloadError("the compressed body ends too early")
-    if inflater.unused_data:
+    if inflater.unused_data.strip(b"\0\r\n"):
         raise PayloadError("something follows the compressed body")
     return inflated

@@ -34,6 +34,7 @@ from .call_status import CallStatus, Outcome, outcome_of, spell_status
 from .exceptions import PayloadError
 from .phones import Direction, customer_of, direction_of, repair_phone
 from .query_string import read_query
+from .typed_metadata import read_metadata
 from .variables import variables_of
 from .wire import (
     MOST_PROBLEMS,
@@ -54,8 +55,6 @@ from .wire import (
     not_bool,
     read_any_json,
     read_json,
-    read_model,
-    takes_list,
     utc_time,
     web_url,
 )
@@ -556,15 +555,11 @@ class PrefetchRequest(_Received, Generic[Metadata]):
     def typed(self, model: type[Model]) -> PrefetchRequest[Model]:
         """Return this request with its metadata as a pydantic model.
 
-        Text is coerced to the model's types, and a name sent several times fills a list. A value
-        that does not fit is reported in `problems` and left out: the field is then its default,
-        or None.
+        Text is coerced to the model's types. Where a list, an object or null is due it is read as
+        JSON; a name sent several times fills a list, too. A value that does not fit is reported in
+        `problems` and left out: the field is then its default, or None.
         """
-        sent = {
-            name: values if takes_list(model, name) else values[0]
-            for name, values in self._sent().items()
-        }
-        metadata, problems = read_model(model, sent)
+        metadata, problems = read_metadata(model, self._sent())
         request = cast("PrefetchRequest[Model]", self.copy())
         request.metadata = metadata
         request.problems = [*self.problems, *problems[:MOST_PROBLEMS]]

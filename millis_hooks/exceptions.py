@@ -57,8 +57,40 @@ class PayloadTooLargeError(DeliveryError):
     detail = "too large"
 
 
+class IncompleteBodyError(DeliveryError):
+    """More or less of the body arrived than was announced, so nothing of it was stored."""
+
+    status_code = 503
+    detail = "the body did not arrive whole, send it again"
+
+
+class TooManyBodiesError(DeliveryError):
+    """Not stored: the bodies under way take all the memory there is for them. The sender has to
+    send it again."""
+
+    status_code = 503
+    detail = "too much at once, send it again"
+
+
+class ClientGoneError(DeliveryError):
+    """The sender left before the body was complete, and gets no answer."""
+
+    status_code = 499  # as nginx writes it down: HTTP has none
+
+
+class WrongAddressError(DeliveryError):
+    """The secret is right, and no webhook is at this address."""
+
+    status_code = 404
+    detail = "no webhook is at this address"
+
+
 class PayloadError(MillisHooksError):
     """These bytes are no Millis payload. They are kept, acknowledged and shown as unparsed."""
+
+
+class AnotherAgentError(PayloadError):
+    """The secret belongs to another agent than the call, so nothing was made of this."""
 
 
 class HandlerError(MillisHooksError):

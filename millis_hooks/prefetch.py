@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from starlette.types import Receive, Scope, Send
 
 from .answers import Answer, LastGood, merge, read_answer
-from .auth import Gate
+from .auth import Gate, Grant
 from .call_log.deliveries import Delivery
 from .call_log.rejections import Rejection
 from .call_log.values import clean_text
@@ -99,8 +99,12 @@ class PrefetchEndpoint:
         started = time.perf_counter()
         received_at = datetime.now(UTC)
         query = take_query(scope)
+        asked = clean_text(query.decode("utf-8", "replace")) or ""
         try:
-            call = self._admit(scope, query, path_secret)
+            grant = self._admit(scope, path_secret)
+            # What is stored is what is read again when it is processed.
+            call = PrefetchRequest.parse(asked.encode(), own_numbers=self._settings.own_numbers)
+            grant.require_agent(call.agent_id)
             mark = self._mark_of(scope["headers"], call.session_id)
         except DeliveryError as error:
             await self._refuse(scope, send, error, query=query, path_secret=path_secret)
@@ -118,7 +122,7 @@ class PrefetchEndpoint:
             kind="prefetch",
             session_id=clean_text(call.session_id) or None,
             received_at=received_at,
-            query=clean_text(query.decode("utf-8", "replace")),
+            query=asked,
             outcome=prepared.outcome,
             reason=clean_text("\n".join(prepared.reasons), max_chars=_MAX_REASON_CHARS) or None,
             status_code=200,
@@ -127,6 +131,7 @@ class PrefetchEndpoint:
             source=mark.source,
             dry_run=mark.dry_run,
             trace=None if span is None else span.context,
+            secret_agent=grant.agent_id,
         )
         self._record(delivery)
         if span is not None:
@@ -139,16 +144,12 @@ class PrefetchEndpoint:
         await self._refusals.refuse(scope, send, error, **asked)
         log_refusal(scope, "prefetch", error)
 
-    def _admit(
-        self, scope: Scope, query: bytes, path_secret: bytes | None
-    ) -> PrefetchRequest[dict[str, str]]:
+    def _admit(self, scope: Scope, path_secret: bytes | None) -> Grant:
         if scope["method"] != "GET":
             raise MethodNotAllowedError
         grant = self._gate.admit(scope["headers"], path_secret=path_secret)
         tell_of_secret(scope)
-        call = PrefetchRequest.parse(query, own_numbers=self._settings.own_numbers)
-        grant.require_agent(call.agent_id)
-        return call
+        return grant
 
     async def _prepare(
         self, call: PrefetchRequest[dict[str, str]], span: DeliverySpan | None

@@ -14,6 +14,7 @@ from .call_log.deliveries import Kind
 from .call_log.rejections import Rejection
 from .exceptions import DeliveryError, MethodNotAllowedError
 
+RETRY_AFTER = (b"retry-after", b"5")
 _JSON = (b"content-type", b"application/json")
 
 
@@ -49,6 +50,14 @@ class Refusals:
         path_secret: bytes | None,
     ) -> None:
         """Tell the sender the short truth and the log the whole one."""
+        self.note(scope, error, query=query, path_secret=path_secret)
+        answer = b'{"error":"%s"}' % error.detail.encode()
+        await reply(send, error.status_code, answer, *self._headers(error))
+
+    def note(
+        self, scope: Scope, error: DeliveryError, *, query: bytes, path_secret: bytes | None = None
+    ) -> None:
+        """Have it written down that a request was refused, and why."""
         client = scope.get("client")
         self._note(
             Rejection(
@@ -63,14 +72,13 @@ class Refusals:
                 path_secret=path_secret,
             )
         )
-        answer = b'{"error":"%s"}' % error.detail.encode()
-        await reply(send, error.status_code, answer, *self._headers(error))
 
     def _headers(self, error: DeliveryError) -> list[tuple[bytes, bytes]]:
         if isinstance(error, MethodNotAllowedError):
             return [self._allow]
         # The rest of a body that was not read must not be taken for the next request.
-        return [(b"connection", b"close")] if error.status_code == 413 else []
+        close = [(b"connection", b"close")] if error.status_code in (413, 503) else []
+        return [*close, RETRY_AFTER] if error.status_code == 503 else close
 
 
 def take_query(scope: Scope) -> bytes:

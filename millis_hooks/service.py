@@ -14,6 +14,7 @@ from starlette.types import ASGIApp
 
 from .call_log import CallLog
 from .call_log.news import Change
+from .call_log.owners import agent_of_session
 from .call_log.rejections import Described, Rejection, RejectionLog
 from .end_of_call import EndOfCallEndpoint
 from .events import EndOfCall
@@ -22,6 +23,7 @@ from .failures import hide_by, hide_no_more_by
 from .housekeeping import Housekeeper
 from .loop_lag import LoopLag, watch
 from .marks import KEY_NAME, REHEARSALS, TESTS_ONLY, Marks
+from .near_misses import NearMisses
 from .prefetch import PrefetchEndpoint, encode_default
 from .routing import Router
 from .runs.dispatcher import dispatcher_of
@@ -90,6 +92,7 @@ class Service:
         accepted = REHEARSALS if settings.sandbox else TESTS_ONLY
         self.marks = Marks(self.call_log.key(KEY_NAME), accepts=accepted)
         self.prefetch, self.end_of_call = self._make_webhooks(default)
+        self.near_misses = NearMisses(settings, self._rejections.note)
         self._shared_answers = self._start_sharing_answers()
         if self._shared_answers is not None:
             undoing.callback(self._shared_answers.close)
@@ -129,6 +132,7 @@ class Service:
     async def stop(self) -> None:
         """Let the handlers at work end, within bounds, and close the call log."""
         await self.sites.close()
+        await asyncio.to_thread(self.end_of_call.close)
         for loop in self._loops.values():
             loop.stop()
         grace_s = self._settings.handler_grace_s
@@ -224,7 +228,16 @@ class Service:
             mark_of=mark_of,
             tracing=tracing,
         )
-        return prefetch, EndOfCallEndpoint(settings, store, note, mark_of=mark_of, tracing=tracing)
+        end_of_call = EndOfCallEndpoint(
+            settings,
+            store,
+            note,
+            agent_of=partial(agent_of_session, self.call_log.database.reader),
+            tell=self.call_log.news.tell,
+            mark_of=mark_of,
+            tracing=tracing,
+        )
+        return prefetch, end_of_call
 
     def _start_sharing_answers(self) -> SharedAnswers | None:
         last_good, settings = self.prefetch.last_good, self._settings

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from base64 import b64encode
 from typing import Any
 
 import pytest
@@ -9,8 +10,6 @@ from hypothesis import strategies as st
 from millis_hooks.auth import Gate
 from millis_hooks.exceptions import AuthenticationError
 from millis_hooks.settings import Hook, Settings
-
-pytestmark = pytest.mark.both_databases
 
 SECRET = "a-secret-for-tests-only-0001"
 OTHER = "a-secret-for-tests-only-0002"
@@ -59,8 +58,67 @@ def test_the_reason_says_what_is_missing_and_not_what_came() -> None:
         gate().admit(bearer(OTHER))
 
 
-def test_one_right_header_of_several_is_enough() -> None:
-    assert gate().admit(bearer(OTHER) + bearer(SECRET)).agent_id is None
+@pytest.mark.parametrize("others", [bearer(OTHER), bearer(SECRET), [(b"authorization", b"")]])
+def test_two_of_the_header_are_refused_in_either_order(others: list[tuple[bytes, bytes]]) -> None:
+    for headers in (bearer(SECRET) + others, others + bearer(SECRET)):
+        with pytest.raises(AuthenticationError, match="2 authorization headers; one is due"):
+            gate().admit(headers)
+
+
+def test_two_of_a_header_of_ones_own_are_refused() -> None:
+    custom = gate(secret_header="X-Millis-Key")
+    key = (b"x-millis-key", SECRET.encode())
+    with pytest.raises(AuthenticationError, match="2 x-millis-key headers; one is due"):
+        custom.admit([key, key])
+    assert custom.admit([key, *bearer(OTHER), *bearer(OTHER)]).agent_id is None
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        SECRET,
+        f"Bearer: {SECRET}",
+        f"Bearer={SECRET}",
+        f'Bearer "{SECRET}"',
+        f"Bearer '{SECRET}'",
+        f"Bearer <{SECRET}>",
+        f"Bearer Bearer {SECRET}",
+        f"Bearer {SECRET}, Bearer {SECRET}",
+        f"Authorization: Bearer {SECRET}",
+        f"Basic {SECRET}",
+        f"Basic {b64encode(f'millis:{SECRET}'.encode()).decode()}",
+        f"Token {SECRET}",
+        f"token={SECRET};",
+        f'"{SECRET}"',
+    ],
+)
+@pytest.mark.parametrize("header", ["authorization", "x-api-key", "x-of-their-own", "cookie"])
+def test_a_secret_in_another_form_is_refused_with_the_right_form(header: str, value: str) -> None:
+    with pytest.raises(AuthenticationError) as refusal:
+        gate().admit([(b"host", b"test"), (header.encode(), value.encode())])
+    named = "another header" if header == "x-of-their-own" else f"the {header} header"
+    assert str(refusal.value) == (
+        f"An accepted secret is in {named}, in another form than `Authorization: Bearer <secret>`."
+    )
+
+
+def test_a_secret_of_several_words_is_found_too() -> None:
+    secret = "correct horse: battery, staple"
+    with pytest.raises(AuthenticationError, match="An accepted secret is in the authorization"):
+        gate(secrets=[secret]).admit([(b"authorization", f"Token {secret}".encode())])
+
+
+def test_the_form_of_a_header_of_ones_own_is_the_bare_secret() -> None:
+    custom = gate(secret_header="X-Millis-Key")
+    with pytest.raises(AuthenticationError, match=r"than `x-millis-key: <secret>`\.$"):
+        custom.admit([(b"x-millis-key", f"Bearer {SECRET}".encode())])
+
+
+def test_a_name_that_is_a_secret_is_not_repeated() -> None:
+    name = SECRET.encode()
+    with pytest.raises(AuthenticationError) as refusal:
+        gate().admit([(name, name)])
+    assert SECRET not in str(refusal.value)
 
 
 @pytest.mark.parametrize("secret", [SECRET, OTHER])
@@ -106,9 +164,9 @@ def test_a_secret_in_the_path_counts_instead_of_the_header() -> None:
         gate().admit(bearer(SECRET), path_secret=b"wrong")
 
 
-@pytest.mark.parametrize("headers", [[], bearer(OTHER)])
+@pytest.mark.parametrize("headers", [[], bearer(OTHER), bearer(OTHER) + bearer(OTHER)])
 def test_an_insecure_service_takes_anything(headers: list[tuple[bytes, bytes]]) -> None:
-    assert gate(insecure=True).admit(headers).agent_id is None
+    assert gate(insecure=True, secrets=[]).admit(headers).agent_id is None
 
 
 def test_an_insecure_service_still_knows_the_secret_of_an_agent() -> None:

@@ -8,7 +8,8 @@ import json
 import logging
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -26,12 +27,15 @@ from conftest import (
 from starlette.testclient import TestClient
 
 from millis_hooks import EndOfCall, MillisHooks
+from millis_hooks.bodies import Budget
+from millis_hooks.exceptions import TooManyBodiesError
 
 pytestmark = pytest.mark.both_databases
 
 BODY = b'{"session_id": "-Ox1", "agent_id": "-agent"}'
 OTHER_SECRET = "a-secret-for-tests-only-0002"
 RECORDS = "SELECT * FROM deliveries WHERE kind = 'end_of_call' ORDER BY id"
+squeeze = partial(gzip.compress, mtime=0)
 NAMES = sorted(path.name for path in SAMPLES.glob("*.json"))
 
 
@@ -101,7 +105,7 @@ def test_a_length_that_is_none_is_measured(client: TestClient, length: bytes) ->
 
 
 @pytest.mark.parametrize(
-    ("encoding", "body"), [("gzip", gzip.compress(BODY, mtime=0)), ("deflate", zlib.compress(BODY))]
+    ("encoding", "body"), [("gzip", squeeze(BODY)), ("deflate", zlib.compress(BODY))]
 )
 def test_a_compressed_body_is_stored_decompressed(
     client: TestClient, rows: Rows, encoding: str, body: bytes
@@ -112,7 +116,42 @@ def test_a_compressed_body_is_stored_decompressed(
 
 @pytest.mark.parametrize(
     ("encoding", "body"),
-    [("gzip", gzip.compress(BODY, mtime=0)[:-1]), ("br", b"\x8b"), ("gzip", BODY)],
+    [
+        ("gzip", BODY),
+        ("br", BODY),
+        ("gzip, gzip, zstd", BODY),
+        ("", squeeze(BODY)),
+        ("identity", zlib.compress(BODY)),
+        ("gzip", squeeze(squeeze(BODY))),
+        (", ".join(["gzip"] * 500), squeeze(BODY)),
+    ],
+)
+def test_a_coding_that_does_not_fit_costs_nothing(
+    client: TestClient, rows: Rows, encoding: str, body: bytes
+) -> None:
+    client.post(END_OF_CALL, content=body, headers={"content-encoding": encoding})
+    [record] = rows(RECORDS)
+    assert (record["body"], record["outcome"], record["session_id"]) == (BODY, "stored", "-Ox1")
+    eventually(lambda: rows("SELECT * FROM calls WHERE session_id = '-Ox1'"))
+
+
+def test_a_large_body_is_read_whether_it_is_compressed_or_not(
+    client: TestClient, rows: Rows
+) -> None:
+    large = b'{"session_id": "-Ox1", "pad": [%b{}]}' % (b"{}," * 100_000)
+    for body in (large, squeeze(large), b"\xff" * 300_000):
+        assert client.post(END_OF_CALL, content=body).status_code == 200
+    assert [record["session_id"] for record in rows(RECORDS)] == ["-Ox1", "-Ox1", None]
+    assert [record["body"] == large for record in rows(RECORDS)] == [True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body"),
+    [
+        ("gzip", squeeze(BODY)[:-1]),
+        ("br", b"\x8b"),
+        ("gzip", squeeze(squeeze(squeeze(BODY)))),
+    ],
 )
 def test_a_body_that_cannot_be_decompressed_is_kept(
     client: TestClient, rows: Rows, encoding: str, body: bytes
@@ -137,19 +176,138 @@ def test_a_body_without_a_length_is_bounded_too(make_hooks: MakeHooks, rows: Row
     assert (rejected["status_code"], rows(RECORDS)) == (413, [])
 
 
+HEADERS = [(b"authorization", f"Bearer {SECRET}".encode())]
+PART = {"type": "http.request", "body": BODY, "more_body": False}
+EMPTY = PART | {"body": b""}
+LESS, EXACT, MORE = (b"%d" % (len(BODY) + change) for change in (-1, 0, 1))
+
+
+@pytest.mark.parametrize(
+    ("headers", "message", "reason"),
+    [
+        ([(b"content-length", MORE)], PART, f"Content-Length says {len(BODY) + 1}"),
+        ([(b"content-length", LESS)], PART, f"Content-Length says {len(BODY) - 1}"),
+        ([(b"content-length", EXACT), (b"content-length", MORE)], PART, "Content-Length says"),
+        ([(b"content-length", EXACT)], EMPTY, "0 bytes of the body arrived"),
+        ([(b"content-length", EXACT), (b"upgrade", b"h2c")], EMPTY, "another protocol"),
+        ([(b"transfer-encoding", b"chunked")], EMPTY, "the body did not arrive"),
+        ([(b"upgrade", b"TLS/1.2"), (b"connection", b"Upgrade")], EMPTY, "another protocol"),
+        ([(b"upgrade", b"websocket"), (b"content-length", b"0")], EMPTY, "another protocol"),
+    ],
+)
+def test_a_body_that_is_not_what_was_announced_is_never_acknowledged(
+    hooks: MillisHooks,
+    rows: Rows,
+    headers: list[tuple[bytes, bytes]],
+    message: dict[str, Any],
+    reason: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    assert asyncio.run(_deliver(hooks, [message], headers)) == [503]
+    assert rows(RECORDS) == []
+    [rejected] = rows("SELECT * FROM rejections")
+    assert reason in rejected["reason"]
+    assert "has to send it again" in rejected["reason"]
+    assert "NOT stored and not acknowledged" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("headers", "message"),
+    [
+        ([(b"content-length", EXACT)], PART),
+        ([(b"content-length", EXACT), (b"content-length", EXACT)], PART),
+        ([(b"transfer-encoding", b"chunked"), (b"upgrade", b"h2c")], PART),
+        ([(b"connection", b"upgrade")], EMPTY),
+        ([(b"content-length", b"0")], EMPTY),
+    ],
+)
+def test_what_was_announced_and_arrived_is_stored(
+    hooks: MillisHooks, rows: Rows, headers: list[tuple[bytes, bytes]], message: dict[str, Any]
+) -> None:
+    assert asyncio.run(_deliver(hooks, [message], headers)) == [200]
+    assert [record["body"] for record in rows(RECORDS)] == [message["body"]]
+
+
+def test_bodies_under_way_share_a_budget(make_hooks: MakeHooks, rows: Rows) -> None:
+    hooks = make_hooks(max_body_bytes=40 * 1024 * 1024)
+    asyncio.run(_crowd(hooks, BODY + b" " * (33 * 1024 * 1024)))
+    assert sorted(len(record["body"]) < 1000 for record in rows(RECORDS)) == [False, False, True]
+    [rejected] = rows("SELECT * FROM rejections")
+    assert "all the memory there is for them" in rejected["reason"]
+
+
+async def _crowd(hooks: MillisHooks, half: bytes) -> None:
+    first_has_come, may_end = asyncio.Event(), asyncio.Event()
+
+    async def slowly() -> dict[str, Any]:
+        if not first_has_come.is_set():
+            first_has_come.set()
+            return PART | {"body": half, "more_body": True}
+        await may_end.wait()
+        return EMPTY
+
+    async with hooks.running():
+        slow = asyncio.create_task(_deliver_to(hooks, slowly))
+        await first_has_come.wait()
+        assert await _deliver_to(hooks, _messages([PART | {"body": half}])) == [503]
+        assert await _deliver_to(hooks, _messages([PART])) == [200]
+        may_end.set()
+        assert await slow == [200]
+        assert await _deliver_to(hooks, _messages([PART | {"body": half}])) == [200]
+
+
+def test_what_a_body_took_of_the_budget_is_given_back_however_it_ends() -> None:
+    budget = Budget(10)
+    with budget.share() as first, budget.share() as second:
+        first.hold(4)
+        first.hold(9)
+        with pytest.raises(TooManyBodiesError):
+            second.hold(2)
+        first.hold(8)
+        second.hold(2)
+    assert budget.free_bytes == 10
+
+
+@pytest.mark.parametrize("body", [BODY, b"", squeeze(bytes(900_000)), squeeze(bytes(1_000_001))])
+def test_an_answered_request_holds_nothing_of_the_budget(
+    make_hooks: MakeHooks, monkeypatch: pytest.MonkeyPatch, body: bytes
+) -> None:
+    budget = Budget(1_000_000)
+    monkeypatch.setattr("millis_hooks.end_of_call.Budget", lambda _bytes: budget)
+    with serving(make_hooks(max_body_bytes=1_000_000)) as client:
+        client.post(END_OF_CALL, content=body)
+    assert budget.free_bytes == 1_000_000
+
+
 def test_a_bomb_is_refused(make_hooks: MakeHooks) -> None:
     with serving(make_hooks(max_body_bytes=1000)) as client:
-        bomb = gzip.compress(bytes(10_000_000))[:1000]
+        bomb = squeeze(bytes(10_000_000))[:1000]
         response = client.post(END_OF_CALL, content=bomb, headers={"content-encoding": "gzip"})
     assert (response.status_code, response.json()) == (413, {"error": "too large"})
 
 
-async def _deliver(hooks: MillisHooks, messages: list[dict[str, Any]]) -> list[int]:
-    """Send an end of call message by message, and no more than those; return the statuses."""
-    statuses: list[int] = []
+def _messages(messages: list[dict[str, Any]]) -> Callable[[], Awaitable[dict[str, Any]]]:
 
     async def receive() -> dict[str, Any]:
         return messages.pop(0) if messages else await asyncio.Event().wait()  # type: ignore[return-value]
+
+    return receive
+
+
+async def _deliver(
+    hooks: MillisHooks, messages: list[dict[str, Any]], headers: Sequence[tuple[bytes, bytes]] = ()
+) -> list[int]:
+    """Send an end of call message by message, and no more than those; return the statuses."""
+    async with hooks.running():
+        return await _deliver_to(hooks, _messages(messages), headers)
+
+
+async def _deliver_to(
+    hooks: MillisHooks,
+    receive: Callable[[], Awaitable[dict[str, Any]]],
+    headers: Sequence[tuple[bytes, bytes]] = (),
+) -> list[int]:
+    statuses: list[int] = []
 
     async def send(message: Any) -> None:
         if message["type"] == "http.response.start":
@@ -160,10 +318,9 @@ async def _deliver(hooks: MillisHooks, messages: list[dict[str, Any]]) -> list[i
         "method": "POST",
         "path": END_OF_CALL,
         "query_string": b"",
-        "headers": [(b"authorization", f"Bearer {SECRET}".encode())],
+        "headers": [*HEADERS, *headers],
     }
-    async with hooks.running():
-        await hooks(scope, receive, send)
+    await hooks(scope, receive, send)
     return statuses
 
 
@@ -174,6 +331,8 @@ def test_a_sender_who_leaves_is_not_answered_and_nothing_is_stored(
     assert asyncio.run(_deliver(hooks, [part, {"type": "http.disconnect"}])) == []
     assert rows(RECORDS) == []
     assert "cut off by its sender" in caplog.text
+    [rejected] = rows("SELECT * FROM rejections")
+    assert rejected["reason"] == f"The sender left after {len(BODY)} bytes of the body."
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "HEAD", "DELETE", "OPTIONS"])
@@ -205,6 +364,73 @@ def test_the_secret_of_an_agent_brings_that_agent_s_calls_alone(
     with serving(hooks, headers={"authorization": f"Bearer {OTHER_SECRET}"}) as client:
         assert client.post(END_OF_CALL, content=body).status_code == status
         assert client.get(f"/millis/prefetch?agent_id={agent_id or ''}").status_code == status
+
+
+AGENT_SECRETS = {"-agent": [OTHER_SECRET]}
+OF_AGENT = {"authorization": f"Bearer {OTHER_SECRET}"}
+FOREIGN = b'{"session_id": "-Ox1", "agent_id": "-other"}'
+FOREIGN_BODIES = [
+    FOREIGN,
+    squeeze(FOREIGN),
+    zlib.compress(squeeze(FOREIGN)),
+    FOREIGN.decode().encode("utf-16"),
+    b"\xef\xbb\xbf" + FOREIGN,
+    b'{"session_id": "-Ox1", "agent_id": "-agent", "agent_id": "-other"}',
+    b'{"session_id": "-Ox1\xff", "agent_id": "-agent", "agent\\u005fid": "-other"}',
+    b'{"session_id": "-Ox1", "agent_id": NaN}',
+    b'{"call_id": "-Ox1", "agent_id": ["-agent"]}',
+    json.dumps(FOREIGN.decode()).encode(),
+]
+
+
+def test_the_secret_of_an_agent_brings_no_other_s_call_however_it_is_written(
+    make_hooks: MakeHooks, rows: Rows
+) -> None:
+    with serving(make_hooks(agent_secrets=AGENT_SECRETS), headers=OF_AGENT) as client:
+        for body in FOREIGN_BODIES:
+            for encoding in ("", "gzip", "br", "deflate", "gzip, gzip, gzip"):
+                headers = {"content-encoding": encoding}
+                response = client.post(END_OF_CALL, content=body, headers=headers)
+                assert response.status_code == 401, (body, encoding)
+    assert (rows(RECORDS), rows("SELECT * FROM calls")) == ([], [])
+    assert "another agent" in rows("SELECT * FROM rejections")[0]["reason"]
+
+
+def test_what_an_agent_s_secret_brings_and_cannot_be_read_is_kept_and_waits_for_nothing(
+    make_hooks: MakeHooks, rows: Rows
+) -> None:
+    body = squeeze(FOREIGN)[:-1]
+    with serving(make_hooks(agent_secrets=AGENT_SECRETS), headers=OF_AGENT) as client:
+        assert client.post(END_OF_CALL, content=body).status_code == 200
+        assert rows("SELECT * FROM inbox") == []
+    [record] = rows(RECORDS)
+    kept = (record["body"], record["outcome"], record["secret_agent"])
+    assert kept == (body, "unparsed", "-agent")
+
+
+def test_the_secret_of_an_agent_ends_no_session_that_another_began(
+    make_hooks: MakeHooks, rows: Rows
+) -> None:
+    with serving(make_hooks(agent_secrets=AGENT_SECRETS)) as client:
+        client.get("/millis/prefetch?session_id=-Ox1&agent_id=-other")
+        eventually(lambda: rows("SELECT * FROM calls"))
+        assert client.post(END_OF_CALL, content=BODY, headers=OF_AGENT).status_code == 401
+        assert client.post(END_OF_CALL, content=FOREIGN).status_code == 200
+        eventually(lambda: rows("SELECT * FROM calls WHERE ended_at IS NOT NULL"))
+    [rejected] = rows("SELECT * FROM rejections")
+    assert "another agent than the one that began" in rejected["reason"]
+
+
+def test_the_secret_of_an_agent_is_enough_for_all_of_a_call(
+    make_hooks: MakeHooks, rows: Rows
+) -> None:
+    with serving(make_hooks(agent_secrets=AGENT_SECRETS), headers=OF_AGENT) as client:
+        client.get("/millis/prefetch?session_id=-Ox1&agent_id=-agent")
+        for _ in range(2):
+            assert client.post(END_OF_CALL, content=BODY).status_code == 200
+        ended = "SELECT * FROM calls WHERE prefetch_outcome IS NOT NULL AND ended_at IS NOT NULL"
+        eventually(lambda: rows(ended))
+    assert [record["secret_agent"] for record in rows("SELECT * FROM deliveries")] == ["-agent"] * 3
 
 
 def test_a_redelivery_changes_nothing(hooks: MillisHooks, rows: Rows) -> None:

@@ -199,6 +199,49 @@ def test_a_prefetch_that_names_no_session_is_no_call(log: Log) -> None:
     assert rows(log.database, calls) == []
 
 
+OF_B = prefetched("-s1", prefetch_query(session_id="-s1", agent_id="B"))
+END_OF_A = ended("-s1", end_of_call_body(session_id="-s1", agent_id="A"))._replace(secret_agent="A")
+END_OF_B = ended("-s1", end_of_call_body(session_id="-s1", agent_id="B"))
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        END_OF_A,
+        END_OF_B._replace(secret_agent="A"),
+        ended("-s1", b'{"session_id": "-s1"}')._replace(secret_agent="A"),
+        OF_B._replace(secret_agent="A", outcome="failed"),
+        prefetched("-s1", "session_id=-s1&agent_id=A")._replace(secret_agent="A"),
+    ],
+)
+def test_what_is_another_agent_s_is_kept_and_means_nothing(log: Log, foreign: Delivery) -> None:
+    log.process(OF_B)
+    before = [rows(log.database, table) for table in (calls, handler_runs)]
+    log.process(foreign)
+    assert [rows(log.database, table) for table in (calls, handler_runs)] == before
+    _, kept = rows(log.database, deliveries)
+    assert (kept.body, kept.outcome) == (foreign.body, "rejected")
+    assert "another agent" in kept.reason
+    log.process(END_OF_B)
+    assert [(call.agent_id, call.ended_at) for call in rows(log.database, calls)] == [("B", NOW)]
+
+
+def test_who_began_a_session_is_known_first_where_both_are_written_together(log: Log) -> None:
+    may_write = threading.Event()
+    log.writer.submit(lambda _connection: may_write.wait(5))
+
+    async def deliver() -> None:
+        log.writer.record(OF_B)
+        end = asyncio.create_task(log.writer.store(END_OF_A))
+        await asyncio.sleep(0)
+        may_write.set()
+        await end
+
+    asyncio.run(deliver())
+    log.process()
+    assert [row.outcome for row in rows(log.database, deliveries)] == ["fresh", "rejected"]
+
+
 def test_what_cannot_be_read_holds_up_nobody(log: Log) -> None:
     unreadable = [ended(f"-u{n}", body) for n, body in enumerate([b"", b"[1]", b"{", b"\xff" * 9])]
     log.process(*unreadable, ended("-s1"))

@@ -189,7 +189,7 @@ def test_after_the_stop_failures_are_told_as_before(hooks: MillisHooks) -> None:
         (BODY[:90], '{"session_id": "•••", "agent_id": "•••", "chat": "•••"'),
         (b'{"a": "zebra\\"zebra", "b', '{"a": "•••", "•••"'),
         (f'[{{"x": "{NUMBER}"}}]'.encode(), '[{"x":"•••"}]'),
-        (gzip.compress(BODY, mtime=0), HIDDEN),
+        (gzip.compress(BODY, mtime=0)[:-1], HIDDEN),
         (b"", ""),
     ],
 )

@@ -248,6 +248,29 @@ def test_what_was_imported_gets_no_runs(log: Log) -> None:
     assert rows(log.database, handler_runs) == []
 
 
+def bound(agent_id: str) -> Delivery:
+    """An end-of-call by the secret of agent A that an older version could not read."""
+    body = end_of_call_body(session_id="-s1", agent_id=agent_id)
+    return unread("-s1", body=body, secret_agent="A")
+
+
+@pytest.mark.parametrize(
+    ("began", "ended_by", "outcome"),
+    [("B", "A", "rejected"), ("A", "B", "rejected"), ("A", "A", "stored")],
+)
+def test_what_is_read_at_last_is_still_good_for_the_agent_of_its_secret_alone(
+    log: Log, began: str, ended_by: str, outcome: str
+) -> None:
+    log.take(prefetched("-s1", prefetch_query(session_id="-s1", agent_id=began)))
+    log.keep(bound(ended_by))
+    is_good = outcome == "stored"
+    assert log.reparse().recovered == is_good
+    (call,) = rows(log.database, calls)
+    assert (call.agent_id, call.ended_at) == (began, LATER if is_good else None)
+    assert rows(log.database, deliveries)[-1].outcome == outcome
+    assert len(rows(log.database, handler_runs)) == is_good
+
+
 def test_what_cannot_be_read_any_more_is_shown_as_unparsed(log: Log) -> None:
     log.take(ended("-s1"))
     log.write(update(deliveries).values(body=b"[]"))

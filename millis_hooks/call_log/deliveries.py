@@ -37,12 +37,13 @@ class Delivery(NamedTuple):
     source: str | None = None
     dry_run: bool = False
     trace: str | None = None
+    secret_agent: str | None = None
 
 
 _COLUMNS = (*Delivery._fields, "content_hash")
 _PUT_NEWER_IN_INBOX = (
     "INSERT INTO inbox (delivery_id) SELECT id FROM deliveries WHERE id > ? "
-    "AND outcome <> 'rejected'"
+    "AND outcome NOT IN ('rejected', 'unparsed')"
 )
 #: Rows per statement. A driver gives up the interpreter's lock once for each statement, and in a
 #: flood gets it back only after the serving loop's turn.
@@ -55,7 +56,7 @@ def content_hash(body: bytes) -> bytes:
 
 
 def insert_deliveries(connection: Connection, batch: Sequence[Delivery]) -> None:
-    """Store `batch` and put all of it but the rejected into the inbox."""
+    """Store `batch`, and put into the inbox what can be read of it."""
     if not batch:
         return
     if is_postgresql(connection):
@@ -135,5 +136,5 @@ _STORE = (
 )
 _PUT_IN_INBOX = (
     "RETURNING id, outcome) INSERT INTO inbox (delivery_id) SELECT id FROM stored "
-    "WHERE outcome <> 'rejected'"
+    "WHERE outcome NOT IN ('rejected', 'unparsed')"
 )

@@ -12,10 +12,11 @@ from typing import Any
 
 from sqlalchemy import Connection, and_, case, delete, func, insert, select, update
 
-from ..exceptions import StorageError
+from ..exceptions import AnotherAgentError, StorageError
 from .dialects import upsert_on
 from .digest import Columns, Digest
 from .new_runs import pending_run
+from .owners import of_another_agent
 from .search import call_search
 from .tables import call_metadata, calls, cost_items, deliveries, drift, handler_runs, inbox
 from .values import clean_text
@@ -24,26 +25,46 @@ from .values import clean_text
 _SHARED = ("agent_id", "channel", "direction", "from_phone", "to_phone", "customer_phone", "source")
 
 
-def save(connection: Connection, digests: Sequence[Digest], done: Sequence[int]) -> int:
+def save(
+    connection: Connection,
+    digests: Sequence[Digest],
+    done: Sequence[int],
+    refused: Collection[int] = (),
+) -> int:
     """Write what `digests` say and take `done` out of the inbox; return how many were in it.
 
-    Repeating it changes nothing.
+    `refused` are deliveries that are another agent's. Repeating it changes nothing.
     """
     in_inbox = select(inbox.c.delivery_id).where(inbox.c.delivery_id.in_(done))
     # What another process is at is left to it: it may yet fail.
     free = in_inbox.with_for_update(skip_locked=True)
     waiting = set(connection.execute(free).scalars())
-    derive(connection, [digest for digest in digests if digest.delivery_id in waiting])
+    derived = [digest for digest in digests if digest.delivery_id in waiting]
+    refuse(connection, {*derive(connection, derived), *waiting.intersection(refused)})
     connection.execute(delete(inbox).where(inbox.c.delivery_id.in_(waiting)))
     return len(waiting)
 
 
-def derive(connection: Connection, digests: Sequence[Digest]) -> None:
-    """Write what `digests`, none of the same session as another, say that was not said before."""
+def derive(connection: Connection, digests: Sequence[Digest]) -> set[int]:
+    """Write what `digests`, none of the same session as another, say that was not said before.
+
+    Return the deliveries that say nothing, as their session is another agent's.
+    """
+    refused = of_another_agent(connection, digests)
+    digests = [digest for digest in digests if digest.delivery_id not in refused]
     told = [digest for digest in digests if digest.call]
     _save_prefetches(connection, [digest for digest in told if not digest.ends_call])
     _save_ended_calls(connection, [digest for digest in told if digest.ends_call])
     _insert(connection, drift, _drift_rows(digests))
+    return refused
+
+
+def refuse(connection: Connection, delivery_ids: Collection[int]) -> None:
+    """Show deliveries as rejected that were acknowledged and turned out to be another agent's."""
+    rejected = {"outcome": "rejected", "reason": str(AnotherAgentError())}
+    if delivery_ids:
+        these = deliveries.c.id.in_(delivery_ids)
+        connection.execute(update(deliveries).where(these).values(rejected))
 
 
 def give_up(connection: Connection, delivery_id: int, reason: str) -> None:

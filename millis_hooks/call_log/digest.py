@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import islice
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import Row
 
 from ..events import EndOfCall, Message, PrefetchRequest
-from ..exceptions import PayloadError
+from ..exceptions import AnotherAgentError, PayloadError
 from .drift import drift_rows
 from .values import clean_float, clean_id, clean_int, clean_text, clean_time
 
@@ -45,6 +45,8 @@ class Digest:
     search_text: str = ""
     handlers: list[str] = field(default_factory=list)
     drift: list[Columns] = field(default_factory=list)
+    #: The agent of the delivery's secret, if that is bound to one.
+    secret_agent: str | None = None
 
 
 def digest_delivery(
@@ -52,7 +54,8 @@ def digest_delivery(
 ) -> Digest | None:
     """Say what a row of `deliveries` tells; None for one that cannot be read.
 
-    Nobody is asked whether they want to handle what was imported.
+    Nobody is asked whether they want to handle what was imported. Raises `AnotherAgentError` if the
+    call is another agent's than the secret that brought it.
     """
     if row.kind == "prefetch":
         digest = _digest_query(row, own_numbers)
@@ -63,6 +66,10 @@ def digest_delivery(
             return None  # known since it was stored, and shown as unparsed
         wanted_by = (lambda _call: ()) if row.imported else runs_for
         digest = digest_end_of_call(row.id, row.received_at, call, wanted_by)
+    if row.secret_agent is not None:
+        if digest.call.get("agent_id") != row.secret_agent:
+            raise AnotherAgentError
+        digest = replace(digest, secret_agent=row.secret_agent)
     if digest.call:
         digest.call["source"] = row.source
     if row.source == "sandbox":

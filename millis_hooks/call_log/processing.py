@@ -15,7 +15,7 @@ from typing import Any
 
 from sqlalchemy import Row, func, select
 
-from ..exceptions import StorageOutageError
+from ..exceptions import AnotherAgentError, StorageOutageError
 from ..failures import describe_failure
 from .database import Database
 from .derived import give_up, save
@@ -112,10 +112,11 @@ class Processor:
     def _process(self, chunk: Sequence[Row[Any]]) -> int:
         if not chunk:
             return 0
-        read = [(row, self._digest(row)) for row in chunk]
+        refused: list[int] = []
+        read = [(row, self._digest(row, refused)) for row in chunk]
         digests = [digest for _, digest in read if digest]
         done = [row.id for row in chunk]
-        taken = self._writer.run(lambda connection: save(connection, digests, done))
+        taken = self._writer.run(lambda connection: save(connection, digests, done, refused))
         self._tell(_change(row, digest) for row, digest in read)
         if any(digest.handlers for digest in digests):
             self._on_runs()
@@ -185,8 +186,12 @@ class Processor:
         self._backlog = newest - chunk[-1].id if chunk and newest else 0
         return chunk
 
-    def _digest(self, row: Row[Any]) -> Digest | None:
-        return digest_delivery(row, own_numbers=self._own_numbers, runs_for=self._runs_for)
+    def _digest(self, row: Row[Any], refused: list[int]) -> Digest | None:
+        try:
+            return digest_delivery(row, own_numbers=self._own_numbers, runs_for=self._runs_for)
+        except AnotherAgentError:
+            refused.append(row.id)
+            return None
 
 
 def _change(row: Row[Any], digest: Digest | None) -> Change:

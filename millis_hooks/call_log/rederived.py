@@ -7,7 +7,7 @@ would hold. Only what differs is written: most calls are what they were.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 
@@ -66,6 +66,8 @@ class Rederived:
     calls: Sequence[CallRows]
     runs: Mapping[int, Sequence[Columns]]
     drift: Mapping[int, Sequence[Columns]]
+    #: Deliveries that are another agent's than their secret.
+    refused: Collection[int] = ()
 
 
 class Scratch:
@@ -83,14 +85,16 @@ class Scratch:
     def derive(self, sessions: Iterable[Sequence[Digest]]) -> Rederived:
         """Derive whole sessions: for each, what all its deliveries say, oldest first."""
         with self._engine.connect() as connection:  # and leave without a commit
+            refused: set[int] = set()
             for turn in zip_longest(*sessions):
-                derive(connection, [digest for digest in turn if digest is not None])
+                refused |= derive(connection, [digest for digest in turn if digest is not None])
             made = _read_calls(connection, connection.scalars(select(calls.c.session_id)).all())
             ids = connection.scalars(select(drift.c.delivery_id)).all()
             return Rederived(
                 made,
                 _read_by(connection, handler_runs, "call_id", [call.id for call in made]),
                 _read_by(connection, drift, "delivery_id", ids),
+                refused,
             )
 
 

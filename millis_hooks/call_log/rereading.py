@@ -16,8 +16,9 @@ from typing import Any, TypeAlias
 from sqlalchemy import ColumnElement, Connection, Row, and_, exists, or_, select, update
 
 from ..events import EndOfCall
-from ..exceptions import PayloadError
+from ..exceptions import AnotherAgentError, PayloadError
 from ..failures import describe_failure
+from .derived import refuse
 from .digest import Digest
 from .rederived import Rederived, Scratch, bring_up
 from .tables import deliveries, inbox
@@ -48,7 +49,10 @@ class Reread:
 
 @dataclass(frozen=True, slots=True)
 class ToldAgain:
-    """A delivery that was read again, and what is kept of it; `reason` says why nothing is told."""
+    """A delivery that was read again, and what is kept of it; `reason` says why nothing is told.
+
+    One that `is_refused` is another agent's than its secret.
+    """
 
     id: int
     kind: str
@@ -56,6 +60,7 @@ class ToldAgain:
     kept_session_id: str | None
     digest: Digest | None = None
     reason: str | None = None
+    is_refused: bool = False
 
     @property
     def session_id(self) -> str | None:
@@ -101,6 +106,8 @@ def _told(
         told = ToldAgain(row.id, row.kind, row.outcome, row.session_id)
         try:
             yield replace(told, digest=_digest(row, digest))
+        except AnotherAgentError:
+            yield replace(told, is_refused=True)
         except PayloadError as error:
             yield replace(told, reason=str(error))
         except Exception as error:
@@ -163,11 +170,14 @@ def write_again(connection: Connection, batch: Batch, fresh: Rederived) -> Rerea
     if list(connection.scalars(now)) != ids:
         return None
     changed_calls = bring_up(connection, fresh, ids)
+    refused = {told.id for told in batch.told if told.is_refused} | set(fresh.refused)
+    refuse(connection, refused)
     for told in batch.told:
-        _note(connection, told)
+        if told.id not in refused:
+            _note(connection, told)
     return Reread(
         len(ids),
-        sum(told.is_recovered for told in batch.told),
+        sum(told.is_recovered and told.id not in refused for told in batch.told),
         sum(told.digest is None for told in batch.told),
         changed_calls,
     )

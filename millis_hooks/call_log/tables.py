@@ -108,6 +108,8 @@ deliveries = Table(
     # rehearsed, and handlers are asked to do nothing in earnest
     Column("dry_run", Boolean, nullable=False, default=False),
     Column("trace", Text),  # its context as W3C writes it (traceparent), where calls are traced
+    # the agent its secret is bound to; None where that is good for every agent
+    Column("secret_agent", Text),
     sqlite_autoincrement=True,
 )
 Index("ix_deliveries_session", deliveries.c.session_id, deliveries.c.id)

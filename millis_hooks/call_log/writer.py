@@ -193,7 +193,8 @@ class Writer:
     def _commit(self, group: Sequence[_Store | _Job], records: Sequence[Delivery]) -> None:
         stores = [item for item in group if isinstance(item, _Store)]
         jobs = [item for item in group if isinstance(item, _Job)]
-        batch = [*(store.delivery for store in stores), *records]
+        # Records first: they are of prefetches answered before, and who begins a session owns it.
+        batch = [*records, *(store.delivery for store in stores)]
         begun, started = False, time.perf_counter()
 
         def write(connection: Connection) -> None:

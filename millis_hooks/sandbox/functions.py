@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote, urlencode
 
+from ..typed_metadata import as_text
 from ..wire import Json, finite
 from .desk import Desk, Exchange
 from .policy import Policy
-from .prefetching import as_text
 from .prompt import Filling, tools_of
 from .steps import FunctionCalled, Sent
 from .transport import Request

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ..exceptions import PayloadError
 from ..samples import prefetch_query
+from ..typed_metadata import as_text
 from ..wire import Json, describe, read_json
 from .policy import Policy
 from .spec import SessionSpec
@@ -40,11 +40,6 @@ def prefetch_request(spec: SessionSpec, webhook: Webhook, session_id: str) -> Re
         metadata={key: as_text(value) for key, value in spec.metadata.items()},
     )
     return Request("GET", webhook.url, webhook.headers, query.encode())
-
-
-def as_text(value: Json) -> str:
-    """Return a value as it goes into a query: text as it is, anything else as JSON."""
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def notes_on_request(spec: SessionSpec) -> tuple[str, ...]:

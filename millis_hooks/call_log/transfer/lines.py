@@ -115,6 +115,7 @@ class _Stored(BaseModel):
     source: _Text | None = None
     dry_run: bool = False
     trace: Annotated[str, Field(pattern=_TRACEPARENT)] | None = None
+    secret_agent: _Text | None = None
 
 
 class _Line(BaseModel):

@@ -14,9 +14,10 @@ from ...exceptions import PayloadError
 from ...masking import is_secret_name
 from ...samples import AGENT_ID, CUSTOMER_PHONE, OWN_PHONE
 from ...sandbox.policy import Policy, policy_settings, read_policy
-from ...sandbox.prefetching import RESERVED, as_text
+from ...sandbox.prefetching import RESERVED
 from ...sandbox.scenario import SHIPPED, Scenario, load_scenario
 from ...sandbox.spec import PHONE_WAYS, PREFETCH_FAULTS
+from ...typed_metadata import as_text
 from ...wire import read_json
 
 #: How a call can be begun here. Nothing is attached to one that comes in by phone.

@@ -98,13 +98,83 @@ def test_the_prefix_is_ours_to_choose(make_hooks: MakeHooks, prefix: str, path: 
 
 
 @pytest.mark.parametrize(
-    "path", ["/prefetch", "/millis", "/millis/", "/millis/other", "/millis//prefetch",
+    "path", ["/prefetch", "/millis", "/millis/", "/millis/other", "/millis/pre//fetch",
              "/millis/x/prefetch", "/millisprefetch", "/MILLIS/prefetch"],
 )  # fmt: skip
 def test_no_other_path_is_a_webhook(hooks: MillisHooks, path: str, rows: Rows) -> None:
     with serving(hooks, follow_redirects=False) as client:
         assert client.get(path).status_code != 200
     assert rows("SELECT * FROM deliveries") == []
+
+
+@pytest.mark.parametrize(
+    "path", ["//millis/end-of-call", "/millis//end-of-call", "///millis//end-of-call//"]
+)
+def test_slashes_that_double_are_one(hooks: MillisHooks, path: str, rows: Rows) -> None:
+    with serving(hooks, follow_redirects=False) as client:
+        assert client.post(f"http://testserver{path}", content=BODY).status_code == 200
+    assert len(rows("SELECT * FROM deliveries")) == 1
+
+
+NEAR = [
+    ("POST", "/millis/end_of_call", "/millis/end_of_call"),
+    ("POST", "/Millis/End-Of-Call", "/Millis/End-Of-Call"),
+    ("POST", "/end-of-call", "/end-of-call"),
+    ("POST", "/hooks/end-of-call", "/hooks/end-of-call"),
+    ("POST", "/millis/end-of-call/extra", "/millis/end-of-call/extra"),
+    ("POST", "/millis/end-of-cal", "/millis/end-of-cal"),
+    ("POST", "/millis/end-of-call%20", "/millis/…"),
+    ("PUT", "/millis/endofcall", "/millis/endofcall"),
+    ("POST", "/", "/"),
+    ("GET", "/millis/Prefetch", "/millis/Prefetch"),
+    ("GET", "/prefetch", "/prefetch"),
+    ("GET", "/millis/pre-fetch/-Ox1/14155550134", "/millis/pre-fetch/-Ox1/…"),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "shown"), NEAR)
+def test_a_right_secret_at_a_wrong_address_is_written_down_with_the_right_one(
+    hooks: MillisHooks, rows: Rows, method: str, path: str, shown: str
+) -> None:
+    with serving(hooks, follow_redirects=False) as client:
+        status = client.request(method, f"{path}?from=%2B14155550134").status_code
+    [rejected] = rows("SELECT * FROM rejections")
+    right = "GET /millis/prefetch" if method == "GET" else "POST /millis/end-of-call"
+    assert rejected["reason"] == f"No webhook is at {method} {shown}. The address is {right}."
+    assert (rejected["status_code"], rejected["method"]) == (status, method)
+    assert status >= 300
+    assert not any(hidden in str(rejected) for hidden in (SECRET, "4155550134"))
+
+
+@pytest.mark.parametrize(
+    ("headers", "path", "reason"),
+    [
+        ({"authorization": SECRET}, "/end-of-call", "in another form than"),
+        ({"x-api-key": SECRET}, "/end-of-call", "is in the x-api-key header"),
+        ({"authorization": ""}, f"/millis/{SECRET}/End-Of-Call", "MILLIS_HOOKS_SECRET_IN_PATH=1"),
+        ({"authorization": ""}, f"/{SECRET}/millis/end-of-call", "MILLIS_HOOKS_SECRET_IN_PATH=1"),
+    ],
+)
+def test_a_secret_in_another_form_at_a_wrong_address_is_written_down_too(
+    hooks: MillisHooks, rows: Rows, headers: dict[str, str], path: str, reason: str
+) -> None:
+    with serving(hooks, headers=headers) as client:
+        client.post(path, content=BODY)
+    [rejected] = rows("SELECT * FROM rejections")
+    assert reason in rejected["reason"]
+    assert SECRET not in str(rejected)
+
+
+@pytest.mark.parametrize(
+    ("secret", "path"),
+    [("a-secret-that-is-not-right", "/end-of-call"), (SECRET, "/login"), (SECRET, "/healthz")],
+)
+def test_what_brings_no_right_secret_or_finds_a_page_is_no_near_miss(
+    hooks: MillisHooks, rows: Rows, secret: str, path: str
+) -> None:
+    with serving(hooks, headers={"authorization": f"Bearer {secret}"}) as client:
+        client.get(path)
+    assert rows("SELECT * FROM rejections") == []
 
 
 def test_where_it_is_allowed_the_secret_may_stand_in_the_path(make_hooks: MakeHooks) -> None:

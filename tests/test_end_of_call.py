@@ -76,7 +76,7 @@ def test_every_documented_payload_becomes_a_call(client: TestClient, rows: Rows,
             "not JSON: ",
         ),
         (b"[" * 100_000, "nested too deeply"),
-        (b'{"session_id": ' + b"1" * 5000 + b"}", "not JSON"),
+        (b'{"session_id": ' + b"1" * 5000 + b"}", "neither a session_id nor a call_id"),
         (b"\xff\xfe\x00", "not JSON"),
     ],
 )

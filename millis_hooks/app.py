@@ -28,6 +28,7 @@ from .stopping import STOPPING
 from .workbench import Lifespan
 
 if TYPE_CHECKING:
+    from .in_place_of_millis import Answers
     from .millis_api import MillisApi, StartedCall
 
 logger = logging.getLogger("millis_hooks")
@@ -60,6 +61,7 @@ class MillisHooks:
         self._lifespan = lifespan
         self._paths = {f"{self.settings.prefix}/{webhook}": webhook for webhook in _WEBHOOKS}
         self._service: Service | None = None
+        self._answers: Answers | None = None
         self._starting = asyncio.Lock()
 
     @property
@@ -73,7 +75,8 @@ class MillisHooks:
     def millis(self) -> MillisApi:
         """The client of Millis' API: the calls it starts are followed until their end is known.
 
-        Raises `ConfigError` without `MILLIS_HOOKS_API_KEY`.
+        For a rehearsed call the sandbox answers, and in a test `HooksClient`; Millis is not asked.
+        Raises `ConfigError` without `MILLIS_HOOKS_API_KEY`, except in tests.
         """
         from .millis_api import MillisApi
 
@@ -87,13 +90,16 @@ class MillisHooks:
         except StorageError as error:  # the call has begun, whatever becomes of the note
             logger.error("a call that was started may not be followed: %s", error)
 
-    def under(self, **settings: Any) -> MillisHooks:
+    def under(self, *, millis: Answers | None = None, **settings: Any) -> MillisHooks:
         """Return an application of the same handlers, with these settings in place of its own.
 
-        For tests, on a call log that is thrown away. Raises `ConfigError`.
+        For tests, on a call log that is thrown away. `millis` answers its handlers in place of
+        Millis when they work for a call that was made up. Raises `ConfigError`.
         """
         own = self.settings.model_dump(exclude_unset=True)
-        return MillisHooks(self.router, lifespan=self._lifespan, **(own | settings))
+        hooks = MillisHooks(self.router, lifespan=self._lifespan, **(own | settings))
+        hooks._answers = millis
+        return hooks
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
@@ -138,7 +144,7 @@ class MillisHooks:
         async with self._starting:
             if self._service is None:
                 self._service = await Service.start(
-                    self.settings, self.router, self._lifespan, app=self
+                    self.settings, self.router, self._lifespan, app=self, answers=self._answers
                 )
             return self._service
 

@@ -40,9 +40,13 @@ ANOTHER_AGENT_BEGAN = "The secret belongs to another agent than the one that beg
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What a secret allows: deliveries of one agent, or of any when `agent_id` is None."""
+    """What a secret allows: deliveries of one agent, or of any when `agent_id` is None.
+
+    `secret` is the one that was brought, which also signs the mark of a test.
+    """
 
     agent_id: str | None = None
+    secret: bytes = b""
 
     def require_agent(self, agent_id: str | None) -> None:
         """Raise `AuthenticationError` if the delivery is another agent's."""
@@ -55,9 +59,6 @@ class Grant:
             raise AuthenticationError(ANOTHER_AGENT_BEGAN)
 
 
-_ANY_AGENT = Grant()
-
-
 class Gate:
     """Checks the deliveries of one webhook."""
 
@@ -66,7 +67,7 @@ class Gate:
         self._is_bearer = self._header == b"authorization"
         self._open = settings.insecure
         self._accepted = [
-            (secret.encode(), _ANY_AGENT if agent_id is None else Grant(agent_id))
+            Grant(agent_id, secret.encode())
             for secret, agent_id in settings.accepted_secrets(hook).items()
         ]
 
@@ -77,13 +78,11 @@ class Gate:
         headers = list(headers)
         offered = [path_secret] if path_secret is not None else self._offered(headers)
         for candidate in offered:
-            grants = [
-                grant for secret, grant in self._accepted if compare_digest(candidate, secret)
-            ]
+            grants = [grant for grant in self._accepted if compare_digest(candidate, grant.secret)]
             if grants:
                 return grants[0]
         if self._open:
-            return _ANY_AGENT
+            return Grant(secret=offered[0] if offered else b"")
         raise AuthenticationError(self._reason(headers, offered))
 
     def find(self, headers: Iterable[tuple[bytes, bytes]]) -> str | None:
@@ -102,7 +101,7 @@ class Gate:
         return any(map(self._is_accepted, parts))
 
     def _is_accepted(self, candidate: bytes) -> bool:
-        return any(compare_digest(candidate, secret) for secret, _ in self._accepted)
+        return any(compare_digest(candidate, grant.secret) for grant in self._accepted)
 
     def _reason(self, headers: list[Header], offered: list[bytes]) -> str:
         found = self.find(headers)

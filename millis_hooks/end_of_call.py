@@ -114,13 +114,15 @@ class EndOfCallEndpoint:
             log_delivery(scope, delivery, outcome=outcome, status_code=503)
         else:
             taken_s = time.perf_counter() - began
-            self.counts.seconds.add(taken_s)
+            if delivery.source is None:
+                self.counts.seconds.add(taken_s)
             await reply(send, 200, ACKNOWLEDGED)
             if outcome == "unparsed":
                 self._tell([Change("unparsed", delivery.session_id)])
             if deliveries_log.isEnabledFor(logging.INFO):
                 log_delivery(scope, delivery._replace(latency_ms=taken_s * 1000))
-        self.counts.outcomes[outcome] += 1
+        if delivery.source is None:
+            self.counts.outcomes[outcome] += 1
         if span is not None:
             span.end(outcome)
 
@@ -136,7 +138,7 @@ class EndOfCallEndpoint:
         received_at = datetime.now(UTC)
         reading = await self._bodies.read(received, headers.content_encoding, share)
         session_id = await self._session_of(reading, grant)
-        mark = self._mark_of(scope["headers"], session_id)
+        mark = self._mark_of(scope["headers"], session_id, grant.secret)
         return Delivery(
             kind="end_of_call",
             session_id=session_id,

@@ -32,6 +32,7 @@ from typing_extensions import TypeVar
 
 from .call_status import CallStatus, Outcome, outcome_of, spell_status
 from .exceptions import PayloadError
+from .marks import AS_REAL_SOURCE, MADE_UP_SOURCES
 from .phones import Direction, customer_of, direction_of, repair_phone
 from .query_string import read_query
 from .typed_metadata import read_metadata
@@ -182,7 +183,7 @@ class _Received:
     __slots__ = ()
 
     _state: Any
-    _sandbox: bool
+    _source: str | None
     _dry_run: bool
 
     @property
@@ -192,13 +193,19 @@ class _Received:
 
     @property
     def sandbox(self) -> bool:
-        """Whether the call is rehearsed in the sandbox; False for every call of Millis'."""
-        return self._sandbox
+        """Whether the call is a rehearsal or a sample; False for every call of Millis', and in a
+        test of your own unless it asks for `sandbox=True`."""
+        return self._source in MADE_UP_SOURCES - {AS_REAL_SOURCE}
 
     @property
     def dry_run(self) -> bool:
         """Whether handlers are asked to do nothing in earnest; False for every call of Millis'."""
         return self._dry_run
+
+    @property
+    def is_made_up(self) -> bool:
+        """Whether Millis did not make the call: then `hooks.millis` does not reach it either."""
+        return self._source in MADE_UP_SOURCES
 
 
 class EndOfCall(_Received, WireModel):
@@ -231,7 +238,7 @@ class EndOfCall(_Received, WireModel):
     _own_numbers: frozenset[str] = PrivateAttr(default=frozenset())
     _state: Any = PrivateAttr(default=None)
     _handler: str | None = PrivateAttr(default=None)
-    _sandbox: bool = PrivateAttr(default=False)
+    _source: str | None = PrivateAttr(default=None)
     _dry_run: bool = PrivateAttr(default=False)
 
     @classmethod
@@ -290,9 +297,9 @@ class EndOfCall(_Received, WireModel):
         """
         return self._problems
 
-    def mark(self, *, sandbox: bool, dry_run: bool) -> None:
-        """Say that the call is rehearsed."""
-        self._sandbox, self._dry_run = sandbox, dry_run
+    def mark(self, *, source: str | None, dry_run: bool) -> None:
+        """Say who made the call up, if Millis did not make it; see `marks`."""
+        self._source, self._dry_run = source, dry_run
 
     @property
     def idempotency_key(self) -> str:
@@ -472,7 +479,7 @@ class PrefetchRequest(_Received, Generic[Metadata]):
     raw: list[tuple[str, str]] = field(default_factory=list)
     _own_numbers: frozenset[str] = field(default=frozenset(), repr=False)
     _state: Any = field(default=None, repr=False, compare=False)
-    _sandbox: bool = field(default=False, repr=False)
+    _source: str | None = field(default=None, repr=False)
     _dry_run: bool = field(default=False, repr=False)
 
     @classmethod
@@ -532,9 +539,9 @@ class PrefetchRequest(_Received, Generic[Metadata]):
         metadata = {name: values[0] for name, values in self._sent().items()}
         return variables_of(metadata, from_phone=self.from_phone, to_phone=self.to_phone)
 
-    def mark(self, *, sandbox: bool, dry_run: bool) -> None:
-        """Say that the call is rehearsed."""
-        self._sandbox, self._dry_run = sandbox, dry_run
+    def mark(self, *, source: str | None, dry_run: bool) -> None:
+        """Say who made the call up, if Millis did not make it; see `marks`."""
+        self._source, self._dry_run = source, dry_run
 
     def copy(self) -> PrefetchRequest[Metadata]:
         """Return this request with metadata of its own, to be changed at will."""
@@ -548,7 +555,7 @@ class PrefetchRequest(_Received, Generic[Metadata]):
             raw=self.raw,
             _own_numbers=self._own_numbers,
             _state=self._state,
-            _sandbox=self._sandbox,
+            _source=self._source,
             _dry_run=self._dry_run,
         )
 

@@ -14,7 +14,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Literal, TypeAlias
 from urllib.parse import urlsplit
 
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 
 from .exceptions import (
     ConfigError,
@@ -26,6 +26,7 @@ from .exceptions import (
     MillisUnreachableError,
     PayloadError,
 )
+from .in_place_of_millis import Answers, MillisRequest, is_under_pytest, who_answers
 from .loopback import is_loopback
 from .version import __version__
 from .web_address import web_address
@@ -48,6 +49,11 @@ LONGEST_WAIT_S = 10.0
 #: A hundred calls with all that was said in them are a few megabytes.
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 
+_UNDER_PYTEST = (
+    "Under pytest Millis is not asked: it would make real calls. Test the handler by the fixture "
+    "`hooks_client`, whose `millis_requests` has what would have been asked. To ask Millis all the "
+    "same, run pytest with -p no:millis_hooks."
+)
 _SAID_CHARS = 300
 _TOO_MANY = 429
 _AWAY = 503
@@ -100,9 +106,39 @@ class MillisRequests:
         """
         content = None if body is None else _encode(body)
         repeatable = is_repeatable or method == "GET"
+        answers = self.answers_here()
+        if answers is not None:
+            read = None if content is None else from_json(content)
+            asked = MillisRequest(method, path, query or {}, read, self._base_url)
+            return await self._answered_here(answers, asked)
         async with self._a_client() as client:
             request = client.build_request(method, path, params=query, content=content)
             return await self._ask_until(client, request, repeatable)
+
+    def answers_here(self) -> Answers | None:
+        """Return what answers in place of Millis; None where Millis is asked.
+
+        Raises `MillisRefusedError` in a test that would ask Millis itself.
+        """
+        if self._transport is not None and _is_in_process(self._transport):
+            return None
+        answers = who_answers()
+        is_network = self._transport is None and not is_loopback(urlsplit(self._base_url).hostname)
+        if answers is None and is_network and is_under_pytest():
+            raise MillisRefusedError(_UNDER_PYTEST)
+        return answers
+
+    async def _answered_here(self, answers: Answers, asked: MillisRequest) -> Json:
+        """Ask what answers in place of Millis, which has no need of the key."""
+        try:
+            async with asyncio.timeout(DEADLINE_S):
+                status, answer = await answers(asked)
+        except TimeoutError:
+            raise _late(may_be_done=False) from None
+        try:
+            return self._taken(status, None, answer, repeatable=True)
+        except _AgainError as again:
+            raise again.told from None
 
     async def _ask_until(self, client: AsyncClient, request: Request, repeatable: bool) -> Json:
         """Ask until it is answered, for good or for the time there is."""
@@ -135,21 +171,27 @@ class MillisRequests:
                 await response.aclose()
         except httpx2.HTTPError as error:
             raise _failed(error, repeatable) from error
-        if response.status_code >= 300:
-            raise self._refused(response, answer, repeatable)
+        retry_after = response.headers.get("retry-after")
+        return self._taken(response.status_code, retry_after, answer, repeatable)
+
+    def _taken(self, status: int, retry_after: str | None, answer: bytes, repeatable: bool) -> Json:
+        """Read an answer; raises what one that is no success comes to."""
+        if status >= 300:
+            raise self._refused(status, retry_after, answer, repeatable)
         try:
             return read_json(answer) if answer.strip() else None
         except PayloadError as error:
             raise MillisUnreachableError(
                 f"Millis answered with something that is {error}.",
                 may_be_done=not repeatable,
-                status=response.status_code,
+                status=status,
             ) from None
 
-    def _refused(self, response: Response, answer: bytes, repeatable: bool) -> Exception:
+    def _refused(
+        self, status: int, retry_after: str | None, answer: bytes, repeatable: bool
+    ) -> Exception:
         """Return what an answer that is no success comes to."""
-        status = response.status_code
-        after_s = _retry_after_s(response.headers.get("retry-after"))
+        after_s = _retry_after_s(retry_after)
         told = _told(status, _said(answer, self._key), after_s, may_be_done=not repeatable)
         not_done = status == _TOO_MANY or (status == _AWAY and after_s is not None)
         if not_done or (repeatable and status in _PASSING):
@@ -186,6 +228,13 @@ class MillisRequests:
             trust_env=not is_loopback(parts.hostname),
             transport=self._transport,
         )
+
+
+def _is_in_process(transport: AsyncBaseTransport) -> bool:
+    """Tell whether a transport cannot leave the process: one that tests give themselves."""
+    import httpx2
+
+    return isinstance(transport, httpx2.MockTransport | httpx2.ASGITransport)
 
 
 @cache

@@ -105,18 +105,19 @@ class PrefetchEndpoint:
             # What is stored is what is read again when it is processed.
             call = PrefetchRequest.parse(asked.encode(), own_numbers=self._settings.own_numbers)
             grant.require_agent(call.agent_id)
-            mark = self._mark_of(scope["headers"], call.session_id)
+            mark = self._mark_of(scope["headers"], call.session_id, grant.secret)
         except DeliveryError as error:
             await self._refuse(scope, send, error, query=query, path_secret=path_secret)
             return
-        call.mark(sandbox=mark.source is not None, dry_run=mark.dry_run)
+        call.mark(source=mark.source, dry_run=mark.dry_run)
         span = None
         if self._tracing is not None:
             span = self._tracing.delivery("prefetch", call.session_id, scope["headers"])
         prepared = await self._prepare(call, span)
         latency_s = time.perf_counter() - started
-        self.counts.outcomes[prepared.outcome] += 1
-        self.counts.seconds.add(latency_s)
+        if not call.is_made_up:
+            self.counts.outcomes[prepared.outcome] += 1
+            self.counts.seconds.add(latency_s)
         await reply(send, 200, prepared.body)
         delivery = Delivery(
             kind="prefetch",
@@ -170,7 +171,7 @@ class PrefetchEndpoint:
                 if call.sandbox and error.__cause__ is not None:
                     # Who rehearses a call looks at its page, not into the log.
                     reasons.append(describe_failure(error.__cause__).traceback)
-                if isinstance(error, HandlerTimeoutError):
+                if isinstance(error, HandlerTimeoutError) and not call.is_made_up:
                     self.counts.missed_budget[handler.name] += 1
         if errors and not answers:
             return self._fall_back(call, errors, reasons)

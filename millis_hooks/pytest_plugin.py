@@ -1,6 +1,6 @@
 """Fixtures for tests of handlers: `hooks_client` and `simulate_call`. See `millis_hooks.testing`.
 
-pytest loads this module wherever the package is installed, so it imports nothing until it is used;
+pytest loads this module wherever the package is installed, so it imports next to nothing;
 `-p no:millis_hooks` leaves it out.
 """
 
@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from .in_place_of_millis import note_pytest
 
 if TYPE_CHECKING:
     from .app import MillisHooks
@@ -27,6 +29,11 @@ _NOT_SAID = (
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Take the application's place from the configuration."""
     parser.addini(_OPTION, "The MillisHooks that `hooks_client` tests: app.py, package.app:hooks.")
+
+
+def pytest_configure() -> None:
+    """From here on Millis itself is not asked: a test would make real calls."""
+    note_pytest()
 
 
 @pytest.fixture(scope="session")

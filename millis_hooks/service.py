@@ -21,11 +21,14 @@ from .events import EndOfCall
 from .exceptions import ConfigError
 from .failures import hide_by, hide_no_more_by
 from .housekeeping import Housekeeper
+from .in_place_of_millis import Answers
 from .loop_lag import LoopLag, watch
-from .marks import KEY_NAME, REHEARSALS, TESTS_ONLY, Marks
+from .marks import REHEARSALS, TESTS_ONLY, Marks
 from .near_misses import NearMisses
+from .parked import ParkedRun
 from .prefetch import PrefetchEndpoint, encode_default
-from .routing import Router
+from .recorded_requests import RecordedRequests, log_request
+from .routing import Event, Router
 from .runs.dispatcher import dispatcher_of
 from .runs.registered import write_handlers
 from .runs.runner import Runner
@@ -89,8 +92,6 @@ class Service:
         self._housekeeper = self._start_housekeeper()
         undoing.callback(self._housekeeper.close)
         self._rejections = RejectionLog(self._write_rejections, partial(_describe, settings))
-        accepted = REHEARSALS if settings.sandbox else TESTS_ONLY
-        self.marks = Marks(self.call_log.key(KEY_NAME), accepts=accepted)
         self.prefetch, self.end_of_call = self._make_webhooks(default)
         self.near_misses = NearMisses(settings, self._rejections.note)
         self._shared_answers = self._start_sharing_answers()
@@ -107,8 +108,12 @@ class Service:
         lifespan: Lifespan | None,
         *,
         app: ASGIApp | None = None,
+        answers: Answers | None = None,
     ) -> Service:
         """Start everything; `app` is what the sandbox's calls are sent to.
+
+        `answers` stands for Millis to handlers that work for a call that was made up; by default
+        the sandbox does, where there is one.
 
         Raises `ConfigError`, `RegistrationError` or `StorageError`, and what `lifespan` raises.
         """
@@ -119,6 +124,7 @@ class Service:
             isolated=settings.isolate_handlers,
             threads=settings.handler_threads,
             runs_threads=settings.handler_concurrency,
+            answers_for=_in_place_of_millis(settings, app, answers),
         )
         await workbench.start()
         try:
@@ -217,7 +223,7 @@ class Service:
             from .call_log.traces import traces_going_on
 
             tracing.remember(traces_going_on(self.call_log.database.reader))
-        mark_of = self.marks.mark_of
+        mark_of = Marks(accepts=REHEARSALS if settings.sandbox else TESTS_ONLY).mark_of
         prefetch = PrefetchEndpoint(
             settings,
             self._router,
@@ -258,7 +264,6 @@ class Service:
             call_log=self.call_log,
             runner=self.runner,
             runs_for=self._runs_for,
-            marks=self.marks,
             counts={"prefetch": self.prefetch.counts, "end_of_call": self.end_of_call.counts},
             loops=self._loops,
             app=app,
@@ -325,6 +330,27 @@ def _api_to_look_into(settings: Settings) -> MillisApi | None:
     from .millis_api import MillisApi
 
     return MillisApi.of(settings)
+
+
+def _in_place_of_millis(
+    settings: Settings, app: ASGIApp | None, given: Answers | None
+) -> Callable[[Event], Answers | None]:
+    """Return what tells who answers a handler in place of Millis: nobody for a call of Millis'."""
+    recorded = given or RecordedRequests(log_request)
+    rehearsed = recorded
+    if given is None and settings.sandbox and app is not None:
+        from .sandbox.answers import SandboxAnswers
+
+        rehearsed = SandboxAnswers(app, settings.sandbox_key, asyncio.get_running_loop())
+
+    def answers_for(event: Event) -> Answers | None:
+        call = event.call if isinstance(event, ParkedRun) else event
+        if not call.is_made_up:
+            return None
+        # In the sandbox a call would go on, and its handlers know of no dry run.
+        return recorded if call.dry_run else rehearsed
+
+    return answers_for
 
 
 def _describe(settings: Settings, rejection: Rejection) -> Described:

@@ -20,7 +20,6 @@ from .call_log import CallLog
 from .call_log.digest import RunsFor, digest_delivery
 from .counts import WebhookCounts
 from .loop_lag import LoopLag
-from .marks import Marks
 from .runs.runner import Runner
 from .settings import Settings
 from .version import __version__
@@ -43,7 +42,6 @@ class Works:
     call_log: CallLog
     runner: Runner
     runs_for: RunsFor
-    marks: Marks
     counts: Mapping[str, WebhookCounts]
     loops: Mapping[str, LoopLag]
     app: ASGIApp | None
@@ -82,7 +80,7 @@ class Sites:
 
         if self._works.app is None:
             raise RuntimeError("The service was started without its application.")
-        return StandIn(self._works.app, self._settings, self._works.marks, now=self._now)
+        return StandIn(self._works.app, self._settings, now=self._now)
 
     async def dashboard(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a page. The dashboard is made for the first one: calls do not wait for it."""
@@ -195,7 +193,7 @@ class Sites:
         from .doctor.examination import examine
 
         look = partial(examine, self._settings, self._now, reads_all=False, measures=False)
-        return Setup(self._settings, Trials(self._settings, self._works.marks), look)
+        return Setup(self._settings, Trials(self._settings), look)
 
     def _replay(self, work: Callable[[Connection], Replayed | None]) -> Replayed | None:
         replayed = self._works.call_log.writer.run(work)

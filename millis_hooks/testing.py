@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -42,7 +42,9 @@ from .app import MillisHooks
 from .call_log.queries import Queries
 from .call_log.records import Delivery
 from .call_status import CallStatus
-from .marks import Purpose
+from .in_place_of_millis import MillisRequest, answered_in_this_process
+from .marks import Purpose, purpose_of
+from .recorded_requests import RecordedRequests
 from .samples import (
     AGENT_ID,
     CUSTOMER_PHONE,
@@ -53,18 +55,26 @@ from .samples import (
     prefetch_query,
     push_id,
 )
-from .sandbox.handled import HandledCall, wait_for, wait_for_handlers
+from .sandbox.handled import HandledCall, handled_call, wait_for, wait_for_handlers
 from .sandbox.scenario import Scenario, load_scenario
-from .sandbox.simulation import Simulation, has_arrived
+from .sandbox.simulation import Simulation
 from .sandbox.spec import SessionSpec
 from .sandbox.stage import Load, Stage, Tell
 from .sandbox.transport import IN_PROCESS, Answer, Request, Transport, in_process
 from .sandbox.webhooks import Webhook
 from .settings import Hook
-from .webhooks import secret_for, secret_header, webhook_url
+from .webhooks import Marker, secret_for, secret_header, webhook_url
 from .wire import Json
 
-__all__ = ["HandledCall", "HooksClient", "PrefetchReply", "Scenario", "Simulation", "load_scenario"]
+__all__ = [
+    "HandledCall",
+    "HooksClient",
+    "MillisRequest",
+    "PrefetchReply",
+    "Scenario",
+    "Simulation",
+    "load_scenario",
+]
 
 T = TypeVar("T")
 
@@ -117,16 +127,22 @@ class HooksClient:
         no answers for are called on this machine only, unless `anywhere`.
         """
         self.hooks = hooks
+        #: What the code under test would have asked of Millis, in order. Nothing is sent there:
+        #: calls are answered as started and ended, and Millis' call logs as empty.
+        self.millis_requests: list[MillisRequest] = []
         self._anywhere = anywhere
         self._settings = settings
         self._wait_s = wait_s
         self._stack = ExitStack()
+        self._portal: BlockingPortal | None = None
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            self._portal: BlockingPortal = stack.enter_context(start_blocking_portal())
+            self._portal = stack.enter_context(start_blocking_portal())
             folder = stack.enter_context(TemporaryDirectory(prefix="millis-hooks-"))
-            self.hooks = self.hooks.under(**(_closed(folder) | self._settings))
+            answers = RecordedRequests(self.millis_requests.append)
+            stack.enter_context(answered_in_this_process(answers))
+            self.hooks = self.hooks.under(millis=answers, **(_closed(folder) | self._settings))
             enter = self._portal.wrap_async_context_manager
             stack.enter_context(enter(self.hooks.running()))
             self._transport: Transport = stack.enter_context(
@@ -152,9 +168,13 @@ class HooksClient:
         to_phone: str | None = OWN_PHONE,
         metadata: Mapping[str, str] | None = None,
         vintage: Vintage = "v2",
+        sandbox: bool = False,
         dry_run: bool = False,
     ) -> PrefetchReply:
-        """Ask as Millis does before a call; without phone numbers it is one from the web."""
+        """Ask as Millis does before a call; without phone numbers it is one from the web.
+
+        Handlers see a call of Millis', unless `sandbox` or `dry_run` tells them otherwise.
+        """
         session_id = session_id or _new_id()
         query = prefetch_query(
             vintage,
@@ -164,9 +184,9 @@ class HooksClient:
             to_phone=to_phone,
             metadata=metadata,
         )
-        webhook = self._webhook("prefetch", agent_id)
-        headers = (*webhook.headers, *self._mark(session_id, dry_run))
-        answer = self._send(Request("GET", webhook.url, headers, query.encode()))
+        purpose = purpose_of(sandbox=sandbox, dry_run=dry_run)
+        webhook = self._webhook("prefetch", agent_id, session_id, purpose)
+        answer = self._send(Request("GET", webhook.url, webhook.headers, query.encode()))
         delivery = self._prefetched(session_id) if answer.is_success else None
         body = json.loads(answer.body)
         return PrefetchReply(answer.status_code, body, delivery)
@@ -183,11 +203,13 @@ class HooksClient:
         duration_s: float = 41,
         content: CallContent | None = None,
         vintage: Vintage = "v2",
+        sandbox: bool = False,
         dry_run: bool = False,
     ) -> HandledCall:
         """Tell of a call that has ended, and return it once no handler is at work on it.
 
-        `content` is what was said, which functions were called and what it cost. Raises
+        `content` is what was said, which functions were called and what it cost. Handlers see a
+        call of Millis', unless `sandbox` or `dry_run` tells them otherwise. Raises
         `TimeoutError`, which names the handlers that are still at work.
         """
         session_id = session_id or _new_id()
@@ -202,34 +224,46 @@ class HooksClient:
             duration_s=duration_s,
             content=content,
         )
-        webhook = self._webhook("end_of_call", agent_id)
-        json_headers = (("content-type", "application/json"), *self._mark(session_id, dry_run))
-        self._send(Request("POST", webhook.url, (*webhook.headers, *json_headers), body=body))
+        purpose = purpose_of(sandbox=sandbox, dry_run=dry_run)
+        webhook = self._webhook("end_of_call", agent_id, session_id, purpose)
+        headers = (*webhook.headers, ("content-type", "application/json"))
+        self._send(Request("POST", webhook.url, headers, body=body))
         return self.wait_for(session_id)
 
     def simulate(
-        self, scenario: str | Path | Scenario, *, tell: Tell | None = None, **changes: Any
+        self,
+        scenario: str | Path | Scenario,
+        *,
+        tell: Tell | None = None,
+        sandbox: bool = False,
+        **changes: Any,
     ) -> Simulation:
         """Go through a whole call: a scenario's file, the name of a shipped one, or one made here.
 
         `changes` are fields of `SessionSpec`, such as `metadata=` or `vintage=`. `tell` is called
-        with each step, on another thread. Raises `ConfigError` for a scenario that cannot be read,
-        and `TimeoutError` as `end_of_call` does.
+        with each step, on another thread. `sandbox` is as in `end_of_call`. Raises `ConfigError`
+        for a scenario that cannot be read, and `TimeoutError` as `end_of_call` does.
         """
         if not isinstance(scenario, Scenario):
             scenario = load_scenario(str(scenario))
         if changes:
             scenario = replace(scenario, spec=replace(scenario.spec, **changes))
-        stage = self._stage(scenario.spec)
+        stage = self._stage(scenario.spec, sandbox=sandbox)
         result = self._run(lambda: stage.rehearse(scenario, tell=tell))
-        handled = self.wait_for(result.session_id) if has_arrived(result) else None
+        handled = handled_call(self.log, result.session_id, timeout_s=self._wait_s)
         return Simulation.of(scenario, result, handled)
 
     def simulate_many(
-        self, scenario: Scenario, *, count: int, concurrency: int, done: Callable[[int], None]
+        self,
+        scenario: Scenario,
+        *,
+        count: int,
+        concurrency: int,
+        done: Callable[[int], None],
+        sandbox: bool = False,
     ) -> Load:
         """Go through a scenario so many times, several at once; handlers are not waited for."""
-        stage = self._stage(scenario.spec)
+        stage = self._stage(scenario.spec, sandbox=sandbox)
         many = partial(stage.rehearse_many, count=count, concurrency=concurrency, done=done)
         return self._run(lambda: many(scenario))
 
@@ -237,23 +271,27 @@ class HooksClient:
         """Return a call once no handler is at work on it, as `end_of_call` does."""
         return wait_for_handlers(self.log, session_id, timeout_s=self._wait_s)
 
-    def _stage(self, spec: SessionSpec) -> Stage:
+    def _stage(self, spec: SessionSpec, *, sandbox: bool) -> Stage:
         webhooks = agent_config(self.hooks.settings, IN_PROCESS, agent_id=spec.agent_id)
-        return Stage(transport=self._transport, webhooks=webhooks, marks=self.hooks.service.marks)
+        mark = Marker(self.hooks.settings, purpose_of(sandbox=sandbox, dry_run=spec.dry_run))
+        return Stage(transport=self._transport, webhooks=webhooks, mark=mark)
 
-    def _webhook(self, hook: Hook, agent_id: str | None) -> Webhook:
+    def _webhook(
+        self, hook: Hook, agent_id: str | None, session_id: str, purpose: Purpose
+    ) -> Webhook:
+        """Return a webhook of the application, with the headers of a delivery in a test."""
         settings = self.hooks.settings
+        url = webhook_url(settings, hook, IN_PROCESS)
         headers = secret_header(settings, secret_for(settings, hook, agent_id))
-        return Webhook(webhook_url(settings, hook, IN_PROCESS), tuple(headers.items()))
-
-    def _mark(self, session_id: str, dry_run: bool) -> Iterable[tuple[str, str]]:
-        purpose: Purpose = "dry-run" if dry_run else "sandbox"
-        return self.hooks.service.marks.header(session_id, purpose).items()
+        headers |= Marker(settings, purpose)(session_id, url, headers.items())
+        return Webhook(url, tuple(headers.items()))
 
     def _send(self, request: Request) -> Answer:
         return self._run(lambda: self._transport.send(request, timeout_s=_TIMEOUT_S))
 
     def _run(self, work: Callable[[], Awaitable[T]]) -> T:
+        if self._portal is None:
+            raise RuntimeError("The client is not started: use it in a with statement.")
         return self._portal.call(work)
 
     def _prefetched(self, session_id: str) -> Delivery | None:
@@ -276,6 +314,7 @@ def _closed(folder: str) -> dict[str, Any]:
         "end_of_call_secrets": (),
         "agent_secrets": {},
         "sandbox": True,
+        "reconcile_minutes": 0,
     }
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from urllib.parse import quote
+from urllib.parse import quote, unquote, urlsplit
 
 from .exceptions import ConfigError
+from .marks import Purpose, mark_header
 from .web_address import service_address, web_address, without_password
 
 if TYPE_CHECKING:
@@ -65,6 +68,33 @@ def secret_for(settings: Settings, hook: Hook, agent_id: str | None = None) -> s
             if bound_to == owner:
                 return secret
     return None
+
+
+def secret_in(settings: Settings, url: str, headers: Iterable[tuple[str, str]]) -> str | None:
+    """Return the secret that a request to a webhook brings, read as the webhook reads it: from its
+    path, else from the header."""
+    before, _, secret = urlsplit(url).path.rstrip("/").rpartition("/")[0].rpartition("/")
+    if f"/{secret}" != settings.prefix and before.endswith(settings.prefix):
+        return unquote(secret)
+    name = settings.secret_header.lower()
+    values = [value for key, value in headers if key.lower() == name]
+    if name == "authorization":
+        values = [value[7:] for value in values if value[:7].lower() == "bearer "]
+    return values[0].strip() if values else None
+
+
+@dataclass(frozen=True, slots=True)
+class Marker:
+    """Makes the mark of what is sent for one purpose, by the secret in each request."""
+
+    settings: Settings
+    purpose: Purpose
+
+    def __call__(
+        self, session_id: str | None, url: str, headers: Iterable[tuple[str, str]]
+    ) -> dict[str, str]:
+        """Return the header that marks a request about this session."""
+        return mark_header(secret_in(self.settings, url, headers), session_id, self.purpose)
 
 
 def _checked(check: Callable[[str], str], url: str) -> str:

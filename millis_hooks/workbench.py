@@ -22,6 +22,7 @@ from .courier import Courier
 from .exceptions import HandlerError, HandlerTimeoutError
 from .failures import describe_failure
 from .handler_threads import HandlerThreads, LoopThread
+from .in_place_of_millis import Answers, answered_for_this_call
 from .interruption import HandlerInterrupted, Watch, interrupt, keep_out
 from .routing import Event, Handler
 from .running import (
@@ -51,7 +52,8 @@ class Workbench:
 
     Prefetch handlers that are not async have `threads` threads, the others `runs_threads` of their
     own, beside those of calls that do not return. A handler that was given up is interrupted if it
-    does not end within `patience_s`.
+    does not end within `patience_s`. What one asks of Millis is answered by what `answers_for`
+    gives for its call, if it gives anything.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Workbench:
         threads: int = 32,
         runs_threads: int = 16,
         patience_s: float = 10.0,
+        answers_for: Callable[[Event], Answers | None] = lambda call: None,
     ) -> None:
         self.state: Any = None
         self._lifespan = lifespan
@@ -69,6 +72,7 @@ class Workbench:
         self._threads = HandlerThreads(threads)
         self._runs_threads = HandlerThreads(runs_threads)
         self._patience_s = patience_s
+        self._answers_for = answers_for
         self._watch = Watch(self._force_out, patience_s=patience_s)
         self._own: LoopThread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -200,7 +204,7 @@ class Workbench:
         try:
             if running.begin():
                 try:
-                    with running.around:
+                    with running.around, answered_for_this_call(self._answers_for(call)):
                         value = self._call(handler, call)
                         value = value if value is NOT_WANTED else await value
                 except BaseException as error:  # also SystemExit: it must not end the loop
@@ -220,7 +224,7 @@ class Workbench:
         return handler.function(call)
 
     def _call_and_wait(self, running: Running, handler: Handler, call: Event) -> Any:
-        with running.around:
+        with running.around, answered_for_this_call(self._answers_for(call)):
             value = self._call(handler, call)
             if inspect.iscoroutine(value) and self._loop is not None:
                 # A plain function around an async one, as many decorators make: it has to run, too.

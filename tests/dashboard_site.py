@@ -20,7 +20,6 @@ from stored_calls import NOW, StoredCalls
 from millis_hooks.dashboard import DashboardSettings, Forgetting, Setup, Trials, dashboard
 from millis_hooks.dashboard.setup import Examine
 from millis_hooks.exceptions import StorageError
-from millis_hooks.marks import Marks
 from millis_hooks.masking import SECRETS_ALONE, MaskPolicy
 from millis_hooks.operators import Operators
 from millis_hooks.runs.replay import Replayed
@@ -28,14 +27,13 @@ from millis_hooks.settings import Settings
 
 PASSWORD = "pässwörd"
 SECRET = "a-secret-for-tests-only-0001"
-MARKS = Marks(b"a key of the tests")
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)> \u202e\u05e9\u05dc\u05d5\u05dd"
 
 
 def make_setup(examine: Examine = tuple, **settings: Any) -> Setup:
     """What the setup page is made from, where the webhooks take SECRET unless told otherwise."""
     loaded = Settings.load(**({"secrets": SECRET} | settings))
-    return Setup(loaded, Trials(loaded, MARKS), examine)
+    return Setup(loaded, Trials(loaded), examine)
 
 
 class Page(HTMLParser):

@@ -10,7 +10,16 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "millis_hooks"
 
 LAYERS: list[set[str]] = [
-    {"version", "exceptions", "payload_places", "loopback", "finding", "marks", "peer"},
+    {
+        "version",
+        "exceptions",
+        "payload_places",
+        "loopback",
+        "finding",
+        "marks",
+        "peer",
+        "in_place_of_millis",
+    },
     {"password_rules", "phones", "web_address", "setting_sources"},
     {"settings"},
     {"stopping"},
@@ -24,7 +33,7 @@ LAYERS: list[set[str]] = [
     {"options"},
     {"registration"},
     {"samples", "auth", "routing", "content_encoding", "answers", "call_log", "millis_requests"},
-    {"millis_api"},
+    {"millis_api", "recorded_requests"},
     {
         "courier",
         "running",

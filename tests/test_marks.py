@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import pytest
-from conftest import END_OF_CALL, MakeHooks, Rows, eventually, serving
+from conftest import END_OF_CALL, SECRET, MakeHooks, Rows, eventually, serving
 
 from millis_hooks import EndOfCall, MillisHooks, PrefetchRequest, PrefetchResponse
 from millis_hooks.exceptions import SandboxOffError
-from millis_hooks.marks import HEADER, REHEARSALS, Mark, Marks, Purpose
+from millis_hooks.marks import HEADER, REHEARSALS, Mark, Marks, Purpose, mark_header
 from millis_hooks.samples import end_of_call_body, prefetch_query
+from millis_hooks.settings import Settings
+from millis_hooks.webhooks import Marker
 
-KEY = b"a key of the tests"
+THEIRS = "the secret that a delivery brings"
 SESSION = "-S"
 
 Seen = list[tuple[str, bool, bool]]
@@ -20,17 +22,22 @@ def raw(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
     return [(name.lower().encode(), value.encode()) for name, value in headers.items()]
 
 
+def read(header: dict[str, str], session_id: str | None = SESSION, secret: str = THEIRS) -> Mark:
+    return Marks(accepts=REHEARSALS).mark_of(raw(header), session_id, secret.encode())
+
+
 @pytest.mark.parametrize(
     ("purpose", "mark"),
     [
-        ("test", Mark("sandbox")),
+        ("test", Mark("test")),
         ("sandbox", Mark("sandbox")),
         ("dry-run", Mark("sandbox", dry_run=True)),
+        ("as-real", Mark("as_real")),
     ],
 )
 def test_a_mark_is_known_again(purpose: Purpose, mark: Mark) -> None:
-    marks = Marks(KEY, accepts=REHEARSALS)
-    assert marks.mark_of(raw(marks.header(SESSION, purpose)), SESSION) == mark
+    for session_id in (SESSION, " spaces around ", "not\0wanted", "\ud800", None):
+        assert read(mark_header(THEIRS, session_id, purpose), session_id) == mark
 
 
 @pytest.mark.parametrize(
@@ -40,20 +47,38 @@ def test_a_mark_is_known_again(purpose: Purpose, mark: Mark) -> None:
         {HEADER: ""},
         {HEADER: "sandbox"},
         {HEADER: "dry-run é"},
-        Marks(b"another key").header(SESSION, "sandbox"),
-        Marks(KEY).header("-another", "sandbox"),
-        {HEADER: Marks(KEY).header(SESSION, "test")[HEADER].replace("test", "dry-run")},
+        mark_header("another secret", SESSION, "sandbox"),
+        mark_header(None, SESSION, "sandbox"),
+        mark_header(THEIRS, "-another", "sandbox"),
+        mark_header(THEIRS, None, "sandbox"),
+        {HEADER: mark_header(THEIRS, SESSION, "test")[HEADER].replace("test", "dry-run")},
     ],
 )
 def test_nothing_else_is_a_mark(header: dict[str, str]) -> None:
-    assert Marks(KEY, accepts=REHEARSALS).mark_of(raw(header), SESSION) == Mark()
+    assert read(header) == Mark()
 
 
-@pytest.mark.parametrize("purpose", ["sandbox", "dry-run"])
+@pytest.mark.parametrize("purpose", ["sandbox", "dry-run", "as-real"])
 def test_without_a_sandbox_what_is_rehearsed_is_refused(purpose: Purpose) -> None:
-    marks = Marks(KEY)
+    header = raw(mark_header(THEIRS, SESSION, purpose))
     with pytest.raises(SandboxOffError):
-        marks.mark_of(raw(marks.header(SESSION, purpose)), SESSION)
+        Marks().mark_of(header, SESSION, THEIRS.encode())
+
+
+@pytest.mark.parametrize(
+    ("settings", "url", "headers"),
+    [
+        ({}, "http://here/millis/prefetch", {"AUTHORIZATION": f"bearer  {THEIRS} "}),
+        ({"secret_header": "X-Key"}, "http://here/millis/prefetch", {"x-key": THEIRS}),
+        ({}, f"http://here/below/millis/{THEIRS.replace(' ', '%20')}/prefetch/", {"X-Key": "no"}),
+        ({"prefix": "/a/b"}, "http://here/a/b/end-of-call", {"Authorization": f"Bearer {THEIRS}"}),
+    ],
+)
+def test_the_secret_is_found_where_the_request_brings_it(
+    settings: dict[str, str], url: str, headers: dict[str, str]
+) -> None:
+    marker = Marker(Settings.load(**settings), "test")
+    assert read(marker(SESSION, url, headers.items())) == Mark("test")
 
 
 def watched(hooks: MillisHooks) -> Seen:
@@ -73,7 +98,7 @@ def watched(hooks: MillisHooks) -> Seen:
 def deliver(hooks: MillisHooks, seen: Seen, purpose: Purpose | None) -> list[int]:
     """Have a call begin and end, and wait for its handler if both were taken."""
     with serving(hooks) as client:
-        headers = {} if purpose is None else hooks.service.marks.header(SESSION, purpose)
+        headers = {} if purpose is None else mark_header(SECRET, SESSION, purpose)
         query = prefetch_query(session_id=SESSION)
         first = client.get(f"/millis/prefetch?{query}", headers=headers)
         body = end_of_call_body(session_id=SESSION)
@@ -109,7 +134,7 @@ def test_production_stores_nothing_that_is_rehearsed(hooks: MillisHooks, rows: R
 def test_what_is_rehearsed_is_no_drift(make_hooks: MakeHooks, rows: Rows) -> None:
     hooks = make_hooks(sandbox=True)
     with serving(hooks) as client:
-        headers = hooks.service.marks.header(SESSION, "sandbox")
+        headers = mark_header(SECRET, SESSION, "sandbox")
         body = end_of_call_body("hostile", session_id=SESSION)
         client.post(END_OF_CALL, content=body, headers=headers)
         eventually(lambda: rows("SELECT * FROM calls WHERE ended_at IS NOT NULL"))
@@ -127,6 +152,82 @@ def test_what_a_rehearsal_was_told_is_no_last_good_answer(make_hooks: MakeHooks)
 
     with serving(hooks) as client:
         path = f"/millis/prefetch?{prefetch_query(session_id=SESSION)}"
-        rehearsed = client.get(path, headers=hooks.service.marks.header(SESSION, "sandbox"))
+        rehearsed = client.get(path, headers=mark_header(SECRET, SESSION, "sandbox"))
         assert rehearsed.json() == {"extra_prompt": "Be kind."}
         assert client.get(path).json() == {}
+
+
+@pytest.mark.parametrize(
+    ("purpose", "seen"), [("test", (True, False)), ("as-real", (False, False))]
+)
+def test_handlers_see_what_the_purpose_says(
+    make_hooks: MakeHooks, purpose: Purpose, seen: tuple[bool, bool]
+) -> None:
+    hooks = make_hooks(sandbox=True)
+    found = watched(hooks)
+    deliver(hooks, found, purpose)
+    assert found == [("prefetch", *seen), ("end_of_call", *seen)]
+
+
+def test_a_mark_by_a_secret_of_one_agent_is_good_for_its_calls_alone(
+    make_hooks: MakeHooks, rows: Rows
+) -> None:
+    own = "a-secret-of-one-agent-0001"
+    hooks = make_hooks(agent_secrets={"-A": (own,)})
+    with serving(hooks, headers={"authorization": f"Bearer {own}"}) as client:
+        for session_id, agent_id in (("-S1", "-A"), ("-S2", "-B")):
+            body = end_of_call_body(session_id=session_id, agent_id=agent_id)
+            client.post(END_OF_CALL, content=body, headers=mark_header(own, session_id, "test"))
+            # Of a secret that it did not bring.
+            client.post(
+                END_OF_CALL,
+                content=end_of_call_body(session_id="-S3", agent_id="-A"),
+                headers=mark_header(SECRET, "-S3", "test"),
+            )
+    stored = rows("SELECT DISTINCT session_id, source FROM deliveries ORDER BY session_id")
+    assert stored == [
+        {"session_id": "-S1", "source": "test"},
+        {"session_id": "-S3", "source": None},
+    ]
+
+
+def test_an_open_service_reads_marks_too(make_hooks: MakeHooks, rows: Rows) -> None:
+    hooks = make_hooks(secrets=(), insecure=True)
+    with serving(hooks, headers={}) as client:
+        for secret in (None, "any"):
+            headers = mark_header(secret, SESSION, "test")
+            if secret is not None:
+                headers["authorization"] = f"Bearer {secret}"
+            client.post(END_OF_CALL, content=end_of_call_body(session_id=SESSION), headers=headers)
+    assert rows("SELECT source FROM deliveries") == [{"source": "test"}] * 2
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "source"), [("test", None, None), (None, "test", "test")]
+)
+def test_a_call_is_what_its_end_is(
+    make_hooks: MakeHooks, rows: Rows, first: Purpose | None, last: Purpose | None, source: str
+) -> None:
+    def headers(purpose: Purpose | None) -> dict[str, str]:
+        return {} if purpose is None else mark_header(SECRET, SESSION, purpose)
+
+    with serving(make_hooks()) as client:
+        body = end_of_call_body(session_id=SESSION)
+        client.get(f"/millis/prefetch?{prefetch_query(session_id=SESSION)}", headers=headers(first))
+        eventually(lambda: rows("SELECT * FROM calls"))
+        client.post(END_OF_CALL, content=body, headers=headers(last))
+        eventually(lambda: rows("SELECT * FROM calls WHERE ended_at IS NOT NULL"))
+    assert rows("SELECT source FROM calls") == [{"source": source}]
+
+
+def test_a_test_counts_nowhere(make_hooks: MakeHooks) -> None:
+    hooks = make_hooks()
+    with serving(hooks) as client:
+        marked = mark_header(SECRET, SESSION, "test")
+        client.get(f"/millis/prefetch?{prefetch_query(session_id=SESSION)}", headers=marked)
+        client.post(END_OF_CALL, content=end_of_call_body(session_id=SESSION), headers=marked)
+        counted = [hooks.service.prefetch.counts, hooks.service.end_of_call.counts]
+        assert [counts.outcomes.total() for counts in counted] == [0, 0]
+        assert [counts.seconds.sum for counts in counted] == [0, 0]
+        client.post(END_OF_CALL, content=end_of_call_body(session_id="-real"))
+        assert hooks.service.end_of_call.counts.outcomes["stored"] == 1

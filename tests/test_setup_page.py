@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from dashboard_site import HOSTILE, MARKS, PASSWORD, SECRET, Page, Site, make_setup
+from dashboard_site import HOSTILE, PASSWORD, SECRET, Page, Site, make_setup
 from sqlalchemy import insert, select
 from stored_calls import NOW
 from typer.testing import CliRunner
@@ -19,7 +19,7 @@ from millis_hooks.call_log.tables import deeds, rejection_counts
 from millis_hooks.cli.commands import app
 from millis_hooks.dashboard import Setup, Trials
 from millis_hooks.finding import Finding, bad, ok, warn
-from millis_hooks.marks import TEST_SOURCE
+from millis_hooks.marks import TEST_SOURCE, Marks
 from millis_hooks.operators import accounts
 from millis_hooks.operators.passwords import hash_password
 from millis_hooks.settings import Settings
@@ -48,7 +48,7 @@ def through(folder: Path, peer: Peer, **settings: Any) -> Site:
     def make_client(_: str) -> httpx2.Client:
         return httpx2.Client(transport=httpx2.MockTransport(peer))
 
-    site = Site(folder, setup=Setup(loaded, Trials(loaded, MARKS, make_client=make_client)))
+    site = Site(folder, setup=Setup(loaded, Trials(loaded, make_client=make_client)))
     site.sign_in()
     return site
 
@@ -326,7 +326,7 @@ def test_a_test_is_sent_as_millis_would_with_the_mark(tmp_path: Path) -> None:
     assert request.headers["authorization"] == f"Bearer {SECRET}"
     assert request.url.params["millis_hooks_test"] == "setup"
     raw = [(name.lower(), value) for name, value in request.headers.raw]
-    assert MARKS.mark_of(raw, trial["session_id"]).source == TEST_SOURCE
+    assert Marks().mark_of(raw, trial["session_id"], SECRET.encode()).source == TEST_SOURCE
 
 
 def test_the_end_that_is_sent_is_that_of_the_last_test_prefetch(tmp_path: Path) -> None:

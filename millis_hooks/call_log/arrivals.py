@@ -9,6 +9,7 @@ from datetime import datetime
 
 from sqlalchemy import Connection, func, select
 
+from .filters import bindable
 from .tables import calls, deliveries, handlers
 
 #: Deliveries that are looked at for the newest of each webhook: one that never comes must not have
@@ -66,7 +67,8 @@ def newest(connection: Connection, *, kind: str, of_millis: bool) -> Arrival | N
 def has_arrived(connection: Connection, *, kind: str, session_id: str) -> bool:
     """Tell whether a delivery of this session is stored."""
     c = deliveries.c
-    found = select(c.id).where(c.session_id == session_id, c.kind == kind).limit(1)
+    known_as = bindable(session_id)
+    found = select(c.id).where(c.session_id == known_as, c.kind == kind).limit(1)
     return connection.scalar(found) is not None
 
 

@@ -22,7 +22,7 @@ from .tables import call_metadata, calls, cost_items, deliveries, drift, handler
 from .values import clean_text
 
 #: What both webhooks tell. A prefetch fills it in only where the end has not.
-_SHARED = ("agent_id", "channel", "direction", "from_phone", "to_phone", "customer_phone", "source")
+_SHARED = ("agent_id", "channel", "direction", "from_phone", "to_phone", "customer_phone")
 
 
 def save(
@@ -192,6 +192,9 @@ def _upsert_statement(dialect: str, columns: tuple[str, ...], kind: str) -> Any:
     changes["received_at"] = case(
         (told.received_at < calls.c.received_at, told.received_at), else_=calls.c.received_at
     )
+    # What its end is, the call is; until then it is what its prefetch is.
+    ended_as = case((calls.c.ended_at.is_(None), told.source), else_=calls.c.source)
+    changes["source"] = told.source if kind == "end_of_call" else ended_as
     # The end of the same call may be processed elsewhere at this moment: the first one stays.
     unended = calls.c.delivery_id.is_(None) if kind == "end_of_call" else None
     return into.on_conflict_do_update(

@@ -16,6 +16,7 @@ from sqlalchemy import Row
 
 from ..events import EndOfCall, Message, PrefetchRequest
 from ..exceptions import AnotherAgentError, PayloadError
+from ..marks import MADE_UP_SOURCES
 from .drift import drift_rows
 from .values import clean_float, clean_id, clean_int, clean_text, clean_time
 
@@ -72,7 +73,7 @@ def digest_delivery(
         digest = replace(digest, secret_agent=row.secret_agent)
     if digest.call:
         digest.call["source"] = row.source
-    if row.source == "sandbox":
+    if row.source in MADE_UP_SOURCES:
         digest.drift.clear()  # drift is what Millis sends
     return digest
 

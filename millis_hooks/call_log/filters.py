@@ -11,8 +11,20 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
 
-from sqlalchemy import ColumnElement, FromClause, Select, and_, exists, func, null, or_, select
+from sqlalchemy import (
+    ColumnElement,
+    FromClause,
+    Select,
+    and_,
+    exists,
+    func,
+    not_,
+    null,
+    or_,
+    select,
+)
 
+from ..marks import MADE_UP_SOURCES
 from ..phones import digits_of
 from .digest import metadata_text
 from .records import LIVE_FOR
@@ -128,6 +140,12 @@ class Wish:
     search: ColumnElement[bool] | None = None
 
 
+#: Whether Millis made a call; rehearsals and tests it knows nothing of.
+IS_REAL: ColumnElement[bool] = or_(
+    calls.c.source.is_(None), calls.c.source.not_in(sorted(MADE_UP_SOURCES))
+)
+
+
 def within(since: datetime | None, until: datetime | None) -> list[ColumnElement[bool]]:
     """Return the conditions for a call to have been received in that time."""
     after = [calls.c.received_at >= since] if since else []
@@ -135,18 +153,20 @@ def within(since: datetime | None, until: datetime | None) -> list[ColumnElement
 
 
 def is_over(now: datetime) -> ColumnElement[bool]:
-    """Return the condition for a call to have ended, or its end to be overdue."""
-    return or_(calls.c.ended_at.is_not(None), aside(calls.c.received_at) < now - LIVE_FOR)
+    """Return the condition for a call not to be shown as live: it has ended, its end is overdue, or
+    it was made up."""
+    has_ended = calls.c.ended_at.is_not(None)
+    return or_(has_ended, aside(calls.c.received_at) < now - LIVE_FOR, not_(IS_REAL))
 
 
 def is_overdue(now: datetime) -> ColumnElement[bool]:
     """Return the condition for a call's end to be overdue."""
-    return and_(calls.c.ended_at.is_(None), calls.c.received_at < now - LIVE_FOR)
+    return and_(calls.c.ended_at.is_(None), calls.c.received_at < now - LIVE_FOR, IS_REAL)
 
 
 def is_live(now: datetime) -> ColumnElement[bool]:
     """Return the condition for a call's end to be still awaited."""
-    return and_(calls.c.ended_at.is_(None), calls.c.received_at >= now - LIVE_FOR)
+    return and_(calls.c.ended_at.is_(None), calls.c.received_at >= now - LIVE_FOR, IS_REAL)
 
 
 def midnight(now: datetime, zone: tzinfo = UTC) -> datetime:
@@ -218,7 +238,8 @@ def _one_of(column: ColumnElement[str], values: Iterable[str]) -> Wish:
 
 def _in_tab(outcome: str) -> Wish:
     if outcome == "lost":
-        return Wish(aside(calls.c.ended_at).is_(None), (Lane(calls.c.ended_at.is_(None)),))
+        lane = Lane(and_(calls.c.ended_at.is_(None), IS_REAL))
+        return Wish(and_(aside(calls.c.ended_at).is_(None), IS_REAL), (lane,))
     return _one_of(calls.c.outcome, ["failed" if outcome == "error" else outcome])
 
 

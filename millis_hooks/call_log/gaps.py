@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import Connection, Integer, cast, delete, func, insert, or_, select
 
-from ..marks import TEST_SOURCE
+from ..marks import MADE_UP_SOURCES
 from .deliveries import Delivery, content_hash, insert_deliveries
 from .tables import calls, deliveries, forgotten, outbound_calls, reconciled
 from .values import clean_text
@@ -50,7 +51,7 @@ def unended(connection: Connection, *, since: datetime, before: datetime) -> lis
         c.ended_at.is_(None),
         c.received_at >= since,
         c.received_at < before,
-        c.source.is_distinct_from(TEST_SOURCE),  # Millis knows nothing of them
+        or_(c.source.is_(None), c.source.not_in(MADE_UP_SOURCES)),  # Millis knows nothing of them
     )
     made = select(o.session_id).where(o.started_at >= since, o.started_at < before)
     found = sorted({*connection.scalars(asked), *connection.scalars(made)})
@@ -62,25 +63,21 @@ def fill_in(connection: Connection, fetched: Sequence[Delivery]) -> int:
     """Store those ends that are still lacking; return how many."""
     by_session = {end.session_id: end for end in fetched if end.session_id is not None}
     lacked = sorted(lacking(connection, by_session))
-    rehearsed = _rehearsed(connection, lacked)
-    storable = [
-        by_session[each]._replace(source=TEST_SOURCE, dry_run=rehearsed[each])
-        if each in rehearsed
-        else by_session[each]
-        for each in lacked
-    ]
+    made_up = _made_up(connection, lacked)
+    storable = [by_session[each]._replace(**made_up.get(each, {})) for each in lacked]
     if storable:
         insert_deliveries(connection, storable)
     return len(storable)
 
 
-def _rehearsed(connection: Connection, session_ids: Sequence[str]) -> dict[str, bool]:
-    """Return which of the sessions are rehearsed, and whether that is to have no effect."""
+def _made_up(connection: Connection, session_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return how those of the sessions are marked that Millis did not make."""
     d = deliveries.c
-    marked = select(d.session_id, func.max(cast(d.dry_run, Integer))).where(
-        d.session_id.in_(session_ids), d.source == TEST_SOURCE
+    marked = select(d.session_id, func.max(d.source), func.max(cast(d.dry_run, Integer))).where(
+        d.session_id.in_(session_ids), d.source.in_(MADE_UP_SOURCES)
     )
-    return {row[0]: bool(row[1]) for row in connection.execute(marked.group_by(d.session_id))}
+    rows = connection.execute(marked.group_by(d.session_id)).all()
+    return {row[0]: {"source": row[1], "dry_run": bool(row[2])} for row in rows}
 
 
 def remember_started(connection: Connection, session_id: str, now: datetime) -> None:

@@ -13,10 +13,10 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, case, func, select
+from sqlalchemy import ColumnElement, Connection, Select, and_, case, func, not_, select
 
 from ..call_status import Outcome
-from .filters import OUTCOMES, CallFilter, Wish, is_over, is_overdue, wishes
+from .filters import IS_REAL, OUTCOMES, CallFilter, Wish, is_over, is_overdue, wishes
 from .tables import calls
 from .ways import FEW, Key, Stretch, Way, choose
 
@@ -24,6 +24,9 @@ from .ways import FEW, Key, Stretch, Way, choose
 COUNT_CAP = FEW
 
 _TABS = {Outcome.FAILED.value: "error", None: "lost"}
+#: Calls that were made up and have no end are in no tab but the one of all.
+_IS_UNENDED = and_(calls.c.ended_at.is_(None), not_(IS_REAL))
+_UNENDED = "unended"
 
 
 class Keys(NamedTuple):
@@ -95,9 +98,10 @@ def _count_all(connection: Connection, stretch: Stretch, now: datetime) -> Count
     """Count each outcome by its index, without looking at a call."""
     inside = stretch.holds(calls.c.received_at, calls.c.id)
     by_outcome = {outcome.value: calls.c.outcome == outcome.value for outcome in Outcome}
+    unended = [(None, is_overdue(now)), (_UNENDED, _IS_UNENDED)]
     counted = [
         _capped(select(calls.c.id).where(where, *inside)).label(_tab(outcome))
-        for outcome, where in [*by_outcome.items(), (None, is_overdue(now))]
+        for outcome, where in [*by_outcome.items(), *unended]
     ]
     counts = dict(connection.execute(select(*counted)).mappings().one())
     return _told(counts, {tab for tab, count in counts.items() if count > COUNT_CAP})
@@ -123,8 +127,9 @@ def _by_outcome(way: Way, candidates: Select[Any], stretch: Stretch) -> Select[A
     found = candidates.subquery()
     is_wanted = and_(*stretch.holds(calls.c.received_at, calls.c.id), *way.where)
     wanted = case((is_wanted, 1), else_=0).label("is_wanted")
-    by_outcome = select(calls.c.outcome, wanted, func.count())
-    return by_outcome.join(found, calls.c.id == found.c[0]).group_by(calls.c.outcome, "is_wanted")
+    outcome = case((_IS_UNENDED, _UNENDED), else_=calls.c.outcome).label("shown")
+    by_outcome = select(outcome, wanted, func.count())
+    return by_outcome.join(found, calls.c.id == found.c[0]).group_by("shown", "is_wanted")
 
 
 def _tab(outcome: str | None) -> str:

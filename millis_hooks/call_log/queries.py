@@ -32,7 +32,7 @@ from ..exceptions import StorageError
 from .analytics.analytics import Analytics, Scope
 from .analytics.figures import Report
 from .drift import DriftReport, drift_report
-from .filters import CallFilter, bindable, is_live, midnight
+from .filters import IS_REAL, CallFilter, bindable, is_live, midnight
 from .listing import Listing
 from .new_ends import ended_since, newest_end
 from .raw_bytes import length_of
@@ -187,10 +187,8 @@ class Queries:
             return None if row is None else _read_as(Call, row)
 
     def today(self, *, now: datetime, zone: tzinfo = UTC) -> Today:
-        """Add up the calls received since midnight in that zone, but not those rehearsed."""
-        # Calls that the sandbox made up are not counted.
-        is_real = calls.c.source.is_distinct_from("sandbox")
-        since = and_(calls.c.received_at >= midnight(now, zone), is_real)
+        """Add up the calls received since midnight in that zone, but none that was made up."""
+        since = and_(calls.c.received_at >= midnight(now, zone), IS_REAL)
         timed = and_(since, calls.c.prefetch_ms.is_not(None))
         totals = select(
             func.count(),

@@ -8,12 +8,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Literal, TypeAlias
 
+from ..marks import MADE_UP_SOURCES, SANDBOX_SOURCE
 from .search import Excerpt
 
 #: A call whose end has not come counts as in progress this long after its first webhook, and as
 #: lost from then on. Longer than calls are let last; Millis tells nobody when one never connects.
 LIVE_FOR = timedelta(minutes=75)
+
+#: How a call stands: its end may still come, is overdue, has come, or nobody misses it.
+State: TypeAlias = Literal["live", "lost", "ended", "unended"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,16 +51,28 @@ class Call:
     opted_out: bool | None
     prefetch_ms: float | None
     prefetch_outcome: str | None
-    #: Who sent its first delivery, unless Millis did: sandbox | millis_api.
+    #: Who made it, unless Millis did and told of it: sandbox | test | as_real | millis_api.
     source: str | None = None
 
     def is_live(self, now: datetime) -> bool:
-        """Whether the end may still come."""
-        return self.ended_at is None and self.received_at >= now - LIVE_FOR
+        """Whether the end may still come; that of a sample comes at once or never."""
+        is_awaited = not self.is_made_up or self.source == SANDBOX_SOURCE
+        return self.ended_at is None and is_awaited and self.received_at >= now - LIVE_FOR
 
     def is_lost(self, now: datetime) -> bool:
-        """Whether the end is overdue."""
-        return self.ended_at is None and not self.is_live(now)
+        """Whether the end is overdue; nobody misses that of a call that was made up."""
+        return self.ended_at is None and not self.is_made_up and not self.is_live(now)
+
+    def state(self, now: datetime) -> State:
+        """Return how it stands."""
+        if self.ended_at is not None:
+            return "ended"
+        return "live" if self.is_live(now) else "lost" if self.is_lost(now) else "unended"
+
+    @property
+    def is_made_up(self) -> bool:
+        """Whether it is a rehearsal or a test, which Millis knows nothing of."""
+        return self.source in MADE_UP_SOURCES
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,7 +103,8 @@ deliveries = Table(
     Column("redacted", Boolean, nullable=False, default=False),
     # brought in by `millis-hooks import`: of the past, so no handler is called for it
     Column("imported", Boolean, nullable=False, default=False),
-    # who sent it, unless Millis did: sandbox | millis_api (fetched from its call logs)
+    # who sent it, unless Millis did: sandbox | test | as_real (a test that handlers take for a call
+    # of Millis') | millis_api (fetched from its call logs)
     Column("source", Text),
     # rehearsed, and handlers are asked to do nothing in earnest
     Column("dry_run", Boolean, nullable=False, default=False),
@@ -166,7 +167,7 @@ calls = Table(
     Column("prefetch_outcome", Text),
     Column("repeated", Boolean, nullable=False, default=False),  # its end came more than once
     Column("unhandled", Boolean, nullable=False, default=False),  # no handler wanted its end
-    Column("source", Text),  # that of its first delivery; sandbox calls stay out of analytics
+    Column("source", Text),  # that of its end; calls that were made up stay out of analytics
     sqlite_autoincrement=True,
 )
 Index("ix_calls_received", calls.c.received_at, calls.c.id)

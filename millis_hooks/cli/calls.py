@@ -27,7 +27,7 @@ _PAGE_SIZE = 100
 _HEADS = ("Received (UTC)", "Session", "With", "Agent", "Status", "Length", "Cost", "Handlers")
 #: Columns that a narrow terminal may not shorten: a time and an id that are cut are of no use.
 _UNCUT = (16, 20)
-_UNENDED = {"live": "in progress", "lost": "no end received"}
+_UNENDED = {"live": "in progress", "lost": "no end received", "unended": "no end was sent"}
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -115,13 +115,13 @@ def _ended(queries: Queries, limit: int, now: datetime) -> Iterator[ListedCall]:
 def _row(call: Call, now: datetime) -> list[str]:
     from ..dashboard.formats import at, clock, contact, status_label
 
-    unended = _UNENDED["live" if call.is_live(now) else "lost"]
+    state = call.state(now)
     return [
         at(call.received_at, "%Y-%m-%d %H:%M"),
         call.session_id,
         contact(call),
         call.agent_id or "",
-        unended if call.ended_at is None else status_label(call.call_status),
+        status_label(call.call_status) if state == "ended" else _UNENDED[state],
         clock(call.duration_s),
         _credit(call.cost_total),
     ]

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..exceptions import ConfigError
+from ..exceptions import ConfigError, PayloadError
 from ..loopback import is_loopback
 from ..printable import printable
-from ..webhooks import given_url, secret_for, secret_header
-from .terminal import fail
+from ..webhooks import Marker, given_url, secret_for, secret_header
+from .terminal import fail, note
 
 if TYPE_CHECKING:
     from httpx2 import Response
 
     from ..samples import Vintage
-    from ..settings import Hook
+    from ..settings import Hook, Settings
 
 _TIMEOUT_S = 30.0
 _NOTHING = "Nothing answers at {}. Start the service: millis-hooks dev app.py"
@@ -28,6 +29,11 @@ _REFUSED = (
     "The service does not accept this secret. Pass the one it has with --secret, or set "
     "MILLIS_HOOKS_SECRETS as it is set there."
 )
+_AS_TEST = (
+    "Marked as a test: it counts nowhere, and handlers see call.sandbox. With --as-real it goes as "
+    "a call of Millis'."
+)
+_AS_REAL = "Sent without a mark: it counts as a call of Millis'."
 
 app = typer.Typer(help="Send a sample webhook to a running service.", no_args_is_help=True)
 
@@ -46,6 +52,10 @@ ToPhone = Annotated[str | None, typer.Option("--to", help="Who is called; '' on 
 Metadata = Annotated[
     list[str] | None, typer.Option(help="key=value, as often as needed.", metavar="KEY=VALUE")
 ]
+AsReal = Annotated[
+    bool,
+    typer.Option("--as-real", help="Without the mark of a test: as a call of Millis', it counts."),
+]
 
 
 @app.command("prefetch")
@@ -58,6 +68,7 @@ def send_prefetch(
     from_phone: FromPhone = None,
     to_phone: ToPhone = None,
     metadata: Metadata = None,
+    as_real: AsReal = False,
 ) -> None:
     """Ask as Millis does before a call begins, and show the answer."""
     from ..samples import AGENT_ID, CUSTOMER_PHONE, OWN_PHONE, prefetch_query
@@ -72,7 +83,8 @@ def send_prefetch(
         metadata=_read_metadata(metadata),
     )
     typer.echo(f"session {session_id}")
-    _send("prefetch", url, secret, agent_id or AGENT_ID, query=query)
+    sample = _Sample("prefetch", session_id, agent_id or AGENT_ID, as_real, query=query)
+    _send(sample, url, secret)
 
 
 @app.command("end-of-call")
@@ -90,12 +102,14 @@ def send_end_of_call(
         Path | None,
         typer.Option(help="Send this file as it is, instead of a sample.", dir_okay=False),
     ] = None,
+    as_real: AsReal = False,
 ) -> None:
     """Send what Millis sends when a call has ended, and show the answer."""
     from ..samples import AGENT_ID, CUSTOMER_PHONE, OWN_PHONE, end_of_call_body
 
     if file is not None:
-        _send("end_of_call", url, secret, agent_id, body=_read_file(file))
+        body = _read_file(file)
+        _send(_Sample("end_of_call", _session_in(body), agent_id, as_real, body=body), url, secret)
         return
     session_id = session_id or _new_session()
     body = end_of_call_body(
@@ -108,28 +122,50 @@ def send_end_of_call(
         call_status=call_status,
     )
     typer.echo(f"session {session_id}")
-    _send("end_of_call", url, secret, agent_id or AGENT_ID, body=body)
+    sample = _Sample("end_of_call", session_id, agent_id or AGENT_ID, as_real, body=body)
+    _send(sample, url, secret)
 
 
-def _send(
-    hook: Hook,
-    url: str,
-    secret: str | None,
-    agent_id: str | None,
-    *,
-    query: str | None = None,
-    body: bytes | None = None,
-) -> None:
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    """What is sent; a prefetch has a `query`, an end-of-call a `body`."""
+
+    hook: Hook
+    session_id: str | None
+    agent_id: str | None
+    is_as_real: bool
+    query: str | None = None
+    body: bytes | None = None
+
+
+def _session_in(body: bytes) -> str | None:
+    """Return the session that a body is about, if it can be read."""
+    from ..events import identify
+
+    try:
+        return identify(body).session_id
+    except PayloadError:
+        return None
+
+
+def _headers(settings: Settings, sample: _Sample, url: str, secret: str | None) -> dict[str, str]:
+    """Return what it carries: the secret, and the mark of a test unless it goes as a real one."""
+    chosen = secret or secret_for(settings, sample.hook, sample.agent_id)
+    headers = secret_header(settings, chosen)
+    if not sample.is_as_real:
+        headers |= Marker(settings, "test")(sample.session_id, url, headers.items())
+    return headers | ({} if sample.body is None else {"content-type": "application/json"})
+
+
+def _send(sample: _Sample, url: str, secret: str | None) -> None:
     """Send one webhook; end the command with an error unless it is accepted."""
     import httpx2
 
     from ..settings import Settings
 
     settings = Settings.load()
-    address = given_url(settings, hook, url)
-    headers = secret_header(settings, secret or secret_for(settings, hook, agent_id))
-    if body is not None:
-        headers["content-type"] = "application/json"
+    address = given_url(settings, sample.hook, url)
+    headers, query, body = _headers(settings, sample, address, secret), sample.query, sample.body
     try:
         # As bytes, because what is hostile must not be repaired on the way.
         target = httpx2.URL(address, query=query.encode() if query is not None else None)
@@ -147,6 +183,7 @@ def _send(
     except (httpx2.HTTPError, httpx2.InvalidURL, ValueError) as error:
         fail(f"{address}: {error}")
     _show(response, latency_ms)
+    note(_AS_REAL if sample.is_as_real else _AS_TEST)
 
 
 def _show(response: Response, latency_ms: float) -> None:

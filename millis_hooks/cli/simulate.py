@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
 
 import typer
@@ -21,11 +21,11 @@ from .terminal import add_row, console, note, table
 
 if TYPE_CHECKING:
     from ..call_log.queries import Queries
-    from ..marks import Marks
+    from ..in_place_of_millis import MillisRequest
     from ..masking import MaskPolicy
     from ..sandbox.scenario import Scenario
     from ..sandbox.simulation import Simulation
-    from ..sandbox.stage import Latencies, Load, Tell
+    from ..sandbox.stage import Latencies, Load
     from ..sandbox.steps import EndDelivered, Prefetched, Step
     from ..settings import Hook, Settings
 
@@ -33,24 +33,11 @@ _SHOWN_CHARS = 600
 _OFF = SandboxOffError.status_code
 #: How long handlers may take, in seconds: as long as a run may by default.
 _WAIT_S = 60.0
-_NO_LOG = (
-    "The service's call log is not at hand. So it will take this for a call of Millis', and what "
-    "its handlers do is not looked at."
-)
+_NO_LOG = "The service's call log is not at hand, so what its handlers do is not looked at."
 _SANDBOX_OFF = (
     "The service has no sandbox. Start it with `dev`, or with MILLIS_HOOKS_SANDBOX=1; or give an "
     "application with --target."
 )
-
-
-class _Client(Protocol):
-    """Rehearses calls."""
-
-    def simulate(self, scenario: Scenario, *, tell: Tell | None = None) -> Simulation: ...
-
-    def simulate_many(
-        self, scenario: Scenario, *, count: int, concurrency: int, done: Callable[[int], None]
-    ) -> Load: ...
 
 
 def simulate(
@@ -112,8 +99,11 @@ def simulate(
 class _Stands:
     """What calls are rehearsed against, and what is hidden of them."""
 
-    client: _Client
+    simulate: Callable[..., Simulation]
+    simulate_many: Callable[..., Load]
     mask: MaskPolicy
+    #: What handlers in this process would have asked of Millis.
+    asked: list[MillisRequest] = field(default_factory=list)
 
 
 def _list() -> None:
@@ -137,7 +127,12 @@ def _in_process(target: str, *, keep: bool, anywhere: bool) -> Iterator[_Stands]
         raise ConfigError(f"{target} is no MillisHooks, and none is mounted in it.")
     kept = {"database_url": hooks.settings.database_url} if keep else {}
     with HooksClient(hooks, wait_s=_WAIT_S, anywhere=anywhere, **kept) as client:
-        yield _Stands(client, MaskPolicy.of(hooks.settings))
+        yield _Stands(
+            partial(client.simulate, sandbox=True),
+            partial(client.simulate_many, sandbox=True),
+            MaskPolicy.of(hooks.settings),
+            client.millis_requests,
+        )
 
 
 @contextmanager
@@ -146,21 +141,21 @@ def _running(url: str, secret: str | None, *, anywhere: bool) -> Iterator[_Stand
     from ..masking import MaskPolicy
     from ..sandbox.running_service import RunningService
     from ..settings import Settings
-    from ..webhooks import service_url
+    from ..webhooks import Marker, service_url
 
     settings = Settings.load()
     url = service_url(settings, url)
     if not anywhere and not is_loopback(urlsplit(url).hostname):
         raise ConfigError(f"{url} is not on this machine. With --anywhere it is reached, too.")
-    with _call_log(settings, url) as (log, marks):
+    with _call_log(settings, url) as log:
         service = RunningService(
             lambda agent_id: _webhooks(settings, url, secret, agent_id),
             log=log,
-            marks=marks,
+            mark=Marker(settings, "sandbox"),
             anywhere=anywhere,
             wait_s=_WAIT_S,
         )
-        yield _Stands(service, MaskPolicy.of(settings))
+        yield _Stands(service.simulate, service.simulate_many, MaskPolicy.of(settings))
 
 
 def _webhooks(
@@ -178,30 +173,22 @@ def _webhooks(
 
 
 @contextmanager
-def _call_log(settings: Settings, url: str) -> Iterator[tuple[Queries | None, Marks | None]]:
-    """Open the service's call log if it is at hand, for what it says and to mark calls."""
-    from sqlalchemy import make_url, select
+def _call_log(settings: Settings, url: str) -> Iterator[Queries | None]:
+    """Open the service's call log if it is at hand."""
+    from sqlalchemy import make_url
 
     from ..call_log.database import is_file
     from ..call_log.queries import Queries
-    from ..call_log.tables import keys
-    from ..marks import KEY_NAME, Marks
     from .opened_log import opened
 
     file = Path(make_url(settings.database_url).database or "")
     is_there = file.is_file() or not is_file(settings.database_url)
     if not is_loopback(urlsplit(url).hostname) or not is_there:
         note(_NO_LOG)
-        yield None, None
+        yield None
         return
     with opened(settings) as database:
-        log = Queries(database.reader)
-        key = log.ask(
-            lambda connection: connection.scalar(
-                select(keys.c.value).where(keys.c.name == KEY_NAME)
-            )
-        )
-        yield log, Marks(key) if key else None
+        yield Queries(database.reader)
 
 
 def _call(stands: _Stands, scenario: Scenario, *, as_json: bool) -> bool:
@@ -209,11 +196,15 @@ def _call(stands: _Stands, scenario: Scenario, *, as_json: bool) -> bool:
     if not as_json:
         typer.echo(printable(f"{scenario.name}: {scenario.title}"))
     tell = None if as_json else partial(_print_step, stands.mask)
-    simulation = stands.client.simulate(scenario, tell=tell)
+    try:
+        simulation = stands.simulate(scenario, tell=tell)
+    except TimeoutError as error:
+        note(f"  FAIL {error}")
+        return False
     if as_json:
         typer.echo(json.dumps(_as_json(stands.mask, scenario, simulation)))
     else:
-        _print_ending(stands.mask, simulation)
+        _print_ending(stands, simulation)
     if any(step.answered and step.answered.status_code == _OFF for step in _sent(simulation)):
         note(_SANDBOX_OFF)
     return not simulation.unmet
@@ -313,7 +304,15 @@ def _short(line: str) -> str:
     return line if len(line) <= _SHOWN_CHARS else f"{line[:_SHOWN_CHARS]}…"
 
 
-def _print_ending(mask: MaskPolicy, simulation: Simulation) -> None:
+def _print_ending(stands: _Stands, simulation: Simulation) -> None:
+    mask = stands.mask
+    if simulation.elsewhere is not None:
+        typer.echo(
+            _short(mask.text(f"  taken by {simulation.elsewhere}: no handler here was called"))
+        )
+    for asked in stands.asked:
+        typer.echo(_short(f"  not sent to Millis: {asked.method} {asked.path}"))
+    stands.asked.clear()
     for run in simulation.handled.runs if simulation.handled else ():
         reason = f": {run.reason}" if run.reason else ""
         typer.echo(_short(f"  handler {run.handler} {run.state}{reason}"))
@@ -326,9 +325,7 @@ def _load(
 ) -> bool:
     """Go through a scenario many times and print a summary; return whether none failed."""
     with progress(count) as done:
-        load = stands.client.simulate_many(
-            scenario, count=count, concurrency=concurrency, done=done
-        )
+        load = stands.simulate_many(scenario, count=count, concurrency=concurrency, done=done)
     if as_json:
         told = {"scenario": scenario.name, **asdict(load), "calls_per_s": load.calls_per_s}
         typer.echo(json.dumps(told))

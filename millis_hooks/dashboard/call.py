@@ -14,13 +14,12 @@ from typing import Any
 from pydantic import JsonValue
 
 from ..call_log.masked_records import masked_call, masked_run
-from ..call_log.records import Call, CallRecord, CostItem, Delivery, Run
+from ..call_log.records import Call, CallRecord, CostItem, Delivery, Run, State
 from ..events import EndOfCall
 from ..exceptions import PayloadError
 from ..masking import MaskPolicy
 from ..payload_places import END_OF_CALL
 from .call_filters import Params, list_query, params_of, read_list, read_page_size
-from .following import State, state_of
 from .metadata import MOST_SHOWN, Entry, entries_of
 from .pages import Asked
 from .parameters import Parameter
@@ -141,7 +140,7 @@ def show_call(asked: Asked) -> CallView | None:
         prints_all=asked.query.get("print") == "full",
         recording_is_hidden=bool(call.recording_url) and mask.url(call.recording_url) is None,
         elapsed_s=max((asked.now - call.received_at).total_seconds(), 0),
-        **_told(record, state_of(call, asked.now), mask),
+        **_told(record, call.state(asked.now), mask),
         ends_received=sum(each.kind == "end_of_call" for each in record.deliveries),
         costs=tuple(_cost_lines(record.costs)),
         runs=in_order(masked_run(run, mask) for run in record.runs),

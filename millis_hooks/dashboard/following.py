@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
 
 from ..call_log.masked_records import masked_call
-from ..call_log.records import Call, LiveCall
+from ..call_log.records import Call, LiveCall, State
 from ..events import PrefetchRequest
 from ..payload_places import Place
 from .call_filters import Params, params_of, read_filter, read_page_size
@@ -24,8 +23,6 @@ LIVE_CARDS = 6
 MOST_NEW = 99
 
 _MARK_DIGITS = 18
-
-State = Literal["live", "lost", "ended"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +83,7 @@ def follow_call(asked: Asked) -> FollowedCall | None:
     call = asked.log.standing(asked.path["session_id"])
     if call is None:
         return None
-    state = state_of(call, asked.now)
+    state = call.state(asked.now)
     return FollowedCall(
         session_id=call.session_id,
         listed=asked.query.get("in"),
@@ -94,11 +91,6 @@ def follow_call(asked: Asked) -> FollowedCall | None:
         has_ended=state == "ended" and asked.query.get("seen") in ("live", "lost"),
         live_count=asked.log.live_count(now=asked.now),
     )
-
-
-def state_of(call: Call, now: datetime) -> State:
-    """Say how a call stands: its end may still come, is overdue, or has come."""
-    return "live" if call.is_live(now) else "lost" if call.is_lost(now) else "ended"
 
 
 def _card(asked: Asked, live: LiveCall) -> LiveCard:

@@ -74,7 +74,12 @@ RANGE_LABELS = {
 }
 
 #: `Call.source` of a call whose webhooks Millis did not send.
-SOURCE_LABELS = {"sandbox": "Sandbox", "millis_api": "From call log"}
+SOURCE_LABELS = {
+    "sandbox": "Sandbox",
+    "test": "Test",
+    "as_real": "Test",
+    "millis_api": "From call log",
+}
 
 _COST_TYPES = frozenset({"llm", "tts", "stt", "millis"})
 _ICONS = {"phone": "phone", "web": "globe", "chat": "message-square"}

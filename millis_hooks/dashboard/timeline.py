@@ -13,10 +13,9 @@ from typing import Literal
 
 from pydantic import JsonValue
 
-from ..call_log.records import Call, Delivery
+from ..call_log.records import Call, Delivery, State
 from ..masking import MaskPolicy
 from ..payload_places import Place
-from .following import State
 from .formats import clock, milliseconds, size, status_label
 from .metadata import Entry
 from .payloads import reason_of
@@ -26,7 +25,7 @@ _MOST_LAG_S = 3600
 #: No call lasts a year; of one that says so, nobody knows when it ended.
 _LONGEST_S = 365 * 24 * 3600
 
-Kind = Literal["prefetch", "unasked", "started", "ended", "received", "live", "lost"]
+Kind = Literal["prefetch", "unasked", "started", "ended", "received", "live", "lost", "unended"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +118,8 @@ def steps_of(
     elif state == "live":
         details = ("prefetch seen, end-of-call not yet received",)
         yield Step("live", True, "In progress", details=details)
+    elif state == "unended":
+        yield Step("unended", True, "No end was sent", details=("the call was made up",))
     else:
         yield Step("lost", False, "No end received", details=("no end-of-call webhook so far",))
 

@@ -14,10 +14,10 @@ from ..call_log.arrivals import has_arrived, open_session
 from ..call_log.queries import Queries
 from ..exchange import DEADLINE_S, TROUBLES, Exchange, exchange
 from ..loopback import is_loopback
-from ..marks import TEST_SOURCE, Marks
+from ..marks import TEST_SOURCE
 from ..samples import AGENT_ID, end_of_call_body, prefetch_query, push_id
 from ..settings import Hook, Settings
-from ..webhooks import secret_for, secret_header, webhook_url
+from ..webhooks import Marker, secret_for, secret_header, webhook_url
 from .forms import read_number
 
 if TYPE_CHECKING:
@@ -48,13 +48,12 @@ class Trials:
     def __init__(
         self,
         settings: Settings,
-        marks: Marks,
         *,
         make_client: Callable[[str], Client] | None = None,
     ) -> None:
         """`make_client` returns what talks to a host, and must not follow redirects."""
         self._settings = settings
-        self._marks = marks
+        self._mark = Marker(settings, "test")
         self._make_client = make_client or _client
 
     def send(
@@ -84,8 +83,9 @@ class Trials:
         self, client: Client, hook: Hook, base: str, agent_id: str, session_id: str
     ) -> Request:
         secret = secret_for(self._settings, hook, agent_id)
-        headers = secret_header(self._settings, secret) | self._marks.header(session_id)
         url = webhook_url(self._settings, hook, base)
+        headers = secret_header(self._settings, secret)
+        headers |= self._mark(session_id, url, headers.items())
         if hook == "prefetch":
             query = prefetch_query(session_id=session_id, agent_id=agent_id, metadata=METADATA)
             return client.build_request("GET", f"{url}?{query}", headers=headers)

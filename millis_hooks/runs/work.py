@@ -9,7 +9,6 @@ from sqlalchemy import Connection, Engine, Row, Select, bindparam, select
 
 from ..call_log.tables import attempts, calls, deliveries, handler_runs
 from ..events import EndOfCall
-from ..marks import TEST_SOURCE
 from ..parked import ParkedRun
 from .ledger import ClaimedRun
 
@@ -34,7 +33,7 @@ def event_of(
     """
     told = bodies[run.call_id]
     call = EndOfCall.parse(told.body, own_numbers=own_numbers)
-    call.mark(sandbox=told.source == TEST_SOURCE, dry_run=told.dry_run)
+    call.mark(source=told.source, dry_run=told.dry_run)
     if run.parked_run_id is None:
         return call
     with reader.connect() as connection:

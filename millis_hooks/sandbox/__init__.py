@@ -14,7 +14,7 @@ the session's `StepLog`, which pages, commands and tests show.
 
 `session.hang_up(status)` ends it from elsewhere. A `Scenario`, read from TOML, is a spec, a script
 and what is expected of them; on a `Stage`, which is a receiver and the way to it, it is rehearsed
-once or a thousand times. `marks.Marks.header` tells the receiver that a call is rehearsed.
+once or a thousand times. `webhooks.Marker` tells the receiver that a call is rehearsed.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ..webhooks import Marker
 from .clock import Clock
 from .spec import SessionSpec
 from .steps import Answered, Sent, Step, StepLog
@@ -46,18 +47,24 @@ class Desk:
     transport: Transport
     clock: Clock
     log: StepLog
-    #: Headers by which the receiver knows a rehearsed call.
-    mark: tuple[tuple[str, str], ...]
+    #: Makes the header by which a receiver knows a request of this call as made up.
+    mark: Marker | None
     began_s: float
 
     def add(self, step: Step) -> None:
         """Put a step into the log."""
         self.log.add(step, at_s=self.clock.elapsed_s() - self.began_s)
 
+    def _marked(self, request: Request) -> Request:
+        if self.mark is None:
+            return request
+        mark = self.mark(self.session_id, request.url, request.headers)
+        return replace(request, headers=(*request.headers, *mark.items()))
+
     async def send(self, request: Request, *, timeout_s: float, marked: bool = False) -> Exchange:
         """Send a request and measure it; `marked` ones say that the call is rehearsed."""
         if marked:
-            request = replace(request, headers=(*request.headers, *self.mark))
+            request = self._marked(request)
         sent = Sent.of(request)
         began_s = self.clock.measured_s()
         answer, failure = None, None

@@ -6,10 +6,12 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from sqlalchemy import Connection, exists, select
 
+from ..call_log.arrivals import has_arrived
 from ..call_log.queries import Queries
 from ..call_log.records import Call, CallRecord, Delivery, Run
 from ..call_log.tables import deliveries, inbox
@@ -54,6 +56,17 @@ class HandledCall:
     def stored(self) -> StoredCall:
         """Return what expectations are compared with."""
         return StoredCall(self.call.outcome, {run.handler: run.state for run in self.runs})
+
+
+def handled_call(log: Queries, session_id: str, *, timeout_s: float) -> HandledCall | None:
+    """Return the call as `wait_for_handlers` does, or at once None if its end is not in this log.
+
+    It is stored before it is acknowledged, so there is nothing to wait for: either none was sent,
+    or another receiver took it.
+    """
+    if not log.ask(partial(has_arrived, kind="end_of_call", session_id=session_id)):
+        return None
+    return wait_for_handlers(log, session_id, timeout_s=timeout_s)
 
 
 def wait_for_handlers(log: Queries, session_id: str, *, timeout_s: float) -> HandledCall:

@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 
 from ..call_log.queries import Queries
-from ..marks import Marks
+from ..webhooks import Marker
 from ..wire import Json
-from .handled import HandledCall, wait_for_handlers
+from .handled import HandledCall, handled_call
 from .scenario import Scenario
 from .session import SessionResult
-from .simulation import Simulation, has_arrived
+from .simulation import Simulation
 from .stage import Load, Stage, Tell
 from .transport import over_http
 
@@ -25,18 +25,18 @@ class RunningService:
         webhooks: Callable[[str | None], Mapping[str, Json]],
         *,
         log: Queries | None = None,
-        marks: Marks | None = None,
+        mark: Marker,
         anywhere: bool = False,
         wait_s: float = 10.0,
     ) -> None:
         """`webhooks` gives what Millis has of it in the configuration of an agent, by its id.
 
-        With its call log at hand, handlers are waited for up to `wait_s` seconds. `marks` tell it
+        With its call log at hand, handlers are waited for up to `wait_s` seconds. `mark` tells it
         that calls are rehearsed. Unless `anywhere`, it must be on this machine.
         """
         self._webhooks = webhooks
         self._log = log
-        self._marks = marks
+        self._mark = mark
         self._anywhere = anywhere
         self._wait_s = wait_s
 
@@ -48,7 +48,7 @@ class RunningService:
                 return await stage.rehearse(scenario, tell=tell)
 
         result = asyncio.run(once())
-        handled = self._wait_for(result.session_id) if has_arrived(result) else None
+        handled = self._wait_for(result.session_id)
         return Simulation.of(scenario, result, handled, has_log=self._log is not None)
 
     def simulate_many(
@@ -68,7 +68,7 @@ class RunningService:
     async def _stage(self, scenario: Scenario) -> AsyncIterator[Stage]:
         webhooks = self._webhooks(scenario.spec.agent_id)
         async with over_http(anywhere=self._anywhere) as transport:
-            yield Stage(transport=transport, webhooks=webhooks, marks=self._marks)
+            yield Stage(transport=transport, webhooks=webhooks, mark=self._mark)
 
     def _wait_for(self, session_id: str) -> HandledCall | None:
         """Return the call as the log has it, at last also while handlers are at work on it.
@@ -78,7 +78,7 @@ class RunningService:
         if self._log is None:
             return None
         try:
-            return wait_for_handlers(self._log, session_id, timeout_s=self._wait_s)
+            return handled_call(self._log, session_id, timeout_s=self._wait_s)
         except TimeoutError:
             record = self._log.call(session_id)
             return None if record is None else HandledCall(record)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 from ..call_status import CallStatus
 from ..failures import describe_failure
 from ..samples import push_id
+from ..webhooks import Marker
 from ..wire import Json
 from .agent import Agent, Ending
 from .beginning import Beginning, attach, begin, begin_without_prefetch
@@ -60,13 +61,12 @@ class Session:
         *,
         clock: Clock | None = None,
         rng: random.Random | None = None,
-        mark: Callable[[str], Mapping[str, str]] | None = None,
+        mark: Marker | None = None,
         log: StepLog | None = None,
     ) -> None:
         """Have `agent` talk and `transport` carry what is sent; without a clock in real time.
 
-        `mark` gives the headers by which a receiver knows a rehearsed call, by its session's id:
-        see `millis_hooks.marks`.
+        `mark` makes the header by which a receiver knows what is sent as made up.
         """
         clock = clock or LiveClock()
         rng = rng or random.SystemRandom()
@@ -86,7 +86,7 @@ class Session:
             transport=transport,
             clock=clock,
             log=self.log,
-            mark=tuple(mark(self.session_id).items()) if mark else (),
+            mark=mark,
             began_s=clock.elapsed_s(),
         )
 

@@ -21,6 +21,8 @@ class Simulation:
     #: None where no end-of-call arrived, or the call log is not at hand.
     handled: HandledCall | None
     findings: Sequence[Finding]
+    #: Where the end-of-call was acknowledged, if that is not the receiver with this call log.
+    elsewhere: str | None = None
 
     @classmethod
     def of(
@@ -36,7 +38,9 @@ class Simulation:
         Where the call log is not at hand, what can only be told from it is left out.
         """
         stored = StoredCall() if handled is None else handled.stored()
-        return cls(result, handled, check(scenario, result, stored if has_log else None))
+        findings = check(scenario, result, stored if has_log else None)
+        is_elsewhere = has_log and handled is None
+        return cls(result, handled, findings, _acknowledged_by(result) if is_elsewhere else None)
 
     @property
     def unmet(self) -> list[str]:
@@ -59,7 +63,7 @@ class Simulation:
         return self.result.texts.first_message
 
 
-def has_arrived(result: SessionResult) -> bool:
-    """Tell whether an end-of-call was acknowledged."""
-    ends = result.log.of(EndDelivered)
-    return any(end.sent is not None and end.failure is None for end in ends)
+def _acknowledged_by(result: SessionResult) -> str | None:
+    """Return the address that acknowledged the end-of-call, if one did."""
+    ends = [end for end in result.log.of(EndDelivered) if end.failure is None]
+    return next((end.sent.url for end in ends if end.sent is not None), None)

@@ -7,9 +7,8 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
-from ..marks import Marks, Purpose
+from ..webhooks import Marker
 from ..wire import Json
 from .agent import ScriptedAgent
 from .clock import Clock, SkippingClock
@@ -25,12 +24,13 @@ Tell = Callable[[Step | None], None]
 class Stage:
     """A receiver. `webhooks` is what Millis has of it in an agent's configuration.
 
-    Without `marks` it takes what is rehearsed for calls of Millis'.
+    Without `mark` it takes what is rehearsed for calls of Millis'; with it, those whose scenario
+    says so are dry runs.
     """
 
     transport: Transport
     webhooks: Mapping[str, Json]
-    marks: Marks | None = None
+    mark: Marker | None = None
 
     def session(self, scenario: Scenario, *, clock: Clock | None = None) -> Session:
         """Return a session that will go through `scenario`; without a clock it waits for nothing.
@@ -38,10 +38,9 @@ class Stage:
         The agent's own webhooks are left alone where the scenario names them.
         """
         spec = with_agent_webhooks(scenario, self.webhooks).spec
-        mark = None
-        if self.marks is not None:
-            purpose: Purpose = "dry-run" if spec.dry_run else "sandbox"
-            mark = partial(self.marks.header, purpose=purpose)
+        mark = self.mark
+        if mark is not None and spec.dry_run:
+            mark = replace(mark, purpose="dry-run")
         agent = ScriptedAgent(scenario.script)
         return Session(spec, agent, self.transport, clock=clock or SkippingClock(), mark=mark)
 

@@ -1,6 +1,6 @@
 """Tallies stretches of time from the rows themselves: what is true, and slow for long stretches.
 
-Calls that the sandbox made up are no part of it.
+Calls that were made up are no part of it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, case, func, literal, or_, select
 
-from ..filters import aside
+from ..filters import IS_REAL, aside
 from ..tables import attempts, calls, cost_items, handler_runs
 from .tally import (
     ATTEMPT_MS,
@@ -96,8 +96,7 @@ def _tally(
     into: Into,
 ) -> None:
     # A source comes with the delivery that tells the rest, so summaries know when one does.
-    is_real = calls.c.source.is_distinct_from("sandbox")
-    wanted = and_(_is_in_any(stretches), is_real, *chosen)
+    wanted = and_(_is_in_any(stretches), IS_REAL, *chosen)
     for rows, add in _COUNTED:
         numbered = rows.add_columns(_number_among(stretches)).where(wanted)
         for row in connection.execute(numbered):

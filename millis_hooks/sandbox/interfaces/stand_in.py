@@ -18,7 +18,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ...call_log.database import is_file
 from ...exceptions import PayloadError
-from ...marks import Marks
 from ...settings import Settings
 from ..notebook import Notebook
 from ..policy import read_policy
@@ -43,7 +42,6 @@ class StandIn:
         self,
         app: ASGIApp,
         settings: Settings,
-        marks: Marks | None,
         *,
         now: Callable[[], datetime],
         rng: random.Random | None = None,
@@ -53,9 +51,7 @@ class StandIn:
         keys = Keys(None if key is None else key.get_secret_value())
         self.shelf = Shelf(sandbox_file(settings), now=now)
         #: Starts calls, and knows those that are under way.
-        self.switchboard = Switchboard(
-            app, settings, marks=marks, shelf=self.shelf, now=now, rng=rng
-        )
+        self.switchboard = Switchboard(app, settings, shelf=self.shelf, now=now, rng=rng)
         #: Holds the calls of the sandbox's page.
         self.rehearsals = Rehearsals(self.switchboard, Notebook(sandbox_file(settings), now=now))
         doors = Router(

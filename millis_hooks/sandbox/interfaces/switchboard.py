@@ -19,10 +19,9 @@ from ...agent_config import agent_config
 from ...call_status import CallStatus
 from ...exceptions import MillisHooksError
 from ...loopback import is_loopback
-from ...marks import Marks, Purpose
 from ...samples import push_id
 from ...settings import Settings
-from ...webhooks import secret_for
+from ...webhooks import Marker, secret_for
 from ...wire import Json
 from ..agent import Agent, ScriptedAgent
 from ..clock import Clock, LiveClock
@@ -132,7 +131,6 @@ class Switchboard:
         app: ASGIApp,
         settings: Settings,
         *,
-        marks: Marks | None,
         shelf: Shelf,
         now: Callable[[], datetime],
         rng: random.Random | None = None,
@@ -142,7 +140,6 @@ class Switchboard:
         self.live: dict[str, Live] = {}
         self._app = app
         self._settings = settings
-        self._marks = marks
         self._now = now
         self._rng = rng or random.SystemRandom()
         self._registered: dict[str, tuple[SessionSpec, Scenario | None]] = {}
@@ -201,8 +198,9 @@ class Switchboard:
         if len(self.live) >= MAX_LIVE:
             raise BusyError
         transport = _AtHome(await self._transport_of(), base)
+        mark = Marker(self._settings, "dry-run" if spec.dry_run else "sandbox")
         session = Session(
-            spec, agent, transport, clock=self._clock(agent), rng=self._rng, mark=self._mark(spec)
+            spec, agent, transport, clock=self._clock(agent), rng=self._rng, mark=mark
         )
         task = asyncio.ensure_future(self._run(session))
         self.live[session.session_id] = Live(session, self._now(), task)
@@ -298,10 +296,6 @@ class Switchboard:
     def _clock(self, agent: Agent) -> Clock:
         is_script = isinstance(agent, ScriptedAgent)
         return PacedClock(self._settings.sandbox_pace) if is_script else LiveClock()
-
-    def _mark(self, spec: SessionSpec) -> Callable[[str], Mapping[str, str]] | None:
-        purpose: Purpose = "dry-run" if spec.dry_run else "sandbox"
-        return partial(self._marks.header, purpose=purpose) if self._marks else None
 
     def _may_reach(self, host: str | None) -> bool:
         return self._settings.sandbox_anywhere or is_loopback(host)

@@ -16,6 +16,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from millis_hooks.millis_api import MillisApi
 from millis_hooks.samples import end_of_call_body
@@ -111,10 +112,24 @@ class _Transport(httpx2.AsyncBaseTransport):
         )
 
 
+def _recorded(millis: FakeMillis) -> ASGIApp:
+    """Note in `asked` what comes by the network."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        content = await request.body()
+        told = json.loads(content) if content else dict(request.query_params)
+        millis.asked.append((request.url.path, told))
+        millis.headers.append(dict(request.headers))
+        await millis.app(scope, receive, send)
+
+    return app
+
+
 @contextmanager
 def served(millis: FakeMillis) -> Iterator[str]:
     """Serve it on this machine, for what takes an address; yields that."""
-    config = uvicorn.Config(millis.app, port=0, log_config=None, lifespan="off", ws="none")
+    config = uvicorn.Config(_recorded(millis), port=0, log_config=None, lifespan="off", ws="none")
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})

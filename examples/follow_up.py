@@ -79,8 +79,8 @@ def follow_up(call: EndOfCall) -> None:
     _wait(call)
     if people.forbids(call.customer_phone):
         logger.info("%s: not followed up, as was asked for", call.session_id)
-    elif call.dry_run or (call.sandbox and not hooks.millis.is_stand_in):
-        logger.info("%s: rehearsed, so no telephone rings", call.session_id)
+    elif call.dry_run:
+        logger.info("%s: a dry run, so nothing is done", call.session_id)
     else:
         _call_once(call)
 

@@ -42,12 +42,19 @@ BASE_URLS: dict[Region, str] = {
 }
 #: Millis gives at most so many entries at once.
 PAGE_SIZE = 100
+#: More pages are not read in one go: 100,000 calls.
+MAX_PAGES = 1_000
 
 #: The entries in an answer: of `/call-logs`, and of `/agents/{id}/call-histories`.
 _LISTS = ("histories", "items")
 #: What people write between the digits of a telephone number.
 _BETWEEN = re.compile(r"[\s().\-/]")
 _E164 = re.compile(r"\+[1-9][0-9]{5,14}")
+_AGAIN = "Millis' call logs do not end: a page has only calls that were on an earlier one."
+_ENDLESS = (
+    f"Millis' call logs have more than {MAX_PAGES:,} pages. What was read until now is kept; begin "
+    "with a later --since."
+)
 _NO_KEY = (
     "Millis' API needs a key. Set MILLIS_HOOKS_API_KEY to the private key of your account there."
 )
@@ -252,10 +259,15 @@ class MillisApi:
                 yield call
 
     async def pages(self, **filters: Unpack[CallLogFilters]) -> AsyncIterator[CallLogPage]:
-        """Go through Millis' call logs page by page, of at most `PAGE_SIZE` calls."""
+        """Go through Millis' call logs page by page, of at most `PAGE_SIZE` calls.
+
+        Raises `MillisUnreachableError` where they do not end: where a page has no call that was not
+        on one before, and after `MAX_PAGES`.
+        """
         query = _query(filters)
         cursors: set[str] = set()
-        while True:
+        known: set[str] = set()
+        for _ in range(MAX_PAGES):
             answer = await self._call_logs(query)
             page = self._page(answer)
             yield page
@@ -264,8 +276,13 @@ class MillisApi:
                 return
             if str(cursor) in cursors or not (page.calls or page.unreadable):
                 return  # it would go on for ever
+            listed = {call.session_id for call in page.calls}
+            if listed and listed <= known:
+                raise MillisUnreachableError(_AGAIN)
+            known |= listed
             cursors.add(str(cursor))
             query["start_after_ts"] = str(cursor)
+        raise MillisUnreachableError(_ENDLESS)
 
     async def _call_logs(self, query: Mapping[str, str]) -> dict[str, Json]:
         try:

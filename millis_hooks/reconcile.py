@@ -22,7 +22,7 @@ from .call_log.millis_entry import delivery_of, ended_at
 from .call_log.records import LIVE_FOR
 from .call_log.removal import Write
 from .exceptions import MillisApiError, MillisBusyError, MillisKeyError, MillisNotFoundError
-from .marks import TEST_SOURCE
+from .marks import SANDBOX_SOURCE
 from .millis_api import CallLogPage, LoggedCall, MillisApi
 
 logger = logging.getLogger("millis_hooks.reconcile")
@@ -72,11 +72,13 @@ class Reconciliation:
         now: Callable[[], datetime],
         redact: Callable[[Delivery], Delivery] | None = None,
         is_trial: bool = False,
+        settles_in: timedelta = SETTLES_IN,
         rest: Callable[[float], Awaitable[None]] = asyncio.sleep,
         tell: Callable[[Reconciled], None] = lambda so_far: None,
     ) -> None:
         """Pass everything through `redact` before it is stored; store nothing in a trial.
 
+        A webhook has `settles_in` to arrive by itself, from the end of its call on.
         `tell` hears how far it is.
         """
         self._api = api
@@ -85,6 +87,7 @@ class Reconciliation:
         self._now = now
         self._redact = redact
         self._is_trial = is_trial
+        self._settles_in = settles_in
         self._rest = rest
         self._tell = tell
         self._so_far = Reconciled()
@@ -105,7 +108,7 @@ class Reconciliation:
             async for page in api.pages(since=since):
                 await self._take_page(page, began)
                 await self._rest(REST_S)
-            for session_id in self._unended(since, before=began - SETTLES_IN):
+            for session_id in self._unended(since, before=began - self._settles_in):
                 await self._ask_for(session_id, began)
                 await self._rest(REST_S)
         if not self._is_trial:
@@ -120,7 +123,7 @@ class Reconciliation:
 
     async def _take_page(self, page: CallLogPage, now: datetime) -> None:
         self._seen |= {call.session_id for call in page.calls}
-        over = {call.session_id: call for call in page.calls if _is_settled(call, now)}
+        over = {call.session_id: call for call in page.calls if self._is_settled(call, now)}
         with self._reader.connect() as connection:
             wanted = gaps.lacking(connection, over)
         fetched = [await self._in_full(over[session_id]) for session_id in sorted(wanted)]
@@ -150,11 +153,11 @@ class Reconciliation:
             logger.warning("a call could not be fetched: %s", error)
             self._add(unreadable=1)
         else:
-            if _is_settled(call, now):
+            if self._is_settled(call, now):
                 self._fill_in([call], now)
 
     def _fill_in(self, fetched: Sequence[LoggedCall], now: datetime) -> None:
-        source = TEST_SOURCE if self._api.is_stand_in else gaps.SOURCE
+        source = SANDBOX_SOURCE if self._api.is_stand_in else gaps.SOURCE
         ends = [delivery_of(call, now, source=source) for call in fetched]
         if self._is_trial:
             filled = len({end.session_id for end in ends})
@@ -162,6 +165,11 @@ class Reconciliation:
             storable = [self._redact(end) if self._redact else end for end in ends]
             filled = self._write(partial(gaps.fill_in, fetched=storable))
         self._add(filled=filled)
+
+    def _is_settled(self, call: LoggedCall, now: datetime) -> bool:
+        """Tell whether a call has been over for so long that its webhook will not come."""
+        over_since = ended_at(call)
+        return call.is_over and (over_since is None or over_since <= now - self._settles_in)
 
     def _add(
         self, *, listed: int = 0, filled: int = 0, unknown: int = 0, unreadable: int = 0
@@ -175,12 +183,6 @@ class Reconciliation:
             unreadable=before.unreadable + unreadable,
         )
         self._tell(self._so_far)
-
-
-def _is_settled(call: LoggedCall, now: datetime) -> bool:
-    """Tell whether a call has been over for so long that its webhook will not come."""
-    over_since = ended_at(call)
-    return call.is_over and (over_since is None or over_since <= now - SETTLES_IN)
 
 
 def _raise_unless_of_one(error: MillisApiError) -> None:

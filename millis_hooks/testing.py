@@ -19,7 +19,8 @@ the application is, in pyproject.toml or in pytest.ini:
         assert booked.handled.run("sync_crm").state == "succeeded"
 
 Everything is real but Millis: settings, the call log (in a folder that is thrown away), handlers on
-their own thread, retries. Handlers see that `call.sandbox` is set.
+their own thread, retries. Handlers see a call of Millis' unless the test says `sandbox=True`. What
+they ask of Millis is in `hooks_client.millis_requests`.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import pytest
 from fake_millis import BASE, KEY, FakeMillis
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from millis_hooks import millis_requests
+from millis_hooks import millis_api, millis_requests
 from millis_hooks.exceptions import (
     ConfigError,
     MillisApiError,
@@ -164,6 +164,22 @@ def test_a_cursor_that_comes_again_is_not_followed(millis: FakeMillis) -> None:
     page = JSONResponse({"histories": [{"session_id": "-s1"}], "next_cursor": 17.5})
     millis.troubles = [page, page]
     assert len(run(every(millis))) == 2
+
+
+@pytest.mark.parametrize("brings_new", [False, True])
+def test_pages_that_never_end_are_left_in_words(
+    millis: FakeMillis, monkeypatch: pytest.MonkeyPatch, brings_new: bool
+) -> None:
+    monkeypatch.setattr(millis_api, "MAX_PAGES", 5)
+    millis.troubles = [
+        JSONResponse(
+            {"histories": [{"session_id": f"-s{brings_new * number}"}], "next_cursor": -number}
+        )
+        for number in range(9)
+    ]
+    with pytest.raises(MillisUnreachableError, match="Millis' call logs"):
+        run(every(millis))
+    assert len(millis.asked) == (5 if brings_new else 2)
 
 
 def test_a_page_without_calls_is_the_last(millis: FakeMillis) -> None:

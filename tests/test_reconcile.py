@@ -461,11 +461,16 @@ def test_a_service_with_a_key_fills_in_and_handles(
             started = await hooks.millis.start_outbound_call(OURS, str(call.customer_phone))
             seen.append((call.session_id, started.session_id))
 
-        with serving(hooks):
+        with serving(hooks) as client:
             eventually(lambda: [row.state for row in rows(log.database, handler_runs)])
             eventually(lambda: rows(log.database, handler_runs)[0].state == "succeeded")
-    ((session_id, started),) = seen
-    assert session_id == "-s1"
+            real = end_of_call_body(session_id="-s2", call_status="busy")
+            client.post("/millis/end-of-call", content=real)
+            eventually(lambda: [row.state for row in rows(log.database, handler_runs)][1:])
+            eventually(lambda: rows(log.database, handler_runs)[1].state == "succeeded")
+    (first, _), (second, started) = seen
+    assert (first, second) == ("-s1", "-s2")
+    # A stand-in on this machine knows of rehearsals alone, and those are not followed.
     assert [row.session_id for row in rows(log.database, outbound_calls)] == [started]
 
 
@@ -524,6 +529,13 @@ def test_the_command_says_what_is_wrong(log: Log, reconcile: Callable[..., Resul
     refused = reconcile(MILLIS_HOOKS_API_URL="http://127.0.0.1:1")
     assert (refused.exit_code, "cannot be reached" in refused.stderr) == (2, True)
     assert reconcile("--since", "yesterday").exit_code == 2
+
+
+def test_ends_may_be_fetched_at_once(log: Log) -> None:
+    log.millis.add("-s1", at=NOW - timedelta(seconds=60), duration=59)
+    assert log.look(NOW - timedelta(hours=1)) == Reconciled(listed=1)
+    filled = log.look(NOW - timedelta(hours=1), settles_in=timedelta())
+    assert filled == Reconciled(listed=1, filled=1)
 
 
 def test_the_sandbox_is_reconciled_with_like_millis(log: Log, make_hooks: MakeHooks) -> None:

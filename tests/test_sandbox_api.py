@@ -429,10 +429,30 @@ def test_agents_that_keep_no_data_leave_no_trace(
         {"origin": "https://evil.example"},
         {"origin": "null"},
         {"x-forwarded-for": "203.0.113.7"},
+        {"CF-Connecting-IP": "203.0.113.7"},
+        {"X-Forwarded-Proto": "https"},
+        {"Fly-Client-IP": "203.0.113.7"},
+        {"X-Amzn-Trace-Id": "Root=1"},
+        {"sec-fetch-site": "cross-site"},
+        {"sec-fetch-site": "cross-site", "referer": "https://evil.example/"},
+        {"sec-fetch-site": "cross-site", "origin": "https://evil.example"},
     ],
 )
 def test_nobody_comes_in_from_elsewhere(client: TestClient, headers: dict[str, str]) -> None:
     assert client.get(f"{API}/agents", headers=headers).status_code == 403
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"sec-fetch-site": "none"},
+        {"sec-fetch-site": "same-site", "origin": "http://localhost:3000"},
+        {"sec-fetch-site": "cross-site", "origin": "http://127.0.0.1:3000"},
+        {"sec-fetch-site": "cross-site", "referer": "http://127.0.0.1:3000/page"},
+    ],
+)
+def test_pages_on_this_machine_come_in(client: TestClient, headers: dict[str, str]) -> None:
+    assert client.get(f"{API}/agents", headers=headers).status_code == 200
 
 
 def test_who_has_the_key_comes_in_from_anywhere(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -33,6 +33,13 @@ def reconcile(
         ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what is lacking.")] = False,
+    at_once: Annotated[
+        bool,
+        typer.Option(
+            "--at-once",
+            help="Do not give webhooks 5 minutes to arrive by themselves: for rehearsals.",
+        ),
+    ] = False,
 ) -> None:
     """Fetch from Millis' call logs the ends that never arrived, and have them handled.
 
@@ -46,7 +53,7 @@ def reconcile(
     settings = Settings.load()
     api = MillisApi.of(settings)
     with opened(settings) as database:
-        found = _look(database, api, begin, settings, is_trial=dry_run)
+        found = _look(database, api, begin, settings, is_trial=dry_run, at_once=at_once)
         typer.echo(("Nothing was stored. " if dry_run else "") + str(found))
         if found.filled and not dry_run:
             note(_SERVED if is_served(database) else _NOT_SERVED)
@@ -59,9 +66,10 @@ def _look(
     settings: Settings,
     *,
     is_trial: bool,
+    at_once: bool,
 ) -> Reconciled:
     from ..call_log.removal import writing_by
-    from ..reconcile import Reconciled, Reconciliation
+    from ..reconcile import SETTLES_IN, Reconciled, Reconciliation
     from ..redaction import redacting
 
     so_far = Reconciled()
@@ -80,6 +88,7 @@ def _look(
                 now=lambda: datetime.now(UTC),
                 redact=redacting(settings),
                 is_trial=is_trial,
+                settles_in=timedelta() if at_once else SETTLES_IN,
                 tell=tell,
             )
             return asyncio.run(reconciliation.look(since or reconciliation.since()))

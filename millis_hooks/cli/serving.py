@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from ..settings import Settings
     from ..target import Target
 
+_OPEN_TO_TUNNELS = (
+    "             Its API is open to this machine and to tunnels of bytes (ssh -R, socat).\n"
+    "             MILLIS_HOOKS_SANDBOX_KEY shuts tunnels out."
+)
 TargetName = Annotated[
     str,
     typer.Argument(
@@ -231,7 +235,7 @@ def _welcome(target: Target, generated: Generated, address: str) -> str:
         f"End of call  POST {end_of_call}",
         f"Dashboard    {base}/calls",
         f"Setup        {base}/setup",
-        *([f"Sandbox      {base}/sandbox"] if hooks.settings.sandbox else []),
+        *_sandbox(hooks.settings, base),
         _sign_in(generated),
         "",
         "Send a sample call:",
@@ -239,6 +243,12 @@ def _welcome(target: Target, generated: Generated, address: str) -> str:
         *_how_to_keep(generated),
     ]
     return "\n".join(["", *lines, ""])
+
+
+def _sandbox(settings: Settings, base: str) -> list[str]:
+    lines = [f"Sandbox      {base}/sandbox"] if settings.sandbox else []
+    # Who comes by a tunnel of bytes looks like this machine.
+    return [*lines, _OPEN_TO_TUNNELS] if lines and settings.sandbox_key is None else lines
 
 
 def _secret_option(generated: Generated) -> str:

@@ -1,7 +1,8 @@
 """Who may come in: this machine, or who has the key.
 
 A page of another site in the developer's browser is on this machine as well, and a tunnel brings
-the whole world here: so host, origin and what proxies add are looked at, too.
+the whole world here: so host, origin, what browsers say of the page that asks and what proxies add
+are looked at, too. A tunnel of bytes adds nothing: only a key shuts it out.
 """
 
 from __future__ import annotations
@@ -16,7 +17,33 @@ from starlette.websockets import WebSocket
 
 from ...loopback import is_loopback
 
-_OF_PROXIES = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
+#: How the headers begin that proxies, load balancers and tunnels add, and clients do not send.
+_OF_PROXIES = (
+    "cdn-loop",
+    "cf-",
+    "client-ip",
+    "cloudfront-",
+    "fastly-",
+    "fly-",
+    "forwarded",
+    "ngrok-",
+    "tailscale-",
+    "true-client-ip",
+    "via",
+    "x-amz",
+    "x-appengine-",
+    "x-arr-",
+    "x-azure-",
+    "x-client-ip",
+    "x-cloud-trace-",
+    "x-cluster-client-ip",
+    "x-envoy-",
+    "x-forwarded",
+    "x-nf-",
+    "x-original-",
+    "x-real-ip",
+    "x-vercel-",
+)
 _REFUSAL = (
     "The sandbox is for this machine only. With MILLIS_HOOKS_SANDBOX_KEY it is for whoever has "
     "that key."
@@ -44,11 +71,18 @@ def is_from_here(scope: Scope) -> bool:
     """Tell whether a request was made by this machine, for this machine, on a page of it."""
     headers = Headers(scope=scope)
     client = scope.get("client")
-    hosts = [f"//{headers.get('host', '')}"]
-    if "origin" in headers:
-        hosts.append(headers["origin"])
+    hosts = [f"//{headers.get('host', '')}", *_pages(headers)]
     is_here = client is not None and is_loopback(client[0]) and all(map(_is_here, hosts))
-    return is_here and not any(name in headers for name in _OF_PROXIES)
+    return is_here and not any(name.startswith(_OF_PROXIES) for name in headers)
+
+
+def _pages(headers: Headers) -> list[str]:
+    """Return the address of the page that asks, or an empty one where it is another site's."""
+    if "origin" in headers:
+        return [headers["origin"]]
+    # Where a browser names no origin, as for a picture or a frame, the page may still be known.
+    is_foreign = headers.get("sec-fetch-site") == "cross-site"
+    return [headers.get("referer", "")] if is_foreign else []
 
 
 def _is_here(address: str) -> bool:

@@ -6,12 +6,13 @@ import json
 import re
 import shutil
 import socket
+import sqlite3
 import stat
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -46,13 +47,19 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The starter, served by `run`."""
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the starter."""
     folder = tmp_path_factory.mktemp("served") / "shop"
     subprocess.run([SCRIPT, "new", str(folder)], check=True, capture_output=True)
     (folder / ".env").write_text(f"MILLIS_HOOKS_SECRETS={SECRET}\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def service(shop: Path) -> Iterator[str]:
+    """The starter, served by `run`."""
     port = free_port()
-    with started(folder, "run", "app.py", "--port", str(port)) as process:
+    with started(shop, "run", "app.py", "--port", str(port)) as process:
         assert process.stderr is not None
         next(line for line in process.stderr if "serving app:hooks" in line)
         yield f"http://127.0.0.1:{port}"
@@ -272,6 +279,27 @@ def test_config_knows_where_the_application_is_mounted(run: Run) -> None:
 )
 def test_config_tells_what_would_not_work(run: Run, args: list[str], told: str) -> None:
     assert told in run("config", *args, secrets=SECRET).stderr
+
+
+def test_a_sample_is_marked_as_a_test_unless_it_goes_as_a_real_call(
+    run: Run, service: str, shop: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "call.json").write_text('{"session_id": "-of-a-file"}')
+    sent = [
+        run("send", *what, "--url", service, "--secret", SECRET)
+        for what in (
+            ("prefetch", "--session-id=-test"),
+            ("end-of-call", "--session-id=-test"),
+            ("end-of-call", "--file=call.json"),
+            ("end-of-call", "--session-id=-as-real", "--as-real"),
+        )
+    ]
+    assert [("Marked as a test" in result.stderr) for result in sent] == [True, True, True, False]
+    assert "it counts as a call of Millis'" in sent[-1].stderr
+    with closing(sqlite3.connect(shop / "millis_hooks.db")) as log:
+        ends = "SELECT session_id, source FROM deliveries WHERE kind = 'end_of_call'"
+        stored = dict(log.execute(ends).fetchall())
+    assert (stored["-test"], stored["-of-a-file"], stored["-as-real"]) == ("test", "test", None)
 
 
 def test_send_prefetch_shows_the_answer_and_how_long_it_took(run: Run, service: str) -> None:

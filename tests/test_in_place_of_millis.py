@@ -175,7 +175,7 @@ def test_the_sandbox_refuses_as_millis_does(make_hooks: MakeHooks) -> None:
 
     @hooks.on_prefetch
     async def look(call: PrefetchRequest) -> None:
-        api = MillisApi("a key of its own")
+        api = MillisApi("a-key-of-its-own")
         with pytest.raises(MillisNotFoundError):
             await api.call_log("-nobody")
         with pytest.raises(MillisRefusedError) as refused:

@@ -94,6 +94,26 @@ def test_calls_in_progress_are_not_listed_until_their_end_is_overdue(stored: Sto
     assert stored.queries.live_count(now=NOW) == 1
 
 
+@pytest.mark.both_databases
+@pytest.mark.parametrize("source", ["test", "as_real", "sandbox"])
+def test_a_call_that_was_made_up_is_listed_at_once_and_never_missed(
+    stored: StoredCalls, source: str
+) -> None:
+    for session_id, minutes_ago in (("-old", 100), ("-new", 1)):
+        stored.add_unended_call(session_id, minutes_ago=minutes_ago, source=source)
+    assert stored.queries.live_count(now=NOW) == 0
+    assert stored.queries.live_calls(now=NOW) == ()
+    listed = stored.queries.list_calls(CallFilter(), now=NOW)
+    assert [one.call.session_id for one in listed.rows] == ["-new", "-old"]
+    assert (listed.counts["all"], listed.counts["lost"]) == (2, 0)
+    lost = stored.queries.list_calls(CallFilter(outcome="lost"), now=NOW)
+    assert (lost.rows, lost.counts["all"], lost.counts["lost"]) == ((), 2, 0)
+    by_agent = stored.queries.list_calls(CallFilter(number="+1"), now=NOW)
+    assert by_agent.counts["all"] == 0
+    new, old = (one.call.state(NOW) for one in listed.rows)
+    assert (new, old) == ("live" if source == "sandbox" else "unended", "unended")
+
+
 def test_a_live_call_comes_with_the_query_of_its_prefetch(stored: StoredCalls) -> None:
     stored.add_unended_call("-live", minutes_ago=1)
     stored.add_delivery("prefetch", session_id="-live", query="session_id=-live&tier=gold")

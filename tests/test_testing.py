@@ -8,12 +8,15 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from millis_hooks import EndOfCall, MillisHooks, PrefetchRequest, PrefetchResponse
+from millis_hooks.call_log.filters import CallFilter
 from millis_hooks.exceptions import ConfigError
 from millis_hooks.samples import CallContent
 from millis_hooks.sandbox import Scenario, Script, SessionSpec
@@ -140,6 +143,42 @@ def test_two_tests_do_not_see_each_other_s_calls(hooks: MillisHooks) -> None:
         assert second.log.call("-S") is None
 
 
+def test_handlers_see_a_real_call_unless_the_test_says_otherwise(hooks: MillisHooks) -> None:
+    seen: list[tuple[bool, bool]] = []
+
+    @hooks.on_end_of_call
+    def note(call: EndOfCall) -> None:
+        seen.append((call.sandbox, call.dry_run))
+
+    @hooks.on_prefetch
+    def note_first(call: PrefetchRequest) -> None:
+        seen.append((call.sandbox, call.dry_run))
+
+    with HooksClient(hooks) as client:
+        for ask in (client.prefetch, client.end_of_call):
+            ask()
+            ask(sandbox=True)
+            ask(dry_run=True)
+        client.simulate("web")
+        client.simulate("web", sandbox=True)
+        assert client.log.today(now=datetime.now(UTC)).calls == 0
+        sources = {
+            call.call.source
+            for call in client.log.list_calls(CallFilter(), now=datetime.now(UTC)).rows
+        }
+    real, rehearsed, dry = (False, False), (True, False), (True, True)
+    assert seen == [real, rehearsed, dry] * 2 + [real] * 2 + [rehearsed] * 2
+    assert sources == {"as_real", "sandbox"}
+
+
+def test_an_end_that_another_receiver_takes_is_not_waited_for(
+    hooks: MillisHooks,
+) -> None:
+    with answering(200) as url, HooksClient(hooks, wait_s=3600) as client:
+        call = client.simulate("web", agent_config={"session_data_webhook": f"{url}/ends"})
+    assert (call.handled, call.elsewhere) == (None, f"{url}/ends")
+
+
 def test_a_client_that_is_not_started_says_so(hooks: MillisHooks) -> None:
     with pytest.raises(RuntimeError, match="not started"):
         HooksClient(hooks).prefetch()
@@ -148,6 +187,25 @@ def test_a_client_that_is_not_started_says_so(hooks: MillisHooks) -> None:
 def test_wrong_settings_are_refused(hooks: MillisHooks) -> None:
     with pytest.raises(ConfigError), HooksClient(hooks, prefix="no path"):
         pass
+
+
+@contextmanager
+def answering(status_code: int) -> Iterator[str]:
+    """Another receiver, which answers everything so; yields its address."""
+
+    class Receiver(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            self.send_response(status_code)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Receiver) as server:
+        threading.Thread(target=server.serve_forever).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
 
 
 def pytest_in(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:

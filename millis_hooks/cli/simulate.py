@@ -307,9 +307,8 @@ def _short(line: str) -> str:
 def _print_ending(stands: _Stands, simulation: Simulation) -> None:
     mask = stands.mask
     if simulation.elsewhere is not None:
-        typer.echo(
-            _short(mask.text(f"  taken by {simulation.elsewhere}: no handler here was called"))
-        )
+        told = f"  the end-of-call went to {simulation.elsewhere}: no handler here was called"
+        typer.echo(_short(mask.text(told)))
     for asked in stands.asked:
         typer.echo(_short(f"  not sent to Millis: {asked.method} {asked.path}"))
     stands.asked.clear()

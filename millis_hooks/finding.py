@@ -10,17 +10,21 @@ State = Literal["ok", "warn", "bad"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of the report. `advice` says what to do; empty when that is nothing."""
+    """One line of the report. `advice` says what to do; empty when that is nothing.
+
+    `link` is where to read more of it.
+    """
 
     name: str
     state: State
     found: str
     advice: str = ""
+    link: str = ""
 
 
-def ok(name: str, found: str) -> Finding:
-    """Nothing has to be done."""
-    return Finding(name, "ok", found)
+def ok(name: str, found: str, *, link: str = "") -> Finding:
+    """Nothing has to be done; with a `link` it is good to know."""
+    return Finding(name, "ok", found, link=link)
 
 
 def warn(name: str, found: str, advice: str) -> Finding:

@@ -13,10 +13,12 @@ from typing import Any
 
 from sqlalchemy import Engine, create_engine, event, make_url
 from sqlalchemy.engine import Connection, ExceptionContext
+from sqlalchemy.exc import OperationalError
 
 from ..exceptions import MillisHooksError, StorageOutageError
 from .log_file import connect, create_private, require_same, schema_version
 from .sqlstates import is_damage_state, is_lock_state, is_outage_state, said
+from .write_lock import LockedConnection
 
 #: How long anybody waits while another program has the file locked. Senders of webhooks wait about
 #: as long; who gives up before us has still delivered if the lock goes in time.
@@ -118,6 +120,8 @@ class Database:
             if connection.info.pop(_DISTRUSTED, False):
                 # What it read of a damaged file it would remember, also when the file is mended.
                 connection.exec_driver_sql("PRAGMA shrink_memory")
+            if begin == _BEGIN_WRITING:
+                _lock(connection)
             connection.exec_driver_sql(begin)
 
         @event.listens_for(engine, "handle_error")
@@ -129,7 +133,22 @@ class Database:
 
     def _connect(self) -> sqlite3.Connection:
         require_same(self.path, self._file_id)
-        return connect(self.path, busy_timeout_s=BUSY_TIMEOUT_S)
+        connection = connect(self.path, busy_timeout_s=BUSY_TIMEOUT_S)
+        connection.lock_by(self.path)
+        return connection
+
+
+def _lock(connection: Connection) -> None:
+    """Take the lock of those who write; the end of the transaction lets go of it."""
+    log = connection.connection.driver_connection
+    assert isinstance(log, LockedConnection)  # noqa: S101 - each is made by `_connect`
+    try:
+        log.lock(wait_s=BUSY_TIMEOUT_S)
+    except sqlite3.OperationalError as error:
+        raise OperationalError(_BEGIN_WRITING, None, error) from error
+    except OSError as error:
+        reason = f"The lock of the call log cannot be taken: {error.strerror}."
+        raise StorageOutageError(reason) from error
 
 
 def _switch_to_wal(cursor: Any) -> None:

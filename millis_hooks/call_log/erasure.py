@@ -6,6 +6,7 @@ what it had until it is merged, and the -wal file holds pages as they were.
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import partial
@@ -13,9 +14,11 @@ from typing import TypeVar
 
 from sqlalchemy import Connection, Engine, func, select, text
 
+from .database import BUSY_TIMEOUT_S, is_locked
 from .dialects import POSTGRESQL, is_postgresql
 from .removal import Write
 from .tables import metadata
+from .write_lock import LockedConnection
 
 T = TypeVar("T")
 
@@ -57,15 +60,26 @@ def empty_wal(writer: Engine) -> bool:
     if writer.dialect.name == POSTGRESQL:
         _take_out_deleted(writer)
         return True
-    with closing(writer.raw_connection()) as connection:
-        cursor = connection.cursor()
-        usual_ms = cursor.execute("PRAGMA busy_timeout").fetchone()[0]
-        cursor.execute(f"PRAGMA busy_timeout={_CHECKPOINT_WAIT_MS}")
+    with closing(writer.raw_connection()) as pooled:
+        log = pooled.driver_connection
+        assert isinstance(log, LockedConnection)  # noqa: S101
         try:
-            is_busy: int = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
-        finally:
-            cursor.execute(f"PRAGMA busy_timeout={usual_ms}")
-        return not is_busy
+            with log.alone(wait_s=BUSY_TIMEOUT_S):
+                return _checkpoint(log)
+        except sqlite3.OperationalError as error:
+            if not is_locked(error):
+                raise
+            return False
+
+
+def _checkpoint(log: LockedConnection) -> bool:
+    usual_ms = log.execute("PRAGMA busy_timeout").fetchone()[0]
+    log.execute(f"PRAGMA busy_timeout={_CHECKPOINT_WAIT_MS}")
+    try:
+        is_busy: int = log.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+    finally:
+        log.execute(f"PRAGMA busy_timeout={usual_ms}")
+    return not is_busy
 
 
 def _take_out_deleted(writer: Engine) -> None:

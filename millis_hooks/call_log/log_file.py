@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..exceptions import StorageOutageError, WrongFileError
+from .write_lock import LockedConnection
 
 VERSION_TABLE = "millis_hooks_version"
 
@@ -89,13 +90,14 @@ def schema_version(path: Path, *, busy_timeout_s: float) -> str | None:
         raise StorageOutageError(f"The call log {path} cannot be read: {error}.") from error
 
 
-def connect(path: Path, *, busy_timeout_s: float, mode: str = "rw") -> sqlite3.Connection:
+def connect(path: Path, *, busy_timeout_s: float, mode: str = "rw") -> LockedConnection:
     """Open the file as it is; unlike SQLite by default, this never makes one."""
     return sqlite3.connect(
         f"{path.resolve().as_uri()}?mode={mode}",
         uri=True,
         timeout=busy_timeout_s,
         check_same_thread=False,  # the pool gives a connection to one thread at a time
+        factory=LockedConnection,
     )
 
 

@@ -16,10 +16,11 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from ..exceptions import StorageError
-from .database import Database
+from .database import BUSY_TIMEOUT_S, Database
 from .erasure import PAGES_ALONE, empty_wal, rewrite_search_index
 from .interruptible import interruptible
 from .removal import writing_by
+from .write_lock import LockedConnection
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +67,12 @@ def vacuum(database: Database) -> Space:
 def _rewrite(writer: Engine, folder: Path) -> None:
     with closing(writer.raw_connection()) as pooled:
         log = pooled.driver_connection
-        assert isinstance(log, sqlite3.Connection)  # noqa: S101
+        assert isinstance(log, LockedConnection)  # noqa: S101
         # Our connections keep temporary tables in memory, others in /tmp, which may be memory too;
         # this one is as large as the log. The pragma is deprecated, and the only way to say so.
         log.execute("PRAGMA temp_store=FILE")
         log.execute(f"PRAGMA temp_store_directory={_quoted(str(folder))}")
-        with interruptible(log):
+        with interruptible(log), log.alone(wait_s=BUSY_TIMEOUT_S):
             log.execute("VACUUM")
 
 

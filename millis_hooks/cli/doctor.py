@@ -127,8 +127,8 @@ def _print(out: Console, finding: Finding) -> None:
         column.min_width = column.max_width = width
     shown.columns[0].style = _STYLES[finding.state]
     add_row(shown, _MARKS[finding.state], finding.name, finding.found)
-    if finding.advice:
-        add_row(shown, "", "", f"→ {finding.advice}")
+    if more := finding.advice or finding.link:
+        add_row(shown, "", "", f"→ {more}")
     out.print(shown)
 
 

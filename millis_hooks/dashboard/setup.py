@@ -92,6 +92,7 @@ class SetupView:
     received: Received
     handlers: tuple[FoundHandler, ...]
     findings: tuple[Finding, ...]
+    notes: tuple[Finding, ...]
     checks: int
     trial: Trial | None
     live_count: int
@@ -133,6 +134,7 @@ class Setup:
             received=_received(asked),
             handlers=asked.log.ask(found_handlers),
             findings=tuple(finding for finding in found if finding.state != "ok"),
+            notes=tuple(finding for finding in found if finding.state == "ok" and finding.link),
             checks=len(found),
             trial=read_trial(asked.query, settings, address.host),
             live_count=asked.log.live_count(now=asked.now),

@@ -10,14 +10,9 @@ from pathlib import Path
 from sqlalchemy import Connection
 
 from ..call_log.migrations import HEAD
+from ..call_log.write_lock import Version, has_wal_reset_bug
 from ..finding import Finding, bad, ok, warn
 
-Version = tuple[int, ...]
-
-#: The bug and the releases it was mended in: https://www.sqlite.org/wal.html#walresetbug
-_BUG_SINCE: Version = (3, 7, 0)
-_MENDED: Version = (3, 51, 3)
-_MENDED_BEFORE: tuple[Version, ...] = ((3, 44, 6), (3, 50, 7))
 RESTORE = (
     "Stop the service, move the file away together with its -wal and -shm, and put a backup in its "
     "place; `sqlite3 FILE .recover` may save what is newer."
@@ -28,13 +23,11 @@ def examine_sqlite(version: Version) -> Iterator[Finding]:
     """Look at the SQLite that this Python has."""
     written = ".".join(map(str, version))
     if has_wal_reset_bug(version):
-        yield warn(
+        yield ok(
             "SQLite",
-            f"{written} has the WAL-reset bug, which in very rare moments damages a file that two "
-            "programs write at once",
-            "Use a Python with SQLite 3.51.3 or newer, 3.50.7 or 3.44.6, unless yours was mended "
-            "without a new number. Until then serve with one process, stop it before commands that "
-            "write much (import, reparse, prune), and keep backups.",
+            f"{written} has the WAL-reset bug, so the programs of millis_hooks write to the call "
+            "log one at a time; not so other programs that write to it, as Litestream does",
+            link="https://www.sqlite.org/wal.html#walresetbug",
         )
     else:
         yield ok("SQLite", f"{written}, without the WAL-reset bug")
@@ -44,12 +37,6 @@ def examine_sqlite(version: Version) -> Iterator[Finding]:
             f"SQLite {written} has no FTS5 with trigrams",
             "Use a Python whose SQLite is 3.34 or newer and was built with FTS5.",
         )
-
-
-def has_wal_reset_bug(version: Version) -> bool:
-    """Tell whether this release of SQLite has it."""
-    backported = any(version[:2] == fix[:2] and version >= fix for fix in _MENDED_BEFORE)
-    return _BUG_SINCE <= version < _MENDED and not backported
 
 
 def _can_search() -> bool:

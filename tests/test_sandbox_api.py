@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +120,23 @@ def test_a_part_of_a_configuration_is_enough_for_a_call(client: TestClient) -> N
         assert used.items() >= (part or {}).items()
         assert used["prompt"]
         post(client, "/register_call", {"agent_config": part})
+
+
+def test_a_call_of_an_agent_that_was_not_made_here_says_so(
+    client: TestClient, tmp_path: Path
+) -> None:
+    made = post(client, "/agents", {"name": "Made", "config": CONFIG})["id"]
+    seen = {}
+    for agent_id in ("-Ox1typo", made, None):
+        ids = post(client, "/start_outbound_call", OUTBOUND | {"agent_id": agent_id})
+        entry(client, ids["session_id"])
+        with closing(sqlite3.connect(tmp_path / "calls-sandbox.db")) as file:
+            sql = "SELECT steps FROM calls WHERE session_id = ?"
+            steps = json.loads(file.execute(sql, (ids["session_id"],)).fetchone()[0])
+        seen[agent_id] = steps[0]["notes"]
+    assert seen[made] == []
+    assert "No agent was made here as -Ox1typo" in seen["-Ox1typo"][0]
+    assert "No agent is named" in seen[None][0]
 
 
 def test_a_number_calls_with_its_agent_unless_another_is_named(client: TestClient) -> None:

@@ -18,6 +18,7 @@ from websockets.sync.server import ServerConnection, serve
 
 from millis_hooks import EndOfCall
 from millis_hooks.sandbox.interfaces.answer import Answer
+from millis_hooks.sandbox.interfaces.custom_llm import CustomLlm
 
 Says = Callable[["Model", dict[str, Any]], None]
 
@@ -214,6 +215,43 @@ def test_a_sentence_is_spoken_while_the_next_one_is_not_there_yet(
     assert [turn.content for turn in eventually(lambda: ended)[0].chat] == [
         "It costs 3.50. And tea?"
     ]
+
+
+def test_a_scripted_caller_lets_a_long_answer_finish_and_waits_for_none_for_ever(
+    make_hooks: MakeHooks,
+    model_at: MakeModel,
+    ended: list[EndOfCall],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(CustomLlm.__init__.__kwdefaults__ or {}, "answer_timeout_s", 0.5)
+    greeting = "First. " * 10
+
+    def greets(model: Model, message: dict[str, Any]) -> None:
+        if message["type"] == "start_call":
+            model.answer(0, greeting)
+
+    model, agent = model_at(greets)
+    with client_of(rehearsing(make_hooks, ended, sandbox_pace=6)) as client:
+        client.post(f"{API}/start_outbound_call", json=OUTBOUND | agent)
+        (one,) = eventually(lambda: ended)
+    assert [turn.content for turn in one.chat] == [greeting, "Oh yes. I will be there."]
+    assert "interrupt" not in model.types()
+
+
+def test_a_function_is_called_between_two_turns_of_a_model(
+    client: TestClient, model_at: MakeModel, ended: list[EndOfCall]
+) -> None:
+    model, agent = model_at(polite)
+    with call(client, data=initiate() | {"agent": agent}) as socket:
+        until(socket, "onresponsetext", "Good morning.")
+        socket.send_json({"method": "call", "data": {"name": "find"}})
+        until(socket, "onfunction")
+        socket.send_json({"method": "say", "data": "Well?"})
+        until(socket, "onresponsetext", "You mean: Well?")
+    asked = next(one for one in model.heard if one["type"] == "stream_request")
+    roles = [turn["role"] for turn in asked["data"]["transcript"]]
+    assert roles == ["assistant", "assistant", "tool", "user"]
+    assert eventually(lambda: ended)[0].function_calls[0].name == "find"
 
 
 def test_a_greeting_may_have_an_id_of_its_own(client: TestClient, model_at: MakeModel) -> None:

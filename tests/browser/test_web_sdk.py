@@ -120,11 +120,20 @@ def test_a_call_fires_every_event_of_the_sdk(page: Page, sandbox: Server) -> Non
 def test_the_call_is_in_the_dashboard_with_its_metadata(
     page: Page, sandbox: Server, team: Site
 ) -> None:
-    agent = {"agent_id": "-Ox1ofTheSdk", "agent_config": {"first_message": "Hi {caller}"}}
+    tool = {"name": "find_table", "description": "Finds a table."}
+    config = {"first_message": "Hi {caller}", "tools": [tool]}
+    agent = {"agent_id": "-Ox1ofTheSdk", "agent_config": config}
     start(page, sandbox, "millis", {"agent": agent, "metadata": {"plan": "gold", "seats": [1, 2]}})
     wait_for(page, "onresponsetext", "Hi Grace")
     page.evaluate("client.send(JSON.stringify({method: 'say', data: 'A table, please.'}))")
     wait_for(page, "onresponsetext", "You said: A table, please.")
+    page.evaluate("client.send(JSON.stringify({method: 'app_background', data: {}}))")
+    use = "{method: 'call', data: {name: 'find_table', params: {seats: 2}}}"
+    page.evaluate(f"client.send(JSON.stringify({use}))")
+    wait_for(page, "onresponsetext", "find_table answered: ")
+    (used,) = heard(page, "onfunction")
+    assert used["more"] == {"name": "find_table", "params": used["more"]["params"]}
+    assert used["more"]["params"]["seats"] == 2
     page.evaluate("client.stop()")
     wait_for(page, "onclose")
 
@@ -132,7 +141,13 @@ def test_the_call_is_in_the_dashboard_with_its_metadata(
     eventually(lambda: team.noted("counted")[session_id])
     sign_in_at(page, sandbox, f"/calls/{session_id}")
     shown = page.inner_text("main")
-    assert all(words in shown for words in ("Sandbox", "A table, please.", "gold", "Grace"))
+    assert all(
+        words in shown for words in ("Sandbox", "A table, please.", "gold", "Grace", "find_table")
+    )
+    page.goto(f"{sandbox.address}/sandbox?session={session_id}")
+    notes = page.inner_text("#talk")
+    assert "No agent was made here as -Ox1ofTheSdk" in notes
+    assert "the method 'app_background', which is none here" in notes
 
 
 def test_who_speaks_pauses_the_agent(page: Page, sandbox: Server) -> None:

@@ -106,15 +106,16 @@ class Gate:
     def _reason(self, headers: list[Header], offered: list[bytes]) -> str:
         found = self.find(headers)
         if found is not None:
-            return f"An accepted secret is in {found}, in another form than {self._form}."
+            return f"An accepted secret is in {found}, in another form. Send {self._form}."
         if offered:
             return "The secret is not one of those accepted."
-        return f"No secret in the {self._header.decode()} header. It is sent as {self._form}."
+        return f"No secret in the {self._header.decode()} header."
 
     @property
     def _form(self) -> str:
-        name = "Authorization: Bearer " if self._is_bearer else f"{self._header.decode()}: "
-        return f"`{name}<secret>`"
+        # Not as it would be written: what stands behind the word is hidden wherever it is shown.
+        form = "`Bearer`, a space and the secret" if self._is_bearer else "the secret alone"
+        return f"{form} in the {self._header.decode()} header"
 
     def _offered(self, headers: list[Header]) -> list[bytes]:
         values = [value for name, value in headers if name == self._header]

@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -213,12 +213,16 @@ _MOST_DIGITS = 4_300
 
 
 def _decoded(body: bytes) -> str:
-    """Return the text; each byte that is none becomes U+FFFD."""
+    """Return the text; each byte that is none becomes U+FFFD.
+
+    Surrogates that are encoded one by one, as Java does, are kept to be joined: where there may be
+    a million of them that takes seconds, so not in a large body.
+    """
     encoding = json.detect_encoding(body)
-    try:
-        return body.decode(encoding, "surrogatepass")
-    except UnicodeDecodeError:
-        return body.decode(encoding, "replace")
+    if len(body) <= LARGE_BYTES:
+        with suppress(UnicodeDecodeError):
+            return body.decode(encoding, "surrogatepass")
+    return body.decode(encoding, "replace")
 
 
 def _finite(value: Json) -> Json:

@@ -34,6 +34,12 @@ REST = 9
 REST_IN_FLOOD_S = 1.0
 
 
+_DOUBTED = (
+    "nothing is removed, because the clock may be wrong: %s. If it is right, remove what is old "
+    "with `millis-hooks prune --clock-is-right`, or wait until calls have come in for a day"
+)
+
+
 class Housekeeper:
     """Sees to the call log every hour, in the one process of several that `is_ours` says."""
 
@@ -69,13 +75,21 @@ class Housekeeper:
             self._thread.join()
 
     def tidy(self) -> Removal:
-        """Prune once, and return what went. Raises `StorageError`."""
-        from .call_log.removal import Removal  # none of it is needed to begin with
-        from .call_log.retention import prune
+        """Prune once, and return what went; nothing goes while the clock is in doubt.
 
+        Raises `StorageError`.
+        """
+        from .call_log.removal import Removal  # none of it is needed to begin with
+        from .call_log.retention import doubt_of_clock, prune
+
+        now = self._now()
         if not self._retention:
             return Removal()
-        now = self._now()
+        with self._reader.connect() as connection:
+            doubt = doubt_of_clock(connection, kept=self._retention, now=now)
+        if doubt is not None:
+            logger.error(_DOUBTED, doubt)
+            return Removal()
         before = now - self._retention
         gone = Removal()
         for removed in self._unhurried(

@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 
 from millis_hooks.call_log.database import Database
 from millis_hooks.call_log.removal import Removal, writing_by
-from millis_hooks.call_log.tables import deeds, operators
+from millis_hooks.call_log.tables import calls, deeds, operators
 from millis_hooks.cli.commands import app
 from millis_hooks.operators import Operators, Refused, SignedIn
 from millis_hooks.operators.passwords import is_password
@@ -203,6 +203,19 @@ def test_what_commands_do_to_calls_is_on_record_without_numbers(run: Run, tmp_pa
         ("forget", "1 call, 1 search row"),
         ("prune", "1 call, 1 search row"),
     ]
+    stored.database.close()
+
+
+def test_prune_refuses_while_the_clock_may_be_wrong(run: Run, tmp_path: Path) -> None:
+    stored = StoredCalls(tmp_path)
+    long_ago = datetime.now(UTC) - timedelta(days=400)
+    stored.add_delivery(session_id="-old", received_at=long_ago)
+    stored.add_call("-old", received_at=long_ago)
+    refused = run("prune", "--yes")
+    assert refused.exit_code != 0
+    assert "add --clock-is-right" in " ".join(refused.output.split())
+    assert run("prune", "--yes", "--clock-is-right").exit_code == 0
+    assert rows(stored.database, calls) == []
     stored.database.close()
 
 

@@ -13,7 +13,7 @@ from storage import opened, url_in, writing
 from millis_hooks.call_log import CallLog
 from millis_hooks.call_log.database import Database, describe
 from millis_hooks.call_log.write_lock import has_wal_reset_bug
-from millis_hooks.exceptions import StorageError
+from millis_hooks.exceptions import StorageError, WrongFileError
 
 
 def mode_of(path: Path) -> int:
@@ -139,3 +139,39 @@ def test_a_closed_log_stores_nothing(tmp_path: Path) -> None:
     log.close()
     with pytest.raises(StorageError, match="closed"):
         log.key("cookies")
+
+
+@pytest.mark.parametrize(
+    "lose",
+    [
+        "DELETE FROM millis_hooks_version",
+        "UPDATE millis_hooks_version SET version_num = ' '",
+        "INSERT INTO millis_hooks_version VALUES ('0001')",
+    ],
+)
+def test_a_log_that_has_lost_its_version_is_refused_in_words(tmp_path: Path, lose: str) -> None:
+    with opened(tmp_path) as database, database.writer.begin() as connection:
+        connection.exec_driver_sql(lose)
+    with pytest.raises(WrongFileError, match="it has lost its version"):
+        CallLog(url_in(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (("log.db",), "was an empty file"),
+        (("log.db-lock",), "is gone"),
+        (("log.db-runner",), "is gone"),
+        ((), ""),
+    ],
+)
+def test_a_log_that_begins_in_place_of_another_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, make: tuple[str, ...], said: str
+) -> None:
+    for name in make:
+        (tmp_path / name).touch()
+    for _ in range(2):  # the second time it is there
+        CallLog(url_in(tmp_path)).close()
+    told = [each for each in caplog.messages if "a new call log begins" in each]
+    assert len(told) == bool(said)
+    assert said in "".join(told)

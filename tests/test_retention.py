@@ -34,6 +34,7 @@ from millis_hooks.call_log.tables import (
     operator_sessions,
 )
 from millis_hooks.cli.commands import app
+from millis_hooks.doctor.clock import examine_retention
 from millis_hooks.housekeeping import Housekeeper
 from millis_hooks.routing import Router
 from millis_hooks.service import Service
@@ -254,6 +255,7 @@ def test_the_service_prunes_by_itself(
     monkeypatch.setattr("millis_hooks.housekeeping.FIRST_S", 0.0)
     add_whole_call(log, "-old", OLD)
     add_whole_call(log, "-new", NEW)
+    calls_came_until(log, NOW)
     with writing(log.database) as writer:
         keeper = housekeeper(log, writer)
         keeper.start()
@@ -282,10 +284,58 @@ def test_nothing_goes_where_all_is_kept_or_another_process_does_it(
 
 def test_a_stop_ends_it_after_the_batch_at_hand(log: StoredCalls) -> None:
     add_many(log, 100)
+    calls_came_until(log, NOW)
     with writing(log.database) as writer:
         keeper = housekeeper(log, writer)
         keeper.close()
         assert 0 < keeper.tidy().calls < 100
+
+
+def calls_came_until(log: StoredCalls, end: datetime, *, every_days: int = 2) -> None:
+    """Deliveries of other sessions, as of a service that is in use."""
+    for days in range(3 * every_days, -1, -every_days):
+        received_at = end - timedelta(days=days)
+        log.add_delivery("prefetch", session_id="-other", received_at=received_at)
+
+
+@pytest.mark.parametrize(
+    ("last", "later", "is_believed"),
+    [
+        pytest.param(timedelta(0), None, True, id="in use"),
+        pytest.param(timedelta(days=14), None, True, id="a quiet fortnight"),
+        pytest.param(timedelta(days=400), None, False, id="a clock that is ahead"),
+        pytest.param(timedelta(days=16), None, False, id="half of the retention"),
+        pytest.param(timedelta(days=400), timedelta(0), False, id="calls since it is ahead"),
+        pytest.param(timedelta(days=-3), None, False, id="a clock that is behind"),
+        pytest.param(timedelta(hours=-2), None, True, id="a clock that was set back a little"),
+    ],
+)
+def test_nothing_goes_while_the_clock_is_in_doubt(
+    log: StoredCalls,
+    caplog: pytest.LogCaptureFixture,
+    last: timedelta,
+    later: timedelta | None,
+    is_believed: bool,
+) -> None:
+    add_whole_call(log, "-old", NOW - timedelta(days=500))
+    calls_came_until(log, NOW - last)
+    if later is not None:
+        log.add_delivery("prefetch", session_id="-later", received_at=NOW - later)
+    with writing(log.database) as writer:
+        keeper = housekeeper(log, writer)
+        gone = keeper.tidy()
+        keeper.close()
+    assert bool(gone.total) is is_believed
+    assert ("the clock may be wrong" in caplog.text) is not is_believed
+    with log.database.reader.connect() as connection:
+        found = [each.state for each in examine_retention(connection, 30, NOW)]
+        assert list(examine_retention(connection, 0, NOW)) == []
+    assert found == ([] if is_believed else ["bad"])
+
+
+def test_a_log_without_deliveries_has_no_doubt(log: StoredCalls) -> None:
+    with log.database.reader.connect() as connection:
+        assert list(examine_retention(connection, 30, NOW)) == []
 
 
 def test_in_a_flood_it_rests_for_long(log: StoredCalls) -> None:

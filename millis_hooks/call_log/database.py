@@ -16,7 +16,7 @@ from sqlalchemy.engine import Connection, ExceptionContext
 from sqlalchemy.exc import OperationalError
 
 from ..exceptions import MillisHooksError, StorageOutageError
-from .log_file import connect, create_private, require_same, schema_version
+from .log_file import connect, create_private, require_same, schema_version, tell_of_loss
 from .sqlstates import is_damage_state, is_lock_state, is_outage_state, said
 from .write_lock import LockedConnection
 
@@ -64,6 +64,7 @@ class Database:
         """
         self.url = make_url(url)
         self._path = Path(str(self.url.database)).resolve()
+        tell_of_loss(self.path)
         self._file_id = create_private(self.path)
         self.schema_version()
         self.writer = self._engine(begin=_BEGIN_WRITING, pragmas=_PRAGMAS)

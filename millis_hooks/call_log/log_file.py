@@ -5,6 +5,7 @@ A file that is damaged, or that another program made, is left exactly as it is.
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
 from contextlib import closing
@@ -30,12 +31,25 @@ _ORPHANED = (
     "or move {path}-wal away to begin a new call log."
 )
 
+_NEW = "a new call log begins: %s %s. If there was a call log, stop the service and put it back"
+
+logger = logging.getLogger("millis_hooks.call_log")
+
 
 class FileId(NamedTuple):
     """Which file it is, whatever its name."""
 
     device: int
     inode: int
+
+
+def tell_of_loss(path: Path) -> None:
+    """Write into the log that a new call log begins where there seems to have been another."""
+    if path.exists():
+        if path.stat().st_size == 0:
+            logger.warning(_NEW, path, "was an empty file")
+    elif any(Path(f"{path}-{trace}").exists() for trace in ("wal", "shm", "runner", "lock")):
+        logger.warning(_NEW, path, "is gone, and files that were beside it are there")
 
 
 def create_private(path: Path) -> FileId:
@@ -108,10 +122,11 @@ def _version_in(connection: sqlite3.Connection, path: Path) -> str | None:
     if VERSION_TABLE not in tables:
         why = "it is the database of another program"
         raise WrongFileError(_NO_DATABASE.format(path=path, why=why))
-    row = connection.execute("SELECT version_num FROM millis_hooks_version").fetchone()
-    if row is None:
+    versions = connection.execute("SELECT version_num FROM millis_hooks_version").fetchall()
+    version = str(versions[0][0] or "").strip() if len(versions) == 1 else ""
+    if not version:
         raise WrongFileError(DAMAGED.format(path=path, why="it has lost its version"))
-    return str(row[0])
+    return version
 
 
 def _file_id(status: os.stat_result) -> FileId:

@@ -7,7 +7,7 @@ Age is counted from the first delivery of a call. Memory stays flat however long
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import (
@@ -45,6 +45,8 @@ from .tables import (
     rejections,
 )
 
+_A_DAY = timedelta(days=1)
+
 #: Rows read at a time. Nothing is held open between two reads, so the service can tidy its file.
 _READ_ROWS = 500
 
@@ -65,6 +67,27 @@ def prune(
     write(lambda connection: connection.execute(done))
     yield from in_batches(write, remove_sessions, _old_sessions(reader, before), batch_s=batch_s)
     yield from in_batches(write, remove_deliveries, _old_loose(reader, before), batch_s=batch_s)
+
+
+def doubt_of_clock(connection: Connection, *, kept: timedelta, now: datetime) -> str | None:
+    """Return why nothing should be removed by the time of the clock; None if it can be believed.
+
+    A machine that starts with a wrong clock would take every call for too old. Deliveries of the
+    last day are not asked: they may have come after it went wrong.
+    """
+    newest = select(deliveries.c.received_at).order_by(deliveries.c.id.desc()).limit(1)
+    last: datetime | None = connection.scalar(newest)
+    earlier: datetime | None = connection.scalar(
+        newest.where(deliveries.c.received_at <= now - _A_DAY)
+    )
+    if last is not None and last > now + _A_DAY:
+        return f"it is {now:%Y-%m-%d %H:%M} UTC, and the newest delivery is of {last:%Y-%m-%d}"
+    if earlier is not None and now - earlier > max(kept / 2, _A_DAY):
+        return (
+            f"it is {now:%Y-%m-%d %H:%M} UTC, and until a day ago nothing came in since "
+            f"{earlier:%Y-%m-%d}"
+        )
+    return None
 
 
 def plan(reader: Engine, *, before: datetime) -> Removal:

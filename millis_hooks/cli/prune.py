@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +13,9 @@ from .progress import progress
 from .recorded import record
 from .removing import ask, carry_out, is_served, rested, told_kept
 from .terminal import note
+
+if TYPE_CHECKING:
+    from ..call_log.database import Database
 
 _KEEPS_ALL = (
     "MILLIS_HOOKS_RETENTION_DAYS is 0, which keeps everything. Say how old calls may become: --days"
@@ -28,6 +31,10 @@ def prune(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    clock_is_right: Annotated[
+        bool,
+        typer.Option("--clock-is-right", help="Remove although nothing has come in for long."),
+    ] = False,
 ) -> None:
     """Remove calls that are too old, with all that belongs to them.
 
@@ -45,6 +52,8 @@ def prune(
     now = datetime.now(UTC)
     before = now - timedelta(days=kept_days)
     with opened(settings) as database:
+        if not clock_is_right:
+            _require_right_clock(database, kept=timedelta(days=kept_days), now=now)
         with progress(None):
             planned = retention.plan(database.reader, before=before)
         typer.echo(f"Received before {before:%Y-%m-%d %H:%M} UTC: {planned}.")
@@ -72,3 +81,15 @@ def prune(
     note(
         "The file keeps its size, and new calls take the space. millis-hooks vacuum gives it back."
     )
+
+
+def _require_right_clock(database: Database, *, kept: timedelta, now: datetime) -> None:
+    from ..call_log.retention import doubt_of_clock
+
+    with database.reader.connect() as connection:
+        doubt = doubt_of_clock(connection, kept=kept, now=now)
+    if doubt is not None:
+        raise ConfigError(
+            f"The clock may be wrong: {doubt}. If it is right, add --clock-is-right. Else have the "
+            "machine set it: timedatectl set-ntp true"
+        )

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, select
 
+from ..call_log.retention import doubt_of_clock
 from ..call_log.tables import calls, deliveries
 from ..finding import Finding, bad, ok, warn
 
@@ -52,3 +53,14 @@ def judge(ahead: timedelta, what: str, *, only_ahead: bool = False) -> Finding:
 def _words(apart: timedelta) -> str:
     seconds = apart.total_seconds()
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
+def examine_retention(connection: Connection, days: int, now: datetime) -> Iterator[Finding]:
+    """Tell where nothing is removed because the clock may be wrong."""
+    doubt = doubt_of_clock(connection, kept=timedelta(days=days), now=now) if days else None
+    if doubt is not None:
+        yield bad(
+            "retention",
+            f"nothing is removed, because the clock may be wrong: {doubt}",
+            f"{_SET_IT}. If it is right: millis-hooks prune --clock-is-right",
+        )

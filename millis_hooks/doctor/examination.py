@@ -17,7 +17,7 @@ from ..call_log.migrations import HEAD
 from ..exceptions import StorageError
 from ..finding import Finding, bad, ok
 from ..settings import Settings
-from .clock import examine_clock
+from .clock import examine_clock, examine_retention
 from .disk import examine_disk
 from .log import RESTORE, examine_integrity, examine_mode, examine_schema, examine_sqlite
 from .settings import examine_settings
@@ -43,16 +43,19 @@ def examine(
     if not is_file(settings.database_url):
         from .postgres import examine_postgres
 
-        yield from examine_postgres(settings.database_url, now)
+        yield from examine_postgres(settings.database_url, now, kept_days=settings.retention_days)
         return
     log = Path(str(make_url(settings.database_url).database)).resolve()
     yield from examine_disk(log, measures=measures)
     yield from examine_sqlite(sqlite3.sqlite_version_info)
     if log.parent.is_dir():
-        yield from _examine_log(log, now, reads_all=reads_all)
+        days = settings.retention_days
+        yield from _examine_log(log, now, reads_all=reads_all, kept_days=days)
 
 
-def _examine_log(log: Path, now: Callable[[], datetime], *, reads_all: bool) -> Iterator[Finding]:
+def _examine_log(
+    log: Path, now: Callable[[], datetime], *, reads_all: bool, kept_days: int
+) -> Iterator[Finding]:
     if not log.exists():
         yield ok("call log", f"none yet; the service makes {log} when it starts")
         return
@@ -62,6 +65,8 @@ def _examine_log(log: Path, now: Callable[[], datetime], *, reads_all: bool) -> 
             yield ok("call log", str(log))
             yield examine_schema(version)
             yield from _examine_content(connection, log, version, now, reads_all=reads_all)
+            if version == HEAD:
+                yield from examine_retention(connection, kept_days, now())
     except StorageError as error:
         yield bad("call log", str(error), "Until then no call is kept.")
     except SQLAlchemyError as error:

@@ -15,7 +15,7 @@ from ..call_log.postgres_schema import CREATE_EXTENSION, CREATE_SEARCH_INDEX
 from ..exceptions import ConfigError, StorageError
 from ..finding import Finding, bad, ok, warn
 from ..runs.many_processes import processes_at_work
-from .clock import examine_clock, judge
+from .clock import examine_clock, examine_retention, judge
 from .log import examine_schema
 from .work import examine_work
 
@@ -23,7 +23,9 @@ from .work import examine_work
 _OLDEST = 13
 
 
-def examine_postgres(url: str, now: Callable[[], datetime]) -> Iterator[Finding]:
+def examine_postgres(
+    url: str, now: Callable[[], datetime], *, kept_days: int = 0
+) -> Iterator[Finding]:
     """Look at the server, and at the call log in it."""
     try:
         database = PostgresDatabase(url)
@@ -33,7 +35,10 @@ def examine_postgres(url: str, now: Callable[[], datetime]) -> Iterator[Finding]
     try:
         with database.reader.connect() as connection:
             yield ok("call log", f"in PostgreSQL, database {database.url.database}")
-            yield from _examine(connection, database.schema_version(), now)
+            version = database.schema_version()
+            yield from _examine(connection, version, now)
+            if version == HEAD:
+                yield from examine_retention(connection, kept_days, now())
     except SQLAlchemyError as error:
         yield bad(
             "call log", f"it cannot be read: {describe(error)}", "Look into the server's log."

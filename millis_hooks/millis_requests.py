@@ -110,7 +110,7 @@ class MillisRequests:
         if answers is not None:
             read = None if content is None else from_json(content)
             asked = MillisRequest(method, path, query or {}, read, self._base_url)
-            return await self._answered_here(answers, asked)
+            return await self._answered_here(answers, asked, repeatable)
         async with self._a_client() as client:
             request = client.build_request(method, path, params=query, content=content)
             return await self._ask_until(client, request, repeatable)
@@ -128,15 +128,17 @@ class MillisRequests:
             raise MillisRefusedError(_UNDER_PYTEST)
         return answers
 
-    async def _answered_here(self, answers: Answers, asked: MillisRequest) -> Json:
+    async def _answered_here(
+        self, answers: Answers, asked: MillisRequest, repeatable: bool
+    ) -> Json:
         """Ask what answers in place of Millis, which has no need of the key."""
         try:
             async with asyncio.timeout(DEADLINE_S):
                 status, answer = await answers(asked)
         except TimeoutError:
-            raise _late(may_be_done=False) from None
+            raise _late(may_be_done=not repeatable) from None
         try:
-            return self._taken(status, None, answer, repeatable=True)
+            return self._taken(status, None, answer, repeatable)
         except _AgainError as again:
             raise again.told from None
 

@@ -27,7 +27,7 @@ from .marks import REHEARSALS, TESTS_ONLY, Marks
 from .near_misses import NearMisses
 from .parked import ParkedRun
 from .prefetch import PrefetchEndpoint, encode_default
-from .recorded_requests import RecordedRequests, log_request
+from .recorded_requests import logged
 from .routing import Event, Router
 from .runs.dispatcher import dispatcher_of
 from .runs.registered import write_handlers
@@ -336,8 +336,8 @@ def _in_place_of_millis(
     settings: Settings, app: ASGIApp | None, given: Answers | None
 ) -> Callable[[Event], Answers | None]:
     """Return what tells who answers a handler in place of Millis: nobody for a call of Millis'."""
-    recorded = given or RecordedRequests(log_request)
-    rehearsed = recorded
+    unsent = given or logged
+    rehearsed = unsent
     if given is None and settings.sandbox and app is not None:
         from .sandbox.answers import SandboxAnswers
 
@@ -348,7 +348,7 @@ def _in_place_of_millis(
         if not call.is_made_up:
             return None
         # In the sandbox a call would go on, and its handlers know of no dry run.
-        return recorded if call.dry_run else rehearsed
+        return unsent if call.dry_run else rehearsed
 
     return answers_for
 

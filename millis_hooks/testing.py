@@ -43,9 +43,9 @@ from .app import MillisHooks
 from .call_log.queries import Queries
 from .call_log.records import Delivery
 from .call_status import CallStatus
-from .in_place_of_millis import MillisRequest, answered_in_this_process
+from .in_place_of_millis import Answers, MillisRequest, answered_in_this_process
 from .marks import Purpose, purpose_of
-from .recorded_requests import RecordedRequests
+from .recorded_requests import all_went_well
 from .samples import (
     AGENT_ID,
     CUSTOMER_PHONE,
@@ -128,9 +128,11 @@ class HooksClient:
         no answers for are called on this machine only, unless `anywhere`.
         """
         self.hooks = hooks
-        #: What the code under test would have asked of Millis, in order. Nothing is sent there:
-        #: calls are answered as started and ended, and Millis' call logs as empty.
+        #: What the code under test would have asked of Millis, in order. Nothing is sent there.
         self.millis_requests: list[MillisRequest] = []
+        #: Returns the status and the body of the answer to each, or raises `MillisApiError`. By
+        #: default calls are answered as started and ended, and Millis' call logs as empty.
+        self.millis_answers: Answers = all_went_well
         self._anywhere = anywhere
         self._settings = settings
         self._wait_s = wait_s
@@ -141,9 +143,10 @@ class HooksClient:
         with ExitStack() as stack:
             self._portal = stack.enter_context(start_blocking_portal())
             folder = stack.enter_context(TemporaryDirectory(prefix="millis-hooks-"))
-            answers = RecordedRequests(self.millis_requests.append)
-            stack.enter_context(answered_in_this_process(answers))
-            self.hooks = self.hooks.under(millis=answers, **(_closed(folder) | self._settings))
+            stack.enter_context(answered_in_this_process(self._answer_as_millis))
+            self.hooks = self.hooks.under(
+                millis=self._answer_as_millis, **(_closed(folder) | self._settings)
+            )
             enter = self._portal.wrap_async_context_manager
             stack.enter_context(enter(self.hooks.running()))
             self._transport: Transport = stack.enter_context(
@@ -271,6 +274,10 @@ class HooksClient:
     def wait_for(self, session_id: str) -> HandledCall:
         """Return a call once no handler is at work on it, as `end_of_call` does."""
         return wait_for_handlers(self.log, session_id, timeout_s=self._wait_s)
+
+    async def _answer_as_millis(self, request: MillisRequest) -> tuple[int, bytes]:
+        self.millis_requests.append(request)
+        return await self.millis_answers(request)
 
     def _stage(self, spec: SessionSpec, *, sandbox: bool) -> Stage:
         webhooks = agent_config(self.hooks.settings, IN_PROCESS, agent_id=spec.agent_id)

@@ -19,15 +19,17 @@ from typer.testing import CliRunner
 
 from millis_hooks import ConfigError
 from millis_hooks.cli.commands import app
+from millis_hooks.exceptions import MillisUnreachableError
+from millis_hooks.in_place_of_millis import Answers
+from millis_hooks.recorded_requests import all_went_well
 from millis_hooks.samples import CUSTOMER_PHONE, OWN_PHONE, CallContent, end_of_call_body
 from millis_hooks.sandbox import Answer
 from millis_hooks.sandbox.handled import HandledCall
-from millis_hooks.testing import HooksClient
+from millis_hooks.testing import HooksClient, MillisRequest
 from millis_hooks.wire import Json
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 BOOKING = EXAMPLES / "tested_handlers/scenarios/booking.toml"
-STAND_IN = "http://127.0.0.1:9/api"
 OPT_OUT = CallContent(extra_fields={"call_analysis": {"opt_out_detection": True}})
 ALLOW = CallContent(function_calls=[{"name": "allow_calls", "params": {}}])
 
@@ -57,29 +59,30 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Load]:
 
 
 @pytest.fixture
-def follow_up(load: Load, outside: Outside) -> Any:
+def follow_up(load: Load) -> Any:
     return load("follow_up", **_calling(after_s="0"))
 
 
-def _calling(after_s: str, api: str = STAND_IN) -> dict[str, str]:
-    key = {"MILLIS_HOOKS_API_KEY": "any", "MILLIS_HOOKS_RECONCILE_MINUTES": "0"}
-    return key | {"MILLIS_HOOKS_API_URL": api, "FOLLOW_UP_AFTER_S": after_s}
+def _calling(after_s: str) -> dict[str, str]:
+    return {"FOLLOW_UP_AFTER_S": after_s}
 
 
-def unreached(example: Any, **call: Any) -> HandledCall:
-    """An outbound call that reached nobody, once it is handled."""
+def unreached(
+    example: Any, answers: Answers = all_went_well, **call: Any
+) -> tuple[HandledCall, list[MillisRequest]]:
+    """An outbound call that reached nobody, once it is handled, and what Millis was asked."""
     call = {"call_status": "no-answer", "from_phone": OWN_PHONE, "to_phone": CUSTOMER_PHONE} | call
     with HooksClient(example.hooks) as client:
-        return client.end_of_call(**call)
+        client.millis_answers = answers
+        return client.end_of_call(**call), client.millis_requests
 
 
 @pytest.mark.parametrize("call_status", ["no-answer", "busy", "voicemail-message"])
-def test_whom_we_did_not_reach_is_called_again(
-    follow_up: Any, outside: Outside, call_status: str
-) -> None:
-    call = unreached(follow_up, call_status=call_status, metadata={"appointment": "Tuesday"})
+def test_whom_we_did_not_reach_is_called_again(follow_up: Any, call_status: str) -> None:
+    about = {"appointment": "Tuesday"}
+    call, [asked] = unreached(follow_up, call_status=call_status, metadata=about)
     assert call.run("follow_up").state == "succeeded"
-    [told] = outside.told
+    told = asked.body or {}
     assert (told["from_phone"], told["to_phone"]) == (OWN_PHONE, CUSTOMER_PHONE)
     assert told["metadata"] == {"appointment": "Tuesday", "follows": call.call.session_id}
 
@@ -93,48 +96,52 @@ def test_whom_we_did_not_reach_is_called_again(
     ],
     ids=["a follow-up", "somebody spoke", "they called us"],
 )
-def test_other_calls_are_not_followed_up(
-    follow_up: Any, outside: Outside, call: dict[str, Any]
-) -> None:
-    assert (unreached(follow_up, **call).runs, outside.asked) == ((), [])
+def test_other_calls_are_not_followed_up(follow_up: Any, call: dict[str, Any]) -> None:
+    handled, asked = unreached(follow_up, **call)
+    assert (handled.runs, asked) == ((), [])
 
 
-def test_who_asked_not_to_be_called_is_not(follow_up: Any, outside: Outside) -> None:
+def test_who_asked_not_to_be_called_is_not(follow_up: Any) -> None:
     follow_up.people.note(CUSTOMER_PHONE, may_call=False, said_at=datetime.now(UTC))
-    assert unreached(follow_up).run("follow_up").state == "succeeded"
-    assert outside.asked == []
+    call, asked = unreached(follow_up)
+    assert (call.run("follow_up").state, asked) == ("succeeded", [])
 
 
-def test_nobody_is_called_before_it_is_time(load: Load, outside: Outside) -> None:
-    run = unreached(load("follow_up", **_calling(after_s="3600"))).run("follow_up")
-    assert (run.state, outside.asked) == ("failed", [])
+def test_nobody_is_called_before_it_is_time(load: Load) -> None:
+    call, asked = unreached(load("follow_up", **_calling(after_s="3600")))
+    run = call.run("follow_up")
+    assert (run.state, asked) == ("failed", [])
     assert "not yet" in (run.attempts[0].error_message or "")
 
 
-def test_a_rehearsal_rings_no_real_telephone(load: Load, outside: Outside) -> None:
-    example = load("follow_up", **_calling(after_s="0", api="https://millis.example"))
-    assert unreached(example).run("follow_up").state == "succeeded"
-    assert outside.asked == []
+def test_a_dry_run_calls_nobody(follow_up: Any) -> None:
+    call, asked = unreached(follow_up, dry_run=True)
+    assert (call.run("follow_up").state, asked) == ("succeeded", [])
+    assert follow_up.claims.claim(call.call.session_id)
 
 
-def test_a_call_that_may_have_begun_is_left_to_a_person(follow_up: Any, outside: Outside) -> None:
-    outside.answers = [httpx2.ReadError("the line is dead")]
-    call = unreached(follow_up)
-    assert (call.run("follow_up").state, len(outside.asked)) == ("parked", 1)
+def test_a_call_that_may_have_begun_is_left_to_a_person(follow_up: Any) -> None:
+    async def break_off(request: MillisRequest) -> tuple[int, bytes]:
+        raise MillisUnreachableError("the line is dead", may_be_done=True)
+
+    call, asked = unreached(follow_up, break_off)
+    assert (call.run("follow_up").state, len(asked)) == ("parked", 1)
     assert not follow_up.claims.claim(call.call.session_id)
 
 
-def test_a_call_that_did_not_begin_is_tried_again(follow_up: Any, outside: Outside) -> None:
-    outside.answers = [httpx2.Response(429, headers={"retry-after": "60"})]
-    call = unreached(follow_up)
+def test_a_call_that_did_not_begin_is_tried_again(follow_up: Any) -> None:
+    async def be_busy(request: MillisRequest) -> tuple[int, bytes]:
+        return 429, b""
+
+    call, _ = unreached(follow_up, be_busy)
     assert call.run("follow_up").state == "failed"
     assert follow_up.claims.claim(call.call.session_id)
 
 
-def test_after_a_crash_nobody_is_called_twice(follow_up: Any, outside: Outside) -> None:
+def test_after_a_crash_nobody_is_called_twice(follow_up: Any) -> None:
     follow_up.claims.claim("-crashed")
-    assert unreached(follow_up, session_id="-crashed").run("follow_up").state == "parked"
-    assert outside.asked == []
+    call, asked = unreached(follow_up, session_id="-crashed")
+    assert (call.run("follow_up").state, asked) == ("parked", [])
 
 
 def test_follow_ups_want_to_know_our_numbers(load: Load) -> None:

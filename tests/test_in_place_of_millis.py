@@ -222,6 +222,21 @@ def test_a_test_sees_what_would_have_been_asked(testing: MillisHooks) -> None:
     assert all(one.session_id and one.call_id for one in started)
 
 
+def test_a_test_may_answer_as_millis_would(testing: MillisHooks) -> None:
+    @testing.on_end_of_call(max_attempts=1)
+    async def call_back(call: EndOfCall) -> None:
+        await testing.millis.start_outbound_call(OURS, call.customer_phone)
+
+    async def break_down(request: MillisRequest) -> tuple[int, bytes]:
+        return 500, b'{"detail": "out of order"}'
+
+    with HooksClient(testing) as client:
+        client.millis_answers = break_down
+        run = client.end_of_call().run("call_back")
+    assert (run.state, run.attempts[-1].error_type) == ("parked", "CallMayHaveBegunError")
+    assert "out of order" in (run.reason or "")
+
+
 def test_a_test_needs_no_key(tmp_path: Path) -> None:
     hooks = MillisHooks(database_url=f"sqlite:///{tmp_path}/calls.db")
     asks(hooks, directly, [])

@@ -56,20 +56,21 @@ class Describer:
         return cls(mask, frozenset(secret for accepted in hooks for secret in accepted))
 
     def __call__(self, request: Rejection) -> Described:
-        headers = [(_text(name).lower(), _text(value)) for name, value in request.headers]
+        headers = [
+            (_text(name).lower(), _text(value)) for name, value in request.headers[:_MOST_HEADERS]
+        ]
         hidden = [*self.secrets, *_hidden_in(headers)]
         if request.path_secret is not None:
             hidden.append(_text(request.path_secret))
         needles = sorted(filter(_is_long_enough, set(hidden)), key=len, reverse=True)
         return Described(
-            method=_line(request.method, needles)[:20],
+            method=_line(request.method, needles, 20),
             client=request.client,
             query=self._query(request.query, needles),
             headers=tuple(
-                (_line(name, needles)[:100], _value(name, value, needles))
-                for name, value in headers[:_MOST_HEADERS]
+                (_line(name, needles, 100), _value(name, value, needles)) for name, value in headers
             ),
-            body_bytes=_declared_bytes(dict(headers)),
+            body_bytes=_declared_bytes(dict(request.headers)),
         )
 
     def _query(self, query: bytes, needles: Collection[str]) -> str:
@@ -83,14 +84,16 @@ class Describer:
 
 def _value(name: str, value: str, needles: Collection[str]) -> str:
     if name in _SHOWN_HEADERS:
-        return _line(value, needles)[:_HEADER_CHARS]
+        return _line(value, needles, _HEADER_CHARS)
     scheme, _, rest = value.partition(" ")
     is_scheme = name == "authorization" and rest and scheme.lower() in _SCHEMES
     return f"{scheme} {MASK}" if is_scheme else MASK
 
 
-def _line(text: str, needles: Collection[str]) -> str:
-    return clean_text(SECRETS_ALONE.line(_without(text, needles))) or ""
+def _line(text: str, needles: Collection[str], max_chars: int) -> str:
+    """Return a text without secrets, cut before its rest is searched for what looks like one."""
+    shown = SECRETS_ALONE.line(_without(text, needles)[:max_chars])
+    return (clean_text(shown) or "")[:max_chars]
 
 
 def _hidden_in(headers: Iterable[tuple[str, str]]) -> Iterable[str]:
@@ -110,9 +113,9 @@ def _is_long_enough(text: str) -> bool:
     return len(text) >= _LEAST_HIDDEN_CHARS
 
 
-def _declared_bytes(headers: dict[str, str]) -> int | None:
-    declared = headers.get("content-length", "")
-    is_number = declared.isascii() and declared.isdigit() and len(declared) < len(str(2**63))
+def _declared_bytes(headers: dict[bytes, bytes]) -> int | None:
+    declared = headers.get(b"content-length", b"")
+    is_number = declared.isdigit() and len(declared) < len(str(2**63))
     return int(declared) if is_number else None
 
 

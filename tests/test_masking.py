@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from millis_hooks.masking import MASK, is_secret_name, mask_phone, mask_secrets, mask_text
+from millis_hooks.masking import (
+    MASK,
+    MaskPolicy,
+    is_secret_name,
+    mask_phone,
+    mask_secrets,
+    mask_text,
+)
 
 SAMPLES = Path(__file__).parent / "samples"
 
@@ -38,7 +45,9 @@ def test_all_that_is_not_secret_stays() -> None:
     "name",
     ["api_key", "apiKey", "APIKey", "x-api-key", "apikey", "Authorization", "token", "accesstoken",
      "refreshToken", "client_secret", "password", "credentials", "key", "headers", "header",
-     "custom_headers", "auth", "PRIVATE KEY", "Set-Cookie"],
+     "custom_headers", "auth", "PRIVATE KEY", "Set-Cookie", "apiKeys", "x-api-keys", "bot_tokens",
+     "AccessTokens", "keys", "signing-keys", "userPass", "pass", "passcodes", "idJwt", "session",
+     "PHPSESSID", "sentryDsn", "connectionString", "db-connection-string", "privatekey"],
 )  # fmt: skip
 def test_a_name_that_tells_a_secret_is_known(name: str) -> None:
     assert is_secret_name(name)
@@ -47,7 +56,9 @@ def test_a_name_that_tells_a_secret_is_known(name: str) -> None:
 @pytest.mark.parametrize(
     "name",
     ["prompt_tokens", "max_tokens", "keywords", "monkey", "public_key", "user_identifier_key",
-     "secretary", "author", "token_count", "auth_type", "session_id", "", "1"],
+     "secretary", "author", "token_count", "auth_type", "session_id", "", "1", "keyboard", "turkey",
+     "completionTokens", "public_keys", "compass", "passenger", "pass_rate", "passport",
+     "sessionId", "session_count", "spin", "signal", "tokens_used"],
 )  # fmt: skip
 def test_a_name_that_only_looks_like_one_is_not(name: str) -> None:
     assert not is_secret_name(name)
@@ -114,6 +125,77 @@ def test_a_line_without_either_stays(text: str) -> None:
 )  # fmt: skip
 def test_a_number_shows_where_it_is_from_and_how_it_ends(phone: str, masked: str) -> None:
     assert mask_phone(phone) == masked
+
+
+def test_numbers_under_a_name_of_many_count_them() -> None:
+    sent: Any = {"tokens": 120, "keys": 3, "sessions": {"id": "-Ox1"}, "usage": [{"tokens": 7}]}
+    assert mask_secrets(sent).value == sent
+    assert mask_secrets({"tokens": ["abc"]}).value == {"tokens": [MASK]}
+
+
+@pytest.mark.parametrize(
+    "secret",
+    ["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",
+     "987654321:AAF0zXqP3mR7tYwK5sLbN2vC8dGhJ4eUi6o", "gsk_9aB3dE5fG7hJ1kL3mN5p",
+     "AIzaSyB1c2D3e4F5g6H7i8J9k0L1m2N3o4P5q6R", "github_pat_22BCDEFGH1jklmno_pqrstu3",
+     "npm_Zy1Xw2Vu3Ts4Rq5Po6Nm7Lk8Ji9Hg0Fe", "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",
+     "eyJraWQiOiI3In0.eyJzdWIiOiI5In0.c2lnbmVk"],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    "around", ["say {} twice", "https://h.example/?x={}&y=1", "of-{}", "%22{}"]
+)
+def test_a_secret_of_a_known_shape_is_masked_in_running_text(secret: str, around: str) -> None:
+    assert secret not in mask_text(around.format(secret))
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("to https://hooks.slack.com/services/T9/B8/zYx7 now",
+         f"to https://hooks.slack.com/services/{MASK} now"),
+        ("discord.com/api/webhooks/123/aB-c_d", f"discord.com/api/webhooks/{MASK}"),
+        ("-----BEGIN EC PRIVATE KEY-----\nMHcC\nAQ==\n-----END EC PRIVATE KEY----- end",
+         f"-----BEGIN {MASK}-----END EC PRIVATE KEY----- end"),
+        ("sent Basic YWRhOmxvdmVsYWNl", f"sent Basic {MASK}"),
+        ("https://b.example/a.wav?se=9&sig=q%2Bw%3D&sp=r", f"https://b.example/a.wav?se=9&sig={MASK}&sp=r"),
+        ("amqp://ann:p@ss:word@host/x", f"amqp://ann:{MASK}@host/x"),
+        ("?key=plainkey", f"?key={MASK}"),
+        ('{\\\"api_keys\\\": [\\\"one\\\", \\\"two\\\"]}', f'{{\\\"api_keys\\\": [{MASK}]}}'),
+    ],
+)  # fmt: skip
+def test_an_address_a_header_or_a_key_is_masked_in_running_text(text: str, masked: str) -> None:
+    assert mask_text(text) == masked
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["the basic understanding of things", "a basic 24-hour plan", "press any key: enter",
+     "session -Ox1", "session_id=-Ox1", "tokens=5", "risk_assessment2024", "http://h:80?to=x",
+     "https://hooks.example.com/millis/prefetch"],
+)  # fmt: skip
+def test_what_is_near_a_secret_stays(text: str) -> None:
+    assert mask_text(text) == text
+
+
+def test_json_in_a_text_in_a_text_is_looked_into() -> None:
+    config = json.dumps(json.dumps({"tools": [{"header": {"X-Auth": "opensesame"}}]}))
+    masked = mask_secrets({"agent_config": config})
+    assert masked.count == 1
+    assert "opensesame" not in json.dumps(masked.value)
+
+
+def test_a_secret_is_found_wherever_a_long_text_is_divided() -> None:
+    secret = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl"
+    for before in range(49_940, 50_001, 7):
+        text = "x" * (before - 1) + " " + secret + " " + "y" * 60_000
+        assert mask_text(text) == text.replace(secret, MASK)
+
+
+def test_who_signs_in_at_a_recording_is_left_out_of_its_address() -> None:
+    sent: Any = {"recording": {"recording_url": "https://ann:p@ss@files.example/a.mp3?sig=1"}}
+    assert MaskPolicy().payload(sent) == {
+        "recording": {"recording_url": "https://files.example/a.mp3?sig=1"}
+    }
 
 
 def test_a_value_nested_without_end_is_masked() -> None:

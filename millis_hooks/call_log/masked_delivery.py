@@ -16,7 +16,8 @@ from ..wire import read_json
 from .deliveries import Delivery
 
 #: A string of JSON, also one that was cut off, and what makes it the name of a field.
-_STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*(?:"(\s*:)?|$)', re.DOTALL)
+#: It matches from every quote on, and so never starts anew inside of what it has read.
+_STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*(?:"(\s*:)?|\\?\Z)', re.DOTALL)
 
 
 def masked_delivery(delivery: Delivery, mask: MaskPolicy) -> Delivery:

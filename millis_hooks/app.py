@@ -20,6 +20,7 @@ from starlette.types import Receive, Scope, Send
 
 from .exceptions import MillisHooksError, StorageError
 from .failures import describe_failure
+from .known_secrets import safe_path
 from .replies import reply
 from .routing import Router
 from .service import Service
@@ -169,6 +170,8 @@ class MillisHooks:
     async def _serve_other(
         self, service: Service, path: str, scope: Scope, receive: Receive, send: Send
     ) -> None:
+        # Servers write access lines from the scope; no page of ours has a secret in its path.
+        scope["path"] = safe_path(scope["path"])
         if scope["type"] == "http" and path in _PROBES:
             await _PROBES[path](service, scope, send)
         elif scope["type"] == "http" and path == _METRICS:

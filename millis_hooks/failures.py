@@ -7,12 +7,30 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .exceptions import HandlerError
+from .known_secrets import without_known_secrets
+from .printable import printable
 
 if TYPE_CHECKING:
     from .masking import MaskPolicy
 
 _MESSAGE_CHARS = 500
 _TRACEBACK_CHARS = 20_000
+_LINE_CHARS = 2_000
+_MOST_LINES = 500
+
+
+class Block(str):
+    """Lines that a log shows below a message, which is one line: none of them begins at the margin.
+
+    To be the last argument of a message that ends in `\\n%s`.
+    """
+
+    __slots__ = ()
+
+
+def indented(text: str) -> str:
+    """Return a traceback so that no line of it can pass for a line of the log."""
+    return "\n".join(f"    {line}" for line in printable(text).split("\n"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +42,14 @@ class Failure:
     traceback: str
 
     def __str__(self) -> str:
-        return f"{self.error_type}: {self.message}" if self.message else self.error_type
+        """Return it in one line: what the message quotes must not look like a line of a log."""
+        told = f"{self.error_type}: {self.message}" if self.message else self.error_type
+        return printable(told, one_line=True)
+
+    @property
+    def block(self) -> Block:
+        """The traceback as a log has it."""
+        return Block(indented(self.traceback))
 
 
 #: Of the applications in this process, which write to the same logs: all of them count.
@@ -47,15 +72,15 @@ def describe_failure(error: BaseException) -> Failure:
     from .masking import mask_text
 
     message = _message_of(error)[: 10 * _MESSAGE_CHARS]
-    lines = "".join(traceback.format_exception(error, limit=-30))
+    lines = _bounded("".join(traceback.format_exception(error, limit=-30)))
     for policy in [*_policies]:
         # What we say of a handler quotes nothing but what was described here before.
         hide = policy.line if isinstance(error, HandlerError) else policy.text
         message, lines = hide(message), policy.traceback(lines)
     return Failure(
         error_type=type(error).__name__,
-        message=mask_text(message)[:_MESSAGE_CHARS],
-        traceback=mask_text(lines[-_TRACEBACK_CHARS:]),
+        message=without_known_secrets(mask_text(message))[:_MESSAGE_CHARS],
+        traceback=without_known_secrets(mask_text(lines))[-_TRACEBACK_CHARS:],
     )
 
 
@@ -65,7 +90,7 @@ def hidden(text: str) -> str:
 
     for policy in [*_policies]:
         text = policy.line(text)
-    return mask_text(text)
+    return without_known_secrets(mask_text(text))
 
 
 def hidden_traceback(text: str) -> str:
@@ -74,7 +99,12 @@ def hidden_traceback(text: str) -> str:
 
     for policy in [*_policies]:
         text = policy.traceback(text)
-    return mask_text(text)
+    return without_known_secrets(mask_text(text))
+
+
+def _bounded(text: str) -> str:
+    """Cut a traceback, which may quote a whole payload, before it is searched for secrets."""
+    return "\n".join(line[:_LINE_CHARS] for line in text.split("\n")[-_MOST_LINES:])
 
 
 def _message_of(error: BaseException) -> str:

@@ -122,8 +122,8 @@ class LoopThread:
             try:
                 self.loop.run_forever()
             except (SystemExit, KeyboardInterrupt, HandlerInterrupted) as error:
-                traceback = describe_failure(error).traceback
-                logger.error("the handlers' loop goes on after\n%s", traceback)
+                block = describe_failure(error).block
+                logger.error("the handlers' loop goes on after\n%s", block)
         self.loop.close()
 
 

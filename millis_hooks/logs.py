@@ -11,7 +11,7 @@ import logging
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from .failures import hidden, hidden_traceback
+from .failures import Block, hidden, hidden_traceback, indented
 from .printable import printable
 
 LogFormat = Literal["console", "json"]
@@ -37,17 +37,23 @@ class JsonFormatter(logging.Formatter):
 
 
 class ConsoleFormatter(logging.Formatter):
-    """Time, level, logger and message, in nothing that a terminal obeys."""
+    """Time, level, logger and message in one line, and below it a traceback if there is one.
+
+    Nothing in it is obeyed by a terminal, and no text that somebody sent begins a line.
+    """
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(shown)s")
 
     def format(self, record: logging.LogRecord) -> str:
         record.asctime = self.formatTime(record)
-        record.shown = printable(_message(record))
-        line = self.formatMessage(record)
-        traceback = _traceback(self, record)
-        return f"{line}\n{printable(traceback)}" if traceback else line
+        record.shown, block = _parted(record)
+        lines = [printable(self.formatMessage(record), one_line=True)]
+        if block is not None:
+            lines.append(block)
+        if traceback := _traceback(self, record):
+            lines.append(indented(traceback))
+        return "\n".join(lines)
 
 
 def log_config(level: str, format_: LogFormat = "console") -> dict[str, Any]:
@@ -61,6 +67,15 @@ def log_config(level: str, format_: LogFormat = "console") -> dict[str, Any]:
         "root": {"handlers": ["console"], "level": level.upper()},
         "loggers": {name: {"level": "WARNING"} for name in _TALKATIVE},
     }
+
+
+def _parted(record: logging.LogRecord) -> tuple[str, Block | None]:
+    """Part a message from the traceback below it; any other line break is somebody's text."""
+    args, form = record.args, str(record.msg)
+    if isinstance(args, tuple) and args and isinstance(args[-1], Block) and form.endswith("\n%s"):
+        head = logging.makeLogRecord(vars(record) | {"msg": form[:-3], "args": args[:-1]})
+        return _message(head), args[-1]
+    return _message(record), None
 
 
 def _message(record: logging.LogRecord) -> str:

@@ -268,6 +268,6 @@ def _explain(handler: Handler, error: HandlerError, session_id: str) -> str:
     if error.__cause__ is None:
         logger.warning("prefetch handler %s: %s", handler.name, why, extra=extra)
     else:
-        traceback = describe_failure(error.__cause__).traceback
-        logger.warning("prefetch handler %s failed\n%s", handler.name, traceback, extra=extra)
+        block = describe_failure(error.__cause__).block
+        logger.warning("prefetch handler %s failed\n%s", handler.name, block, extra=extra)
     return f"{handler.name}: {why}"

@@ -24,6 +24,7 @@ import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .connection import ConnectionConfig, Limits, Protocol, affordable, no_webhook
+from .known_secrets import HIDDEN, shown_path
 from .stopping import STOPPING
 
 __all__ = ["Limits", "serve"]
@@ -36,6 +37,9 @@ GC_THRESHOLD = 10_000
 
 #: The longest path an access line shows.
 MAX_LOGGED_PATH = 200
+
+#: They come every few seconds; only that one failed is worth a line.
+PROBES = ("/healthz", "/readyz", "/metrics")
 
 access_log = logging.getLogger("millis_hooks.access")
 
@@ -104,8 +108,11 @@ class AccessLog:
         finally:
             if "logged" not in scope:  # else the application has written a line of its own
                 latency_ms = (answered - started) * 1000
-                path = quote(scope["path"][:MAX_LOGGED_PATH])
-                access_log.info("%s %s %d %.1f ms", scope["method"], path, status, latency_ms)
+                path = shown_path(scope["path"], was_found=status < 400)[:MAX_LOGGED_PATH]
+                is_probe = status < 400 and path.endswith(PROBES)
+                path = quote(path).replace(quote(HIDDEN), HIDDEN)
+                level = logging.DEBUG if is_probe else logging.INFO
+                access_log.log(level, "%s %s %d %.1f ms", scope["method"], path, status, latency_ms)
 
 
 class Server(uvicorn.Server):

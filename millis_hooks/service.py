@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from functools import partial
@@ -22,6 +22,7 @@ from .exceptions import ConfigError
 from .failures import hide_by, hide_no_more_by
 from .housekeeping import Housekeeper
 from .in_place_of_millis import Answers
+from .known_secrets import forget, know
 from .loop_lag import LoopLag, watch
 from .marks import REHEARSALS, TESTS_ONLY, Marks
 from .near_misses import NearMisses
@@ -81,6 +82,7 @@ class Service:
         settings = self._settings
         if self._tracing is not None:
             undoing.callback(self._tracing.close)
+        undoing.callback(forget, know(_secrets_of(settings)))
         if self._hidden is not None:
             hide_by(self._hidden)
             undoing.callback(hide_no_more_by, self._hidden)
@@ -297,6 +299,15 @@ class Service:
 
     def _runs_for(self, call: EndOfCall) -> list[str]:
         return [handler.name for handler in self._router.matching("end_of_call", call)]
+
+
+def _secrets_of(settings: Settings) -> Iterator[str]:
+    """Yield what is set and secret, to keep it out of the log."""
+    for hook in ("prefetch", "end_of_call"):
+        yield from settings.accepted_secrets(hook)
+    for secret in (settings.api_key, settings.metrics_token, settings.dashboard_password):
+        if secret is not None:
+            yield secret.get_secret_value()
 
 
 def _hidden(settings: Settings) -> MaskPolicy | None:

@@ -126,7 +126,7 @@ class Workbench:
         except TimeoutError:
             logger.warning("the lifespan's exit took over %s s and was given up", grace_s)
         except Exception as error:  # what is stopped after us must still be
-            logger.error("the lifespan's exit failed\n%s", describe_failure(error).traceback)
+            logger.error("the lifespan's exit failed\n%s", describe_failure(error).block)
         if self._own is not None:
             self._own.stop()
         self._loop = None

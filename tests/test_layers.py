@@ -19,6 +19,7 @@ LAYERS: list[set[str]] = [
         "marks",
         "peer",
         "in_place_of_millis",
+        "known_secrets",
     },
     {"password_rules", "phones", "web_address", "setting_sources"},
     {"settings"},

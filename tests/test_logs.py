@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections.abc import Iterator
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from conftest import END_OF_CALL, PREFETCH, MakeHooks, eventually, serving
 
 from millis_hooks.events import EndOfCall
-from millis_hooks.failures import hide_by, hide_no_more_by
+from millis_hooks.failures import describe_failure, hide_by, hide_no_more_by
+from millis_hooks.known_secrets import forget, know
 from millis_hooks.lines import shown_id
 from millis_hooks.logs import ConsoleFormatter, JsonFormatter, log_config
 from millis_hooks.masking import MaskPolicy
@@ -81,6 +84,48 @@ def test_a_console_is_not_obeyed() -> None:
     line.encode()
 
 
+FORGED = "2026-11-30 06:00:00,000 ERROR   millis_hooks: forged"
+
+
+@pytest.mark.parametrize(
+    "between", ["\n", "\r", "\r\n", "\v", "\x85", "\u2028", "\u2029", "\x1b[2K\x1b[1G", "\u202e"]
+)
+def test_no_text_from_outside_begins_a_line_or_moves_the_cursor(between: str) -> None:
+    for name in ("shop", "uvicorn.error", "root"):
+        made = logging.LogRecord(
+            name, logging.ERROR, __file__, 1, "said %s", (between + FORGED,), None
+        )
+        line = ConsoleFormatter().format(made)
+        assert len(line.splitlines()) == 1
+        assert line.isprintable()
+
+
+@pytest.mark.parametrize("between", ["\n", "\r\n", "\x85", "\u2029"])
+def test_no_line_of_a_traceback_begins_where_lines_of_the_log_do(between: str) -> None:
+    try:
+        raise RuntimeError(f"spilt{between}{FORGED}")
+    except RuntimeError as error:
+        failure, info = describe_failure(error), sys.exc_info()
+    told = record("it failed", exc_info=info)
+    below = logging.LogRecord("shop", 40, __file__, 1, "x\ny\n%s", (failure.block,), None)
+    of_fields = logging.LogRecord("shop", 40, __file__, 1, "run: %s", (failure,), None)
+    for each in (told, below, of_fields):
+        first, *others = ConsoleFormatter().format(each).splitlines()
+        assert "ERROR" in first or "INFO" in first
+        assert all(line.startswith("    ") for line in others)
+        assert "spilt" in "".join([first, *others])
+    assert len(ConsoleFormatter().format(of_fields).splitlines()) == 1
+    # A logging of somebody else's shows the message as it is.
+    assert all(line.startswith("    ") for line in below.getMessage().split("\n")[2:])
+
+
+def test_a_traceback_that_quotes_a_whole_payload_is_cut_before_it_is_searched() -> None:
+    failure = describe_failure(RuntimeError("eyJ-" * 100_000 + "\nthe end"))
+    assert "RuntimeError: eyJ-" in failure.traceback
+    assert failure.traceback.rstrip().endswith("the end")
+    assert len(failure.traceback) <= 20_000
+
+
 def test_a_configuration_is_taken_by_the_standard_library() -> None:
     for format_ in ("console", "json"):
         config = log_config("info", format_)
@@ -145,16 +190,83 @@ def test_an_ordinary_id_is_shown_as_it_is() -> None:
     assert shown_id("-OA1XVnwxYz_123") == "-OA1XVnwxYz_123"
 
 
-@pytest.mark.anyio
-async def test_the_server_writes_no_second_line(caplog: pytest.LogCaptureFixture) -> None:
+async def access_lines(caplog: pytest.LogCaptureFixture, **answers: int) -> list[str]:
+    """What is logged at INFO for paths that are answered so."""
     caplog.set_level(logging.INFO, "millis_hooks.access")
+    caplog.clear()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         if scope["path"] == "/told":
             scope["logged"] = True
+        await send({"type": "http.response.start", "status": answers[scope["path"]]})
 
-    for path in ("/told", "/other"):
+    async def send(message: Any) -> None: ...
+
+    for path in answers:
         scope = {"type": "http", "method": "GET", "path": path}
-        await AccessLog(app)(scope, None, None)  # type: ignore[arg-type]
-    [line] = caplog.messages
-    assert line.startswith("GET /other 500")
+        await AccessLog(app)(scope, None, send)  # type: ignore[arg-type]
+    return [line.rsplit(" ", 2)[0] for line in caplog.messages]
+
+
+@pytest.mark.anyio
+async def test_the_server_writes_no_second_line(caplog: pytest.LogCaptureFixture) -> None:
+    assert await access_lines(caplog, **{"/told": 200, "/other": 500}) == ["GET /other 500"]
+
+
+@pytest.mark.anyio
+async def test_only_probes_that_failed_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+    answers = {"/healthz": 200, "/readyz": 503, "/in/metrics": 200, "/metrics": 401}
+    assert await access_lines(caplog, **answers) == ["GET /readyz 503", "GET /metrics 401"]
+
+
+SECRET = "Tr0ub4dor/&3+horse=battery"
+
+
+@pytest.fixture
+def known() -> Iterator[None]:
+    known = know([SECRET, "short"])
+    yield
+    forget(known)
+
+
+def escaped(text: str, times: int) -> str:
+    for _ in range(times):
+        text = quote(text, safe="")
+    return text
+
+
+@pytest.mark.anyio
+@pytest.mark.usefixtures("known")
+@pytest.mark.parametrize("times", [0, 1, 2, 3])
+@pytest.mark.parametrize(
+    "path", ["/millis/{}/Prefetch", "//millis/{}/prefetch", "/{}/prefetch", "/calls/{}", "/x;{}"]
+)
+async def test_an_accepted_secret_is_in_no_access_line(
+    caplog: pytest.LogCaptureFixture, path: str, times: int
+) -> None:
+    path = path.format(escaped(SECRET, times))
+    lines = await access_lines(caplog, **{path: 404}) + await access_lines(caplog, **{path: 200})
+    assert len(lines) == 2
+    for line in lines:
+        assert "•" in line
+        assert not [part for part in ("Tr0ub4dor", "horse", "battery") if part in line]
+
+
+@pytest.mark.anyio
+async def test_a_long_segment_stays_only_where_a_page_was_found(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    answers = {
+        "/millis/wrong-secret-of-somebody/end_of_call": 404,
+        "/calls/-Ox1demoSess00000001": 200,
+    }
+    assert await access_lines(caplog, **answers) == [
+        "GET /millis/•/end_of_call 404",
+        "GET /calls/-Ox1demoSess00000001 200",
+    ]
+
+
+@pytest.mark.usefixtures("known")
+def test_a_known_secret_is_in_nobodys_line() -> None:
+    line = ConsoleFormatter().format(record(f"{SECRET} and {escaped(SECRET, 1)}, in short"))
+    assert line.endswith("• and •, in short")

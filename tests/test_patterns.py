@@ -14,8 +14,8 @@ import time
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
-from re import _constants as c  # type: ignore[attr-defined]
-from re import _parser  # type: ignore[attr-defined]
+from re import _constants as c
+from re import _parser
 from typing import Any, NamedTuple
 
 import pytest
@@ -175,14 +175,12 @@ def has(item: Any, char: str) -> bool:
     if op is c.LITERAL:
         return char == chr(arg)
     if op is c.RANGE:
-        return arg[0] <= ord(char) <= arg[1]
-    return bool(
-        {
-            c.CATEGORY_DIGIT: char.isdigit(),
-            c.CATEGORY_SPACE: char.isspace(),
-            c.CATEGORY_WORD: char.isalnum() or char == "_",
-        }.get(arg, False)
-    )
+        return chr(arg[0]) <= char <= chr(arg[1])
+    return {
+        c.CATEGORY_DIGIT: char.isdigit(),
+        c.CATEGORY_SPACE: char.isspace(),
+        c.CATEGORY_WORD: char.isalnum() or char == "_",
+    }.get(arg, False)
 
 
 def beginnings(pattern: re.Pattern[str]) -> set[str]:

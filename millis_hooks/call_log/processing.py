@@ -130,7 +130,7 @@ class Processor:
             raise
         except Exception as error:
             failure = describe_failure(error)
-            logger.error("delivery %d could not be processed\n%s", row.id, failure.traceback)
+            logger.error("delivery %d could not be processed\n%s", row.id, failure.block)
             self._writer.run(lambda connection: give_up(connection, row.id, str(failure)))
             self._tell([_change(row, None)])
             return 1

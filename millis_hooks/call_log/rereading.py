@@ -132,7 +132,7 @@ def _is_processed() -> ColumnElement[bool]:
 
 def _log_failure(delivery_id: int, error: Exception) -> str:
     failure = describe_failure(error)
-    logger.error("delivery %d could not be processed\n%s", delivery_id, failure.traceback)
+    logger.error("delivery %d could not be processed\n%s", delivery_id, failure.block)
     return str(failure)
 
 

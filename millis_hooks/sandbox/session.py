@@ -220,5 +220,5 @@ def _ending_of(talking: asyncio.Future[Ending]) -> Ending:
         return Ending(CallStatus.TIMEOUT)
     except Exception as error:
         failure = describe_failure(error)
-        logger.warning("the agent of a sandbox call failed\n%s", failure.traceback)
+        logger.warning("the agent of a sandbox call failed\n%s", failure.block)
         return Ending(CallStatus.ERROR, str(failure))

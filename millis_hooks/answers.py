@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import ValidationError
-from pydantic_core import from_json, to_json
+from pydantic_core import to_json
 
 from .events import Json, PrefetchRequest, PrefetchResponse
 from .exceptions import HandlerError
+from .plain_values import as_object, as_text
 from .variables import fill
 
 _UNSPEAKABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -25,12 +25,14 @@ _UNSPEAKABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udff
 
 @dataclass(slots=True)
 class Answer:
-    """One answer in the making; `notes` say what is odd about it."""
+    """One answer in the making; `notes` say what is odd about it, and what was left out."""
 
     metadata: dict[str, Json] = field(default_factory=dict)
     extra_prompts: list[str] = field(default_factory=list)
     flat: dict[str, Json] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    #: What could not be sent: which value, and why.
+    left_out: list[str] = field(default_factory=list)
 
     def encode(self) -> bytes:
         """Return the JSON Millis gets."""
@@ -69,51 +71,55 @@ def merge(answers: Iterable[Answer]) -> Answer:
         merged.extra_prompts += answer.extra_prompts
         merged.flat |= answer.flat
         merged.notes += answer.notes
+        merged.left_out += answer.left_out
     return merged
 
 
 def _read_dict(value: dict[Any, Any], call: PrefetchRequest[Any], max_chars: int) -> Answer:
-    known = {
-        name: value[name] for name in ("metadata", "extra_prompt") if value.get(name) is not None
-    }
-    try:
-        response = PrefetchResponse(**known)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise HandlerError(f"The returned dict does not fit: {where}: {first['msg']}.") from error
-    answer = _answer(response, call, max_chars)
-    flat = {
-        str(name): item for name, item in value.items() if name not in PrefetchResponse.model_fields
-    }
+    metadata, prompt = value.get("metadata"), value.get("extra_prompt")
+    answer = _read({} if metadata is None else metadata, prompt, call, max_chars)
+    flat = {name: item for name, item in value.items() if name not in PrefetchResponse.model_fields}
     if flat:
-        answer.flat = _as_json(flat)
+        answer.flat = as_object(flat, "", answer.left_out)
+        names = ", ".join(sorted(answer.flat)) or "They"
         answer.notes.append(
-            f"{', '.join(sorted(flat))}: top-level names are the format of 2024 and may be ignored "
+            f"{names}: top-level names are the format of 2024 and may be ignored "
             "by Millis today; put them into metadata"
         )
-    return answer
+    return _checked(answer)
 
 
 def _answer(response: PrefetchResponse, call: PrefetchRequest[Any], max_chars: int) -> Answer:
-    answer = Answer(metadata=_as_json(response.metadata))
-    prompt = response.extra_prompt
-    if prompt and response.fill_variables:
-        filled = fill(prompt, {**call.variables, **response.metadata})
-        prompt = filled.text
+    fills = response.fill_variables
+    return _checked(_read(response.metadata, response.extra_prompt, call, max_chars, fills=fills))
+
+
+def _read(
+    metadata: object,
+    prompt: object,
+    call: PrefetchRequest[Any],
+    max_chars: int,
+    *,
+    fills: bool = False,
+) -> Answer:
+    answer = Answer()
+    answer.metadata = as_object(metadata, "metadata", answer.left_out)
+    text = as_text(prompt, "extra_prompt", answer.left_out)
+    if text and fills:
+        filled = fill(text, {**call.variables, **answer.metadata})
+        text = filled.text
         answer.notes += [f"{{{name}}} is no known variable and was left" for name in filled.unknown]
-    if prompt:
-        answer.extra_prompts = [_clean(prompt, max_chars, answer.notes)]
+    if text:
+        answer.extra_prompts = [_clean(text, max_chars, answer.notes)]
     return answer
 
 
-def _as_json(value: dict[str, Any]) -> dict[str, Json]:
-    """Return a copy that is JSON for certain, whatever becomes of what the handler returned."""
-    try:
-        copied: dict[str, Json] = from_json(to_json(value, inf_nan_mode="null"))
-    except ValueError as error:
-        raise HandlerError(f"The answer cannot be sent as JSON: {error}.") from error
-    return copied
+def _checked(answer: Answer) -> Answer:
+    """Say what was left out; where that was everything, something better goes out instead."""
+    if answer.left_out and not (answer.metadata or answer.extra_prompts or answer.flat):
+        raise HandlerError(f"The answer cannot be sent as JSON: {'; '.join(answer.left_out)}.")
+    answer.notes += [f"{each}; it was left out" for each in answer.left_out]
+    return answer
 
 
 def _clean(prompt: str, max_chars: int, notes: list[str]) -> str:

@@ -27,13 +27,13 @@ from pydantic import (
     SkipValidation,
     field_validator,
 )
-from pydantic_core import to_json
 from typing_extensions import TypeVar
 
 from .call_status import CallStatus, Outcome, outcome_of, spell_status
 from .exceptions import PayloadError
 from .marks import AS_REAL_SOURCE, MADE_UP_SOURCES
 from .phones import Direction, customer_of, direction_of, repair_phone
+from .plain_values import as_text, is_object, items_of
 from .query_string import read_query
 from .typed_metadata import read_metadata
 from .variables import variables_of
@@ -432,27 +432,36 @@ def _read_object(body: bytes, read: Callable[[bytes | str], Json] = read_json) -
 class PrefetchResponse(BaseModel):
     """What a prefetch handler tells Millis before the call begins.
 
-    Raises pydantic's `ValidationError` for a name Millis does not read and for a value that cannot
-    be sent as JSON.
+    Values of `metadata` are sent in their plain form: a `datetime` as ISO 8601, a `Decimal` or a
+    `UUID` as text, an `Enum` as its value, a set as a list. One that has none is left out, and the
+    call's page says so. Raises pydantic's `ValidationError` for a name Millis does not read, and
+    for `metadata` or an `extra_prompt` of another kind.
     """
 
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     #: Merged over the session's metadata: known keys are replaced, new ones added.
-    metadata: dict[str, Json] = Field(default_factory=dict)
+    metadata: dict[str, Any] = Field(default_factory=dict)
     #: Appended to the system prompt.
     extra_prompt: str | None = None
     #: Fill `{name}` in `extra_prompt` here, not sent to Millis.
     fill_variables: bool = Field(default=False, exclude=True)
 
-    @field_validator("metadata", "extra_prompt")
+    @field_validator("metadata", mode="plain")
     @classmethod
-    def _sendable(cls, value: Any) -> Any:
-        try:
-            to_json(value)
-        except ValueError as error:
-            raise ValueError(f"cannot be sent as JSON: {error}") from None
-        return value
+    def _an_object(cls, value: Any) -> dict[str, Any]:
+        if is_object(value):
+            return items_of(value)
+        raise ValueError("Input should be a dict, or another object of names and values")
+
+    @field_validator("extra_prompt", mode="before")
+    @classmethod
+    def _a_text(cls, value: Any) -> str | None:
+        left_out: list[str] = []
+        text = as_text(value, "extra_prompt", left_out)
+        if left_out:
+            raise ValueError("Input should be a text")
+        return text
 
 
 Metadata = TypeVar("Metadata", default=dict[str, str])

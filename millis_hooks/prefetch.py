@@ -35,6 +35,7 @@ from .failures import describe_failure
 from .lines import deliveries_log, log_delivery, log_refusal, shown_id
 from .marks import MarkOf, of_millis
 from .peer import tell_of_secret
+from .plain_values import as_object
 from .replies import Refusals, reply, take_query
 from .routing import Handler, Router
 from .running import NOT_WANTED, NOTHING_AROUND, Finished
@@ -257,6 +258,10 @@ def encode_default(settings: Settings) -> bytes | None:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"]))
         raise ConfigError(f"MILLIS_HOOKS_PREFETCH_DEFAULT: {where}: {first['msg']}.") from error
+    left_out: list[str] = []
+    response.metadata = as_object(response.metadata, "metadata", left_out)
+    if left_out:
+        raise ConfigError(f"MILLIS_HOOKS_PREFETCH_DEFAULT: {left_out[0]}.")
     return response.model_dump_json(exclude_defaults=True).encode()
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, TypeAlias, TypeVar, Unpack, overload
 
-from .events import EndOfCall, Json, PrefetchRequest, PrefetchResponse
+from .events import EndOfCall, PrefetchRequest, PrefetchResponse
 from .exceptions import RegistrationError
 from .handlers import DEFAULT_TIMEOUT_S, Event, Handler, HandlerHook
 from .options import EndOfCallOptions, ParkedOptions, PrefetchOptions, suggest
@@ -18,7 +18,7 @@ from .registration import make_handler
 
 __all__ = ["DEFAULT_TIMEOUT_S", "Event", "Handler", "HandlerHook", "Router"]
 
-PrefetchAnswer: TypeAlias = PrefetchResponse | dict[str, Json] | str | None
+PrefetchAnswer: TypeAlias = PrefetchResponse | dict[str, Any] | str | None
 PrefetchFunction: TypeAlias = Callable[
     [PrefetchRequest[Any]], PrefetchAnswer | Awaitable[PrefetchAnswer]
 ]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import builtins
 import functools
 import inspect
+import sys
+import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from pydantic import BaseModel
@@ -13,6 +16,11 @@ from pydantic import BaseModel
 from .events import EndOfCall, PrefetchRequest
 from .exceptions import RegistrationError
 from .parked import ParkedRun
+
+#: What handlers take; known by name also where it is imported for type checkers alone.
+_OUR_OWN: Mapping[str, type] = {
+    "EndOfCall": EndOfCall, "ParkedRun": ParkedRun, "PrefetchRequest": PrefetchRequest
+}  # fmt: skip
 
 
 def check_signature(function: Callable[..., Any], takes: type, *, decorator: str) -> None:
@@ -22,11 +30,14 @@ def check_signature(function: Callable[..., Any], takes: type, *, decorator: str
     target = inspect.unwrap(_target(function))
     if inspect.isgeneratorfunction(target) or inspect.isasyncgenfunction(target):
         raise RegistrationError(f"{where} yields; a handler must return.")
-    annotation = _annotation_of(function)
-    origin = typing.get_origin(annotation) or annotation
-    if origin in (EndOfCall, ParkedRun, PrefetchRequest) and origin is not takes:
+    ours = [
+        origin
+        for option in _options(_annotation_of(function))
+        if (origin := typing.get_origin(option) or option) in _OUR_OWN.values()
+    ]
+    if ours and takes not in ours:
         raise RegistrationError(
-            f"{where} takes {origin.__name__}, but {decorator} calls it with {takes.__name__}."
+            f"{where} takes {ours[0].__name__}, but {decorator} calls it with {takes.__name__}."
         )
 
 
@@ -48,10 +59,11 @@ def _check_parameters(function: Callable[..., Any], takes: type, where: str) -> 
 
 
 def metadata_model(function: Callable[..., Any]) -> type[BaseModel] | None:
-    """Return `Model` for a function that takes a `PrefetchRequest[Model]`."""
-    for argument in typing.get_args(_annotation_of(function)):
-        if isinstance(argument, type) and issubclass(argument, BaseModel):
-            return argument
+    """Return `Model` for a function that takes a `PrefetchRequest[Model]`, or one or `None`."""
+    for option in _options(_annotation_of(function)):
+        for argument in typing.get_args(option):
+            if isinstance(argument, type) and issubclass(argument, BaseModel):
+                return argument
     return None
 
 
@@ -73,13 +85,76 @@ def place_of(function: Callable[..., Any]) -> str:
 
 
 def _annotation_of(function: Callable[..., Any]) -> Any:
-    """Return what the first parameter is annotated with, or None if that cannot be told."""
-    try:
-        hints = typing.get_type_hints(_target(function))
-        first = next(iter(inspect.signature(function).parameters))
-    except (NameError, TypeError, StopIteration):
+    """Return what the first parameter is annotated with, or None if it is not.
+
+    Only this one annotation is read: what the function returns may stand for nothing at run time.
+    Raises `RegistrationError` for one that cannot be read.
+    """
+    parameter = next(iter(inspect.signature(function).parameters.values()), None)
+    if parameter is None or parameter.annotation is parameter.empty:
         return None
-    return hints.get(first)
+    if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+        return None
+    try:
+        return _resolved(parameter.annotation, inspect.unwrap(_target(function)))
+    except Exception as error:
+        written = inspect.formatannotation(parameter.annotation)
+        raise RegistrationError(
+            f"{place_of(function)}: {name_of(function)} takes {parameter.name}: {written}, which "
+            f"cannot be read: {error}. Correct the name, or import it where the program runs and "
+            "not only `if TYPE_CHECKING:`; a model of a function stands before its handler."
+        ) from None
+
+
+def _resolved(annotation: Any, target: Callable[..., Any]) -> Any:
+    """Return an annotation with the names in it looked up where the function was written."""
+    names = getattr(target, "__globals__", {})
+    # `get_type_hints` also finds names that are written as text inside of `PrefetchRequest[...]`.
+    holder = type("Holder", (), {"__annotations__": {"call": annotation}})
+    local = {**_OUR_OWN, **vars(builtins), **names, **_names_around(target)}
+    return typing.get_type_hints(holder, globalns=names, localns=local)["call"]
+
+
+def _names_around(target: Callable[..., Any]) -> dict[str, Any]:
+    """Return the names of the functions and classes that a function is written in.
+
+    They are at work while it is registered; what the function itself mentions, it has kept.
+    """
+    code = getattr(target, "__code__", None)
+    if code is None:
+        return {}
+    names: dict[str, Any] = {}
+    frame: types.FrameType | None = sys._getframe()
+    around = [code.co_qualname.rpartition(".")[0].removesuffix(".<locals>")]
+    while "." in around[-1]:
+        around.append(around[-1].rpartition(".")[0].removesuffix(".<locals>"))
+    while frame is not None:
+        if frame.f_code.co_filename == code.co_filename and frame.f_code.co_qualname in around:
+            names = {**frame.f_locals, **names}
+        frame = frame.f_back
+    kept = zip(code.co_freevars, getattr(target, "__closure__", None) or (), strict=False)
+    return names | {name: cell.cell_contents for name, cell in kept if _is_set(cell)}
+
+
+def _is_set(cell: Any) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018 - it raises where there is nothing yet
+    except ValueError:
+        return False
+    return True
+
+
+def _options(annotation: Any) -> Iterator[Any]:
+    """Yield what an annotation lets through: `X` of `X | None`, and of an alias or `Annotated`."""
+    annotation = getattr(annotation, "__value__", annotation)
+    origin = typing.get_origin(annotation)
+    if origin is typing.Annotated:
+        yield from _options(typing.get_args(annotation)[0])
+    elif origin in (typing.Union, types.UnionType):
+        for option in typing.get_args(annotation):
+            yield from _options(option)
+    elif annotation is not None and annotation is not types.NoneType:
+        yield annotation
 
 
 def _target(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -59,16 +59,35 @@ def test_anything_else_is_refused_by_its_type(value: object) -> None:
 @pytest.mark.parametrize(
     ("value", "where"),
     [
-        ({"metadata": ["a"]}, "metadata"),
+        ({"metadata": ["a"]}, "metadata: a value of the type list"),
         ({"metadata": {"since": object()}}, "metadata.since"),
-        ({"metadata": {1: "one"}}, "metadata"),
-        ({"metadata": {"x": "\ud800"}}, "metadata"),
-        ({"extra_prompt": 7}, "extra_prompt"),
+        ({"extra_prompt": ["Hi"]}, "extra_prompt: a value of the type list is not a text"),
+        ({"metadata": {"a": {"b": [1, object()]}}, "extra_prompt": {}}, None),
     ],
 )
-def test_a_dict_that_does_not_fit_is_refused_by_field(value: object, where: str) -> None:
-    with pytest.raises(HandlerError, match=f"does not fit: {where}"):
+def test_an_answer_of_which_nothing_can_be_sent_is_refused(
+    value: object, where: str | None
+) -> None:
+    if where is None:
+        assert sent(read(value)) == {"metadata": {"a": {"b": [1]}}}
+        return
+    with pytest.raises(HandlerError, match=f"cannot be sent as JSON: {where}"):
         read(value)
+
+
+def test_a_value_that_cannot_be_sent_costs_nothing_else() -> None:
+    answer = read({"metadata": {"name": "Ada", "row": {"id": 1, "lock": object()}}, "plan": len})
+    assert sent(answer) == {"metadata": {"name": "Ada", "row": {"id": 1}}}
+    assert answer.notes[1:] == [
+        "metadata.row.lock: a value of the type object cannot be sent as JSON; it was left out",
+        "plan: a value of the type builtin_function_or_method cannot be sent as JSON; it was left "
+        "out",
+    ]
+    other = read({"metadata": ["a"], "extra_prompt": "Hi"})
+    assert sent(other) == {"extra_prompt": "Hi"}
+    assert other.notes == [
+        "metadata: a value of the type list is not an object of names and values; it was left out"
+    ]
 
 
 def test_the_format_of_2024_is_passed_through_and_flagged() -> None:
@@ -84,7 +103,7 @@ def unfinished() -> Any:
 
 
 @pytest.mark.parametrize(
-    "item", [object(), "\ud800", {"x": object()}, pytest.param(unfinished, id="raises while read")]
+    "item", [object(), b"\xff", pytest.param(unfinished, id="raises while read")]
 )
 def test_what_is_no_json_is_refused(item: Any) -> None:
     with pytest.raises(HandlerError, match="cannot be sent as JSON"):
@@ -95,13 +114,16 @@ def test_numbers_that_are_none_are_sent_as_null() -> None:
     assert sent(read({"score": float("nan")})) == {"score": None}
 
 
-def test_nesting_without_end_is_refused() -> None:
+def test_nesting_without_end_is_left_out() -> None:
     endless: dict[str, Any] = {}
     endless["again"] = endless
-    with pytest.raises(HandlerError):
+    answer = read({"metadata": {"a": 1}, "flat": endless})
+    assert [note for note in answer.notes if "nested too deeply, or in itself" in note]
+    with pytest.raises(HandlerError, match="nested too deeply, or in itself"):
         read({"metadata": endless})
-    with pytest.raises(HandlerError):
-        read({"flat": endless})
+    wide: list[Any] = []
+    wide += [wide, wide, 1]
+    assert sent(read({"metadata": {"wide": wide}})) == {"metadata": {"wide": [1]}}
 
 
 def test_answers_are_merged_in_order() -> None:
@@ -121,7 +143,7 @@ def test_nothing_merged_is_nothing() -> None:
 def test_an_answer_keeps_nothing_of_what_the_handler_returned() -> None:
     response = PrefetchResponse(metadata={"a": {"b": 1}})
     answer = read(response)
-    response.metadata["a"] = object()  # type: ignore[assignment]
+    response.metadata["a"] = object()
     assert sent(answer) == {"metadata": {"a": {"b": 1}}}
 
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -147,9 +146,8 @@ def test_an_answer_goes_out_without_what_is_only_for_us() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"prompt": "Hi"}, {"extra_prompt": 1}, {"extra_prompt": "\ud800"}, {"metadata": None},
-     {"metadata": {"at": datetime(2026, 1, 1, tzinfo=UTC)}}, {"metadata": {1: "a"}},
-     {"metadata": {"x": float("nan")}}, {"metadata": {"x": "\ud800"}}, {"fill_variables": "yes"}],
+    [{"prompt": "Hi"}, {"extra_prompt": ["Hi"]}, {"extra_prompt": object()}, {"metadata": None},
+     {"metadata": ["a"]}, {"fill_variables": "yes"}],
     ids=lambda wrong: next(iter(wrong)),
 )  # fmt: skip
 def test_an_answer_millis_could_not_read_is_refused(wrong: dict[str, Any]) -> None:

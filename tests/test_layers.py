@@ -26,7 +26,7 @@ LAYERS: list[set[str]] = [
     {"stopping"},
     {"counts", "parts", "printable"},
     {"call_status", "variables", "masking", "wire", "retries", "webhooks", "exchange"},
-    {"query_string", "typed_metadata", "failures", "agent_config", "loop_lag"},
+    {"query_string", "typed_metadata", "failures", "plain_values", "agent_config", "loop_lag"},
     {"logs"},
     {"events"},
     {"parked", "drift_detection"},

@@ -132,7 +132,7 @@ def test_an_answer_spoilt_after_it_was_made_drops_out_too(hooks: MillisHooks) ->
     @hooks.on_prefetch
     def spoilt(call: PrefetchRequest) -> PrefetchResponse:
         response = PrefetchResponse()
-        response.metadata["since"] = object()  # type: ignore[assignment]
+        response.metadata["since"] = object()
         return response
 
     hooks.on_prefetch(name="greet")(lambda call: "Hello.")

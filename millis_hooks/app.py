@@ -21,10 +21,11 @@ from starlette.types import Receive, Scope, Send
 from .exceptions import MillisHooksError, StorageError
 from .failures import describe_failure
 from .known_secrets import safe_path
+from .loopback import is_elsewhere
 from .replies import reply
 from .routing import Router
 from .service import Service
-from .settings import Settings
+from .settings import NOT_EXPOSED, Settings
 from .stopping import STOPPING
 from .workbench import Lifespan
 
@@ -61,6 +62,7 @@ class MillisHooks:
         self.include = self.router.include
         self._lifespan = lifespan
         self._paths = {f"{self.settings.prefix}/{webhook}": webhook for webhook in _WEBHOOKS}
+        self._is_unsafe = bool(self.settings.unsafe) and not self.settings.exposed
         self._service: Service | None = None
         self._answers: Answers | None = None
         self._starting = asyncio.Lock()
@@ -110,6 +112,9 @@ class MillisHooks:
         service = self._service or await self._start()
         path = _path_in(scope)
         webhook, path_secret = self._webhook_at(path)
+        if self._is_unsafe and self._is_kept_from_others(scope, path, webhook):
+            await _refuse(scope, send)
+            return
         if scope["type"] != "http" or webhook is None:
             await self._serve_other(service, path, scope, receive, send)
             return
@@ -181,6 +186,14 @@ class MillisHooks:
         else:
             await service.near_misses.serve(service.sites.dashboard, scope, receive, send)
 
+    def _is_kept_from_others(self, scope: Scope, path: str, webhook: str | None) -> bool:
+        """Tell whether a request that came in from elsewhere asks for what only this machine may
+        have. Where it came in, the server says: a name, or nothing, says too little."""
+        asks = (webhook is not None and self.settings.insecure) or (
+            path.startswith("/sandbox") and self.settings.sandbox
+        )
+        return asks and is_elsewhere((scope.get("server") or [None])[0])
+
     def _webhook_at(self, path: str) -> tuple[str | None, bytes | None]:
         """Return the webhook at `path`, and the secret before its name if there is one."""
         if path in self._paths:
@@ -198,6 +211,14 @@ class MillisHooks:
             if name in _WEBHOOKS and self.settings.secret_in_path:
                 return name, secret[0].encode()
         return None, None
+
+
+async def _refuse(scope: Scope, send: Send) -> None:
+    logger.error("refused a request from another machine: %s", NOT_EXPOSED)
+    if scope["type"] == "http":
+        await reply(send, 403, b'{"detail":"This service is for its own machine only."}')
+    else:
+        await send({"type": "websocket.close"})
 
 
 def _path_in(scope: Scope) -> str:

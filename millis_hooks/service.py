@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
     from .tracing import Tracing
 
 T = TypeVar("T")
+
+logger = logging.getLogger("millis_hooks")
 
 
 class Service:
@@ -120,6 +123,8 @@ class Service:
         Raises `ConfigError`, `RegistrationError` or `StorageError`, and what `lifespan` raises.
         """
         settings.require_closed()
+        for warning in settings.warnings():
+            logger.warning(warning)
         router.check()
         workbench = Workbench(
             lifespan,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from io import StringIO
@@ -18,6 +18,7 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from .exceptions import ConfigError
+from .private_files import is_private
 
 ENV_PREFIX = "MILLIS_HOOKS_"
 ENV_FILE = Path(".env")
@@ -82,6 +83,11 @@ def read_sources(known: Collection[str], arguments: Mapping[str, object]) -> dic
             if name not in found and value is not None:
                 found[name] = Given(value, one.written, one.is_in_file)
     return found
+
+
+def is_in_use_and_public(given: Iterable[Given]) -> bool:
+    """Tell whether a value came from `.env`, and others than its owner may read that file."""
+    return any(one.is_in_file for one in given) and ENV_FILE.is_file() and not is_private(ENV_FILE)
 
 
 def cleaned(value: object) -> object:

@@ -26,9 +26,17 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from .exceptions import ConfigError
+from .loopback import is_loopback
 from .password_rules import require_own, require_strong
 from .phones import international
-from .setting_sources import ENV_PREFIX, Given, cleaned, read_sources
+from .setting_sources import (
+    ENV_FILE,
+    ENV_PREFIX,
+    Given,
+    cleaned,
+    is_in_use_and_public,
+    read_sources,
+)
 from .web_address import service_address, web_address, without_password
 
 Secrets = tuple[SecretStr, ...]
@@ -299,6 +307,30 @@ class Settings(BaseModel):
                 if not self.accepted_secrets(hook):
                     raise ConfigError(_NO_SECRET.format(hook=hook))
 
+    @property
+    def unsafe(self) -> list[str]:
+        """The settings that are set and let anyone do what takes a secret elsewhere."""
+        return [self.name_of(name) for name in ("insecure", "sandbox") if getattr(self, name)]
+
+    def require_unreachable(self, host: str) -> None:
+        """Raise `ConfigError` if others can reach `host` and what they may do there is unsafe,
+        unless `exposed` says that this is meant."""
+        if self.unsafe and not self.exposed and not is_loopback(host):
+            raise ConfigError(
+                f"Other machines can reach {host}, and {' and '.join(self.unsafe)} is set. "
+                f"{NOT_EXPOSED}"
+            )
+
+    def warnings(self) -> Iterator[str]:
+        """Say at each start what is dangerous about these settings."""
+        where = "on any machine that reaches it" if self.exposed else "on this machine"
+        if self.insecure:
+            yield f"{self.name_of('insecure')} is set: anyone {where} may deliver calls"
+        if self.sandbox:
+            yield f"{self.name_of('sandbox')} is set: calls can be rehearsed {where}"
+        if is_in_use_and_public(self._given.values()):
+            yield f"others may read {ENV_FILE.resolve()}: chmod 600 {ENV_FILE}"
+
     def accepted_secrets(self, hook: Hook) -> Mapping[str, str | None]:
         """Map each secret accepted on `hook` to the agent it is bound to, or to None for any."""
         own = self.prefetch_secrets if hook == "prefetch" else self.end_of_call_secrets
@@ -404,6 +436,10 @@ class Settings(BaseModel):
         return value
 
 
+NOT_EXPOSED = (
+    "INSECURE and SANDBOX are for one machine. Unset them, or say that others are meant to reach "
+    "the service: MILLIS_HOOKS_EXPOSED=1"
+)
 _JSON_EXAMPLES = {
     "agent_secrets": '{"<agent_id>": ["<secret>"]}',
     "prefetch_default": '{"metadata": {}, "extra_prompt": ""}',

@@ -20,6 +20,7 @@ LAYERS: list[set[str]] = [
         "peer",
         "in_place_of_millis",
         "known_secrets",
+        "private_files",
     },
     {"password_rules", "phones", "web_address", "setting_sources"},
     {"settings"},
@@ -62,6 +63,7 @@ LAYERS: list[set[str]] = [
     {"connection"},
     {"server", "target", "testing"},
     {"cli", "pytest_plugin"},
+    {"__main__"},
 ]
 RANKS = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 # Rank for rank, what may be imported from beside.

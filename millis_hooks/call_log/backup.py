@@ -15,6 +15,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 from ..exceptions import ConfigError, StorageError
+from ..private_files import make_private
 from .database import Database
 from .interruptible import interruptible
 
@@ -43,7 +44,7 @@ def back_up(
     try:
         with suppress(FileNotFoundError):
             part.unlink()
-        os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        make_private(part, must_be_new=True)
         _copy(database, part, copied)
         _check(part)
         _require_free(database, target, force=force)

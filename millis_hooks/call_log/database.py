@@ -205,6 +205,8 @@ def describe(error: Exception) -> str:
     cause = getattr(error, "orig", error)
     if isinstance(cause, sqlite3.Error | MillisHooksError):
         return str(cause)
+    if isinstance(cause, OSError):
+        return cause.strerror or type(cause).__name__
     return said(error) or type(error).__name__
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..exceptions import StorageOutageError, WrongFileError
+from ..private_files import keep_private, make_private
 from .write_lock import LockedConnection
 
 VERSION_TABLE = "millis_hooks_version"
@@ -56,15 +57,20 @@ def create_private(path: Path) -> FileId:
     """Make the file if there is none, readable by its owner only; SQLite gives its -wal and -shm
     the same mode. Raises `StorageOutageError` if it cannot be opened for writing."""
     try:
-        file = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+        for beside in ("-wal", "-shm"):
+            keep_private(Path(f"{path}{beside}"))
+        made = _file_id(make_private(path))
     except OSError as error:
         raise StorageOutageError(
             f"The call log {path} cannot be opened: {error.strerror}."
         ) from error
-    try:
-        return _file_id(os.fstat(file))
-    finally:
-        os.close(file)
+    # SQLite says so in words that name no folder.
+    if not os.access(path.parent, os.W_OK):
+        raise StorageOutageError(
+            f"The folder {path.parent} cannot be written, and SQLite makes files beside the call "
+            f"log {path.name}. Let the user of this process write to the folder."
+        )
+    return made
 
 
 def require_same(path: Path, opened: FileId) -> None:

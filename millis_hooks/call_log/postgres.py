@@ -6,6 +6,7 @@ Whatever the server's defaults are, nothing is acknowledged before it is on its 
 from __future__ import annotations
 
 import logging
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ _CONNECT = {
     "keepalives_count": 2,
     "tcp_user_timeout": 5_000,
 }
+#: Whatever the address or PGCLIENTENCODING says.
+_ENCODING = {"client_encoding": "utf8"}
 #: What the connection is called that waits for notes of other replicas.
 LISTENING = "millis_hooks listening"
 #: In every session. A plan for long queries would take longer to compile than most of ours run; and
@@ -68,6 +71,7 @@ class PostgresDatabase(database.Database):
     def __init__(self, url: str) -> None:
         """Reach the server; raises `ConfigError` without its driver, and `StorageOutageError`."""
         self.url = driver_url(url)
+        _require_known_options(self.url)
         self._is_pooled = False
         self.writer = self._engine_with(_set_up_writer, pool_size=1, max_overflow=4)
         self.reader = self._engine_with(
@@ -108,10 +112,13 @@ class PostgresDatabase(database.Database):
     def schema_version(self) -> str | None:
         try:
             with self.reader.connect() as connection:
+                require_utf8(select_one(connection, "SHOW server_encoding"))
                 return _version_in(connection)
         except SQLAlchemyError as error:
-            reason = database.describe(error)
-            raise StorageOutageError(f"The call log cannot be reached: {reason}.") from error
+            reason = database.describe(error).rstrip(".")
+            raise StorageOutageError(
+                f"MILLIS_HOOKS_DATABASE_URL: the database cannot be reached: {reason}."
+            ) from error
 
     def _engine_with(self, set_up: Any, **options: Any) -> Engine:
         try:
@@ -119,7 +126,8 @@ class PostgresDatabase(database.Database):
                 self.url,
                 hide_parameters=True,  # they are payloads, and exceptions end up in logs
                 use_native_hstore=False,
-                connect_args={key: _CONNECT[key] for key in _CONNECT.keys() - self.url.query},
+                connect_args={key: _CONNECT[key] for key in _CONNECT.keys() - self.url.query}
+                | _ENCODING,
                 **options,
             )
         except (ImportError, NoSuchModuleError) as error:
@@ -151,6 +159,31 @@ def driver_url(url: str) -> URL:
     return make_url(url.replace("postgres://", "postgresql://", 1)).set(
         drivername="postgresql+psycopg"
     )
+
+
+def _require_known_options(url: URL) -> None:
+    """Raise `ConfigError` naming an option in the address that the driver does not have."""
+    try:
+        from psycopg.pq import Conninfo
+    except ImportError:  # is said when it is needed
+        return
+    known = {option.keyword.decode() for option in Conninfo.get_defaults()}
+    for name in sorted(url.query.keys() - known):
+        near = get_close_matches(name, known, n=1)
+        hint = f"Did you mean {near[0]}?" if near else "Leave it out of the address."
+        raise ConfigError(
+            f"MILLIS_HOOKS_DATABASE_URL: PostgreSQL has no connection option {name!r}. {hint}"
+        )
+
+
+def require_utf8(encoding: str) -> None:
+    """Raise `ConfigError` for a database that does not take every text."""
+    if encoding != "UTF8":
+        raise ConfigError(
+            f"MILLIS_HOOKS_DATABASE_URL: the database has the encoding {encoding}, which has no "
+            "room for what people say. Make another for the call log: CREATE DATABASE millis_hooks "
+            "ENCODING 'UTF8' TEMPLATE template0"
+        )
 
 
 def _version_in(connection: Connection) -> str | None:

@@ -10,6 +10,9 @@ def main() -> None:
     # What starting up makes stays, from the imports on: the collector would only look at it again
     # and again. A server turns it on when it has started, other commands end soon.
     gc.disable()
-    from .commands import app
+    from .output import writable_output
 
-    app()
+    with writable_output():
+        from .commands import app
+
+        app()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .given_secrets import WAYS, given_secret
 from .opened_log import opened
 from .progress import progress
 from .removing import is_served
@@ -31,10 +33,12 @@ _MOVED = "The copy is finished. Set MILLIS_HOOKS_DATABASE_URL to it, and start t
 
 def copy(
     source: Annotated[
-        str, typer.Option("--from", help="What is copied, as sqlite:///millis_hooks.db.")
+        str,
+        typer.Option("--from", help=f"The call log to copy: sqlite:///millis_hooks.db; {WAYS}."),
     ],
     target: Annotated[
-        str, typer.Option("--to", help="Where, as postgresql://user:password@host/database.")
+        str,
+        typer.Option("--to", help=f"The database to copy it to, as --from; {WAYS}."),
     ],
 ) -> None:
     """Copy a whole call log into an empty database, from SQLite to PostgreSQL or back.
@@ -43,25 +47,35 @@ def copy(
     it run while the service is at work, then stop the service and copy again: the second time takes
     over what has changed since. Until it is finished no service starts on the copy. The source is
     only read.
+
+    An address with a password does not belong into arguments: `--to -` asks for it, and `--to
+    env:NAME` takes it from a variable.
     """
-    with _opened(source) as here, _opened(target, may_make=True) as there:
+    here_url, there_url = given_secret("--from", source), given_secret("--to", target)
+    with (
+        _opened("--from", here_url) as here,
+        _opened("--to", there_url, may_make=True) as there,
+    ):
         try:
             _copy(here, there)
         except KeyboardInterrupt:
             fail(_STOPPED, status=INTERRUPTED)
 
 
-def _opened(url: str, *, may_make: bool = False) -> AbstractContextManager[Database]:
+@contextmanager
+def _opened(option: str, url: str | None, *, may_make: bool = False) -> Iterator[Database]:
     from sqlalchemy import make_url
 
     from ..call_log.database import is_file
+    from ..setting_sources import Given
     from ..settings import Settings
 
-    settings = Settings.load(database_url=url)
-    file = Path(make_url(url).database or "")
-    if is_file(url) and not may_make and not file.is_file():
+    settings = Settings.load(database_url=Given(url, option))
+    file = Path(make_url(settings.database_url).database or "")
+    if is_file(settings.database_url) and not may_make and not file.is_file():
         fail(f"There is no call log {file}.")
-    return opened(settings, may_make=may_make)
+    with opened(settings, may_make=may_make) as database:
+        yield database
 
 
 def _copy(source: Database, target: Database) -> None:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from ..private_files import make_private
 from .terminal import fail
 
 
@@ -22,7 +23,7 @@ def new_file(path: Path, *, force: bool) -> Iterator[BinaryIO]:
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         part.unlink(missing_ok=True)
-        part.touch(0o600, exist_ok=False)
+        make_private(part, must_be_new=True)
         with part.open("wb") as file:
             yield file
             file.flush()

@@ -25,12 +25,17 @@ def opened(settings: Settings, *, may_make: bool = False) -> Iterator[Database]:
 
     from ..call_log.database import is_file, open_database
     from ..call_log.migrations import migrate
-    from ..exceptions import StorageError
+    from ..exceptions import ConfigError, StorageError
 
     file = Path(make_url(settings.database_url).database or "")
     if is_file(settings.database_url) and not file.is_file() and not may_make:
         fail(f"There is no call log {file}. MILLIS_HOOKS_DATABASE_URL says where it is.")
-    database = open_database(settings.database_url)
+    try:
+        database = open_database(settings.database_url)
+    except (ConfigError, StorageError) as error:
+        # Where another name was given, that is the one to correct.
+        said = str(error).replace("MILLIS_HOOKS_DATABASE_URL", settings.name_of("database_url"))
+        raise type(error)(said) from error.__cause__
     try:
         if may_make and database.schema_version() is None:
             migrate(database)

@@ -15,6 +15,7 @@ from ..exceptions import ConfigError, PayloadError
 from ..loopback import is_loopback
 from ..printable import printable
 from ..webhooks import Marker, given_url, secret_for, secret_header
+from .given_secrets import WAYS, given_secret
 from .terminal import fail, note
 
 if TYPE_CHECKING:
@@ -40,7 +41,10 @@ app = typer.Typer(help="Send a sample webhook to a running service.", no_args_is
 Url = Annotated[
     str, typer.Option(help="The service, or the whole address of the webhook.", show_default=True)
 ]
-Secret = Annotated[str | None, typer.Option(help="The secret; by default from the settings.")]
+Secret = Annotated[
+    str | None,
+    typer.Option(help=f"The secret; {WAYS}. By default from the settings.", metavar="-|env:|file:"),
+]
 VintageName = Annotated[
     str,
     typer.Option(help="The format: v1a, v1b, v2, v2-extras, or hostile for whatever may come."),
@@ -165,7 +169,11 @@ def _send(sample: _Sample, url: str, secret: str | None) -> None:
 
     settings = Settings.load()
     address = given_url(settings, sample.hook, url)
-    headers, query, body = _headers(settings, sample, address, secret), sample.query, sample.body
+    headers, query, body = (
+        _headers(settings, sample, address, given_secret("--secret", secret)),
+        sample.query,
+        sample.body,
+    )
     try:
         # As bytes, because what is hostile must not be repaired on the way.
         target = httpx2.URL(address, query=query.encode() if query is not None else None)

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..exceptions import ConfigError
 from ..loopback import is_loopback
+from ..private_files import make_private
 from ..webhooks import is_webhook_path, webhook_url
 
 if TYPE_CHECKING:
@@ -35,6 +39,24 @@ TargetName = Annotated[
 ]
 Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is every one of them.")]
 Port = Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")]
+
+
+def _require_free(host: str, port: int) -> None:
+    """Raise `ConfigError` where nothing can listen, in words that say what to do."""
+    import socket
+
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind) as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            trial.bind(address)
+    except OSError as error:
+        raise ConfigError(
+            f"Nothing can listen on {host}, port {port}: {error.strerror}. Stop what uses the "
+            "port, or choose others with --port and --host."
+        ) from None
 
 
 class LogLevel(StrEnum):
@@ -73,19 +95,22 @@ def dev(
     from ..target import load_target
 
     generated = _fill_in_secrets(host)
-    os.environ.setdefault("MILLIS_HOOKS_SANDBOX", "1")
     found = load_target(target)
-    serve(
-        found.import_string if reload else found.app,
-        host=host,
-        port=port,
-        limits=_limits(found),
-        is_webhook=_webhooks_of(found),
-        reload=reload,
-        reload_dirs=[found.directory],
-        log_config=_log_config(LogLevel.INFO, found),
-        announce=lambda: typer.echo(_welcome(found, generated, _address(host, port))),
-    )
+    if found.hooks is not None:
+        found.hooks.settings.require_unreachable(host)
+    _require_free(host, port)
+    with _secret_file(generated) as file:
+        serve(
+            found.import_string if reload else found.app,
+            host=host,
+            port=port,
+            limits=_limits(found),
+            is_webhook=_webhooks_of(found),
+            reload=reload,
+            reload_dirs=[found.directory],
+            log_config=_log_config(LogLevel.INFO, found),
+            announce=lambda: typer.echo(_welcome(found, generated, _address(host, port), file)),
+        )
 
 
 def run(
@@ -105,6 +130,8 @@ def run(
     found = load_target(target)
     if found.hooks is not None:
         found.hooks.settings.require_closed()
+        found.hooks.settings.require_unreachable(host)
+    _require_free(host, port)
     serve(
         found.app,
         host=host,
@@ -140,6 +167,7 @@ def worker(
     os.environ["MILLIS_HOOKS_RUN_HANDLERS"] = "1"
     found = load_target(target)
     hooks = _hooks_of(found)
+    _require_free(host, port)
     serve(
         hooks.probes,
         host=host,
@@ -175,13 +203,15 @@ def _fill_in_secrets(host: str) -> Generated:
     from ..settings import Settings
 
     settings = Settings.load()
-    is_open = settings.insecure or not _is_closed(settings)
-    if is_open and not is_loopback(host):
+    is_closed, is_here = _is_closed(settings), is_loopback(host)
+    if not is_closed and not is_here:
         raise ConfigError(
             f"Others can reach {host}, so `dev` wants secrets of your own there. Set one:\n"
             "  export MILLIS_HOOKS_SECRETS=$(openssl rand -hex 32)"
         )
-    secret = None if settings.insecure or not is_open else secrets.token_hex(32)
+    if is_here or settings.exposed:
+        os.environ["MILLIS_HOOKS_SANDBOX"] = os.environ.get("MILLIS_HOOKS_SANDBOX") or "1"
+    secret = None if is_closed else secrets.token_hex(32)
     password = None if settings.dashboard_password else secrets.token_urlsafe(12)
     if secret is not None:
         os.environ["MILLIS_HOOKS_SECRETS"] = secret
@@ -222,7 +252,7 @@ def _address(host: str, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _welcome(target: Target, generated: Generated, address: str) -> str:
+def _welcome(target: Target, generated: Generated, address: str, file: Path | None) -> str:
     """Return what a person needs to know of a server that has just started."""
     hooks = target.hooks
     if hooks is None:
@@ -239,7 +269,7 @@ def _welcome(target: Target, generated: Generated, address: str) -> str:
         _sign_in(generated),
         "",
         "Send a sample call:",
-        f"  millis-hooks send end-of-call --url {end_of_call}{_secret_option(generated)}",
+        f"  millis-hooks send end-of-call --url {end_of_call}{_secret_option(generated, file)}",
         *_how_to_keep(generated),
     ]
     return "\n".join(["", *lines, ""])
@@ -251,9 +281,22 @@ def _sandbox(settings: Settings, base: str) -> list[str]:
     return [*lines, _OPEN_TO_TUNNELS] if lines and settings.sandbox_key is None else lines
 
 
-def _secret_option(generated: Generated) -> str:
-    """Name a secret that `send` cannot find in the settings."""
-    return f" --secret {generated.secret}" if generated.secret else ""
+@contextmanager
+def _secret_file(generated: Generated) -> Iterator[Path | None]:
+    """Keep the secret that was made where only this user can read it, while it is good."""
+    if generated.secret is None:
+        yield None
+        return
+    with TemporaryDirectory(prefix="millis-hooks-") as folder:
+        file = Path(folder) / "secret"
+        make_private(file, must_be_new=True)
+        file.write_text(generated.secret)
+        yield file
+
+
+def _secret_option(generated: Generated, file: Path | None) -> str:
+    """Say where a secret is that `send` cannot find in the settings: never the secret itself."""
+    return f" --secret file:{file}" if generated.secret and file is not None else ""
 
 
 def _sign_in(generated: Generated) -> str:

@@ -16,6 +16,7 @@ import typer
 from ..exceptions import ConfigError, SandboxOffError
 from ..loopback import is_loopback
 from ..printable import printable
+from .given_secrets import WAYS, given_secret
 from .progress import progress
 from .terminal import add_row, console, note, table
 
@@ -53,7 +54,10 @@ def simulate(
         str, typer.Option(help="A service that runs, where no --target is given.")
     ] = "http://127.0.0.1:8000",
     secret: Annotated[
-        str | None, typer.Option(help="Its secret; by default from the settings.")
+        str | None,
+        typer.Option(
+            help=f"Its secret; {WAYS}. By default from the settings.", metavar="-|env:|file:"
+        ),
     ] = None,
     keep: Annotated[
         bool, typer.Option(help="With --target: keep the calls in the application's call log.")
@@ -86,7 +90,7 @@ def simulate(
     stage = (
         _in_process(target, keep=keep, anywhere=anywhere)
         if target
-        else _running(url, secret, anywhere=anywhere)
+        else _running(url, given_secret("--secret", secret), anywhere=anywhere)
     )
     with stage as stands:
         show = partial(_load, count=count, concurrency=concurrency) if count > 1 else _call

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +9,7 @@ from typing import Annotated
 import typer
 
 from ..exceptions import ConfigError
+from ..private_files import make_private
 
 #: What is copied as it is, each under its name without `.txt`, which keeps it from being imported,
 #: collected or obeyed as the package's own.
@@ -30,7 +30,9 @@ def new(
         folder.mkdir(parents=True, exist_ok=True)
         for template in sorted(_FILES.glob("*.txt")):
             content = template.read_text(encoding="utf-8")
-            (folder / template.name.removesuffix(".txt")).write_text(content, encoding="utf-8")
+            written = folder / template.name.removesuffix(".txt")
+            written.touch(0o644)  # with any umask, nobody else may change the code
+            written.write_text(content, encoding="utf-8")
         _write_secrets(folder / ".env")
     except OSError as error:
         raise ConfigError(f"{folder} cannot be written: {error.strerror}.") from error
@@ -50,5 +52,5 @@ def _write_secrets(file: Path) -> None:
         f"MILLIS_HOOKS_SECRETS={secrets.token_hex(32)}\n"
         f"MILLIS_HOOKS_DASHBOARD_PASSWORD={secrets.token_urlsafe(12)}\n"
     )
-    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened:
-        opened.write(lines)
+    make_private(file, must_be_new=True)
+    file.write_text(lines)

@@ -34,9 +34,13 @@ class Commands(TyperGroup):
 
 def explain(error: MillisHooksError) -> str:
     """Return an error's message, with the driver's own words where storage failed."""
-    if isinstance(error, StorageError) and error.__cause__ is not None:
-        return f"{error} ({getattr(error.__cause__, 'orig', None) or error.__cause__})"
-    return str(error)
+    said, cause = str(error), error.__cause__
+    if isinstance(error, StorageError) and isinstance(cause, Exception):
+        from ..call_log.database import describe
+
+        words = describe(cause)
+        return said if words in said else f"{said} ({words})"
+    return said
 
 
 def note(text: str) -> None:

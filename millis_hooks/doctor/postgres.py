@@ -51,7 +51,7 @@ def _examine(
     connection: Connection, version: str | None, now: Callable[[], datetime]
 ) -> Iterator[Finding]:
     yield examine_release(_setting(connection, "server_version"))
-    yield examine_encoding(_setting(connection, "server_encoding"))
+    yield ok("encoding", _setting(connection, "server_encoding"))
     yield _examine_role(connection)
     yield from examine_durability(
         {name: _setting(connection, name) for name in ("fsync", "full_page_writes")},
@@ -72,18 +72,6 @@ def examine_release(written: str) -> Finding:
     if int(number.partition(".")[0]) < _OLDEST:
         return bad("server", f"PostgreSQL {number}", "Use PostgreSQL 13 or newer.")
     return ok("server", f"PostgreSQL {number}")
-
-
-def examine_encoding(encoding: str) -> Finding:
-    """Judge what text the database takes."""
-    if encoding != "UTF8":
-        return bad(
-            "encoding",
-            f"{encoding} has no room for what people say",
-            "Make a database for the call log: CREATE DATABASE millis_hooks ENCODING 'UTF8' "
-            "TEMPLATE template0",
-        )
-    return ok("encoding", encoding)
 
 
 def examine_durability(settings: dict[str, str], commits: str) -> Iterator[Finding]:

@@ -6,6 +6,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..private_files import make_private
+
 if TYPE_CHECKING:
     from filelock import FileLock
 
@@ -27,6 +29,7 @@ class FileHolder:
         """Become the one if nobody is; never waits. Raises OSError if the file cannot be made."""
         from filelock import FileLock, Timeout
 
+        make_private(self._path)
         if self._lock is None:
             # A lock of another kind would outlive a process that is killed.
             self._lock = FileLock(

@@ -11,6 +11,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from ..private_files import make_private
+
 #: How long a call is remembered.
 KEPT = timedelta(days=1)
 
@@ -35,6 +37,8 @@ class Notebook:
     def __init__(self, file: Path | str, *, now: Callable[[], datetime]) -> None:
         self._now = now
         self._lock = threading.Lock()
+        if isinstance(file, Path):
+            make_private(file)
         self._database = sqlite3.connect(file, check_same_thread=False)
         self._ask(_TABLE)
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from ...call_status import CallStatus
 from ...masking import mask_secrets
+from ...private_files import make_private
 from ...wire import Json
 from .asked import LogQuery
 
@@ -78,6 +79,8 @@ class Shelf:
         """Open the file, and make its tables if they are not there or of another version."""
         self._now = now
         self._lock = threading.RLock()
+        if isinstance(file, Path):
+            make_private(file)
         self._database = sqlite3.connect(file, check_same_thread=False)
         self._database.row_factory = sqlite3.Row
         if self._ask("PRAGMA user_version")[0][0] != _VERSION:

@@ -187,7 +187,7 @@ def test_dev_makes_secrets_that_reach_the_reloading_process(run: Run, tmp_path: 
         kept = next(line for line in lines if "MILLIS_HOOKS_SECRETS=" in line)
         sent = run(*command.split()[1:])
     assert (sent.exit_code, "200 OK" in sent.stdout) == (0, True)
-    assert kept.strip().removeprefix("MILLIS_HOOKS_SECRETS=") == command.split()[-1]
+    assert kept.strip().removeprefix("MILLIS_HOOKS_SECRETS=") not in command
 
 
 def test_dev_tells_no_secret_that_is_already_set(run: Run, tmp_path: Path) -> None:

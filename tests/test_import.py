@@ -207,7 +207,7 @@ def test_an_entry_of_a_call_that_is_not_over_is_left_out(run: Run, log: Database
     assert rows(log, deliveries) == []
 
 
-@pytest.mark.parametrize("when", [{"ts": None}, {"ts": 4e9}, {"duration": 1e300}])
+@pytest.mark.parametrize("when", [{"ts": None}, {"ts": 4e9}])
 def test_an_entry_without_a_time_is_of_now(run: Run, log: Database, when: dict[str, Any]) -> None:
     before = datetime.now(UTC)
     run("import", "-", typed=json.dumps(entry(**when)))

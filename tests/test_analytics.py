@@ -154,7 +154,7 @@ def check(found: Report, told: Sequence[Told], scope: Scope) -> None:
     assert tiles.prefetch_p95_ms.value == nearest_rank(latencies, 0.95)
     assert found.prefetch.p99_ms == nearest_rank(latencies, 0.99)
     assert found.statuses == Counter(call.call_status or "" for call in within)
-    assert found.outcomes["error"] == sum(call.outcome == "failed" for call in within)
+    assert found.outcomes["failed"] == sum(call.outcome == "failed" for call in within)
     costs = [call.cost for call in within if call.cost is not None]
     assert tiles.cost.value == (pytest.approx(sum(costs)) if costs else None)
     check_split(found, within, scope)

@@ -40,7 +40,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
     ("address", "wanted"),
     [
         ("q=%20a%00b", {"q": "a b"}),
-        ("outcome=error&range=30d", {"outcome": "error", "range": "30d"}),
+        ("outcome=error&range=30d", {"outcome": "failed", "range": "30d"}),
         ("status=busy&status=new&status=busy", {"status": ("busy", "new")}),
         ("agent=-a&agent=-b&agent=", {"agent": ("-a", "-b")}),
         ("channel=web&direction=inbound", {"channel": "web", "direction": "inbound"}),
@@ -122,7 +122,7 @@ def test_a_count_that_stopped_says_that_there_are_more(site: Site) -> None:
 
 
 EVERYTHING = (
-    "q=refund&outcome=error&status=busy&status=error&agent=-a&agent=-b&channel=phone"
+    "q=refund&outcome=failed&status=busy&status=error&agent=-a&agent=-b&channel=phone"
     "&direction=inbound&number=%2B14155550134&from=2026-11-01&to=2026-11-03&min=10&max=60"
     "&cost_min=0.1&cost_max=2&meta=tier=gold&meta=a=b&handler=parked&unparsed=1&duplicate=1&size=25"
 )
@@ -140,11 +140,11 @@ def test_the_form_says_what_is_filtered_by(site: Site) -> None:
     sent = [(field.get("name"), field.get("value")) for field in page.all("input")]
     for pair in (("number", "+14155550134"), ("from", "2026-11-01"), ("to", "2026-11-03"),
                  ("min", "10"), ("cost_max", "2"), ("meta", "tier=gold"), ("meta", "a=b"),
-                 ("outcome", "error"), ("size", "25")):  # fmt: skip
+                 ("outcome", "failed"), ("size", "25")):  # fmt: skip
         assert pair in sent
     ticked = [box for box in page.all("input", type="checkbox") if "checked" in box]
     assert [box.get("value") for box in ticked if "name" in box] == [
-        "-a", "-b", "error", "busy", "1", "1",
+        "-a", "-b", "failed", "busy", "1", "1",
     ]  # fmt: skip
 
 

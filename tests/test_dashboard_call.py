@@ -156,9 +156,9 @@ def test_the_next_and_the_previous_call_are_those_of_the_list(site: Site) -> Non
         site.stored.add_call(f"-{number}", minutes_ago=number + 1, outcome=outcome)
     page = site.page("/calls/-2?in=outcome%3Derror")
     (newer,), (older,) = page.all("a", rel="prev"), page.all("a", rel="next")
-    assert newer["href"] == "/calls/-0?in=outcome%3Derror"
-    assert older["href"] == "/calls/-3?in=outcome%3Derror"
-    assert "/calls?outcome=error" in page.links()
+    assert newer["href"] == "/calls/-0?in=outcome%3Dfailed"
+    assert older["href"] == "/calls/-3?in=outcome%3Dfailed"
+    assert "/calls?outcome=failed" in page.links()
 
 
 def test_at_the_ends_of_the_list_there_is_no_further_call(site: Site) -> None:

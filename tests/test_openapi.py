@@ -152,7 +152,7 @@ def test_every_filter_that_an_address_has_is_described() -> None:
 
 EVERY_FILTER = CallFilter(
     q="gold",
-    outcome="error",
+    outcome="failed",
     status=("error",),
     agent=("-agent",),
     channel="web",

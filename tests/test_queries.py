@@ -124,7 +124,7 @@ def test_a_live_call_comes_with_the_query_of_its_prefetch(stored: StoredCalls) -
 @pytest.mark.parametrize(
     ("wanted", "expected"),
     [
-        ({"outcome": "error"}, ["-failed"]),
+        ({"outcome": "failed"}, ["-failed"]),
         ({"outcome": "completed"}, ["-done"]),
         ({"outcome": "nonsense"}, ["-done", "-failed"]),
         ({"agent": ("-sales",)}, ["-failed"]),
@@ -169,7 +169,7 @@ def test_tabs_count_what_the_other_filters_leave(stored: StoredCalls) -> None:
     counts = stored.queries.list_calls(wanted, now=NOW).counts
     assert {name: count for name, count in counts.items() if count} == {
         "all": 3,
-        "error": 1,
+        "failed": 1,
         "voicemail": 1,
         "lost": 1,
     }

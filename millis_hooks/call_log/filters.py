@@ -51,8 +51,8 @@ RANGES: Mapping[str, timedelta | None] = {
     "all": None,
 }
 
-#: The tabs over the list. `error` is the outcome `failed`; `lost` has no outcome at all.
-OUTCOMES = ("completed", "chat", "voicemail", "timeout", "unreached", "error", "lost")
+#: The tabs over the list; `lost` has no outcome at all.
+OUTCOMES = ("completed", "chat", "voicemail", "timeout", "unreached", "failed", "lost")
 
 CHANNELS = ("phone", "web", "chat")
 DIRECTIONS = ("inbound", "outbound")
@@ -240,7 +240,7 @@ def _in_tab(outcome: str) -> Wish:
     if outcome == "lost":
         lane = Lane(and_(calls.c.ended_at.is_(None), IS_REAL))
         return Wish(and_(aside(calls.c.ended_at).is_(None), IS_REAL), (lane,))
-    return _one_of(calls.c.outcome, ["failed" if outcome == "error" else outcome])
+    return _one_of(calls.c.outcome, [outcome])
 
 
 def _conversation(channel: str | None, direction: str | None) -> Wish:

@@ -23,7 +23,6 @@ from .ways import FEW, Key, Stretch, Way, choose
 #: Counts stop here: "500+" is as useful as the number, and has a bounded price.
 COUNT_CAP = FEW
 
-_TABS = {Outcome.FAILED.value: "error", None: "lost"}
 #: Calls that were made up and have no end are in no tab but the one of all.
 _IS_UNENDED = and_(calls.c.ended_at.is_(None), not_(IS_REAL))
 _UNENDED = "unended"
@@ -133,7 +132,7 @@ def _by_outcome(way: Way, candidates: Select[Any], stretch: Stretch) -> Select[A
 
 
 def _tab(outcome: str | None) -> str:
-    return _TABS.get(outcome, outcome or "lost")
+    return outcome or "lost"
 
 
 def _told(counts: Mapping[str, int], cut: set[str]) -> Counts:

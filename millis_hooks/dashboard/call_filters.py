@@ -26,6 +26,8 @@ PAGE_SIZE = 50
 Params: TypeAlias = dict[str, str | list[str]]
 
 _DATE = len("2026-11-21")
+#: What an outcome was called in addresses that may be kept somewhere.
+_OLD_OUTCOMES = {"error": "failed"}
 #: No call is of another year. Moments at the very ends of the calendar are not in every time zone.
 _YEARS = range(1900, 9000)
 
@@ -67,7 +69,7 @@ def read_filter(query: Mapping[str, str], zone: tzinfo = UTC) -> CallFilter:
     return CallFilter(
         zone=zone,
         q=clean_query(query.get("q", "")),
-        outcome=_one_of(OUTCOMES, query.get("outcome")),
+        outcome=_one_of(OUTCOMES, _OLD_OUTCOMES.get(asked := query.get("outcome", ""), asked)),
         status=every(query, "status"),
         agent=every(query, "agent"),
         channel=_one_of(CHANNELS, query.get("channel")),

@@ -20,7 +20,7 @@ _TABS = {
     "voicemail": "Voicemail",
     "timeout": "Timeout",
     "unreached": "Unreached",
-    "error": "Errors",
+    "failed": "Failed",
     "lost": "No end received",
 }
 #: Shown when there are any: most teams never see these.

@@ -56,7 +56,7 @@ Split = Literal["type", "provider"]
 _PERIODS_AT_ONCE = 16
 
 #: What is not among them is `other`.
-_GROUPS = {name: name for name in OUTCOME_GROUPS[:4]} | {"failed": "error"}
+_GROUPS = {name: name for name in OUTCOME_GROUPS[:-1]}
 
 
 #: Nobody was called before, and clocks overflow far from it.
@@ -175,7 +175,7 @@ def _total(measure: str) -> Figure:
 def _error_rate(parts: Sequence[_Part]) -> float | None:
     outcomes = _outcomes(parts)
     calls = sum(outcomes.values())
-    return outcomes["error"] / calls if calls else None
+    return outcomes["failed"] / calls if calls else None
 
 
 def _bucket(part: _Part, split: Split) -> Bucket:

@@ -15,7 +15,7 @@ from .buckets import Interval
 
 #: What calls became, as charts group it. `error` is the outcome `failed`; `other` are calls that
 #: reached nobody, whose outcome is unknown or whose end did not come.
-OUTCOME_GROUPS = ("completed", "chat", "voicemail", "timeout", "error", "other")
+OUTCOME_GROUPS = ("completed", "chat", "voicemail", "timeout", "failed", "other")
 
 #: A day with fewer prefetches than this has no percentiles worth a line.
 LEAST_SAMPLES = 20

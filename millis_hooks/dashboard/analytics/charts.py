@@ -31,7 +31,7 @@ _GROUPS = {
     "chat": ("Chat", "chat", "chat"),
     "voicemail": ("Voicemail", "voicemail", "voicemail"),
     "timeout": ("Timeout", "timeout", "timeout"),
-    "error": ("Error", "error", "error"),
+    "failed": ("Failed", "error", "failed"),
     "other": ("Unreached or no end", "other", None),
 }
 _COSTS = {"llm": "LLM", "tts": "TTS", "stt": "STT", "millis": "Millis", "": "Not named"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from functools import partial
@@ -14,12 +14,13 @@ from sqlalchemy import Connection
 from starlette.types import ASGIApp
 
 from .call_log import CallLog
+from .call_log.deliveries import Delivery
 from .call_log.news import Change
 from .call_log.owners import agent_of_session
 from .call_log.rejections import Described, Rejection, RejectionLog
 from .end_of_call import EndOfCallEndpoint
 from .events import EndOfCall
-from .exceptions import ConfigError
+from .exceptions import ConfigError, StorageError
 from .failures import hide_by, hide_no_more_by
 from .housekeeping import Housekeeper
 from .in_place_of_millis import Answers
@@ -221,6 +222,8 @@ class Service:
     def _make_webhooks(self, default: bytes | None) -> tuple[PrefetchEndpoint, EndOfCallEndpoint]:
         settings, note, tracing = self._settings, self._rejections.note, self._tracing
         store, record = self.call_log.writer.store, self.call_log.writer.record
+        if not settings.take_calls_when_damaged:
+            store = partial(_store_if_sound, self.call_log, store)
         if settings.redact_before_store and self._hidden is not None:
             from .redaction import Redaction
 
@@ -313,6 +316,15 @@ def _secrets_of(settings: Settings) -> Iterator[str]:
     for secret in (settings.api_key, settings.metrics_token, settings.dashboard_password):
         if secret is not None:
             yield secret.get_secret_value()
+
+
+async def _store_if_sound(
+    call_log: CallLog, store: Callable[[Delivery], Awaitable[None]], delivery: Delivery
+) -> None:
+    """Store a delivery unless the call log was found damaged; raise `StorageError` then."""
+    if call_log.damage is not None:
+        raise StorageError(f"The call log is damaged: {call_log.damage}.")
+    await store(delivery)
 
 
 def _hidden(settings: Settings) -> MaskPolicy | None:

@@ -147,6 +147,11 @@ class Settings(BaseModel):
     handler_concurrency: int = Field(
         16, gt=0, le=1000, description="End-of-call handlers that run at the same time."
     )
+    take_calls_when_damaged: bool = Field(
+        True,
+        description="Acknowledge ends of calls after the call log was found damaged, because much "
+        "of it can be recovered. 0 answers 503 instead.",
+    )
     run_handlers: bool = Field(
         True,
         description="Call end-of-call handlers here; 0 leaves them to `millis-hooks worker`.",

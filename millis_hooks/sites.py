@@ -158,6 +158,7 @@ class Sites:
                 version=__version__,
                 mask=MaskPolicy.of(self._settings),
                 webhooks=Webhooks.of(self._settings),
+                damage=lambda: self._works.call_log.damage,
             ),
             setup=self._setup(),
             forgetting=self._forgetting(),

@@ -182,12 +182,29 @@ def test_a_file_that_gets_damaged_is_not_written_to_and_may_be_mended(
     hooks: MillisHooks, database: Path, impatient: None
 ) -> None:
     with serving(hooks) as client:
+        assert "The call log is damaged" not in client.get("/login").text
         with out_of_order(client):
             held_before = damage_at_rest(database)
             damaged = database.read_bytes()
         assert database.read_bytes() == damaged
+        assert "The call log is damaged" in client.get("/login").text
         overwrite(database, held_before)
-        eventually(lambda: back_in_order(client))
+        eventually(lambda: client.post(END_OF_CALL, content=BODY).status_code == 200)
+        assert answers(client) == (200, 200, 200, 503)  # said until a restart
+        assert "The call log is damaged" in client.get("/login").text
+    with serving(hooks) as client:
+        assert answers(client) == (200, 200, 200, 200)
+        assert "The call log is damaged" not in client.get("/login").text
+
+
+def test_after_damage_calls_are_refused_where_that_is_set(
+    make_hooks: MakeHooks, database: Path, impatient: None
+) -> None:
+    with serving(make_hooks(take_calls_when_damaged=False)) as client:
+        with out_of_order(client):
+            held_before = damage_at_rest(database)
+        overwrite(database, held_before)
+        assert answers(client) == (503, 200, 200, 503)
 
 
 def damage_at_rest(file: Path) -> bytes:

@@ -5,14 +5,17 @@ Knows nothing of HTTP and nothing of handlers.
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, event, select
+from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import SQLAlchemyError
 
-from .database import Database, open_database
+from ..exceptions import StorageError
+from .database import Database, describe, is_damage, open_database
 from .dialects import upsert
 from .digest import RunsFor
 from .elsewhere import Elsewhere
@@ -26,6 +29,14 @@ from .writer import Writer
 
 if TYPE_CHECKING:
     from .replicas import Replicas
+
+
+logger = logging.getLogger("millis_hooks.call_log")
+
+_DAMAGED = (
+    "The call log was found damaged: {why}. Stop the service, move the file away together with its "
+    "-wal and -shm, and put a backup in its place; `sqlite3 FILE .recover` may save what is newer"
+)
 
 
 class CallLog:
@@ -62,7 +73,11 @@ class CallLog:
             tell=self.news.tell,
         )
         self.read_errors = 0
+        #: What was said when the file was first found damaged; it stays until a restart.
+        self.damage: str | None = None
         event.listen(self.database.reader, "handle_error", self._count_error)
+        for engine in (self.database.reader, self.database.writer):
+            event.listen(engine, "handle_error", self._note_damage)
         self._elsewhere = _elsewhere(self.database, self.writer, self.news)
         self._readiness = Readiness(self.writer)
         self.writer.start()
@@ -78,7 +93,12 @@ class CallLog:
         self.database.close()
 
     def check(self) -> None:
-        """Raise `StorageError` unless a delivery would be stored now. Blocks a little."""
+        """Raise `StorageError` unless a delivery would be stored now, and the log is sound.
+
+        Blocks a little.
+        """
+        if self.damage is not None:
+            raise StorageError(_DAMAGED.format(why=self.damage))
         self._readiness.check()
 
     def tell_of_runs(self, call_ids: Collection[int]) -> None:
@@ -99,6 +119,12 @@ class CallLog:
 
     def _count_error(self, _context: object) -> None:
         self.read_errors += 1
+
+    def _note_damage(self, context: ExceptionContext) -> None:
+        error = context.original_exception
+        if self.damage is None and isinstance(error, Exception) and is_damage(error):
+            self.damage = describe(error)
+            logger.error(_DAMAGED.format(why=self.damage))
 
     def _wake(self) -> None:
         self.processor.wake()

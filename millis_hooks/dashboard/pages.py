@@ -46,6 +46,8 @@ class DashboardSettings:
     mask: MaskPolicy = SECRETS_ALONE
     #: What `/openapi.json` says of the two webhooks.
     webhooks: Webhooks = USUAL_WEBHOOKS
+    #: Says what was found when the call log is damaged.
+    damage: Callable[[], str | None] = lambda: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +151,7 @@ class Pages:
             now=self._now(),
             slow_prefetch_ms=self._settings.slow_prefetch_ms,
             version=self._settings.version,
+            damage=self._settings.damage(),
             **{"operator": None, "live_count": 0} | context,
         )
         # Lone surrogates and NUL come in with payloads and go out on no page.

@@ -137,6 +137,9 @@ class ServiceCollector(Collector):
         yield _single("disk_free_bytes", "What is left on the call log's disk.", free)
 
     def _of_backlog(self) -> Iterator[Metric]:
+        is_damaged = self._sources.call_log.damage is not None
+        meaning = "1 since the call log was found damaged."
+        yield _single("call_log_damaged", meaning, int(is_damaged))
         try:
             with self._sources.call_log.database.reader.connect() as connection:
                 backlog = read_backlog(connection)

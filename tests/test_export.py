@@ -89,13 +89,29 @@ def test_csv_is_as_rfc_4180_has_it(run: Run, log: StoredCalls) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["=1+1", "-1+1|cmd", "+1+1", "@SUM(A1)", "\t=1", " =1", "\r=1", "'quoted", "＝1", "+49 30=x"],
+    [
+        "=1+1",
+        "-1+1|cmd",
+        "-A1-B2",
+        "-AB12",
+        "-1-2",
+        "+1+1",
+        "@SUM(A1)",
+        "\t=1",
+        " =1",
+        "\r=1",
+        "'quoted",
+        "＝1",
+        "+49 30=x",
+    ],
 )
 def test_what_a_spreadsheet_may_take_for_a_formula_is_guarded(text: str) -> None:
     assert guarded(text) == f"'{text}"
 
 
-@pytest.mark.parametrize("text", [PHONE, "+1415•••••34", SESSION, "-Ox_1-x", "", "Hi", "a=b"])
+@pytest.mark.parametrize(
+    "text", [PHONE, "+1415•••••34", SESSION, "-Ox_1-x", "-A1-Bx", "", "Hi", "a=b"]
+)
 def test_numbers_ids_and_plain_words_stay_as_they_are(text: str) -> None:
     assert guarded(text) == text
 

@@ -8,7 +8,7 @@ begins with one of these (blanks and control characters aside), with a tab or wi
 an apostrophe in front, which spreadsheets take for "this is text". Two kinds of text are left as
 they are, because programs look them up and no formula can be written in them: phone numbers (`+`
 and digits) and ids (`-` and then letters, digits, `-` and `_`). `-Ox1demo` stays, `-1+1|cmd` does
-not. A text that begins with an apostrophe gets one more, so a program that takes one away wherever
+not, nor does `-A1-B2`, which names cells. A text that begins with an apostrophe gets one more, so a program that takes one away wherever
 there is one has what the call log has.
 """
 
@@ -24,7 +24,8 @@ from typing import Any, BinaryIO
 from sqlalchemy import Column
 
 _MAY_BE_FORMULA = re.compile(r"['\t\r\n]|[\s\x00-\x20\x7f-\xa0\u200b-\u200f\ufeff]*[=+\-@＝＋－＠]")
-_IS_NONE = re.compile(r"\+[0-9•]{1,20}|-[-A-Za-z0-9_]{1,254}")
+#: Of an id that reads as cells or numbers taken from one another, as `-A1-B2`, a sum is made.
+_IS_NONE = re.compile(r"\+[0-9•]{1,20}|(?!(?:-[A-Za-z]{0,3}[0-9]{1,7})+\Z)-[-A-Za-z0-9_]{1,254}")
 
 
 def guarded(text: str) -> str:

@@ -8,7 +8,8 @@ begins with one of these (blanks and control characters aside), with a tab or wi
 an apostrophe in front, which spreadsheets take for "this is text". Two kinds of text are left as
 they are, because programs look them up and no formula can be written in them: phone numbers (`+`
 and digits) and ids (`-` and then letters, digits, `-` and `_`). `-Ox1demo` stays, `-1+1|cmd` does
-not, nor does `-A1-B2`, which names cells. A text that begins with an apostrophe gets one more, so a program that takes one away wherever
+not, nor does `-A1-B2`, which names cells.
+A text that begins with an apostrophe gets one more, so a program that takes one away wherever
 there is one has what the call log has.
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import shutil
@@ -13,12 +14,14 @@ import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPConnection
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from conftest import AUTHORIZED, END_OF_CALL, SECRET, eventually
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from millis_hooks.samples import end_of_call_body
 from millis_hooks.server import ABANDON_S, Limits
@@ -147,6 +150,43 @@ def test_every_place_waits_longer_than_a_stop_takes(
 def test_every_setting_that_is_named_exists(path: Path) -> None:
     named = set(re.findall(rf"\b{ENV_PREFIX}([A-Z_]+)\b", path.read_text()))
     assert {name.lower() for name in named} <= Settings.model_fields.keys()
+
+
+def believed() -> Iterator[tuple[str, str]]:
+    """Each file, and whom the service believes that is started with it."""
+    yield "fly.toml", tomllib.loads((FOLDER / "fly.toml").read_text())["env"]["FORWARDED_ALLOW_IPS"]
+    for name in ("hooks-1", "hooks-2", "worker"):
+        yield name, compose()["services"][name]["environment"]["FORWARDED_ALLOW_IPS"]
+    (config,) = (each for each in manifests() if each["kind"] == "ConfigMap")
+    yield "kubernetes.yaml", config["data"]["FORWARDED_ALLOW_IPS"]
+
+
+@pytest.mark.parametrize(("place", "proxies"), [*believed()])
+def test_nobody_chooses_the_address_their_guesses_are_counted_by(place: str, proxies: str) -> None:
+    for trusted in proxies.split(","):
+        assert ip_network(trusted).is_private, place
+        proxy = str(ip_network(trusted)[7])
+        for forged in ("", "198.51.100.6, ", f"{proxy}, ", "127.0.0.1, "):
+            assert seen_by(proxies, proxy, f"{forged}203.0.113.9") == "203.0.113.9"
+        assert seen_by(proxies, "203.0.113.9", "198.51.100.6") == "203.0.113.9"
+
+
+def test_every_place_that_believes_a_proxy_is_looked_at() -> None:
+    named = {path.name for path in FILES if "FORWARDED_ALLOW_IPS" in path.read_text()}
+    assert named == {"fly.toml", "compose.yaml", "kubernetes.yaml"}
+
+
+def seen_by(proxies: str, peer: str, forwarded_for: str) -> str:
+    """The address that a request has which `peer` hands on."""
+    seen: list[str] = []
+
+    async def note(scope: Any, *_: Any) -> None:
+        seen.append(scope["client"][0])
+
+    header = (b"x-forwarded-for", forwarded_for.encode())
+    scope: Any = {"type": "http", "scheme": "http", "client": (peer, 1), "headers": [header]}
+    asyncio.run(ProxyHeadersMiddleware(note, trusted_hosts=proxies)(scope, None, None))  # type: ignore[arg-type]
+    return seen[0]
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from uvicorn.server import ServerState
 
 from .connection_places import ConnectionPlaces, Place
 from .loopback import is_loopback
-from .operators.guesses import network_of
+from .operators.throttle import network_of
 from .peer import BROUGHT_SECRET
 
 #: How long a refused peer may go on sending, so that closing does not wipe our answer off its wire.

@@ -38,6 +38,10 @@ TROUBLES: Mapping[str, Told] = {
         "DNS does not know the name {host}.",
         "Correct the address. A name that is new may need a few minutes to be known.",
     ),
+    "link_local": Told(
+        "{host} is an address of the network card alone: nothing was sent there.",
+        "Give the address by which Millis reaches the service from outside.",
+    ),
     "refused": Told(
         "{host} refuses the connection: nothing listens there.",
         "Start the service, and the tunnel or the proxy in front of it; look at the port.",

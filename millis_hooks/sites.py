@@ -53,6 +53,8 @@ class Sites:
     def __init__(self, works: Works, *, now: Callable[[], datetime]) -> None:
         self._works = works
         self._settings = works.settings
+        # Not for the first page: it may be asked for while nothing can be written.
+        self._session_key = _session_key(works)
         self._now = now
         self._site: ASGIApp | None = None
         self._metrics: ASGIApp | None = None
@@ -123,11 +125,12 @@ class Sites:
     def _is_operator(self, scope: Scope) -> bool:
         from starlette.requests import Request
 
-        from .dashboard.cookies import read_cookie
+        from .dashboard.cookies import Cookies
 
         with self._making:
             operators = self._operators
-        return operators.resume(read_cookie(Request(scope)), is_use=False) is not None
+        cookie = Cookies(self._settings.public_url).session(Request(scope))
+        return operators.resume(cookie, is_use=False) is not None
 
     @cached_property
     def _operators(self) -> Operators:
@@ -136,7 +139,7 @@ class Sites:
         return Operators(
             self._works.call_log.database.reader,
             write=self._works.call_log.writer.run,
-            signing_key=self._session_key(),
+            signing_key=self._session_key,
             password=self._settings.dashboard_password,
             now=self._now,
             lasts=Lasts(
@@ -159,6 +162,7 @@ class Sites:
                 mask=MaskPolicy.of(self._settings),
                 webhooks=Webhooks.of(self._settings),
                 damage=lambda: self._works.call_log.damage,
+                public_url=self._settings.public_url,
             ),
             setup=self._setup(),
             forgetting=self._forgetting(),
@@ -212,7 +216,8 @@ class Sites:
         self._works.runner.wake()
         return reread
 
-    def _session_key(self) -> bytes:
-        if self._settings.session_key is not None:
-            return self._settings.session_key.get_secret_value().encode()
-        return self._works.call_log.key("operator_sessions")
+
+def _session_key(works: Works) -> bytes:
+    if works.settings.session_key is not None:
+        return works.settings.session_key.get_secret_value().encode()
+    return works.call_log.key("operator_sessions")

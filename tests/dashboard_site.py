@@ -77,6 +77,7 @@ class Site:
         prefix: str = "",
         mask: MaskPolicy = SECRETS_ALONE,
         setup: Setup | None = None,
+        public_url: str | None = None,
     ) -> None:
         self.stored = StoredCalls(folder)
         self.now = NOW
@@ -91,7 +92,7 @@ class Site:
             self.stored.queries,
             self.operators,
             replay=self._replay,
-            settings=DashboardSettings("1.2.3", mask=mask),
+            settings=DashboardSettings("1.2.3", mask=mask, public_url=public_url),
             now=self._now,
             setup=setup or make_setup(),
             forgetting=Forgetting(self.stored.database.reader, self.stored.write),

@@ -18,7 +18,9 @@ from typer.testing import CliRunner
 from millis_hooks.call_log.tables import deeds, rejection_counts
 from millis_hooks.cli.commands import app
 from millis_hooks.dashboard import Setup, Trials
+from millis_hooks.exceptions import StorageError
 from millis_hooks.finding import Finding, bad, ok, warn
+from millis_hooks.loopback import is_link_local
 from millis_hooks.marks import TEST_SOURCE, Marks
 from millis_hooks.operators import accounts
 from millis_hooks.operators.passwords import hash_password
@@ -366,6 +368,106 @@ def test_an_address_that_came_with_a_link_gets_no_secret_unvouched(tmp_path: Pat
     assert send(site, "prefetch", url="https://evil.example").status_code == 400
     assert send(site, "prefetch", url="http://169.254.169.254", vouched="1").status_code == 400
     assert Page(site.get("/setup?url=https://evil.example")).all("input", name="vouched")
+
+
+def lapse(site: Site) -> None:
+    """Let the password be one that was given long ago."""
+    site.now = NOW + timedelta(minutes=16)
+
+
+@pytest.mark.parametrize(
+    ("public_url", "fields"),
+    [
+        (PUBLIC, {"url": "https://my.example", "vouched": "1"}),
+        (None, {"url": "https://my.example", "vouched": "1"}),
+        (None, {"url": "http://testserver"}),
+        (None, {}),
+    ],
+)
+def test_a_test_to_any_address_but_that_of_the_settings_needs_the_password(
+    tmp_path: Path, public_url: str | None, fields: dict[str, str]
+) -> None:
+    asked_for: list[str] = []
+
+    def peer(request: httpx2.Request) -> httpx2.Response:
+        asked_for.append(request.url.host)
+        return httpx2.Response(502)
+
+    site = through(tmp_path, peer, public_url=public_url)
+    lapse(site)
+    for confirm in ({}, {"confirm_password": "a guess"}):
+        asked = send(site, "prefetch", **fields, **confirm)
+        assert Page(asked).all("input", name="confirm_password")
+    assert (asked_for, recorded(site)) == ([], [])
+    sent(site, "prefetch", **fields, confirm_password=PASSWORD)
+    host = fields.get("url", "http://testserver")
+    assert [f"//{each}" for each in asked_for] == [host.partition(":")[2]]
+    assert recorded(site) == [host]
+
+
+def test_a_host_that_a_request_names_gets_no_secret_without_the_password(tmp_path: Path) -> None:
+    site = through(tmp_path, not_asked, public_url=None)
+    lapse(site)
+    headers = {"Host": "evil.example"}
+    asked = site.browser.post("/setup/test", data={"hook": "prefetch"}, headers=headers)
+    assert Page(asked).all("input", name="confirm_password")
+
+
+def test_a_test_to_the_address_of_the_settings_is_on_record_too(tmp_path: Path) -> None:
+    site = through(tmp_path, lambda _: httpx2.Response(502))
+    lapse(site)
+    sent(site, "prefetch")
+    assert recorded(site) == [PUBLIC]
+    assert f"Sent a test with a secret to {PUBLIC}" in site.page("/operators").text
+
+
+def test_no_secret_goes_where_it_cannot_be_recorded(tmp_path: Path) -> None:
+    site = through(tmp_path, not_asked)
+
+    def refuse(*_: object) -> None:
+        raise StorageError("The disk is full.")
+
+    site.operators._write = refuse  # type: ignore[assignment]
+    assert send(site, "prefetch").status_code == 503
+
+
+def recorded(site: Site) -> list[str | None]:
+    wanted = select(deeds.c.subject).where(deeds.c.action == "send_test")
+    return list(site.stored.write(lambda connection: connection.scalars(wanted).all()))
+
+
+LINK_LOCAL = [
+    "169.254.169.254", "2852039166", "0xa9fea9fe", "0251.0376.0251.0376", "169.254.43518",
+    "169.254.169.254.", "[::ffff:169.254.169.254]", "[::ffff:a9fe:a9fe]", "[64:ff9b::a9fe:a9fe]",
+    "[fe80::1]", "[2002:a9fe:a9fe::1]", "[fd00:ec2::254]", "[::169.254.169.254]",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("host", LINK_LOCAL)
+def test_an_address_of_the_network_card_is_no_address_however_it_is_spelled(
+    tmp_path: Path, host: str
+) -> None:
+    site = through(tmp_path, not_asked)
+    for port in ("", ":8080"):
+        url = f"http://{host}{port}"
+        assert send(site, "prefetch", url=url, vouched="1").status_code == 400
+        assert shown(site, f"?url={url}")["address"]["refused"] == url
+
+
+@pytest.mark.parametrize("addresses", [["169.254.169.254"], ["192.0.2.1", "fe80::1%eth0"]])
+def test_a_name_of_such_an_address_is_sent_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, addresses: list[str]
+) -> None:
+    found = [(0, 0, 0, "", (each, 0)) for each in addresses]
+    monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: found)
+    site = signed_in(tmp_path)
+    trial = sent(site, "prefetch", url="https://metadata.example", vouched="1")
+    assert "network card" in trial["found"]
+
+
+@pytest.mark.parametrize("host", ["192.168.1.5", "127.0.0.1", "[::1]", "1", "hooks.example"])
+def test_other_addresses_are_taken(host: str) -> None:
+    assert not is_link_local(host)
 
 
 def test_an_address_that_was_vouched_for_is_tried(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from ..exceptions import StorageError
 from .analytics.analytics import Analytics, Scope
 from .analytics.figures import Report
+from .database import describe
 from .drift import DriftReport, drift_report
 from .filters import IS_REAL, CallFilter, bindable, is_live, midnight
 from .listing import Listing
@@ -305,7 +306,7 @@ class Queries:
             with self._engine.connect() as connection:
                 yield connection
         except SQLAlchemyError as error:
-            raise StorageError("the call log could not be read") from error
+            raise StorageError(f"The call log could not be read: {describe(error)}.") from error
 
 
 def _read_as(shape: type[T], row: Mapping[Any, Any]) -> T:

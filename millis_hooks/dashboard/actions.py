@@ -41,14 +41,14 @@ class Actions:
         role: Role = "operate",
         deed: Action | None = None,
         subject: Subject = subject_of,
-        recent: bool = False,
+        recent: Callable[[Mapping[str, str]], bool] = lambda fields: False,
         max_fields: int = 10,
     ) -> Route:
         """Return the route of a form: POST alone, and not a large one.
 
         Operators of another role get 403. A `deed` is recorded once `act` has returned and before
-        the answer goes out. A `recent` password is asked for again where it was not given in the
-        last minutes; what was in the form goes on with it.
+        the answer goes out. For a form that needs a `recent` password it is asked for again where
+        it was not given in the last minutes; what was in the form goes on with it.
         """
 
         def answer(request: Request, fields: Mapping[str, str]) -> Response:
@@ -56,7 +56,7 @@ class Actions:
             if operator is None:
                 return RedirectResponse(_sign_in_path(request), 303)
             require_role(operator, role)
-            if recent and (asked := self._confirmation.ask(request, operator, fields)):
+            if recent(fields) and (asked := self._confirmation.ask(request, operator, fields)):
                 return asked
             sent = self._confirmation.without_password(fields)
             response = act(request, operator, sent)

@@ -23,7 +23,11 @@ _EXPLANATIONS = {
     413: ("Too large", "This form is larger than any form here."),
 }
 _NOT_POSSIBLE = ("Not possible", "The dashboard cannot do what was asked.")
-_NO_STORAGE = ("The call log cannot be used", "The reason is in the server's log. Try again soon.")
+_NO_STORAGE = (
+    "The call log cannot be used",
+    "{} Try again soon; on the server, millis-hooks doctor says more.",
+)
+_RETRY_AFTER_S = 5
 _BUG = ("Something went wrong", "The page could not be made. The reason is in the server's log.")
 
 
@@ -42,8 +46,11 @@ class Errors:
         return self._explain(request, status_code, _EXPLANATIONS.get(status_code, _NOT_POSSIBLE))
 
     def _storage(self, request: Request, error: Exception) -> Response:
-        logger.error("the dashboard could not use the call log", exc_info=error)
-        return self._explain(request, 503, _NO_STORAGE)
+        logger.error("the dashboard could not use the call log: %s", error)
+        title, text = _NO_STORAGE
+        response = self._explain(request, 503, (title, text.format(error)))
+        response.headers["Retry-After"] = str(_RETRY_AFTER_S)
+        return response
 
     def _bug(self, request: Request, _: Exception) -> Response:
         # This one stands outside the guards, whose headers every answer needs.

@@ -8,6 +8,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from .origins import refusal_of
+
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; {media}"
     "font-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; "
@@ -30,13 +32,18 @@ HEADERS = {
 
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _LOCAL_PATH = re.compile(r"/(?![/\\])[^\\\x00-\x20\x7f]*")
+_SCHEME_AND_HOST = re.compile(r"^(?:[a-zA-Z][a-zA-Z0-9+.-]*:)?(?://[^/?#\\]*)?[/\\]*")
 
 
 class Guards:
-    """Middleware: sets the headers a page did not set, and refuses writes from other sites."""
+    """Middleware: sets the headers a page did not set, refuses writes from other sites, and leads
+    nobody to another one.
+    """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, public_url: str | None = None) -> None:
+        """Take forms also from `public_url`, whatever a proxy makes of Host."""
         self._app = app
+        self._public_url = public_url
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -48,21 +55,23 @@ class Guards:
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
+                if "location" in headers:
+                    headers["location"] = on_this_site(headers["location"])
             await send(message)
 
-        app = self._app
-        if scope["method"] not in _SAFE_METHODS and not is_same_origin(Headers(scope=scope)):
-            app = PlainTextResponse("This form was sent from another site.", 403)
+        refusal = self._refusal(scope)
+        app = self._app if refusal is None else PlainTextResponse(refusal, 403)
         await app(scope, receive, send_guarded)
 
+    def _refusal(self, scope: Scope) -> str | None:
+        if scope["method"] in _SAFE_METHODS:
+            return None
+        return refusal_of(Headers(scope=scope), scope["scheme"], self._public_url)
 
-def is_same_origin(headers: Headers) -> bool:
-    """Whether a request comes from one of our own pages, or from no page at all."""
-    site = headers.get("sec-fetch-site")
-    if site is not None:
-        return site in ("same-origin", "none")
-    origin = headers.get("origin")
-    return origin is None or origin.partition("://")[2] == headers.get("host")
+
+def on_this_site(location: str) -> str:
+    """Return where to go without scheme and host: those a request brings are not to be believed."""
+    return _SCHEME_AND_HOST.sub("/", location, count=1)
 
 
 def local_path(target: str | None) -> str | None:

@@ -37,7 +37,7 @@ from starlette.types import Receive, Scope, Send
 from ..call_log.news import REFRESH, Announcer, Change, Listener
 from ..exceptions import StorageError
 from ..operators import Operator, Operators
-from .cookies import read_cookie
+from .cookies import Cookies
 
 #: Pages that are followed at once. More do not change by themselves, and lose nothing else.
 MOST_CLIENTS = 64
@@ -65,11 +65,13 @@ class Live:
         news: Announcer,
         operators: Operators,
         *,
+        cookies: Cookies | None = None,
         heartbeat_s: float = HEARTBEAT_S,
         gather_s: float = GATHER_S,
     ) -> None:
         self._news = news
         self._operators = operators
+        self._cookies = cookies or Cookies()
         self._heartbeat_s = heartbeat_s
         self._gather_s = gather_s
         self._operator_of: dict[Listener, str] = {}  # by stream, the oldest first
@@ -141,7 +143,7 @@ class Live:
                     await _rest(listener, awake, self._gather_s * pauses)
 
     async def _operator(self, request: Request) -> Operator | None:
-        resume = partial(self._operators.resume, read_cookie(request), is_use=False)
+        resume = partial(self._operators.resume, self._cookies.session(request), is_use=False)
         return await run_in_threadpool(resume)
 
 

@@ -144,6 +144,7 @@ _WORDS = {
     "sign_out": "Signed out",
     "end_session": "Ended a session of",
     "reveal": "Had a secret shown",
+    "send_test": "Sent a test with a secret to",
     "replay": "Replayed handlers",
     "export": "Exported calls",
     "forget": "Deleted",

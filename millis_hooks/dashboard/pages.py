@@ -48,6 +48,8 @@ class DashboardSettings:
     webhooks: Webhooks = USUAL_WEBHOOKS
     #: Says what was found when the call log is damaged.
     damage: Callable[[], str | None] = lambda: None
+    #: Where browsers reach the pages, if it is known whatever a proxy says.
+    public_url: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,13 +3,12 @@ one the browser has used."""
 
 from __future__ import annotations
 
-import ipaddress
 from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import urlsplit
 
 from ..agent_config import warnings_about
-from ..loopback import is_loopback
+from ..loopback import is_link_local, is_loopback
 from ..settings import Settings
 from ..web_address import web_address
 from .pages import Asked
@@ -61,15 +60,7 @@ def public_address(settings: Settings, asked: Asked) -> PublicAddress:
 def _is_usable(url: str) -> bool:
     """Whether it can be the beginning of a webhook's address."""
     try:
-        return not _is_link_local(urlsplit(web_address(url)).hostname or "")
-    except ValueError:
-        return False
-
-
-def _is_link_local(host: str) -> bool:
-    """Whether it is an address of the network card alone, where clouds keep their secrets."""
-    try:
-        return ipaddress.ip_address(host).is_link_local
+        return not is_link_local(urlsplit(web_address(url)).hostname or "")
     except ValueError:
         return False
 

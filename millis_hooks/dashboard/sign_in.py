@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
-from functools import partial
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from typing import TypeAlias
 from urllib.parse import quote
 
@@ -13,19 +14,30 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from ..operators import Action, Operator, Operators, Refused, Role, SignedIn
-from .cookies import delete_cookie, read_cookie, set_cookie
+from ..exceptions import StorageError
+from ..operators import Action, Operator, Operators, Refused, Role, SignedIn, Turn
+from ..operators.throttle import Key
+from .cookies import Cookies
 from .forms import read_form
 from .guards import local_path
 from .pages import Pages, as_json, link
+
+logger = logging.getLogger("millis_hooks.dashboard")
 
 #: The same for an unknown operator and for a wrong password.
 _WRONG = "That is not the password."
 _WRONG_NAMED = "That is not the name and password of an operator."
 _WAIT = "Too many tries. Try again in {} s."
+_UNWRITTEN = (
+    "You cannot be signed in now: {} Make room on the disk of the call log, or end what locks it, "
+    "and sign in again. Whoever is signed in can go on reading; nothing has to be restarted."
+)
 
-#: Passwords are hashed one at a time, and so many may wait for it: pages keep their threads.
+#: So many sign in at once and so many strangers may wait for that: pages keep their threads, and
+#: operators whose browser is known need none of the strangers' places.
+_AT_ONCE = 4
 _MAY_WAIT = 100
+_RETRY_AFTER_S = 5
 
 #: Names what something was done to, for the record: `fields` are those of a form.
 Subject: TypeAlias = Callable[[Request, Mapping[str, str]], str | None]
@@ -42,15 +54,15 @@ def subject_of(request: Request, fields: Mapping[str, str]) -> str | None:
 class SignIn:
     """The sign-in page and the guard in front of all others."""
 
-    def __init__(self, operators: Operators, pages: Pages) -> None:
+    def __init__(self, operators: Operators, pages: Pages, cookies: Cookies) -> None:
         self._operators = operators
         self._pages = pages
-        self._turn = asyncio.Semaphore(1)
-        self._waiting = 0
+        self._cookies = cookies
+        self._queue = Queue()
 
     def operator(self, request: Request, *, is_use: bool = True) -> Operator | None:
         """Return who is signed in, and keep it as `request.state.operator`. Blocks."""
-        operator = self._operators.resume(read_cookie(request), is_use=is_use)
+        operator = self._operators.resume(self._cookies.session(request), is_use=is_use)
         request.state.operator = operator
         return operator
 
@@ -97,14 +109,17 @@ class SignIn:
     async def submit(self, request: Request) -> Response:
         """Answer `POST /login`."""
         fields = await read_form(request)
-        outcome = await self._in_turn(partial(self._log_in, request, fields))
+        try:
+            outcome = await self._outcome(request, fields)
+        except StorageError as error:
+            return await run_in_threadpool(self._say_unwritten, request, fields, error)
         return await run_in_threadpool(self._answer, request, fields, outcome)
 
     def leave(self, request: Request) -> Response:
         """Answer `POST /logout`."""
-        self._operators.log_out(read_cookie(request), client=client_of(request))
+        self._operators.log_out(self._cookies.session(request), client=client_of(request))
         response = RedirectResponse(link(request, "login"), 303)
-        delete_cookie(request, response)
+        self._cookies.delete_session(request, response)
         return response
 
     def _ask_to_sign_in(self, request: Request) -> Response:
@@ -112,15 +127,23 @@ class SignIn:
             return as_json({"error": "Sign in first."}, 401)
         return RedirectResponse(_login_path(request), 303)
 
-    async def _in_turn(self, log_in: Callable[[], SignedIn | Refused]) -> SignedIn | Refused:
-        if self._waiting >= _MAY_WAIT:
-            return Refused(1)
-        self._waiting += 1
-        try:
-            async with self._turn:
-                return await run_in_threadpool(log_in)
-        finally:
-            self._waiting -= 1
+    async def _outcome(self, request: Request, fields: Mapping[str, str]) -> SignedIn | Refused:
+        # Whoever has to wait is sent away here, and keeps nobody from the queue.
+        turn = await run_in_threadpool(self._turn, request, fields)
+        if isinstance(turn, Refused):
+            return turn
+        async with self._queue.place(turn) as has_place:
+            if not has_place:
+                return Refused(1)
+            return await run_in_threadpool(self._log_in, request, fields)
+
+    def _turn(self, request: Request, fields: Mapping[str, str]) -> Turn | Refused:
+        return self._operators.turn(
+            fields.get("username", ""),
+            fields.get("password", ""),
+            client=client_of(request),
+            known_browser=self._cookies.known_browser(request),
+        )
 
     def _log_in(self, request: Request, fields: Mapping[str, str]) -> SignedIn | Refused:
         return self._operators.log_in(
@@ -129,7 +152,8 @@ class SignIn:
             client=client_of(request),
             browser=request.headers.get("user-agent", ""),
             keep=bool(fields.get("keep")),
-            instead_of=read_cookie(request),
+            instead_of=self._cookies.session(request),
+            known_browser=self._cookies.known_browser(request),
         )
 
     def _answer(
@@ -138,7 +162,7 @@ class SignIn:
         if isinstance(outcome, Refused):
             return self._refuse(request, fields, outcome)
         response = RedirectResponse(local_path(fields.get("next")) or _home(request), 303)
-        set_cookie(request, response, outcome)
+        self._cookies.hand_out(request, response, outcome)
         return response
 
     def _refuse(self, request: Request, fields: Mapping[str, str], refused: Refused) -> Response:
@@ -147,6 +171,14 @@ class SignIn:
             return self._form(request, fields, error=error, status_code=401)
         response = self._form(request, fields, error=told(refused), status_code=429)
         response.headers["Retry-After"] = str(refused.retry_after_s)
+        return response
+
+    def _say_unwritten(
+        self, request: Request, fields: Mapping[str, str], error: StorageError
+    ) -> Response:
+        logger.error("nobody can sign in: %s", error)
+        response = self._form(request, fields, error=_UNWRITTEN.format(error), status_code=503)
+        response.headers["Retry-After"] = str(_RETRY_AFTER_S)
         return response
 
     def _form(
@@ -168,6 +200,31 @@ class SignIn:
             are_named=self._operators.are_named,
             longest_days=self._operators.lasts.longest.days,
         )
+
+
+class Queue:
+    """Who waits until their password is looked at: one for each place, served in order."""
+
+    def __init__(self) -> None:
+        self._turn = asyncio.Semaphore(_AT_ONCE)
+        self._places: set[Key] = set()
+        self._strangers = 0
+
+    @asynccontextmanager
+    async def place(self, turn: Turn) -> AsyncIterator[bool]:
+        """Wait for the turn, and yield True; yield False at once where there is no place."""
+        is_stranger = not turn.is_known
+        if turn.place in self._places or (is_stranger and self._strangers >= _MAY_WAIT):
+            yield False
+            return
+        self._places.add(turn.place)
+        self._strangers += is_stranger
+        try:
+            async with self._turn:
+                yield True
+        finally:
+            self._places.discard(turn.place)
+            self._strangers -= is_stranger
 
 
 def require_role(operator: Operator, role: Role) -> None:

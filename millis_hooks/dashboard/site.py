@@ -31,7 +31,7 @@ from .call import show_call
 from .call_filters import QUERY as CALLS_QUERY
 from .calls import list_calls
 from .confirm import Confirmation
-from .cookies import cookie_name
+from .cookies import Cookies
 from .deliveries import QUERY as DELIVERIES_QUERY
 from .deliveries import list_deliveries, show_delivery, show_rejection
 from .drift import show_drift
@@ -93,8 +93,10 @@ class _Site:
     ) -> None:
         self._queries = queries
         self._pages = Pages(queries, settings, now)
-        self._sign_in = SignIn(operators, self._pages)
-        self._live = Live(parts.get("news") or Announcer(), operators)
+        self._public_url = settings.public_url
+        self._cookies = Cookies(settings.public_url)
+        self._sign_in = SignIn(operators, self._pages, self._cookies)
+        self._live = Live(parts.get("news") or Announcer(), operators, cookies=self._cookies)
         self._actions = Actions(self._sign_in, Confirmation(operators, self._pages, now))
         self._analytics = AnalyticsPage()
         self._replays = ReplayForm(replay, now)
@@ -114,7 +116,9 @@ class _Site:
             Route("/login", sign_in.submit, methods=["POST"], max_body_size=MAX_FORM_BYTES),
             Route("/logout", sign_in.leave, methods=["POST"], name="logout"),
             self._actions.route("/replay", "replay", self._replays.submit, deed="replay"),
-            self._actions.route("/time-zone", "time_zone", choose_zone, role="view"),
+            self._actions.route(
+                "/time-zone", "time_zone", partial(choose_zone, self._cookies), role="view"
+            ),
             Route("/openapi.json", sign_in.required(self._openapi), name="openapi"),
             Mount("/static", _Static(directory=templates_dir() / "static"), name="static"),
             Route("/live", self._live, methods=["GET"], name="live"),
@@ -142,7 +146,10 @@ class _Site:
         ]
         return Starlette(
             routes=routes,
-            middleware=[Middleware(Guards), Middleware(GZipMiddleware, compresslevel=5)],
+            middleware=[
+                Middleware(Guards, public_url=self._public_url),
+                Middleware(GZipMiddleware, compresslevel=5),
+            ],
             exception_handlers=Errors(self._pages).handlers(),
         )
 
@@ -220,7 +227,7 @@ class _Site:
     def _setup_routes(self) -> Iterator[Route]:
         if self._setup is None:
             return
-        forms = SetupForms(self._setup, self._pages)
+        forms = SetupForms(self._setup, self._pages, self._sign_in.record)
         yield self._fragment("/setup/received", "setup_received", self._setup.show)
         yield from self._page("/setup", "setup", self._setup.show, query=self._setup.QUERY)
         yield self._actions.route(
@@ -229,9 +236,11 @@ class _Site:
             forms.reveal,
             deed="reveal",
             subject=revealed,
-            recent=True,
+            recent=lambda fields: True,
         )
-        yield self._actions.route("/setup/test", "setup_test", forms.send)
+        yield self._actions.route(
+            "/setup/test", "setup_test", forms.send, recent=forms.leads_elsewhere
+        )
 
     def _operators_routes(self) -> Iterator[Route]:
         page, route = self._operators, partial(self._actions.route, role="view")
@@ -264,7 +273,7 @@ class _Site:
 
     def _openapi(self, request: Request, _: Operator) -> Response:
         root = request.scope.get("root_path", "")
-        return as_json(self._description.of(root, cookie_name(request)))
+        return as_json(self._description.of(root, self._cookies.session_name(request)))
 
     def _home(self, request: Request, _: Operator) -> Response:
         """Lead to the calls, or to the setup page as long as there never was one."""

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from ..call_log.arrivals import has_arrived, open_session
 from ..call_log.queries import Queries
 from ..exchange import DEADLINE_S, TROUBLES, Exchange, exchange
-from ..loopback import is_loopback
+from ..loopback import is_loopback, leads_to_link_local
 from ..marks import TEST_SOURCE
 from ..samples import AGENT_ID, end_of_call_body, prefetch_query, push_id
 from ..settings import Hook, Settings
@@ -65,9 +65,12 @@ class Trials:
         """
         agent = agent_id or AGENT_ID
         session_id = self._session(log, hook, agent, now)
-        with self._make_client(urlsplit(base).hostname or "") as client:
-            request = self._request(client, hook, base, agent, session_id)
-            result = exchange(client, request)
+        try:
+            with self._make_client(urlsplit(base).hostname or "") as client:
+                request = self._request(client, hook, base, agent, session_id)
+                result = exchange(client, request)
+        except _LinkLocalError:
+            result = Exchange("link_local")
         if result.trouble is None and not _is_here(log, hook, session_id):
             result = Exchange("elsewhere", result.status_code)
         return _params(hook, result, session_id)
@@ -144,9 +147,15 @@ def _is_here(log: Queries, hook: Hook, session_id: str) -> bool:
     return log.ask(question)
 
 
+class _LinkLocalError(Exception):
+    """Nothing of ours is there, and clouds keep their secrets there."""
+
+
 def _client(host: str) -> Client:
     import httpx2
 
+    if leads_to_link_local(host):
+        raise _LinkLocalError
     # A proxy for the outside cannot reach a service on this machine.
     outside = not is_loopback(host)
     return httpx2.Client(timeout=DEADLINE_S, trust_env=outside, follow_redirects=False)

@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from ..operators import Operator
+from .cookies import Cookies
 from .guards import local_path
 
 ZONE_COOKIE = "mh_tz"
@@ -36,12 +37,15 @@ def zone_of(request: Request) -> tzinfo:
     return zone_named(request.cookies.get(ZONE_COOKIE, "UTC")) or UTC
 
 
-def choose_zone(request: Request, _: Operator, fields: Mapping[str, str]) -> Response:
+def choose_zone(
+    cookies: Cookies, request: Request, _: Operator, fields: Mapping[str, str]
+) -> Response:
     """Keep the zone that a form names, and lead back to the page it was on."""
     zone = zone_named(fields.get("zone", "").strip())
     if zone is None:
         raise HTTPException(400)
     home = request.scope.get("root_path", "") + "/"
     response = RedirectResponse(local_path(fields.get("next")) or home, 303)
-    response.set_cookie(ZONE_COOKIE, str(zone), max_age=_YEAR_S, samesite="lax")
+    secure = cookies.is_secure(request)
+    response.set_cookie(ZONE_COOKIE, str(zone), max_age=_YEAR_S, samesite="lax", secure=secure)
     return response

@@ -12,6 +12,7 @@ from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 
+from ..exceptions import StorageError
 from ..settings import Settings
 from .sources import Sources
 
@@ -39,7 +40,10 @@ class MetricsEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        response = await run_in_threadpool(self._answer, scope)
+        try:
+            response = await run_in_threadpool(self._answer, scope)
+        except StorageError as error:  # nobody can be looked up now
+            response = PlainTextResponse(str(error), 503, headers=_KEPT_BY_NOBODY)
         await response(scope, receive, send)
 
     def _answer(self, scope: Scope) -> Response:

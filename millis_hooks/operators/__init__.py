@@ -11,7 +11,8 @@ from .deeds import Deed as Deed
 from .desk import Operators as Operators
 from .desk import Refused as Refused
 from .desk import SignedIn as SignedIn
-from .guesses import Guesses as Guesses
+from .desk import Turn as Turn
+from .known_browsers import KNOWN_FOR_S as KNOWN_FOR_S
 from .roles import Operator as Operator
 from .roles import Role as Role
 from .sessions import Lasts as Lasts

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, func, insert, select, update
 
 from ..call_log.tables import deeds
 from ..call_log.values import clean_text
-from .guesses import network_of
+from .throttle import network_of
 
 Action: TypeAlias = Literal[
     "sign_in",
@@ -22,6 +22,7 @@ Action: TypeAlias = Literal[
     "sign_out",
     "end_session",
     "reveal",
+    "send_test",
     "replay",
     "export",
     "forget",

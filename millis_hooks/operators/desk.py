@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,29 +21,34 @@ from pydantic import SecretStr
 from sqlalchemy import Connection, Engine, Row
 from sqlalchemy.exc import SQLAlchemyError
 
+from ..call_log.database import describe
 from ..call_log.removal import Write
 from ..exceptions import StorageError
-from . import accounts, deeds, sessions
+from . import accounts, deeds, known_browsers, sessions
 from .accounts import OPERATOR, Account
 from .deeds import Action, Deed
-from .guesses import Guesses, network_of
 from .passwords import digest_of, is_password
 from .roles import Operator, Role
 from .sessions import Lasts, Session
+from .throttle import Key, Throttle, network_of
 
 T = TypeVar("T")
 
-#: Wrong passwords for one name that come from anywhere: clients that are new to it wait then.
-_FREE_BY_NAME = 50
-_LONGEST_WAIT_BY_NAME_S = 5
+#: So many wait for a refused sign-in to be recorded; while nothing can be written, no more do.
+_RECORDING = 2
 
 
 @dataclass(frozen=True, slots=True)
 class SignedIn:
-    """The cookie to hand out; without `max_age_s` it goes when the browser closes."""
+    """The cookie to hand out; without `max_age_s` it goes when the browser closes.
+
+    With `known_browser`, a cookie that outlives the session, this browser's tries for this name
+    are counted apart from now on.
+    """
 
     cookie: str
     max_age_s: int | None
+    known_browser: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +56,18 @@ class Refused:
     """Not signed in. `retry_after_s` above 0 means that the password was not even looked at."""
 
     retry_after_s: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """May wait until the password is looked at.
+
+    Only one may wait for a `place` at a time: that of the browser if it `is_known`, else that of
+    the address.
+    """
+
+    place: Key
+    is_known: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +104,9 @@ class Operators:
         self._admin = _admin(password)
         self._now = now
         self.lasts = lasts or Lasts()
-        self._by_client = Guesses()
-        self._by_name = Guesses(free=_FREE_BY_NAME, longest_wait_s=_LONGEST_WAIT_BY_NAME_S)
+        self._throttle = Throttle()
+        self._hashing = threading.Lock()
+        self._recording = threading.Semaphore(_RECORDING)
 
     @property
     def has_password(self) -> bool:
@@ -100,6 +119,19 @@ class Operators:
         with self._reading() as connection:
             return accounts.are_any(connection)
 
+    def turn(
+        self, username: str, password: str, *, client: str = "", known_browser: str | None = None
+    ) -> Turn | Refused:
+        """Tell whether a password may be looked at now, without looking at it.
+
+        Quick: who has to wait can be sent away before anything is hashed.
+        """
+        name = accounts.clean_name(username)
+        keys = self._keys(name, client, known_browser)
+        if wait_s := self._throttle.wait_s(keys, _guess(name, password), self._now()):
+            return Refused(wait_s)
+        return Turn(keys[0], is_known=keys[0][0] == "browser")
+
     def log_in(
         self,
         username: str,
@@ -109,14 +141,17 @@ class Operators:
         browser: str = "",
         keep: bool = False,
         instead_of: str | None = None,
+        known_browser: str | None = None,
     ) -> SignedIn | Refused:
         """Start a session, to `keep` when the browser closes; end the one it is `instead_of`.
 
-        `client`, the address of the peer, is whom to slow down after several wrong passwords.
+        `client` is the address of the peer, `known_browser` the cookie of an earlier sign-in: they
+        say whose wrong passwords are counted.
         """
         now = self._now()
         name = accounts.clean_name(username)
-        if refused := self._check(name, password, client, now):
+        keys = self._keys(name, client, known_browser)
+        if refused := self._check(name, password, keys, client, now):
             return refused
         name = str(name)
         replaced = self._verified(instead_of)
@@ -140,12 +175,14 @@ class Operators:
         if credential is None:  # removed while they signed in
             return Refused()
         cookie = self._signer(credential).sign(session_id).decode()
-        return SignedIn(cookie, int(self.lasts.longest.total_seconds()) if keep else None)
+        max_age_s = int(self.lasts.longest.total_seconds()) if keep else None
+        return SignedIn(cookie, max_age_s, known_browsers.make(self._signing_key, name))
 
     def confirm(self, operator: Operator, password: str, *, client: str = "") -> Refused | None:
         """Take the password of somebody who is signed in once more; None if it is right."""
         now = self._now()
-        if refused := self._check(operator.name, password, client, now):
+        keys: list[Key] = [("session", operator.session)]
+        if refused := self._check(operator.name, password, keys, client, now):
             return refused
         self._write(lambda connection: sessions.confirm(connection, operator.session, now))
         return None
@@ -236,34 +273,60 @@ class Operators:
         seen_at = admin[0].last_seen_at if admin else None
         return (Account(OPERATOR, "operate", seen_at=seen_at), *named)
 
-    def _check(self, name: str | None, password: str, client: str, now: datetime) -> Refused | None:
+    def _check(
+        self, name: str | None, password: str, keys: Sequence[Key], client: str, now: datetime
+    ) -> Refused | None:
         """Return why they do not get in, None if the password is right."""
-        network = network_of(client)
-        wait_s = self._by_client.wait_s(network, now) or self._wait_by_name_s(name, client, now)
-        if wait_s:
+        guess = _guess(name, password)
+        if wait_s := self._throttle.take(keys, guess, now):
             return Refused(wait_s)
-        credential = self._credential(name) if name else None
-        if _is_right(credential, password):
-            self._by_client.forget(network)
+        try:
+            credential = self._credential(name) if name else None
+            with self._hashing:  # one at a time: each takes memory
+                is_right = _is_right(credential, password)
+        except StorageError:
+            self._throttle.give_back(keys, now)
+            raise
+        if is_right:
+            self._throttle.give_back(keys, now)
             return None
-        self._by_client.add(network, now)
-        self._by_name.add(name or "", now)
-        known = name if credential else None
-        self._write(
-            lambda connection: deeds.record_refusal(connection, known, now=now, client=client)
-        )
+        self._throttle.note_wrong(guess)
+        self._record_refusal(name if credential else None, client, now)
         return Refused()
 
-    def _wait_by_name_s(self, name: str | None, client: str, now: datetime) -> int:
-        """Have clients wait from which this operator never came, so that who guesses from many
-        addresses is slowed down and the operator is not.
+    def _keys(self, name: str | None, client: str, known_browser: str | None) -> list[Key]:
+        """Return whose tries are counted, who waits first.
+
+        From where the operator signed in lately, what was wrong for their name elsewhere does not
+        count: who guesses from many addresses is slowed down, and the operator is not.
         """
-        wait_s = self._by_name.wait_s(name or "", now)
-        if not wait_s:
-            return 0
+        browser = known_browsers.id_of(self._signing_key, name, known_browser)
+        if browser is not None:
+            return [("browser", browser)]
+        address: Key = ("address", network_of(client))
+        by_name: Key = ("name", name or "")
+        must_wait = self._throttle.wait_s([by_name], _guess(name, ""), self._now())
+        return [address] if must_wait and self._is_usual(name, client) else [address, by_name]
+
+    def _is_usual(self, name: str | None, client: str) -> bool:
         with self._reading() as connection:
-            known = deeds.has_signed_in_from(connection, name or "", client)
-        return 0 if known else wait_s
+            return deeds.has_signed_in_from(connection, name or "", client)
+
+    def _record_refusal(self, known: str | None, client: str, now: datetime) -> None:
+        """Write down a wrong password, if anything can be written: whoever guesses learns nothing
+        of the disk.
+        """
+        if not self._recording.acquire(blocking=False):
+            return
+        try:
+            with suppress(StorageError):
+                self._write(
+                    lambda connection: deeds.record_refusal(
+                        connection, known, now=now, client=client
+                    )
+                )
+        finally:
+            self._recording.release()
 
     def _verified(self, cookie: str | None) -> Row[Any] | None:
         """Return the session of a cookie, if it is not over and the signature is right."""
@@ -298,7 +361,7 @@ class Operators:
             with self._engine.connect() as connection:
                 yield connection
         except SQLAlchemyError as error:
-            raise StorageError("what is kept about operators could not be read") from error
+            raise StorageError(f"The operators could not be read: {describe(error)}.") from error
 
 
 def _admin(password: SecretStr | str | None) -> _Credential | None:
@@ -313,6 +376,10 @@ def _is_right(credential: _Credential | None, password: str) -> bool:
     is_hashed = is_password(credential.password_hash if credential else None, password)
     is_set = hmac.compare_digest(digest_of(password), credential.key if credential else b"")
     return is_hashed or (credential is not None and credential.password_hash is None and is_set)
+
+
+def _guess(name: str | None, password: str) -> str:
+    return f"{name}\0{password}"
 
 
 def _own(operator: Operator) -> str | None:

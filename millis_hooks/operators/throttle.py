@@ -1,0 +1,121 @@
+"""Slows down guessing, and locks nobody out.
+
+Wrong passwords use up tries: those of the browser that is known to the name, else those of the
+address and those of the name. Tries come back one by one with time, and by nothing else: a right
+password costs none and brings none back, so nobody guesses faster by signing in between. A browser
+that has signed in as this name before shares its tries with nobody, so no stranger can use them up.
+
+The counts are in the memory of one process: each replica has its own, and a restart forgets them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import math
+import secrets
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Literal, TypeAlias, TypeVar
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+#: Whose tries are counted: those of a known browser, a session, an address or a name.
+Kind: TypeAlias = Literal["browser", "session", "address", "name"]
+Key: TypeAlias = tuple[Kind, str]
+
+#: How many wrong passwords are looked at without a wait.
+_FREE: Mapping[Kind, int] = {"browser": 5, "session": 5, "address": 5, "name": 50}
+#: How long it takes until one try comes back.
+PAUSE = timedelta(seconds=1)
+#: Of each kind so many keys are remembered, and so many wrong passwords.
+_REMEMBERED = 4096
+
+
+class Throttle:
+    """Counts tries by key, in bounded memory.
+
+    Beside its free tries each key has one more, which is kept for a password that was not wrong
+    lately: whoever sends the same wrong one again and again takes nobody's turn.
+    """
+
+    def __init__(self) -> None:
+        #: When each key will have all its tries back.
+        self._whole_at: Mapping[Kind, OrderedDict[str, datetime]] = {
+            kind: OrderedDict() for kind in _FREE
+        }
+        self._wrong: OrderedDict[bytes, None] = OrderedDict()
+        self._key = secrets.token_bytes(32)
+        self._lock = threading.Lock()
+
+    def wait_s(self, keys: Sequence[Key], guess: str, now: datetime) -> int:
+        """Return the seconds until `guess` may be looked at, 0 for at once."""
+        with self._lock:
+            return self._wait_s(keys, guess, now)
+
+    def take(self, keys: Sequence[Key], guess: str, now: datetime) -> int:
+        """Use up one try of each key and return 0; or none, and the seconds to wait."""
+        with self._lock:
+            wait_s = self._wait_s(keys, guess, now)
+            if not wait_s:
+                for key in keys:
+                    self._change(key, now, PAUSE)
+            return wait_s
+
+    def give_back(self, keys: Sequence[Key], now: datetime) -> None:
+        """Take back what `take` used up: the password was right, or was not looked at."""
+        with self._lock:
+            for key in keys:
+                self._change(key, now, -PAUSE)
+
+    def note_wrong(self, guess: str) -> None:
+        """Remember that this was looked at, and wrong."""
+        with self._lock:
+            _remember(self._wrong, self._digest(guess), None)
+
+    def _wait_s(self, keys: Sequence[Key], guess: str, now: datetime) -> int:
+        wanted = 2 if self._digest(guess) in self._wrong else 1
+        waits = [
+            self._debt((kind, who), now) - PAUSE * (_FREE[kind] + 1 - wanted) for kind, who in keys
+        ]
+        return max(math.ceil(max(waits).total_seconds()), 0)
+
+    def _debt(self, key: Key, now: datetime) -> timedelta:
+        """Return how long it takes until all tries are back.
+
+        None can take longer than all of them do: the clock has been set back then.
+        """
+        kind, who = key
+        debt = self._whole_at[kind].get(who, now) - now
+        return debt if timedelta() < debt <= PAUSE * (_FREE[kind] + 1) else timedelta()
+
+    def _change(self, key: Key, now: datetime, by: timedelta) -> None:
+        kind, who = key
+        _remember(self._whole_at[kind], who, now + self._debt(key, now) + by)
+
+    def _digest(self, guess: str) -> bytes:
+        data = guess.encode("utf-8", "surrogatepass")
+        return hashlib.blake2b(data, key=self._key, digest_size=16).digest()
+
+
+def network_of(client: str) -> str:
+    """Return whom an address stands for: one subscriber has a whole /64 of IPv6 addresses."""
+    try:
+        address = ipaddress.ip_address(client)
+    except ValueError:
+        return client
+    if isinstance(address, ipaddress.IPv4Address):
+        return client
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.ip_network((address.packed, 64), strict=False))
+
+
+def _remember(kept: OrderedDict[K, V], key: K, value: V) -> None:
+    kept[key] = value
+    kept.move_to_end(key)
+    if len(kept) > _REMEMBERED:
+        kept.popitem(last=False)

@@ -14,7 +14,7 @@ from millis_hooks.call_log.database import open_database
 from millis_hooks.call_log.migrations import migrate
 from millis_hooks.call_log.new_runs import pending_run
 from millis_hooks.call_log.queries import Queries
-from millis_hooks.call_log.search import call_search
+from millis_hooks.call_log.search import call_search, search_row
 from millis_hooks.call_log.tables import (
     attempts,
     calls,
@@ -48,7 +48,7 @@ class StoredCalls:
         received_at = NOW - timedelta(minutes=minutes_ago)
         known = {"session_id": session_id, "received_at": received_at, "ended_at": received_at}
         call_id = self._insert(calls, known | {"outcome": "completed"} | columns)
-        self._insert(call_search, {"rowid": call_id, "text": text or session_id})
+        self._insert(call_search, search_row(call_id, text or session_id))
         return call_id
 
     def add_unended_call(self, session_id: str, *, minutes_ago: float, **columns: Any) -> int:

@@ -108,7 +108,7 @@ def test_a_new_log_has_all_that_the_scripts_make(tmp_path: Path) -> None:
 
 def test_search_is_there_and_finds_parts_of_words(tmp_path: Path) -> None:
     with opened(tmp_path) as database, database.writer.begin() as connection:
-        connection.execute(text("INSERT INTO call_search (rowid, text) VALUES (7, 'Tuesday')"))
+        connection.execute(text("INSERT INTO call_search (rowid, folded) VALUES (7, 'tuesday')"))
         found = connection.execute(text("SELECT rowid FROM call_search('\"uesd\"')"))
         assert found.scalar() == 7
 

@@ -68,7 +68,7 @@ def version_of(folder: Path) -> str | None:
     return database.schema_version()
 
 
-HOW_THE_INDEX_IS_KEPT = ("call_search_config", "call_search_data")
+HOW_THE_INDEX_IS_KEPT = ("call_search_config", "call_search_data", "call_search_docsize")
 
 
 def lacking(before: Rows, after: Rows) -> list[str]:

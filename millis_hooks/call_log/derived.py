@@ -17,7 +17,7 @@ from .dialects import upsert_on
 from .digest import Columns, Digest
 from .new_runs import pending_run
 from .owners import of_another_agent
-from .search import call_search
+from .search import call_search, search_row
 from .tables import call_metadata, calls, cost_items, deliveries, drift, handler_runs, inbox
 from .values import clean_text
 
@@ -157,9 +157,7 @@ def _drift_rows(digests: Sequence[Digest]) -> list[Columns]:
 
 
 def _search_rows(ids: Mapping[str, int], digests: Sequence[Digest]) -> list[Columns]:
-    return [
-        {"rowid": ids[digest.call["session_id"]], "text": digest.search_text} for digest in digests
-    ]
+    return [search_row(ids[digest.call["session_id"]], digest.search_text) for digest in digests]
 
 
 def _insert(connection: Connection, into: Any, rows: Sequence[Columns]) -> None:

@@ -17,7 +17,6 @@ from sqlalchemy.exc import SQLAlchemyError
 from .analytics.postgres_triggers import CREATE_TRIGGERS
 from .database import describe
 from .dialects import POSTGRESQL, SQLITE
-from .search import FOLDED, LETTER_FOR_SPACE
 from .tables import Key, metadata
 from .transactions import CREATE_WRITERS
 
@@ -25,13 +24,13 @@ logger = logging.getLogger("millis_hooks.call_log")
 
 CREATE_EXTENSION = "CREATE EXTENSION IF NOT EXISTS pg_trgm"
 CREATE_SEARCH_INDEX = (
-    f"CREATE INDEX ix_call_search_folded ON call_search USING gin ({FOLDED} gin_trgm_ops)"
+    "CREATE INDEX ix_call_search_folded ON call_search USING gin (folded gin_trgm_ops)"
 )
-_CREATE_CALL_SEARCH = f"""
+_CREATE_CALL_SEARCH = """
 CREATE TABLE call_search (
     rowid BIGINT PRIMARY KEY,
     text TEXT NOT NULL,
-    {FOLDED} TEXT GENERATED ALWAYS AS (replace(lower(text), ' ', '{LETTER_FOR_SPACE}')) STORED
+    folded TEXT NOT NULL
 )
 """
 

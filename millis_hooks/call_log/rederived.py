@@ -25,7 +25,7 @@ from sqlalchemy import (
 
 from .derived import derive
 from .digest import Columns, Digest
-from .search import call_search
+from .search import call_search, search_row
 from .tables import IS_OF_CALL, call_metadata, calls, cost_items, drift, handler_runs, metadata
 
 _OWNED = (cost_items, call_metadata)
@@ -77,7 +77,7 @@ class Scratch:
         self._engine = create_engine("sqlite://", poolclass=StaticPool, hide_parameters=True)
         with self._engine.begin() as connection:
             metadata.create_all(connection, [calls, *_OWNED, handler_runs, drift])
-            connection.exec_driver_sql("CREATE TABLE call_search (text TEXT)")
+            connection.exec_driver_sql("CREATE TABLE call_search (text TEXT, folded TEXT)")
 
     def close(self) -> None:
         self._engine.dispose()
@@ -138,7 +138,7 @@ def _write_call(connection: Connection, before: CallRows | None, call: CallRows)
     if before is None or before.text != call.text:
         connection.execute(delete(call_search).where(call_search.c.rowid == call_id))
         if call.text is not None:
-            connection.execute(insert(call_search), {"rowid": call_id, "text": call.text})
+            connection.execute(insert(call_search), search_row(call_id, call.text))
     return call_id
 
 

@@ -1,12 +1,11 @@
 """Finding calls by what was said, by number and by id, on an index of trigrams.
 
-A search is a substring in any case, not words. The index starts at three characters; shorter
-searches read every text. SQLite has the index in FTS5, PostgreSQL in pg_trgm.
+A search is a substring, not words, of the form that `folding.py` gives to texts and searches. The
+index starts at three characters; shorter searches read every text. SQLite has the index in FTS5,
+PostgreSQL in pg_trgm, which does not know where in a text a trigram is: all texts that have those
+of a search are read.
 
-pg_trgm does not know where in a text a trigram is, so all texts that have those of a search are
-read. It also leaves out what is between words, so nearly every text has those of a usual phrase.
-On PostgreSQL a text is therefore searched in another form: in lower case, which is quicker to read,
-and with a letter for each space, which makes trigrams of the ends and beginnings of words.
+Numbers are found however they are written: behind each text stand the digits of those in it.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from sqlalchemy import (
     ColumnElement,
@@ -22,8 +22,6 @@ from sqlalchemy import (
     Text,
     column,
     exists,
-    func,
-    literal_column,
     or_,
     select,
     table,
@@ -31,12 +29,14 @@ from sqlalchemy import (
 )
 
 from .dialects import Either
+from .folding import BLANK, fold, stretch_of
 
-#: One row per call, under the call's id; `text` is its transcript, numbers and ids.
-call_search = table("call_search", column("rowid"), column("text", Text))
-#: PostgreSQL's form of `text`, and the letter it has for a space: one that no language writes.
-FOLDED, LETTER_FOR_SPACE = "folded", "\u01c0"
-CREATE_CALL_SEARCH = text("CREATE VIRTUAL TABLE call_search USING fts5(text, tokenize='trigram')")
+#: One row per call, under the call's id; `text` is its transcript, numbers and ids, and `folded`
+#: what is searched of it.
+call_search = table("call_search", column("rowid"), column("text", Text), column("folded", Text))
+CREATE_CALL_SEARCH = text(
+    "CREATE VIRTUAL TABLE call_search USING fts5(text UNINDEXED, folded, tokenize='trigram')"
+)
 #: Lets the index have more parts before it merges them, which in a long log writes a third less.
 MERGE_SELDOM = text("INSERT INTO call_search (call_search, rank) VALUES ('automerge', 16)")
 
@@ -44,7 +44,10 @@ MAX_QUERY_CHARS = 200
 _INDEXED_FROM_CHARS = 3
 _WORDS_BEFORE = 4
 _CHARS_AFTER = 160
-_PHONE_NUMBER = re.compile(r"\+?[\d\s().-]+")
+_PHONE_NUMBER = re.compile(rf"\+?[\d{BLANK}().,/-]+")
+#: A number in a text, written with something between its digits.
+_SPACED_NUMBER = re.compile(rf"\d(?:[{BLANK}().,/-]{{1,3}}\d|\d){{6,19}}")
+_MOST_NUMBERS = 100
 _UNSEARCHABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]+")
 
 
@@ -58,8 +61,25 @@ class Excerpt:
 
 
 def clean_query(text: str) -> str:
-    """Return what is looked for: one line, bounded, and nothing a database would refuse."""
-    return " ".join(_UNSEARCHABLE.sub(" ", text).split())[:MAX_QUERY_CHARS].strip()
+    """Return what is looked for: one line, bounded, and nothing a database would refuse.
+
+    Empty where nothing is left to look for.
+    """
+    query = " ".join(_UNSEARCHABLE.sub(" ", text).split())[:MAX_QUERY_CHARS].strip()
+    return query if fold(query).strip(BLANK) else ""
+
+
+def search_row(call_id: int, text: str) -> dict[str, object]:
+    """Return the row of `call_search` for a call and its text."""
+    return {"rowid": call_id, "text": text, "folded": searchable(text)}
+
+
+def searchable(text: str) -> str:
+    """Return what is searched of a text: its folded form, and the digits of the numbers in it."""
+    folded = fold(text)
+    numbers = islice(_SPACED_NUMBER.findall(folded), _MOST_NUMBERS)
+    digits = (_digits(number) for number in numbers if not number.isdigit())
+    return BLANK.join((folded, *dict.fromkeys(digits)))
 
 
 def matching_ids(query: str) -> Select[tuple[int]]:
@@ -85,18 +105,16 @@ def holds(query: str, call_id: ColumnElement[int]) -> ColumnElement[bool]:
 
 def index_match(query: str) -> ColumnElement[bool] | None:
     """Say it of a row of the index; None for searches that are too short for it."""
-    return _matches(query) if len(query) >= _INDEXED_FROM_CHARS else None
+    phrases = _phrases(query)
+    return _matches(phrases) if min(map(len, phrases)) >= _INDEXED_FROM_CHARS else None
 
 
 def _contains(query: str) -> ColumnElement[bool]:
-    held = call_search.c.text.contains(query, autoescape=True)
-    return Either(sqlite=held, postgresql=_is_in_folded(query))
+    return or_(*map(_is_in_folded, _phrases(query)))
 
 
 def _is_in_folded(phrase: str) -> ColumnElement[bool]:
-    literally = re.sub("([%_/])", r"/\1", phrase)
-    folded = func.replace(func.lower(f"%{literally}%"), " ", LETTER_FOR_SPACE)
-    return literal_column(f"{call_search.name}.{FOLDED}", Text).like(folded, escape="/")
+    return call_search.c.folded.contains(phrase, autoescape=True)
 
 
 def excerpts(connection: Connection, query: str, call_ids: Sequence[int]) -> dict[int, Excerpt]:
@@ -104,44 +122,48 @@ def excerpts(connection: Connection, query: str, call_ids: Sequence[int]) -> dic
     if not query or not call_ids:
         return {}
     texts = select(call_search.c.rowid, call_search.c.text).where(call_search.c.rowid.in_(call_ids))
-    sought = re.compile("|".join(re.escape(_folded(phrase)) for phrase in _phrases(query)))
+    sought = re.compile("|".join(map(_pattern, _phrases(query))))
     found = {id_: _excerpt(text, sought) for id_, text in connection.execute(texts)}
     return {id_: excerpt for id_, excerpt in found.items() if excerpt is not None}
 
 
-def _matches(query: str) -> ColumnElement[bool]:
+def _matches(phrases: Sequence[str]) -> ColumnElement[bool]:
     # A quoted string is the one form in which FTS5 reads no operators.
-    quoted = (phrase.replace('"', '""') for phrase in _phrases(query))
-    held = call_search.c.text
+    quoted = (phrase.replace('"', '""') for phrase in phrases)
+    held = call_search.c.folded
     match = held.op("MATCH", is_comparison=True)(" OR ".join(f'"{phrase}"' for phrase in quoted))
-    like = or_(*map(_is_in_folded, _phrases(query)))
-    return Either(sqlite=match, postgresql=like)
+    return Either(sqlite=match, postgresql=or_(*map(_is_in_folded, phrases)))
 
 
 def _phrases(query: str) -> list[str]:
-    digits = re.sub(r"\D", "", query)
-    if _PHONE_NUMBER.fullmatch(query) and len(digits) >= _INDEXED_FROM_CHARS and digits != query:
-        return [query, digits]  # as people write numbers; stored ones have no spaces
-    return [query]
+    """Return what to look for, the folded query first; of a number also its digits alone."""
+    folded = fold(query)
+    digits = _digits(folded)
+    if _PHONE_NUMBER.fullmatch(folded) and len(digits) >= _INDEXED_FROM_CHARS and digits != folded:
+        return [folded, digits]
+    return [folded]
 
 
-def _folded(text: str) -> str:
-    """Fold case as the index does: character by character, so that places stay the same."""
-    lower = text.lower()
-    if len(lower) == len(text):
-        return lower
-    return "".join(low if len(low := each.lower()) == 1 else each for each in text)
+def _digits(number: str) -> str:
+    """Return the digits as they are stored: (0) is for who calls from within the country, and 00
+    stands for the plus sign."""
+    return re.sub(r"^00|\D", "", number.replace("(0)", ""))
+
+
+def _pattern(phrase: str) -> str:
+    if phrase.isdigit() and len(phrase) > _INDEXED_FROM_CHARS:
+        return rf"[{BLANK}().,/-]{{0,3}}".join(phrase)
+    return re.escape(phrase)
 
 
 def _excerpt(text: str, sought: re.Pattern[str]) -> Excerpt | None:
-    hit = sought.search(_folded(text))
+    hit = sought.search(fold(text))
     if hit is None:
         return None
-    said_before = text[: hit.start()].rpartition("\n")[2]
-    said_after = text[hit.end() :].partition("\n")[0][:_CHARS_AFTER]
-    return Excerpt(
-        _last_words(said_before), _one_line(text[hit.start() : hit.end()]), _one_line(said_after)
-    )
+    start, end = stretch_of(text, *hit.span())
+    said_before = text[:start].rpartition("\n")[2]
+    said_after = text[end:].partition("\n")[0][:_CHARS_AFTER]
+    return Excerpt(_last_words(said_before), _one_line(text[start:end]), _one_line(said_after))
 
 
 def _last_words(text: str) -> str:

@@ -46,7 +46,8 @@ def _as_stored() -> list[Table]:
             elif isinstance(column.type, tables.Key):
                 column.type = Text()
     rowid = Column("rowid", BigInteger, primary_key=True)
-    copied.append(Table("call_search", plain, rowid, Column("text", Text)))
+    texts = (Column("text", Text), Column("folded", Text))
+    copied.append(Table("call_search", plain, rowid, *texts))
     return sorted(copied, key=lambda table: table.name == "hours")
 
 

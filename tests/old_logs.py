@@ -13,9 +13,10 @@ from storage import url_in
 from millis_hooks.call_log import migrations
 from millis_hooks.call_log.database import Database
 from millis_hooks.call_log.deliveries import content_hash
+from millis_hooks.call_log.folding import fold
 from millis_hooks.samples import end_of_call_body, prefetch_query
 
-SCHEMAS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007")
+SCHEMAS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008")
 WHEN = "2026-11-{day:02} 14:20:00.123456"
 #: How the runs of each call ended, by what the first release called it, and its attempts.
 RUNS = (("succeeded", 1), ("pending", 0), ("failed", 2), ("running", 1))
@@ -86,7 +87,11 @@ def _add_call(connection: Connection, number: int) -> None:
         customer_phone="+14155550134",
     )
     _insert(connection, "cost_items", call_id=call_id, position=0, type="llm", credit=0.01)
-    _insert(connection, "call_search", rowid=call_id, text=f"{session_id} a table for two")
+    said = f"{session_id} a table for two"
+    searched = {"text": said, "folded": fold(said)}
+    there = {column["name"] for column in inspect(connection).get_columns("call_search")}
+    known = {name: value for name, value in searched.items() if name in there}
+    _insert(connection, "call_search", rowid=call_id, **known)
     _add_run(connection, call_id, when, *RUNS[number % len(RUNS)])
 
 

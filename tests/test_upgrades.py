@@ -68,7 +68,9 @@ def version_of(folder: Path) -> str | None:
     return database.schema_version()
 
 
-HOW_THE_INDEX_IS_KEPT = ("call_search_config", "call_search_data", "call_search_docsize")
+HOW_THE_INDEX_IS_KEPT = tuple(
+    f"call_search_{name}" for name in ("config", "data", "docsize", "idx")
+)
 
 
 def lacking(before: Rows, after: Rows) -> list[str]:

@@ -36,7 +36,8 @@ _ANNOUNCES = (b"transfer-encoding", b"upgrade")
 
 
 class Reading(NamedTuple):
-    """A body without its compression, and whose call it is about; if it names none, why."""
+    """A body without its compression, and whose call it is about; `reason` says why it names none,
+    or what was left out."""
 
     body: bytes
     identity: Identity | None
@@ -49,11 +50,12 @@ def read_body(received: bytes, content_encoding: str = "", *, max_bytes: int) ->
     Raises `PayloadTooLargeError` if it has more than `max_bytes` once decompressed.
     """
     try:
-        body = decode(received, content_encoding, max_bytes=max_bytes)
+        body, left_out = decode(received, content_encoding, max_bytes=max_bytes)
     except PayloadError as error:
         return Reading(received, None, str(error))
+    told = f"left out: {left_out:,} bytes behind the compressed body" if left_out else None
     try:
-        return Reading(body, identify(body))
+        return Reading(body, identify(body), told)
     except PayloadError as error:
         return Reading(body, None, unknown_coding(content_encoding) or str(error))
 

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import re
 import zlib
+from typing import NamedTuple
 
 from .exceptions import PayloadError, PayloadTooLargeError
 
 #: A body may be compressed so many times, as by a sender and by a proxy.
 MOST_CODINGS = 2
+#: Members of a gzip body (RFC 1952, 2.2). Some tools begin one for every 64 kB, or for every write.
+MOST_MEMBERS = 200
 
 _AUTO = 32 + zlib.MAX_WBITS  # a gzip or a zlib header
 _RAW = -zlib.MAX_WBITS  # deflate without any, as some senders understand the word
@@ -23,22 +26,31 @@ _JSON = re.compile(rb'[\s\0\xef\xbb\xbf\xfe\xff]*[{\["]')
 _READ = frozenset({"", "identity", "gzip", "x-gzip", "deflate"})
 
 
-def decode(body: bytes, content_encoding: str, *, max_bytes: int) -> bytes:
+class Decoded(NamedTuple):
+    """A body without its compression, and how many bytes behind that are left out."""
+
+    body: bytes
+    left_out: int = 0
+
+
+def decode(body: bytes, content_encoding: str, *, max_bytes: int) -> Decoded:
     """Return `body` as it was before it was compressed; `content_encoding` is the HTTP header.
 
     The header is asked only about deflate without a header of its own, which nothing else tells.
     Raises `PayloadTooLargeError` over `max_bytes`, and `PayloadError` if it cannot be undone.
     """
+    left_out = 0
     for _ in range(MOST_CODINGS):
         if _is_compressed(body):
-            body = _inflate(_AUTO, body, max_bytes)
+            body, more = _inflate_members(body, max_bytes)
+            left_out += more
         elif _MAY_BE_RAW.search(content_encoding.lower()) and not _JSON.match(body):
-            return _inflate_raw(body, max_bytes)
+            return Decoded(_inflate_raw(body, max_bytes), left_out)
         else:
-            return body
+            return Decoded(body, left_out)
     if _is_compressed(body):
         raise PayloadError(f"compressed more than {MOST_CODINGS} times")
-    return body
+    return Decoded(body, left_out)
 
 
 def unknown_coding(content_encoding: str) -> str | None:
@@ -58,12 +70,26 @@ def _is_compressed(body: bytes) -> bool:
 
 def _inflate_raw(body: bytes, max_bytes: int) -> bytes:
     try:
-        return _inflate(_RAW, body, max_bytes)
+        inflated, rest = _inflate(_RAW, body, max_bytes)
     except PayloadError:  # so it is something else
         return body
+    return body if rest else inflated
 
 
-def _inflate(wbits: int, body: bytes, max_bytes: int) -> bytes:
+def _inflate_members(body: bytes, max_bytes: int) -> Decoded:
+    inflated, rest = _inflate(_AUTO, body, max_bytes)
+    members = [inflated]
+    while rest.startswith(_GZIP):
+        if len(members) == MOST_MEMBERS:
+            raise PayloadError(f"a gzip body of more than {MOST_MEMBERS} members")
+        max_bytes -= len(members[-1])
+        inflated, rest = _inflate(_AUTO, rest, max_bytes)
+        members.append(inflated)
+    return Decoded(b"".join(members), len(rest))
+
+
+def _inflate(wbits: int, body: bytes, max_bytes: int) -> tuple[bytes, bytes]:
+    """Return what was compressed, and what follows it, unless that only fills up a block."""
     inflater = zlib.decompressobj(wbits)
     try:
         inflated = inflater.decompress(body, max_bytes + 1)
@@ -73,6 +99,4 @@ def _inflate(wbits: int, body: bytes, max_bytes: int) -> bytes:
         raise PayloadTooLargeError
     if not inflater.eof:
         raise PayloadError("the compressed body ends too early")
-    if inflater.unused_data.strip(b"\0\r\n"):
-        raise PayloadError("something follows the compressed body")
-    return inflated
+    return inflated, inflater.unused_data.lstrip(b"\0\r\n")

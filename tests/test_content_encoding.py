@@ -29,7 +29,7 @@ UTF16 = MESSAGE.decode().encode("utf-16")
 )
 @pytest.mark.parametrize("content_encoding", ["", "identity", " Identity , ", "br", "zstd", "gzip"])
 def test_what_is_not_compressed_stays_as_it_is(body: bytes, content_encoding: str) -> None:
-    assert decode(body, content_encoding, max_bytes=LIMIT) == body
+    assert decode(body, content_encoding, max_bytes=LIMIT) == (body, 0)
 
 
 @pytest.mark.parametrize(
@@ -39,6 +39,8 @@ def test_what_is_not_compressed_stays_as_it_is(body: bytes, content_encoding: st
         GZIP + bytes(8),
         GZIP + b"\r\n",
         gzip.compress(GZIP, mtime=0),
+        b"".join(gzip.compress(MESSAGE[at : at + 1], mtime=0) for at in range(len(MESSAGE))),
+        gzip.compress(MESSAGE[:9]) + b"\0\0" + gzip.compress(MESSAGE[9:]) + gzip.compress(b""),
         zlib.compress(MESSAGE),
         zlib.compress(MESSAGE, 1),
         zlib.compress(GZIP, 9),
@@ -50,7 +52,7 @@ def test_what_is_not_compressed_stays_as_it_is(body: bytes, content_encoding: st
     ["", "identity", "gzip", "X-GZIP", "deflate", "br", "gzip, gzip", "x" * 9000],
 )
 def test_what_is_compressed_is_told_by_what_it_is(body: bytes, content_encoding: str) -> None:
-    assert decode(body, content_encoding, max_bytes=LIMIT) == MESSAGE
+    assert decode(body, content_encoding, max_bytes=LIMIT) == (MESSAGE, 0)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +66,7 @@ def test_what_is_compressed_is_told_by_what_it_is(body: bytes, content_encoding:
 def test_deflate_without_a_header_is_told_by_that_of_http(
     content_encoding: str, body: bytes
 ) -> None:
-    assert decode(body, content_encoding, max_bytes=LIMIT) == MESSAGE
+    assert decode(body, content_encoding, max_bytes=LIMIT) == (MESSAGE, 0)
 
 
 @pytest.mark.parametrize("compress", [gzip.compress, zlib.compress])
@@ -76,7 +78,7 @@ def test_what_is_compressed_three_times_is_not_undone(compress: Callable[[bytes]
 def test_the_length_of_the_header_costs_nothing() -> None:
     stored = zlib.compressobj(0, wbits=31)
     body = stored.compress(MESSAGE) + stored.flush()
-    assert decode(body, ", ".join(["gzip"] * 5000), max_bytes=LIMIT) == MESSAGE
+    assert decode(body, ", ".join(["gzip"] * 5000), max_bytes=LIMIT) == (MESSAGE, 0)
 
 
 @pytest.mark.parametrize(("content_encoding", "named"), [("br", "br"), ("gzip, zstd", "zstd")])
@@ -95,7 +97,9 @@ def test_a_coding_s_name_is_bounded_and_a_known_one_is_none() -> None:
         (GZIP[:-1], "ends too early"),
         (zlib.compress(MESSAGE)[:-3], "ends too early"),
         (b"\x1f\x8b" + bytes(20), "damaged"),
-        (GZIP + GZIP, "something follows"),
+        (GZIP + GZIP[:-1], "ends too early"),
+        (GZIP + b"\x1f\x8b is no member", "damaged"),
+        (gzip.compress(b"") * 201, "more than 200 members"),
     ],
 )
 def test_a_damaged_body_is_a_payload_error(body: bytes, reason: str) -> None:
@@ -103,8 +107,27 @@ def test_a_damaged_body_is_a_payload_error(body: bytes, reason: str) -> None:
         decode(body, "gzip", max_bytes=LIMIT)
 
 
+@pytest.mark.parametrize("compressed", [GZIP, GZIP + gzip.compress(b" "), zlib.compress(MESSAGE)])
+@pytest.mark.parametrize("rest", [b"EOF", b"{}", b"\x1f", b"\0\0-"])
+def test_what_follows_a_compressed_body_is_counted(compressed: bytes, rest: bytes) -> None:
+    body, left_out = decode(compressed + rest, "", max_bytes=LIMIT)
+    assert (body.strip(), left_out) == (MESSAGE, len(rest.lstrip(b"\0")))
+
+
+def test_what_may_be_deflate_without_a_header_has_nothing_behind_it() -> None:
+    body = raw_deflate(MESSAGE) + b"more"
+    assert decode(body, "deflate", max_bytes=LIMIT) == (body, 0)
+
+
+def test_members_share_the_limit() -> None:
+    half = gzip.compress(bytes(LIMIT // 2))
+    assert len(decode(half + half, "", max_bytes=LIMIT).body) == LIMIT
+    with pytest.raises(PayloadTooLargeError):
+        decode(half + half + gzip.compress(b"1"), "", max_bytes=LIMIT)
+
+
 def test_exactly_the_limit_fits_and_one_byte_more_does_not() -> None:
-    assert len(decode(gzip.compress(bytes(LIMIT)), "gzip", max_bytes=LIMIT)) == LIMIT
+    assert len(decode(gzip.compress(bytes(LIMIT)), "gzip", max_bytes=LIMIT).body) == LIMIT
     with pytest.raises(PayloadTooLargeError):
         decode(gzip.compress(bytes(LIMIT + 1)), "gzip", max_bytes=LIMIT)
 
@@ -119,7 +142,7 @@ def test_a_bomb_is_too_large(compress: object) -> None:
 @given(st.binary(), st.text() | st.sampled_from(["gzip", "deflate", "gzip, deflate"]))
 def test_any_body_is_decoded_or_refused(body: bytes, content_encoding: str) -> None:
     try:
-        decoded = decode(body, content_encoding, max_bytes=LIMIT)
+        decoded, _ = decode(body, content_encoding, max_bytes=LIMIT)
     except (PayloadError, PayloadTooLargeError):
         return
     assert len(decoded) <= max(LIMIT, len(body))

@@ -124,6 +124,7 @@ def test_a_compressed_body_is_stored_decompressed(
         ("identity", zlib.compress(BODY)),
         ("gzip", squeeze(squeeze(BODY))),
         (", ".join(["gzip"] * 500), squeeze(BODY)),
+        ("gzip", squeeze(BODY[:9]) + squeeze(BODY[9:])),
     ],
 )
 def test_a_coding_that_does_not_fit_costs_nothing(
@@ -132,6 +133,16 @@ def test_a_coding_that_does_not_fit_costs_nothing(
     client.post(END_OF_CALL, content=body, headers={"content-encoding": encoding})
     [record] = rows(RECORDS)
     assert (record["body"], record["outcome"], record["session_id"]) == (BODY, "stored", "-Ox1")
+    eventually(lambda: rows("SELECT * FROM calls WHERE session_id = '-Ox1'"))
+
+
+def test_what_follows_a_compressed_body_is_left_out_and_said(
+    client: TestClient, rows: Rows
+) -> None:
+    client.post(END_OF_CALL, content=squeeze(BODY) + b"trailer")
+    [record] = rows(RECORDS)
+    assert (record["body"], record["outcome"]) == (BODY, "stored")
+    assert record["reason"] == "left out: 7 bytes behind the compressed body"
     eventually(lambda: rows("SELECT * FROM calls WHERE session_id = '-Ox1'"))
 
 

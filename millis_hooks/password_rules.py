@@ -42,7 +42,7 @@ _PLACEHOLDERS = re.compile(
     r"^(please[\W_]*)?(replace|insert|change|put|paste|enter|fill|set|add|use|todo|fixme|tbd)"
     r"([\W_]|me|it|this|that|in|your|here|$)"
     r"|^(my|the|an?|some)?[\W_]*your([\W_]|own|secret|pass|token|key|api|millis|real|$)"
-    r"|[\W_](goes|comes)?[\W_]*here[\W_]*$|change[\W_]?(me|it|this)|replace[\W_]?(me|it|this|with)"
+    r"|[\W_](goes|comes)?[\W_]{0,20}here[\W_]*$|change[\W_]?(me|it|this)|replace[\W_]?(me|it|this|with)"
     r"|your[\W_]?(own[\W_]?)?(secret|pass|token|key|api)|place[\W_]?holder|^[\W_]*x{3,}[\W_]*$"
     r"|^(example|sample|dummy)|(example|sample|dummy)$|(do[\W_]?not|never)[\W_]?use"
     r"|<[a-z][a-z _.-]+>|^[<\[{].*[>\]}]$|\$\(|\$\{|^`.*`$|openssl[\W_]rand|\.\.\.|…",

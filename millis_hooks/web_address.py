@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 _MAX_CHARS = 500
 _SUCH_AS = "such as https://hooks.example.com"
 _REFUSED = {"?": "no query (?)", "#": "no fragment (#)", "@": "no user name or password (@)"}
-_HOST = re.compile(r"[\w-]+(\.[\w-]+)*\.?|[0-9a-f:.]*:[0-9a-f:.]*")
+_HOST = re.compile(r"[\w-]+(\.[\w-]+)*\.?|(?=[^:]*:)[0-9a-f:.]+")
 _PATH = re.compile(r"[^\s<>\"'\\^`{|}]*")
 
 
@@ -54,5 +54,5 @@ def service_address(text: str, prefix: str) -> str:
 
 def without_password(text: str) -> str:
     """Return a text without the passwords of addresses in it."""
-    hidden = re.sub(r"(://[^/:@\s]*:)\S*@", r"\1•@", text)
+    hidden = re.sub(r"(://[^/:@\s]{0,200}:)\S{0,500}@", r"\1•@", text)
     return re.sub(r"([?&]password=)[^&\s]*", r"\1•", hidden)

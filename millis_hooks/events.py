@@ -238,6 +238,7 @@ class EndOfCall(_Received, WireModel):
     _own_numbers: frozenset[str] = PrivateAttr(default=frozenset())
     _state: Any = PrivateAttr(default=None)
     _handler: str | None = PrivateAttr(default=None)
+    _change: str | None = PrivateAttr(default=None)
     _source: str | None = PrivateAttr(default=None)
     _dry_run: bool = PrivateAttr(default=False)
 
@@ -305,9 +306,16 @@ class EndOfCall(_Received, WireModel):
     def idempotency_key(self) -> str:
         """What names this work: `session_id:handler`, the same in every attempt and replay.
 
-        Hand it to systems that should do a thing once. Outside of a run it is the session's id.
+        A run because a later end changed the call has `session_id:handler:change`, with a key of
+        the change. Hand it to systems that should do a thing once. Outside of a run it is the
+        session's id.
         """
-        return f"{self.session_id}:{self._handler}" if self._handler else self.session_id
+        return ":".join(filter(None, (self.session_id, self._handler, self._change)))
+
+    @property
+    def is_change(self) -> bool:
+        """Whether the handler is called again, because a later end changed what is known."""
+        return self._change is not None
 
     @property
     def started_at(self) -> datetime | None:

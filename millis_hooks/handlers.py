@@ -52,6 +52,7 @@ class Handler:
     retry_backoff: Backoff = field(default_factory=Backoff)
     concurrency: int | None = None  # how many of its runs may be at work at once
     repeatable: bool = True  # may a person replay its runs
+    on_change: bool = False  # is it called again when a later end changes the call
 
     def wants(self, event: Event) -> bool:
         """Tell whether the filters let `event` through, except `when`: that is the team's code."""

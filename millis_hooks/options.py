@@ -53,6 +53,7 @@ class EndOfCallOptions(TypedDict, total=False):
     retry_backoff: Backoff
     concurrency: int | None
     repeatable: bool
+    on_change: bool
 
 
 #: The names of the options of each decorator.
@@ -166,6 +167,7 @@ _READERS: Mapping[str, Callable[[object], object]] = {
     "retry_backoff": _backoff,
     "concurrency": _count(),
     "repeatable": _bool,
+    "on_change": _bool,
 }
 #: None leaves these as they are by default; elsewhere it may be thought to mean "without end".
 _MAY_BE_NONE = {*FILTERS, "name", "when", "budget_s", "concurrency"}

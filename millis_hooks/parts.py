@@ -56,6 +56,8 @@ def _nested(levels: int) -> bytes:
 # What is passed over goes through in a few large matches: a million items one by one take seconds.
 _ITEM = rb'(?:[^"\[\]{},]++|' + _STRING + b"|" + _nested(3) + b")*+,"
 _AT_ONCE = (1_000, 50, 1)
+#: What is nested deeper goes through bracket by bracket, so many of them.
+_MOST_STEPS = 100_000
 _UNKNOWN = rb'(?!\s*"(?:' + "|".join(sorted(KNOWN)).encode() + rb')"\s*:)' + _ITEM
 
 
@@ -177,9 +179,9 @@ def _container(text: bytes, at: int, field: str, note: Note) -> tuple[bytes, int
 
 def _end_of(text: bytes, at: int) -> tuple[int, int]:
     """Return where the list or object ends that a place is in, and how many commas of its own come
-    before that."""
+    before that. Raises `PayloadError` where too much of it is deep."""
     commas = depth = 0
-    while True:
+    for _ in range(_MOST_STEPS):
         at, passed = _pass_over(_ITEMS, text, at)
         token = _expect(_TOKEN, text, at)
         commas += 0 if depth else passed + (token[0] == b",")
@@ -187,6 +189,7 @@ def _end_of(text: bytes, at: int) -> tuple[int, int]:
         if depth < 0:
             return token.start(), commas
         at = token.end()
+    raise PayloadError("too many parts are nested deeply")
 
 
 def _pass_over(items: Mapping[int, re.Pattern[bytes]], text: bytes, at: int) -> tuple[int, int]:

@@ -111,7 +111,8 @@ class Router:
         `outcome=` filter by one value or several, `when=` by a function of the call. An attempt is
         given up after `timeout_s=` (60) seconds; the next waits as `retry_backoff=`, a `Backoff`,
         says. At most `concurrency=` of its runs are at work at once. `repeatable=False` keeps
-        people from replaying it. Raises `RegistrationError` for what cannot work.
+        people from replaying it. With `on_change=True` it is called again when a later end of the
+        same call changes what is known of it. Raises `RegistrationError` for what cannot work.
         """
         return self._register("end_of_call", function, options)
 

@@ -179,6 +179,7 @@ class Service:
         return CallLog(
             self._settings.database_url,
             runs_for=self._runs_for,
+            hears_of_changes=self._hears_of_changes,
             on_runs=lambda: self._wake_runner(),
             own_numbers=self._settings.own_numbers,
         )
@@ -307,6 +308,10 @@ class Service:
 
     def _runs_for(self, call: EndOfCall) -> list[str]:
         return [handler.name for handler in self._router.matching("end_of_call", call)]
+
+    def _hears_of_changes(self, name: str) -> bool:
+        handler = self._router.get("end_of_call", name)
+        return handler is not None and handler.on_change
 
 
 def _secrets_of(settings: Settings) -> Iterator[str]:

@@ -17,7 +17,8 @@ from sqlalchemy import Connection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .call_log import CallLog
-from .call_log.digest import RunsFor, digest_delivery
+from .call_log.digest import digest_delivery
+from .call_log.ends import RunsFor
 from .counts import WebhookCounts
 from .loop_lag import LoopLag
 from .runs.runner import Runner

@@ -221,6 +221,45 @@ def test_both_bodies_of_an_end_that_came_twice_are_there(site: Site) -> None:
     assert '"second"' in page.text
 
 
+def test_what_a_later_end_changed_is_told_field_by_field(site: Site) -> None:
+    bodies: tuple[dict[str, Any], ...] = (
+        {"call_status": "in-progress", "duration": 3, "metadata": {"note": "<b>old</b>"}},
+        {"call_status": "busy", "metadata": {"note": "sk-abcdefghijklmnop1234"}, "chat": None},
+    )
+    ids = [
+        site.stored.add_delivery(
+            session_id="-call",
+            body=json.dumps({"session_id": "-call", **body}).encode(),
+            content_hash=bytes([minute]),
+            received_at=NOW + timedelta(minutes=minute),
+        )
+        for minute, body in enumerate(bodies)
+    ]
+    site.stored.add_call("-call", delivery_id=ids[1], call_status="busy", repeated=True)
+    view = site.get("/calls/-call.json").json()
+    (change,) = view["changes"]
+    assert change["delivery_id"] == ids[1]
+    assert [field["name"] for field in change["fields"]] == ["call_status", "metadata"]
+    assert change["fields"][0] == {"name": "call_status", "before": "in-progress", "after": "busy"}
+    assert MASK in change["fields"][1]["after"]
+    page = site.get("/calls/-call").text
+    assert "they differ" in page
+    assert "&lt;b&gt;old" in page
+    assert "abcdefghijklmnop" not in page
+
+
+def test_one_end_or_the_same_again_changes_nothing(site: Site) -> None:
+    for minute in range(2):
+        delivery_id = site.stored.add_delivery(
+            session_id="-call",
+            body=b'{"session_id": "-call", "call_status": "busy"}',
+            content_hash=b"same",
+            received_at=NOW + timedelta(minutes=minute),
+        )
+    site.stored.add_call("-call", delivery_id=delivery_id)
+    assert site.get("/calls/-call.json").json()["changes"] == []
+
+
 def test_what_is_shown_raw_can_be_copied(site: Site) -> None:
     add_prefetch(site)
     site.add_ended_call(agent_config=CONFIG)
@@ -234,8 +273,10 @@ def test_what_is_shown_raw_can_be_copied(site: Site) -> None:
 
 
 def test_a_payload_too_long_to_show_says_how_much_is_missing(site: Site) -> None:
-    site.add_ended_call(note="x" * 300_000)
-    assert "cut here:" in site.page("/calls/-call").text
+    site.add_ended_call(note="x" * 300_000, notes=["word " * 10_000] * 30)
+    page = site.page("/calls/-call").text
+    assert "300,000 more characters" in page
+    assert "cut here:" in page
 
 
 def closed_and_open(page: Page) -> tuple[int, int]:

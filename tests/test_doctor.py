@@ -26,6 +26,7 @@ from stored_calls import NOW, StoredCalls
 from typer.testing import CliRunner, Result
 
 from millis_hooks import MillisHooks
+from millis_hooks.call_log.holder import FileHolder
 from millis_hooks.call_log.migrations import HEAD
 from millis_hooks.call_log.tables import inbox
 from millis_hooks.call_log.write_lock import has_wal_reset_bug
@@ -44,7 +45,6 @@ from millis_hooks.doctor.log import examine_schema, examine_sqlite
 from millis_hooks.doctor.reach import Addresses, examine_certificate, examine_reach
 from millis_hooks.doctor.settings import examine_settings
 from millis_hooks.doctor.work import examine_runner, examine_work
-from millis_hooks.runs.holder import FileHolder
 from millis_hooks.settings import Settings
 
 STRONG = "0f4c1d7b9a3e58261cd4f7a0b95e3d82"

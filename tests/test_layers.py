@@ -30,6 +30,7 @@ LAYERS: list[set[str]] = [
     {"query_string", "typed_metadata", "failures", "plain_values", "agent_config", "loop_lag"},
     {"logs"},
     {"events"},
+    {"merging"},
     {"parked", "drift_detection"},
     {"handlers", "signatures"},
     {"options"},

@@ -131,6 +131,7 @@ def test_what_is_left_out_is_left_out_in_any_coding(coding: str) -> None:
         '{"session_id": "s", "x": [' + "1," * MANY + '"1]}',
         '{"session_id": "s" ' + "[[[1,,," * MANY,
         '{"x": ' + "[1," * MANY + "]" * MANY + "}",
+        '{"session_id": "s", "x": [' + ("[" * 90 + "]" * 90 + ",") * MANY + "1]}",
         "[" * MANY,
         "," * MANY,
         "{" * MANY,

@@ -136,10 +136,10 @@ def test_metadata_is_listed_by_when_its_call_was_received(log: Log) -> None:
     assert kept.received_at == call.received_at == NOW - timedelta(minutes=3)
 
 
-def test_another_body_for_the_same_call_stays_beside_the_first(log: Log) -> None:
+def test_another_body_for_the_same_call_is_kept_beside_the_first(log: Log) -> None:
     first, second = (end_of_call_body(session_id="-s1", duration_s=d) for d in (10, 99))
-    log.process(ended("-s1", first), ended("-s1", second))
-    assert [call.duration_s for call in rows(log.database, calls)] == [10]
+    log.process(ended("-s1", first), ended("-s1", second, at=NOW + timedelta(seconds=1)))
+    assert [call.duration_s for call in rows(log.database, calls)] == [99]
     assert [delivery.body for delivery in rows(log.database, deliveries)] == [first, second]
 
 
@@ -257,8 +257,8 @@ def test_a_filter_that_raises_costs_its_own_call_only(
             raise RuntimeError("filter")
         return []
 
-    store(log.writer, ended("-bad"), ended("-s1"))
     processor = Processor(log.database, log.writer, runs_for=runs_for)
+    store(log.writer, ended("-bad"), ended("-s1"))
     assert processor.process_chunk() == 2
     assert [call.session_id for call in rows(log.database, calls)] == ["-s1"]
     assert [row.outcome for row in rows(log.database, deliveries)] == ["unparsed", "stored"]

@@ -158,6 +158,19 @@ def test_an_end_that_was_received_stays(log: Log) -> None:
     assert log.ends() == [("-s1", None)]
 
 
+@pytest.mark.parametrize("is_listed", [True, False])
+def test_an_end_of_a_call_under_way_is_followed_by_what_became_of_it(
+    log: Log, is_listed: bool
+) -> None:
+    sent = b'{"session_id": "-s1", "call_status": "ringing", "chat": []}'
+    log.receive(ended("-s1", sent, at=HOUR_AGO))
+    log.millis.add("-s1", at=HOUR_AGO if is_listed else DAY_AGO, call_status="agent-ended")
+    assert [log.look(NOW - timedelta(hours=2)).filled for _ in range(3)] == [1, 0, 0]
+    assert log.call("-s1").call_status == "agent-ended"
+    assert log.call("-s1").turns
+    assert [run.handler for run in rows(log.database, handler_runs)] == ["notify"]
+
+
 def test_an_end_that_is_stored_and_not_processed_yet_stays_too(log: Log) -> None:
     log.millis.add("-s1", at=HOUR_AGO)
     log.writer.run(lambda connection: insert_deliveries(connection, [ended("-s1")]))

@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 
 from millis_hooks.call_log.database import Database
 from millis_hooks.call_log.deliveries import Delivery
-from millis_hooks.call_log.digest import RunsFor
+from millis_hooks.call_log.ends import RunsFor
 from millis_hooks.call_log.processing import Processor
 from millis_hooks.call_log.reparse import BATCH_DELIVERIES, Chosen, Reparse, registered_runs
 from millis_hooks.call_log.rereading import Reread

@@ -17,8 +17,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from ..exceptions import StorageError
 from .database import Database, describe, is_damage, open_database
 from .dialects import upsert
-from .digest import RunsFor
 from .elsewhere import Elsewhere
+from .ends import RunsFor
 from .migrations import migrate
 from .news import REFRESH, Announcer, Change
 from .processing import Processor
@@ -42,8 +42,9 @@ _DAMAGED = (
 class CallLog:
     """An open call log, its schema up to date. Raises `StorageError` if it cannot be had.
 
-    `runs_for` says which handlers want an ended call; `on_runs` is called, on a thread of the log,
-    when runs for them have been written.
+    `runs_for` says which handlers want an ended call, `hears_of_changes` whether the handler of a
+    name is called again when a later end changes the call; `on_runs` is called, on a thread of the
+    log, when runs for them have been written.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class CallLog:
         url: str,
         *,
         runs_for: RunsFor = lambda call: (),
+        hears_of_changes: Callable[[str], bool] = lambda name: False,
         on_runs: Callable[[], None] = lambda: None,
         own_numbers: frozenset[str] = frozenset(),
     ) -> None:
@@ -68,6 +70,7 @@ class CallLog:
             self.database,
             self.writer,
             runs_for=runs_for,
+            hears_of_changes=hears_of_changes,
             on_runs=on_runs,
             own_numbers=own_numbers,
             tell=self.news.tell,

@@ -1,7 +1,7 @@
 """Writes what digests say: calls, costs, search text and runs, in the caller's transaction.
 
-Repeating it changes nothing. A call takes its columns from the first end-of-call that could be
-read; a redelivery or a changed body stays beside it in `deliveries`.
+Repeating it changes nothing. This is for the first prefetch and the first end of a call, and for
+exact repetitions; `changes` is for what differs from what came before.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def _metadata_rows(connection: Connection, owned: Sequence[tuple[int, Digest]]) 
 
 def _run_rows(owned: Sequence[tuple[int, Digest]]) -> list[Columns]:
     return [
-        pending_run(id_, handler, digest.call["ended_at"])
+        pending_run(id_, handler, digest.call["received_at"])
         for id_, digest in owned
         for handler in digest.handlers
     ]
@@ -183,9 +183,10 @@ def _upsert_statement(dialect: str, columns: tuple[str, ...], kind: str) -> Any:
         sides = (calls.c[name], told[name]) if kind == "prefetch" else (told[name], calls.c[name])
         changes[name] = func.coalesce(*sides)
     # An end-of-call without `voip` looks like one from the web; the prefetch may know better.
-    changes["channel"] = func.coalesce(
-        func.nullif(told.channel, "web"), calls.c.channel, told.channel
+    first, second = (
+        (calls.c.channel, told.channel) if kind == "prefetch" else (told.channel, calls.c.channel)
     )
+    changes["channel"] = func.coalesce(func.nullif(first, "web"), second, first)
     # Records of prefetches linger, so the end of a short call may be processed before its start.
     changes["received_at"] = case(
         (told.received_at < calls.c.received_at, told.received_at), else_=calls.c.received_at

@@ -6,7 +6,7 @@ Pure: bytes in, rows out. Everything here can be derived again from the raw deli
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import islice
@@ -17,11 +17,10 @@ from sqlalchemy import Row
 from ..events import EndOfCall, Message, PrefetchRequest
 from ..exceptions import AnotherAgentError, PayloadError
 from ..marks import MADE_UP_SOURCES
+from .deliveries import content_hash
 from .drift import drift_rows
+from .ends import End, RunsFor, outermost, put_together
 from .values import clean_float, clean_id, clean_int, clean_text, clean_time
-
-#: The handlers that want this call, by name.
-RunsFor = Callable[[EndOfCall], Iterable[str]]
 
 _SNIPPET_CHARS = 300
 _SEARCHED_CHARS = 200_000
@@ -48,6 +47,49 @@ class Digest:
     drift: list[Columns] = field(default_factory=list)
     #: The agent of the delivery's secret, if that is bound to one.
     secret_agent: str | None = None
+    end: End | None = None
+
+
+def of_session(digests: Sequence[Digest]) -> list[Digest]:
+    """Return what all deliveries of a session tell: the same whatever order they come in.
+
+    Prefetches come in the order in which they were received, then its ends as one.
+    """
+    in_order = sorted(digests, key=lambda digest: digest.delivery_id)
+    if len(in_order) < 2:
+        return in_order
+    # The writer refuses what comes after the call is known to be another agent's.
+    refused = _of_another_agent(in_order)
+    in_order = [digest for digest in in_order if digest not in refused]
+    ends = outermost([digest for digest in in_order if digest.end is not None])
+    asked = sorted(outermost([digest for digest in in_order if digest.end is None]), key=_received)
+    chosen = {digest.delivery_id for digest in [*asked, *ends]}
+    left = _drift_alone(each for each in in_order if each.delivery_id not in chosen)
+    if len(ends) < 2:
+        return [*asked, *left, *ends, *refused]
+    whole = put_together(digest.end for digest in ends if digest.end is not None)
+    told = digest_end_of_call(whole.delivery_id, whole.received_at, whole.call, whole.runs_for)
+    first = min(ends, key=_received)
+    told.call.update({name: first.call[name] for name in ("source", "received_at")}, repeated=True)
+    return [*asked, *left, *_drift_alone(ends), replace(told, drift=[]), *refused]
+
+
+def _of_another_agent(in_order: Sequence[Digest]) -> list[Digest]:
+    told = (digest.call.get("agent_id") for digest in in_order)
+    agent_id = next(filter(None, told), None)
+    return [
+        digest
+        for digest in in_order
+        if digest.secret_agent is not None and agent_id not in (None, digest.secret_agent)
+    ]
+
+
+def _received(digest: Digest) -> tuple[datetime, int]:
+    return digest.call["received_at"], digest.delivery_id
+
+
+def _drift_alone(digests: Iterable[Digest]) -> list[Digest]:
+    return [Digest(digest.delivery_id, {}, drift=digest.drift) for digest in digests]
 
 
 def digest_delivery(
@@ -67,6 +109,8 @@ def digest_delivery(
             return None  # known since it was stored, and shown as unparsed
         wanted_by = (lambda _call: ()) if row.imported else runs_for
         digest = digest_end_of_call(row.id, row.received_at, call, wanted_by)
+        end = End(row.id, row.received_at, content_hash(row.body), call, wanted_by)
+        digest = replace(digest, end=end)
     if row.secret_agent is not None:
         if digest.call.get("agent_id") != row.secret_agent:
             raise AnotherAgentError
@@ -160,6 +204,7 @@ def _ended_call(delivery_id: int, received_at: datetime, call: EndOfCall) -> Col
         "snippet": _snippet(call.chat),
         "recording_url": clean_text(call.recording_url),
         "opted_out": call.opted_out,
+        "repeated": False,
     }
 
 

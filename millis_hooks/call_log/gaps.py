@@ -2,7 +2,8 @@
 
 Functions work in the caller's transaction. What is fetched goes into the inbox like a webhook: it
 is processed, and handlers are called for it, by the service. Whether a call lacks its end is
-decided in the transaction that stores one, so an end that was received is never replaced.
+decided in the transaction that stores one, so only an end that says that the call was under way is
+ever followed by one that was fetched.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Integer, cast, delete, func, insert, or_, select
+from sqlalchemy import Connection, Integer, and_, cast, delete, exists, func, insert, or_, select
 
+from ..call_status import UNDER_WAY
 from ..marks import MADE_UP_SOURCES
 from .deliveries import Delivery, content_hash, insert_deliveries
 from .tables import calls, deliveries, forgotten, outbound_calls, reconciled
@@ -22,18 +24,21 @@ from .values import clean_text
 SOURCE = "millis_api"
 #: So many sessions go into one question.
 _AT_ONCE = 500
+_IS_UNDER_WAY = calls.c.call_status.in_(sorted(UNDER_WAY))
 
 
 def lacking(connection: Connection, session_ids: Collection[str]) -> set[str]:
     """Return those of the sessions whose end is to be fetched: it is neither here nor about to be
-    processed, and nobody wanted it forgotten."""
+    processed, or says that the call was under way; and nobody wanted it forgotten."""
     hashes = {_hash(session_id): session_id for session_id in session_ids}
     d = deliveries.c
+    was_fetched = and_(d.source.is_not(None), d.reason.is_not(None))
+    is_open = exists().where(calls.c.session_id == d.session_id, _IS_UNDER_WAY)
     has_end = select(d.session_id).where(
         d.session_id.in_(session_ids),
         d.kind == "end_of_call",
-        # One that came broken does not help; one that was fetched would come broken again.
-        or_(d.outcome == "stored", d.source.is_not(None)),
+        # One that came broken does not help; one that was fetched would come the same again.
+        or_(and_(d.outcome == "stored", ~is_open), was_fetched),
     )
     gone = select(forgotten.c.session_hash).where(forgotten.c.session_hash.in_(hashes))
     return (
@@ -48,7 +53,7 @@ def unended(connection: Connection, *, since: datetime, before: datetime) -> lis
     calls that Millis was asked to make."""
     c, o = calls.c, outbound_calls.c
     asked = select(c.session_id).where(
-        c.ended_at.is_(None),
+        or_(c.ended_at.is_(None), _IS_UNDER_WAY),
         c.received_at >= since,
         c.received_at < before,
         or_(c.source.is_(None), c.source.not_in(MADE_UP_SOURCES)),  # Millis knows nothing of them

@@ -3,6 +3,10 @@
 A stored delivery is its own to-do: its id stays in the inbox until one transaction has written
 everything derived from it. So a crash at any moment loses nothing, doing the work twice changes
 nothing, and a delivery that cannot be read holds up nobody.
+
+What may end the process is read alone, and counted before: what is large, and what another process
+left over. After two attempts that no process survived it is set aside. All else is read without a
+count: a process that dies of it leaves it over.
 """
 
 from __future__ import annotations
@@ -11,16 +15,22 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
-from sqlalchemy import Row, func, select
+from sqlalchemy import Connection, Row, func, select, update
 
 from ..exceptions import AnotherAgentError, StorageOutageError
 from ..failures import describe_failure
+from ..wire import LARGE_BYTES
+from .changes import Changes
 from .database import Database
 from .derived import give_up, save
-from .digest import Digest, RunsFor, digest_delivery
+from .digest import Digest, digest_delivery
+from .ends import RunsFor
+from .in_turn import turns_on
 from .news import Change
+from .raw_bytes import length_of
 from .tables import deliveries, inbox
 from .writer import Writer
 
@@ -46,6 +56,9 @@ GATHER_S = 0.05
 SWEEP_S = 5.0
 #: What the last process left in it waits this long: who calls first should not wait for that.
 FIRST_SWEEP_S = 0.2
+#: Attempts to read a delivery, all of which ended the process, after which it is set aside.
+MOST_ATTEMPTS = 2
+_SET_ASIDE = f"set aside: the process ended {MOST_ATTEMPTS} times while this was read"
 
 
 class Processor:
@@ -58,10 +71,12 @@ class Processor:
         *,
         runs_for: RunsFor,
         own_numbers: frozenset[str] = frozenset(),
+        hears_of_changes: Callable[[str], bool] = lambda name: False,
         on_runs: Callable[[], None] = lambda: None,
         tell: Callable[[Iterable[Change]], None] = lambda changes: None,
     ) -> None:
-        """Ask `runs_for` which handlers want a call; call `on_runs` when runs were written.
+        """Ask `runs_for` which handlers want a call, and `hears_of_changes` of each whether a later
+        end that changes the call is for it too; call `on_runs` when runs were written.
 
         What has changed is passed to `tell`.
         """
@@ -74,6 +89,12 @@ class Processor:
         self._wanted = threading.Event()
         self._closing = threading.Event()
         self._backlog = 0  # at most so many deliveries wait behind the chunk
+        self._changes = Changes(
+            database, writer, partial(self._digest, refused=[]), hears_of_changes
+        )
+        self._turn = turns_on(database)
+        self._left_over = self._oldest()
+        self._survived: set[int] = set()
         self._thread = threading.Thread(
             target=self._run, name="millis-hooks-processing", daemon=True
         )
@@ -94,7 +115,13 @@ class Processor:
 
     def process_chunk(self) -> int:
         """Process the oldest deliveries and return how many there were."""
-        chunk = self._read_chunk()
+        waiting = self._waiting()
+        if waiting and self._is_suspect(waiting[0]):
+            if self._process_suspect(waiting[0]):
+                return 1
+            waiting = [each for each in waiting if not self._is_suspect(each)]
+        chosen = _first_of(waiting, self._is_suspect)
+        chunk = self._read(chosen) if chosen else ()
         if chunk and not self.process(chunk):
             self._closing.wait(ELSEWHERE_S)
         return len(chunk)
@@ -114,13 +141,25 @@ class Processor:
             return 0
         refused: list[int] = []
         read = [(row, self._digest(row, refused)) for row in chunk]
-        digests = [digest for _, digest in read if digest]
-        done = [row.id for row in chunk]
-        taken = self._writer.run(lambda connection: save(connection, digests, done, refused))
+        again = self._changes.among(read)
+        first = [(row, digest) for row, digest in read if row.id not in again]
+        taken, has_runs = self._save(first, refused) if first else (0, False)
+        for row, digest in read:
+            if row.id in again and digest is not None:
+                changed, called = self._changes.take(row, digest.call["session_id"])
+                taken, has_runs = taken + changed, has_runs or bool(called)
         self._tell(_change(row, digest) for row, digest in read)
-        if any(digest.handlers for digest in digests):
+        if has_runs:
             self._on_runs()
         return taken
+
+    def _save(
+        self, read: Sequence[tuple[Row[Any], Digest | None]], refused: Sequence[int]
+    ) -> tuple[int, bool]:
+        digests = [digest for _, digest in read if digest]
+        done = [row.id for row, _ in read]
+        taken = self._writer.run(lambda connection: save(connection, digests, done, refused))
+        return taken, any(digest.handlers for digest in digests)
 
     def _process_alone(self, row: Row[Any]) -> int:
         """Process one delivery, or note why it cannot be; raise only if nothing can be written."""
@@ -129,19 +168,24 @@ class Processor:
         except StorageOutageError:
             raise
         except Exception as error:
-            failure = describe_failure(error)
-            logger.error("delivery %d could not be processed\n%s", row.id, failure.block)
-            self._writer.run(lambda connection: give_up(connection, row.id, str(failure)))
-            self._tell([_change(row, None)])
+            self._give_up(row, error)
             return 1
+
+    def _give_up(self, row: Row[Any], error: Exception) -> None:
+        failure = describe_failure(error)
+        logger.error("delivery %d could not be processed\n%s", row.id, failure.block)
+        self._writer.run(lambda connection: give_up(connection, row.id, str(failure)))
+        self._tell([_change(row, None)])
 
     def _run(self) -> None:
         sweep_s = FIRST_SWEEP_S
         while not self._closing.is_set():
-            self._wanted.wait(timeout=sweep_s)
+            is_called = self._wanted.wait(timeout=sweep_s)
             self._wanted.clear()
             sweep_s = SWEEP_S
             try:
+                if not is_called:  # what there is now somebody else has left
+                    self._left_over |= self._oldest()
                 self._empty_inbox()
             except Exception as error:  # whatever it is: the thread must live
                 logger.error("processing waits up to %s s: %s", SWEEP_S, describe_failure(error))
@@ -160,31 +204,83 @@ class Processor:
             elif done > 1 and not self._backlog:
                 self._closing.wait(GATHER_S)
 
-    def _read_chunk(self) -> list[Row[Any]]:
-        """Take the oldest, bounded in bytes, and no session twice: their order matters."""
+    def _process_suspect(self, waiting: Row[Any]) -> bool:
+        """Read alone what may end the process, and count that before; return False if another
+        process is at such a one."""
+        with self._turn() as is_ours:
+            if not is_ours:
+                return False
+            if waiting.id not in self._survived and not self._count_attempt(waiting):
+                return True
+            try:
+                self.process(self._read([waiting]))
+            except MemoryError as error:
+                self._give_up(waiting, error)
+            finally:
+                self._survived.add(waiting.id)
+        self._left_over.discard(waiting.id)
+        self._survived.discard(waiting.id)
+        return True
+
+    def _count_attempt(self, waiting: Row[Any]) -> bool:
+        """Return True once the attempt is counted; False if it was set aside, or is in no inbox."""
+        # Who has died of what is small had read it without a count.
+        uncounted = 0 if waiting.body_bytes > LARGE_BYTES else 1
+
+        def count(connection: Connection) -> int | None:
+            is_it = inbox.c.delivery_id == waiting.id
+            before: int | None = connection.scalar(
+                select(inbox.c.attempts).where(is_it).with_for_update()
+            )
+            if before is None:
+                return None
+            attempts = max(before, uncounted) + 1
+            if attempts > MOST_ATTEMPTS:
+                give_up(connection, waiting.id, _SET_ASIDE)
+            else:
+                connection.execute(update(inbox).where(is_it).values(attempts=attempts))
+            return attempts
+
+        attempts = self._writer.run(count)
+        if attempts is not None and attempts > MOST_ATTEMPTS:
+            logger.error("delivery %d was %s", waiting.id, _SET_ASIDE)
+            self._tell([Change("unparsed", waiting.session_id)])
+        return attempts is not None and attempts <= MOST_ATTEMPTS
+
+    def _is_suspect(self, waiting: Row[Any]) -> bool:
+        return (
+            waiting.attempts > 0
+            or waiting.id in self._left_over
+            or waiting.body_bytes > LARGE_BYTES
+        )
+
+    def _oldest(self) -> set[int]:
+        """Return the deliveries that another process may have been at."""
+        return {waiting.id for waiting in self._waiting()}
+
+    def _waiting(self) -> Sequence[Row[Any]]:
+        """Return what is known of the oldest deliveries without reading them."""
         oldest = (
-            select(deliveries)
+            select(
+                deliveries.c.id,
+                deliveries.c.session_id,
+                inbox.c.attempts,
+                length_of(deliveries.c.body).label("body_bytes"),
+            )
             .join(inbox, inbox.c.delivery_id == deliveries.c.id)
             .order_by(inbox.c.delivery_id)
             .limit(CHUNK_DELIVERIES)
         )
-        chunk: list[Row[Any]] = []
-        sessions: set[str] = set()
-        size = 0
         with self._database.reader.connect() as connection:
-            with connection.execution_options(yield_per=1).execute(oldest) as found:
-                for row in found:
-                    if row.session_id in sessions:
-                        break
-                    if row.session_id is not None:
-                        sessions.add(row.session_id)
-                    chunk.append(row)
-                    size += len(row.body)
-                    if size > CHUNK_BYTES:
-                        break
+            waiting = connection.execute(oldest).all()
             newest = connection.scalar(select(func.max(inbox.c.delivery_id)))
-        self._backlog = newest - chunk[-1].id if chunk and newest else 0
-        return chunk
+        self._backlog = newest - waiting[-1].id if waiting and newest else 0
+        return waiting
+
+    def _read(self, waiting: Sequence[Row[Any]]) -> Sequence[Row[Any]]:
+        chosen = deliveries.c.id.in_([each.id for each in waiting])
+        with self._database.reader.connect() as connection:
+            return connection.execute(select(deliveries).where(chosen).order_by("id")).all()
 
     def _digest(self, row: Row[Any], refused: list[int]) -> Digest | None:
         try:
@@ -192,6 +288,24 @@ class Processor:
         except AnotherAgentError:
             refused.append(row.id)
             return None
+
+
+def _first_of(
+    waiting: Sequence[Row[Any]], is_suspect: Callable[[Row[Any]], bool]
+) -> Sequence[Row[Any]]:
+    """Choose the oldest, bounded in bytes, and no session twice: their order matters."""
+    chosen: list[Row[Any]] = []
+    sessions: set[str | None] = set()
+    size = 0
+    for each in waiting:
+        if each.session_id in sessions or is_suspect(each):
+            break
+        sessions |= {each.session_id} - {None}
+        chosen.append(each)
+        size += each.body_bytes
+        if size > CHUNK_BYTES:
+            break
+    return chosen
 
 
 def _change(row: Row[Any], digest: Digest | None) -> Change:

@@ -33,7 +33,8 @@ from sqlalchemy import (
 
 from .database import Database
 from .deliveries import content_hash
-from .digest import RunsFor, digest_delivery
+from .digest import digest_delivery
+from .ends import RunsFor
 from .raw_bytes import length_of
 from .rederived import Scratch
 from .rereading import Reread, derive_again, read_again, write_again

@@ -19,9 +19,9 @@ from ..events import EndOfCall
 from ..exceptions import AnotherAgentError, PayloadError
 from ..failures import describe_failure
 from .derived import refuse
-from .digest import Digest
+from .digest import Digest, of_session
 from .rederived import Rederived, Scratch, bring_up
-from .tables import deliveries, inbox
+from .tables import calls, deliveries, inbox
 from .values import clean_text
 
 logger = logging.getLogger("millis_hooks.call_log")
@@ -159,7 +159,7 @@ def _by_session(batch: Batch) -> list[list[Digest]]:
     for told in batch.told:
         if told.digest is not None:
             sessions[told.session_id or told.id].append(told.digest)
-    return list(sessions.values())
+    return [of_session(digests) for digests in sessions.values()]
 
 
 def write_again(connection: Connection, batch: Batch, fresh: Rederived) -> Reread | None:
@@ -169,6 +169,9 @@ def write_again(connection: Connection, batch: Batch, fresh: Rederived) -> Rerea
     now = select(deliveries.c.id).where(of_batch, _is_processed()).order_by(deliveries.c.id)
     if list(connection.scalars(now)) != ids:
         return None
+    # Who processes an end of one of these calls waits here, and then finds what has changed.
+    these = calls.c.session_id.in_(batch.sessions)
+    connection.execute(select(calls.c.id).where(these).order_by(calls.c.id).with_for_update())
     changed_calls = bring_up(connection, fresh, ids)
     refused = {told.id for told in batch.told if told.is_refused} | set(fresh.refused)
     refuse(connection, refused)

@@ -130,7 +130,11 @@ _partial_index(
 
 #: Deliveries stored but not yet processed; written in the transaction that stores them.
 inbox = Table(
-    "inbox", metadata, Column("delivery_id", RowId, primary_key=True, autoincrement=False)
+    "inbox",
+    metadata,
+    Column("delivery_id", RowId, primary_key=True, autoincrement=False),
+    # how often it was taken up; only what may end a process is counted, before it is read
+    Column("attempts", Integer, nullable=False, server_default="0"),
 )
 
 calls = Table(
@@ -238,6 +242,8 @@ handler_runs = Table(
     Column("due_at", UtcDateTime),  # when a failed run is tried again
     Column("reason", Text),  # why it is parked, in words
     Column("runner", Key),  # the process it is running in, or was last; None where only one may
+    # the end-of-call that changed what is known of the call; None for the first run
+    Column("change", Text),
     sqlite_autoincrement=True,
 )
 #: The processes that do runs, where several may. The times are those of the database's clock.

@@ -31,7 +31,7 @@ def ask(question: str) -> None:
 
 def is_served(database: Database) -> bool:
     """Tell whether a service is at work on this log."""
-    from ..runs.holder import FileHolder
+    from ..call_log.holder import FileHolder
     from ..runs.many_processes import processes_at_work
 
     if not database.is_file:

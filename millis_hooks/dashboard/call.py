@@ -13,19 +13,21 @@ from typing import Any
 
 from pydantic import JsonValue
 
+from ..call_log.ends import End, end_of, put_together
 from ..call_log.masked_records import masked_call, masked_run
 from ..call_log.records import Call, CallRecord, CostItem, Delivery, Run, State
 from ..events import EndOfCall
-from ..exceptions import PayloadError
 from ..masking import MaskPolicy
 from ..payload_places import END_OF_CALL
 from .call_filters import Params, list_query, params_of, read_list, read_page_size
+from .changed import Changed, changed_by
 from .metadata import MOST_SHOWN, Entry, entries_of
 from .pages import Asked
 from .parameters import Parameter
 from .payloads import Payload, payload_of, read_bytes
 from .runs import Notice, in_order, read_notice
-from .timeline import EndReceived, Prefetch, Step, end_of, prefetch_of, steps_of
+from .shortened import Room
+from .timeline import EndReceived, Prefetch, Step, end_received, prefetch_of, steps_of
 from .transcript import Function, Line, Transcript, functions_of, transcript_of
 
 #: What `show_call` reads of an address, beside what a replay has put there.
@@ -87,6 +89,7 @@ class CallView:
     agent_config: JsonValue
     secrets_masked: int
     problems: tuple[str, ...]
+    changes: tuple[Changed, ...]
     payloads: tuple[Payload, ...]
     deliveries_left_out: int
     live_count: int
@@ -133,7 +136,7 @@ def show_call(asked: Asked) -> CallView | None:
     record = asked.log.call(asked.path["session_id"])
     if record is None:
         return None
-    call, mask = record.call, asked.settings.mask
+    call, mask, room = record.call, asked.settings.mask, Room()
     return CallView(
         call=masked_call(call, mask),
         in_list=_in_list(asked, call),
@@ -146,7 +149,7 @@ def show_call(asked: Asked) -> CallView | None:
         runs=in_order(masked_run(run, mask) for run in record.runs),
         runs_left_out=record.run_count - len(record.runs),
         notice=read_notice(asked.query),
-        payloads=tuple(payload_of(delivery, mask) for delivery in record.deliveries),
+        payloads=tuple(payload_of(delivery, mask, room) for delivery in record.deliveries),
         deliveries_left_out=max(record.delivery_count - len(record.deliveries), 0),
         live_count=asked.log.live_count(now=asked.now),
     )
@@ -163,14 +166,16 @@ def _told(record: CallRecord, state: State, mask: MaskPolicy) -> dict[str, Any]:
     """The parts of the view that come from the bytes of the deliveries."""
     call = record.call
     asked, ended = _first(record.deliveries, "prefetch"), _end_delivery(record)
-    answer, event = _answer(asked), _read_end(ended)
+    ends = list(_read_ends(record.deliveries))
+    answer, event = _answer(asked), put_together(ends).call if ends else None
     prefetch = prefetch_of(asked, answer, mask) if asked else None
-    end = end_of(ended, call) if ended else None
+    end = end_received(ended, call) if ended else None
     metadata = tuple(entries_of(event, asked, answer, mask))
     return {
         "state": state,
         "prefetch": prefetch,
         "end": end,
+        "changes": tuple(changed_by(ends, mask)),
         "metadata": metadata[:MOST_SHOWN],
         "metadata_left_out": max(len(metadata) - MOST_SHOWN, 0),
         "timeline": tuple(steps_of(call, state, prefetch, end, metadata)),
@@ -182,7 +187,8 @@ def _said(event: EndOfCall | None, mask: MaskPolicy) -> dict[str, Any]:
     """The parts of the view that are read from the body of the end-of-call."""
     said = transcript_of(event, mask) if event else Transcript()
     functions = functions_of(event, mask) if event else ()
-    config = mask.masked(event.agent_config if event else None, END_OF_CALL["agent_config"])
+    sent = Room().beginning(event.agent_config if event else None)
+    config = mask.masked(sent, END_OF_CALL["agent_config"])
     problems = event.problems if event else ()
     return {
         "lines": said.lines,
@@ -206,13 +212,13 @@ def _end_delivery(record: CallRecord) -> Delivery | None:
     return next(chosen, None) or _first(record.deliveries, "end_of_call")
 
 
-def _read_end(delivery: Delivery | None) -> EndOfCall | None:
-    if delivery is None or delivery.body is None:
-        return None
-    try:
-        return EndOfCall.parse(delivery.body)
-    except PayloadError:
-        return None
+def _read_ends(deliveries: Iterable[Delivery]) -> Iterator[End]:
+    """Read the ends that tell of the call; what repeats another's bytes does not."""
+    for delivery in deliveries:
+        is_told = delivery.kind == "end_of_call" and delivery.outcome == "stored"
+        end = end_of(delivery) if is_told and delivery.body else None
+        if end is not None:
+            yield end
 
 
 def _answer(prefetch: Delivery | None) -> dict[str, JsonValue]:

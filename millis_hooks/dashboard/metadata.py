@@ -13,6 +13,7 @@ from ..events import EndOfCall, PrefetchRequest
 from ..masking import MaskPolicy
 from ..payload_places import Place
 from .formats import as_text
+from .shortened import Room
 
 #: Keys that a page shows.
 MOST_SHOWN = 500
@@ -45,9 +46,11 @@ def entries_of(
 
     Until the end is here, the answer merged over the question stands for it.
     """
+    room = Room()
     before, told = _asked(prefetch), answer.get("metadata")
     answered = told if isinstance(told, dict) else {}
-    after = event.metadata if event else before | answered
+    ended = event.metadata if event else before | answered
+    after = {key: room.beginning(value) for key, value in ended.items()}
     shown_before = dict(shown_metadata(before, mask))
     for key, (name, value) in shown_metadata(after, mask):
         entry = Entry(name, value)

@@ -13,6 +13,7 @@ from ..exceptions import PayloadError
 from ..masking import MaskPolicy
 from ..payload_places import END_OF_CALL, PREFETCH_ANSWER, PREFETCH_QUERY, Place
 from ..wire import read_json
+from .shortened import Room
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +38,14 @@ class Payload:
     source: str | None
 
 
-def payload_of(delivery: Delivery, mask: MaskPolicy) -> Payload:
-    """Return what a page may show of a delivery that was read with its body."""
+def payload_of(delivery: Delivery, mask: MaskPolicy, room: Room | None = None) -> Payload:
+    """Return what a page may show of a delivery that was read with its body, as far as there is
+    room for it."""
+    room = room or Room()
     is_prefetch = delivery.kind == "prefetch"
-    content = mask.masked(_content(delivery), PREFETCH_QUERY if is_prefetch else END_OF_CALL)
-    answered = read_bytes(delivery.answer) if delivery.answer else None
+    received = room.beginning(_content(delivery))
+    content = mask.masked(received, PREFETCH_QUERY if is_prefetch else END_OF_CALL)
+    answered = room.beginning(read_bytes(delivery.answer)) if delivery.answer else None
     answer = mask.masked(answered, PREFETCH_ANSWER if is_prefetch else Place.OPEN)
     return Payload(
         delivery_id=delivery.id,

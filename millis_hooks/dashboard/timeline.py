@@ -81,7 +81,7 @@ def prefetch_of(delivery: Delivery, answer: dict[str, JsonValue], mask: MaskPoli
     )
 
 
-def end_of(delivery: Delivery, call: Call) -> EndReceived:
+def end_received(delivery: Delivery, call: Call) -> EndReceived:
     """Return how the end of a call came in."""
     ended_at = ended_at_of(call)
     lag_s = (delivery.received_at - ended_at).total_seconds() if ended_at else -1

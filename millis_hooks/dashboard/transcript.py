@@ -11,10 +11,11 @@ from pydantic import JsonValue
 from ..events import EndOfCall, Message
 from ..masking import MaskPolicy
 from ..payload_places import Place
+from .shortened import Room
 
 #: More lines, or more tools, are not shown: nobody reads them, and a page of them takes seconds.
 MOST_SHOWN = 2_000
-_LINE_CHARS = 100_000
+_NAME_CHARS = 200
 
 Kind = Literal["user", "assistant", "tool", "other"]
 _KINDS: Mapping[str, Kind] = {"user": "user", "assistant": "assistant"}
@@ -56,17 +57,19 @@ class Transcript:
 def transcript_of(event: EndOfCall, mask: MaskPolicy) -> Transcript:
     """Return what was said in a call."""
     lines = tuple(_lines(event))
+    room = Room()
     return Transcript(
-        tuple(_masked(line, mask) for line in grouped(lines[:MOST_SHOWN])),
+        tuple(_masked(line, mask, room) for line in grouped(lines[:MOST_SHOWN])),
         max(len(lines) - MOST_SHOWN, 0),
-        any(line.tool for line in lines),
+        any(line.kind == "tool" for line in lines),
     )
 
 
 def functions_of(event: EndOfCall, mask: MaskPolicy) -> tuple[Function, ...]:
     """Return the first of the tools that were called, in order; Millis sends no times for them."""
+    room = Room()
     return tuple(
-        _seen(Function(call.name or "function", dict(call.params), call.result), mask)
+        _seen(Function(call.name or "function", dict(call.params), call.result), mask, room)
         for call in event.function_calls[:MOST_SHOWN]
     )
 
@@ -95,18 +98,21 @@ def _lines(event: EndOfCall) -> Iterator[Line]:
 def _said(message: Message, results: Mapping[str | None, str | None]) -> Iterator[Line]:
     role = message.role or "unknown"
     if message.content:
-        yield Line(_KINDS.get(role, "other"), role, message.content[:_LINE_CHARS])
+        yield Line(_KINDS.get(role, "other"), role, message.content)
     for call in message.tool_calls:
         tool = Function(call.name or "tool", call.arguments, results.get(call.id))
         yield Line("tool", role, tool=tool)
 
 
-def _masked(line: Line, mask: MaskPolicy) -> Line:
+def _masked(line: Line, mask: MaskPolicy, room: Room) -> Line:
     if line.tool is not None:
-        return replace(line, tool=_seen(line.tool, mask))
-    return replace(line, text=mask.text(line.text))
+        return replace(line, tool=_seen(line.tool, mask, room))
+    text = room.beginning(line.text)
+    assert isinstance(text, str)  # noqa: S101 - the beginning of a text is one
+    return replace(line, text=mask.text(text))
 
 
-def _seen(tool: Function, mask: MaskPolicy) -> Function:
-    params, result = (mask.payload(each, Place.WORDS) for each in (tool.params, tool.result))
-    return Function(tool.name, params, result)
+def _seen(tool: Function, mask: MaskPolicy, room: Room) -> Function:
+    shown = (room.beginning(each) for each in (tool.params, tool.result))
+    params, result = (mask.payload(each, Place.WORDS) for each in shown)
+    return Function(tool.name[:_NAME_CHARS], params, result)

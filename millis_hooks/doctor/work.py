@@ -8,9 +8,9 @@ from pathlib import Path
 
 from sqlalchemy import Connection, and_, func, select
 
+from ..call_log.holder import FileHolder
 from ..call_log.tables import IS_OPEN, IS_UNPARSED, deliveries, handler_runs, handlers, inbox
 from ..finding import Finding, ok, warn
-from ..runs.holder import FileHolder
 
 _UNREAD_FOR = timedelta(minutes=1)
 _PENDING_FOR = timedelta(minutes=10)

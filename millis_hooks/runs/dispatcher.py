@@ -11,9 +11,9 @@ from typing import Protocol
 from sqlalchemy import Connection
 
 from ..call_log.database import Database
+from ..call_log.holder import FileHolder
 from ..call_log.writer import Writer
 from . import ledger
-from .holder import FileHolder
 
 logger = logging.getLogger("millis_hooks.runs")
 

@@ -64,6 +64,7 @@ class ClaimedRun:
     spent: int
     parked_run_id: int | None
     attempt: int
+    change: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -348,7 +349,15 @@ _BEGIN_RUNS = (
     update(handler_runs)
     .where(_runs.id.in_(_IDS))
     .values(state="running", state_since=_NOW, spent=_runs.spent + 1, runner=bindparam("runner"))
-    .returning(_runs.id, _runs.call_id, _runs.hook, _runs.handler, _runs.spent, _runs.parked_run_id)
+    .returning(
+        _runs.id,
+        _runs.call_id,
+        _runs.hook,
+        _runs.handler,
+        _runs.spent,
+        _runs.parked_run_id,
+        _runs.change,
+    )
 )
 
 _EARLIER = (

@@ -240,7 +240,13 @@ def _stretch(
 
 _CALL = select(calls.c.id)
 _LATEST: Select[Any] = select(
-    _runs.id, _runs.call_id, _runs.hook, _runs.handler, _runs.state, _runs.parked_run_id
+    _runs.id,
+    _runs.call_id,
+    _runs.hook,
+    _runs.handler,
+    _runs.state,
+    _runs.parked_run_id,
+    _runs.change,
 ).where(_runs.is_latest)
 
 
@@ -347,6 +353,7 @@ def _replace(connection: Connection, runs: Sequence[Row[Any]], now: datetime) ->
             hook=run.hook,
             is_replay=True,
             parked_run_id=run.parked_run_id,
+            change=run.change,
         )
         for run in runs
         if run.id in ours

@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, Select, bindparam, select
 
+from ..call_log.ends import read_whole
 from ..call_log.tables import attempts, calls, deliveries, handler_runs
 from ..events import EndOfCall
 from ..parked import ParkedRun
@@ -32,7 +33,8 @@ def event_of(
     SQLAlchemy's errors.
     """
     told = bodies[run.call_id]
-    call = EndOfCall.parse(told.body, own_numbers=own_numbers)
+    call = _whole(reader, told, own_numbers)
+    call._change = run.change
     call.mark(source=told.source, dry_run=told.dry_run)
     if run.parked_run_id is None:
         return call
@@ -40,10 +42,22 @@ def event_of(
         return _parked_run(connection, run.parked_run_id, call)
 
 
+def _whole(reader: Engine, told: Row[Any], own_numbers: frozenset[str]) -> EndOfCall:
+    """Return what is known of a call, also where several ends tell of it."""
+    if told.repeated:
+        with reader.connect() as connection:
+            whole = read_whole(connection, told.session_id, own_numbers=own_numbers)
+        if whole is not None:
+            return whole
+    return EndOfCall.parse(told.body, own_numbers=own_numbers)
+
+
 _IDS: Any = bindparam("ids", expanding=True)
 _BODIES: Select[Any] = (
     select(
         calls.c.id,
+        calls.c.session_id,
+        calls.c.repeated,
         deliveries.c.body,
         deliveries.c.source,
         deliveries.c.dry_run,
@@ -56,6 +70,7 @@ _BODIES: Select[Any] = (
 
 def _parked_run(connection: Connection, run_id: int, call: EndOfCall) -> ParkedRun:
     run = connection.execute(select(handler_runs).where(handler_runs.c.id == run_id)).one()
+    call._change = run.change
     tried = select(attempts).where(attempts.c.run_id == run_id).order_by(attempts.c.number.desc())
     tries = connection.execute(tried).all()
     return ParkedRun(

@@ -23,6 +23,10 @@ _MAX_DEPTH = 100
 #: More items, or more values left out, are not looked at: an iterator may have no end.
 _MOST_ITEMS = 10_000
 _MOST_REASONS = 20
+#: Values below one name: a list that holds another twice, and so on twenty times, has a million.
+_MOST_VALUES = 20_000
+#: Beyond it a reader that makes floating point numbers has infinity, or gives the answer up.
+_MOST_BITS = 1_023
 
 
 class _NotPlainError(Exception):
@@ -70,6 +74,7 @@ class _Plain:
         self._left_out = left_out
         #: The collections that the value at hand is in.
         self._open: set[int] = set()
+        self._values = 0
 
     def value(self, value: object, path: str, depth: int) -> Any:
         """Return the plain form of a value, or `_NOTHING` once it is noted."""
@@ -78,13 +83,23 @@ class _Plain:
         except Exception as error:  # values of the team's own may do anything when they are read
             known = isinstance(error, _NotPlainError)
             why = str(error) if known else f"{_kind(value)} cannot be sent as JSON"
-            if len(self._left_out) < _MOST_REASONS:
-                self._left_out.append(f"{path}: {why}" if path else why)
+            self._note(f"{path}: {why}" if path else why)
             return _NOTHING
 
+    def _note(self, reason: str) -> None:
+        if len(self._left_out) < _MOST_REASONS:
+            self._left_out.append(reason)
+        elif len(self._left_out) == _MOST_REASONS:
+            self._left_out.append("what else cannot be sent")
+
     def _form(self, value: object, path: str, depth: int) -> Any:
+        if isinstance(value, int) and value.bit_length() > _MOST_BITS:
+            raise _NotPlainError("it is a number that few programs can read")
         if value is None or type(value) in (bool, int):
             return value
+        self._values = 1 if depth <= 1 else self._values + 1
+        if self._values > _MOST_VALUES:
+            raise _NotPlainError(f"it is beyond the first {_MOST_VALUES:,} values")
         shown = _written(value) if isinstance(value, BaseModel) else value
         if not is_object(shown) and not _is_list(shown):
             return _single(shown)

@@ -30,15 +30,35 @@ def check_signature(function: Callable[..., Any], takes: type, *, decorator: str
     target = inspect.unwrap(_target(function))
     if inspect.isgeneratorfunction(target) or inspect.isasyncgenfunction(target):
         raise RegistrationError(f"{where} yields; a handler must return.")
-    ours = [
-        origin
-        for option in _options(_annotation_of(function))
-        if (origin := typing.get_origin(option) or option) in _OUR_OWN.values()
-    ]
+    options = [typing.get_origin(each) or each for each in _options(_annotation_of(function))]
+    _check_options(options, where)
+    ours = [option for option in options if option in _OUR_OWN.values()]
     if ours and takes not in ours:
         raise RegistrationError(
             f"{where} takes {ours[0].__name__}, but {decorator} calls it with {takes.__name__}."
         )
+
+
+def _check_options(options: list[Any], where: str) -> None:
+    """Raise `RegistrationError` for what no handler is given, or what cannot be read."""
+    for option in options:
+        if isinstance(option, typing.ForwardRef):
+            raise RegistrationError(
+                f"{where} takes {option.__forward_arg__!r}, a name as text within another type, "
+                "which cannot be read: write the type itself."
+            )
+        base = _our_base_of(option)
+        if base is not None and base is not option:
+            raise RegistrationError(
+                f"{where} takes {option.__name__}, but a handler is given {base.__name__} itself, "
+                f"never a subclass of it: write {base.__name__}."
+            )
+
+
+def _our_base_of(option: Any) -> type | None:
+    if not isinstance(option, type):
+        return None
+    return next((ours for ours in _OUR_OWN.values() if issubclass(option, ours)), None)
 
 
 def _check_parameters(function: Callable[..., Any], takes: type, where: str) -> None:
@@ -59,12 +79,29 @@ def _check_parameters(function: Callable[..., Any], takes: type, where: str) -> 
 
 
 def metadata_model(function: Callable[..., Any]) -> type[BaseModel] | None:
-    """Return `Model` for a function that takes a `PrefetchRequest[Model]`, or one or `None`."""
+    """Return `Model` for a function that takes a `PrefetchRequest[Model]`, or one or `None`.
+
+    Raises `RegistrationError` for metadata that is neither a model nor a dict.
+    """
     for option in _options(_annotation_of(function)):
-        for argument in typing.get_args(option):
-            if isinstance(argument, type) and issubclass(argument, BaseModel):
-                return argument
+        if typing.get_origin(option) is PrefetchRequest:
+            for metadata in _options(typing.get_args(option)[0]):
+                if isinstance(metadata, type) and issubclass(metadata, BaseModel):
+                    return metadata
+                if not _is_mapping(metadata):
+                    raise RegistrationError(
+                        f"{place_of(function)}: {name_of(function)} takes metadata as "
+                        f"{inspect.formatannotation(metadata)}; it is a dict of text, or read into "
+                        "a model of pydantic: PrefetchRequest[YourModel]."
+                    )
     return None
+
+
+def _is_mapping(metadata: Any) -> bool:
+    origin = typing.get_origin(metadata) or metadata
+    if origin is Any or typing.is_typeddict(origin) or not isinstance(origin, type):
+        return True  # a dict with known names; any type; a type variable
+    return issubclass(dict, origin)
 
 
 def is_async(function: Callable[..., Any]) -> bool:
@@ -145,16 +182,28 @@ def _is_set(cell: Any) -> bool:
 
 
 def _options(annotation: Any) -> Iterator[Any]:
-    """Yield what an annotation lets through: `X` of `X | None`, and of an alias or `Annotated`."""
-    annotation = getattr(annotation, "__value__", annotation)
+    """Yield what an annotation lets through: `X` of `X | None`, and of whatever stands for `X`."""
     origin = typing.get_origin(annotation)
     if origin is typing.Annotated:
-        yield from _options(typing.get_args(annotation)[0])
+        behind: tuple[Any, ...] = typing.get_args(annotation)[:1]
     elif origin in (typing.Union, types.UnionType):
-        for option in typing.get_args(annotation):
-            yield from _options(option)
-    elif annotation is not None and annotation is not types.NoneType:
+        behind = typing.get_args(annotation)
+    else:
+        behind = _stands_for(annotation)
+    for option in behind:
+        yield from _options(option)
+    if not behind and annotation not in (None, types.NoneType):
         yield annotation
+
+
+def _stands_for(annotation: Any) -> tuple[Any, ...]:
+    """Return what an alias, a new type or a type variable stands for; nothing for other types."""
+    constraints = getattr(annotation, "__constraints__", None)
+    if constraints:
+        return tuple(constraints)
+    names = ("__value__", "__supertype__", "__bound__")
+    found = (getattr(annotation, name, None) for name in names)
+    return tuple(each for each in found if each is not None)[:1]
 
 
 def _target(function: Callable[..., Any]) -> Callable[..., Any]:

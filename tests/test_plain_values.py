@@ -96,7 +96,7 @@ def test_a_value_is_sent_in_its_plain_form(value: object, plain: object) -> None
 
 @pytest.mark.parametrize(
     "value",
-    [object(), len, Tier, Tier.LOST, b"\xff", count(), row_that_closed()],
+    [object(), len, Tier, Tier.LOST, b"\xff", count(), row_that_closed(), -(10**5000)],
     ids=lambda value: type(value).__name__,
 )
 def test_a_value_without_one_is_left_out_alone_and_told(value: object) -> None:
@@ -118,10 +118,21 @@ def test_an_odd_key_is_a_name_or_left_out_alone() -> None:
     assert len(left_out) == 1
 
 
+def test_a_list_that_holds_another_twice_and_so_on_has_an_end() -> None:
+    doubled: Any = 1
+    for _ in range(40):
+        doubled = [doubled, doubled]
+    left_out: list[str] = []
+    sent = as_object({"doubled": doubled, "name": "Ada"}, "metadata", left_out)
+    assert (sent["name"], len(str(sent)) < 100_000) == ("Ada", True)
+    assert "beyond the first 20,000 values" in left_out[0]
+
+
 def test_the_number_of_reasons_is_bounded() -> None:
     left_out: list[str] = []
     as_object({str(n): object() for n in range(500)}, "metadata", left_out)
-    assert len(left_out) == 20
+    assert len(left_out) == 21
+    assert left_out[-1] == "what else cannot be sent"
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, NewType, Optional, TypedDict, TypeVar
 
 import pytest
 from pydantic import BaseModel
@@ -23,12 +24,42 @@ class Plan(BaseModel):
     name: str = "free"
 
 
+class Names(TypedDict):
+    name: str
+
+
+@dataclass
+class Row:
+    name: str
+
+
+class Narrowed(Asked[Plan]): ...
+
+
+class Longer(EndOfCall): ...
+
+
+Bound = TypeVar("Bound", bound=Asked[Plan])
+BoundAsText = TypeVar("BoundAsText", bound="Asked[Plan]")
+OneOf = TypeVar("OneOf", Asked[Plan], EndOfCall)
+AnyPlan = TypeVar("AnyPlan", bound=Plan)
+AnyMetadata = TypeVar("AnyMetadata")
+Named = NewType("Named", Asked[Plan])
+NamedEnd = NewType("NamedEnd", EndOfCall)
+
+
 def returns_what_is_unknown(call: Asked[Plan]) -> Result: ...
 def takes_more(call: Asked[Plan], crm: Unknown = None) -> None: ...
 def imported_for_checkers(call: PrefetchRequest[Plan]) -> None: ...
 def or_none(call: Asked[Plan] | None) -> None: ...
 def optional(call: Optional[Asked[Plan]]) -> None: ...  # noqa: UP045
 def annotated(call: Annotated[Asked[Plan], "the call"]) -> None: ...
+def bound(call: Bound) -> None: ...
+def one_of(call: OneOf) -> None: ...
+def any_plan(call: Asked[AnyPlan]) -> None: ...
+def named(call: Named) -> None: ...
+def plan_or_none(call: Asked[Plan | None]) -> None: ...
+def optional_plan(call: Asked[Optional[Annotated[Plan, 1]]]) -> None: ...  # noqa: UP045
 def text_in_text(call: Asked["Plan"]) -> None: ...  # noqa: UP037
 def with_crm(crm: Unknown, call: Asked[Plan]) -> Result: ...
 
@@ -63,6 +94,7 @@ def written_in_a_function() -> Callable[..., Any]:
 @pytest.mark.parametrize(
     "function",
     [returns_what_is_unknown, takes_more, imported_for_checkers, or_none, optional, annotated,
+     bound, one_of, any_plan, named, plan_or_none, optional_plan,
      text_in_text, Greeter().greet, Greeter.of_the_class, Greeter(), logged(takes_more),
      functools.partial(with_crm, "crm"), logged(Greeter().greet)],
 )  # fmt: skip
@@ -87,6 +119,45 @@ def test_what_cannot_be_read_is_refused_where_it_is_registered(
             register(function)
         assert "test_signatures.py" in str(told.value)
         assert "TYPE_CHECKING" in str(told.value)
+
+
+def of_a_dataclass(call: Asked[Row]) -> None: ...
+def of_text(call: Asked[str] | None) -> None: ...
+def narrowed(call: Narrowed) -> None: ...
+def longer(call: Longer | None) -> None: ...
+def named_end(call: NamedEnd) -> None: ...
+def bound_as_text(call: BoundAsText) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("function", "told"),
+    [
+        (of_a_dataclass, r"metadata as .*Row; it is a dict of text, or read into a model"),
+        (of_text, "metadata as str; it is a dict"),
+        (narrowed, "takes Narrowed, but a handler is given PrefetchRequest itself"),
+        (longer, "takes Longer, but a handler is given EndOfCall itself"),
+        (named_end, "takes EndOfCall, but on_prefetch calls it with PrefetchRequest"),
+        (bound_as_text, r"takes 'Asked\[Plan\]', a name as text within another type"),
+    ],
+)
+def test_what_a_handler_is_never_given_is_refused(function: Callable[..., Any], told: str) -> None:
+    with pytest.raises(RegistrationError, match=told):
+        MillisHooks().on_prefetch(function)
+
+
+def of_names(call: Asked[Names]) -> None: ...
+def of_a_dict(call: Asked[dict[str, str]]) -> None: ...
+def of_a_mapping(call: Asked[Mapping[str, Any]]) -> None: ...
+def of_anything(call: Asked[Any]) -> None: ...
+def of_any_metadata(call: Asked[AnyMetadata]) -> None: ...
+
+
+@pytest.mark.parametrize(
+    "function", [of_names, of_a_dict, of_a_mapping, of_anything, of_any_metadata]
+)
+def test_metadata_that_stays_a_dict_has_no_model(function: Callable[..., Any]) -> None:
+    MillisHooks().on_prefetch(function)
+    assert metadata_model(function) is None
 
 
 def test_a_model_of_a_function_is_found_while_the_function_is_at_work() -> None:

@@ -22,6 +22,7 @@ from .exceptions import MillisHooksError, StorageError
 from .failures import describe_failure
 from .known_secrets import safe_path
 from .loopback import is_elsewhere
+from .near_misses import MOST_HEAD_BYTES, head_bytes
 from .replies import reply
 from .routing import Router
 from .service import Service
@@ -115,6 +116,9 @@ class MillisHooks:
         if self._is_unsafe and self._is_kept_from_others(scope, path, webhook):
             await _refuse(scope, send)
             return
+        if scope["type"] == "http" and head_bytes(scope) > MOST_HEAD_BYTES:
+            await service.near_misses.refuse_head(scope, send)
+            return
         if scope["type"] != "http" or webhook is None:
             await self._serve_other(service, path, scope, receive, send)
             return
@@ -175,6 +179,7 @@ class MillisHooks:
     async def _serve_other(
         self, service: Service, path: str, scope: Scope, receive: Receive, send: Send
     ) -> None:
+        asked = {**scope}
         # Servers write access lines from the scope; no page of ours has a secret in its path.
         scope["path"] = safe_path(scope["path"])
         if scope["type"] == "http" and path in _PROBES:
@@ -184,7 +189,7 @@ class MillisHooks:
         elif self.settings.sandbox and path.startswith(_SANDBOX):
             await (await service.sites.stand_in())(scope, receive, send)
         else:
-            await service.near_misses.serve(service.sites.dashboard, scope, receive, send)
+            await service.near_misses.serve(service.sites.dashboard, scope, receive, send, asked)
 
     def _is_kept_from_others(self, scope: Scope, path: str, webhook: str | None) -> bool:
         """Tell whether a request that came in from elsewhere asks for what only this machine may

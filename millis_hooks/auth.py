@@ -13,10 +13,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from hmac import compare_digest
-from itertools import islice
+from itertools import chain, islice
 from typing import TypeAlias
 
 from .exceptions import AuthenticationError
+from .query_string import read_query
 from .settings import Hook, Settings
 
 Header: TypeAlias = tuple[bytes, bytes]
@@ -24,6 +25,7 @@ Header: TypeAlias = tuple[bytes, bytes]
 #: So much of a refused request is searched for a secret that is not where it should be.
 _MOST_HEADERS = 50
 _MOST_BYTES = 1_000
+_MOST_QUERY_BYTES = 4_000
 _MOST_PARTS = 20
 _SEPARATORS = re.compile(rb"^|[\s:=,;]+")
 _WORDS = re.compile(rb"[^\s:=,;\"'`<>]+")
@@ -72,9 +74,16 @@ class Gate:
         ]
 
     def admit(
-        self, headers: Iterable[tuple[bytes, bytes]], *, path_secret: bytes | None = None
+        self,
+        headers: Iterable[tuple[bytes, bytes]],
+        *,
+        path_secret: bytes | None = None,
+        query: bytes = b"",
     ) -> Grant:
-        """Return what the delivery may do, or raise `AuthenticationError` with the reason."""
+        """Return what the delivery may do, or raise `AuthenticationError` with the reason.
+
+        A secret in the query is not accepted; the reason says that it is there.
+        """
         headers = list(headers)
         offered = [path_secret] if path_secret is not None else self._offered(headers)
         for candidate in offered:
@@ -83,18 +92,24 @@ class Gate:
                 return grants[0]
         if self._open:
             return Grant(secret=offered[0] if offered else b"")
-        raise AuthenticationError(self._reason(headers, offered))
+        raise AuthenticationError(self._reason(headers, offered, query))
 
-    def find(self, headers: Iterable[tuple[bytes, bytes]]) -> str | None:
-        """Return where in the headers an accepted secret is, in whatever form; None if nowhere.
+    def find(self, headers: Iterable[tuple[bytes, bytes]], query: bytes) -> str | None:
+        """Return where an accepted secret is, in whatever form; None if nowhere.
 
         In words, for the reason of a refusal.
         """
-        for name, value in islice(headers, _MOST_HEADERS):
+        likely_first = sorted(headers, key=lambda header: header[0] != self._header)
+        for name, value in likely_first[:_MOST_HEADERS]:
             if any(map(self._is_accepted, _parts(value))):
                 is_known = name in _KNOWN or name == self._header
                 return f"the {name.decode('latin-1')} header" if is_known else "another header"
-        return None
+        return "the query" if self.is_in_query(query) else None
+
+    def is_in_query(self, query: bytes) -> bool:
+        """Tell whether an accepted secret is in a query string."""
+        texts = chain.from_iterable(read_query(query[:_MOST_QUERY_BYTES], []))
+        return any(self.accepts_one_of(_parts(text.encode())) for text in texts)
 
     def accepts_one_of(self, parts: Iterable[bytes]) -> bool:
         """Tell whether one of these is an accepted secret."""
@@ -103,8 +118,8 @@ class Gate:
     def _is_accepted(self, candidate: bytes) -> bool:
         return any(compare_digest(candidate, grant.secret) for grant in self._accepted)
 
-    def _reason(self, headers: list[Header], offered: list[bytes]) -> str:
-        found = self.find(headers)
+    def _reason(self, headers: list[Header], offered: list[bytes], query: bytes) -> str:
+        found = self.find(headers, query)
         if found is not None:
             return f"An accepted secret is in {found}, in another form. Send {self._form}."
         if offered:
@@ -128,7 +143,7 @@ class Gate:
 
 
 def _parts(value: bytes) -> Iterator[bytes]:
-    """Yield what of a header's value may be a secret that is not where it should be."""
+    """Yield what of a value may be a secret that is not where it should be."""
     value = value[:_MOST_BYTES]
     yield from _tails(value)
     scheme, _, encoded = value.strip().partition(b" ")

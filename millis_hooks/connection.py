@@ -33,6 +33,9 @@ LINGER_S = 1.0
 #: Open files that connections leave to the call log and to handlers.
 OWN_FILES = 200
 
+#: So long an address can be taken apart by httptools.
+MAX_URL_BYTES = 2**16 - 1
+
 BODY_HEADERS = frozenset({b"content-length", b"transfer-encoding"})
 
 access_log = logging.getLogger("millis_hooks.access")
@@ -47,7 +50,7 @@ class Limits:
     write_timeout_s: float = 30  # for a peer that stopped reading our answer
     keep_alive_s: int = 75  # for idle peers that brought a secret, and for proxies
     strangers_idle_s: int = 5  # for all others
-    max_header_bytes: int = 32 * 1024  # request line and headers; chunk framing and trailers too
+    max_header_bytes: int = 128 * 1024  # request line and headers; chunk framing and trailers too
     max_connections: int = 1000
     kept_for_webhooks: int = 20  # of these
     graceful_shutdown_s: float = 10
@@ -288,7 +291,7 @@ class Protocol(HttpToolsProtocol):
         if refusal is not None:
             self._refuse(refusal)
             raise httptools.HttpParserError(refusal.phrase)  # stops the parser
-        super().on_headers_complete()
+        self._hand_on()
         self._deadline.clear()
         self._phase = Phase.BODY
         if self._is_trusted and not self._is_proxy:
@@ -296,6 +299,13 @@ class Protocol(HttpToolsProtocol):
         if not self.parser.should_upgrade():
             self._note_turn()
             self.headers = []  # the parser reports trailers as headers: keep them from the scope
+
+    def _hand_on(self) -> None:
+        """Have uvicorn begin the request, and take a long query apart in its place."""
+        url, self.url = self.url, self.url[:MAX_URL_BYTES]
+        super().on_headers_complete()
+        if len(url) > MAX_URL_BYTES:
+            self.scope["query_string"] = url.partition(b"?")[2]
 
     def on_body(self, body: bytes) -> None:
         self._framing_bytes = 0
@@ -341,7 +351,10 @@ class Protocol(HttpToolsProtocol):
             lengths = (len(name) + len(value) + 4 for name, value in self.headers)
             if len(self.url) + sum(lengths) > self.limits.max_header_bytes:
                 return HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
-        path = unquote(httptools.parse_url(self.url).path.decode("ascii"))
+        url = self.url[:MAX_URL_BYTES]
+        if len(self.url) > MAX_URL_BYTES and b"?" not in url:
+            return HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+        path = unquote(httptools.parse_url(url).path.decode("ascii"))
         if self.parser.should_upgrade() or not self.config.is_webhook(path):
             is_begun = self._places.begin_other(self._place, len(self.connections))
             return None if is_begun else HTTPStatus.SERVICE_UNAVAILABLE

@@ -131,7 +131,7 @@ class EndOfCallEndpoint:
     ) -> Delivery:
         if scope["method"] != "POST":
             raise MethodNotAllowedError
-        grant = self._gate.admit(scope["headers"], path_secret=path_secret)
+        grant = self._gate.admit(scope["headers"], path_secret=path_secret, query=query)
         tell_of_secret(scope)
         headers = Headers(scope["headers"])
         received = await self._bodies.receive(headers, receive, share)

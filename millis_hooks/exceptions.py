@@ -57,6 +57,13 @@ class PayloadTooLargeError(DeliveryError):
     detail = "too large"
 
 
+class HeadTooLargeError(DeliveryError):
+    """The query and the headers are larger than what is read of them."""
+
+    status_code = 431
+    detail = "query or headers too large"
+
+
 class IncompleteBodyError(DeliveryError):
     """More or less of the body arrived than was announced, so nothing of it was stored."""
 

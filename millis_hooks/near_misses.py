@@ -1,22 +1,26 @@
-"""Requests that bring an accepted secret to an address where no webhook is.
+"""Requests that bring an accepted secret to an address where no webhook is, or with more in the
+query and the headers than is read.
 
 They are written down among the rejected ones: somebody has a wrong address, and their calls are
-lost. Pages that are there are none of this.
+lost. Requests for pages that exist are not.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from math import ceil
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .auth import Gate
 from .call_log.rejections import Rejection
-from .exceptions import AuthenticationError, WrongAddressError
+from .exceptions import AuthenticationError, HeadTooLargeError, WrongAddressError
+from .known_secrets import safe_path
 from .password_rules import MIN_CHARS
-from .replies import Refusals
+from .replies import Refusals, take_query
 from .settings import Settings
 from .webhooks import webhook_url
 
@@ -28,6 +32,14 @@ _NO_LETTERS = re.compile(r"[^a-z]+")
 #: A part of a path that may be repeated: what is longer may be a secret, and digits a number.
 _HARMLESS = re.compile(rf"(?!.*\d{{5}})[\w.~-]{{0,{MIN_CHARS - 1}}}", re.ASCII)
 _MOST_SEGMENTS = 8
+#: The most bytes of path, query and headers together; servers have limits of their own as well.
+MOST_HEAD_BYTES = 32 * 1024
+
+
+def head_bytes(scope: Scope) -> int:
+    """Return how many bytes the path, the query and the headers of a request have."""
+    headers = sum(len(name) + len(value) + 4 for name, value in scope["headers"])
+    return len(scope["path"]) + len(scope["query_string"]) + headers
 
 
 class NearMisses:
@@ -39,9 +51,15 @@ class NearMisses:
         self._gates = {hook: Gate(settings, hook) for hook in _METHODS}
         self._refusals = {hook: Refusals(hook, _METHODS[hook], note) for hook in _METHODS}
 
-    async def serve(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-        """Have `app` answer, and write it down if the request was meant for a webhook."""
-        if scope["type"] != "http" or not self._brings_secret(scope):
+    async def serve(
+        self, app: ASGIApp, scope: Scope, receive: Receive, send: Send, asked: Scope
+    ) -> None:
+        """Have `app` answer, and write it down if the request was meant for a webhook.
+
+        `asked` is the scope as it came: servers write access lines from `scope`, where no secret
+        may stand.
+        """
+        if scope["type"] != "http" or not self._brings_secret(asked):
             await app(scope, receive, send)
             return
         status = 200
@@ -51,13 +69,30 @@ class NearMisses:
             status = message.get("status", status)
             await send(message)
 
-        await app(scope, receive, observed)
+        if any(gate.is_in_query(asked["query_string"]) for gate in self._gates.values()):
+            take_query(scope)
+        await app({**scope, "query_string": asked["query_string"]}, receive, observed)
         if status >= 300:
-            self._note(scope, status)
+            self._note(asked, status)
+
+    async def refuse_head(self, scope: Scope, send: Send) -> None:
+        """Refuse a request with more than `MOST_HEAD_BYTES`; write it down if it has a secret."""
+        refusals = self._refusals[_meant(scope)]
+        is_known = self._brings_secret(scope)
+        error = HeadTooLargeError(
+            f"The query and the headers have {_kb(head_bytes(scope))} kB, at most "
+            f"{_kb(MOST_HEAD_BYTES)} kB are read; {_kb(len(scope['query_string']))} kB are the "
+            "query. Send less metadata."
+        )
+        scope["path"], query = safe_path(scope["path"]), take_query(scope)
+        await refusals.answer(send, error)
+        if is_known:
+            refusals.note(scope, error, query=query)
 
     def _brings_secret(self, scope: Scope) -> bool:
+        segments = _segments(scope)
         return any(
-            gate.find(scope["headers"]) or gate.accepts_one_of(_segments(scope))
+            gate.find(scope["headers"], scope["query_string"]) or gate.accepts_one_of(segments)
             for gate in self._gates.values()
         )
 
@@ -75,7 +110,7 @@ class NearMisses:
             f"{_METHODS[hook]} {right}."
         )
         try:
-            self._gates[hook].admit(scope["headers"])
+            self._gates[hook].admit(scope["headers"], query=scope["query_string"])
         except AuthenticationError as error:
             reason += f" {error}"
         if self._gates[hook].accepts_one_of(_segments(scope)) and not self._settings.secret_in_path:
@@ -83,9 +118,15 @@ class NearMisses:
         return reason
 
 
+def _kb(number: int) -> int:
+    return ceil(number / 1024)
+
+
 def _segments(scope: Scope) -> list[bytes]:
-    segments: list[str] = scope["path"].split("/")
-    return [segment.encode("utf-8", "replace") for segment in segments[:_MOST_SEGMENTS]]
+    """Return the parts of a path, also as they are where it was escaped twice."""
+    path: str = scope["path"]
+    segments = [*path.split("/")[:_MOST_SEGMENTS], *unquote(path).split("/")[:_MOST_SEGMENTS]]
+    return [segment.encode("utf-8", "replace") for segment in segments]
 
 
 def _meant(scope: Scope) -> Hook:

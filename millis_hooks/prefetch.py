@@ -102,7 +102,7 @@ class PrefetchEndpoint:
         query = take_query(scope)
         asked = clean_text(query.decode("utf-8", "replace")) or ""
         try:
-            grant = self._admit(scope, path_secret)
+            grant = self._admit(scope, path_secret, query)
             # What is stored is what is read again when it is processed.
             call = PrefetchRequest.parse(asked.encode(), own_numbers=self._settings.own_numbers)
             grant.require_agent(call.agent_id)
@@ -146,10 +146,10 @@ class PrefetchEndpoint:
         await self._refusals.refuse(scope, send, error, **asked)
         log_refusal(scope, "prefetch", error)
 
-    def _admit(self, scope: Scope, path_secret: bytes | None) -> Grant:
+    def _admit(self, scope: Scope, path_secret: bytes | None, query: bytes) -> Grant:
         if scope["method"] != "GET":
             raise MethodNotAllowedError
-        grant = self._gate.admit(scope["headers"], path_secret=path_secret)
+        grant = self._gate.admit(scope["headers"], path_secret=path_secret, query=query)
         tell_of_secret(scope)
         return grant
 

@@ -51,6 +51,10 @@ class Refusals:
     ) -> None:
         """Tell the sender the short truth and the log the whole one."""
         self.note(scope, error, query=query, path_secret=path_secret)
+        await self.answer(send, error)
+
+    async def answer(self, send: Send, error: DeliveryError) -> None:
+        """Tell the sender the short truth."""
         answer = b'{"error":"%s"}' % error.detail.encode()
         await reply(send, error.status_code, answer, *self._headers(error))
 
@@ -77,7 +81,7 @@ class Refusals:
         if isinstance(error, MethodNotAllowedError):
             return [self._allow]
         # The rest of a body that was not read must not be taken for the next request.
-        close = [(b"connection", b"close")] if error.status_code in (413, 503) else []
+        close = [(b"connection", b"close")] if error.status_code in (413, 431, 503) else []
         return [*close, RETRY_AFTER] if error.status_code == 503 else close
 
 

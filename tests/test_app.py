@@ -153,6 +153,11 @@ def test_a_right_secret_at_a_wrong_address_is_written_down_with_the_right_one(
         ({"x-api-key": SECRET}, "/end-of-call", "is in the x-api-key header"),
         ({"authorization": ""}, f"/millis/{SECRET}/End-Of-Call", "MILLIS_HOOKS_SECRET_IN_PATH=1"),
         ({"authorization": ""}, f"/{SECRET}/millis/end-of-call", "MILLIS_HOOKS_SECRET_IN_PATH=1"),
+        ({"authorization": ""}, f"/%2561{SECRET[1:]}/prefetch", "MILLIS_HOOKS_SECRET_IN_PATH=1"),
+        ({"authorization": ""}, f"/hook?secret={SECRET}", "is in the query, in another form"),
+        ({"authorization": ""}, f"/millis/end-of-call?a=b&{SECRET}", "is in the query"),
+        ({"authorization": ""}, f"/millis/end-of-call?authorization=Bearer+{SECRET}", "the query"),
+        ({"authorization": ""}, f"/millis/end-of-call?key=%61{SECRET[1:]}", "the query"),
     ],
 )
 def test_a_secret_in_another_form_at_a_wrong_address_is_written_down_too(
@@ -163,6 +168,46 @@ def test_a_secret_in_another_form_at_a_wrong_address_is_written_down_too(
     [rejected] = rows("SELECT * FROM rejections")
     assert reason in rejected["reason"]
     assert SECRET not in str(rejected)
+
+
+@pytest.mark.parametrize(
+    ("path", "headers"),
+    [
+        (f"{PREFETCH}?from=%2B14155550134&note={'x' * 33_000}", {}),
+        (f"{PREFETCH}?from=%2B14155550134&note={'x' * 60_000}", {"authorization": SECRET}),
+        (f"/millis/prefetch?secret={SECRET}&note={'x' * 62_000}", {"authorization": ""}),
+        (f"/millis/{SECRET}/prefetch?{'x' * 40_000}", {"authorization": ""}),
+        (PREFETCH, {f"x-{number}": "x" * 800 for number in range(60)}),
+        ("/hook", {"x-long": "x" * 40_000}),
+    ],
+)
+def test_too_long_a_query_or_headers_with_a_right_secret_are_written_down(
+    hooks: MillisHooks, rows: Rows, path: str, headers: dict[str, str]
+) -> None:
+    with serving(hooks) as client:
+        client.headers = {**headers, "authorization": f"Bearer {SECRET}", **headers}
+        assert client.get(path).status_code == 431
+    [rejected] = rows("SELECT * FROM rejections")
+    assert "at most 32 kB are read" in rejected["reason"]
+    assert not any(hidden in str(rejected) for hidden in (SECRET, "4155550134"))
+
+
+def test_too_long_a_query_of_a_stranger_leaves_no_trace(hooks: MillisHooks, rows: Rows) -> None:
+    with serving(hooks, headers={"authorization": "Bearer of-another-secret"}) as client:
+        assert client.get(f"{PREFETCH}?{'x' * 33_000}").status_code == 431
+    assert rows("SELECT * FROM rejections") == []
+
+
+def test_no_access_line_shows_a_secret_of_a_query(hooks: MillisHooks) -> None:
+    seen: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await hooks(scope, receive, send)
+        seen.append(scope)
+
+    with TestClient(app) as client:
+        client.get(f"/hook?secret={SECRET}")
+    assert SECRET not in str(seen)
 
 
 @pytest.mark.parametrize(

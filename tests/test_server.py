@@ -45,6 +45,10 @@ async def seen(request: Request) -> Response:
     return PlainTextResponse(" ".join(request.headers))
 
 
+async def query(request: Request) -> Response:
+    return PlainTextResponse(f"{len(request.scope['query_string'])} queried")
+
+
 async def early(request: Request) -> Response:
     return PlainTextResponse("not read", status_code=413)
 
@@ -75,6 +79,7 @@ APP = Starlette(
         Route("/echo", echo, methods=["POST"]),
         Route("/seen", seen),
         Route("/seen/{rest:path}", seen),
+        Route("/query", query),
         Route("/early", early, methods=["POST"]),
         Route("/large", large),
         Route("/known", known, methods=["GET", "POST"]),
@@ -217,22 +222,34 @@ def test_an_idle_connection_is_closed_when_its_keep_alive_ends() -> None:
 @pytest.mark.parametrize(
     "request_bytes",
     [
-        pytest.param(b"GET /seen HTTP/1.1\r\nX: " + b"x" * 40_000 + b"\r\n\r\n", id="one value"),
-        pytest.param(b"GET /seen HTTP/1.1\r\nX: " + b"x" * 40_000, id="a value without end"),
-        pytest.param(b"GET /seen HTTP/1.1\r\n" + b"X: y\r\n" * 10_000 + b"\r\n", id="many"),
-        pytest.param(b"GET /" + b"x" * 40_000 + b" HTTP/1.1\r\n\r\n", id="request line"),
+        pytest.param(b"GET /seen HTTP/1.1\r\nX: " + b"x" * 140_000 + b"\r\n\r\n", id="one value"),
+        pytest.param(b"GET /seen HTTP/1.1\r\nX: " + b"x" * 140_000, id="a value without end"),
+        pytest.param(b"GET /seen HTTP/1.1\r\n" + b"X: y\r\n" * 30_000 + b"\r\n", id="many"),
+        pytest.param(b"GET /" + b"x" * 140_000 + b" HTTP/1.1\r\n\r\n", id="request line"),
         pytest.param(
-            HEAD_OF_POST + b"X: " + b"x" * 40_000 + b"\r\nContent-Length: 3\r\n\r\nabc", id="body"
+            HEAD_OF_POST + b"X: " + b"x" * 140_000 + b"\r\nContent-Length: 3\r\n\r\nabc", id="body"
         ),
         pytest.param(
             HEAD_OF_POST + b"Transfer-Encoding: chunked\r\n\r\n0\r\nX: " + b"x" * 300_000,
             id="trailer",
         ),
-        pytest.param(b"\r\n" * 20_000, id="blank lines"),
+        pytest.param(b"\r\n" * 70_000, id="blank lines"),
     ],
 )
 def test_headers_over_the_limit_are_answered_431(connect: Connect, request_bytes: bytes) -> None:
     assert answer_to(connect, request_bytes).startswith(b"HTTP/1.1 431 ")
+
+
+@pytest.mark.parametrize("length", [40_000, 65_500, 65_536, 100_000])
+def test_a_long_query_reaches_the_application_whole(connect: Connect, length: int) -> None:
+    peer = connect()
+    peer.sendall(b"GET /query?" + b"q" * length + b" HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert read_until(peer, b"queried").endswith(b"\r\n\r\n%d queried" % length)
+
+
+def test_a_long_path_is_answered_431(connect: Connect) -> None:
+    request = b"GET /" + b"p" * 70_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n"
+    assert answer_to(connect, request).startswith(b"HTTP/1.1 431 ")
 
 
 def test_a_large_body_is_no_large_header(connect: Connect) -> None:
@@ -363,7 +380,7 @@ def test_the_body_behind_an_offer_arrives(connect: Connect, offer: bytes, body: 
 
 
 def test_a_header_too_large_is_told_behind_an_offer_too(connect: Connect) -> None:
-    head = HEAD_OF_POST + OFFER + b"X: " + b"x" * 40_000
+    head = HEAD_OF_POST + OFFER + b"X: " + b"x" * 140_000
     for end in (b"", b"\r\nContent-Length: 1\r\n\r\na"):
         assert answer_to(connect, head + end).startswith(b"HTTP/1.1 431 ")
 

@@ -87,6 +87,13 @@ def test_csv_is_as_rfc_4180_has_it(run: Run, log: StoredCalls) -> None:
     assert ',"a ""b"", ü",'.encode() in row
 
 
+def test_csv_has_a_byte_order_mark_if_it_is_asked_for(run: Run, log: StoredCalls) -> None:
+    log.add_call("-a")
+    assert not run("export").stdout.startswith("\ufeff")
+    assert run("export", "--bom").stdout.startswith("\ufeff")
+    assert "--bom is for --format csv" in run("export", "--bom", "--format", "jsonl").stderr
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,15 +30,22 @@ def sessions(text: str) -> list[str]:
 
 def test_an_export_has_the_calls_of_the_list(site: Site) -> None:
     for number in range(3):
-        site.stored.add_call(f"-{number}", minutes_ago=30 - number, agent_id=f"-a{number % 2}")
+        site.stored.add_call(f"-call{number}", minutes_ago=30 - number, agent_id=f"-a{number % 2}")
     links = site.page("/calls?agent=-a0&size=25").all("a")
     link = next(each for each in links if "download" in each)
     response = site.get(link["href"] or "")
-    assert sessions(response.text) == ["-0", "-2"]
+    assert sessions(response.content.decode("utf-8-sig")) == ["-call0", "-call2"]
     assert response.headers["content-type"] == "text/csv; charset=utf-8"
     assert response.headers["content-disposition"] == (
         'attachment; filename="calls-2026-11-21.csv"'
     )
+
+
+def test_the_page_exports_for_excel_and_an_address_without_bom_for_programs(site: Site) -> None:
+    site.stored.add_call("-a")
+    link = next(each for each in site.page("/calls").all("a") if "download" in each)
+    assert site.get(link["href"] or "").content.startswith(BOM_UTF8)
+    assert not site.get("/calls/export.csv").content.startswith(BOM_UTF8)
 
 
 def test_lines_of_json_have_the_webhooks_too(site: Site) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from codecs import getincrementaldecoder
+from codecs import BOM_UTF8, getincrementaldecoder
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -64,6 +64,10 @@ def export(
         bool,
         typer.Option("--raw", help="Hide nothing, secrets neither: to be imported. jsonl only."),
     ] = False,
+    bom: Annotated[
+        bool,
+        typer.Option("--bom", help="Begin csv with a byte order mark, so that Excel reads UTF-8."),
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace FILE if it exists.")] = False,
 ) -> None:
     """Write calls to a file, the first received first: all of them, or those the options choose.
@@ -85,6 +89,8 @@ def export(
     chosen_format = _format(format_, file)
     if raw and chosen_format != "jsonl":
         raise ConfigError("--raw is for --format jsonl; other formats never show secrets.")
+    if bom and chosen_format != "csv":
+        raise ConfigError("--bom is for --format csv; programs read the others.")
     wanted = options.read_filter(
         q=q,
         outcome=outcome,
@@ -112,6 +118,8 @@ def export(
             chosen = choose(connection, wanted, datetime.now(UTC), with_loose=with_loose)
         record(database, "export", f"{len(chosen.calls):,} as {chosen_format}{', raw' * raw}")
         with _opened_for_writing(file, chosen_format, force=force) as to:
+            if bom:
+                to.write(BOM_UTF8)
             _write(database, chosen, to, chosen_format, policy)
     note(f"Calls exported: {len(chosen.calls):,}.")
 

@@ -1,7 +1,9 @@
 """What answers in place of Millis: its API is never asked for a call that Millis did not make.
 
 That is so for the code of a handler that works on such a call, and for the tasks, threads and jobs
-of thread pools that it begins. In a test it is so for the whole process.
+of thread pools that it begins. What of these goes on after the handler is refused: it may by then
+work for a real call, as a thread does that serves a queue. In a test nothing in the process reaches
+Millis.
 """
 
 from __future__ import annotations
@@ -12,8 +14,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import cache, partial, wraps
+from functools import partial, wraps
 from typing import Any, TypeAlias
+
+from .exceptions import MillisRefusedError
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,17 +37,40 @@ class MillisRequest:
 #: Gives the status and the body of an answer.
 Answers: TypeAlias = Callable[[MillisRequest], Awaitable[tuple[int, bytes]]]
 
-_for_this_call: ContextVar[Answers | None] = ContextVar("answers_in_place_of_millis", default=None)
+
+@dataclass(slots=True)
+class _MadeUpCall:
+    answers: Answers
+    #: Whether its handler has ended.
+    is_over: bool = False
+
+
+_call: ContextVar[_MadeUpCall | None] = ContextVar("made_up_call", default=None)
 #: Of the tests under way; the last one begun counts.
 _for_the_process: list[Answers] = []
 #: Set by the pytest plugin.
 _pytest = threading.Event()
 
+_OVER = (
+    "Millis was not asked: this code was begun by the handler of a call that Millis did not make, "
+    "and that handler has ended. Let the handler wait for what it begins, and begin what serves "
+    "several calls in `lifespan`."
+)
+
 
 def who_answers() -> Answers | None:
-    """Return what answers in place of Millis here; None where Millis itself does."""
-    in_tests = _for_the_process[-1] if _for_the_process else None
-    return _for_this_call.get() or in_tests
+    """Return what answers in place of Millis here; None where Millis itself does.
+
+    Raises `MillisRefusedError` in what a handler began for a call that was made up, once it ended.
+    """
+    call = _call.get()
+    if call is not None and not call.is_over:
+        return call.answers
+    if _for_the_process:
+        return _for_the_process[-1]
+    if call is not None:
+        raise MillisRefusedError(_OVER)
+    return None
 
 
 def is_in_a_test() -> bool:
@@ -67,13 +94,16 @@ def answered_for_this_call(answers: Answers | None) -> Iterator[None]:
 
     With None it is Millis again: the code may have been begun by code that works for another call.
     """
-    if answers is not None:
-        _carry_into_threads()
-    token = _for_this_call.set(answers)
+    call = None if answers is None else _MadeUpCall(answers)
+    if call is not None:
+        _follow_threads()
+    token = _call.set(call)
     try:
         yield
     finally:
-        _for_this_call.reset(token)
+        _call.reset(token)
+        if call is not None:
+            call.is_over = True
 
 
 @contextmanager
@@ -86,37 +116,65 @@ def answered_in_this_process(answers: Answers) -> Iterator[None]:
         _for_the_process.remove(answers)
 
 
-@cache
-def _carry_into_threads() -> None:
-    """Have threads and jobs of pools belong to the call of the code that begins them.
+_lock = threading.Lock()
+#: What undoes `_follow_threads`, while that holds.
+_put_back: list[Callable[[], bool]] = []
 
-    Tasks do so by themselves. Python has no hook for it: what traces threads replaces the same two
-    methods.
+
+def _follow_threads() -> None:
+    """Have threads and jobs of pools belong to the made-up call of the code that begins them.
+
+    Tasks do so by themselves. Python has no hook for it: as what traces threads does, this replaces
+    two methods. For code that works for no made-up call they do what they did.
     """
+    with _lock:
+        if not _put_back:
+            _put_back.append(_replace_methods())
+
+
+def stop_following_threads() -> None:
+    """Put the two methods back, unless something else has replaced them since."""
+    with _lock:
+        if _put_back and _put_back[0]():
+            _put_back.clear()
+
+
+def _replace_methods() -> Callable[[], bool]:
     start = threading.Thread.start
     submit: Callable[..., Future[Any]] = ThreadPoolExecutor.submit
 
     @wraps(start)
     def start_for_call(thread: threading.Thread) -> None:
-        answers = _for_this_call.get()
-        if answers is not None:
-            thread.run = partial(_run, answers, thread.run)  # type: ignore[method-assign]
+        if (call := _call.get()) is not None:
+            thread.run = partial(_run, call, thread.run)  # type: ignore[method-assign]
         start(thread)
 
     @wraps(submit)
     def submit_for_call(
         pool: ThreadPoolExecutor, job: Callable[..., Any], /, *args: Any, **kwargs: Any
     ) -> Future[Any]:
-        # Also of real calls: a thread of the pool may have been begun for one that was made up.
-        return submit(pool, partial(_run, _for_this_call.get(), job), *args, **kwargs)
+        if (call := _call.get()) is None:
+            return submit(pool, job, *args, **kwargs)
+        # The job belongs to the call; a thread that the pool begins for it serves others, too.
+        future: Future[Any] = _run(None, submit, pool, partial(_run, call, job), *args, **kwargs)
+        return future
+
+    def put_back() -> bool:
+        ours = (start_for_call, submit_for_call)
+        if (threading.Thread.start, ThreadPoolExecutor.submit) != ours:
+            return False
+        threading.Thread.start = start  # type: ignore[method-assign]
+        ThreadPoolExecutor.submit = submit  # type: ignore[method-assign]
+        return True
 
     threading.Thread.start = start_for_call  # type: ignore[assignment, method-assign]
     ThreadPoolExecutor.submit = submit_for_call  # type: ignore[assignment, method-assign]
+    return put_back
 
 
-def _run(answers: Answers | None, job: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-    token = _for_this_call.set(answers)
+def _run(call: _MadeUpCall | None, job: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    token = _call.set(call)
     try:
         return job(*args, **kwargs)
     finally:
-        _for_this_call.reset(token)
+        _call.reset(token)

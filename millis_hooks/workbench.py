@@ -22,7 +22,7 @@ from .courier import Courier
 from .exceptions import HandlerError, HandlerTimeoutError
 from .failures import describe_failure
 from .handler_threads import HandlerThreads, LoopThread
-from .in_place_of_millis import Answers, answered_for_this_call
+from .in_place_of_millis import Answers, answered_for_this_call, stop_following_threads
 from .interruption import HandlerInterrupted, Watch, interrupt, keep_out
 from .routing import Event, Handler
 from .running import (
@@ -130,6 +130,7 @@ class Workbench:
         if self._own is not None:
             self._own.stop()
         self._loop = None
+        stop_following_threads()
 
     async def ask(
         self,

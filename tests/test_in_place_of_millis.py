@@ -9,6 +9,7 @@ import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import Queue
 
 import httpx2
 import pytest
@@ -17,7 +18,7 @@ from fake_millis import FakeMillis, served
 
 from millis_hooks import ConfigError, EndOfCall, MillisApi, MillisHooks, PrefetchRequest
 from millis_hooks.exceptions import MillisNotFoundError, MillisRefusedError
-from millis_hooks.in_place_of_millis import MillisRequest
+from millis_hooks.in_place_of_millis import MillisRequest, stop_following_threads
 from millis_hooks.marks import Purpose, mark_header
 from millis_hooks.millis_api import StartedCall
 from millis_hooks.samples import end_of_call_body
@@ -171,7 +172,7 @@ def test_a_dry_run_starts_not_even_a_rehearsal(
 
 def test_the_sandbox_refuses_as_millis_does(make_hooks: MakeHooks) -> None:
     said: list[str] = []
-    hooks = make_hooks(sandbox=True)
+    hooks = make_hooks(sandbox=True, prefetch_budget_s=30)
 
     @hooks.on_prefetch
     async def look(call: PrefetchRequest) -> None:
@@ -263,7 +264,7 @@ def test_a_stand_in_that_a_test_gives_itself_is_asked(testing: MillisHooks) -> N
         assert client.millis_requests == []
 
 
-def test_what_goes_on_after_the_test_reaches_nobody(testing: MillisHooks) -> None:
+def test_what_goes_on_after_the_handler_reaches_nobody_during_a_test(testing: MillisHooks) -> None:
     released, done = threading.Event(), threading.Event()
 
     def call_later() -> None:
@@ -277,9 +278,84 @@ def test_what_goes_on_after_the_test_reaches_nobody(testing: MillisHooks) -> Non
 
     with HooksClient(testing) as client:
         client.end_of_call()
-    released.set()
-    assert done.wait(10)
-    assert [one.path for one in client.millis_requests] == ["start_outbound_call"]
+        released.set()
+        assert done.wait(10)
+        assert [one.path for one in client.millis_requests] == ["start_outbound_call"]
+
+
+def a_thread_that_serves(jobs: Queue[Callable[[], Awaitable[object]]], told: Queue[object]) -> None:
+    """Begin one thread for the jobs of all calls, as many teams do with the first call."""
+
+    async def serve() -> None:
+        while True:
+            try:
+                told.put(await jobs.get()())
+            except MillisRefusedError as refused:
+                told.put(refused)
+
+    threading.Thread(target=lambda: asyncio.run(serve()), daemon=True).start()
+
+
+def test_a_thread_that_a_sample_began_and_that_goes_on_answers_no_real_call(
+    make_hooks: MakeHooks,
+) -> None:
+    jobs: Queue[Callable[[], Awaitable[object]]] = Queue()
+    told: Queue[object] = Queue()
+    handled: list[str] = []
+    with served(millis := FakeMillis()) as url:
+        hooks = reaching(make_hooks, url)
+
+        @hooks.on_end_of_call
+        def begin(call: EndOfCall) -> None:
+            if call.is_made_up:
+                a_thread_that_serves(jobs, told)
+            else:
+                jobs.put(lambda: hooks.millis.start_outbound_call(OURS, THEIRS))
+            handled.append(call.session_id)
+
+        with serving(hooks) as client:
+            for session_id, purpose in (("-S1", "test"), ("-S2", None)):
+                headers = mark_header(SECRET, session_id, "test") if purpose else {}
+                body = end_of_call_body(session_id=session_id)
+                client.post(END_OF_CALL, content=body, headers=headers)
+                eventually(lambda: session_id in handled)  # noqa: B023
+            refused = told.get(timeout=10)
+    assert isinstance(refused, MillisRefusedError)
+    assert "that handler has ended" in str(refused)
+    assert millis.paths == []
+
+
+def test_python_s_own_methods_are_back_after_the_service(make_hooks: MakeHooks) -> None:
+    methods = (threading.Thread.start, ThreadPoolExecutor.submit)
+    ended: list[EndOfCall] = []
+    for _ in range(2):
+        hooks = reaching(make_hooks, "http://127.0.0.1:9")
+        asks(hooks, in_a_thread, ended)
+        deliver(hooks, ended, "test")
+        assert (threading.Thread.start, ThreadPoolExecutor.submit) == methods
+
+
+def test_what_another_library_puts_there_meanwhile_stays(
+    make_hooks: MakeHooks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[EndOfCall] = []
+
+    async def traced_from_now_on(asking: Asking) -> None:
+        start = threading.Thread.start
+        traced.append(lambda thread: start(thread))
+        monkeypatch.setattr(threading.Thread, "start", traced[-1])
+        await in_a_thread(asking)
+
+    traced: list[Callable[[threading.Thread], None]] = []
+    with served(millis := FakeMillis()) as url:
+        for _ in range(2):
+            hooks = reaching(make_hooks, url)
+            asks(hooks, traced_from_now_on, ended)
+            deliver(hooks, ended, "test")
+            assert threading.Thread.start is traced[-1]
+    assert millis.paths == []
+    monkeypatch.undo()
+    stop_following_threads()
 
 
 def test_a_handler_that_a_test_calls_itself_is_told_to_use_the_client(

@@ -71,6 +71,7 @@ RANKS = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 BESIDE = {
     ("masking", "wire"),
     ("marks", "exceptions"),
+    ("in_place_of_millis", "exceptions"),
     ("answers", "content_encoding"),
     ("dashboard", "sandbox"),
 }

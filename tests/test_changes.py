@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, delete, insert, select
 from storage import NOW, ended, opened, prefetched, rows, writing
 
+from millis_hooks.call_log.changes import Changes
 from millis_hooks.call_log.database import Database
 from millis_hooks.call_log.deliveries import Delivery
 from millis_hooks.call_log.digest import digest_delivery
@@ -201,6 +202,19 @@ def test_reading_again_changes_nothing_in_any_order(log: Log, order: Sequence[De
         reread_delivery(log.database.reader, log.writer.run, delivery.id, digest)
     list(Reparse(log.database, Chosen(), version="1", afresh=True).batches())
     assert log.projection() == before
+
+
+@pytest.mark.both_databases
+def test_an_end_that_another_process_wrote_meanwhile_is_put_together_with_ours(log: Log) -> None:
+    log.take(end(UNDER_WAY, 0))
+    asyncio.run(log.writer.store(end(OVER, 1)))
+    among, looks = Changes.among, iter([True])
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(
+            Changes, "among", lambda self, read: set() if next(looks, None) else among(self, read)
+        )
+        assert log.processor.process_chunk() == 1
+    assert log.call().call_status == "user-ended"
 
 
 @pytest.mark.both_databases

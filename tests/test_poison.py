@@ -129,6 +129,18 @@ def test_what_is_being_read_elsewhere_is_neither_read_nor_set_aside(log: Log) ->
     assert {call.session_id for call in rows(log.database, calls)} == {"poison", "a"}
 
 
+@pytest.mark.both_databases
+def test_what_another_process_took_meanwhile_is_no_attempt(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log.store(ended("a"))
+    process = log.process()
+    with monkeypatch.context() as patched:
+        patched.setattr(processing, "save", lambda *_: 0)
+        assert process.process_chunk() == 1
+    assert log.attempts() == [0]
+
+
 def test_what_a_process_survived_is_no_attempt(log: Log) -> None:
     log.store(ended("a"))
     process = log.process()

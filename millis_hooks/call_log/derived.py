@@ -98,6 +98,7 @@ def _save_ended_calls(connection: Connection, digests: Sequence[Digest]) -> None
     ended = _already_ended(connection, [digest.call["session_id"] for digest in digests])
     first = [digest for digest in digests if digest.call["session_id"] not in ended]
     again = [digest for digest in digests if digest.call["session_id"] in ended]
+    _require_repetitions(connection, again)
     _mark_repeated(connection, again)
     if not first:
         return
@@ -115,6 +116,22 @@ def _already_ended(connection: Connection, session_ids: Sequence[str]) -> Collec
         calls.c.session_id.in_(session_ids), calls.c.delivery_id.is_not(None)
     )
     return set(connection.execute(ended).scalars()) if session_ids else ()
+
+
+def _require_repetitions(connection: Connection, digests: Sequence[Digest]) -> None:
+    """Raise `StorageError` for an end that differs from those there are: another process has
+    written the first one since this was read, and `changes` puts them together."""
+    read = {(each.call["session_id"], each.end.content_hash) for each in digests if each.end}
+    if not read:
+        return
+    d = deliveries.c
+    same = select(d.session_id, d.content_hash).where(
+        d.session_id.in_([session_id for session_id, _ in read]),
+        d.kind == "end_of_call",
+        d.id.not_in([digest.delivery_id for digest in digests]),
+    )
+    if read - {(row.session_id, row.content_hash) for row in connection.execute(same)}:
+        raise StorageError("another process was quicker to process the end of a call")
 
 
 def _mark_repeated(connection: Connection, digests: Sequence[Digest]) -> None:

@@ -213,11 +213,14 @@ class Processor:
             if waiting.id not in self._survived and not self._count_attempt(waiting):
                 return True
             try:
-                self.process(self._read([waiting]))
+                taken = self.process(self._read([waiting]))
             except MemoryError as error:
                 self._give_up(waiting, error)
+                taken = 1
             finally:
                 self._survived.add(waiting.id)
+            if not taken:  # another process is at it, and may yet fail
+                self._writer.run(partial(_forget_attempts, delivery_id=waiting.id))
         self._left_over.discard(waiting.id)
         self._survived.discard(waiting.id)
         return True
@@ -288,6 +291,12 @@ class Processor:
         except AnotherAgentError:
             refused.append(row.id)
             return None
+
+
+def _forget_attempts(connection: Connection, delivery_id: int) -> None:
+    """Note that what was counted ended no process."""
+    is_it = inbox.c.delivery_id == delivery_id
+    connection.execute(update(inbox).where(is_it).values(attempts=0))
 
 
 def _first_of(

@@ -144,8 +144,11 @@ def serving(hooks: MillisHooks, **options: Any) -> TestClient:
     return TestClient(hooks, **({"headers": AUTHORIZED} | options))
 
 
-def eventually(look: Callable[[], T], *, deadline_s: float = 5.0) -> T:
-    """Look again until there is something to see, and return it."""
+def eventually(look: Callable[[], T], *, deadline_s: float = 60.0) -> T:
+    """Look again until there is something to see, and return it.
+
+    The deadline is for what never happens; how long the rest takes is the machine's.
+    """
     deadline = time.monotonic() + deadline_s
     while not (seen := look()):
         assert time.monotonic() < deadline, "it has not happened"

@@ -84,15 +84,19 @@ def test_a_handler_nobody_called_is_named(client: HooksClient) -> None:
 
 
 def test_a_handler_that_takes_too_long_is_named(hooks: MillisHooks) -> None:
-    released = threading.Event()
+    begun, released = threading.Event(), threading.Event()
 
     @hooks.on_end_of_call
     def slow(call: EndOfCall) -> None:
+        begun.set()
         released.wait()
 
-    with HooksClient(hooks, wait_s=0.3, handler_grace_s=0) as client:
+    with HooksClient(hooks, wait_s=0, handler_grace_s=0) as client:
+        with pytest.raises(TimeoutError):
+            client.end_of_call(session_id="-slow")
+        assert begun.wait(60)
         with pytest.raises(TimeoutError, match=r"still at work: .*\bslow"):
-            client.end_of_call()
+            client.wait_for("-slow")
         released.set()
 
 

@@ -88,6 +88,7 @@ def test_a_disk_that_fails_acknowledges_nobody_until_it_works_again(
         fault.begin(kind, error_number)
         assert [deliver(server, f"-lost{n}") for n in range(3)] == [503] * 3
         assert probes(server) == (200, 200, 503)
+        assert server.ask("GET", "/login").status == 200  # the first page there was
         fault.end()
         eventually(lambda: recovers(server))
         server.stop()

@@ -34,7 +34,7 @@ MADE = {
     "setting_sources.py": [],
     "web_address.py": [],
     "call_log/forget.py": [r"(?<!\d)1(?:[ ().,/-]{0,2}|%20)4(?:[ ().,/-]{0,2}|%20)1(?!\d)"],
-    "call_log/search.py": [r"appointment|re\-schedule"],
+    "call_log/search.py": [r"appointment|re\-schedule|1[\u01c0().,/-]{0,3}4[\u01c0().,/-]{0,3}1"],
     "dashboard/operators.py": [r"Firefox/", r"Chrome/", r"Windows"],
 }
 

@@ -29,6 +29,8 @@ _FIELD_PARTS: Mapping[str, int] = MappingProxyType({"chat": 50_000})
 _OTHER_FIELD_PARTS = 10_000
 #: Fields of a larger one that nobody knows; they share the room of one field.
 _MOST_UNKNOWN = 500
+#: Fields of a larger one in all; the names of known ones may repeat.
+_MOST_FIELDS = 10_000
 #: As deep as pydantic's own reader goes.
 MAX_DEPTH = 200
 
@@ -119,6 +121,8 @@ class _Fields:
     def read(self) -> bytes:
         at, read, mark = _expect(_BEGINNING, self._text, 0).end(), list[bytes](), b","
         while mark == b",":
+            if len(read) > _MOST_FIELDS:
+                raise PayloadError("names of fields repeat thousands of times")
             at = self._pass_over_unknown(at)
             key = _expect(_KEY, self._text, at)
             value, at = self._value(key[1], key.end())

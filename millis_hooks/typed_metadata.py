@@ -70,7 +70,8 @@ def _parsed(text: Any) -> Any:
         value = read_json(text)
     except PayloadError:
         return text
-    return text if isinstance(value, str) else value
+    is_text = isinstance(value, str) or (value is None and text.strip() != "null")  # as NaN is
+    return text if is_text else value
 
 
 def _misfits(model: type[BaseModel], values: Mapping[str, Any]) -> set[str]:

@@ -142,6 +142,12 @@ def test_what_has_many_parts_and_is_no_json_is_refused(body: str) -> None:
         read(body)
 
 
+def test_names_of_fields_that_repeat_thousands_of_times_are_not_gone_through() -> None:
+    repeated = '"chat": [{}],' * MANY
+    with pytest.raises(PayloadError, match="names of fields repeat"):
+        read("{" + repeated + '"session_id": "s"}')
+
+
 def test_of_a_list_that_is_the_whole_the_first_items_are_read() -> None:
     value = read_json("[" + "[]," * MANY + "1]")
     assert isinstance(value, list)

@@ -87,6 +87,8 @@ def test_what_the_sandbox_writes_is_what_a_typed_handler_reads(data: st.DataObje
     [
         (str | list[str], ["a"], ["a"]),
         (str | list[str], "a", "a"),
+        (str | None, "NaN", "NaN"),
+        (str | None, "-Infinity", "-Infinity"),
         (str | Address, '{"town": "Oslo"}', '{"town": "Oslo"}'),
         (Any, ["a"], ["a"]),
         (Any, "5", "5"),

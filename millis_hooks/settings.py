@@ -71,7 +71,8 @@ class Settings(BaseModel):
     )
     agent_secrets: dict[str, Secrets] = Field(
         {},
-        description='Accepted for one agent only, as JSON: {"<agent_id>": ["<secret>"]}.',
+        description='Accepted for one agent only, as JSON: {"<agent_id>": ["<secret>"]}.'
+        " Two agents may not share one.",
     )
     secret_header: str = Field(
         "Authorization",
@@ -378,8 +379,15 @@ class Settings(BaseModel):
     @field_validator("agent_secrets")
     @classmethod
     def _are_strong_for_agents(cls, value: dict[str, Secrets]) -> dict[str, Secrets]:
-        for secrets in value.values():
-            cls._are_strong(secrets)
+        owners: dict[SecretStr, str] = {}
+        for agent_id, secrets in value.items():
+            for secret in cls._are_strong(secrets):
+                owner = owners.setdefault(secret, agent_id)
+                if owner != agent_id:
+                    raise ValueError(
+                        f"agents {owner} and {agent_id} have the same secret; give each its own, "
+                        "or put it into SECRETS, which hold for all agents"
+                    )
         return value
 
     @field_validator("dashboard_password", "metrics_token", "sandbox_key", "session_key")

@@ -102,6 +102,16 @@ def test_a_short_secret_of_an_agent_is_refused_without_being_told() -> None:
     assert "hunter2" not in message
 
 
+@pytest.mark.parametrize(
+    "given",
+    [{"-Ox1": [ONE], "-Ox2": [TWO, ONE]}, f'{{"-Ox1": "{TWO}, {ONE}", "-Ox2": " {ONE} "}}'],
+)
+def test_a_secret_of_two_agents_is_refused_with_the_names_of_both(given: object) -> None:
+    message = refusal(agent_secrets=given)
+    assert message.startswith("agent_secrets: agents -Ox1 and -Ox2 have the same secret")
+    assert ONE not in message
+
+
 def test_what_should_be_json_and_is_not_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MILLIS_HOOKS_AGENT_SECRETS", f"-Ox1={ONE}")
     message = refusal()

@@ -10,6 +10,7 @@ from typing import Literal, TypeAlias
 Direction: TypeAlias = Literal["inbound", "outbound"]
 
 _NOT_DIGIT = re.compile(r"\D")
+_LETTER = re.compile(r"[^\W\d_]")
 #: Digits, and what people put between them.
 _INTERNATIONAL = re.compile(r"\+[\d\s().\-/\u2010-\u2015\u2212]+")
 #: How most countries dial a `+`. No number in the national form of the others begins so.
@@ -45,6 +46,23 @@ def international(number: str) -> str:
     if not phonenumbers.is_possible_number(parsed):
         raise ValueError(_NOT_INTERNATIONAL.format(number=number))
     return phonenumbers.format_number(parsed, phonenumbers.PhoneNumberFormat.E164)
+
+
+def as_sent(caller: str) -> str:
+    """Return who calls as Millis sends it: a number in international form, or a text that is not a
+    number, such as `anonymous`.
+
+    Raises `ValueError` for a number that is not in international form.
+    """
+    return caller if _LETTER.search(caller.removeprefix("tel:")) else international(caller)
+
+
+def looked_for(number: str) -> str:
+    """Return a number that is looked for in international form, and as it is where it has none."""
+    try:
+        return international(number)
+    except ValueError:
+        return number
 
 
 def digits_of(phone: str | None) -> str:

@@ -326,6 +326,12 @@ def test_a_whole_address_is_taken_as_it_is(run: Run, service: str) -> None:
     assert run("send", "prefetch", "--url", address, secrets=SECRET).exit_code == 0
 
 
+def test_a_number_that_millis_never_sends_is_refused_with_the_option(run: Run) -> None:
+    result = run("send", "end-of-call", "--to", "(415) 555-0199", secrets=SECRET)
+    assert result.exit_code == 2
+    assert "--to: '(415) 555-0199' is not a telephone number in international form" in result.stderr
+
+
 def test_a_caller_of_ones_own_is_sent(run: Run, service: str) -> None:
     result = run("send", "prefetch", "--url", service, "--from", "+14155550111", secrets=SECRET)
     assert "Ada" not in result.stdout

@@ -330,3 +330,9 @@ def test_nobody_is_forgotten_unless_somebody_says_yes(database: Database, run: R
 def test_what_is_not_known_is_said(database: Database, run: Run) -> None:
     assert "There is no session -s9" in run("-s9").stderr
     assert "Kept about it: nothing." in run(NUMBER, "--yes").stdout
+    assert "have a country code" in run("(030) 90 18 20", "--yes").stderr
+
+
+def test_a_number_is_found_as_it_is_dialled_from_abroad(database: Database, run: Run) -> None:
+    receive(database, *whole_call("-s1", NUMBER))
+    assert "1 call" in run("0049 (0)30 90 18 20", "--dry-run").stdout

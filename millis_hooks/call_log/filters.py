@@ -25,7 +25,7 @@ from sqlalchemy import (
 )
 
 from ..marks import MADE_UP_SOURCES
-from ..phones import digits_of
+from ..phones import digits_of, looked_for
 from .digest import metadata_text
 from .records import LIVE_FOR
 from .search import clean_query, holds, index_match, matching_ids
@@ -261,7 +261,7 @@ def _conversation(channel: str | None, direction: str | None) -> Wish:
 
 def _number(number: str) -> Wish:
     """Numbers come as they were sent, mostly as + and digits."""
-    digits = digits_of(number)
+    digits = digits_of(looked_for(number))
     spellings = {number.strip(), f"+{digits}", digits} if digits else {number}
     sides = (calls.c.from_phone, calls.c.to_phone)
     dialled = [Lane(calls.c.from_phone == spelling) for spelling in sorted(spellings)]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..exceptions import ConfigError
-from ..phones import digits_of
+from ..phones import digits_of, looked_for
 from ..printable import printable
 from .opened_log import opened
 from .progress import progress
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ..call_log.removal import Removal
     from ..settings import Settings
 
+_NO_COUNTRY = "Numbers of calls have a country code. If this has none, write it as +14155550199."
 #: So many sessions are named in a list.
 _NAMED = 20
 #: How often the -wal file is tried again when somebody reads from it, and after what pause.
@@ -104,11 +105,14 @@ def _find(database: Database, who: str, settings: Settings) -> Found:
         return found
     if not forgetting.is_number(who):
         fail(f"There is no session {who} in the call log, and this is no telephone number.")
-    if digits_of(who) in map(digits_of, settings.own_numbers):
+    number = looked_for(who)
+    if digits_of(number) in map(digits_of, settings.own_numbers):
         raise ConfigError("This is one of MILLIS_HOOKS_OWN_NUMBERS: every call is with it.")
     with progress(None):
-        found = forgetting.find_number(database.reader, who)
-        others = forgetting.mentions(database.reader, who, found)
+        found = forgetting.find_number(database.reader, number)
+        others = forgetting.mentions(database.reader, number, found)
+    if not number.startswith("+") and not (found.session_ids or found.delivery_ids):
+        note(_NO_COUNTRY)
     if others:
         note(f"It is spoken of in other sessions too, which stay:{_named(others)}")
     return found

@@ -82,8 +82,8 @@ def send_prefetch(
         _vintage(vintage),
         session_id=session_id,
         agent_id=agent_id or AGENT_ID,
-        from_phone=_or_none(from_phone, CUSTOMER_PHONE),
-        to_phone=_or_none(to_phone, OWN_PHONE),
+        from_phone=_phone("--from", from_phone, CUSTOMER_PHONE),
+        to_phone=_phone("--to", to_phone, OWN_PHONE),
         metadata=_read_metadata(metadata),
     )
     typer.echo(f"session {session_id}")
@@ -120,8 +120,8 @@ def send_end_of_call(
         _vintage(vintage),
         session_id=session_id,
         agent_id=agent_id or AGENT_ID,
-        from_phone=_or_none(from_phone, CUSTOMER_PHONE),
-        to_phone=_or_none(to_phone, OWN_PHONE),
+        from_phone=_phone("--from", from_phone, CUSTOMER_PHONE),
+        to_phone=_phone("--to", to_phone, OWN_PHONE),
         metadata=_read_metadata(metadata),
         call_status=call_status,
     )
@@ -219,8 +219,13 @@ def _new_session() -> str:
     return push_id(datetime.now(UTC))
 
 
-def _or_none(phone: str | None, default: str) -> str | None:
-    return default if phone is None else phone or None
+def _phone(option: str, given: str | None, default: str) -> str | None:
+    from ..phones import as_sent
+
+    try:
+        return default if given is None else as_sent(given) if given.strip() else None
+    except ValueError as error:
+        raise ConfigError(f"{option}: {error}.") from error
 
 
 def _read_metadata(pairs: Sequence[str] | None) -> dict[str, str]:

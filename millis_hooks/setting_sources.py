@@ -112,7 +112,8 @@ def _read_file() -> Mapping[str, str | None]:
     except UnicodeDecodeError:
         raise ConfigError(f"{ENV_FILE.resolve()} is not UTF-8. Save it in that encoding.") from None
     for line in parse_stream(StringIO(text)):
-        if line.error and ENV_PREFIX in line.original.string.upper():
+        is_lost = line.error or (line.key and line.value is None)
+        if is_lost and ENV_PREFIX in line.original.string.upper():
             raise ConfigError(
                 f"{ENV_FILE.resolve()}, line {line.original.line}, cannot be read. "
                 f"Write {ENV_PREFIX}<NAME>=<value>."
@@ -134,7 +135,7 @@ def _unknown_variables(
     for name in sorted(variables.keys() - names - _NOT_OURS):
         spelt = re.sub(r"\W", "_", name.upper())
         near = get_close_matches(spelt, names, n=1, cutoff=0.94) if "MILLIS" in spelt else []
-        if name.startswith(ENV_PREFIX) and not _is_service_link(name, variables[name] or ""):
+        if ENV_PREFIX in name and not _is_service_link(name, variables[name] or ""):
             near = near or _near(spelt, names)
             yield f"{name}{place} is not a setting. {_hint(name, near)}"
         elif near:

@@ -480,7 +480,10 @@ def _require_readable(url: str) -> None:
     authority, slash, rest = url.partition("://")[2].partition("/")
     _user, colon, after = authority.partition(":")
     path = rest.partition("?")[0]
-    if after.count("@") > 1 or "@" in slash + path or (colon and "?" in authority):
+    hosts = authority.rpartition("@")[2].split(",")
+    are_hosts = all(re.fullmatch(r"(\[[^\]]*\]|[^:]*)(:\d*)?", host) for host in hosts)
+    is_cut = after.count("@") > 1 or "@" in slash + path or (colon and "?" in authority)
+    if is_cut or not are_hosts:
         raise ValueError(
             "expected postgresql://user:password@host/database. In a password, write @ as %40, "
             "/ as %2F, : as %3A, ? as %3F, # as %23 and % as %25"

@@ -55,4 +55,6 @@ def service_address(text: str, prefix: str) -> str:
 def without_password(text: str) -> str:
     """Return a text without the passwords of addresses in it."""
     hidden = re.sub(r"(://[^/:@\s]{0,200}:)\S{0,500}@", r"\1•@", text)
+    # Where no host is named, the password stands where a port belongs.
+    hidden = re.sub(r"(://[^/:@\s]{0,200}:)(?!\d{1,5}[/?'\"]|•)[^/\s]{1,500}", r"\1•", hidden)
     return re.sub(r"([?&]password=)[^&\s]*", r"\1•", hidden)

@@ -219,6 +219,16 @@ def test_numbers_are_kept_as_millis_sends_them() -> None:
     assert Settings.load(own_numbers=given).own_numbers == {"+14155550142", "+49301234567"}
 
 
+@pytest.mark.parametrize(
+    "url", ["postgresql://u:sekret/calls", "postgresql://u:sekret@db:port/calls",
+            "postgresql+psycopg://u:sekret@[::1/calls"],
+)  # fmt: skip
+def test_a_port_that_is_no_number_is_refused_and_may_be_the_password(url: str) -> None:
+    message = refusal(database_url=url)
+    assert "expected postgresql://user:password@host/database" in message
+    assert "sekret" not in message
+
+
 PASSWORDS_THAT_TEAR = ["p@ss", "pa/ss", "p@s/s", "p?ss@", "1/2"]
 
 

@@ -111,6 +111,13 @@ class Gate:
         texts = chain.from_iterable(read_query(query[:_MOST_QUERY_BYTES], []))
         return any(self.accepts_one_of(_parts(text.encode())) for text in texts)
 
+    def is_secret_in(
+        self, headers: Iterable[Header], query: bytes, path_secret: bytes | None
+    ) -> bool:
+        """Tell whether a request that is refused brought an accepted secret, in whatever form."""
+        in_path = path_secret is not None and self._is_accepted(path_secret)
+        return in_path or self.find(headers, query) is not None
+
     def accepts_one_of(self, parts: Iterable[bytes]) -> bool:
         """Tell whether one of these is an accepted secret."""
         return any(map(self._is_accepted, parts))
@@ -136,7 +143,7 @@ class Gate:
         values = [value for name, value in headers if name == self._header]
         if len(values) > 1 and self._accepted:
             # What stands in front may have looked at another one than we would.
-            raise AuthenticationError(f"{len(values)} {self._header.decode()} headers; one is due.")
+            raise AuthenticationError(f"Several {self._header.decode()} headers; one is due.")
         if not self._is_bearer:
             return values
         return [value[7:].strip() for value in values if value[:7].lower() == b"bearer "]

@@ -23,8 +23,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from .connection_places import ConnectionPlaces, Place
-from .loopback import is_loopback
-from .operators.throttle import network_of
+from .loopback import is_loopback, network_of
 from .peer import BROUGHT_SECRET
 
 #: How long a refused peer may go on sending, so that closing does not wipe our answer off its wire.

@@ -66,7 +66,7 @@ class EndOfCallEndpoint:
         self._mark_of = mark_of
         self._tracing = tracing
         self._gate = Gate(settings, "end_of_call")
-        self._refusals = Refusals("end_of_call", "POST", note)
+        self._refusals = Refusals("end_of_call", "POST", self._gate, note)
         max_bytes = settings.max_body_bytes
         self._bodies = Bodies(Budget(max(MOST_BYTES, max_bytes)), max_bytes=max_bytes)
         self.counts = WebhookCounts(OUTCOMES)
@@ -85,7 +85,9 @@ class EndOfCallEndpoint:
                 delivery = await self._read(scope, query, receive, path_secret, share)
             except ClientGoneError as error:
                 self.counts.outcomes["cut_off"] += 1
-                self._refusals.note(scope, error, query=query, path_secret=path_secret)
+                self._refusals.note(
+                    scope, error, query=query, path_secret=path_secret, brought_secret=True
+                )
                 logger.warning("an end-of-call was cut off by its sender")
             except DeliveryError as error:
                 self.counts.outcomes["rejected"] += 1

@@ -1,4 +1,4 @@
-"""Addresses that mean a machine or its network card, however they are spelled."""
+"""Addresses: whom they stand for, and which mean a machine or its network card, however spelled."""
 
 from __future__ import annotations
 
@@ -27,6 +27,19 @@ def is_elsewhere(host: str | None) -> bool:
     """Tell whether `host` is certain to be an address that others can reach: no name is."""
     address = _address_of(host)
     return address is not None and not address.is_loopback
+
+
+def network_of(client: str) -> str:
+    """Return whom an address stands for: one subscriber has a whole /64 of IPv6 addresses."""
+    try:
+        address = ipaddress.ip_address(client)
+    except ValueError:
+        return client
+    if isinstance(address, ipaddress.IPv4Address):
+        return client
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.ip_network((address.packed, 64), strict=False))
 
 
 def _address_of(host: str | None) -> _Address | None:

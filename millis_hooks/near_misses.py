@@ -49,7 +49,9 @@ class NearMisses:
         """Hand what is refused to `note`, which must not wait."""
         self._settings = settings
         self._gates = {hook: Gate(settings, hook) for hook in _METHODS}
-        self._refusals = {hook: Refusals(hook, _METHODS[hook], note) for hook in _METHODS}
+        self._refusals = {
+            hook: Refusals(hook, _METHODS[hook], gate, note) for hook, gate in self._gates.items()
+        }
 
     async def serve(
         self, app: ASGIApp, scope: Scope, receive: Receive, send: Send, asked: Scope
@@ -87,7 +89,7 @@ class NearMisses:
         scope["path"], query = safe_path(scope["path"]), take_query(scope)
         await refusals.answer(send, error)
         if is_known:
-            refusals.note(scope, error, query=query)
+            refusals.note(scope, error, query=query, brought_secret=True)
 
     def _brings_secret(self, scope: Scope) -> bool:
         segments = _segments(scope)
@@ -100,7 +102,7 @@ class NearMisses:
         hook = _meant(scope)
         error = WrongAddressError(self._reason(scope, hook))
         error.status_code = status
-        self._refusals[hook].note(scope, error, query=scope["query_string"])
+        self._refusals[hook].note(scope, error, query=scope["query_string"], brought_secret=True)
 
     def _reason(self, scope: Scope, hook: Hook) -> str:
         right = webhook_url(self._settings, hook, scope.get("root_path", ""))

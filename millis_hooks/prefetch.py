@@ -84,7 +84,7 @@ class PrefetchEndpoint:
         self._workbench = workbench
         self._record = record
         self._gate = Gate(settings, "prefetch")
-        self._refusals = Refusals("prefetch", "GET", note)
+        self._refusals = Refusals("prefetch", "GET", self._gate, note)
         self._default = default
         self._mark_of = mark_of
         self._tracing = tracing

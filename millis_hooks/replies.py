@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 
 from starlette.types import Scope, Send
 
+from .auth import Gate
 from .call_log.deliveries import Kind
 from .call_log.rejections import Rejection
 from .exceptions import DeliveryError, MethodNotAllowedError
@@ -34,9 +35,12 @@ async def reply(send: Send, status_code: int, body: bytes, *headers: tuple[bytes
 class Refusals:
     """Answers refused deliveries, and has written down why."""
 
-    def __init__(self, kind: Kind, method: str, note: Callable[[Rejection], None]) -> None:
+    def __init__(
+        self, kind: Kind, method: str, gate: Gate, note: Callable[[Rejection], None]
+    ) -> None:
         """Refuse on the webhook `kind`, which takes `method`; `note` must not wait."""
         self._kind = kind
+        self._gate = gate
         self._allow = (b"allow", method.encode())
         self._note = note
 
@@ -50,7 +54,8 @@ class Refusals:
         path_secret: bytes | None,
     ) -> None:
         """Tell the sender the short truth and the log the whole one."""
-        self.note(scope, error, query=query, path_secret=path_secret)
+        brought_secret = self._gate.is_secret_in(scope["headers"], query, path_secret)
+        self.note(scope, error, query=query, path_secret=path_secret, brought_secret=brought_secret)
         await self.answer(send, error)
 
     async def answer(self, send: Send, error: DeliveryError) -> None:
@@ -59,7 +64,13 @@ class Refusals:
         await reply(send, error.status_code, answer, *self._headers(error))
 
     def note(
-        self, scope: Scope, error: DeliveryError, *, query: bytes, path_secret: bytes | None = None
+        self,
+        scope: Scope,
+        error: DeliveryError,
+        *,
+        query: bytes,
+        path_secret: bytes | None = None,
+        brought_secret: bool,
     ) -> None:
         """Have it written down that a request was refused, and why."""
         client = scope.get("client")
@@ -74,6 +85,7 @@ class Refusals:
                 query=query,
                 headers=tuple(scope["headers"]),
                 path_secret=path_secret,
+                brought_secret=brought_secret,
             )
         )
 

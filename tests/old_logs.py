@@ -16,7 +16,7 @@ from millis_hooks.call_log.deliveries import content_hash
 from millis_hooks.call_log.folding import fold
 from millis_hooks.samples import end_of_call_body, prefetch_query
 
-SCHEMAS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009")
+SCHEMAS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010")
 WHEN = "2026-11-{day:02} 14:20:00.123456"
 #: How the runs of each call ended, by what the first release called it, and its attempts.
 RUNS = (("succeeded", 1), ("pending", 0), ("failed", 2), ("running", 1))

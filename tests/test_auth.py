@@ -62,14 +62,14 @@ def test_the_reason_says_what_is_missing_and_not_what_came() -> None:
 @pytest.mark.parametrize("others", [bearer(OTHER), bearer(SECRET), [(b"authorization", b"")]])
 def test_two_of_the_header_are_refused_in_either_order(others: list[tuple[bytes, bytes]]) -> None:
     for headers in (bearer(SECRET) + others, others + bearer(SECRET)):
-        with pytest.raises(AuthenticationError, match="2 authorization headers; one is due"):
+        with pytest.raises(AuthenticationError, match="Several authorization headers; one is due"):
             gate().admit(headers)
 
 
 def test_two_of_a_header_of_ones_own_are_refused() -> None:
     custom = gate(secret_header="X-Millis-Key")
     key = (b"x-millis-key", SECRET.encode())
-    with pytest.raises(AuthenticationError, match="2 x-millis-key headers; one is due"):
+    with pytest.raises(AuthenticationError, match="Several x-millis-key headers; one is due"):
         custom.admit([key, key])
     assert custom.admit([key, *bearer(OTHER), *bearer(OTHER)]).agent_id is None
 

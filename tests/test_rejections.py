@@ -167,6 +167,58 @@ def test_only_the_newest_are_kept(opened_log: Database, monkeypatch: pytest.Monk
     assert len(Queries(opened_log.reader).rejections()) <= 10
 
 
+def test_a_flood_of_many_kinds_pushes_no_other_kind_out(
+    opened_log: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rejections, "KEPT_ROWS", 10)
+    real = rejection("192.0.2.9", webhook="prefetch")
+    log = RejectionLog(writing_to(opened_log), lambda _: DESCRIBED)
+    queries = Queries(opened_log.reader)
+    log.note(real)
+    for minute in range(5):
+        for reason in "abcd":
+            log.note(rejection("192.0.2.66", reason=reason, seconds=60 * minute))
+    log.close()
+    assert "prefetch" in {row.webhook for row in queries.rejections()}
+
+
+def test_all_addresses_of_one_subscriber_are_one_kind(opened_log: Database) -> None:
+    note(opened_log, *(rejection(f"2001:db8::{number:x}") for number in range(200)))
+    [row] = Queries(opened_log.reader).rejections()
+    assert (row.client, row.times) == (None, 200)
+
+
+def test_strangers_take_no_room_from_requests_with_a_secret(
+    opened_log: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rejections, "KEPT_ROWS", 10)
+    strangers = [rejection(f"10.0.0.{number}") for number in range(200)]
+    known = [rejection("192.0.2.9", reason=reason, brought_secret=True) for reason in "ab"]
+    note(opened_log, *strangers, *known, *strangers)
+    rows = Queries(opened_log.reader).rejections()
+    assert {row.reason for row in rows if row.brought_secret} == {"a", "b"}
+    assert len(rows) == 10 + 2
+
+
+@pytest.mark.parametrize(
+    ("request_", "brought"),
+    [
+        (("POST", PREFETCH, {"authorization": f"Bearer {SECRET}"}), True),
+        (("GET", PREFETCH, {"authorization": f"Basic {SECRET}"}), True),
+        (("GET", f"/millis/{SECRET}/end-of-call", {}), True),
+        (("GET", "/prefetch/", {"authorization": f"Bearer {SECRET}"}), True),
+        (("PUT", END_OF_CALL, {"authorization": f"Bearer {WRONG}"}), False),
+    ],
+)
+def test_it_is_kept_whether_a_refused_request_brought_a_secret(
+    make_hooks: MakeHooks, rows: Rows, request_: tuple[str, str, dict[str, str]], *, brought: bool
+) -> None:
+    method, path, headers = request_
+    with serving(make_hooks(secret_in_path=True), headers={}) as client:
+        client.request(method, path, headers=headers)
+    assert [row["brought_secret"] for row in rows(KEPT)] == [brought]
+
+
 def test_alike_requests_are_one_row_with_the_time_of_the_last(opened_log: Database) -> None:
     note(opened_log, *(rejection(seconds=seconds) for seconds in (0, 1, 2)))
     [row] = Queries(opened_log.reader).rejections()

@@ -14,9 +14,10 @@ import pytest
 from stored_calls import NOW, StoredCalls
 
 from millis_hooks.dashboard.sign_in import Queue
+from millis_hooks.loopback import network_of
 from millis_hooks.operators import Operator, Operators, Refused, SignedIn, Turn, accounts
 from millis_hooks.operators.passwords import hash_password
-from millis_hooks.operators.throttle import Throttle, network_of
+from millis_hooks.operators.throttle import Throttle
 
 PASSWORD = "the password of admin"
 ANNAS = "the password of anna"

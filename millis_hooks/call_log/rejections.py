@@ -1,8 +1,11 @@
 """Writes down requests that were refused, where nobody waits for it and no flood can do harm.
 
 Whoever refuses a request only leaves a note in memory. A thread writes the notes, once a second at
-most: requests that are alike become one row, rows are few a minute and the oldest of them go. All
-are counted, by reason, so that a page can say how many there were.
+most: requests that are alike become one row, rows are few a minute, and of what was refused most
+often the oldest go. All are counted, by reason, so that a page can say how many there were.
+
+Every limit holds twice: for requests that brought an accepted secret, and for those of strangers,
+who can so take no room from them.
 """
 
 from __future__ import annotations
@@ -10,15 +13,17 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
-from sqlalchemy import Connection, Insert, Select, delete, func, insert, select, update
+from sqlalchemy import Connection, Insert, Select, delete, insert, select, update
 
 from ..failures import describe_failure
+from ..loopback import network_of
 from .deliveries import Kind
 from .dialects import upsert
 from .tables import rejection_counts, rejections
@@ -30,7 +35,7 @@ WRITE_EVERY_S = 1.0
 #: Rows that a minute may add, and rows that are kept.
 ROWS_PER_MINUTE = 60
 KEPT_ROWS = 1_000
-#: Requests that may wait to become rows; more are only counted.
+#: Kinds of requests that may wait to become rows; more are only counted.
 _MOST_NOTES = 50
 
 
@@ -46,6 +51,7 @@ class Rejection(NamedTuple):
     query: bytes
     headers: tuple[tuple[bytes, bytes], ...]
     path_secret: bytes | None = None
+    brought_secret: bool = False  # an accepted one, wherever it was and in whatever form
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +81,7 @@ class StoredRejection:
     body_bytes: int | None
     times: int
     last_at: datetime
+    brought_secret: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,8 +96,8 @@ class RejectionCount:
     last_at: datetime
 
 
-#: What makes requests alike, and what they are counted by.
-_Alike: TypeAlias = tuple[str, str, int, str, str | None]
+#: What makes requests alike, whether they brought a secret first; and what they are counted by.
+_Alike: TypeAlias = tuple[bool, str, int, str, str]
 _Reason: TypeAlias = tuple[str, int, str]
 
 
@@ -120,7 +127,7 @@ class _Notes:
         reason = (note.webhook, note.status_code, note.reason)
         self.counts.setdefault(reason, _Tally(at, at)).add(at)
         alike = _alike(note)
-        if alike in self.firsts or len(self.firsts) < _MOST_NOTES:
+        if alike in self.firsts or _room(_MOST_NOTES, self.firsts, alike[0]):
             self.firsts.setdefault(alike, note)
             self.alike.setdefault(alike, _Tally(at, at)).add(at)
 
@@ -185,9 +192,11 @@ class RejectionLog:
     def _store(self, notes: _Notes) -> dict[_Alike, int]:
         """Write the notes, and return the rows that are new."""
         rows = self._rows_in(max(tally.last_at for tally in notes.counts.values()))
-        new = [alike for alike in notes.firsts if alike not in rows]
-        room = max(ROWS_PER_MINUTE - len(rows), 0)
-        described = {alike: self._describe(notes.firsts[alike]) for alike in new[:room]}
+        described: dict[_Alike, Described] = {}
+        for brought_secret in (True, False):
+            new = [each for each in notes.firsts if each not in rows and each[0] == brought_secret]
+            room = _room(ROWS_PER_MINUTE, rows, brought_secret)
+            described |= {alike: self._describe(notes.firsts[alike]) for alike in new[:room]}
         return self._write(partial(_write, notes, rows, described))
 
     def _rows_in(self, moment: datetime) -> dict[_Alike, int]:
@@ -230,9 +239,37 @@ def _write(
         alike: _insert(connection, notes.firsts[alike], told, notes.alike[alike])
         for alike, told in described.items()
     }
-    newest = select(func.max(rejections.c.id)).scalar_subquery()
-    connection.execute(delete(rejections).where(rejections.c.id <= newest - KEPT_ROWS))
+    if new:
+        connection.execute(delete(rejections).where(rejections.c.id.in_(_surplus(connection))))
     return new
+
+
+def _surplus(connection: Connection) -> list[int]:
+    """Return the ids of the rows beyond those to keep: the newest row of each kind is kept before
+    the second of any, and so on.
+    """
+    seen: Counter[_Alike] = Counter()
+    ranked: list[tuple[int, bool, int]] = []
+    for row in connection.execute(_KINDS):
+        seen[_alike(row)] += 1
+        ranked.append((seen[_alike(row)], row.brought_secret, row.id))
+    ranked.sort(key=lambda each: each[0])
+    known, strangers = ([each for each in ranked if each[1] == is_] for is_ in (True, False))
+    return [row_id for *_, row_id in known[KEPT_ROWS:] + strangers[KEPT_ROWS:]]
+
+
+def _room(most: int, taken: Collection[_Alike], brought_secret: bool) -> int:
+    return max(most - sum(alike[0] == brought_secret for alike in taken), 0)
+
+
+_KINDS = select(
+    rejections.c.id,
+    rejections.c.brought_secret,
+    rejections.c.webhook,
+    rejections.c.status_code,
+    rejections.c.reason,
+    rejections.c.client,
+).order_by(rejections.c.id.desc())
 
 
 def _stored(row: Mapping[Any, Any]) -> StoredRejection:
@@ -240,8 +277,10 @@ def _stored(row: Mapping[Any, Any]) -> StoredRejection:
     return StoredRejection(**{**row, "headers": headers})
 
 
-def _alike(note: Rejection) -> _Alike:
-    return note.webhook, note.method, note.status_code, note.reason, note.client
+def _alike(note: Any) -> _Alike:
+    """Return what kind a rejection, or a row of `_KINDS`, is of."""
+    network = network_of(note.client or "")
+    return note.brought_secret, note.webhook, note.status_code, note.reason, network
 
 
 def _insert(connection: Connection, note: Rejection, told: Described, tally: _Tally) -> int:
@@ -251,6 +290,7 @@ def _insert(connection: Connection, note: Rejection, told: Described, tally: _Ta
         method=told.method,
         status_code=note.status_code,
         reason=note.reason,
+        brought_secret=note.brought_secret,
         client=told.client,
         query=told.query,
         headers=json.dumps(told.headers),

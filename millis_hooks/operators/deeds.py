@@ -14,7 +14,7 @@ from sqlalchemy import Connection, func, insert, select, update
 
 from ..call_log.tables import deeds
 from ..call_log.values import clean_text
-from .throttle import network_of
+from ..loopback import network_of
 
 Action: TypeAlias = Literal[
     "sign_in",

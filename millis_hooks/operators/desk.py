@@ -24,13 +24,14 @@ from sqlalchemy.exc import SQLAlchemyError
 from ..call_log.database import describe
 from ..call_log.removal import Write
 from ..exceptions import StorageError
+from ..loopback import network_of
 from . import accounts, deeds, known_browsers, sessions
 from .accounts import OPERATOR, Account
 from .deeds import Action, Deed
 from .passwords import digest_of, is_password
 from .roles import Operator, Role
 from .sessions import Lasts, Session
-from .throttle import Key, Throttle, network_of
+from .throttle import Key, Throttle
 
 T = TypeVar("T")
 

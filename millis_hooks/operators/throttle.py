@@ -11,7 +11,6 @@ The counts are in the memory of one process: each replica has its own, and a res
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import math
 import secrets
 import threading
@@ -99,19 +98,6 @@ class Throttle:
     def _digest(self, guess: str) -> bytes:
         data = guess.encode("utf-8", "surrogatepass")
         return hashlib.blake2b(data, key=self._key, digest_size=16).digest()
-
-
-def network_of(client: str) -> str:
-    """Return whom an address stands for: one subscriber has a whole /64 of IPv6 addresses."""
-    try:
-        address = ipaddress.ip_address(client)
-    except ValueError:
-        return client
-    if isinstance(address, ipaddress.IPv4Address):
-        return client
-    if address.ipv4_mapped is not None:
-        return str(address.ipv4_mapped)
-    return str(ipaddress.ip_network((address.packed, 64), strict=False))
 
 
 def _remember(kept: OrderedDict[K, V], key: K, value: V) -> None:

@@ -23,7 +23,7 @@ from ..tables import metadata
 logger = logging.getLogger("millis_hooks.call_log")
 
 #: The newest script. Known here so that a new or up-to-date log opens without importing Alembic.
-HEAD = "0009"
+HEAD = "0010"
 #: How long a process waits while another may be upgrading, which a long log makes long.
 UPGRADE_WAIT_S = 600.0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 import shutil
@@ -285,21 +286,24 @@ def test_a_sample_is_marked_as_a_test_unless_it_goes_as_a_real_call(
     run: Run, service: str, shop: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "call.json").write_text('{"session_id": "-of-a-file"}')
+    (tmp_path / "call.gz").write_bytes(gzip.compress(b'{"session_id": "-compressed"}'))
     sent = [
         run("send", *what, "--url", service, "--secret", SECRET)
         for what in (
             ("prefetch", "--session-id=-test"),
             ("end-of-call", "--session-id=-test"),
             ("end-of-call", "--file=call.json"),
+            ("end-of-call", "--file=call.gz"),
             ("end-of-call", "--session-id=-as-real", "--as-real"),
         )
     ]
-    assert [("Marked as a test" in result.stderr) for result in sent] == [True, True, True, False]
+    assert [("Marked as a test" in result.stderr) for result in sent] == [True] * 4 + [False]
     assert "it counts as a call of Millis'" in sent[-1].stderr
     with closing(sqlite3.connect(shop / "millis_hooks.db")) as log:
         ends = "SELECT session_id, source FROM deliveries WHERE kind = 'end_of_call'"
         stored = dict(log.execute(ends).fetchall())
     assert (stored["-test"], stored["-of-a-file"], stored["-as-real"]) == ("test", "test", None)
+    assert stored["-compressed"] == "test"
 
 
 def test_send_prefetch_shows_the_answer_and_how_long_it_took(run: Run, service: str) -> None:

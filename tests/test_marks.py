@@ -220,6 +220,19 @@ def test_a_call_is_what_its_end_is(
     assert rows("SELECT source FROM calls") == [{"source": source}]
 
 
+@pytest.mark.parametrize("marked_first", [True, False])
+def test_an_end_that_millis_sent_beats_one_that_was_made_up(
+    make_hooks: MakeHooks, rows: Rows, marked_first: bool
+) -> None:
+    headers = [mark_header(SECRET, SESSION, "test"), {}]
+    with serving(make_hooks()) as client:
+        for headers_of, length in zip(headers[:: 1 if marked_first else -1], (7, 9), strict=True):
+            body = end_of_call_body(session_id=SESSION, duration_s=length)
+            client.post(END_OF_CALL, content=body, headers=headers_of)
+            eventually(lambda: rows(f"SELECT * FROM calls WHERE duration_s = {length}"))  # noqa: B023
+    assert rows("SELECT source FROM calls") == [{"source": None}]
+
+
 def test_a_test_counts_nowhere(make_hooks: MakeHooks) -> None:
     hooks = make_hooks()
     with serving(hooks) as client:

@@ -70,7 +70,10 @@ def of_session(digests: Sequence[Digest]) -> list[Digest]:
     whole = put_together(digest.end for digest in ends if digest.end is not None)
     told = digest_end_of_call(whole.delivery_id, whole.received_at, whole.call, whole.runs_for)
     first = min(ends, key=_received)
-    told.call.update({name: first.call[name] for name in ("source", "received_at")}, repeated=True)
+    of_millis = min(ends, key=lambda end: (end.call["source"] in MADE_UP_SOURCES, _received(end)))
+    told.call.update(
+        source=of_millis.call["source"], received_at=first.call["received_at"], repeated=True
+    )
     return [*asked, *left, *_drift_alone(ends), replace(told, drift=[]), *refused]
 
 

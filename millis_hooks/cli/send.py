@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..exceptions import ConfigError, PayloadError
+from ..exceptions import ConfigError, PayloadError, PayloadTooLargeError
 from ..loopback import is_loopback
 from ..printable import printable
 from ..webhooks import Marker, given_url, secret_for, secret_header
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from ..settings import Hook, Settings
 
 _TIMEOUT_S = 30.0
+#: A file that becomes longer when it is decompressed is not read for its session.
+_MAX_BODY_BYTES = 64 * 1024 * 1024
 _NOTHING = "Nothing answers at {}. Start the service: millis-hooks dev app.py"
 _REFUSED = (
     "The service does not accept this secret. Pass the one it has with --secret, or set "
@@ -143,12 +145,13 @@ class _Sample:
 
 
 def _session_in(body: bytes) -> str | None:
-    """Return the session that a body is about, if it can be read."""
+    """Return the session that a body is about, if it can be read; it may be compressed."""
+    from ..content_encoding import decode
     from ..events import identify
 
     try:
-        return identify(body).session_id
-    except PayloadError:
+        return identify(decode(body, "", max_bytes=_MAX_BODY_BYTES).body).session_id
+    except (PayloadError, PayloadTooLargeError):
         return None
 
 

@@ -27,6 +27,7 @@ _SCHEMES = frozenset({"basic", "bearer", "digest"})
 
 _MOST_HEADERS = 50
 _HEADER_CHARS = 300
+_CLIENT_CHARS = 100
 _QUERY_CHARS = 2_000
 _QUERY_BYTES = 8_000
 #: What is shorter is found in ordinary words.
@@ -65,7 +66,8 @@ class Describer:
         needles = sorted(filter(_is_long_enough, set(hidden)), key=len, reverse=True)
         return Described(
             method=_line(request.method, needles, 20),
-            client=request.client,
+            # It may come from X-Forwarded-For, and so be any text.
+            client=_without(request.client or "", needles)[:_CLIENT_CHARS] or None,
             query=self._query(request.query, needles),
             headers=tuple(
                 (_line(name, needles, 100), _value(name, value, needles)) for name, value in headers

@@ -327,6 +327,11 @@ class Settings(BaseModel):
                 f"{NOT_EXPOSED}"
             )
 
+    @property
+    def is_file_public(self) -> bool:
+        """Whether settings came from `.env`, and others than its owner may read it."""
+        return is_in_use_and_public(self._given.values())
+
     def warnings(self) -> Iterator[str]:
         """Say at each start what is dangerous about these settings."""
         where = "on any machine that reaches it" if self.exposed else "on this machine"
@@ -334,7 +339,7 @@ class Settings(BaseModel):
             yield f"{self.name_of('insecure')} is set: anyone {where} may deliver calls"
         if self.sandbox:
             yield f"{self.name_of('sandbox')} is set: calls can be rehearsed {where}"
-        if is_in_use_and_public(self._given.values()):
+        if self.is_file_public:
             yield f"others may read {ENV_FILE.resolve()}: chmod 600 {ENV_FILE}"
 
     def accepted_secrets(self, hook: Hook) -> Mapping[str, str | None]:

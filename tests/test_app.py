@@ -198,6 +198,13 @@ def test_too_long_a_query_of_a_stranger_leaves_no_trace(hooks: MillisHooks, rows
     assert rows("SELECT * FROM rejections") == []
 
 
+def test_a_client_that_a_proxy_names_shows_no_secret(hooks: MillisHooks, rows: Rows) -> None:
+    with TestClient(hooks, client=(SECRET, 1), headers={"x-forwarded-for": SECRET}) as client:
+        client.get("/hook")
+    [rejected] = rows("SELECT * FROM rejections")
+    assert SECRET not in str(rejected)
+
+
 def test_no_access_line_shows_a_secret_of_a_query(hooks: MillisHooks) -> None:
     seen: list[Any] = []
 

@@ -162,6 +162,16 @@ def test_settings_are_looked_at(
     assert found[name].state == state
 
 
+def test_a_file_of_settings_that_others_may_read_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_text("MILLIS_HOOKS_RETENTION_DAYS=7\n")
+    for mode, is_told in ((0o644, True), (0o600, False)):
+        (tmp_path / ".env").chmod(mode)
+        assert (".env" in by_name(examine_settings(settings(tmp_path)))) is is_told
+
+
 def test_no_finding_tells_a_secret(tmp_path: Path) -> None:
     told = list(examine_settings(settings(tmp_path, secrets=STRONG, session_key=STRONG)))
     assert STRONG not in str(told)

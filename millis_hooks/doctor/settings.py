@@ -20,6 +20,8 @@ def examine_settings(settings: Settings) -> Iterator[Finding]:
             "Addresses end up in the logs of whatever stands in front of the service. Where Millis "
             "takes headers, use `millis-hooks config` and unset MILLIS_HOOKS_SECRET_IN_PATH.",
         )
+    if settings.is_file_public:
+        yield warn(".env", "others than its owner may read it", "Run: chmod 600 .env")
     yield _password(settings)
     yield _session_key(settings)
     yield _own_numbers(settings)

@@ -172,6 +172,16 @@ def test_by_what_a_browser_is_known_cannot_be_made_up(door: Door, forged: str) -
     assert door.enter(known=forged) == Refused(1)
 
 
+def test_a_new_password_makes_all_browsers_strangers(door: Door) -> None:
+    add_anna(door)
+    annas = door.known("anna", ANNAS)
+    door.guess(100)
+    assert is_in(door.enter(ANNAS, name="anna", known=annas))
+    hashed = hash_password("another password of anna")
+    door.stored.write(lambda connection: accounts.set_password(connection, "anna", hashed))
+    assert door.enter(ANNAS, name="anna", known=annas) == Refused(1)
+
+
 def test_whoever_repeats_the_same_wrong_password_takes_nobodys_turn(door: Door) -> None:
     for _ in range(200):
         door.enter("the password of last year")

@@ -177,7 +177,7 @@ class Operators:
             return Refused()
         cookie = self._signer(credential).sign(session_id).decode()
         max_age_s = int(self.lasts.longest.total_seconds()) if keep else None
-        return SignedIn(cookie, max_age_s, known_browsers.make(self._signing_key, name))
+        return SignedIn(cookie, max_age_s, known_browsers.make(self._key(credential), name))
 
     def confirm(self, operator: Operator, password: str, *, client: str = "") -> Refused | None:
         """Take the password of somebody who is signed in once more; None if it is right."""
@@ -301,8 +301,9 @@ class Operators:
         From where the operator signed in lately, what was wrong for their name elsewhere does not
         count: who guesses from many addresses is slowed down, and the operator is not.
         """
-        browser = known_browsers.id_of(self._signing_key, name, known_browser)
-        if browser is not None:
+        credential = self._credential(name) if name and known_browser else None
+        browser = credential and known_browsers.id_of(self._key(credential), name, known_browser)
+        if browser:
             return [("browser", browser)]
         address: Key = ("address", network_of(client))
         by_name: Key = ("name", name or "")
@@ -353,8 +354,12 @@ class Operators:
         return None if found is None else _Credential(*found, key=found[1].encode())
 
     def _signer(self, credential: _Credential) -> Signer:
-        key = hmac.digest(self._signing_key, credential.key, "sha256")
+        key = self._key(credential)
         return Signer(key, salt="millis_hooks.operator", digest_method=hashlib.sha256)
+
+    def _key(self, credential: _Credential) -> bytes:
+        """Return what cookies are signed with: a new password ends them."""
+        return hmac.digest(self._signing_key, credential.key, "sha256")
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:

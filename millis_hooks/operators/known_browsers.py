@@ -17,7 +17,8 @@ KNOWN_FOR_S = 365 * 24 * 3600
 
 
 def make(key: bytes, name: str) -> str:
-    """Return what a browser is to keep that signed in as `name`; `key` is a secret of ours."""
+    """Return what a browser is to keep that signed in as `name`; `key` is a secret of ours
+    that changes with the password: else who knew an old one could have many such."""
     return _signer(key, name).sign(secrets.token_urlsafe(16)).decode()
 
 

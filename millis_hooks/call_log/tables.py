@@ -365,7 +365,7 @@ rejections = Table(
     Column("body_bytes", BigInteger),  # as its sender said
     Column("times", BigInteger, nullable=False),  # how many the row stands for
     Column("last_at", UtcDateTime, nullable=False),  # when the last of them came
-    Column("brought_secret", Boolean, nullable=False),  # an accepted one
+    Column("brought_secret", Boolean, nullable=False, default=False),  # an accepted one
     sqlite_autoincrement=True,
 )
 

@@ -103,7 +103,7 @@ def predicates(wanted: CallFilter) -> Iterator[Predicate]:
     yield lambda row: not wanted.unparsed or row["unparsed"]
     yield lambda row: not wanted.duplicate or row["repeated"]
     if wanted.outcome:
-        outcome = {"lost": None, "error": "failed"}.get(wanted.outcome, wanted.outcome)
+        outcome = {"lost": None}.get(wanted.outcome, wanted.outcome)
         yield lambda row: row["outcome"] == outcome
 
 
@@ -120,7 +120,7 @@ def maybe(*values: Any) -> st.SearchStrategy[Any]:
 FILTERS = st.builds(
     CallFilter,
     q=st.sampled_from(["", "", "", "refund", "REFUND", "er", "予約を", "-01", "absent"]),
-    outcome=maybe("completed", "error", "lost", "voicemail"),
+    outcome=maybe("completed", "failed", "lost", "voicemail"),
     status=st.sampled_from([(), (), ("user-ended",), ("error", "invented"), ("absent",)]),
     agent=st.sampled_from([(), (), ("-a",), ("-b", "-c"), ("-absent",)]),
     channel=maybe("phone", "web", "chat"),
@@ -184,7 +184,7 @@ def test_tabs_count_each_outcome_under_all_other_filters(many: Many, wanted: Cal
     page = many.stored.queries.list_calls(wanted, now=NOW)
     assert page.at_least == ()
     assert page.counts["all"] == len(many.expected(replace(wanted, outcome=None)))
-    for tab in ("completed", "error", "voicemail", "lost"):
+    for tab in ("completed", "failed", "voicemail", "lost"):
         assert page.counts[tab] == len(many.expected(replace(wanted, outcome=tab)))
 
 

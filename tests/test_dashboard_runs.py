@@ -321,10 +321,10 @@ def test_a_run_is_queued_again_and_the_page_says_so(site: Site, call_id: int) ->
 
 def test_a_replay_leads_back_to_the_call_in_its_list(site: Site, call_id: int) -> None:
     run_id = site.stored.add_run(call_id, "sync_crm", "parked")
-    page = site.page("/calls/-call?in=outcome%3Derror")
-    assert page.all("input", name="in", value="outcome=error")
-    location = replay(site, run_id, **{"in": "outcome=error"}).headers["location"]
-    assert location.endswith("&in=outcome%3Derror")
+    page = site.page("/calls/-call?in=outcome%3Dfailed")
+    assert page.all("input", name="in", value="outcome=failed")
+    location = replay(site, run_id, **{"in": "outcome=failed"}).headers["location"]
+    assert location.endswith("&in=outcome%3Dfailed")
 
 
 def test_two_clicks_queue_one_run(site: Site, call_id: int) -> None:

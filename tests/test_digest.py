@@ -72,6 +72,7 @@ def test_an_end_of_call_fills_the_columns_of_its_call() -> None:
         "recording_url": "https://files.example/r.wav",
         "opted_out": False,
         "unhandled": False,
+        "repeated": False,
     }
 
 

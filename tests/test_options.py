@@ -141,7 +141,10 @@ def test_a_filter_of_ones_own_is_a_plain_function(when: Any) -> None:
     ("hook", "taken"),
     [
         ("prefetch", "name, agent_id, channel, when, budget_s. Anything else about a call"),
-        ("end_of_call", "retry_backoff, concurrency, repeatable. Anything else about a call"),
+        (
+            "end_of_call",
+            "retry_backoff, concurrency, repeatable, on_change. Anything else about a call",
+        ),
         ("parked", "on_parked takes name, handler, max_attempts, timeout_s, retry_backoff."),
     ],
 )

@@ -10,7 +10,6 @@ from pathlib import Path
 import typer
 
 from ..exceptions import ConfigError
-from ..setting_sources import cleaned
 
 #: What the help of such an option says.
 WAYS = "- asks or reads a line, env:NAME a variable, file:PATH a file"
@@ -33,6 +32,8 @@ def given_secret(option: str, text: str | None) -> str | None:
         found = _read(option, Path(name))
     else:
         return text
+    from ..setting_sources import cleaned  # pydantic is heavy, and `--help` needs none of it
+
     secret = cleaned(found)
     if not isinstance(secret, str):
         raise ConfigError(f"{option} {text}: nothing is there.")

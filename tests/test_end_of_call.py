@@ -463,7 +463,8 @@ def test_a_changed_body_is_kept_beside_the_first(client: TestClient, rows: Rows)
         client.post(END_OF_CALL, content=body)
     eventually(lambda: not rows("SELECT * FROM inbox"))
     assert [record["body"] for record in rows(RECORDS)] == [BODY, changed]
-    assert [call["agent_id"] for call in rows("SELECT * FROM calls")] == ["-agent"]
+    shown = [(call["agent_id"], call["repeated"]) for call in rows("SELECT * FROM calls")]
+    assert shown == [("-changed", True)]
 
 
 def test_a_prefetch_and_its_end_are_one_call(client: TestClient, rows: Rows) -> None:

@@ -144,7 +144,7 @@ def test_the_form_says_what_is_filtered_by(site: Site) -> None:
         assert pair in sent
     ticked = [box for box in page.all("input", type="checkbox") if "checked" in box]
     assert [box.get("value") for box in ticked if "name" in box] == [
-        "-a", "-b", "failed", "busy", "1", "1",
+        "-a", "-b", "error", "busy", "1", "1",
     ]  # fmt: skip
 
 

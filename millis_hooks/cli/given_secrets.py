@@ -21,6 +21,8 @@ def given_secret(option: str, text: str | None) -> str | None:
 
     Raises `ConfigError` where there is none to be read.
     """
+    from ..setting_sources import cleaned
+
     if text is None:
         return None
     kind, colon, name = text.partition(":")

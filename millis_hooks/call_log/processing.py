@@ -6,7 +6,7 @@ nothing, and a delivery that cannot be read holds up nobody.
 
 What may end the process is read alone, and counted before: what is large, and what another process
 left over. After two attempts that no process survived it is set aside. All else is read without a
-count: a process that dies of it leaves it over.
+count: a process that dies of it leaves it over, and so does one that was killed by chance.
 """
 
 from __future__ import annotations
@@ -227,9 +227,6 @@ class Processor:
 
     def _count_attempt(self, waiting: Row[Any]) -> bool:
         """Return True once the attempt is counted; False if it was set aside, or is in no inbox."""
-        # Who has died of what is small had read it without a count.
-        uncounted = 0 if waiting.body_bytes > LARGE_BYTES else 1
-
         def count(connection: Connection) -> int | None:
             is_it = inbox.c.delivery_id == waiting.id
             before: int | None = connection.scalar(
@@ -237,7 +234,7 @@ class Processor:
             )
             if before is None:
                 return None
-            attempts = max(before, uncounted) + 1
+            attempts = before + 1
             if attempts > MOST_ATTEMPTS:
                 give_up(connection, waiting.id, _SET_ASIDE)
             else:

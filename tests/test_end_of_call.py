@@ -457,7 +457,9 @@ def test_a_redelivery_changes_nothing(hooks: MillisHooks, rows: Rows) -> None:
     assert handled == ["-Ox1"]
 
 
-def test_a_changed_body_is_kept_beside_the_first(client: TestClient, rows: Rows) -> None:
+def test_a_changed_body_is_kept_beside_the_first_and_changes_the_call(
+    client: TestClient, rows: Rows
+) -> None:
     changed = b'{"session_id": "-Ox1", "agent_id": "-changed"}'
     for body in (BODY, changed):
         client.post(END_OF_CALL, content=body)

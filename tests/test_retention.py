@@ -367,12 +367,14 @@ def test_a_service_keeps_house_while_it_runs(
 ) -> None:
     monkeypatch.setattr("millis_hooks.housekeeping.FIRST_S", 0.0)
     monkeypatch.setattr("millis_hooks.housekeeping.EVERY_S", 0.01)
-    add_whole_call(log, "-old", datetime.now(UTC) - timedelta(days=91))
+    now = datetime.now(UTC)
+    add_whole_call(log, "-old", now - timedelta(days=91))
+    add_whole_call(log, "-new", now - timedelta(days=2))  # by which the clock is believed
     settings = Settings.load(database_url=url_in(tmp_path), insecure=True)
 
     async def serve() -> None:
         service = await Service.start(settings, Router(), None)
-        await asyncio.to_thread(eventually, lambda: sessions(log) == [])
+        await asyncio.to_thread(eventually, lambda: sessions(log) == ["-new"])
         await service.stop()
 
     asyncio.run(serve())
@@ -382,7 +384,9 @@ def test_a_service_keeps_house_while_it_runs(
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     monkeypatch.setenv("MILLIS_HOOKS_DATABASE_URL", url_in(tmp_path))
-    return lambda *args, **options: CliRunner().invoke(app, ["prune", *args], **options)
+    return lambda *args, **options: CliRunner().invoke(
+        app, ["prune", "--clock-is-right", *args], **options
+    )
 
 
 def test_a_dry_run_says_what_would_go(log: StoredCalls, run: Callable[..., Result]) -> None:

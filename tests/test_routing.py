@@ -286,14 +286,6 @@ def test_plain_metadata_stays_a_dict() -> None:
     assert only(router).metadata_model is None
 
 
-def test_an_annotation_nobody_can_read_is_no_reason_to_refuse() -> None:
-    def odd(call: "Nowhere") -> None: ...  # type: ignore[name-defined]  # noqa: F821, UP037
-
-    router = Router()
-    router.on_prefetch(odd)
-    assert only(router).name == "odd"
-
-
 def test_filters_are_told_by_name_and_sorted() -> None:
     router = Router()
     router.on_end_of_call(agent_id={"-b", "-a"}, call_status="NO_ANSWER", concurrency=2)(note)

@@ -225,7 +225,7 @@ def test_slack_hears_of_a_parked_run(load: Load, outside: Outside) -> None:
         call = client.end_of_call(session_id="-S<1>")
     assert call.run("tell_slack").state == "succeeded"
     assert outside.told[0]["text"] == (
-        "*sync_crm* gave up on <https://hooks.example.com/calls/-S%3C1%3E|-S&lt;1&gt;> (rehearsed) "
+        "*sync_crm* gave up on <https://hooks.example.com/calls/-S%3C1%3E|-S&lt;1&gt;> "
         "after 1 attempts: ConnectionError: the CRM does not answer"
     )
 

@@ -157,7 +157,9 @@ def test_nor_by_a_service_that_comes_first(log: Database) -> None:
     with writing(log) as writer:
         batch = [ended("-past", imported=True), ended("-now")]
         writer.run(lambda connection: insert_deliveries(connection, batch))
-        Processor(log, writer, runs_for=lambda call: ["notify"]).process_chunk()
+        processor = Processor(log, writer, runs_for=lambda call: ["notify"])
+        while processor.process_chunk():
+            pass
     past, now = rows(log, calls)
     assert past.session_id == "-past"
     assert [row.call_id for row in rows(log, handler_runs)] == [now.id]
@@ -219,7 +221,9 @@ def test_an_entry_of_a_call_that_came_by_webhook_stays_beside_it(run: Run, log: 
     with writing(log) as writer:
         batch = [ended("-m1", end_of_call_body(session_id="-m1", duration_s=7))]
         writer.run(lambda connection: insert_deliveries(connection, batch))
-        Processor(log, writer, runs_for=lambda call: ()).process_chunk()
+        processor = Processor(log, writer, runs_for=lambda call: ())
+        while processor.process_chunk():
+            pass
     run("import", "-", typed=json.dumps(entry("-m1")))
     assert len(rows(log, deliveries)) == 2
     assert [call.duration_s for call in rows(log, calls)] == [7]

@@ -85,8 +85,9 @@ def test_what_two_processes_died_of_is_set_aside(log: Log, body: bytes | None) -
     first = log.process()
     poison = "large" if body else "poison"
     log.store(ended("a"), ended(poison, body), ended("b"))
-    assert [log.live(first), log.live(), log.live()] == [False, False, True]
-    assert log.read.count(poison) == 2
+    deaths = 2 if body else 3  # what is small is first read with others, without a count
+    assert [log.live(first), *(log.live() for _ in range(deaths))] == [*[False] * deaths, True]
+    assert log.read.count(poison) == deaths
     assert log.attempts() == []
     assert {call.session_id for call in rows(log.database, calls)} == {"a", "b"}
     reasons = log.reasons()
@@ -98,7 +99,7 @@ def test_what_two_processes_died_of_is_set_aside(log: Log, body: bytes | None) -
 def test_what_was_set_aside_is_read_again_when_somebody_asks(log: Log) -> None:
     first = log.process()
     log.store(ended("poison"))
-    assert [log.live(first), log.live(), log.live()] == [False, False, True]
+    assert [log.live(first), log.live(), log.live(), log.live()] == [False, False, False, True]
     log.deadly.clear()
     digest = partial(log.digest, own_numbers=frozenset(), runs_for=lambda call: ["notify"])
     (delivery,) = rows(log.database, deliveries)
@@ -125,7 +126,7 @@ def test_what_is_being_read_elsewhere_is_neither_read_nor_set_aside(log: Log) ->
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(processing, "digest_delivery", look)
         assert log.live()
-    assert seen == [(0, [2, 0])]
+    assert seen == [(0, [1, 0])]
     assert {call.session_id for call in rows(log.database, calls)} == {"poison", "a"}
 
 
@@ -202,13 +203,16 @@ def notify(call):
 """
 
 
-def test_a_service_that_died_twice_of_a_delivery_goes_on_without_it(tmp_path: Path) -> None:
+def test_a_service_that_died_of_a_delivery_again_and_again_goes_on_without_it(
+    tmp_path: Path,
+) -> None:
     site = Site(tmp_path, HANDLERS)
     with site.serving() as server:
         server.deliver("poison")
         assert server.process.wait(20) == 9
-    with site.serving() as server:
-        assert server.process.wait(20) == 9
+    for _ in range(2):
+        with site.serving() as server:
+            assert server.process.wait(20) == 9
     with site.serving() as server:
         server.deliver("good")
         eventually(lambda: site.noted("notified") == {"good": 1})

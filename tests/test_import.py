@@ -217,7 +217,7 @@ def test_an_entry_without_a_time_is_of_now(run: Run, log: Database, when: dict[s
     assert before <= call.received_at <= datetime.now(UTC)
 
 
-def test_an_entry_of_a_call_that_came_by_webhook_stays_beside_it(run: Run, log: Database) -> None:
+def test_an_entry_of_a_call_that_came_by_webhook_adds_to_it(run: Run, log: Database) -> None:
     with writing(log) as writer:
         batch = [ended("-m1", end_of_call_body(session_id="-m1", duration_s=7))]
         writer.run(lambda connection: insert_deliveries(connection, batch))
@@ -226,7 +226,7 @@ def test_an_entry_of_a_call_that_came_by_webhook_stays_beside_it(run: Run, log: 
             pass
     run("import", "-", typed=json.dumps(entry("-m1")))
     assert len(rows(log, deliveries)) == 2
-    assert [call.duration_s for call in rows(log, calls)] == [7]
+    assert [call.duration_s for call in rows(log, calls)] == [41]
 
 
 def test_lines_that_cannot_be_read_are_told_and_the_others_imported(

@@ -154,7 +154,7 @@ def test_what_a_process_survived_is_no_attempt(log: Log) -> None:
         for _ in range(4):
             with pytest.raises(StorageOutageError):
                 process.process_chunk()
-    assert log.attempts() == [2]
+    assert log.attempts() == [1]
     assert log.live(process)
     assert len(rows(log.database, calls)) == 1
 

@@ -406,6 +406,7 @@ def test_an_older_log_is_upgraded_to_what_a_new_one_is(url: str) -> None:
 
 
 UNDO_LATER = (
+    "ALTER TABLE rejections DROP brought_secret",
     "ALTER TABLE inbox DROP attempts",
     "ALTER TABLE handler_runs DROP change",
     "ALTER TABLE deliveries DROP secret_agent",

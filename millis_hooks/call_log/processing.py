@@ -227,6 +227,7 @@ class Processor:
 
     def _count_attempt(self, waiting: Row[Any]) -> bool:
         """Return True once the attempt is counted; False if it was set aside, or is in no inbox."""
+
         def count(connection: Connection) -> int | None:
             is_it = inbox.c.delivery_id == waiting.id
             before: int | None = connection.scalar(

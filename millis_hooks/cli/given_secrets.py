@@ -34,7 +34,6 @@ def given_secret(option: str, text: str | None) -> str | None:
         found = _read(option, Path(name))
     else:
         return text
-    from ..setting_sources import cleaned  # pydantic is heavy, and `--help` needs none of it
 
     secret = cleaned(found)
     if not isinstance(secret, str):

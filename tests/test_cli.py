@@ -215,13 +215,19 @@ def test_dev_tells_no_secret_that_the_application_does_not_use(run: Run, tmp_pat
     assert "MILLIS_HOOKS_SECRETS=" not in shown
 
 
-@pytest.mark.parametrize("settings", [{}, {"insecure": "1"}])
-def test_dev_is_not_for_others_without_secrets_of_ones_own(
-    run: Run, settings: dict[str, str]
+@pytest.mark.parametrize(
+    ("settings", "remedy"),
+    [({}, "export MILLIS_HOOKS_SECRETS"), ({"insecure": "1"}, "MILLIS_HOOKS_EXPOSED=1")],
+)
+def test_dev_is_not_for_others_without_secrets_or_a_second_word(
+    run: Run, tmp_path: Path, settings: dict[str, str], remedy: str
 ) -> None:
-    refused = run("dev", "app.py", "--host", "0.0.0.0", **settings)
+    (tmp_path / "open_app.py").write_text(
+        "from millis_hooks import MillisHooks\nh = MillisHooks()\n"
+    )
+    refused = run("dev", "open_app.py", "--host", "0.0.0.0", **settings)
     assert refused.exit_code == 2
-    assert "export MILLIS_HOOKS_SECRETS" in refused.stderr
+    assert remedy in refused.stderr
 
 
 def test_config_is_the_json_that_millis_takes(run: Run) -> None:

@@ -170,9 +170,10 @@ async def test_the_operator_with_the_most_pages_makes_room_for_another(
     news = Announcer()
     async with AsyncExitStack() as tabs:
         live = Live(news, site.operators, heartbeat_s=NEVER_S)
-        theirs = [await tabs.enter_async_context(opened(site, news, live=live)) for _ in range(3)]
-        for tab in theirs:
-            await tab.start()
+        theirs: list[Tab] = []
+        for _ in range(3):
+            theirs.append(await tabs.enter_async_context(opened(site, news, live=live)))
+            await theirs[-1].start()
         one_more = await tabs.enter_async_context(opened(site, news, live=live))
         assert (await one_more.start())["status"] == 503
         newcomer = await tabs.enter_async_context(opened(site, news, live=live, cookie=grace))

@@ -23,6 +23,7 @@ from millis_hooks.call_log import CallLog
 from millis_hooks.call_log.database import open_database
 from millis_hooks.call_log.deliveries import insert_after, insert_deliveries
 from millis_hooks.call_log.filters import CallFilter
+from millis_hooks.call_log.migrations import migrate
 from millis_hooks.call_log.postgres import PostgresDatabase
 from millis_hooks.call_log.processing import Processor
 from millis_hooks.call_log.queries import Queries
@@ -255,6 +256,20 @@ def test_a_server_that_restarts_is_waited_for(log: CallLog, server: Server, mode
         storing.result(30)
     assert stored(log) == ["-s1", "-s2", "-s3"]
     log.check()
+
+
+def test_a_delivery_is_not_to_blame_for_a_session_that_ends_while_it_is_read(url: str) -> None:
+    database = open_database(url)
+    migrate(database)
+    with closing(database), writing(database) as writer:
+        asyncio.run(writer.store(ended()))
+        waiting = rows(database, deliveries)
+        processor = Processor(database, writer, runs_for=lambda call: [])
+        once(database.reader, "begin", end_session)
+        with pytest.raises(OperationalError):
+            processor.process(waiting)
+        assert processor.process(waiting) == 1
+        assert [row.session_id for row in rows(database, calls)] == ["-s1"]
 
 
 def test_nobody_is_acknowledged_while_the_server_is_gone(

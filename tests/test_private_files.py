@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import MakeHooks, serving
+from storage import eventually
 from typer.testing import CliRunner
 
 from millis_hooks import MillisHooks
@@ -36,6 +37,7 @@ def test_every_file_is_for_its_owner_alone(tmp_path: Path, monkeypatch: pytest.M
     with serving(hooks, base_url="http://localhost", client=("127.0.0.1", 1)) as client:
         assert client.post("/millis/end-of-call", json={"session_id": "a"}).status_code == 200
         client.get("/sandbox/api/agents", headers={"Authorization": "any"})
+        eventually(lambda: "calls.db-runner" in modes(tmp_path))
         while_it_runs = modes(tmp_path)
     for command in (["export", "calls.csv"], ["backup", "copy.db"], ["copy", "--from"]):
         more = ["sqlite:///calls.db", "--to", "sqlite:///other.db"] if "copy" in command else []

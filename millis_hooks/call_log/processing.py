@@ -20,11 +20,11 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, func, select, update
 
-from ..exceptions import AnotherAgentError, StorageOutageError
+from ..exceptions import AnotherAgentError
 from ..failures import describe_failure
 from ..wire import LARGE_BYTES
 from .changes import Changes
-from .database import Database
+from .database import Database, is_outage
 from .derived import give_up, save
 from .digest import Digest, digest_delivery
 from .ends import RunsFor
@@ -131,9 +131,10 @@ class Processor:
         is at them: none of a session that another of them is of. Return how many these were."""
         try:
             return self._process(chunk)
-        except StorageOutageError:  # none of them is to blame
-            raise
-        except Exception:  # one of them holds the others up
+        except Exception as error:
+            if is_outage(error):  # none of them is to blame
+                raise
+            # One of them holds the others up.
             return sum(map(self._process_alone, chunk))
 
     def _process(self, chunk: Sequence[Row[Any]]) -> int:
@@ -165,9 +166,9 @@ class Processor:
         """Process one delivery, or note why it cannot be; raise only if nothing can be written."""
         try:
             return self._process([row])
-        except StorageOutageError:
-            raise
         except Exception as error:
+            if is_outage(error):
+                raise
             self._give_up(row, error)
             return 1
 

@@ -337,7 +337,7 @@ class Settings(BaseModel):
         where = "on any machine that reaches it" if self.exposed else "on this machine"
         if self.insecure:
             yield f"{self.name_of('insecure')} is set: anyone {where} may deliver calls"
-        if self.sandbox:
+        if self.sandbox and self.exposed:
             yield f"{self.name_of('sandbox')} is set: calls can be rehearsed {where}"
         if self.is_file_public:
             yield f"others may read {ENV_FILE.resolve()}: chmod 600 {ENV_FILE}"

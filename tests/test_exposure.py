@@ -32,12 +32,12 @@ def test_on_this_machine_one_is_enough(host: str) -> None:
 
 
 def test_each_start_warns(make_hooks: MakeHooks, caplog: pytest.LogCaptureFixture) -> None:
-    with serving(make_hooks(insecure=True, sandbox=True)):
+    with serving(make_hooks(insecure=True, sandbox=True, exposed=True)):
         pass
     said = [record.message for record in caplog.records if record.levelname == "WARNING"]
     assert said == [
-        "insecure is set: anyone on this machine may deliver calls",
-        "sandbox is set: calls can be rehearsed on this machine",
+        "insecure is set: anyone on any machine that reaches it may deliver calls",
+        "sandbox is set: calls can be rehearsed on any machine that reaches it",
     ]
 
 

@@ -307,8 +307,8 @@ class Operators:
             return [("browser", browser)]
         address: Key = ("address", network_of(client))
         by_name: Key = ("name", name or "")
-        must_wait = self._throttle.wait_s([by_name], _guess(name, ""), self._now())
-        return [address] if must_wait and self._is_usual(name, client) else [address, by_name]
+        is_slow = self._throttle.is_slow(by_name, self._now())
+        return [address] if is_slow and self._is_usual(name, client) else [address, by_name]
 
     def _is_usual(self, name: str | None, client: str) -> bool:
         with self._reading() as connection:

@@ -32,13 +32,16 @@ _FREE: Mapping[Kind, int] = {"browser": 5, "session": 5, "address": 5, "name": 5
 PAUSE = timedelta(seconds=1)
 #: Of each kind so many keys are remembered, and so many wrong passwords.
 _REMEMBERED = 4096
+#: So many passwords are remembered that had to wait: half a minute of guessing on many connections.
+_WAITING = 16_384
 
 
 class Throttle:
     """Counts tries by key, in bounded memory.
 
-    Beside its free tries each key has one more, which is kept for a password that was not wrong
-    lately: whoever sends the same wrong one again and again takes nobody's turn.
+    Beside its free tries each key has one more, for a password that had to wait, comes again, and
+    was not wrong lately. An operator comes again with the same password; who guesses has a new one
+    each time, or one that was wrong.
     """
 
     def __init__(self) -> None:
@@ -47,6 +50,7 @@ class Throttle:
             kind: OrderedDict() for kind in _FREE
         }
         self._wrong: OrderedDict[bytes, None] = OrderedDict()
+        self._waiting: OrderedDict[bytes, None] = OrderedDict()
         self._key = secrets.token_bytes(32)
         self._lock = threading.Lock()
 
@@ -54,6 +58,11 @@ class Throttle:
         """Return the seconds until `guess` may be looked at, 0 for at once."""
         with self._lock:
             return self._wait_s(keys, guess, now)
+
+    def is_slow(self, key: Key, now: datetime) -> bool:
+        """Whether a new password has to wait for this key."""
+        with self._lock:
+            return self._debt(key, now) > PAUSE * (_FREE[key[0]] - 1)
 
     def take(self, keys: Sequence[Key], guess: str, now: datetime) -> int:
         """Use up one try of each key and return 0; or none, and the seconds to wait."""
@@ -76,11 +85,15 @@ class Throttle:
             _remember(self._wrong, self._digest(guess), None)
 
     def _wait_s(self, keys: Sequence[Key], guess: str, now: datetime) -> int:
-        wanted = 2 if self._digest(guess) in self._wrong else 1
+        digest = self._digest(guess)
+        wanted = 1 if digest in self._waiting and digest not in self._wrong else 2
         waits = [
             self._debt((kind, who), now) - PAUSE * (_FREE[kind] + 1 - wanted) for kind, who in keys
         ]
-        return max(math.ceil(max(waits).total_seconds()), 0)
+        wait_s = max(math.ceil(max(waits).total_seconds()), 0)
+        if wait_s:
+            _remember(self._waiting, digest, None, most=_WAITING)
+        return wait_s
 
     def _debt(self, key: Key, now: datetime) -> timedelta:
         """Return how long it takes until all tries are back.
@@ -100,8 +113,8 @@ class Throttle:
         return hashlib.blake2b(data, key=self._key, digest_size=16).digest()
 
 
-def _remember(kept: OrderedDict[K, V], key: K, value: V) -> None:
+def _remember(kept: OrderedDict[K, V], key: K, value: V, *, most: int = _REMEMBERED) -> None:
     kept[key] = value
     kept.move_to_end(key)
-    if len(kept) > _REMEMBERED:
+    if len(kept) > most:
         kept.popitem(last=False)

@@ -288,6 +288,15 @@ def test_files_that_this_user_may_not_write_are_bad(
     assert states(examine_disk(tmp_path / "log.db"))["rights"] == "bad"
 
 
+def test_a_folder_that_this_user_may_not_write_is_named(
+    tmp_path: Path, log: StoredCalls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.access", lambda path, _: path != tmp_path)
+    found = by_name(examine(settings(tmp_path), now))
+    assert found["rights"].found == f"{tmp_path} cannot be written by this user"
+    assert found["call log"].found.startswith(f"The folder {tmp_path} cannot be written")
+
+
 def test_a_sqlite_that_cannot_search_is_bad(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("millis_hooks.doctor.log._can_search", lambda: False)
     assert states(examine_sqlite((3, 33, 0)))["search"] == "bad"

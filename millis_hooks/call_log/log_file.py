@@ -64,13 +64,20 @@ def create_private(path: Path) -> FileId:
         raise StorageOutageError(
             f"The call log {path} cannot be opened: {error.strerror}."
         ) from error
-    # SQLite says so in words that name no folder.
+    require_writable_folder(path)
+    return made
+
+
+def require_writable_folder(path: Path) -> None:
+    """Raise `StorageOutageError` unless this process may make files beside `path`.
+
+    SQLite would say that the database is read-only, and name no folder.
+    """
     if not os.access(path.parent, os.W_OK):
         raise StorageOutageError(
             f"The folder {path.parent} cannot be written, and SQLite makes files beside the call "
             f"log {path.name}. Let the user of this process write to the folder."
         )
-    return made
 
 
 def require_same(path: Path, opened: FileId) -> None:

@@ -108,10 +108,11 @@ def examine_room(free_bytes: int, log_bytes: int) -> Finding:
 def examine_rights(log: Path) -> Iterator[Finding]:
     """Tell who may read the files, and whether we may write them."""
     files = _files(log)
-    if not os.access(log.parent, os.W_OK) or not all(os.access(file, os.W_OK) for file in files):
+    closed = [str(path) for path in (log.parent, *files) if not os.access(path, os.W_OK)]
+    if closed:
         yield bad(
             "rights",
-            f"{log} cannot be written by this user",
+            f"{', '.join(closed)} cannot be written by this user",
             f"Let the service's user write {log.parent} and all that is in it: "
             f"chown -R <user> {log.parent}",
         )

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, NullPool, create_engine, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from ..call_log.database import describe, is_file
-from ..call_log.log_file import connect, schema_version
+from ..call_log.log_file import connect, require_writable_folder, schema_version
 from ..call_log.migrations import HEAD
 from ..exceptions import StorageError
 from ..finding import Finding, bad, ok
@@ -60,6 +60,7 @@ def _examine_log(
         yield ok("call log", f"none yet; the service makes {log} when it starts")
         return
     try:
+        require_writable_folder(log)
         version = schema_version(log, busy_timeout_s=_BUSY_TIMEOUT_S)
         with _looking_into(log) as connection:
             yield ok("call log", str(log))

@@ -15,6 +15,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, cast
@@ -22,8 +23,10 @@ from urllib.parse import quote
 
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.lifespan.on import LifespanOn
 
 from .connection import ConnectionConfig, Limits, Protocol, affordable, no_webhook
+from .exceptions import MillisHooksError
 from .known_secrets import HIDDEN, shown_path
 from .stopping import STOPPING
 
@@ -74,6 +77,7 @@ class Config(ConnectionConfig):
 
     def load(self) -> None:
         super().load()
+        self.lifespan_class = Lifespan
         self.loaded_app = AccessLog(self.loaded_app)
 
 
@@ -115,10 +119,27 @@ class AccessLog:
                 access_log.log(level, "%s %s %d %.1f ms", scope["method"], path, status, latency_ms)
 
 
+class Lifespan(LifespanOn):
+    """uvicorn's, which keeps an error of ours that the application did not start for.
+
+    It is raised once the server has ended, as any command raises it; uvicorn would log its words.
+    """
+
+    refusal: MillisHooksError | None = None
+
+    async def send(self, message: Any) -> None:
+        error = sys.exception()
+        if message["type"] == "lifespan.startup.failed" and isinstance(error, MillisHooksError):
+            self.refusal = error
+            self.logger = logging.Logger("silent", logging.CRITICAL)
+        await super().send(message)
+
+
 class Server(uvicorn.Server):
     """Ends in bounded time on SIGTERM, with the application's lifespan as the last thing to go."""
 
     config: Config
+    lifespan: Lifespan
 
     def __init__(self, config: Config, *, announce: Callable[[], None] | None = None) -> None:
         super().__init__(config)
@@ -131,7 +152,12 @@ class Server(uvicorn.Server):
         super().run(sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        try:
+            await super().startup(sockets)
+        except SystemExit:
+            if self.lifespan.refusal is not None:
+                raise self.lifespan.refusal  # noqa: B904 - its own cause stays
+            raise
         # What start-up made lives as long as the process; the collector need not walk it again, and
         # not now either: of a hundred thousand objects a few hundred could go. What a request makes
         # goes without it; a twentieth of its time went into looking for what does not.
@@ -186,6 +212,17 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
+def run_child(
+    server: Server, tell: Callable[[MillisHooksError], None], sockets: list[socket.socket]
+) -> None:
+    """Serve from a process of its own, which nobody catches errors from."""
+    try:
+        server.run(sockets)
+    except MillisHooksError as error:
+        tell(error)
+        sys.exit(2)
+
+
 def serve(
     app: ASGIApp | str,
     *,
@@ -198,6 +235,7 @@ def serve(
     log_config: dict[str, Any] | None = None,
     announce: Callable[[], None] | None = None,
     is_webhook: Callable[[str], bool] = no_webhook,
+    tell: Callable[[MillisHooksError], None] = print,
 ) -> None:
     """Serve `app` until SIGTERM or SIGINT, then return.
 
@@ -205,9 +243,11 @@ def serve(
     Python file under `reload_dirs` (default: the working directory) changes; the child sets up its
     logging from `log_config`. `announce` is called once connections are accepted, or queued in the
     case of `reload`. The last places among the connections are kept for requests to paths that
-    `is_webhook`, which has to be picklable for `reload`.
+    `is_webhook`, which has to be picklable for `reload`, as `tell` has: that child tells it why the
+    application did not start.
 
-    Exits with status 3 if the application does not start or the port is taken.
+    Raises the `MillisHooksError` that the application did not start for; exits with status 3 if it
+    raised another error then, or the port is taken.
     """
     config = Config(
         app,
@@ -229,4 +269,5 @@ def serve(
     listener.listen(config.backlog)
     if announce is not None:
         announce()
-    ChangeReload(config, target=Server(config).run, sockets=[listener]).run()
+    child = partial(run_child, Server(config), tell)
+    ChangeReload(config, target=child, sockets=[listener]).run()

@@ -161,6 +161,24 @@ def test_run_refuses_to_start_open_and_says_what_to_do(run: Run, tmp_path: Path)
     assert "Traceback" not in tried.stderr
 
 
+@pytest.mark.parametrize("command", ["run", "worker"])
+def test_a_call_log_that_cannot_be_opened_is_told_in_one_line(
+    run: Run, tmp_path: Path, command: str
+) -> None:
+    run("new", "shop")
+    (tmp_path / "shop/millis_hooks.db").write_text("this is a shopping list, and no database")
+    tried = subprocess.run(
+        [SCRIPT, command, "app.py", "--port", str(free_port())],
+        cwd=tmp_path / "shop",
+        capture_output=True,
+        text=True,
+    )
+    told = tried.stderr.splitlines()[-1]
+    assert (tried.returncode, told.count("Error: ")) == (2, 1)
+    assert "is no call log: file is not a database" in told
+    assert "uvicorn" not in tried.stderr
+
+
 def test_run_ends_when_it_is_asked_to(run: Run, tmp_path: Path) -> None:
     run("new", "shop")
     args = ("run", "app.py", "--port", str(free_port()))

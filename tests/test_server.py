@@ -21,11 +21,13 @@ from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route, WebSocketRoute
+from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from millis_hooks.connection import affordable
+from millis_hooks.exceptions import MillisHooksError, StorageError
 from millis_hooks.peer import tell_of_secret
-from millis_hooks.server import Config, Limits, Server
+from millis_hooks.server import Config, Limits, Server, run_child
 
 GET = b"GET /seen HTTP/1.1\r\nHost: test\r\n\r\n"
 HEAD_OF_POST = b"POST /echo HTTP/1.1\r\nHost: test\r\n"
@@ -640,6 +642,30 @@ def test_a_port_that_is_taken_ends_the_server_with_status_3() -> None:
         done = subprocess.run(command, capture_output=True, text=True, timeout=20)
     assert done.returncode == 3
     assert "ready" not in done.stdout
+
+
+async def without_disk(_scope: Scope, _receive: Receive, send: Send) -> None:
+    try:
+        raise StorageError("no disk")
+    except StorageError as error:
+        await send({"type": "lifespan.startup.failed", "message": str(error)})
+
+
+def test_an_error_of_ours_at_the_start_is_raised_and_not_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    server = Server(Config(without_disk, limits=Limits(), log_config=None))
+    with pytest.raises(StorageError, match="no disk"):
+        server.run([])
+    assert caplog.records == []
+
+
+def test_a_child_tells_an_error_of_ours_and_ends_with_status_2() -> None:
+    told: list[MillisHooksError] = []
+    server = Server(Config(without_disk, limits=Limits(), log_config=None))
+    with pytest.raises(SystemExit) as end:
+        run_child(server, told.append, [])
+    assert (end.value.code, [str(error) for error in told]) == (2, ["no disk"])
 
 
 RELOADING = """

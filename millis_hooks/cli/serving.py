@@ -19,6 +19,7 @@ from ..exceptions import ConfigError
 from ..loopback import is_loopback
 from ..private_files import make_private
 from ..webhooks import is_webhook_path, webhook_url
+from .terminal import tell
 
 if TYPE_CHECKING:
     from ..app import MillisHooks
@@ -109,6 +110,7 @@ def dev(
             reload=reload,
             reload_dirs=[found.directory],
             log_config=_log_config(LogLevel.INFO, found),
+            tell=tell,
             announce=lambda: typer.echo(_welcome(found, generated, _address(host, port), file)),
         )
 

@@ -29,7 +29,13 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except MillisHooksError as error:
-            fail(explain(error), status=2)
+            tell(error)
+            raise typer.Exit(2) from None
+
+
+def tell(error: MillisHooksError) -> None:
+    """Print an error."""
+    note(f"Error: {explain(error)}")
 
 
 def explain(error: MillisHooksError) -> str:

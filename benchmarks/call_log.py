@@ -23,10 +23,11 @@ from pathlib import Path
 from sqlalchemy import create_engine, exists, func, make_url, select
 
 from millis_hooks.call_log import CallLog
-from millis_hooks.call_log.database import Database, open_database
+from millis_hooks.call_log.database import Database
 from millis_hooks.call_log.deliveries import Delivery
 from millis_hooks.call_log.filters import CallFilter
 from millis_hooks.call_log.listing import cursor_of
+from millis_hooks.call_log.migrations import open_database
 from millis_hooks.call_log.queries import Queries
 from millis_hooks.call_log.raw_bytes import length_of
 from millis_hooks.call_log.tables import calls, deliveries, inbox

@@ -22,11 +22,11 @@ from urllib.parse import quote, urlencode
 
 from sqlalchemy import Connection, bindparam, func, insert, select, update
 
-from millis_hooks.call_log.database import Database, open_database
+from millis_hooks.call_log.database import Database
 from millis_hooks.call_log.deliveries import Delivery, insert_deliveries
 from millis_hooks.call_log.derived import save
 from millis_hooks.call_log.digest import digest_delivery
-from millis_hooks.call_log.migrations import migrate
+from millis_hooks.call_log.migrations import migrate, open_database
 from millis_hooks.call_log.packing import pack_older
 from millis_hooks.call_log.tables import IS_OPEN, attempts, calls, deliveries, handler_runs, inbox
 from millis_hooks.events import EndOfCall

@@ -150,7 +150,7 @@ def visited() -> tuple[int, int]:
                 lambda: client.get("/millis/prefetch", params=query, headers=headers)
             )
             end_of_call = visits.during(end)
-    threading.setprofile(None)  # type: ignore[arg-type]
+    threading.setprofile(None)
     sys.setprofile(None)
     return prefetch, end_of_call
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import accumulate, product
+from typing import Literal
 
 #: Bounds of durations, in seconds: from an answer at once to a handler that is given up.
 SHORT_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0)
@@ -75,3 +77,16 @@ class AttemptCounts:
         keys = ((*handler, outcome) for handler, outcome in product(handlers, outcomes))
         self.outcomes: Counter[tuple[str, str, str]] = Counter(dict.fromkeys(keys, 0))
         self.seconds = Histogram(LONG_S)
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerStatus:
+    """What the runner is doing: `late` counts handlers that were given up and do not end.
+
+    `hung` has the handlers, each as hook and name, that have no place left because of such.
+    """
+
+    role: Literal["working", "standby", "stopped"]
+    at_work: int
+    late: int
+    hung: tuple[tuple[str, str], ...] = ()

@@ -13,9 +13,9 @@ from typing import Any
 import databases
 from sqlalchemy import Row, Table, event, select
 
-from millis_hooks.call_log.database import Database, open_database
+from millis_hooks.call_log.database import Database
 from millis_hooks.call_log.deliveries import Delivery
-from millis_hooks.call_log.migrations import migrate
+from millis_hooks.call_log.migrations import migrate, open_database
 from millis_hooks.call_log.writer import Writer
 from millis_hooks.samples import end_of_call_body, prefetch_query
 

@@ -20,8 +20,9 @@ from typer.testing import CliRunner, Result
 
 from millis_hooks import MillisHooks
 from millis_hooks.call_log import CallLog
-from millis_hooks.call_log.database import Database, open_database
+from millis_hooks.call_log.database import Database
 from millis_hooks.call_log.deliveries import Delivery, insert_deliveries
+from millis_hooks.call_log.migrations import open_database
 from millis_hooks.call_log.packing import pack_older
 from millis_hooks.call_log.raw_bytes import MARK
 from millis_hooks.call_log.removal import Write

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from millis_hooks.call_log.database import open_database
+from millis_hooks.call_log.migrations import open_database
 from millis_hooks.call_log.postgres import require_utf8
 from millis_hooks.exceptions import ConfigError
 

@@ -30,7 +30,7 @@ from sqlalchemy import NullPool, create_engine, text
 from sqlalchemy.exc import OperationalError
 from storage import eventually, rows
 
-from millis_hooks.call_log.database import open_database
+from millis_hooks.call_log.migrations import open_database
 from millis_hooks.call_log.tables import deliveries, handler_runs
 from millis_hooks.samples import end_of_call_body, prefetch_query, push_id
 

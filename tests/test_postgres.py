@@ -20,10 +20,9 @@ from storage import NOW, ended, eventually, held, rows, writing
 from typer.testing import CliRunner
 
 from millis_hooks.call_log import CallLog
-from millis_hooks.call_log.database import open_database
 from millis_hooks.call_log.deliveries import insert_after, insert_deliveries
 from millis_hooks.call_log.filters import CallFilter
-from millis_hooks.call_log.migrations import migrate
+from millis_hooks.call_log.migrations import migrate, open_database
 from millis_hooks.call_log.postgres import PostgresDatabase
 from millis_hooks.call_log.processing import Processor
 from millis_hooks.call_log.queries import Queries

@@ -161,7 +161,7 @@ def rehearse(scenario: Scenario, receiver: Receiver) -> list[Finding]:
         stage = Stage(transport=receiver, webhooks=webhooks)
         result = await stage.rehearse(scenario)
         stored = StoredCall("completed", {"book": "parked"})
-        return check(scenario, result, stored)
+        return check(scenario.expected, result, stored)
 
     return asyncio.run(once())
 

@@ -15,11 +15,11 @@ from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import SQLAlchemyError
 
 from ..exceptions import StorageError
-from .database import Database, describe, is_damage, open_database
+from .database import Database, describe, is_damage
 from .dialects import upsert
 from .elsewhere import Elsewhere
 from .ends import RunsFor
-from .migrations import migrate
+from .migrations import migrate, open_database
 from .news import REFRESH, Announcer, Change
 from .processing import Processor
 from .readiness import Readiness, require_sound

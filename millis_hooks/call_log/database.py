@@ -34,15 +34,6 @@ _PRAGMAS = (
 )
 
 
-def open_database(url: str) -> Database:
-    """Open the call log that a URL names; raises as `Database` does, and `ConfigError`."""
-    if not is_file(url):
-        from .postgres import PostgresDatabase
-
-        return PostgresDatabase(url)
-    return Database(url)
-
-
 def is_file(url: str) -> bool:
     """Tell whether the call log of this URL is a file of this machine."""
     return url.startswith("sqlite:")

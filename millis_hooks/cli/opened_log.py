@@ -23,8 +23,8 @@ def opened(settings: Settings, *, may_make: bool = False) -> Iterator[Database]:
     from sqlalchemy import make_url
     from sqlalchemy.exc import SQLAlchemyError
 
-    from ..call_log.database import is_file, open_database
-    from ..call_log.migrations import migrate
+    from ..call_log.database import is_file
+    from ..call_log.migrations import migrate, open_database
     from ..exceptions import ConfigError, StorageError
 
     file = Path(make_url(settings.database_url).database or "")

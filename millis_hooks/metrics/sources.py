@@ -5,11 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Protocol
 
 from ..call_log import CallLog
-from ..counts import WebhookCounts
+from ..counts import AttemptCounts, RunnerStatus, WebhookCounts
 from ..loop_lag import LoopLag
-from ..runs.runner import Runner
+
+
+class Runner(Protocol):
+    """What is asked of the runner of handlers."""
+
+    @property
+    def counts(self) -> AttemptCounts: ...
+
+    @property
+    def status(self) -> RunnerStatus: ...
+
+    @property
+    def handlers(self) -> list[tuple[str, str]]: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from ..call_log.writer import Writer
-from ..counts import AttemptCounts
+from ..counts import AttemptCounts, RunnerStatus
 from ..events import EndOfCall
 from ..exceptions import HandlerError, HandlerTimeoutError, StorageError
 from ..failures import describe_failure
@@ -63,19 +63,6 @@ RECORDING_S = 5.0
 
 def _utc_now() -> datetime:
     return datetime.now(UTC)
-
-
-@dataclass(frozen=True, slots=True)
-class RunnerStatus:
-    """What the runner is doing: `late` counts handlers that were given up and do not end.
-
-    `hung` has the handlers, each as hook and name, that have no place left because of such.
-    """
-
-    role: Literal["working", "standby", "stopped"]
-    at_work: int
-    late: int
-    hung: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(slots=True, eq=False)

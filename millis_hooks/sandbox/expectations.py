@@ -13,7 +13,6 @@ from ..wire import Json
 from .steps import EndDelivered, FunctionCalled, Prefetched
 
 if TYPE_CHECKING:
-    from .scenario import Scenario
     from .session import SessionResult
 
 
@@ -63,12 +62,13 @@ class StoredCall:
     handlers: Mapping[str, str] = field(default_factory=dict)
 
 
-def check(scenario: Scenario, result: SessionResult, stored: StoredCall | None) -> list[Finding]:
+def check(
+    expected: Expectations, result: SessionResult, stored: StoredCall | None
+) -> list[Finding]:
     """Compare what was expected with what came of it; without `stored` a part is left out.
 
-    A scenario that expects nothing still expects that what it sends is taken.
+    Who expects nothing still expects that what is sent is taken.
     """
-    expected = scenario.expected
     if expected == Expectations():
         return [_all_is_taken(result)]
     findings = [

@@ -38,7 +38,7 @@ class Simulation:
         Where the call log is not at hand, what can only be told from it is left out.
         """
         stored = StoredCall() if handled is None else handled.stored()
-        findings = check(scenario, result, stored if has_log else None)
+        findings = check(scenario.expected, result, stored if has_log else None)
         is_elsewhere = has_log and handled is None
         return cls(result, handled, findings, _acknowledged_by(result) if is_elsewhere else None)
 

@@ -1,4 +1,4 @@
-"""The schema of the call log: made at once where there is none, else upgraded by Alembic scripts.
+"""Opens the call log, and brings its schema up to date: made at once, or by Alembic scripts.
 
 A test holds the two ways to each other.
 """
@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ...exceptions import StorageError
 from ..analytics.triggers import CREATE_TRIGGERS
-from ..database import Database, describe, is_locked
+from ..database import Database, describe, is_file, is_locked
 from ..dialects import is_postgresql
 from ..log_file import VERSION_TABLE as VERSION_TABLE
 from ..search import CREATE_CALL_SEARCH, MERGE_SELDOM
@@ -30,6 +30,15 @@ UPGRADE_WAIT_S = 600.0
 _version_table = Table(
     VERSION_TABLE, MetaData(), Column("version_num", String(32), primary_key=True)
 )
+
+
+def open_database(url: str) -> Database:
+    """Open the call log that a URL names; raises as `Database` does, and `ConfigError`."""
+    if not is_file(url):
+        from ..postgres import PostgresDatabase
+
+        return PostgresDatabase(url)
+    return Database(url)
 
 
 def migrate(database: Database) -> None:

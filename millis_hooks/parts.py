@@ -8,6 +8,7 @@ the bytes that are stored keep everything.
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -106,8 +107,19 @@ def _as_utf8(body: bytes | str) -> bytes:
         coding = json.detect_encoding(body)
         if coding == "utf-8":
             return body
-        body = body.decode(coding, "replace")
+        body = decoded(body, coding)
     return body.encode("utf-8", "surrogatepass")
+
+
+#: In bytes or characters. While a piece is decoded, or a pattern looked for in it, no other thread
+#: runs; for a whole body that would be for seconds.
+PIECE = 2**16
+
+
+def decoded(body: bytes, encoding: str) -> str:
+    """Return the text; each byte that is none becomes U+FFFD."""
+    pieces = (body[at : at + PIECE] for at in range(0, len(body), PIECE))
+    return "".join(codecs.iterdecode(pieces, encoding, "replace"))
 
 
 class _Fields:

@@ -36,7 +36,7 @@ from pydantic_core import ErrorDetails, PydanticUseDefault, from_json, to_json
 from typing_extensions import TypeVar
 
 from .exceptions import PayloadError
-from .parts import MOST, MOST_TOOL_CALLS, Note, count_parts, within_limits
+from .parts import MOST, MOST_TOOL_CALLS, PIECE, Note, count_parts, decoded, within_limits
 
 #: Any JSON value.
 Json: TypeAlias = JsonValue
@@ -222,7 +222,7 @@ def _decoded(body: bytes) -> str:
     if len(body) <= LARGE_BYTES:
         with suppress(UnicodeDecodeError):
             return body.decode(encoding, "surrogatepass")
-    return body.decode(encoding, "replace")
+    return decoded(body, encoding)
 
 
 def _finite(value: Json) -> Json:
@@ -237,10 +237,27 @@ def _finite(value: Json) -> Json:
 
 def _joined(text: str) -> str:
     """Join surrogates that pair up and replace those that do not."""
-    if text.isascii():
+    with suppress(UnicodeEncodeError):
+        text.encode()
         return text
+    return "".join(map(_joined_piece, _pieces(text)))
+
+
+def _joined_piece(text: str) -> str:
     return _LONE.sub("\ufffd", text).encode("utf-16", "surrogatepass").decode("utf-16")
 
+
+def _pieces(text: str) -> Iterator[str]:
+    """Cut a text into pieces, and no pair of surrogates."""
+    at = 0
+    while at < len(text):
+        end = at + PIECE
+        end += _PAIR.match(text, end - 1) is not None
+        yield text[at:end]
+        at = end
+
+
+_PAIR = re.compile(r"[\ud800-\udbff][\udc00-\udfff]")
 
 #: Replaced beforehand: a decoder takes four times as long for each.
 _LONE = re.compile(r"[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]")

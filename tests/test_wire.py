@@ -2,6 +2,10 @@ from __future__ import annotations
 
 import gc
 import json
+import threading
+from collections.abc import Callable
+from itertools import pairwise
+from time import process_time
 from typing import Any
 
 import pytest
@@ -32,6 +36,49 @@ def test_json_in_any_encoding_is_read(body: bytes) -> None:
 )
 def test_what_could_not_be_written_again_is_replaced(body: bytes, value: Any) -> None:
     assert read_json(body) == value
+
+
+@pytest.mark.parametrize("before", range(2**16 - 4, 2**16 + 2))
+def test_surrogates_are_joined_wherever_a_piece_ends(before: int) -> None:
+    text = "a" * before + "\ud83d\ude00\ud83d"
+    assert read_json(json.dumps(text, ensure_ascii=False).encode("utf-8", "surrogatepass")) == (
+        "a" * before + "😀\ufffd"
+    )
+
+
+@pytest.mark.parametrize("before", range(2**15 - 4, 2**15 + 2))
+def test_utf_16_is_read_wherever_a_piece_ends(before: int) -> None:
+    text = "a" * before + "😀" * 2**17
+    assert read_json(json.dumps(text, ensure_ascii=False).encode("utf-16")) == text
+
+
+def longest_hold(work: Callable[[], object]) -> float:
+    """The largest part of the work's CPU time in which no other thread ran."""
+    beats, is_over = [process_time()], threading.Event()
+
+    def beat() -> None:
+        while not is_over.wait(0.001):
+            beats.append(process_time())
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    work()
+    beats.append(process_time())
+    is_over.set()
+    thread.join()
+    return max(after - before for before, after in pairwise(beats)) / (beats[-1] - beats[0])
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'"' + rb"\ud800" * 800_000 + b'"',
+        '"'.encode("utf-16") + b"\x00\xdc" * 800_000 + '"'.encode("utf-16-le"),
+    ],
+    ids=["escapes", "utf-16"],
+)
+def test_other_threads_run_while_a_million_surrogates_are_read(body: bytes) -> None:
+    assert longest_hold(lambda: read_json(body)) < 0.5
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from .exceptions import DeliveryError, MethodNotAllowedError
 
 RETRY_AFTER = (b"retry-after", b"5")
 _JSON = (b"content-type", b"application/json")
+_AS_IT_SAYS = (b"x-content-type-options", b"nosniff")
 
 
 async def reply(send: Send, status_code: int, body: bytes, *headers: tuple[bytes, bytes]) -> None:
@@ -26,7 +27,7 @@ async def reply(send: Send, status_code: int, body: bytes, *headers: tuple[bytes
         {
             "type": "http.response.start",
             "status": status_code,
-            "headers": [_JSON, length, *headers],
+            "headers": [_JSON, _AS_IT_SAYS, length, *headers],
         }
     )
     await send({"type": "http.response.body", "body": body})

@@ -51,6 +51,12 @@ def test_the_webhooks_and_the_dashboard_are_served(hooks: MillisHooks) -> None:
         assert client.get("/no-such-page").status_code in {303, 401, 404}
 
 
+@pytest.mark.parametrize("path", [PREFETCH, END_OF_CALL, "/healthz", "/readyz"])
+def test_no_answer_is_taken_for_another_kind_of_content(hooks: MillisHooks, path: str) -> None:
+    with serving(hooks) as client:
+        assert client.get(path).headers["x-content-type-options"] == "nosniff"
+
+
 @pytest.mark.parametrize(("path", "status"), [("/healthz", "alive"), ("/readyz", "ready")])
 def test_probes_need_no_secret(hooks: MillisHooks, path: str, status: str) -> None:
     with serving(hooks, headers={}) as client:

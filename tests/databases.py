@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
 import postgres_server
 import pytest
+
+from millis_hooks.call_log import CallLog
 
 Kind = Literal["sqlite", "postgresql"]
 KINDS: tuple[Kind, ...] = ("sqlite", "postgresql")
@@ -24,6 +30,24 @@ def url_in(folder: Path) -> str:
     if folder not in _made:
         _made[folder] = postgres_server.emptied_database(len(_made))
     return _made[folder]
+
+
+def made_in(folder: Path) -> str:
+    """Return the same URL; the call log is there, and empty at first."""
+    file = folder / "log.db"
+    if _kind == "sqlite" and not file.exists():
+        shutil.copy(empty_file(), file)
+    return url_in(folder)
+
+
+@cache
+def empty_file() -> Path:
+    """Return an empty call log to copy: the schema is made once, for it takes its time."""
+    folder = Path(tempfile.mkdtemp(prefix="millis-empty-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    file = folder / "log.db"
+    CallLog(f"sqlite:///{file}").close()
+    return file
 
 
 def use(folder: Path, url: str) -> None:

@@ -60,7 +60,7 @@ def url_in(folder: Path) -> str:
 @contextmanager
 def opened(folder: Path) -> Iterator[Database]:
     """An up-to-date database."""
-    database = open_database(url_in(folder))
+    database = open_database(databases.made_in(folder))
     try:
         migrate(database)
         yield database

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
-from databases import url_in
+from databases import made_in
 from sqlalchemy import Connection, Table, insert
 
 from millis_hooks.call_log.migrations import migrate, open_database
@@ -32,7 +32,7 @@ class StoredCalls:
     """Rows of a call log; whatever is not given has an ordinary value."""
 
     def __init__(self, folder: Path) -> None:
-        self.database = open_database(url_in(folder))
+        self.database = open_database(made_in(folder))
         migrate(self.database)
         self.queries = Queries(self.database.reader)
 

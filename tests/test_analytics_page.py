@@ -27,8 +27,6 @@ from millis_hooks.dashboard.analytics.tiles import Figure
 from millis_hooks.dashboard.pages import Asked, templates_dir
 from millis_hooks.masking import MaskPolicy
 
-pytestmark = pytest.mark.both_databases
-
 BERLIN = ZoneInfo("Europe/Berlin")
 CHARTS = ["calls", "cost", "endings", "duration", "prefetch", "handlers"]
 DAY_MINUTES = 24 * 60

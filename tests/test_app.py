@@ -23,8 +23,6 @@ from millis_hooks import ConfigError, EndOfCall, MillisHooks, PrefetchRequest, R
 from millis_hooks.exceptions import StorageError
 from millis_hooks.sites import Sites
 
-pytestmark = pytest.mark.both_databases
-
 BODY = b'{"session_id": "-Ox1"}'
 
 

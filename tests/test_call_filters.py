@@ -25,8 +25,6 @@ from millis_hooks.dashboard.call_filters import (
     time_field,
 )
 
-pytestmark = pytest.mark.both_databases
-
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:

@@ -17,8 +17,6 @@ from stored_calls import NOW
 from millis_hooks.exceptions import StorageError
 from millis_hooks.masking import MASK
 
-pytestmark = pytest.mark.both_databases
-
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
@@ -226,7 +224,6 @@ def test_a_twin_that_is_not_there_says_so_in_json(site: Site) -> None:
     assert "Not found" in response.json()["error"]
 
 
-@pytest.mark.sqlite_only
 def test_a_call_log_that_cannot_be_read_is_a_page_too(site: Site) -> None:
     cookie = site.cookie
     site.stored.database.close()
@@ -594,7 +591,6 @@ def test_a_body_that_cannot_be_read_still_has_a_page(site: Site) -> None:
     assert "\\xff{" in site.page("/calls/-call").text
 
 
-@pytest.mark.sqlite_only
 def test_absurd_values_have_a_page(site: Site) -> None:
     deep = b"[" * 150 + b"]" * 150
     body = b'{"session_id": "-call", "metadata": {"n": 1e400, "deep": ' + deep + b"}}"

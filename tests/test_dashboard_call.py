@@ -18,8 +18,6 @@ from millis_hooks.masking import MASK
 from millis_hooks.operators.accounts import add
 from millis_hooks.operators.passwords import hash_password
 
-pytestmark = pytest.mark.both_databases
-
 CONFIG = {"voice": {"api_key": "sk-abcdefghijklmnop1234"}, "llm": "gpt"}
 
 

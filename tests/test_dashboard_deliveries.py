@@ -18,8 +18,6 @@ from millis_hooks import EndOfCall
 from millis_hooks.call_log.tables import rejections
 from millis_hooks.masking import MASK, MaskPolicy
 
-pytestmark = pytest.mark.both_databases
-
 PASSWORD = "a password of the tests"
 
 

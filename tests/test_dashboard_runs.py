@@ -17,8 +17,6 @@ from stored_calls import NOW
 from millis_hooks.call_log.tables import handler_runs
 from millis_hooks.dashboard.formats import until
 
-pytestmark = pytest.mark.both_databases
-
 Row = tuple[int, str, bool]
 
 

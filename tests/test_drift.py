@@ -24,8 +24,6 @@ from millis_hooks.events import EndOfCall, PrefetchRequest
 from millis_hooks.masking import MASK, MaskPolicy
 from millis_hooks.samples import VINTAGES, end_of_call_body, prefetch_query
 
-pytestmark = pytest.mark.both_databases
-
 AGENT_CONFIG = [
     "app_functions", "call_settings", "custom_llm_websocket", "custom_vocabulary",
     "extra_prompt_webhook", "first_message", "flow", "knowledge_base", "language", "llm", "memory",
@@ -218,6 +216,7 @@ def found(tmp_path: Path) -> Iterator[Found]:
     stored.database.close()
 
 
+@pytest.mark.both_databases
 def test_the_report_tells_how_often_since_when_and_what_was_found_last(found: Found) -> None:
     found.add(60, sentiment="good")
     last = found.add(5, sentiment="bad")
@@ -229,6 +228,7 @@ def test_the_report_tells_how_often_since_when_and_what_was_found_last(found: Fo
     assert found.report() == report_module.DriftReport((expected,), is_complete=True)
 
 
+@pytest.mark.both_databases
 def test_each_unknown_value_is_a_group_of_its_own(found: Found) -> None:
     for status in ("new", "newer", "new", "a = b"):
         found.add(call_status=status)
@@ -241,6 +241,7 @@ def test_each_unknown_value_is_a_group_of_its_own(found: Found) -> None:
     assert {group.path for group in groups.values()} == {"call_status"}
 
 
+@pytest.mark.both_databases
 def test_kinds_come_in_the_order_of_their_weight_and_the_last_seen_first(found: Found) -> None:
     found.add(9, alpha=1)
     found.add(3, beta=1, call_status="new", duration="forty")
@@ -252,6 +253,7 @@ def test_kinds_come_in_the_order_of_their_weight_and_the_last_seen_first(found: 
     ]
 
 
+@pytest.mark.both_databases
 def test_counts_and_groups_are_bounded(found: Found, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report_module, "COUNT_CAP", 2)
     monkeypatch.setattr(report_module, "MOST_GROUPS", 3)
@@ -262,12 +264,14 @@ def test_counts_and_groups_are_bounded(found: Found, monkeypatch: pytest.MonkeyP
     assert not report.is_complete
 
 
+@pytest.mark.both_databases
 def test_finds_go_with_their_delivery(found: Found) -> None:
     found.add(sentiment="good")
     found.stored.write(lambda connection: connection.execute(delete(deliveries)))
     assert found.report().groups == ()
 
 
+@pytest.mark.both_databases
 def test_what_databases_refuse_can_be_found(found: Found) -> None:
     found.add_sent({"nul \0": "\0 \ud83d", "lone \udc00": 1, "call_status": "\ud800"})
     groups = {group.path: group.sample for group in found.report().groups}
@@ -287,7 +291,6 @@ def test_the_samples_of_every_vintage_are_kept(found: Found, vintage: Any) -> No
     assert len(found.report().groups) == expected.get(vintage, 0)
 
 
-@pytest.mark.sqlite_only
 def test_the_report_goes_from_place_to_place_through_the_index(found: Found) -> None:
     place = "SELECT min(path) FROM drift WHERE kind = 'unreadable' AND path > 'a'"
     newest = "SELECT * FROM drift WHERE kind = 'a' AND path = 'b' ORDER BY seen_at DESC LIMIT 1"

@@ -30,8 +30,6 @@ from millis_hooks import EndOfCall, MillisHooks
 from millis_hooks.bodies import Budget
 from millis_hooks.exceptions import TooManyBodiesError
 
-pytestmark = pytest.mark.both_databases
-
 BODY = b'{"session_id": "-Ox1", "agent_id": "-agent"}'
 OTHER_SECRET = "a-secret-for-tests-only-0002"
 RECORDS = "SELECT * FROM deliveries WHERE kind = 'end_of_call' ORDER BY id"
@@ -45,6 +43,7 @@ def client(hooks: MillisHooks) -> Iterator[TestClient]:
         yield client
 
 
+@pytest.mark.both_databases
 def test_a_delivery_is_stored_as_it_came(client: TestClient, rows: Rows) -> None:
     response = client.post(f"{END_OF_CALL}?a=1", content=BODY)
     assert (response.status_code, response.json()) == (200, {"received": True})
@@ -62,6 +61,7 @@ def test_every_documented_payload_becomes_a_call(client: TestClient, rows: Rows,
     assert rows(RECORDS)[0]["body"] == body
 
 
+@pytest.mark.both_databases
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
@@ -419,6 +419,7 @@ def test_what_an_agent_s_secret_brings_and_cannot_be_read_is_kept_and_waits_for_
     assert kept == (body, "unparsed", "-agent")
 
 
+@pytest.mark.both_databases
 def test_the_secret_of_an_agent_ends_no_session_that_another_began(
     make_hooks: MakeHooks, rows: Rows
 ) -> None:
@@ -444,6 +445,7 @@ def test_the_secret_of_an_agent_is_enough_for_all_of_a_call(
     assert [record["secret_agent"] for record in rows("SELECT * FROM deliveries")] == ["-agent"] * 3
 
 
+@pytest.mark.both_databases
 def test_a_redelivery_changes_nothing(hooks: MillisHooks, rows: Rows) -> None:
     handled: list[str] = []
     hooks.on_end_of_call(name="count")(lambda call: handled.append(call.session_id))
@@ -457,6 +459,7 @@ def test_a_redelivery_changes_nothing(hooks: MillisHooks, rows: Rows) -> None:
     assert handled == ["-Ox1"]
 
 
+@pytest.mark.both_databases
 def test_a_changed_body_is_kept_beside_the_first_and_changes_the_call(
     client: TestClient, rows: Rows
 ) -> None:
@@ -469,6 +472,7 @@ def test_a_changed_body_is_kept_beside_the_first_and_changes_the_call(
     assert shown == [("-changed", True)]
 
 
+@pytest.mark.both_databases
 def test_a_prefetch_and_its_end_are_one_call(client: TestClient, rows: Rows) -> None:
     client.get(PREFETCH)
     client.post(END_OF_CALL, content=b'{"session_id": "-Ox1demoSess", "duration": 41}')
@@ -477,6 +481,7 @@ def test_a_prefetch_and_its_end_are_one_call(client: TestClient, rows: Rows) -> 
     assert (call["session_id"], call["duration_s"]) == ("-Ox1demoSess", 41)
 
 
+@pytest.mark.both_databases
 def test_handlers_are_called_after_the_acknowledgement(hooks: MillisHooks, rows: Rows) -> None:
     acknowledged = threading.Event()
     durations: list[float | None] = []
@@ -522,6 +527,7 @@ def test_a_handler_that_hangs_holds_up_no_acknowledgement(
         assert eventually(lambda: len(rows(done)) == 2)
 
 
+@pytest.mark.both_databases
 def test_a_handler_that_fails_is_written_down_masked(
     hooks: MillisHooks, rows: Rows, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -538,6 +544,7 @@ def test_a_handler_that_fails_is_written_down_masked(
     assert not any(secret in said for secret in ("hunter2", "4155550134"))
 
 
+@pytest.mark.both_databases
 def test_what_is_not_stored_is_not_acknowledged(
     hooks: MillisHooks, caplog: pytest.LogCaptureFixture
 ) -> None:

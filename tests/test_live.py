@@ -21,8 +21,6 @@ from millis_hooks.masking import MaskPolicy
 from millis_hooks.operators import SignedIn, accounts
 from millis_hooks.operators.passwords import hash_password
 
-pytestmark = pytest.mark.both_databases
-
 #: What a test that hangs is given up after.
 WAIT_S = 60
 #: Between heartbeats that no test waits for.
@@ -228,6 +226,7 @@ async def test_a_stream_ends_when_sessions_cannot_be_looked_up(site: Dashboard) 
         assert await tab.event() == ""
 
 
+@pytest.mark.both_databases
 def test_the_strip_shows_what_has_begun_since(site: Dashboard) -> None:
     mark = site.get("/calls.json").json()["mark"]
     site.stored.add_unended_call("-live", minutes_ago=1)
@@ -237,6 +236,7 @@ def test_the_strip_shows_what_has_begun_since(site: Dashboard) -> None:
     assert not followed.all("a", href="/calls", **{"class": "btn primary"})
 
 
+@pytest.mark.both_databases
 def test_new_calls_are_counted_if_they_match_the_filter(site: Dashboard) -> None:
     site.add_ended_call("-before", agent_id="a")
     mark = site.get("/calls.json").json()["mark"]
@@ -310,6 +310,7 @@ def test_a_stop_does_not_wait_for_open_streams(tmp_path: Path) -> None:
         assert not any(b"signed-out" in stream.read() for stream in streams)
 
 
+@pytest.mark.both_databases
 def test_a_call_that_another_process_received_is_told(tmp_path: Path) -> None:
     site = Site(tmp_path, "")
     with (

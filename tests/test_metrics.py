@@ -28,8 +28,6 @@ BEARER = {"Authorization": f"Bearer {TOKEN}"}
 
 Labels = dict[str, str]
 
-pytestmark = pytest.mark.both_databases
-
 
 def read(client: TestClient) -> dict[str, list[tuple[Labels, float]]]:
     """Everything that is told, by the name of the metric."""
@@ -98,6 +96,7 @@ def test_durations_and_batches_are_counted(client: TestClient) -> None:
     assert value(client, "commit_duration_seconds_count") >= 1
 
 
+@pytest.mark.both_databases
 def test_attempts_and_open_runs_are_told_by_handler(make_hooks: MakeHooks) -> None:
     hooks = make_hooks(metrics_token=TOKEN)
 
@@ -123,6 +122,7 @@ def test_a_loop_that_serves_and_handles_is_measured_once(make_hooks: MakeHooks) 
     assert [labels["loop"] for labels, _ in told] == ["serving"]
 
 
+@pytest.mark.both_databases
 def test_errors_of_the_database_are_counted(hooks: MillisHooks, client: TestClient) -> None:
     engine = hooks.service.call_log.database.reader
     with engine.connect() as connection, pytest.raises(Exception, match="nowhere"):
@@ -212,6 +212,7 @@ def test_a_loop_that_is_blocked_is_overdue_until_it_comes_back() -> None:
     asyncio.run(measure())
 
 
+@pytest.mark.both_databases
 def test_runs_whose_place_a_replay_has_taken_wait_for_nothing(tmp_path: Path) -> None:
     call = {"id": 1, "session_id": "-s1", "received_at": NOW}
     old = pending_run(1, "book", NOW - timedelta(hours=1)) | {"state": "parked"}
@@ -226,6 +227,7 @@ def test_runs_whose_place_a_replay_has_taken_wait_for_nothing(tmp_path: Path) ->
     assert (backlog.pending, backlog.pending_since) == (1, NOW)
 
 
+@pytest.mark.both_databases
 def test_deliveries_that_are_not_processed_are_told(tmp_path: Path) -> None:
     with opened(tmp_path) as database, writing(database) as writer:
         asyncio.run(writer.store(ended("-s1")))

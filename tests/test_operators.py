@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
+from argon2 import PasswordHasher
 from pydantic import SecretStr
 from sqlalchemy import func, select
 from stored_calls import NOW, StoredCalls
@@ -178,6 +179,11 @@ def test_passwords_are_kept_as_hashes_alone(desk: Desk) -> None:
     assert kept.startswith("$argon2id$")
     assert is_password(kept, ANNAS)
     assert not is_password("no hash at all", ANNAS)
+
+
+@pytest.mark.sqlite_only
+def test_a_hash_costs_the_recommended_memory(real_hasher: Callable[[], PasswordHasher]) -> None:
+    assert real_hasher().hash("a password").startswith("$argon2id$v=19$m=19456,t=2,p=1$")
 
 
 def test_an_unknown_name_costs_one_hash_like_a_known_one(

@@ -19,8 +19,6 @@ from millis_hooks.exceptions import StorageError
 from millis_hooks.operators import Operator, Role, accounts
 from millis_hooks.operators.passwords import hash_password
 
-pytestmark = pytest.mark.both_databases
-
 ANNAS = "the password of anna"
 
 

@@ -20,8 +20,6 @@ from millis_hooks.call_log.deliveries import insert_deliveries
 from millis_hooks.call_log.good_answers import GoodAnswers
 from millis_hooks.exceptions import HandlerError
 
-pytestmark = pytest.mark.both_databases
-
 DEFAULT = {"extra_prompt": "Ask for the name."}
 SOON_S = 0.05
 RECORD = "SELECT * FROM deliveries WHERE kind = 'prefetch' ORDER BY id"
@@ -36,6 +34,7 @@ def ask(hooks: MillisHooks, url: str = PREFETCH) -> Any:
     return response.json()
 
 
+@pytest.mark.both_databases
 def test_an_answer_goes_out_and_into_the_log(hooks: MillisHooks, rows: Rows) -> None:
     @hooks.on_prefetch
     async def greet(call: PrefetchRequest) -> PrefetchResponse:

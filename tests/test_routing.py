@@ -12,8 +12,6 @@ from pydantic import BaseModel
 from millis_hooks import EndOfCall, ParkedRun, PrefetchRequest, RegistrationError, Router
 from millis_hooks.routing import Handler
 
-pytestmark = pytest.mark.both_databases
-
 
 class Customer(BaseModel):
     visits: int = 0

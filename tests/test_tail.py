@@ -33,8 +33,6 @@ NUMBER = "+14155550134"
 
 Tail = Callable[..., Result]
 
-pytestmark = pytest.mark.both_databases
-
 
 @pytest.fixture
 def log(tmp_path: Path) -> Iterator[Database]:
@@ -71,6 +69,7 @@ def waiting(database: Database) -> int:
         return read_backlog(connection).unprocessed
 
 
+@pytest.mark.both_databases
 def test_what_comes_in_is_told_once(tmp_path: Path, log: Database) -> None:
     follower = follow(log)
     store(tmp_path, "-s1")
@@ -83,6 +82,7 @@ def test_what_comes_in_is_told_once(tmp_path: Path, log: Database) -> None:
     assert look(follower, log) == []
 
 
+@pytest.mark.both_databases
 def test_nothing_is_told_before_it_is_processed(log: Database) -> None:
     follower = follow(log)
     with writing(log) as writer:
@@ -90,12 +90,14 @@ def test_nothing_is_told_before_it_is_processed(log: Database) -> None:
         assert look(follower, log) == []
 
 
+@pytest.mark.both_databases
 def test_it_begins_where_it_is_told_to(tmp_path: Path, log: Database) -> None:
     store(tmp_path, "-s1", "-s2")
     assert len(look(follow(log, last=3), log)) == 3
     assert look(follow(log), log) == []
 
 
+@pytest.mark.both_databases
 def test_an_attempt_is_told_when_it_has_ended(log: Database) -> None:
     call = {"id": 1, "session_id": "-s1", "received_at": NOW}
     with log.writer.begin() as connection:
@@ -161,6 +163,7 @@ def test_json_is_one_object_in_each_line(tail: Tail) -> None:
     assert [each["kind"] for each in told] == ["prefetch", "end_of_call", "attempt"]
 
 
+@pytest.mark.both_databases
 def test_it_may_be_about_one_session(tail: Tail) -> None:
     assert "prefetch" not in tail("--session", "-s1").output
     assert tail("--agent", "nobody").output == ""

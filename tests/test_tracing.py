@@ -35,8 +35,6 @@ BEGIN, END = (
 
 Spans = Callable[[], dict[str, ReadableSpan]]
 
-pytestmark = pytest.mark.both_databases
-
 
 @pytest.fixture
 def spans(monkeypatch: pytest.MonkeyPatch) -> Iterator[Spans]:
@@ -108,6 +106,7 @@ def test_a_restart_between_beginning_end_and_handlers_does_not_cut_it(
     assert parent_of(told["run book"]) == id_of(told["end of call"])
 
 
+@pytest.mark.both_databases
 def test_the_context_is_kept_in_the_row_as_w3c_writes_it(
     make_traced: Callable[[], Any], spans: Spans, rows: Rows
 ) -> None:
@@ -216,6 +215,7 @@ print([name for name in sys.modules if name.startswith(("opentelemetry", "promet
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.both_databases
 def test_an_exported_call_keeps_its_trace_when_it_is_imported() -> None:
     stored = ended("-s1", trace=SENT)
     line = b"".join(call_line({}, [stored], masked=False))

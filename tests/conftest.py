@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import databases
+import hypothesis
 import pytest
 from argon2 import PasswordHasher
 from sqlalchemy import NullPool, create_engine
@@ -31,6 +32,11 @@ AUTHORIZED = {"Authorization": f"Bearer {SECRET}"}
 SAMPLES = Path(__file__).parent / "samples"
 PREFETCH = "/millis/prefetch?" + (SAMPLES / "prefetch_phone.txt").read_text().strip()
 END_OF_CALL = "/millis/end-of-call"
+
+#: Examples of a property. More of them: pytest --hypothesis-profile long
+hypothesis.settings.register_profile("everyday", max_examples=25, deadline=None)
+hypothesis.settings.register_profile("long", max_examples=500, deadline=None)
+hypothesis.settings.load_profile("everyday")
 
 MakeHooks = Callable[..., MillisHooks]
 Rows = Callable[..., list[dict[str, Any]]]

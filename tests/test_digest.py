@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import insert, select
 from storage import NOW, opened
@@ -154,7 +154,6 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
         yield database
 
 
-@settings(deadline=None, max_examples=100)
 @given(
     session_id=st.text(min_size=1).map("-{}".format) | st.just("-half \ud83d of a pair"),
     changes=st.dictionaries(st.sampled_from(FIELDS), ANYTHING, max_size=6),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -84,29 +85,31 @@ def test_any_field_may_be_null(field: str) -> None:
     assert call(**{field: None}).problems == []
 
 
-@pytest.mark.parametrize("value", VALUES, ids=repr)
 @pytest.mark.parametrize("field", FIELDS)
-def test_a_field_of_any_type_costs_nothing_but_itself(field: str, value: Any) -> None:
-    event = call(**{field: value})
-    derive_everything(event)
+def test_a_field_of_any_type_costs_nothing_but_itself(field: str) -> None:
     others = set(FIELDS) - {field}
     untouched = call()
-    assert all(getattr(event, name) == getattr(untouched, name) for name in others)
+    for value in VALUES:
+        event = call(**{field: value})
+        derive_everything(event)
+        changed = {n for n in others if getattr(event, n) != getattr(untouched, n)}
+        assert not changed, value
 
 
-@pytest.mark.parametrize("value", VALUES, ids=repr)
 @pytest.mark.parametrize(
     ("holder", "field"),
     [("voip", "from"), ("recording", "recording_url"), ("chat", "tool_calls"), ("chat", "role"),
      ("function_calls", "params"), ("function_calls", "name"), ("cost_breakdown", "credit"),
      ("cost_breakdown", "prompt_tokens")],
 )  # fmt: skip
-def test_a_field_of_a_part_costs_nothing_but_itself(holder: str, field: str, value: Any) -> None:
-    part: Any = {field: value, "kept": 1}
-    event = call(**{holder: part if holder in {"voip", "recording"} else [part]})
-    derive_everything(event)
-    found = getattr(event, holder)
-    assert (found[0] if isinstance(found, list) else found).model_extra == {"kept": 1}
+def test_a_field_of_a_part_costs_nothing_but_itself(holder: str, field: str) -> None:
+    for value in VALUES:
+        part: Any = {field: value, "kept": 1}
+        event = call(**{holder: part if holder in {"voip", "recording"} else [part]})
+        derive_everything(event)
+        found = getattr(event, holder)
+        extra = (found[0] if isinstance(found, list) else found).model_extra
+        assert extra == {"kept": 1}, value
 
 
 def derive_everything(event: EndOfCall) -> None:
@@ -187,25 +190,25 @@ AGENTS = [
 ]
 
 
-@pytest.mark.parametrize("agent", AGENTS)
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32-be"])
 @pytest.mark.parametrize("wrapped", [False, True], ids=["plain", "in a string"])
-def test_whose_a_call_is_reads_the_same_at_the_door_and_behind_it(
-    agent: bytes, encoding: str, wrapped: bool
-) -> None:
-    body = b'{"session_id": "-s", "agent_id": %b}' % agent
-    with suppress(UnicodeDecodeError):
-        body = body.decode().encode(encoding)
-    if wrapped:
-        body = json.dumps(body.decode("utf-8", "surrogateescape")).encode()
+def test_the_agent_reads_the_same_before_and_after_parsing(encoding: str, wrapped: bool) -> None:
+    for agent in AGENTS:
+        body = b'{"session_id": "-s", "agent_id": %b}' % agent
+        with suppress(UnicodeDecodeError):
+            body = body.decode().encode(encoding)
+        if wrapped:
+            body = json.dumps(body.decode("utf-8", "surrogateescape")).encode()
+        assert identity_of(body, identify) == identity_of(body, EndOfCall.parse), agent
+
+
+def identity_of(body: bytes, read: Callable[[bytes], Any]) -> object:
+    """Return whose call it is, by either reader; None where it refuses the body."""
     try:
-        identity = identify(body)
+        call = read(body)
     except PayloadError:
-        with pytest.raises(PayloadError):
-            EndOfCall.parse(body)
-        return
-    call = EndOfCall.parse(body)
-    assert identity == (call.session_id, call.agent_id)
+        return None
+    return (call.session_id, call.agent_id) if isinstance(call, EndOfCall) else call
 
 
 def test_a_call_made_by_hand_is_as_tolerant_but_for_its_id() -> None:

@@ -154,9 +154,7 @@ def few(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.usefixtures("few")
-@settings(
-    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(wanted=FILTERS)
 def test_pages_hold_exactly_what_all_filters_leave(many: Many, wanted: CallFilter) -> None:
     found: list[str] = []
@@ -178,7 +176,6 @@ def leads_back(many: Many, wanted: CallFilter, pages: list[Page]) -> None:
         assert back.rows == earlier.rows
 
 
-@settings(deadline=None, max_examples=100)
 @given(wanted=FILTERS)
 def test_tabs_count_each_outcome_under_all_other_filters(many: Many, wanted: CallFilter) -> None:
     page = many.stored.queries.list_calls(wanted, now=NOW)

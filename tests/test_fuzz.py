@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from conftest import SAMPLES, SECRET, eventually
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
@@ -132,7 +132,6 @@ PATHS = st.sampled_from(
 )  # fmt: skip
 
 
-@settings(deadline=None)
 @given(METHODS, PATHS, st.binary(max_size=60), HEADERS, st.lists(st.binary(), max_size=3))
 def test_any_request_gets_one_of_the_few_answers(
     receiver: Receiver,
@@ -147,14 +146,12 @@ def test_any_request_gets_one_of_the_few_answers(
     assert isinstance(json.loads(answer), dict)
 
 
-@settings(deadline=None)
 @given(st.lists(st.binary(), max_size=3))
 def test_any_bytes_are_kept_as_they_came(receiver: Receiver, chunks: list[bytes]) -> None:
     assert receiver.send(chunks=chunks) == (200, b'{"received":true}')
     assert receiver.kept()[0] == b"".join(chunks)
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=200) | st.sampled_from(SAMPLE_QUERIES))
 def test_any_query_is_answered(receiver: Receiver, query: bytes) -> None:
     status, answer = receiver.send("GET", "/millis/prefetch", query=query)
@@ -162,13 +159,11 @@ def test_any_query_is_answered(receiver: Receiver, query: bytes) -> None:
     assert json.loads(answer).keys() <= {"metadata", "extra_prompt"}
 
 
-@settings(deadline=None)
 @given(st.sampled_from(SAMPLE_QUERIES), st.data())
 def test_a_damaged_query_is_answered(receiver: Receiver, query: bytes, data: st.DataObject) -> None:
     assert receiver.send("GET", "/millis/prefetch", query=damaged(query, data))[0] == 200
 
 
-@settings(deadline=None)
 @given(st.sampled_from(SAMPLE_BODIES), st.data())
 def test_a_damaged_payload_is_kept(receiver: Receiver, body: bytes, data: st.DataObject) -> None:
     assert is_kept(receiver, damaged(body, data))
@@ -188,7 +183,6 @@ JSON = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(st.sampled_from(SAMPLE_BODIES), st.data())
 def test_a_payload_with_another_value_somewhere_is_a_call(
     receiver: Receiver, body: bytes, data: st.DataObject
@@ -257,7 +251,6 @@ def test_compressed_bombs_are_too_large(receiver: Receiver, encoding: bytes) -> 
     assert receiver.send(headers=headers, chunks=[bomb])[0] == 413
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=50), st.sampled_from([b"gzip", b"deflate"]), st.data())
 def test_a_damaged_compressed_body_is_kept_one_way_or_the_other(
     receiver: Receiver, body: bytes, encoding: bytes, data: st.DataObject
@@ -275,7 +268,6 @@ def inflated(body: bytes) -> Iterator[bytes]:
             yield zlib.decompress(body, wbits)
 
 
-@settings(deadline=None, max_examples=30)
 @given(st.binary(min_size=1, max_size=40))
 def test_without_the_secret_nothing_is_taken(receiver: Receiver, value: bytes) -> None:
     for kind in ("end-of-call", "prefetch"):

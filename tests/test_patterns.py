@@ -39,9 +39,9 @@ MADE = {
 }
 
 LONG = 100_000
-MOST_BEGINNINGS = 80
+MOST_BEGINNINGS = 40
 #: As many of a pattern's beginnings as cost most in a short text are tried in the long one.
-MOST_LONG = 8
+MOST_LONG = 3
 #: Times as long as the text is shorter when it is measured how the work grows.
 SHORTER = 4
 #: Between 4, for what is linear, and 16, for what is quadratic.

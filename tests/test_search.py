@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from stored_calls import NOW, StoredCalls
 
@@ -80,7 +80,6 @@ def test_any_part_of_what_was_said_finds_the_call(
     assert found(spoken, q) == ([] if number is None else [f"-{number}"])
 
 
-@settings(deadline=None, max_examples=200)
 @given(q=st.text(max_size=30) | st.sampled_from(SAID).flatmap(lambda said: st.sampled_from(
     [said[:3], said[5:9], said[-4:], said[2:], f'"{said[:4]}"', f"{said[1:5]}*"]
 )))  # fmt: skip

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from http import HTTPStatus
-from itertools import product
+from itertools import islice, product
 from typing import Literal
 
 import pytest
@@ -23,30 +23,34 @@ THEMES: tuple[tuple[Literal["light", "dark"], tuple[str, ...]], ...] = (
     ("light", ()),
     ("dark", ("color-contrast",)),
 )
-#: A page has many examples; axe-core, which takes its time, and both themes see so many of them.
-LOOKED_AT = 4
+#: A page has many examples. So many are opened, and axe-core, which takes its time, and both themes
+#: see so many of those.
+FEW = (4, 1)
+EVERY = (1000, 4)
 
 
 @pytest.mark.parametrize("name", page_names())
+@pytest.mark.parametrize("most", [FEW, pytest.param(EVERY, marks=pytest.mark.long)])
 def test_a_page_holds_up(
-    name: str, site: Site, open_tab: OpenTab, times_ms: dict[str, float]
+    name: str, most: tuple[int, int], site: Site, open_tab: OpenTab, times_ms: dict[str, float]
 ) -> None:
+    opened, looked_at = most
     with open_tab() as tab:
         found = [
             f"{path[:80]}: {fault}"
-            for number, path in enumerate(paths_of(name, site.folder))
+            for number, path in enumerate(islice(paths_of(name, site.folder), opened))
             if tab.open(path) == HTTPStatus.OK
-            for fault in _faults(tab, thorough=number < LOOKED_AT)
+            for fault in _faults(tab, thorough=number < looked_at)
         ]
         times_ms[name] = tab.interactive_ms()
     assert not found, "\n".join(found)
 
 
-@pytest.mark.parametrize("path", NOT_THERE)
-def test_a_page_that_is_not_there_holds_up(path: str, open_tab: OpenTab) -> None:
+def test_a_page_that_is_not_there_holds_up(open_tab: OpenTab) -> None:
     with open_tab() as tab:
-        assert tab.open(path) == HTTPStatus.NOT_FOUND
-        assert list(_faults(tab, thorough=True)) == []
+        for number, path in enumerate(NOT_THERE):
+            assert tab.open(path) == HTTPStatus.NOT_FOUND
+            assert list(_faults(tab, thorough=number == 0)) == [], path
 
 
 def test_the_sign_in_page_holds_up(chromium: Browser, server: Server) -> None:

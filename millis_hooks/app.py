@@ -189,6 +189,7 @@ class MillisHooks:
         elif self.settings.sandbox and path.startswith(_SANDBOX):
             await (await service.sites.stand_in())(scope, receive, send)
         else:
+            await service.turn()
             await service.near_misses.serve(service.sites.dashboard, scope, receive, send, asked)
 
     def _is_kept_from_others(self, scope: Scope, path: str, webhook: str | None) -> bool:

@@ -75,6 +75,7 @@ class Service:
         self._workbench = workbench
         self._tracing = _tracing(settings)
         self._hidden = _hidden(settings)
+        self._turn = asyncio.Lock()
         self._wake_runner: Callable[[], None] = lambda: None  # runs are written before there is one
         with ExitStack() as undoing:
             self._begin(undoing, default, app)
@@ -142,6 +143,15 @@ class Service:
             raise
         service._loops |= watch(serving=asyncio.get_running_loop(), handlers=workbench.loop)
         return service
+
+    async def turn(self) -> None:
+        """Wait until another page may begin: one in each round of the serving loop.
+
+        A thousand that come at once would else begin in the same round, and a webhook that comes
+        after them wait for seconds.
+        """
+        async with self._turn:
+            await asyncio.sleep(0)
 
     async def stop(self) -> None:
         """Let the handlers at work end, within bounds, and close the call log."""

@@ -533,3 +533,36 @@ def test_a_database_that_is_none_is_a_storage_error(make_hooks: MakeHooks, tmp_p
 async def _start_and_stop(hooks: MillisHooks) -> None:
     async with hooks.running():
         pass
+
+
+def test_a_webhook_does_not_wait_until_a_crowd_of_pages_has_begun(hooks: MillisHooks) -> None:
+    begun: list[int] = []
+
+    def scope(method: str, path: str) -> dict[str, Any]:
+        form = {"host": "x", "content-type": "application/x-www-form-urlencoded"}
+        names = {"authorization": AUTHORIZED["Authorization"], "content-length": "9", **form}
+        headers = [(name.encode(), value.encode()) for name, value in names.items()]
+        asked = {"type": "http", "method": method, "path": path, "query_string": b""}
+        return {**asked, "headers": headers, "scheme": "http", "server": ("127.0.0.1", 80)}
+
+    async def never() -> dict[str, Any]:
+        begun.append(1)
+        await asyncio.Event().wait()
+        return {}
+
+    async def send(_message: Any) -> None:
+        pass
+
+    async def attack() -> None:
+        await hooks._start()
+        await hooks(scope("GET", "/login"), never, send)
+        pages = [hooks(scope("POST", "/login"), never, send) for _ in range(500)]
+        crowd = [asyncio.create_task(page) for page in pages]
+        await asyncio.create_task(hooks(scope("GET", "/millis/prefetch"), never, send))
+        assert len(begun) < 250
+        for task in crowd:
+            task.cancel()
+        await asyncio.gather(*crowd, return_exceptions=True)
+        await hooks._stop()
+
+    asyncio.run(attack())

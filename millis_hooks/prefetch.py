@@ -165,7 +165,9 @@ class PrefetchEndpoint:
         for handler, own_call, end in zip(handlers, asked, finished, strict=True):
             reasons += [str(problem) for problem in own_call.problems[len(call.problems) :]]
             try:
-                answers += self._read(end, call)
+                read = self._read(end, call)
+                _tell_left_out(handler, read)
+                answers += read
             except HandlerError as error:
                 errors.append(error)
                 reasons.append(_explain(handler, error, call.session_id))
@@ -263,6 +265,12 @@ def encode_default(settings: Settings) -> bytes | None:
     if left_out:
         raise ConfigError(f"MILLIS_HOOKS_PREFETCH_DEFAULT: {left_out[0]}.")
     return response.model_dump_json(exclude_defaults=True).encode()
+
+
+def _tell_left_out(handler: Handler, answers: Sequence[Answer]) -> None:
+    left_out = [each for answer in answers for each in answer.left_out]
+    if left_out:
+        logger.warning("prefetch handler %s: left out %s", handler.name, "; ".join(left_out))
 
 
 def _explain(handler: Handler, error: HandlerError, session_id: str) -> str:

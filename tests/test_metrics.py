@@ -8,7 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from conftest import AUTHORIZED, END_OF_CALL, PREFETCH, MakeHooks, eventually, serving
+from conftest import AUTHORIZED, END_OF_CALL, PREFETCH, SECRET, MakeHooks, eventually, serving
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 from storage import NOW, ended, opened, writing
@@ -20,6 +20,7 @@ from millis_hooks.call_log.tables import calls, handler_runs
 from millis_hooks.counts import Histogram
 from millis_hooks.events import EndOfCall
 from millis_hooks.loop_lag import LoopLag
+from millis_hooks.marks import mark_header
 from millis_hooks.samples import end_of_call_body
 
 TOKEN = "a-token-for-the-tests-of-metrics"
@@ -108,6 +109,21 @@ def test_attempts_and_open_runs_are_told_by_handler(make_hooks: MakeHooks) -> No
         client.post(END_OF_CALL, content=end_of_call_body())
         eventually(lambda: value(client, "runs", handler="book", state="parked") == 1)
         assert value(client, "attempts_total", handler="book", outcome="failed") == 1
+        assert value(client, "attempt_duration_seconds_count") == 1
+
+
+def test_attempts_for_calls_that_are_made_up_are_not_counted(make_hooks: MakeHooks) -> None:
+    hooks = make_hooks(metrics_token=TOKEN)
+    handled: list[str] = []
+    hooks.on_end_of_call(name="book")(lambda call: handled.append(call.session_id))
+    with serving(hooks) as client:
+        made_up = end_of_call_body(session_id="-Made-up")
+        client.post(END_OF_CALL, content=made_up, headers=mark_header(SECRET, "-Made-up", "test"))
+        eventually(lambda: handled == ["-Made-up"])
+        client.post(END_OF_CALL, content=end_of_call_body())
+        eventually(
+            lambda: value(client, "attempts_total", handler="book", outcome="succeeded") == 1
+        )
         assert value(client, "attempt_duration_seconds_count") == 1
 
 

@@ -396,3 +396,16 @@ def test_a_failure_is_logged_with_its_traceback_and_without_its_secrets(
     assert "test_prefetch.py" in said
     assert "RuntimeError: token=" in said
     assert not any(secret in said for secret in ("hunter2", "4155550134", "15550100"))
+
+
+def test_what_was_left_out_of_an_answer_is_logged_with_its_handler(
+    hooks: MillisHooks, caplog: pytest.LogCaptureFixture
+) -> None:
+    @hooks.on_prefetch
+    def look_up(call: PrefetchRequest) -> dict[str, Any]:
+        return {"metadata": {"name": "Ada", "row": {"lock": object()}}}
+
+    with serving(hooks) as client:
+        assert client.get(PREFETCH).json()["metadata"]["name"] == "Ada"
+    why = "metadata.row.lock: a value of the type object cannot be sent as JSON"
+    assert f"prefetch handler look_up: left out {why}" in caplog.messages

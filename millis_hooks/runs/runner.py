@@ -73,6 +73,7 @@ class _AtWork:
     handler: Handler
     running: Running | None = None
     session_id: str | None = None
+    is_made_up: bool = False
     trace: str | None = None
     is_late: bool = False
 
@@ -317,7 +318,8 @@ class Runner:
             self._finished(at_work, Finished(error=error))
             self._left(at_work)
         else:
-            at_work.session_id = (event if isinstance(event, EndOfCall) else event.call).session_id
+            call = event if isinstance(event, EndOfCall) else event.call
+            at_work.session_id, at_work.is_made_up = call.session_id, call.is_made_up
             at_work.trace = bodies[run.call_id].trace
             at_work.running = self._workbench.run(
                 handler,
@@ -356,8 +358,9 @@ class Runner:
         end = end_of_attempt(run, at_work.handler, finished, self._now(), random.random)
         self._ended.append(end)
         if end.outcome != "not_wanted":
-            self.counts.outcomes[run.hook, run.handler, end.outcome] += 1
-            self.counts.seconds.add(end.duration_ms / 1000)
+            if not at_work.is_made_up:
+                self.counts.outcomes[run.hook, run.handler, end.outcome] += 1
+                self.counts.seconds.add(end.duration_ms / 1000)
             attempt = Attempt(
                 run_id=run.id,
                 handler=run.handler,

@@ -84,7 +84,7 @@ def check_each_is_handled(site: Site, *, once: bool) -> None:
 
 def test_replicas_may_start_at_once_on_a_new_database(tmp_path: Path) -> None:
     databases.use(tmp_path, postgres_server.new_database("new"))
-    site = Site(tmp_path, HANDLERS)
+    site = Site(tmp_path, WORK)  # nobody dies here, and a busy machine pauses a process for 2 s
 
     def start_and_stop(_number: int) -> None:
         with site.serving() as server:
@@ -98,7 +98,7 @@ def test_replicas_may_start_at_once_on_a_new_database(tmp_path: Path) -> None:
 
 
 def test_two_replicas_share_the_runs_and_do_each_once(tmp_path: Path) -> None:
-    site = Site(tmp_path, WORK)  # nobody dies here, and a busy machine pauses a process for 2 s
+    site = Site(tmp_path, WORK)  # as above
     sessions = [f"-{number}" for number in range(100)]
     with site.serving() as one, site.serving() as other:
         for number, session_id in enumerate(sessions):

@@ -21,14 +21,14 @@ from zoneinfo import ZoneInfo
 
 from sqlalchemy import Connection, func, select, text
 
-from millis_hooks.call_log.analytics.analytics import Analytics, Scope
-from millis_hooks.call_log.analytics.summaries import summarize
-from millis_hooks.call_log.analytics.triggers import CREATE_TRIGGERS
 from millis_hooks.call_log.database import Database
 from millis_hooks.call_log.dialects import is_postgresql
 from millis_hooks.call_log.migrations import migrate, open_database
+from millis_hooks.call_log.queries.analytics import Analytics, Scope
+from millis_hooks.call_log.queries.summaries import summarize
 from millis_hooks.call_log.tables import attempts, calls, cost_items, handler_runs, summaries
-from millis_hooks.call_status import CallStatus, outcome_of
+from millis_hooks.call_log.triggers import CREATE_TRIGGERS
+from millis_hooks.protocol.call_status import CallStatus, outcome_of
 
 NEWEST = datetime(2026, 11, 21, 14, tzinfo=UTC)
 YEAR = timedelta(days=365)

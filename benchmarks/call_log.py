@@ -25,13 +25,13 @@ from sqlalchemy import create_engine, exists, func, make_url, select
 from millis_hooks.call_log import CallLog
 from millis_hooks.call_log.database import Database
 from millis_hooks.call_log.deliveries import Delivery
-from millis_hooks.call_log.filters import CallFilter
-from millis_hooks.call_log.listing import cursor_of
 from millis_hooks.call_log.migrations import open_database
 from millis_hooks.call_log.queries import Queries
-from millis_hooks.call_log.raw_bytes import length_of
+from millis_hooks.call_log.queries.filters import CallFilter
+from millis_hooks.call_log.queries.index_plan import Key
+from millis_hooks.call_log.queries.paging import cursor_of
+from millis_hooks.call_log.raw_body import length_of
 from millis_hooks.call_log.tables import calls, deliveries, inbox
-from millis_hooks.call_log.ways import Key
 
 from . import generate
 from .bystanders import Bystanders

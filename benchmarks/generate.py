@@ -22,15 +22,15 @@ from urllib.parse import quote, urlencode
 
 from sqlalchemy import Connection, bindparam, func, insert, select, update
 
+from millis_hooks.call_log.call_rows import save
 from millis_hooks.call_log.database import Database
 from millis_hooks.call_log.deliveries import Delivery, insert_deliveries
-from millis_hooks.call_log.derived import save
-from millis_hooks.call_log.digest import digest_delivery
 from millis_hooks.call_log.migrations import migrate, open_database
-from millis_hooks.call_log.packing import pack_older
+from millis_hooks.call_log.projection import digest_delivery
 from millis_hooks.call_log.tables import IS_OPEN, attempts, calls, deliveries, handler_runs, inbox
-from millis_hooks.events import EndOfCall
-from millis_hooks.samples import push_id
+from millis_hooks.call_log.upkeep.vacuum import pack_older
+from millis_hooks.protocol.events import EndOfCall
+from millis_hooks.protocol.samples import push_id
 
 from .conversations import agent_config, language, line, name
 

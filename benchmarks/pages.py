@@ -23,10 +23,10 @@ from typing import Any, cast
 from sqlalchemy import select
 from starlette.applications import Starlette
 
+from millis_hooks.call_log.call_rows import save
 from millis_hooks.call_log.database import Database
 from millis_hooks.call_log.deliveries import insert_deliveries
-from millis_hooks.call_log.derived import save
-from millis_hooks.call_log.digest import digest_delivery
+from millis_hooks.call_log.projection import digest_delivery
 from millis_hooks.call_log.queries import Queries
 from millis_hooks.call_log.tables import deliveries
 from millis_hooks.dashboard import DashboardSettings, dashboard

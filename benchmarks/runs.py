@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from millis_hooks.call_log.holder import FileHolder
+from millis_hooks.call_log.locks import FileHolder
 
 from .beginnings import NOTES, Beginnings, Caller, Notes
 from .bystanders import Bystanders

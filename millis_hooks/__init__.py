@@ -9,45 +9,45 @@ from .version import __version__ as __version__
 
 if TYPE_CHECKING:
     from .app import MillisHooks as MillisHooks
-    from .call_status import CallStatus as CallStatus
-    from .call_status import Outcome as Outcome
-    from .events import CostItem as CostItem
-    from .events import EndOfCall as EndOfCall
-    from .events import FunctionCall as FunctionCall
-    from .events import Message as Message
-    from .events import PrefetchRequest as PrefetchRequest
-    from .events import PrefetchResponse as PrefetchResponse
     from .exceptions import ConfigError as ConfigError
     from .exceptions import MillisApiError as MillisApiError
     from .exceptions import MillisHooksError as MillisHooksError
     from .exceptions import RegistrationError as RegistrationError
-    from .millis_api import MillisApi as MillisApi
-    from .parked import ParkedRun as ParkedRun
-    from .retries import Backoff as Backoff
-    from .retries import GiveUp as GiveUp
-    from .retries import Retry as Retry
-    from .routing import Router as Router
+    from .handlers.failed_runs import ParkedRun as ParkedRun
+    from .handlers.retries import Backoff as Backoff
+    from .handlers.retries import GiveUp as GiveUp
+    from .handlers.retries import Retry as Retry
+    from .handlers.routing import Router as Router
+    from .millis_api.client import MillisApi as MillisApi
+    from .protocol.call_status import CallStatus as CallStatus
+    from .protocol.call_status import Outcome as Outcome
+    from .protocol.events import CostItem as CostItem
+    from .protocol.events import EndOfCall as EndOfCall
+    from .protocol.events import FunctionCall as FunctionCall
+    from .protocol.events import Message as Message
+    from .protocol.events import PrefetchRequest as PrefetchRequest
+    from .protocol.events import PrefetchResponse as PrefetchResponse
 
 _HOMES = {
     "MillisHooks": "app",
-    "CallStatus": "call_status",
-    "Outcome": "call_status",
-    "CostItem": "events",
-    "EndOfCall": "events",
-    "FunctionCall": "events",
-    "Message": "events",
-    "PrefetchRequest": "events",
-    "PrefetchResponse": "events",
+    "CallStatus": "protocol.call_status",
+    "Outcome": "protocol.call_status",
+    "CostItem": "protocol.events",
+    "EndOfCall": "protocol.events",
+    "FunctionCall": "protocol.events",
+    "Message": "protocol.events",
+    "PrefetchRequest": "protocol.events",
+    "PrefetchResponse": "protocol.events",
     "ConfigError": "exceptions",
-    "MillisApi": "millis_api",
+    "MillisApi": "millis_api.client",
     "MillisApiError": "exceptions",
     "MillisHooksError": "exceptions",
     "RegistrationError": "exceptions",
-    "ParkedRun": "parked",
-    "Backoff": "retries",
-    "GiveUp": "retries",
-    "Retry": "retries",
-    "Router": "routing",
+    "ParkedRun": "handlers.failed_runs",
+    "Backoff": "handlers.retries",
+    "GiveUp": "handlers.retries",
+    "Retry": "handlers.retries",
+    "Router": "handlers.routing",
 }
 
 __all__ = [

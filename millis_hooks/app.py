@@ -18,21 +18,20 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.types import Receive, Scope, Send
 
+from .environment.addresses import is_elsewhere
 from .exceptions import MillisHooksError, StorageError
-from .failures import describe_failure
-from .known_secrets import safe_path
-from .loopback import is_elsewhere
-from .near_misses import MOST_HEAD_BYTES, head_bytes
-from .replies import reply
-from .routing import Router
+from .handlers.executor import Lifespan
+from .handlers.routing import Router
+from .masking.error_report import describe_failure
+from .masking.known_secrets import safe_path
 from .service import Service
-from .settings import NOT_EXPOSED, Settings
-from .stopping import STOPPING
-from .workbench import Lifespan
+from .settings import NOT_EXPOSED, STOPPING, Settings
+from .webhooks.refused import MOST_HEAD_BYTES, head_bytes
+from .webhooks.responses import reply
 
 if TYPE_CHECKING:
-    from .in_place_of_millis import Answers
-    from .millis_api import MillisApi, StartedCall
+    from .handlers.made_up_calls import Answers
+    from .millis_api.client import MillisApi, StartedCall
 
 logger = logging.getLogger("millis_hooks")
 
@@ -82,7 +81,7 @@ class MillisHooks:
         For a rehearsed call the sandbox answers, and in a test `HooksClient`; Millis is not asked.
         Raises `ConfigError` without `MILLIS_HOOKS_API_KEY`, except in tests.
         """
-        from .millis_api import MillisApi
+        from .millis_api.client import MillisApi
 
         return MillisApi.of(self.settings, remember=self._remember)
 

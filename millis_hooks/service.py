@@ -1,50 +1,256 @@
-"""What runs between start and stop. Started in order, stopped in reverse: storage closes last."""
+"""What runs between start and stop. Started in order, stopped in reverse: storage closes last.
+
+What a service serves beside the two webhooks: the dashboard, metrics, the stand-in for Millis.
+
+Each is made for the first who asks: calls do not wait for what they do not need.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+import threading
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import ExitStack
-from datetime import UTC, datetime
-from functools import partial
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, TypeVar
 
 from sqlalchemy import Connection
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .call_log import CallLog
+from .call_log.call_ends import RunsFor
+from .call_log.call_rows import agent_of_session
+from .call_log.change_feed import Change
+from .call_log.counts import WebhookCounts
 from .call_log.deliveries import Delivery
-from .call_log.news import Change
-from .call_log.owners import agent_of_session
+from .call_log.projection import digest_delivery
 from .call_log.rejections import Described, Rejection, RejectionLog
-from .end_of_call import EndOfCallEndpoint
-from .events import EndOfCall
+from .call_log.upkeep.housekeeping import Housekeeper
 from .exceptions import ConfigError, StorageError
-from .failures import hide_by, hide_no_more_by
-from .housekeeping import Housekeeper
-from .in_place_of_millis import Answers
-from .known_secrets import forget, know
-from .loop_lag import LoopLag, watch
-from .marks import REHEARSALS, TESTS_ONLY, Marks
-from .near_misses import NearMisses
-from .parked import ParkedRun
-from .prefetch import PrefetchEndpoint, encode_default
-from .recorded_requests import logged
-from .routing import Event, Router
-from .runs.dispatcher import dispatcher_of
-from .runs.registered import write_handlers
+from .handlers.executor import Lifespan, Workbench
+from .handlers.failed_runs import ParkedRun
+from .handlers.made_up_calls import Answers, logged
+from .handlers.routing import Event, Router
+from .masking.error_report import hide_by, hide_no_more_by
+from .masking.known_secrets import forget, know
+from .observability.loop_lag import LoopLag, watch
+from .protocol.events import EndOfCall
+from .protocol.test_marks import REHEARSALS, TESTS_ONLY, Marks
+from .runs.outcome import write_handlers
+from .runs.processes import dispatcher_of
 from .runs.runner import Runner
 from .settings import Settings
-from .sites import Sites, Works
-from .workbench import Lifespan, Workbench
+from .version import __version__
+from .webhooks.end_of_call import EndOfCallEndpoint
+from .webhooks.prefetch import PrefetchEndpoint, encode_default
+from .webhooks.refused import NearMisses
 
 if TYPE_CHECKING:
-    from .masking import MaskPolicy
-    from .millis_api import MillisApi
-    from .reconciler import Reconciler
-    from .shared_answers import SharedAnswers
-    from .tracing import Tracing
+    from .call_log.upkeep.reprocess import Reread
+    from .dashboard import Forgetting, Setup
+    from .dashboard.sandbox import Sandbox
+    from .masking.policy import MaskPolicy
+    from .millis_api.client import MillisApi
+    from .millis_api.reconcile import Reconciler
+    from .observability.tracing import Tracing
+    from .operators import Operators
+    from .runs.replay import Replayed
+    from .sandbox.emulator import StandIn
+    from .sandbox.emulator.rehearsals import Rehearsals
+    from .webhooks.prefetch_cache import SharedAnswers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Works:
+    """What works behind the sites. `app` is what the sandbox's calls are sent to."""
+
+    settings: Settings
+    call_log: CallLog
+    runner: Runner
+    runs_for: RunsFor
+    counts: Mapping[str, WebhookCounts]
+    loops: Mapping[str, LoopLag]
+    app: ASGIApp | None
+
+
+class Sites:
+    """ASGI applications over one service."""
+
+    def __init__(self, works: Works, *, now: Callable[[], datetime]) -> None:
+        self._works = works
+        self._settings = works.settings
+        # Not for the first page: it may be asked for while nothing can be written.
+        self._session_key = _session_key(works)
+        self._now = now
+        self._site: ASGIApp | None = None
+        self._metrics: ASGIApp | None = None
+        self._stand_in: StandIn | None = None
+        self._making_stand_in = asyncio.Lock()
+        self._making = threading.Lock()  # several may be the first to ask
+
+    async def close(self) -> None:
+        """End the calls of the sandbox."""
+        if self._stand_in is not None:
+            await self._stand_in.close()
+
+    async def stand_in(self) -> StandIn:
+        """Return what stands in for Millis; it is made for the first call that comes in by it.
+
+        Raises `RuntimeError` where there is no application to call.
+        """
+        async with self._making_stand_in:
+            if self._stand_in is None:
+                self._stand_in = await asyncio.to_thread(self._make_stand_in)
+            return self._stand_in
+
+    def _make_stand_in(self) -> StandIn:
+        from .sandbox.emulator import StandIn
+
+        if self._works.app is None:
+            raise RuntimeError("The service was started without its application.")
+        return StandIn(self._works.app, self._settings, now=self._now)
+
+    async def dashboard(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a page. The dashboard is made for the first one: calls do not wait for it."""
+        site = self._site
+        if site is None:
+            site = await asyncio.to_thread(self._made_site)
+        await site(scope, receive, send)
+
+    async def metrics(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve the metrics; what shows them is made for the first who asks."""
+        metrics = self._metrics
+        if metrics is None:
+            metrics = await asyncio.to_thread(self._made_metrics)
+        await metrics(scope, receive, send)
+
+    def _made_site(self) -> ASGIApp:
+        with self._making:
+            if self._site is None:
+                self._site = self._make_dashboard()
+            return self._site
+
+    def _made_metrics(self) -> ASGIApp:
+        with self._making:
+            if self._metrics is None:
+                self._metrics = self._make_metrics()
+            return self._metrics
+
+    def _make_metrics(self) -> ASGIApp:
+        from .observability.metrics import MetricsEndpoint, Sources
+
+        sources = Sources(
+            webhooks=self._works.counts,
+            runner=self._works.runner,
+            call_log=self._works.call_log,
+            loops=self._works.loops,
+            now=self._now,
+        )
+        return MetricsEndpoint(self._settings, sources, self._is_operator)
+
+    def _is_operator(self, scope: Scope) -> bool:
+        from starlette.requests import Request
+
+        from .dashboard.security import Cookies
+
+        with self._making:
+            operators = self._operators
+        cookie = Cookies(self._settings.public_url).session(Request(scope))
+        return operators.resume(cookie, is_use=False) is not None
+
+    @cached_property
+    def _operators(self) -> Operators:
+        from .operators import Lasts, Operators
+
+        return Operators(
+            self._works.call_log.database.reader,
+            write=self._works.call_log.writer.run,
+            signing_key=self._session_key,
+            password=self._settings.dashboard_password,
+            now=self._now,
+            lasts=Lasts(
+                idle=timedelta(hours=self._settings.session_idle_hours),
+                longest=timedelta(days=self._settings.session_days),
+            ),
+        )
+
+    def _make_dashboard(self) -> ASGIApp:
+        from .call_log.queries import Queries
+        from .dashboard import DashboardSettings, Webhooks, dashboard
+        from .masking.policy import MaskPolicy
+
+        return dashboard(
+            Queries(self._works.call_log.database.reader),
+            self._operators,
+            replay=self._replay,
+            settings=DashboardSettings(
+                version=__version__,
+                mask=MaskPolicy.of(self._settings),
+                webhooks=Webhooks.of(self._settings),
+                damage=lambda: self._works.call_log.damage,
+                public_url=self._settings.public_url,
+            ),
+            setup=self._setup(),
+            forgetting=self._forgetting(),
+            reread=self._reread,
+            sandbox=self._sandbox(),
+            now=self._now,
+            news=self._works.call_log.news,
+        )
+
+    def _sandbox(self) -> Sandbox | None:
+        if not self._settings.sandbox or self._works.app is None:
+            return None
+        from .dashboard.sandbox import Sandbox
+
+        return Sandbox(self._rehearsed)
+
+    async def _rehearsed(self) -> Rehearsals:
+        """Return what begins the calls of the sandbox's page; it is made for the first one."""
+        return (await self.stand_in()).rehearsals
+
+    def _forgetting(self) -> Forgetting:
+        from .dashboard import Forgetting
+
+        remembers = self._settings.prefetch_fallback == "last_good"
+        return Forgetting(
+            self._works.call_log.database.reader,
+            self._works.call_log.writer.run,
+            remembers=remembers,
+        )
+
+    def _setup(self) -> Setup:
+        from .checks.examination import examine
+        from .dashboard import Setup, Trials
+
+        look = partial(examine, self._settings, self._now, reads_all=False, measures=False)
+        return Setup(self._settings, Trials(self._settings), look)
+
+    def _replay(self, work: Callable[[Connection], Replayed | None]) -> Replayed | None:
+        replayed = self._works.call_log.writer.run(work)
+        self._works.runner.wake()
+        return replayed
+
+    def _reread(self, delivery_id: int) -> Reread | None:
+        from .call_log.upkeep.reprocess import reread_delivery
+
+        digest = partial(
+            digest_delivery, own_numbers=self._settings.own_numbers, runs_for=self._works.runs_for
+        )
+        log = self._works.call_log
+        reread = reread_delivery(log.database.reader, log.writer.run, delivery_id, digest)
+        self._works.runner.wake()
+        return reread
+
+
+def _session_key(works: Works) -> bytes:
+    if works.settings.session_key is not None:
+        return works.settings.session_key.get_secret_value().encode()
+    return works.call_log.key("operator_sessions")
+
 
 T = TypeVar("T")
 
@@ -176,7 +382,7 @@ class Service:
 
     async def remember_started(self, session_id: str) -> None:
         """Keep a call in mind that Millis was asked to make. Raises `StorageError`."""
-        from .call_log.gaps import remember_started
+        from .call_log.missing_ends import remember_started
 
         note = partial(remember_started, session_id=session_id, now=_now())
         await asyncio.to_thread(self.call_log.writer.run, note)
@@ -236,12 +442,12 @@ class Service:
         if not settings.take_calls_when_damaged:
             store = partial(_store_if_sound, self.call_log, store)
         if settings.redact_before_store and self._hidden is not None:
-            from .redaction import Redaction
+            from .call_log.masked_deliveries import Redaction
 
             redaction = Redaction(self._hidden, store, record)
             store, record = redaction.store, redaction.record
         if tracing is not None:
-            from .call_log.traces import traces_going_on
+            from .observability.tracing import traces_going_on
 
             tracing.remember(traces_going_on(self.call_log.database.reader))
         mark_of = Marks(accepts=REHEARSALS if settings.sandbox else TESTS_ONLY).mark_of
@@ -270,8 +476,7 @@ class Service:
         last_good, settings = self.prefetch.last_good, self._settings
         if last_good is None:
             return None
-        from .call_log.good_answers import GoodAnswers
-        from .shared_answers import SharedAnswers
+        from .webhooks.prefetch_cache import GoodAnswers, SharedAnswers
 
         reader = self.call_log.database.reader
         answers = GoodAnswers(reader, most=settings.last_good_max_entries)
@@ -295,9 +500,8 @@ class Service:
         return self.runner.leads
 
     def _start_reconciler(self, api: MillisApi) -> Reconciler:
-        from .reconcile import Reconciliation
-        from .reconciler import Reconciler
-        from .redaction import redacting
+        from .call_log.masked_deliveries import redacting
+        from .millis_api.reconcile import Reconciler, Reconciliation
 
         log, redact = self.call_log, redacting(self._settings)
         reconciler = Reconciler(
@@ -346,7 +550,7 @@ def _hidden(settings: Settings) -> MaskPolicy | None:
     """Return what is kept out of the logs, and out of the call log if that is redacted."""
     if settings.mask_numbers == settings.mask_text == "none" and not settings.redact_before_store:
         return None  # masking compiles its patterns when it is imported: most never need it here
-    from .redaction import policy_of
+    from .call_log.masked_deliveries import policy_of
 
     return policy_of(settings)
 
@@ -356,7 +560,7 @@ def _tracing(settings: Settings) -> Tracing | None:
     if not settings.tracing:
         return None
     try:
-        from .tracing import Tracing
+        from .observability.tracing import Tracing
 
         return Tracing()
     except ImportError as error:
@@ -370,7 +574,7 @@ def _api_to_look_into(settings: Settings) -> MillisApi | None:
     """Return the client to reconcile by, if that is wanted; raises `ConfigError`."""
     if settings.api_key is None or not settings.reconcile_minutes:
         return None
-    from .millis_api import MillisApi
+    from .millis_api.client import MillisApi
 
     return MillisApi.of(settings)
 
@@ -382,7 +586,7 @@ def _in_place_of_millis(
     unsent = given or logged
     rehearsed = unsent
     if given is None and settings.sandbox and app is not None:
-        from .sandbox.answers import SandboxAnswers
+        from .sandbox.api_answers import SandboxAnswers
 
         rehearsed = SandboxAnswers(app, settings.sandbox_key, asyncio.get_running_loop())
 
@@ -397,7 +601,7 @@ def _in_place_of_millis(
 
 
 def _describe(settings: Settings, rejection: Rejection) -> Described:
-    from .rejected import Describer  # as above: most never refuse anything
+    from .webhooks.refused import Describer  # as above: most never refuse anything
 
     return Describer.of(settings)(rejection)
 

@@ -2,6 +2,9 @@
 
 A value comes from an argument of `MillisHooks`, else from `MILLIS_HOOKS_<NAME>` in the environment,
 else from a `.env` file in the working directory, else from the default written here.
+
+How a server tells its application that it is about to stop: a key of the `state` in the scope of
+each request (https://asgi.readthedocs.io/en/latest/specs/lifespan.html#lifespan-state).
 """
 
 from __future__ import annotations
@@ -25,11 +28,9 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from .exceptions import ConfigError
-from .loopback import is_loopback
-from .password_rules import require_own, require_strong
-from .phones import international
-from .setting_sources import (
+from .environment.addresses import is_loopback, service_address, web_address, without_password
+from .environment.secret_rules import require_own, require_strong
+from .environment.sources import (
     ENV_FILE,
     ENV_PREFIX,
     Given,
@@ -37,7 +38,8 @@ from .setting_sources import (
     is_in_use_and_public,
     read_sources,
 )
-from .web_address import service_address, web_address, without_password
+from .exceptions import ConfigError
+from .protocol.phones import international
 
 Secrets = tuple[SecretStr, ...]
 Hook = Literal["prefetch", "end_of_call"]
@@ -535,3 +537,6 @@ def _bounds(field: FieldInfo) -> Iterator[str]:
         for name, words in (("gt", "above"), ("ge", "from"), ("le", "up to")):
             if hasattr(bound, name):
                 yield f"{words} {getattr(bound, name):,}"
+
+
+STOPPING = "millis_hooks.stopping"

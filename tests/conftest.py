@@ -23,7 +23,7 @@ from starlette.testclient import TestClient
 
 from millis_hooks import MillisHooks
 from millis_hooks.call_log.postgres import driver_url
-from millis_hooks.operators import passwords
+from millis_hooks.operators import accounts
 
 T = TypeVar("T")
 
@@ -70,9 +70,9 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 @pytest.fixture(autouse=True, scope="session")
 def real_hasher() -> Iterator[Callable[[], PasswordHasher]]:
     """Hash passwords as quickly as argon2 can: each sign-in would else take 25 ms and 19 MiB."""
-    real, quick = passwords._hasher, PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+    real, quick = accounts._hasher, PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(passwords, "_hasher", lambda: quick)
+        patch.setattr(accounts, "_hasher", lambda: quick)
         yield real
 
 

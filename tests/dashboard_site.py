@@ -20,7 +20,7 @@ from stored_calls import NOW, StoredCalls
 from millis_hooks.dashboard import DashboardSettings, Forgetting, Setup, Trials, dashboard
 from millis_hooks.dashboard.setup import Examine
 from millis_hooks.exceptions import StorageError
-from millis_hooks.masking import SECRETS_ALONE, MaskPolicy
+from millis_hooks.masking.policy import SECRETS_ALONE, MaskPolicy
 from millis_hooks.operators import Operators
 from millis_hooks.runs.replay import Replayed
 from millis_hooks.settings import Settings

@@ -13,8 +13,8 @@ from storage import url_in
 from millis_hooks.call_log import migrations
 from millis_hooks.call_log.database import Database
 from millis_hooks.call_log.deliveries import content_hash
-from millis_hooks.call_log.folding import fold
-from millis_hooks.samples import end_of_call_body, prefetch_query
+from millis_hooks.call_log.search import fold
+from millis_hooks.protocol.samples import end_of_call_body, prefetch_query
 
 SCHEMAS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010")
 WHEN = "2026-11-{day:02} 14:20:00.123456"

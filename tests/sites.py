@@ -19,7 +19,7 @@ from urllib.parse import urlencode, urlsplit
 from storage import eventually, opened, rows, url_in
 
 from millis_hooks.call_log.tables import handler_runs, inbox
-from millis_hooks.samples import end_of_call_body
+from millis_hooks.protocol.samples import end_of_call_body
 
 SECRET = "a secret of the crash tests"
 PASSWORD = "a password of the crash tests"

@@ -17,7 +17,7 @@ from millis_hooks.call_log.database import Database
 from millis_hooks.call_log.deliveries import Delivery
 from millis_hooks.call_log.migrations import migrate, open_database
 from millis_hooks.call_log.writer import Writer
-from millis_hooks.samples import end_of_call_body, prefetch_query
+from millis_hooks.protocol.samples import end_of_call_body, prefetch_query
 
 NOW = datetime(2026, 11, 21, 14, 20, tzinfo=UTC)
 

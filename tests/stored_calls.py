@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 from databases import made_in
 from sqlalchemy import Connection, Table, insert
 
+from millis_hooks.call_log.call_rows import pending_run
 from millis_hooks.call_log.migrations import migrate, open_database
-from millis_hooks.call_log.new_runs import pending_run
 from millis_hooks.call_log.queries import Queries
 from millis_hooks.call_log.search import call_search, search_row
 from millis_hooks.call_log.tables import (

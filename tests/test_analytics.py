@@ -19,25 +19,23 @@ from sqlalchemy import delete, text, update
 from storage import ended, opened, prefetched, rows, writing
 from stored_calls import NOW, StoredCalls
 
-from millis_hooks.call_log.analytics.analytics import LONGEST, Analytics, Scope
-from millis_hooks.call_log.analytics.buckets import cut, interval_for, last_days
-from millis_hooks.call_log.analytics.figures import Report
-from millis_hooks.call_log.analytics.percentiles import count_between, percentile
-from millis_hooks.call_log.analytics.summaries import summarize
-from millis_hooks.call_log.analytics.triggers import CREATE_TRIGGERS
 from millis_hooks.call_log.database import Database
 from millis_hooks.call_log.deliveries import insert_deliveries
 from millis_hooks.call_log.migrations import upgrade
 from millis_hooks.call_log.processing import Processor
-from millis_hooks.call_log.removal import remove_sessions
-from millis_hooks.call_log.tables import (
-    attempts,
-    calls,
-    deliveries,
-    handler_runs,
-    hours,
-    summaries,
+from millis_hooks.call_log.queries.analytics import (
+    LONGEST,
+    Analytics,
+    Report,
+    Scope,
+    count_between,
+    percentile,
 )
+from millis_hooks.call_log.queries.buckets import cut, interval_for, last_days
+from millis_hooks.call_log.queries.summaries import summarize
+from millis_hooks.call_log.tables import attempts, calls, deliveries, handler_runs, hours, summaries
+from millis_hooks.call_log.triggers import CREATE_TRIGGERS
+from millis_hooks.call_log.upkeep.removal import remove_sessions
 from millis_hooks.exceptions import StorageError
 
 pytestmark = pytest.mark.both_databases

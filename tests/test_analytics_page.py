@@ -17,15 +17,19 @@ from sqlalchemy import event
 from starlette.datastructures import QueryParams
 from stored_calls import NOW
 
-from millis_hooks.call_log.analytics.figures import Tile
-from millis_hooks.call_log.analytics.summaries import SETTLED_AFTER, summarize
+from millis_hooks.call_log.queries.analytics import Tile
+from millis_hooks.call_log.queries.summaries import SETTLED_AFTER, summarize
 from millis_hooks.dashboard import DashboardSettings
-from millis_hooks.dashboard.analytics.chart import Chart, Column, Row, as_csv, written
-from millis_hooks.dashboard.analytics.page import KEPT_FOR, AnalyticsPage
-from millis_hooks.dashboard.analytics.question import Question, read_question
-from millis_hooks.dashboard.analytics.tiles import Figure
-from millis_hooks.dashboard.pages import Asked, templates_dir
-from millis_hooks.masking import MaskPolicy
+from millis_hooks.dashboard.analytics import (
+    KEPT_FOR,
+    AnalyticsPage,
+    Figure,
+    Question,
+    read_question,
+)
+from millis_hooks.dashboard.charts import Chart, Column, Row, as_csv, written
+from millis_hooks.dashboard.pages import PageRequest, templates_dir
+from millis_hooks.masking.policy import MaskPolicy
 
 BERLIN = ZoneInfo("Europe/Berlin")
 CHARTS = ["calls", "cost", "endings", "duration", "prefetch", "handlers"]
@@ -354,7 +358,7 @@ def test_what_takes_long_is_answered_from_memory_for_a_while(site: Site) -> None
         statements.clear()
         now = NOW + timedelta(seconds=seconds)
         return page.show(
-            Asked(site.stored.queries, DashboardSettings("1"), now, QueryParams(query), {})
+            PageRequest(site.stored.queries, DashboardSettings("1"), now, QueryParams(query), {})
         )
 
     assert view(0).read_at is None

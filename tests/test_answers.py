@@ -11,10 +11,9 @@ from sqlalchemy import NullPool, create_engine
 from storage import NOW, eventually
 
 from millis_hooks import PrefetchRequest, PrefetchResponse
-from millis_hooks.answers import Answer, LastGood, merge, read_answer
-from millis_hooks.call_log.good_answers import GoodAnswers
 from millis_hooks.exceptions import HandlerError
-from millis_hooks.shared_answers import SharedAnswers
+from millis_hooks.webhooks.prefetch_answer import Answer, LastGood, merge, read_answer
+from millis_hooks.webhooks.prefetch_cache import GoodAnswers, SharedAnswers
 
 
 def caller(phone: str | None = "+15550100", agent_id: str = "-agent") -> PrefetchRequest:
@@ -257,7 +256,7 @@ def test_of_many_callers_the_latest_are_remembered() -> None:
 def test_answers_that_cannot_be_shared_are_told_of_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("millis_hooks.shared_answers.EVERY_S", 0.001)
+    monkeypatch.setattr("millis_hooks.webhooks.prefetch_cache.EVERY_S", 0.001)
     looks: list[datetime] = []
 
     def now() -> datetime:

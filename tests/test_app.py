@@ -21,7 +21,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from millis_hooks import ConfigError, EndOfCall, MillisHooks, PrefetchRequest, Router
 from millis_hooks.exceptions import StorageError
-from millis_hooks.sites import Sites
+from millis_hooks.service import Sites
 
 BODY = b'{"session_id": "-Ox1"}'
 

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from millis_hooks.auth import Gate
 from millis_hooks.exceptions import AuthenticationError
-from millis_hooks.masking import SECRETS_ALONE
+from millis_hooks.masking.policy import SECRETS_ALONE
 from millis_hooks.settings import Hook, Settings
+from millis_hooks.webhooks.auth import Gate
 
 SECRET = "a-secret-for-tests-only-0001"
 OTHER = "a-secret-for-tests-only-0002"

@@ -16,11 +16,10 @@ from sqlalchemy import insert, select, text
 from storage import opened, rows, url_in
 from typer.testing import CliRunner, Result
 
-from millis_hooks.call_log import vacuum as vacuuming
-from millis_hooks.call_log.backup import back_up
 from millis_hooks.call_log.database import Database
-from millis_hooks.call_log.interruptible import interruptible
 from millis_hooks.call_log.tables import keys
+from millis_hooks.call_log.upkeep import vacuum as vacuuming
+from millis_hooks.call_log.upkeep.backup import back_up, interruptible
 from millis_hooks.cli.commands import app
 from millis_hooks.exceptions import ConfigError, StorageError
 

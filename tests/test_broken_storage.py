@@ -21,12 +21,12 @@ from typer.testing import CliRunner
 from millis_hooks import MillisHooks
 from millis_hooks.call_log import CallLog
 from millis_hooks.call_log.database import Database
+from millis_hooks.call_log.health import Readiness
 from millis_hooks.call_log.processing import Processor
-from millis_hooks.call_log.readiness import Readiness
 from millis_hooks.call_log.tables import deliveries, inbox
 from millis_hooks.cli.commands import app
 from millis_hooks.exceptions import StorageError, StorageOutageError, WrongFileError
-from millis_hooks.samples import end_of_call_body
+from millis_hooks.protocol.samples import end_of_call_body
 
 BODY = end_of_call_body(session_id="-s1")
 PAGE_BYTES = 4096
@@ -116,7 +116,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody waits long for a lock, nor for a second look."""
     monkeypatch.setattr("millis_hooks.call_log.database.BUSY_TIMEOUT_S", 0.01)
     monkeypatch.setattr("millis_hooks.call_log.writer.RETRY_S", 0.01)
-    monkeypatch.setattr("millis_hooks.call_log.readiness.FRESH_S", 0)
+    monkeypatch.setattr("millis_hooks.call_log.health.FRESH_S", 0)
 
 
 def answers(client: TestClient) -> tuple[int, int, int, int]:
@@ -357,7 +357,7 @@ def test_records_beyond_what_memory_may_hold_are_lost_and_counted(
 def test_a_disk_that_does_not_answer_is_not_ready(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("millis_hooks.call_log.readiness.WAIT_S", 0.01)
+    monkeypatch.setattr("millis_hooks.call_log.health.WAIT_S", 0.01)
     with opened(tmp_path) as database, writing(database) as writer:
         readiness = Readiness(writer)
         with held(writer), pytest.raises(StorageOutageError, match="has not answered"):

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.datastructures import QueryParams
 
-from millis_hooks.call_log.filters import CallFilter
+from millis_hooks.call_log.queries.filters import CallFilter
 from millis_hooks.dashboard.call_filters import (
     list_query,
     params_of,

@@ -17,14 +17,12 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, delete, insert, select
 from storage import NOW, ended, opened, prefetched, rows, writing
 
-from millis_hooks.call_log.changes import Changes
+from millis_hooks.call_log.call_ends import read_whole
 from millis_hooks.call_log.database import Database
 from millis_hooks.call_log.deliveries import Delivery
-from millis_hooks.call_log.digest import digest_delivery
-from millis_hooks.call_log.ends import read_whole
 from millis_hooks.call_log.processing import Processor
-from millis_hooks.call_log.reparse import Chosen, Reparse
-from millis_hooks.call_log.reread_one import reread_delivery
+from millis_hooks.call_log.projection import digest_delivery
+from millis_hooks.call_log.rederive import Changes
 from millis_hooks.call_log.search import call_search
 from millis_hooks.call_log.tables import (
     call_metadata,
@@ -35,12 +33,12 @@ from millis_hooks.call_log.tables import (
     handler_runs,
     handlers,
 )
+from millis_hooks.call_log.upkeep.reprocess import Chosen, Reparse, reread_delivery
 from millis_hooks.call_log.writer import Writer
-from millis_hooks.events import EndOfCall
-from millis_hooks.merging import merged
-from millis_hooks.runs.ledger import ClaimedRun
+from millis_hooks.protocol.events import EndOfCall, merged
 from millis_hooks.runs.replay import replay_call
-from millis_hooks.runs.work import event_of, read_bodies
+from millis_hooks.runs.runner import event_of, read_bodies
+from millis_hooks.runs.store import ClaimedRun
 
 SPOKEN = [{"role": "user", "content": "never call me again"}]
 UNDER_WAY = {"call_status": "in-progress", "duration": 3, "chat": []}

@@ -23,7 +23,7 @@ from typer.testing import CliRunner, Result
 from millis_hooks import MillisHooks, PrefetchRequest, __version__
 from millis_hooks.call_log import CallLog
 from millis_hooks.cli.commands import app
-from millis_hooks.samples import VINTAGES, Vintage, end_of_call_body, prefetch_query
+from millis_hooks.protocol.samples import VINTAGES, Vintage, end_of_call_body, prefetch_query
 
 SCRIPT = str(Path(sys.executable).with_name("millis-hooks"))
 EXAMPLES = Path(__file__).parent.parent / "examples"

@@ -14,11 +14,11 @@ from stored_calls import NOW, StoredCalls
 from typer.testing import CliRunner, Result
 
 from millis_hooks.call_log.database import Database
-from millis_hooks.call_log.removal import Removal, writing_by
 from millis_hooks.call_log.tables import calls, deeds, operators
+from millis_hooks.call_log.upkeep.removal import Removal, writing_by
 from millis_hooks.cli.commands import app
 from millis_hooks.operators import Operators, Refused, SignedIn
-from millis_hooks.operators.passwords import is_password
+from millis_hooks.operators.accounts import is_password
 from millis_hooks.runs.replay import Replayed
 
 PASSWORD = "the password of anna"
@@ -41,7 +41,7 @@ def run(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.fixture
 def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody is there to be asked."""
-    monkeypatch.setattr("millis_hooks.cli.operator._is_terminal", lambda: True)
+    monkeypatch.setattr("millis_hooks.cli.operators._is_terminal", lambda: True)
 
 
 def add_anna(run: Run, *options: str) -> Result:
@@ -260,7 +260,7 @@ def test_a_log_that_can_only_be_read_is_still_exported(
     def refuse(*_: object, **__: object) -> None:
         raise OperationalError("INSERT", {}, Exception("attempt to write a readonly database"))
 
-    monkeypatch.setattr("millis_hooks.operators.deeds.record", refuse)
+    monkeypatch.setattr("millis_hooks.operators.audit.record", refuse)
     result = run("export")
     assert result.exit_code == 0
     assert "could not be put on record" in result.stderr

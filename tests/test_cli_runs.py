@@ -21,7 +21,7 @@ from storage import rows
 from stored_calls import NOW, StoredCalls
 from typer.testing import CliRunner, Result
 
-from millis_hooks.call_log.new_runs import pending_run
+from millis_hooks.call_log.call_rows import pending_run
 from millis_hooks.call_log.tables import calls, handler_runs
 from millis_hooks.cli.commands import app
 

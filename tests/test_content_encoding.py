@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from millis_hooks.content_encoding import decode, unknown_coding
 from millis_hooks.exceptions import PayloadError, PayloadTooLargeError
+from millis_hooks.webhooks.bodies import decode, unknown_coding
 
 MESSAGE = b'{"session_id": "-Ox1"}'
 LIMIT = 1000

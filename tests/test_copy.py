@@ -23,9 +23,7 @@ from millis_hooks.call_log import CallLog
 from millis_hooks.call_log.database import Database
 from millis_hooks.call_log.deliveries import Delivery, insert_deliveries
 from millis_hooks.call_log.migrations import open_database
-from millis_hooks.call_log.packing import pack_older
-from millis_hooks.call_log.raw_bytes import MARK
-from millis_hooks.call_log.removal import Write
+from millis_hooks.call_log.raw_body import MARK
 from millis_hooks.call_log.tables import (
     calls,
     deeds,
@@ -36,13 +34,13 @@ from millis_hooks.call_log.tables import (
     operators,
     summaries,
 )
-from millis_hooks.call_log.transfer.copying import snapshot
-from millis_hooks.call_log.transfer.moving import compare
-from millis_hooks.call_log.transfer.plain_tables import COPIED
+from millis_hooks.call_log.transfer.copy import COPIED, compare, snapshot
+from millis_hooks.call_log.upkeep.removal import Write
+from millis_hooks.call_log.upkeep.vacuum import pack_older
 from millis_hooks.cli.commands import app
-from millis_hooks.cli.removing import is_served
+from millis_hooks.cli.forget import is_served
 from millis_hooks.exceptions import StorageError
-from millis_hooks.samples import end_of_call_body
+from millis_hooks.protocol.samples import end_of_call_body
 
 T = TypeVar("T")
 

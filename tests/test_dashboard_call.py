@@ -14,9 +14,8 @@ import pytest
 from dashboard_site import HOSTILE, Page, Site
 from stored_calls import NOW
 
-from millis_hooks.masking import MASK
-from millis_hooks.operators.accounts import add
-from millis_hooks.operators.passwords import hash_password
+from millis_hooks.masking.policy import MASK
+from millis_hooks.operators.accounts import add, hash_password
 
 CONFIG = {"voice": {"api_key": "sk-abcdefghijklmnop1234"}, "llm": "gpt"}
 

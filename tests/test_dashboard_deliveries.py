@@ -16,7 +16,7 @@ from stored_calls import NOW
 
 from millis_hooks import EndOfCall
 from millis_hooks.call_log.tables import rejections
-from millis_hooks.masking import MASK, MaskPolicy
+from millis_hooks.masking.policy import MASK, MaskPolicy
 
 PASSWORD = "a password of the tests"
 

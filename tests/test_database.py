@@ -12,7 +12,7 @@ from storage import opened, url_in, writing
 
 from millis_hooks.call_log import CallLog
 from millis_hooks.call_log.database import Database, describe
-from millis_hooks.call_log.write_lock import has_wal_reset_bug
+from millis_hooks.call_log.locks import has_wal_reset_bug
 from millis_hooks.exceptions import StorageError, WrongFileError
 
 

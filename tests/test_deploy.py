@@ -23,9 +23,9 @@ import yaml
 from conftest import AUTHORIZED, END_OF_CALL, SECRET, eventually
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from millis_hooks.samples import end_of_call_body
+from millis_hooks.environment.sources import ENV_PREFIX
+from millis_hooks.protocol.samples import end_of_call_body
 from millis_hooks.server import ABANDON_S, Limits
-from millis_hooks.setting_sources import ENV_PREFIX
 from millis_hooks.settings import Settings
 
 ROOT = Path(__file__).parent.parent

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from sqlalchemy import insert, select
 from storage import NOW, opened
 
+from millis_hooks.call_log.call_rows import save
 from millis_hooks.call_log.database import Database
-from millis_hooks.call_log.derived import save
-from millis_hooks.call_log.digest import Digest, digest_end_of_call, digest_prefetch
+from millis_hooks.call_log.projection import Digest, digest_end_of_call, digest_prefetch
 from millis_hooks.call_log.tables import calls, deliveries, inbox
-from millis_hooks.events import EndOfCall, PrefetchRequest
+from millis_hooks.protocol.events import EndOfCall, PrefetchRequest
 
 SAMPLES = Path(__file__).parent / "samples"
 OWN = frozenset({"+15550199"})

@@ -20,7 +20,7 @@ import yaml
 from documents import PAGES, ROOT, Block, blocks, commands, links
 
 from millis_hooks.cli.commands import app as command_line
-from millis_hooks.setting_sources import ENV_PREFIX
+from millis_hooks.environment.sources import ENV_PREFIX
 from millis_hooks.settings import Settings
 
 #: What typer raises for every command it cannot parse; it exports only kinds of it.

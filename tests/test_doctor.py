@@ -26,25 +26,27 @@ from stored_calls import NOW, StoredCalls
 from typer.testing import CliRunner, Result
 
 from millis_hooks import MillisHooks
-from millis_hooks.call_log.holder import FileHolder
+from millis_hooks.call_log.locks import FileHolder, has_wal_reset_bug
 from millis_hooks.call_log.migrations import HEAD
 from millis_hooks.call_log.tables import inbox
-from millis_hooks.call_log.write_lock import has_wal_reset_bug
-from millis_hooks.cli.commands import app
-from millis_hooks.doctor import Finding
-from millis_hooks.doctor.application import examine_application
-from millis_hooks.doctor.clock import examine_clock
-from millis_hooks.doctor.disk import (
+from millis_hooks.checks import Finding
+from millis_hooks.checks.configuration import examine_application, examine_settings
+from millis_hooks.checks.database import (
+    examine_runner,
+    examine_schema,
+    examine_sqlite,
+    examine_work,
+)
+from millis_hooks.checks.examination import examine
+from millis_hooks.checks.machine import (
+    examine_clock,
     examine_disk,
     examine_file_system,
     examine_room,
     examine_sync,
 )
-from millis_hooks.doctor.examination import examine
-from millis_hooks.doctor.log import examine_schema, examine_sqlite
-from millis_hooks.doctor.reach import Addresses, examine_certificate, examine_reach
-from millis_hooks.doctor.settings import examine_settings
-from millis_hooks.doctor.work import examine_runner, examine_work
+from millis_hooks.checks.reachability import Addresses, examine_certificate, examine_reach
+from millis_hooks.cli.commands import app
 from millis_hooks.settings import Settings
 
 STRONG = "0f4c1d7b9a3e58261cd4f7a0b95e3d82"
@@ -298,7 +300,7 @@ def test_a_folder_that_this_user_may_not_write_is_named(
 
 
 def test_a_sqlite_that_cannot_search_is_bad(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("millis_hooks.doctor.log._can_search", lambda: False)
+    monkeypatch.setattr("millis_hooks.checks.database._can_search", lambda: False)
     assert states(examine_sqlite((3, 33, 0)))["search"] == "bad"
 
 

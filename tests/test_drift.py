@@ -15,14 +15,21 @@ from stored_calls import NOW, StoredCalls
 from typer.testing import CliRunner
 
 from millis_hooks.call_log import drift as report_module
-from millis_hooks.call_log.drift import DriftGroup, drift_report, drift_rows, masked_report
+from millis_hooks.call_log.drift import (
+    MOST_FINDS,
+    Drift,
+    DriftGroup,
+    drift_of,
+    drift_report,
+    drift_rows,
+    masked_report,
+)
 from millis_hooks.call_log.tables import deliveries, drift
-from millis_hooks.call_status import CallStatus
 from millis_hooks.cli.commands import app
-from millis_hooks.drift_detection import MOST_FINDS, Drift, drift_of
-from millis_hooks.events import EndOfCall, PrefetchRequest
-from millis_hooks.masking import MASK, MaskPolicy
-from millis_hooks.samples import VINTAGES, end_of_call_body, prefetch_query
+from millis_hooks.masking.policy import MASK, MaskPolicy
+from millis_hooks.protocol.call_status import CallStatus
+from millis_hooks.protocol.events import EndOfCall, PrefetchRequest
+from millis_hooks.protocol.samples import VINTAGES, end_of_call_body, prefetch_query
 
 AGENT_CONFIG = [
     "app_functions", "call_settings", "custom_llm_websocket", "custom_vocabulary",

@@ -14,8 +14,7 @@ from sqlalchemy import insert, text
 from storage import NOW, ended, eventually, prefetched, url_in
 
 from millis_hooks.call_log import CallLog
-from millis_hooks.call_log.news import LONGEST_ID, REFRESH, Change
-from millis_hooks.call_log.notes import read_note, write_note
+from millis_hooks.call_log.change_feed import LONGEST_ID, REFRESH, Change, read_note, write_note
 from millis_hooks.call_log.postgres import LISTENING
 from millis_hooks.call_log.tables import rejections
 

@@ -27,8 +27,8 @@ from conftest import (
 from starlette.testclient import TestClient
 
 from millis_hooks import EndOfCall, MillisHooks
-from millis_hooks.bodies import Budget
 from millis_hooks.exceptions import TooManyBodiesError
+from millis_hooks.webhooks.bodies import Budget
 
 BODY = b'{"session_id": "-Ox1", "agent_id": "-agent"}'
 OTHER_SECRET = "a-secret-for-tests-only-0002"
@@ -284,7 +284,7 @@ def test_an_answered_request_holds_nothing_of_the_budget(
     make_hooks: MakeHooks, monkeypatch: pytest.MonkeyPatch, body: bytes
 ) -> None:
     budget = Budget(1_000_000)
-    monkeypatch.setattr("millis_hooks.end_of_call.Budget", lambda _bytes: budget)
+    monkeypatch.setattr("millis_hooks.webhooks.end_of_call.Budget", lambda _bytes: budget)
     with serving(make_hooks(max_body_bytes=1_000_000)) as client:
         client.post(END_OF_CALL, content=body)
     assert budget.free_bytes == 1_000_000

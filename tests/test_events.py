@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from millis_hooks.events import CallStatus, EndOfCall, Outcome
+from millis_hooks.protocol.events import CallStatus, EndOfCall, Outcome
 
 SAMPLES = Path(__file__).parent / "samples"
 OWN = frozenset({"+1 555-0199"})

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from millis_hooks.events import PrefetchRequest, PrefetchResponse, Problem
+from millis_hooks.protocol.events import PrefetchRequest, PrefetchResponse, Problem
 
 SAMPLES = Path(__file__).parent / "samples"
 OWN = frozenset({"+1 555-0199"})

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from millis_hooks.events import EndOfCall, Outcome, Problem, identify
 from millis_hooks.exceptions import PayloadError
+from millis_hooks.protocol.events import EndOfCall, Outcome, Problem, identify
 
 SAMPLES = Path(__file__).parent / "samples"
 

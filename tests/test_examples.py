@@ -15,8 +15,8 @@ from starlette.testclient import TestClient
 
 from millis_hooks.call_log import CallLog
 from millis_hooks.call_log.queries import Queries
-from millis_hooks.samples import end_of_call_body, prefetch_query
-from millis_hooks.target import load_target
+from millis_hooks.protocol.samples import end_of_call_body, prefetch_query
+from millis_hooks.server.app_loader import load_target
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 SECRET = "an-example-secret-of-32-characters"

@@ -20,13 +20,12 @@ from typer.testing import CliRunner
 from millis_hooks import ConfigError
 from millis_hooks.cli.commands import app
 from millis_hooks.exceptions import MillisUnreachableError
-from millis_hooks.in_place_of_millis import Answers
-from millis_hooks.recorded_requests import all_went_well
-from millis_hooks.samples import CUSTOMER_PHONE, OWN_PHONE, CallContent, end_of_call_body
+from millis_hooks.handlers.made_up_calls import Answers, all_went_well
+from millis_hooks.protocol.reading import Json
+from millis_hooks.protocol.samples import CUSTOMER_PHONE, OWN_PHONE, CallContent, end_of_call_body
 from millis_hooks.sandbox import Answer
-from millis_hooks.sandbox.handled import HandledCall
+from millis_hooks.sandbox.simulator import HandledCall
 from millis_hooks.testing import HooksClient, MillisRequest
-from millis_hooks.wire import Json
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 BOOKING = EXAMPLES / "tested_handlers/scenarios/booking.toml"

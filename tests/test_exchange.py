@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import httpx2
 import pytest
 
-from millis_hooks.exchange import TROUBLES, Exchange, Told, exchange, trouble_of
+from millis_hooks.checks.reachability import TROUBLES, Exchange, Told, exchange, trouble_of
 
 URL = "http://127.0.0.1/millis/prefetch"
 FIELDS = {"host", "prefix", "header", "status"}

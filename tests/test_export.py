@@ -22,13 +22,12 @@ from sqlalchemy import delete, insert
 from stored_calls import NOW, StoredCalls
 from typer.testing import CliRunner, Result
 
-from millis_hooks.call_log.filters import CallFilter
+from millis_hooks.call_log.queries.filters import CallFilter
 from millis_hooks.call_log.tables import call_metadata, calls
-from millis_hooks.call_log.transfer.chosen import choose, read_calls
-from millis_hooks.call_log.transfer.spreadsheet import guarded
+from millis_hooks.call_log.transfer.export import choose, guarded, read_calls
 from millis_hooks.cli.commands import app
-from millis_hooks.cli.new_file import new_file
-from millis_hooks.samples import end_of_call_body
+from millis_hooks.cli.common import new_file
+from millis_hooks.protocol.samples import end_of_call_body
 
 pytestmark = pytest.mark.both_databases
 
@@ -213,7 +212,7 @@ def test_parquet_that_was_cut_short_does_not_look_complete(
     run: Run, log: StoredCalls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log.add_call()
-    monkeypatch.setattr("millis_hooks.cli.export._read", interrupted)
+    monkeypatch.setattr("millis_hooks.cli.transfer._read", interrupted)
     stopped = run("export", "--format", "parquet")
     assert stopped.exit_code == 130
     assert stopped.stdout_bytes == b"PAR1"  # how it begins, and not how it ends
@@ -244,7 +243,7 @@ def test_an_export_that_was_interrupted_leaves_no_file(
     run: Run, log: StoredCalls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log.add_call()
-    monkeypatch.setattr("millis_hooks.cli.export._read", interrupted)
+    monkeypatch.setattr("millis_hooks.cli.transfer._read", interrupted)
     stopped = run("export", "calls.csv")
     assert (stopped.exit_code, stopped.stderr) == (130, "Error: Stopped after 0 of 1.\n")
     assert list(tmp_path.glob("calls*")) == []

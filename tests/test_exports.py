@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from dashboard_site import Page, Site
 
-from millis_hooks.masking import MaskPolicy
+from millis_hooks.masking.policy import MaskPolicy
 
 pytestmark = pytest.mark.both_databases
 

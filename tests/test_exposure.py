@@ -9,8 +9,8 @@ from conftest import END_OF_CALL, MakeHooks, serving
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
+from millis_hooks.environment.addresses import is_elsewhere, is_loopback
 from millis_hooks.exceptions import ConfigError
-from millis_hooks.loopback import is_elsewhere, is_loopback
 from millis_hooks.settings import Settings
 
 ELSEWHERE = ["192.0.2.7", "fd00::7", "::ffff:192.0.2.7"]

@@ -32,7 +32,7 @@ from storage import eventually, rows
 
 from millis_hooks.call_log.migrations import open_database
 from millis_hooks.call_log.tables import deliveries, handler_runs
-from millis_hooks.samples import end_of_call_body, prefetch_query, push_id
+from millis_hooks.protocol.samples import end_of_call_body, prefetch_query, push_id
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 

@@ -12,17 +12,17 @@ from sqlalchemy import insert, select, text, update
 from storage import ended, opened, prefetched, rows, url_in, writing
 from typer.testing import CliRunner, Result
 
-from millis_hooks.call_log import erasure
-from millis_hooks.call_log import forget as forgetting
 from millis_hooks.call_log.database import Database
 from millis_hooks.call_log.deliveries import Delivery
-from millis_hooks.call_log.forget import Found
 from millis_hooks.call_log.processing import Processor
-from millis_hooks.call_log.removal import Removal, writing_by
 from millis_hooks.call_log.search import call_search
 from millis_hooks.call_log.tables import calls, deliveries, handler_runs, inbox, metadata
+from millis_hooks.call_log.upkeep import forget as forgetting
+from millis_hooks.call_log.upkeep import removal
+from millis_hooks.call_log.upkeep.forget import Found
+from millis_hooks.call_log.upkeep.removal import Removal, writing_by
 from millis_hooks.cli.commands import app
-from millis_hooks.samples import OWN_PHONE, end_of_call_body, prefetch_query
+from millis_hooks.protocol.samples import OWN_PHONE, end_of_call_body, prefetch_query
 
 pytestmark = pytest.mark.both_databases
 
@@ -181,8 +181,8 @@ def test_nothing_of_it_is_left_in_the_file(database: Database) -> None:
     assert in_file(database, DIGITS)
     assert any(piece[1:] in indexed(database) for piece in pieces)
     forget(database, found)
-    list(erasure.rewrite_search_index(writing_by(database.writer)))
-    assert erasure.empty_wal(database.writer)
+    list(removal.rewrite_search_index(writing_by(database.writer)))
+    assert removal.empty_wal(database.writer)
     assert not [piece for piece in pieces if piece[1:] in indexed(database)]
     assert not in_file(database, DIGITS)
     assert not in_file(database, WORD)
@@ -199,7 +199,7 @@ def indexed(database: Database) -> str:
 def test_a_search_still_finds_the_others(database: Database) -> None:
     receive(database, *whole_call("-s1", NUMBER, "Bonjour"), *whole_call("-s2", OTHER, "Bonsoir"))
     forget(database, find(database))
-    list(erasure.rewrite_search_index(writing_by(database.writer)))
+    list(removal.rewrite_search_index(writing_by(database.writer)))
     with database.reader.connect() as connection:
         found = connection.execute(
             text("SELECT text FROM call_search WHERE call_search MATCH 'bon'")
@@ -214,8 +214,8 @@ def test_the_wal_cannot_be_emptied_while_somebody_reads_from_it(database: Databa
     with database.reader.connect() as connection:
         connection.execute(select(calls)).all()
         receive(database, *whole_call("-s2", NUMBER))
-        assert not erasure.empty_wal(database.writer)
-    assert erasure.empty_wal(database.writer)
+        assert not removal.empty_wal(database.writer)
+    assert removal.empty_wal(database.writer)
 
 
 def test_other_sessions_in_which_it_is_spoken_of_are_named(database: Database) -> None:
@@ -278,7 +278,7 @@ def test_what_an_interrupted_command_left_in_the_file_a_vacuum_removes(
 
     receive(database, *whole_call("-s1", NUMBER, WORD), *whole_call("-s2", OTHER))
     with monkeypatch.context() as patched:
-        patched.setattr(erasure, "rewrite_search_index", interrupted)
+        patched.setattr(removal, "rewrite_search_index", interrupted)
         result = run(NUMBER, "--yes")
     assert result.exit_code == 130
     assert "millis-hooks vacuum removes it" in result.stderr

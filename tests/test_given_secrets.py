@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from millis_hooks.cli.given_secrets import given_secret
+from millis_hooks.cli.common import given_secret
 from millis_hooks.exceptions import ConfigError
 
 TOKEN = "orchid-plinth-cobalt-meadow"

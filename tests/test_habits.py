@@ -14,9 +14,9 @@ import yaml
 from test_layers import LAYERS
 
 from millis_hooks.call_log.tables import metadata
-from millis_hooks.call_status import CallStatus, Outcome, outcome_of
-from millis_hooks.dashboard.guards import HEADERS
-from millis_hooks.events import EndOfCall
+from millis_hooks.dashboard.security import HEADERS
+from millis_hooks.protocol.call_status import CallStatus, Outcome, outcome_of
+from millis_hooks.protocol.events import EndOfCall
 from millis_hooks.sandbox.policy import Policy
 from millis_hooks.version import __version__
 

@@ -15,8 +15,8 @@ from test_runs import Runs, started
 
 from millis_hooks import EndOfCall, ParkedRun, Router
 from millis_hooks.call_log.tables import handler_runs
-from millis_hooks.routing import Handler
-from millis_hooks.runs.hung import LEAST_WAITED_S, REPORTED_AFTER_S, HungHandlers
+from millis_hooks.handlers.routing import Handler
+from millis_hooks.runs.concurrency import LEAST_WAITED_S, REPORTED_AFTER_S, HungHandlers
 
 MIN = 60.0
 TOKEN = "0123456789abcdef0123456789abcdef"
@@ -170,7 +170,7 @@ def test_a_run_that_cannot_begin_is_given_up(
 def test_a_service_whose_handlers_hang_is_not_ready(
     make_hooks: MakeHooks, monkeypatch: pytest.MonkeyPatch, release: threading.Event
 ) -> None:
-    monkeypatch.setattr("millis_hooks.runs.hung.REPORTED_AFTER_S", 0.0)
+    monkeypatch.setattr("millis_hooks.runs.concurrency.REPORTED_AFTER_S", 0.0)
     hooks = make_hooks(metrics_token=TOKEN, handler_threads=1, prefetch_budget_s=0.05)
     work = blocking(release, is_async=False)
     hooks.on_end_of_call(name="work", timeout_s=0.01, concurrency=1, max_attempts=1)(work)

@@ -33,11 +33,10 @@ from millis_hooks.call_log.tables import (
     handler_runs,
     inbox,
 )
-from millis_hooks.call_log.transfer.documents import read_documents
-from millis_hooks.call_log.transfer.importing import Importer, entries, read_call
+from millis_hooks.call_log.transfer.import_ import Importer, entries, read_call, read_documents
 from millis_hooks.cli.commands import app
 from millis_hooks.exceptions import PayloadError
-from millis_hooks.samples import VINTAGES, end_of_call_body, prefetch_query
+from millis_hooks.protocol.samples import VINTAGES, end_of_call_body, prefetch_query
 
 pytestmark = pytest.mark.both_databases
 

@@ -18,10 +18,10 @@ from fake_millis import FakeMillis, served
 
 from millis_hooks import ConfigError, EndOfCall, MillisApi, MillisHooks, PrefetchRequest
 from millis_hooks.exceptions import MillisNotFoundError, MillisRefusedError
-from millis_hooks.in_place_of_millis import MillisRequest, stop_following_threads
-from millis_hooks.marks import Purpose, mark_header
-from millis_hooks.millis_api import StartedCall
-from millis_hooks.samples import end_of_call_body
+from millis_hooks.handlers.made_up_calls import MillisRequest, stop_following_threads
+from millis_hooks.millis_api.client import StartedCall
+from millis_hooks.protocol.samples import end_of_call_body
+from millis_hooks.protocol.test_marks import Purpose, mark_header
 from millis_hooks.testing import HooksClient
 
 OURS, THEIRS = "+14155550199", "+14155550134"
@@ -367,7 +367,7 @@ def test_a_handler_that_a_test_calls_itself_is_told_to_use_the_client(
 
 def test_without_the_plugin_it_is_allowed(tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text(
-        "from millis_hooks.in_place_of_millis import is_under_pytest\n"
+        "from millis_hooks.handlers.made_up_calls import is_under_pytest\n"
         "def test_it(): assert not is_under_pytest()\n"
     )
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]

@@ -18,10 +18,15 @@ from test_workbench import CALL, LONG_S, LOOPS, Told, at_work, choose, handler, 
 
 from millis_hooks import PrefetchRequest
 from millis_hooks.exceptions import HandlerError, HandlerTimeoutError
-from millis_hooks.handler_threads import HandlerThreads, LoopThread
-from millis_hooks.interruption import Watch, interrupt, keep_out
-from millis_hooks.running import Running
-from millis_hooks.workbench import Workbench
+from millis_hooks.handlers.executor import Workbench
+from millis_hooks.handlers.handler_call import (
+    HandlerThreads,
+    LoopThread,
+    Running,
+    Watch,
+    interrupt,
+    keep_out,
+)
 
 SOON_S = 0.01
 

@@ -1,130 +1,107 @@
-"""Imports only go down: what stands in one layer may import from layers above it in this list."""
+"""Imports only go down: a module imports from its own folder and from the layers below it."""
 
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+
+import pytest
 
 PACKAGE = Path(__file__).parent.parent / "millis_hooks"
 
+#: From the bottom to the top; those of one layer import nothing of one another.
 LAYERS: list[set[str]] = [
-    {
-        "version",
-        "exceptions",
-        "payload_places",
-        "loopback",
-        "finding",
-        "marks",
-        "peer",
-        "in_place_of_millis",
-        "known_secrets",
-        "private_files",
-    },
-    {"password_rules", "phones", "web_address", "setting_sources"},
+    {"exceptions", "version"},
+    {"protocol"},
+    {"environment"},
     {"settings"},
-    {"stopping"},
-    {"counts", "parts", "printable"},
-    {"call_status", "variables", "masking", "wire", "retries", "webhooks", "exchange"},
-    {"query_string", "typed_metadata", "failures", "plain_values", "agent_config", "loop_lag"},
-    {"logs"},
-    {"events"},
-    {"merging"},
-    {"parked", "drift_detection"},
-    {"handlers", "signatures"},
-    {"options"},
-    {"registration"},
-    {"samples", "auth", "routing", "content_encoding", "answers", "call_log", "millis_requests"},
-    {"millis_api", "recorded_requests"},
-    {
-        "courier",
-        "running",
-        "replies",
-        "operators",
-        "redaction",
-        "housekeeping",
-        "rejected",
-        "shared_answers",
-        "bodies",
-    },
-    {"lines"},
-    {"tracing"},
-    {"interruption"},
-    {"handler_threads"},
-    {"workbench"},
-    {"runs", "reconcile"},
-    {"reconciler"},
-    {"prefetch", "end_of_call", "near_misses", "dashboard", "sandbox"},
-    {"doctor", "metrics"},
-    {"sites"},
+    {"masking"},
+    {"handlers"},
+    {"call_log"},
+    {"operators", "millis_api"},
+    {"observability"},
+    {"runs"},
+    {"webhooks"},
+    {"checks", "sandbox"},
+    {"dashboard"},
     {"service"},
     {"app"},
-    {"connection_places"},
-    {"connection"},
-    {"server", "target", "testing"},
-    {"cli", "pytest_plugin"},
+    {"server"},
+    {"testing"},
+    {"cli"},
     {"__main__"},
 ]
 RANKS = {name: rank for rank, names in enumerate(LAYERS) for name in names}
-# Rank for rank, what may be imported from beside.
-BESIDE = {
-    ("masking", "wire"),
-    ("marks", "exceptions"),
-    ("in_place_of_millis", "exceptions"),
-    ("answers", "content_encoding"),
-    ("dashboard", "sandbox"),
-}
 
 
-def modules() -> list[Path]:
-    return sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+def name_of(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def unit(path: Path) -> str:
-    """Return the module, or the folder, that a file belongs to."""
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+PATHS = {name_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 
-def imported_units(path: Path) -> set[str]:
-    units = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom):
-            parts = list(path.relative_to(PACKAGE).parts[:-1])
-            base = parts[: len(parts) - node.level + 1] if node.level else ["?"]
-            dotted = [*base, *(node.module or "").split(".")]
-            if not node.level and (node.module or "").startswith("millis_hooks."):
-                dotted = (node.module or "").split(".")[1:]
-            names = [part for part in dotted if part] or [alias.name for alias in node.names]
-            units.add(names[0])
-        elif isinstance(node, ast.Import):
-            units |= {
-                alias.name.split(".")[1]
-                for alias in node.names
-                if alias.name.startswith("millis_hooks.")
-            }
-    return units & RANKS.keys()
+@cache
+def imported_by(module: str) -> frozenset[str]:
+    """Return what a module imports of the package, also for types and inside functions."""
+    return frozenset(_imported(module))
 
 
-def test_every_module_has_its_layer() -> None:
-    assert {unit(path) for path in modules()} == RANKS.keys()
+def _imported(module: str) -> Iterator[str]:
+    is_folder = PATHS[module].name == "__init__.py"
+    for node in ast.walk(ast.parse(PATHS[module].read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in PATHS)
+        elif isinstance(node, ast.ImportFrom):
+            parents = module.split(".")[: len(module.split(".")) - node.level + is_folder]
+            base = ".".join([*(parents if node.level else []), *filter(None, [node.module])])
+            for alias in node.names:
+                full = f"{base}.{alias.name}"
+                if full in PATHS or base in PATHS:
+                    yield full if full in PATHS else base
+
+
+def unit(module: str) -> str:
+    """Return the file or folder at the top that a module belongs to."""
+    return module.split(".")[1] if "." in module else ""
+
+
+def test_every_file_and_folder_at_the_top_has_its_layer() -> None:
+    assert {unit(module) for module in PATHS} - {""} == RANKS.keys()
 
 
 def test_imports_only_go_down() -> None:
-    upward = {
-        f"{path.relative_to(PACKAGE)} imports {other}"
-        for path in modules()
-        for other in imported_units(path) - {unit(path)}
-        if RANKS[other] >= RANKS[unit(path)] and (unit(path), other) not in BESIDE
-    }
+    upward = [
+        f"{module} imports {other}"
+        for module in PATHS
+        for other in imported_by(module)
+        if unit(module) and unit(other) and unit(module) != unit(other)
+        if RANKS[unit(other)] >= RANKS[unit(module)]
+    ]
     assert not upward
 
 
+def test_no_modules_import_one_another_in_a_circle() -> None:
+    imports = {module: imported_by(module) - {module, "millis_hooks"} for module in PATHS}
+    imports.pop("millis_hooks")  # its names are looked up when they are used
+    try:
+        TopologicalSorter(imports).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
 def test_the_webhooks_and_the_pages_meet_only_in_the_call_log() -> None:
-    apart = {"prefetch", "end_of_call", "dashboard"}
-    for path in modules():
-        if unit(path) in apart:
-            assert not imported_units(path) & (apart - {unit(path)}), path
+    for module in PATHS:
+        if unit(module) == "dashboard":
+            endpoints = {"millis_hooks.webhooks.prefetch", "millis_hooks.webhooks.end_of_call"}
+            assert not imported_by(module) & endpoints, module
 
 
-def test_the_call_log_has_no_idea_that_http_exists() -> None:
-    for path in (PACKAGE / "call_log").rglob("*.py"):
-        assert "starlette" not in path.read_text(), path
+def test_the_call_log_and_the_protocol_know_no_http() -> None:
+    for module, path in PATHS.items():
+        if unit(module) in {"call_log", "protocol"}:
+            assert "starlette" not in path.read_text(), module

@@ -15,11 +15,11 @@ from dashboard_site import Site as Dashboard
 from sites import Site, following, next_event
 from starlette.types import Message
 
-from millis_hooks.call_log.news import REFRESH, Announcer, Change
-from millis_hooks.dashboard.live import MOST_CLIENTS, Live
-from millis_hooks.masking import MaskPolicy
+from millis_hooks.call_log.change_feed import REFRESH, Announcer, Change
+from millis_hooks.dashboard.live_updates import MOST_CLIENTS, Live
+from millis_hooks.masking.policy import MaskPolicy
 from millis_hooks.operators import SignedIn, accounts
-from millis_hooks.operators.passwords import hash_password
+from millis_hooks.operators.accounts import hash_password
 
 #: What a test that hangs is given up after.
 WAIT_S = 60
@@ -163,7 +163,7 @@ def cookie_of_another_operator(site: Dashboard) -> str:
 async def test_the_operator_with_the_most_pages_makes_room_for_another(
     site: Dashboard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("millis_hooks.dashboard.live.MOST_CLIENTS", 3)
+    monkeypatch.setattr("millis_hooks.dashboard.live_updates.MOST_CLIENTS", 3)
     grace = cookie_of_another_operator(site)
     news = Announcer()
     async with AsyncExitStack() as tabs:

@@ -12,13 +12,17 @@ from urllib.parse import quote
 import pytest
 from conftest import END_OF_CALL, PREFETCH, MakeHooks, eventually, serving
 
-from millis_hooks.events import EndOfCall
-from millis_hooks.failures import describe_failure, hide_by, hide_no_more_by
-from millis_hooks.known_secrets import forget, know
-from millis_hooks.lines import shown_id
-from millis_hooks.logs import ConsoleFormatter, JsonFormatter, log_config
-from millis_hooks.masking import MaskPolicy
-from millis_hooks.samples import end_of_call_body
+from millis_hooks.masking.error_report import describe_failure, hide_by, hide_no_more_by
+from millis_hooks.masking.known_secrets import forget, know
+from millis_hooks.masking.policy import MaskPolicy
+from millis_hooks.observability.log_records import (
+    ConsoleFormatter,
+    JsonFormatter,
+    log_config,
+    shown_id,
+)
+from millis_hooks.protocol.events import EndOfCall
+from millis_hooks.protocol.samples import end_of_call_body
 from millis_hooks.server import AccessLog
 
 NUMBER = "+14155550134"

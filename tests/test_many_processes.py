@@ -20,15 +20,15 @@ from millis_hooks.call_log.database import Database
 from millis_hooks.call_log.processing import Processor
 from millis_hooks.call_log.tables import attempts, handler_runs, runners
 from millis_hooks.call_log.writer import Writer
-from millis_hooks.events import EndOfCall
 from millis_hooks.exceptions import StorageError
-from millis_hooks.routing import Router
-from millis_hooks.runs import ledger
-from millis_hooks.runs.many_processes import DEAD_AFTER_S, ManyProcesses, processes_at_work
-from millis_hooks.runs.registered import write_handlers
+from millis_hooks.handlers.executor import Workbench
+from millis_hooks.handlers.routing import Router
+from millis_hooks.protocol.events import EndOfCall
+from millis_hooks.runs import store
+from millis_hooks.runs.outcome import write_handlers
+from millis_hooks.runs.processes import DEAD_AFTER_S, ManyProcesses, processes_at_work
 from millis_hooks.runs.replay import Wanted, replay_batch
 from millis_hooks.runs.runner import Runner
-from millis_hooks.workbench import Workbench
 
 
 @pytest.fixture(autouse=True)
@@ -252,7 +252,7 @@ def test_a_run_that_another_process_is_taking_is_not_parked(tmp_path: Path) -> N
     with process(tmp_path, router) as one:
         one.receive("-s1")
         park = partial(
-            ledger.park_unknown, known=(), now=NOW, waiting_since=NOW, telling_of=router.telling_of
+            store.park_unknown, known=(), now=NOW, waiting_since=NOW, telling_of=router.telling_of
         )
         with locked(one, select(handler_runs)):
             one.writer.run(park)

@@ -7,8 +7,8 @@ from conftest import END_OF_CALL, SECRET, MakeHooks, Rows, eventually, serving
 
 from millis_hooks import EndOfCall, MillisHooks, PrefetchRequest, PrefetchResponse
 from millis_hooks.exceptions import SandboxOffError
-from millis_hooks.marks import HEADER, REHEARSALS, Mark, Marks, Purpose, mark_header
-from millis_hooks.samples import end_of_call_body, prefetch_query
+from millis_hooks.protocol.samples import end_of_call_body, prefetch_query
+from millis_hooks.protocol.test_marks import HEADER, REHEARSALS, Mark, Marks, Purpose, mark_header
 from millis_hooks.settings import Settings
 from millis_hooks.webhooks import Marker
 

@@ -17,9 +17,9 @@ from typer.testing import CliRunner
 from millis_hooks import EndOfCall
 from millis_hooks.cli.commands import app
 from millis_hooks.exceptions import ConfigError, HandlerTimeoutError
-from millis_hooks.failures import describe_failure, hide_by, hide_no_more_by
-from millis_hooks.masking import HIDDEN, MASK, MaskPolicy
-from millis_hooks.payload_places import PREFETCH_ANSWER, PREFETCH_QUERY, Place
+from millis_hooks.masking.error_report import describe_failure, hide_by, hide_no_more_by
+from millis_hooks.masking.places import PREFETCH_ANSWER, PREFETCH_QUERY, Place
+from millis_hooks.masking.policy import HIDDEN, MASK, MaskPolicy
 from millis_hooks.settings import Settings
 
 PARTIAL, FULL = MaskPolicy("partial", "partial"), MaskPolicy("full", "full")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from millis_hooks.masking import (
+from millis_hooks.masking.policy import (
     MASK,
     MaskPolicy,
     is_secret_name,

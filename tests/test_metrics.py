@@ -14,14 +14,14 @@ from starlette.testclient import TestClient
 from storage import NOW, ended, opened, writing
 
 from millis_hooks import ConfigError, MillisHooks, PrefetchRequest
-from millis_hooks.call_log.backlog import read_backlog
-from millis_hooks.call_log.new_runs import pending_run
+from millis_hooks.call_log.call_rows import pending_run
+from millis_hooks.call_log.counts import Histogram
+from millis_hooks.call_log.health import read_backlog
 from millis_hooks.call_log.tables import calls, handler_runs
-from millis_hooks.counts import Histogram
-from millis_hooks.events import EndOfCall
-from millis_hooks.loop_lag import LoopLag
-from millis_hooks.marks import mark_header
-from millis_hooks.samples import end_of_call_body
+from millis_hooks.observability.loop_lag import LoopLag
+from millis_hooks.protocol.events import EndOfCall
+from millis_hooks.protocol.samples import end_of_call_body
+from millis_hooks.protocol.test_marks import mark_header
 
 TOKEN = "a-token-for-the-tests-of-metrics"
 PASSWORD = "a password for tests"

@@ -13,7 +13,6 @@ import pytest
 from fake_millis import BASE, KEY, FakeMillis
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from millis_hooks import millis_api, millis_requests
 from millis_hooks.exceptions import (
     ConfigError,
     MillisApiError,
@@ -23,7 +22,8 @@ from millis_hooks.exceptions import (
     MillisRefusedError,
     MillisUnreachableError,
 )
-from millis_hooks.millis_api import LoggedCall, MillisApi, StartedCall
+from millis_hooks.millis_api import client, transport
+from millis_hooks.millis_api.client import LoggedCall, MillisApi, StartedCall
 from millis_hooks.settings import Settings
 
 T = TypeVar("T")
@@ -35,7 +35,7 @@ REFUSED = httpx2.ConnectError("Connection refused")
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(millis_requests, "WAITS_S", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(transport, "WAITS_S", (0.0, 0.0, 0.0))
 
 
 @pytest.fixture
@@ -170,7 +170,7 @@ def test_a_cursor_that_comes_again_is_not_followed(millis: FakeMillis) -> None:
 def test_pages_that_never_end_are_left_in_words(
     millis: FakeMillis, monkeypatch: pytest.MonkeyPatch, brings_new: bool
 ) -> None:
-    monkeypatch.setattr(millis_api, "MAX_PAGES", 5)
+    monkeypatch.setattr(client, "MAX_PAGES", 5)
     millis.troubles = [
         JSONResponse(
             {"histories": [{"session_id": f"-s{brings_new * number}"}], "next_cursor": -number}
@@ -297,7 +297,7 @@ class Silent(httpx2.AsyncBaseTransport):
 
 
 def test_there_is_a_deadline_for_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(millis_requests, "DEADLINE_S", 0.01)
+    monkeypatch.setattr(transport, "DEADLINE_S", 0.01)
     silent = MillisApi(KEY, base_url=BASE, transport=Silent())
     with pytest.raises(MillisUnreachableError, match="no answer within") as caught:
         run(silent.start_outbound_call(OURS, THEIRS))
@@ -307,8 +307,8 @@ def test_there_is_a_deadline_for_all_of_it(monkeypatch: pytest.MonkeyPatch) -> N
 def test_what_is_known_when_time_is_up_is_told(
     millis: FakeMillis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(millis_requests, "DEADLINE_S", 0.2)
-    monkeypatch.setattr(millis_requests, "WAITS_S", (60.0,))
+    monkeypatch.setattr(transport, "DEADLINE_S", 0.2)
+    monkeypatch.setattr(transport, "WAITS_S", (60.0,))
     millis.troubles = [REFUSED]
     with pytest.raises(MillisUnreachableError, match="cannot be reached") as caught:
         start(millis)
@@ -344,7 +344,7 @@ def test_a_redirect_is_not_followed(millis: FakeMillis) -> None:
 def test_an_answer_without_end_is_not_read(
     millis: FakeMillis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(millis_requests, "MAX_ANSWER_BYTES", 100)
+    monkeypatch.setattr(transport, "MAX_ANSWER_BYTES", 100)
     millis.troubles = [Response(b" " * 101)]
     with pytest.raises(MillisUnreachableError, match="too long"):
         run(every(millis))

@@ -14,8 +14,8 @@ from sandbox_doors import VOICE, rehearsing
 
 from millis_hooks import EndOfCall, MillisApi, MillisHooks
 from millis_hooks.exceptions import MillisNotFoundError, MillisRefusedError
-from millis_hooks.millis_api import LoggedCall
-from millis_hooks.wire import Json
+from millis_hooks.millis_api.client import LoggedCall
+from millis_hooks.protocol.reading import Json
 
 OURS, THEIRS = "+14155550199", "+14155550134"
 CONFIG: dict[str, Json] = {"prompt": "Confirm {appointment}.", "voice": VOICE}

@@ -12,16 +12,16 @@ from sqlalchemy import insert
 from storage import ended, eventually, opened, prefetched, url_in, writing
 
 from millis_hooks.call_log import CallLog
-from millis_hooks.call_log.database import Database
-from millis_hooks.call_log.elsewhere import Elsewhere
-from millis_hooks.call_log.news import (
+from millis_hooks.call_log.change_feed import (
     LONGEST_ID,
     MOST_WAITING,
     REFRESH,
     Announcer,
     Change,
+    Elsewhere,
     Listener,
 )
+from millis_hooks.call_log.database import Database
 from millis_hooks.call_log.tables import keys
 from millis_hooks.call_log.writer import Writer
 

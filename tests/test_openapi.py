@@ -26,7 +26,7 @@ from sites import PASSWORD, SECRET, Server
 from sites import Site as Running
 from starlette.routing import Route
 
-from millis_hooks.call_log.filters import CallFilter
+from millis_hooks.call_log.queries.filters import CallFilter
 from millis_hooks.dashboard import Webhooks
 from millis_hooks.dashboard.call_filters import QUERY, params_of
 

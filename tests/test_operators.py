@@ -12,8 +12,8 @@ from pydantic import SecretStr
 from sqlalchemy import func, select
 from stored_calls import NOW, StoredCalls
 
-from millis_hooks.call_log.retention import prune
 from millis_hooks.call_log.tables import deeds, operator_sessions, operators
+from millis_hooks.call_log.upkeep.retention import prune
 from millis_hooks.exceptions import StorageError
 from millis_hooks.operators import (
     Deed,
@@ -25,7 +25,7 @@ from millis_hooks.operators import (
     SignedIn,
     accounts,
 )
-from millis_hooks.operators.passwords import hash_password, is_password
+from millis_hooks.operators.accounts import hash_password, is_password
 
 pytestmark = pytest.mark.both_databases
 
@@ -161,7 +161,7 @@ def test_whoever_is_removed_while_signing_in_is_not_signed_in(
         desk.stored.write(lambda connection: accounts.remove(connection, "anna"))
         return True
 
-    monkeypatch.setattr("millis_hooks.operators.desk.is_password", remove_and_say_yes)
+    monkeypatch.setattr("millis_hooks.operators.service.is_password", remove_and_say_yes)
     assert desk.operators.log_in("anna", ANNAS) == Refused()
 
 
@@ -196,7 +196,7 @@ def test_an_unknown_name_costs_one_hash_like_a_known_one(
         hashed.append(password_hash)
         return is_password(password_hash, password)
 
-    monkeypatch.setattr("millis_hooks.operators.desk.is_password", note)
+    monkeypatch.setattr("millis_hooks.operators.service.is_password", note)
     for name in ("admin", "anna", "nobody", "no name at all"):
         desk.operators.log_in(name, "guess")
     assert len(hashed) == 4
@@ -461,7 +461,7 @@ def test_a_name_that_is_nobodys_is_not_put_on_record(desk: Desk) -> None:
 def test_guesses_from_many_clients_take_few_rows(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("millis_hooks.operators.desk.is_password", lambda *_: False)
+    monkeypatch.setattr("millis_hooks.operators.service.is_password", lambda *_: False)
     desk.guess(200, name="nobody", clients=200)
     assert len(desk.deeds()) <= 51
 

@@ -17,7 +17,7 @@ from stored_calls import NOW
 from millis_hooks.dashboard.site import _Site
 from millis_hooks.exceptions import StorageError
 from millis_hooks.operators import Operator, Role, accounts
-from millis_hooks.operators.passwords import hash_password
+from millis_hooks.operators.accounts import hash_password
 
 ANNAS = "the password of anna"
 

@@ -12,8 +12,7 @@ from starlette.datastructures import Headers
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from millis_hooks.dashboard.guards import on_this_site
-from millis_hooks.dashboard.origins import refusal_of
+from millis_hooks.dashboard.security import on_this_site, refusal_of
 
 PUBLIC = "https://Hooks.example.com:443/voice"
 

@@ -15,11 +15,11 @@ from storage import writing
 from stored_calls import NOW, StoredCalls
 
 from millis_hooks.call_log.deliveries import Delivery, insert_deliveries
-from millis_hooks.call_log.packing import pack_older
-from millis_hooks.call_log.raw_bytes import MARK, pack, storable, unpack
-from millis_hooks.call_log.transfer.chosen import read_calls
-from millis_hooks.housekeeping import Housekeeper
-from millis_hooks.samples import end_of_call_body
+from millis_hooks.call_log.raw_body import MARK, pack, storable, unpack
+from millis_hooks.call_log.transfer.export import read_calls
+from millis_hooks.call_log.upkeep.housekeeping import Housekeeper
+from millis_hooks.call_log.upkeep.vacuum import pack_older
+from millis_hooks.protocol.samples import end_of_call_body
 
 pytestmark = pytest.mark.both_databases
 
@@ -64,7 +64,7 @@ def test_an_old_body_is_packed_and_reads_as_before(stored: StoredCalls) -> None:
 def test_an_export_reads_at_once_what_fits_into_memory_unpacked(
     stored: StoredCalls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("millis_hooks.call_log.transfer.chosen._BYTES", len(BODY) * 300)
+    monkeypatch.setattr("millis_hooks.call_log.transfer.export._BYTES", len(BODY) * 300)
     ids = [stored.add_call(session_id) for session_id in ("-a", "-b")]
     for session_id in ("-a", "-b"):
         stored.add_delivery(session_id=session_id, body=BODY * 200, received_at=OLD)

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from millis_hooks.events import EndOfCall, PrefetchRequest, identify
 from millis_hooks.exceptions import PayloadError
-from millis_hooks.parts import FEW_PARTS, KNOWN, MAX_DEPTH
-from millis_hooks.wire import MOST_PROBLEMS, read_json
+from millis_hooks.protocol.events import EndOfCall, PrefetchRequest, identify
+from millis_hooks.protocol.parts import FEW_PARTS, KNOWN, MAX_DEPTH
+from millis_hooks.protocol.reading import MOST_PROBLEMS, read_json
 
 MANY = FEW_PARTS + 1_000
 

@@ -4,8 +4,8 @@ import secrets
 
 import pytest
 
+from millis_hooks.environment.secret_rules import MIN_CHARS, require_strong
 from millis_hooks.exceptions import ConfigError
-from millis_hooks.password_rules import MIN_CHARS, require_strong
 from millis_hooks.settings import Settings
 
 #: Every setting that lets somebody in.

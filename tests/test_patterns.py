@@ -29,11 +29,11 @@ AT_THE_START = {"match", "fullmatch"}
 #: Patterns that functions put together, as they come out.
 MADE = {
     # These read settings, which whoever runs the service writes, or are of bytes.
-    "parts.py": [],
-    "password_rules.py": [],
-    "setting_sources.py": [],
-    "web_address.py": [],
-    "call_log/forget.py": [r"(?<!\d)1(?:[ ().,/-]{0,2}|%20)4(?:[ ().,/-]{0,2}|%20)1(?!\d)"],
+    "protocol/parts.py": [],
+    "environment/secret_rules.py": [],
+    "environment/sources.py": [],
+    "environment/addresses.py": [],
+    "call_log/upkeep/forget.py": [r"(?<!\d)1(?:[ ().,/-]{0,2}|%20)4(?:[ ().,/-]{0,2}|%20)1(?!\d)"],
     "call_log/search.py": [r"appointment|re\-schedule|1[\u01c0().,/-]{0,3}4[\u01c0().,/-]{0,3}1"],
     "dashboard/operators.py": [r"Firefox/", r"Chrome/", r"Windows"],
 }

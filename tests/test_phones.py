@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from millis_hooks.phones import (
+from millis_hooks.protocol.phones import (
     as_sent,
     customer_of,
     digits_of,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from millis_hooks.routing import Handler, Router
-from millis_hooks.runs.places import Places
+from millis_hooks.handlers.routing import Handler, Router
+from millis_hooks.runs.concurrency import Places
 
 
 def handlers(*names: str, **options: int) -> list[Handler]:

@@ -20,7 +20,7 @@ from conftest import PREFETCH, MakeHooks, serving
 from pydantic import BaseModel, ConfigDict, RootModel
 
 from millis_hooks import PrefetchRequest, PrefetchResponse
-from millis_hooks.plain_values import as_object
+from millis_hooks.protocol.plain_values import as_object
 
 
 class Tier(enum.Enum):

@@ -16,14 +16,14 @@ from storage import ended, eventually, opened, rows, writing
 from millis_hooks.call_log import processing
 from millis_hooks.call_log.database import Database
 from millis_hooks.call_log.deliveries import Delivery
-from millis_hooks.call_log.digest import Digest, digest_delivery
 from millis_hooks.call_log.processing import Processor
-from millis_hooks.call_log.reread_one import reread_delivery
+from millis_hooks.call_log.projection import Digest, digest_delivery
 from millis_hooks.call_log.tables import calls, deliveries, handler_runs, inbox
+from millis_hooks.call_log.upkeep.reprocess import reread_delivery
 from millis_hooks.call_log.writer import Writer
 from millis_hooks.exceptions import StorageOutageError
-from millis_hooks.samples import end_of_call_body
-from millis_hooks.wire import LARGE_BYTES
+from millis_hooks.protocol.reading import LARGE_BYTES
+from millis_hooks.protocol.samples import end_of_call_body
 
 LARGE = end_of_call_body(session_id="large", metadata={"note": "x" * LARGE_BYTES})
 

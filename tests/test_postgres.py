@@ -21,19 +21,18 @@ from typer.testing import CliRunner
 
 from millis_hooks.call_log import CallLog
 from millis_hooks.call_log.deliveries import insert_after, insert_deliveries
-from millis_hooks.call_log.filters import CallFilter
 from millis_hooks.call_log.migrations import migrate, open_database
-from millis_hooks.call_log.postgres import PostgresDatabase
+from millis_hooks.call_log.postgres import PostgresDatabase, Transactions
 from millis_hooks.call_log.processing import Processor
 from millis_hooks.call_log.queries import Queries
-from millis_hooks.call_log.removal import remove_sessions
+from millis_hooks.call_log.queries.filters import CallFilter
+from millis_hooks.call_log.sanitize import short_key
 from millis_hooks.call_log.tables import calls, deliveries, inbox, keys
-from millis_hooks.call_log.transactions import Transactions
-from millis_hooks.call_log.transfer.importing import Importer
-from millis_hooks.call_log.values import short_key
+from millis_hooks.call_log.transfer.import_ import Importer
+from millis_hooks.call_log.upkeep.removal import remove_sessions
 from millis_hooks.cli.commands import app
 from millis_hooks.exceptions import ConfigError, StorageOutageError
-from millis_hooks.samples import end_of_call_body
+from millis_hooks.protocol.samples import end_of_call_body
 from millis_hooks.settings import Settings
 
 

@@ -17,8 +17,8 @@ from storage import NOW, opened, prefetched
 
 from millis_hooks import ConfigError, MillisHooks, PrefetchRequest, PrefetchResponse
 from millis_hooks.call_log.deliveries import insert_deliveries
-from millis_hooks.call_log.good_answers import GoodAnswers
 from millis_hooks.exceptions import HandlerError
+from millis_hooks.webhooks.prefetch_cache import GoodAnswers
 
 DEFAULT = {"extra_prompt": "Ask for the name."}
 SOON_S = 0.05

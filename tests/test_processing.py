@@ -12,11 +12,11 @@ from sqlalchemy import text
 from storage import NOW, ended, eventually, opened, prefetched, rows, url_in, writing
 
 from millis_hooks.call_log import CallLog
+from millis_hooks.call_log.call_rows import save
 from millis_hooks.call_log.database import Database
 from millis_hooks.call_log.deliveries import Delivery
-from millis_hooks.call_log.derived import save
-from millis_hooks.call_log.digest import digest_end_of_call
 from millis_hooks.call_log.processing import Processor
+from millis_hooks.call_log.projection import digest_end_of_call
 from millis_hooks.call_log.search import matching_ids
 from millis_hooks.call_log.tables import (
     call_metadata,
@@ -27,9 +27,9 @@ from millis_hooks.call_log.tables import (
     inbox,
 )
 from millis_hooks.call_log.writer import Writer
-from millis_hooks.events import EndOfCall
 from millis_hooks.exceptions import StorageError
-from millis_hooks.samples import end_of_call_body, prefetch_query
+from millis_hooks.protocol.events import EndOfCall
+from millis_hooks.protocol.samples import end_of_call_body, prefetch_query
 
 pytestmark = pytest.mark.both_databases
 

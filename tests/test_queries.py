@@ -11,10 +11,10 @@ import pytest
 from sqlalchemy import create_engine
 from stored_calls import NOW, StoredCalls
 
-from millis_hooks.call_log.filters import CallFilter
 from millis_hooks.call_log.queries import Queries
-from millis_hooks.call_log.records import LIVE_FOR, Page, RunCounts
-from millis_hooks.call_log.requests import RequestFilter
+from millis_hooks.call_log.queries.filters import CallFilter
+from millis_hooks.call_log.queries.records import LIVE_FOR, Page, RunCounts
+from millis_hooks.call_log.queries.requests import RequestFilter
 from millis_hooks.call_log.search import Excerpt
 from millis_hooks.exceptions import StorageError
 

@@ -21,11 +21,11 @@ from starlette.responses import JSONResponse, Response
 from storage import NOW, ended, eventually, opened, prefetched, rows, url_in, writing
 from typer.testing import CliRunner, Result
 
-from millis_hooks import EndOfCall, MillisHooks, millis_requests, reconciler
-from millis_hooks.call_log import gaps
+from millis_hooks import EndOfCall, MillisHooks
+from millis_hooks.call_log import missing_ends
 from millis_hooks.call_log.database import Database
 from millis_hooks.call_log.deliveries import Delivery, insert_deliveries
-from millis_hooks.call_log.forget import find_session, forget
+from millis_hooks.call_log.masked_deliveries import redact
 from millis_hooks.call_log.processing import Processor
 from millis_hooks.call_log.tables import (
     calls,
@@ -35,6 +35,7 @@ from millis_hooks.call_log.tables import (
     outbound_calls,
     reconciled,
 )
+from millis_hooks.call_log.upkeep.forget import find_session, forget
 from millis_hooks.call_log.writer import Writer
 from millis_hooks.cli.commands import app
 from millis_hooks.exceptions import (
@@ -44,12 +45,18 @@ from millis_hooks.exceptions import (
     MillisNotFoundError,
     MillisUnreachableError,
 )
-from millis_hooks.masking import MaskPolicy
-from millis_hooks.millis_api import MillisApi
-from millis_hooks.reconcile import FIRST_LOOK, OVERLAP, Reconciled, Reconciliation
-from millis_hooks.reconciler import Reconciler
-from millis_hooks.redaction import redact
-from millis_hooks.samples import end_of_call_body
+from millis_hooks.masking.policy import MaskPolicy
+from millis_hooks.millis_api import reconcile as reconciling
+from millis_hooks.millis_api import transport
+from millis_hooks.millis_api.client import MillisApi
+from millis_hooks.millis_api.reconcile import (
+    FIRST_LOOK,
+    OVERLAP,
+    Reconciled,
+    Reconciler,
+    Reconciliation,
+)
+from millis_hooks.protocol.samples import end_of_call_body
 
 pytestmark = pytest.mark.both_databases
 
@@ -118,7 +125,7 @@ def log(tmp_path: Path) -> Iterator[Log]:
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(millis_requests, "WAITS_S", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(transport, "WAITS_S", (0.0, 0.0, 0.0))
 
 
 def test_a_call_that_came_while_nobody_listened_is_filled_in(log: Log) -> None:
@@ -178,9 +185,9 @@ def test_an_end_that_is_stored_and_not_processed_yet_stays_too(log: Log) -> None
 
 
 def test_an_end_that_arrives_while_it_is_fetched_stays_as_well(log: Log) -> None:
-    fetched = ended("-s1", source=gaps.SOURCE)
+    fetched = ended("-s1", source=missing_ends.SOURCE)
     log.receive(ended("-s1"))
-    assert log.writer.run(partial(gaps.fill_in, fetched=[fetched])) == 0
+    assert log.writer.run(partial(missing_ends.fill_in, fetched=[fetched])) == 0
 
 
 def test_a_webhook_that_comes_after_all_is_a_redelivery(log: Log) -> None:
@@ -220,7 +227,7 @@ def test_a_call_that_is_in_no_list_is_asked_for(log: Log) -> None:
 
 
 def test_a_call_that_was_started_is_followed_to_its_end(log: Log) -> None:
-    started = partial(gaps.remember_started, session_id="-s1", now=HOUR_AGO)
+    started = partial(missing_ends.remember_started, session_id="-s1", now=HOUR_AGO)
     log.writer.run(started)
     log.writer.run(started)
     log.millis.add("-s1", at=DAY_AGO - timedelta(hours=1), call_status="busy")
@@ -231,8 +238,8 @@ def test_a_call_that_was_started_is_followed_to_its_end(log: Log) -> None:
 
 
 def test_what_is_remembered_of_started_calls_is_not_kept_for_ever(log: Log) -> None:
-    log.writer.run(partial(gaps.remember_started, session_id="-old", now=DAY_AGO))
-    log.writer.run(partial(gaps.remember_started, session_id="-new", now=HOUR_AGO))
+    log.writer.run(partial(missing_ends.remember_started, session_id="-old", now=DAY_AGO))
+    log.writer.run(partial(missing_ends.remember_started, session_id="-new", now=HOUR_AGO))
     log.look(HOUR_AGO)
     assert [row.session_id for row in rows(log.database, outbound_calls)] == ["-new"]
 
@@ -398,7 +405,7 @@ class Looks:
 def test_the_service_looks_by_itself_and_stops_at_once(
     log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reconciler, "FIRST_S", 0.0)
+    monkeypatch.setattr(reconciling, "FIRST_S", 0.0)
     log.receive(prefetched("-s1", at=HOUR_AGO))
     log.millis.add("-s1", at=HOUR_AGO)
     looks = Looks(log)
@@ -412,7 +419,7 @@ def test_the_service_looks_by_itself_and_stops_at_once(
 def test_a_look_that_fails_is_told_and_tried_again(
     log: Log, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(reconciler, "FIRST_S", 0.0)
+    monkeypatch.setattr(reconciling, "FIRST_S", 0.0)
     log.millis.troubles = [JSONResponse({"detail": "Invalid key"}, 401), ValueError("a bug")]
     looks = Looks(log)
     looks.reconciler.start()
@@ -425,7 +432,7 @@ def test_a_look_that_fails_is_told_and_tried_again(
 
 
 def test_only_one_process_of_several_looks(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reconciler, "FIRST_S", 0.0)
+    monkeypatch.setattr(reconciling, "FIRST_S", 0.0)
     asked = threading.Event()
 
     def is_ours() -> bool:
@@ -440,7 +447,7 @@ def test_only_one_process_of_several_looks(log: Log, monkeypatch: pytest.MonkeyP
 
 
 def test_a_stop_waits_for_no_answer(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reconciler, "FIRST_S", 0.0)
+    monkeypatch.setattr(reconciling, "FIRST_S", 0.0)
     asked = threading.Event()
 
     class Silent(httpx2.AsyncBaseTransport):
@@ -459,7 +466,7 @@ def test_a_stop_waits_for_no_answer(log: Log, monkeypatch: pytest.MonkeyPatch) -
 def test_a_service_with_a_key_fills_in_and_handles(
     log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reconciler, "FIRST_S", 0.01)
+    monkeypatch.setattr(reconciling, "FIRST_S", 0.01)
     an_hour_ago = datetime.now(UTC) - timedelta(hours=1)
     log.receive(prefetched("-s1", at=an_hour_ago))
     log.millis.add("-s1", at=an_hour_ago, call_status="no-answer")

@@ -30,8 +30,8 @@ from test_mask_policy import JSON_VALUES, NUMBER, SENT, SESSION, SHORTENED, WORD
 
 from millis_hooks import EndOfCall, MillisHooks, PrefetchRequest, PrefetchResponse
 from millis_hooks.call_log.deliveries import Delivery
-from millis_hooks.masking import HIDDEN, MaskPolicy
-from millis_hooks.redaction import redact
+from millis_hooks.call_log.masked_deliveries import redact
+from millis_hooks.masking.policy import HIDDEN, MaskPolicy
 
 pytestmark = pytest.mark.both_databases
 
@@ -174,7 +174,7 @@ def test_what_a_handler_raises_is_told_without_its_words(
 
 
 def test_after_the_stop_failures_are_told_as_before(hooks: MillisHooks) -> None:
-    from millis_hooks.failures import describe_failure
+    from millis_hooks.masking.error_report import describe_failure
 
     with serving(hooks) as client:
         client.get("/healthz")

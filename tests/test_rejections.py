@@ -19,11 +19,11 @@ from millis_hooks.call_log import rejections
 from millis_hooks.call_log.database import Database
 from millis_hooks.call_log.queries import Queries
 from millis_hooks.call_log.rejections import Described, Rejection, RejectionLog
-from millis_hooks.call_log.retention import prune
+from millis_hooks.call_log.upkeep.retention import prune
 from millis_hooks.exceptions import StorageError
-from millis_hooks.masking import MASK
-from millis_hooks.rejected import Describer
+from millis_hooks.masking.policy import MASK
 from millis_hooks.settings import Settings
+from millis_hooks.webhooks.refused import Describer
 
 pytestmark = pytest.mark.both_databases
 

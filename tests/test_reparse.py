@@ -14,12 +14,10 @@ from sqlalchemy import Connection, delete, insert, select, text, update
 from storage import NOW, ended, opened, prefetched, rows, writing
 from typer.testing import CliRunner, Result
 
+from millis_hooks.call_log.call_ends import RunsFor
 from millis_hooks.call_log.database import Database
 from millis_hooks.call_log.deliveries import Delivery
-from millis_hooks.call_log.ends import RunsFor
 from millis_hooks.call_log.processing import Processor
-from millis_hooks.call_log.reparse import BATCH_DELIVERIES, Chosen, Reparse, registered_runs
-from millis_hooks.call_log.rereading import Reread
 from millis_hooks.call_log.search import call_search
 from millis_hooks.call_log.tables import (
     call_metadata,
@@ -34,10 +32,17 @@ from millis_hooks.call_log.tables import (
     keys,
     metadata,
 )
-from millis_hooks.cli import reparse as cli_reparse
+from millis_hooks.call_log.upkeep.reprocess import (
+    BATCH_DELIVERIES,
+    Chosen,
+    Reparse,
+    Reread,
+    registered_runs,
+)
+from millis_hooks.cli import maintenance as cli_reparse
 from millis_hooks.cli.commands import app
-from millis_hooks.events import EndOfCall
-from millis_hooks.samples import OWN_PHONE, VINTAGES, end_of_call_body, prefetch_query
+from millis_hooks.protocol.events import EndOfCall
+from millis_hooks.protocol.samples import OWN_PHONE, VINTAGES, end_of_call_body, prefetch_query
 
 pytestmark = pytest.mark.both_databases
 

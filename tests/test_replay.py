@@ -14,7 +14,7 @@ from sqlalchemy import Row, event, insert, select
 from storage import rows
 from stored_calls import NOW, StoredCalls
 
-from millis_hooks.call_log.new_runs import pending_run
+from millis_hooks.call_log.call_rows import pending_run
 from millis_hooks.call_log.tables import calls, handler_runs
 from millis_hooks.exceptions import ConfigError
 from millis_hooks.runs import replay as replay_module

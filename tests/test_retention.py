@@ -20,8 +20,6 @@ from storage import commits_of, eventually, rows, url_in, writing
 from stored_calls import NOW, StoredCalls
 from typer.testing import CliRunner, Result
 
-from millis_hooks.call_log import removal, retention
-from millis_hooks.call_log.removal import Removal
 from millis_hooks.call_log.search import call_search
 from millis_hooks.call_log.tables import (
     call_metadata,
@@ -33,10 +31,12 @@ from millis_hooks.call_log.tables import (
     metadata,
     operator_sessions,
 )
+from millis_hooks.call_log.upkeep import removal, retention
+from millis_hooks.call_log.upkeep.housekeeping import Housekeeper
+from millis_hooks.call_log.upkeep.removal import Removal
+from millis_hooks.checks.machine import examine_retention
 from millis_hooks.cli.commands import app
-from millis_hooks.doctor.clock import examine_retention
-from millis_hooks.housekeeping import Housekeeper
-from millis_hooks.routing import Router
+from millis_hooks.handlers.routing import Router
 from millis_hooks.service import Service
 from millis_hooks.settings import Settings
 
@@ -252,7 +252,7 @@ def test_the_service_prunes_by_itself(
     log: StoredCalls, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, logger="millis_hooks")
-    monkeypatch.setattr("millis_hooks.housekeeping.FIRST_S", 0.0)
+    monkeypatch.setattr("millis_hooks.call_log.upkeep.housekeeping.FIRST_S", 0.0)
     add_whole_call(log, "-old", OLD)
     add_whole_call(log, "-new", NEW)
     calls_came_until(log, NOW)
@@ -268,8 +268,8 @@ def test_the_service_prunes_by_itself(
 def test_nothing_goes_where_all_is_kept_or_another_process_does_it(
     log: StoredCalls, monkeypatch: pytest.MonkeyPatch, settings: Any
 ) -> None:
-    monkeypatch.setattr("millis_hooks.housekeeping.FIRST_S", 0.0)
-    monkeypatch.setattr("millis_hooks.housekeeping.EVERY_S", 0.0)
+    monkeypatch.setattr("millis_hooks.call_log.upkeep.housekeeping.FIRST_S", 0.0)
+    monkeypatch.setattr("millis_hooks.call_log.upkeep.housekeeping.EVERY_S", 0.0)
     asked: list[str] = []
     add_whole_call(log, "-old", OLD)
     with writing(log.database) as writer:
@@ -349,8 +349,8 @@ def test_in_a_flood_it_rests_for_long(log: StoredCalls) -> None:
 def test_a_failure_is_logged_and_the_next_hour_tries_again(
     log: StoredCalls, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("millis_hooks.housekeeping.FIRST_S", 0.0)
-    monkeypatch.setattr("millis_hooks.housekeeping.EVERY_S", 0.0)
+    monkeypatch.setattr("millis_hooks.call_log.upkeep.housekeeping.FIRST_S", 0.0)
+    monkeypatch.setattr("millis_hooks.call_log.upkeep.housekeeping.EVERY_S", 0.0)
     add_whole_call(log, "-old", OLD)
     add_whole_call(log, "-new", NOW - timedelta(days=2))  # by which the clock is believed
     log.write(lambda connection: connection.execute(text("ALTER TABLE inbox RENAME TO gone")))
@@ -366,8 +366,8 @@ def test_a_failure_is_logged_and_the_next_hour_tries_again(
 def test_a_service_keeps_house_while_it_runs(
     log: StoredCalls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("millis_hooks.housekeeping.FIRST_S", 0.0)
-    monkeypatch.setattr("millis_hooks.housekeeping.EVERY_S", 0.01)
+    monkeypatch.setattr("millis_hooks.call_log.upkeep.housekeeping.FIRST_S", 0.0)
+    monkeypatch.setattr("millis_hooks.call_log.upkeep.housekeeping.EVERY_S", 0.01)
     now = datetime.now(UTC)
     add_whole_call(log, "-old", now - timedelta(days=91))
     add_whole_call(log, "-new", now - timedelta(days=2))  # by which the clock is believed
@@ -428,7 +428,7 @@ def test_somebody_at_a_terminal_is_asked(
     kept: list[str],
 ) -> None:
     terminal = SimpleNamespace(stdin=SimpleNamespace(isatty=lambda: True))
-    monkeypatch.setattr("millis_hooks.cli.removing.sys", terminal)
+    monkeypatch.setattr("millis_hooks.cli.forget.sys", terminal)
     add_whole_call(log, "-old", datetime.now(UTC) - timedelta(days=91))
     assert "Remove them? [y/N]" in run(input=answer).stdout
     assert sessions(log) == kept
@@ -461,7 +461,7 @@ def test_the_command_leaves_room_for_a_service_at_work(
     log: StoredCalls, run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rests: list[float] = []
-    monkeypatch.setattr("millis_hooks.cli.removing.time.sleep", rests.append)
+    monkeypatch.setattr("millis_hooks.cli.forget.time.sleep", rests.append)
     add_whole_call(log, "-old", datetime.now(UTC) - timedelta(days=91))
     with FileLock(log.database.runner_lock):
         run("--yes")

@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from millis_hooks import EndOfCall, ParkedRun, PrefetchRequest, RegistrationError, Router
-from millis_hooks.routing import Handler
+from millis_hooks.handlers.routing import Handler
 
 
 class Customer(BaseModel):

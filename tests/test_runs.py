@@ -19,15 +19,14 @@ from millis_hooks.call_log.database import Database
 from millis_hooks.call_log.processing import Processor
 from millis_hooks.call_log.tables import attempts, deliveries, handler_runs
 from millis_hooks.call_log.writer import Writer
-from millis_hooks.events import EndOfCall
 from millis_hooks.exceptions import StorageError
-from millis_hooks.routing import Router
-from millis_hooks.runs import ledger
-from millis_hooks.runs.dispatcher import dispatcher_of
-from millis_hooks.runs.hung import HungHandlers
-from millis_hooks.runs.places import Places
+from millis_hooks.handlers.executor import Workbench
+from millis_hooks.handlers.routing import Router
+from millis_hooks.protocol.events import EndOfCall
+from millis_hooks.runs import store
+from millis_hooks.runs.concurrency import HungHandlers, Places
+from millis_hooks.runs.processes import dispatcher_of
 from millis_hooks.runs.runner import Runner
-from millis_hooks.workbench import Workbench
 
 pytestmark = pytest.mark.both_databases
 
@@ -515,7 +514,7 @@ def test_a_mistake_of_our_own_does_not_end_the_runner(
     router.on_end_of_call(name="work")(lambda call: None)
     with started(tmp_path, router) as runs, monkeypatch.context() as patch:
         eventually(lambda: runs.runner.status.role == "working")
-        patch.setattr("millis_hooks.runs.ledger.wake_due", None)
+        patch.setattr("millis_hooks.runs.store.wake_due", None)
         runs.receive("-s1")
         eventually(lambda: "runs wait: TypeError" in caplog.text)
         patch.undo()
@@ -547,7 +546,7 @@ def die_at_work(folder: Path, router: Router, session_id: str, *, times: int) ->
 
         def claim_and_die(connection: Connection) -> None:
             places = Places(list(router), 1)
-            assert ledger.claim(
+            assert store.claim(
                 connection,
                 places,
                 runs.now,
@@ -557,7 +556,7 @@ def die_at_work(folder: Path, router: Router, session_id: str, *, times: int) ->
             )
 
         for _ in range(times):
-            writer.run(lambda connection: ledger.take_over(connection, runs.now))
+            writer.run(lambda connection: store.take_over(connection, runs.now))
             writer.run(claim_and_die)
 
 

@@ -5,8 +5,14 @@ from datetime import UTC, datetime
 
 import pytest
 
-from millis_hooks.events import EndOfCall, PrefetchRequest
-from millis_hooks.samples import VINTAGES, Vintage, end_of_call_body, prefetch_query, push_id
+from millis_hooks.protocol.events import EndOfCall, PrefetchRequest
+from millis_hooks.protocol.samples import (
+    VINTAGES,
+    Vintage,
+    end_of_call_body,
+    prefetch_query,
+    push_id,
+)
 
 STARTED = datetime(2026, 1, 2, 3, 4, 5, 250000, UTC)
 HONEST: tuple[Vintage, ...] = ("v1a", "v1b", "v2", "v2-extras")

@@ -16,7 +16,7 @@ from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
 from millis_hooks import EndOfCall
-from millis_hooks.masking import MASK
+from millis_hooks.masking.policy import MASK
 
 CONFIG = {"prompt": "Book a table for {caller}.", "voice": VOICE}
 
@@ -504,7 +504,7 @@ def test_the_widget_is_a_page_that_frames_of_this_machine_may_show(client: TestC
 def test_more_calls_than_it_connects_are_to_be_tried_again(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("millis_hooks.sandbox.interfaces.switchboard.MAX_LIVE", 0)
+    monkeypatch.setattr("millis_hooks.sandbox.emulator.sessions.MAX_LIVE", 0)
     answer = client.post(f"{API}/start_outbound_call", json=OUTBOUND)
     assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
     with call(client) as socket:

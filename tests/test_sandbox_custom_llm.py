@@ -17,8 +17,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.server import ServerConnection, serve
 
 from millis_hooks import EndOfCall
-from millis_hooks.sandbox.interfaces.answer import Answer
-from millis_hooks.sandbox.interfaces.custom_llm import CustomLlm
+from millis_hooks.sandbox.emulator.custom_llm import Answer, CustomLlm
 
 Says = Callable[["Model", dict[str, Any]], None]
 

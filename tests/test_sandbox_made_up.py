@@ -13,7 +13,7 @@ from pathlib import Path
 from documents import ROOT
 
 from millis_hooks import sandbox
-from millis_hooks.sandbox.interfaces import switchboard, websocket
+from millis_hooks.sandbox.emulator import sessions, websocket
 from millis_hooks.sandbox.made_up import MADE_UP, as_markdown
 from millis_hooks.sandbox.policy import policy_settings
 
@@ -64,7 +64,7 @@ def test_every_method_and_address_of_the_sandbox_s_own_is_said() -> None:
     methods = set(re.findall(r'method == "(\w+)"', source)) - {"ping", "initiate"}
     assert methods == {"say", "call", "hang_up"}
     assert all(f'"{method}"' in page or f"`{method}`" in page for method in methods)
-    assert all(phone in page for phone in switchboard.UNREACHED)
+    assert all(phone in page for phone in sessions.UNREACHED)
     assert "/sessions/{id}/call" in page
 
 

@@ -18,11 +18,11 @@ from starlette.testclient import TestClient
 from stored_calls import NOW
 
 from millis_hooks import EndOfCall, MillisHooks, PrefetchRequest, PrefetchResponse
-from millis_hooks.call_status import CallStatus
-from millis_hooks.dashboard.sandbox.draft import read_draft
+from millis_hooks.dashboard.sandbox.form import read_draft
 from millis_hooks.operators import accounts
-from millis_hooks.operators.passwords import hash_password
-from millis_hooks.sandbox.notebook import Notebook
+from millis_hooks.operators.accounts import hash_password
+from millis_hooks.protocol.call_status import CallStatus
+from millis_hooks.sandbox.emulator.store import Notebook
 
 PASSWORD = "a password of the tests"
 DRAFT = {

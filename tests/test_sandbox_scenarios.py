@@ -11,8 +11,7 @@ from sandbox_calls import Receiver, json_answer
 from millis_hooks.exceptions import ConfigError
 from millis_hooks.sandbox import Line, Scenario, Stage, ToolUse, load_scenario, shipped_scenarios
 from millis_hooks.sandbox.expectations import Finding, StoredCall, check
-from millis_hooks.sandbox.scenario import read_scenario
-from millis_hooks.sandbox.toml_lines import line_of
+from millis_hooks.sandbox.scenario import line_of, read_scenario
 
 WHOLE = '''
 title = "A booking"

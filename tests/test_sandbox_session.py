@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from sandbox_calls import PREFETCH, Receiver, Reply, call, json_answer
 
-from millis_hooks.call_status import CallStatus
-from millis_hooks.events import EndOfCall
-from millis_hooks.samples import Vintage
+from millis_hooks.protocol.call_status import CallStatus
+from millis_hooks.protocol.events import EndOfCall
+from millis_hooks.protocol.samples import Vintage
 from millis_hooks.sandbox import (
     Answer,
     Conversation,

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from millis_hooks.sandbox.interfaces.asked import LogQuery
-from millis_hooks.sandbox.interfaces.shelf import KnownAgent, Shelf
+from millis_hooks.sandbox.emulator.schemas import LogQuery
+from millis_hooks.sandbox.emulator.store import KnownAgent, Shelf
 
 NOW = datetime(2026, 11, 21, 14, 20, tzinfo=UTC)
 

@@ -9,9 +9,9 @@ from urllib.parse import unquote
 import pytest
 from sandbox_calls import END, PREFETCH, Receiver, call
 
+from millis_hooks.protocol.reading import Json
+from millis_hooks.sandbox.agent import Filling, merge_metadata
 from millis_hooks.sandbox.policy import Policy, policy_settings
-from millis_hooks.sandbox.prompt import Filling, merge_metadata
-from millis_hooks.wire import Json
 
 
 def test_objects_within_metadata_are_replaced_or_merged() -> None:

@@ -15,7 +15,7 @@ from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
 from millis_hooks import EndOfCall
-from millis_hooks.sandbox.interfaces.sound import SAMPLES_PER_S, tone
+from millis_hooks.sandbox.emulator.websocket import SAMPLES_PER_S, tone
 
 
 @pytest.fixture

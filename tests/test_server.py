@@ -24,10 +24,10 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-from millis_hooks.connection import affordable
 from millis_hooks.exceptions import MillisHooksError, StorageError
-from millis_hooks.peer import tell_of_secret
 from millis_hooks.server import Config, Limits, Server, run_child
+from millis_hooks.server.connection import affordable
+from millis_hooks.webhooks.responses import tell_of_secret
 
 GET = b"GET /seen HTTP/1.1\r\nHost: test\r\n\r\n"
 HEAD_OF_POST = b"POST /echo HTTP/1.1\r\nHost: test\r\n"

@@ -12,9 +12,9 @@ import pytest
 from storage import ended, eventually, opened, rows, url_in, writing
 
 from millis_hooks.call_log.tables import handler_runs
-from millis_hooks.events import EndOfCall
 from millis_hooks.exceptions import StorageError
-from millis_hooks.routing import Router
+from millis_hooks.handlers.routing import Router
+from millis_hooks.protocol.events import EndOfCall
 from millis_hooks.runs.runner import Runner
 from millis_hooks.service import Service
 from millis_hooks.settings import Settings

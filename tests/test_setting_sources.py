@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from millis_hooks.environment.sources import ENV_PREFIX, Given
 from millis_hooks.exceptions import ConfigError
-from millis_hooks.setting_sources import ENV_PREFIX, Given
 from millis_hooks.settings import Settings
 
 PASSWORD = "orchid-plinth-cobalt-meadow"

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from millis_hooks.environment.secret_rules import MIN_CHARS
 from millis_hooks.exceptions import ConfigError
-from millis_hooks.password_rules import MIN_CHARS
 from millis_hooks.settings import Settings
 
 ONE, TWO, THREE = (f"secret-number-{number}-of-three" for number in range(1, 4))

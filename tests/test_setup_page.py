@@ -16,14 +16,14 @@ from stored_calls import NOW
 from typer.testing import CliRunner
 
 from millis_hooks.call_log.tables import deeds, rejection_counts
+from millis_hooks.checks import Finding, bad, ok, warn
 from millis_hooks.cli.commands import app
 from millis_hooks.dashboard import Setup, Trials
+from millis_hooks.environment.addresses import is_link_local
 from millis_hooks.exceptions import StorageError
-from millis_hooks.finding import Finding, bad, ok, warn
-from millis_hooks.loopback import is_link_local
-from millis_hooks.marks import TEST_SOURCE, Marks
 from millis_hooks.operators import accounts
-from millis_hooks.operators.passwords import hash_password
+from millis_hooks.operators.accounts import hash_password
+from millis_hooks.protocol.test_marks import TEST_SOURCE, Marks
 from millis_hooks.settings import Settings
 
 PUBLIC = "https://hooks.example.com"
@@ -347,7 +347,7 @@ def test_the_end_that_is_sent_is_that_of_the_last_test_prefetch(tmp_path: Path) 
 def test_an_answer_of_somebody_else_is_no_success(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("millis_hooks.dashboard.trials._PATIENCE_S", 0.0)
+    monkeypatch.setattr("millis_hooks.dashboard.connection_test._PATIENCE_S", 0.0)
     site = through(tmp_path, lambda _: httpx2.Response(200, text="Welcome to nginx!"))
     trial = sent(site, "end_of_call")
     assert (trial["is_good"], trial["session_id"]) == (False, None)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from millis_hooks.dashboard.shortened import Room
+from millis_hooks.dashboard.payloads import Room
 
 
 @pytest.mark.parametrize("value", [None, 1.5, True, "text", ["a", {"b": []}], {"a": {"b": [1]}}])

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from millis_hooks import EndOfCall, MillisHooks, RegistrationError
 from millis_hooks import PrefetchRequest as Asked
-from millis_hooks.signatures import metadata_model
+from millis_hooks.handlers.signatures import metadata_model
 
 if TYPE_CHECKING:
     from elsewhere import Result, Unknown  # type: ignore[import-not-found]

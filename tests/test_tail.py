@@ -19,14 +19,14 @@ from storage import NOW, ended, opened, prefetched, url_in, writing
 from typer.testing import CliRunner, Result
 
 from millis_hooks.call_log import CallLog
-from millis_hooks.call_log.backlog import read_backlog
+from millis_hooks.call_log.call_rows import pending_run
 from millis_hooks.call_log.database import Database
-from millis_hooks.call_log.following import Follower, Happening
-from millis_hooks.call_log.new_runs import pending_run
+from millis_hooks.call_log.health import read_backlog
+from millis_hooks.call_log.queries.followed import Follower, Happening
 from millis_hooks.call_log.tables import attempts, calls, handler_runs
 from millis_hooks.cli.commands import app
-from millis_hooks.events import EndOfCall
-from millis_hooks.samples import end_of_call_body
+from millis_hooks.protocol.events import EndOfCall
+from millis_hooks.protocol.samples import end_of_call_body
 
 SCRIPT = str(Path(sys.executable).with_name("millis-hooks"))
 NUMBER = "+14155550134"

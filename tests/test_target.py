@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from millis_hooks import ConfigError, RegistrationError
-from millis_hooks.target import load_target
+from millis_hooks.server.app_loader import load_target
 
 Write = Callable[[str, str], Path]
 

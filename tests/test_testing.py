@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from millis_hooks import EndOfCall, MillisHooks, PrefetchRequest, PrefetchResponse
-from millis_hooks.call_log.filters import CallFilter
+from millis_hooks.call_log.queries.filters import CallFilter
 from millis_hooks.exceptions import ConfigError
-from millis_hooks.samples import CallContent
+from millis_hooks.protocol.samples import CallContent
 from millis_hooks.sandbox import Scenario, Script, SessionSpec
 from millis_hooks.testing import HooksClient
 

@@ -13,9 +13,9 @@ import pytest
 from stored_calls import NOW, StoredCalls
 
 from millis_hooks.dashboard.sign_in import Queue
-from millis_hooks.loopback import network_of
+from millis_hooks.environment.addresses import network_of
 from millis_hooks.operators import Operator, Operators, Refused, SignedIn, Turn, accounts
-from millis_hooks.operators.passwords import hash_password
+from millis_hooks.operators.accounts import hash_password
 from millis_hooks.operators.throttle import Throttle
 
 PASSWORD = "the password of admin"
@@ -69,7 +69,7 @@ class Door:
 @pytest.fixture
 def door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Door]:
     # What is slow about a password is not what these are about.
-    monkeypatch.setattr("millis_hooks.operators.desk.is_password", _is_annas)
+    monkeypatch.setattr("millis_hooks.operators.service.is_password", _is_annas)
     door = Door(tmp_path)
     yield door
     door.stored.database.close()

@@ -20,11 +20,11 @@ from storage import ended
 
 from millis_hooks import ConfigError, PrefetchRequest
 from millis_hooks.call_log.transfer.lines import call_line, read_call_line
-from millis_hooks.events import EndOfCall
 from millis_hooks.exceptions import PayloadError
-from millis_hooks.lines import trace_id
-from millis_hooks.samples import end_of_call_body, prefetch_query
-from millis_hooks.tracing import Tracing
+from millis_hooks.observability.log_records import trace_id
+from millis_hooks.observability.tracing import Tracing
+from millis_hooks.protocol.events import EndOfCall
+from millis_hooks.protocol.samples import end_of_call_body, prefetch_query
 
 NUMBER = "+14155550134"
 SENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -42,7 +42,7 @@ def spans(monkeypatch: pytest.MonkeyPatch) -> Iterator[Spans]:
     kept = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(kept))
-    monkeypatch.setattr("millis_hooks.tracing._provider", lambda: provider)
+    monkeypatch.setattr("millis_hooks.observability.tracing._provider", lambda: provider)
     yield lambda: {span.name: span for span in kept.get_finished_spans()}
     provider.shutdown()
 
@@ -168,7 +168,7 @@ def test_what_went_wrong_shows(make_traced: Callable[[], Any], spans: Spans) -> 
 def test_of_calls_that_go_on_so_many_are_remembered_and_no_more(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("millis_hooks.tracing.MOST_REMEMBERED", 1)
+    monkeypatch.setattr("millis_hooks.observability.tracing.MOST_REMEMBERED", 1)
     provider = TracerProvider()
     tracing = Tracing(provider)
     first = tracing.delivery("prefetch", "-s1", ())
@@ -182,7 +182,7 @@ def test_of_calls_that_go_on_so_many_are_remembered_and_no_more(
 def test_calls_are_taken_where_tracing_is_switched_off_for_the_process(
     make_traced: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("millis_hooks.tracing._provider", trace.NoOpTracerProvider)
+    monkeypatch.setattr("millis_hooks.observability.tracing._provider", trace.NoOpTracerProvider)
     with serving(make_traced()) as client:
         assert client.get(BEGIN).status_code == 200
         assert client.post(END_OF_CALL, content=END).status_code == 200
@@ -195,7 +195,7 @@ def test_without_the_extra_the_setting_says_what_to_install(
         async with make_hooks(tracing=True).running():
             pass
 
-    monkeypatch.setitem(sys.modules, "millis_hooks.tracing", None)
+    monkeypatch.setitem(sys.modules, "millis_hooks.observability.tracing", None)
     with pytest.raises(ConfigError, match=r"millis-hooks\[otel\]"):
         asyncio.run(start())
 

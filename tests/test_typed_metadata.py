@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field, create_model, field_validator
 
-from millis_hooks.events import PrefetchRequest
-from millis_hooks.sandbox.prefetching import prefetch_request
-from millis_hooks.sandbox.spec import SessionSpec
-from millis_hooks.sandbox.webhooks import Webhook
-from millis_hooks.wire import Json
+from millis_hooks.protocol.events import PrefetchRequest
+from millis_hooks.protocol.reading import Json
+from millis_hooks.sandbox.call_spec import SessionSpec
+from millis_hooks.sandbox.transport import Webhook
+from millis_hooks.sandbox.webhook_client import prefetch_request
 
 WEBHOOK = Webhook("http://test/millis/prefetch", ())
 

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from millis_hooks.call_log.values import clean_float, clean_int, clean_text, clean_time
+from millis_hooks.call_log.sanitize import clean_float, clean_int, clean_text, clean_time
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from millis_hooks.variables import fill, variables_of
+from millis_hooks.protocol.variables import fill, variables_of
 
 
 def test_known_names_are_filled_in() -> None:

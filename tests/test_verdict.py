@@ -10,10 +10,10 @@ import pytest
 
 from millis_hooks import Backoff, GiveUp, Retry, Router
 from millis_hooks.exceptions import HandlerTimeoutError
-from millis_hooks.routing import Handler
-from millis_hooks.running import Finished
-from millis_hooks.runs.ledger import AttemptEnd, ClaimedRun
-from millis_hooks.runs.verdict import HandedBackError, end_of_attempt
+from millis_hooks.handlers.handler_call import Finished
+from millis_hooks.handlers.routing import Handler
+from millis_hooks.runs.outcome import HandedBackError, end_of_attempt
+from millis_hooks.runs.store import AttemptEnd, ClaimedRun
 
 NOW = datetime(2026, 11, 21, 14, 20, tzinfo=UTC)
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from millis_hooks.web_address import service_address, web_address, without_password
+from millis_hooks.environment.addresses import service_address, web_address, without_password
 
 REFUSED = [
     "hooks.example.com",

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from millis_hooks.exceptions import PayloadError
-from millis_hooks.wire import describe, read_json
+from millis_hooks.protocol.reading import describe, read_json
 
 
 @pytest.mark.parametrize(

@@ -17,13 +17,13 @@ from typing import Any, TypeVar
 import pytest
 from conftest import eventually
 
-from millis_hooks import PrefetchRequest, Router, handler_threads
-from millis_hooks import workbench as workbench_module
+from millis_hooks import PrefetchRequest, Router
 from millis_hooks.exceptions import HandlerError, HandlerTimeoutError
-from millis_hooks.handler_threads import HandlerThreads
-from millis_hooks.routing import Handler
-from millis_hooks.running import NOT_WANTED, Finished, Running
-from millis_hooks.workbench import Lifespan, Workbench
+from millis_hooks.handlers import executor as workbench_module
+from millis_hooks.handlers import handler_call
+from millis_hooks.handlers.executor import Lifespan, Workbench
+from millis_hooks.handlers.handler_call import NOT_WANTED, Finished, HandlerThreads, Running
+from millis_hooks.handlers.routing import Handler
 
 T = TypeVar("T")
 
@@ -414,7 +414,7 @@ def test_no_handler_waits_behind_another_while_threads_may_be_made() -> None:
 def test_when_all_threads_hang_more_work_is_refused_at_once(
     released: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(handler_threads, "MAX_WAITING", 1)
+    monkeypatch.setattr(handler_call, "MAX_WAITING", 1)
 
     async def work(workbench: Workbench) -> Finished:
         hang = handler(lambda call: released.wait())

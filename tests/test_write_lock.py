@@ -18,11 +18,11 @@ from sqlalchemy.exc import OperationalError
 from storage import opened
 
 from millis_hooks.call_log import database as database_module
-from millis_hooks.call_log import write_lock
+from millis_hooks.call_log import locks
 from millis_hooks.call_log.database import Database, is_locked
-from millis_hooks.call_log.erasure import empty_wal
-from millis_hooks.call_log.vacuum import vacuum
-from millis_hooks.call_log.write_lock import LockedConnection
+from millis_hooks.call_log.locks import LockedConnection
+from millis_hooks.call_log.upkeep.removal import empty_wal
+from millis_hooks.call_log.upkeep.vacuum import vacuum
 
 # Notes when the driver is told to begin, and when its commit has returned: by then SQLite has also
 # copied the -wal file, if it was time to.
@@ -65,7 +65,7 @@ LockedConnection.unlock = unlock_and_note
 @pytest.fixture(autouse=True)
 def affected(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever SQLite this Python has."""
-    monkeypatch.setattr(write_lock, "has_wal_reset_bug", lambda: True)
+    monkeypatch.setattr(locks, "has_wal_reset_bug", lambda: True)
 
 
 @pytest.fixture
@@ -139,7 +139,7 @@ def test_a_lock_that_is_never_free_is_said_as_sqlite_says_it(
     log: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(database_module, "BUSY_TIMEOUT_S", 0.01)
-    monkeypatch.setattr("millis_hooks.call_log.erasure.BUSY_TIMEOUT_S", 0.01)
+    monkeypatch.setattr("millis_hooks.call_log.upkeep.removal.BUSY_TIMEOUT_S", 0.01)
     with held(log):
         with pytest.raises(OperationalError) as caught:
             insert(log)
@@ -178,7 +178,7 @@ def test_nothing_is_written_while_the_lock_is_not_to_be_had(
 def test_where_sqlite_is_mended_the_lock_is_taken_for_the_sake_of_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(write_lock, "has_wal_reset_bug", lambda: False)
+    monkeypatch.setattr(locks, "has_wal_reset_bug", lambda: False)
     database = Database(f"sqlite:///{tmp_path / 'mended.db'}")
     lock = tmp_path / "mended.db-lock"
     with database.writer.begin() as connection:

@@ -14,8 +14,8 @@ import typer.main
 from sphinx.application import Sphinx
 
 from millis_hooks.cli.commands import app as command_line
+from millis_hooks.environment.sources import ENV_PREFIX
 from millis_hooks.sandbox import made_up
-from millis_hooks.setting_sources import ENV_PREFIX
 from millis_hooks.settings import Settings
 
 

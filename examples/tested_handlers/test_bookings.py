@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from bookings import BOOKED
 
-from millis_hooks.samples import CallContent
+from millis_hooks.protocol.samples import CallContent
 from millis_hooks.sandbox import Answer
 from millis_hooks.testing import HooksClient, Simulation
 

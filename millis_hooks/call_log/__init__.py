@@ -15,21 +15,18 @@ from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import SQLAlchemyError
 
 from ..exceptions import StorageError
+from .call_ends import RunsFor
+from .change_feed import REFRESH, Announcer, Change, Elsewhere
 from .database import Database, describe, is_damage
 from .dialects import upsert
-from .elsewhere import Elsewhere
-from .ends import RunsFor
+from .health import Readiness, require_sound, require_whole
 from .migrations import migrate, open_database
-from .news import REFRESH, Announcer, Change
 from .processing import Processor
-from .readiness import Readiness, require_sound
 from .tables import calls, keys
-from .unfinished import require_whole
 from .writer import Writer
 
 if TYPE_CHECKING:
-    from .replicas import Replicas
-
+    from .notifications import Replicas
 
 logger = logging.getLogger("millis_hooks.call_log")
 
@@ -136,8 +133,8 @@ class CallLog:
 def _elsewhere(database: Database, writer: Writer, news: Announcer) -> Elsewhere | Replicas:
     if database.is_file:
         return Elsewhere(writer, news)
+    from .notifications import Replicas
     from .postgres import PostgresDatabase
-    from .replicas import Replicas
 
     assert isinstance(database, PostgresDatabase)  # noqa: S101 - there is no third kind
     return Replicas(database, news)

@@ -12,8 +12,8 @@ from typing import Any, Literal, NamedTuple
 from sqlalchemy import Connection
 
 from .dialects import is_postgresql
-from .raw_bytes import MARK, storable
-from .values import MAX_KEY_CHARS, short_key
+from .raw_body import MARK, storable
+from .sanitize import MAX_KEY_CHARS, short_key
 
 Kind = Literal["prefetch", "end_of_call"]
 

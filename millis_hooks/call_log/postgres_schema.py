@@ -14,11 +14,11 @@ from sqlalchemy import Connection, MetaData, Text, text
 from sqlalchemy.dialects.postgresql import TEXT
 from sqlalchemy.exc import SQLAlchemyError
 
-from .analytics.postgres_triggers import CREATE_TRIGGERS
 from .database import describe
 from .dialects import POSTGRESQL, SQLITE
+from .postgres import CREATE_WRITERS
+from .postgres_triggers import CREATE_TRIGGERS
 from .tables import Key, metadata
-from .transactions import CREATE_WRITERS
 
 logger = logging.getLogger("millis_hooks.call_log")
 

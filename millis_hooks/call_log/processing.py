@@ -7,6 +7,9 @@ nothing, and a delivery that cannot be read holds up nobody.
 What may end the process is read alone, and counted before: what is large, and what another process
 left over. After two attempts that no process survived it is set aside. All else is read without a
 count: a process that dies of it leaves it over, and so does one that was killed by chance.
+
+One process at a time reads what another may have died of, so that nobody takes a delivery for
+poison while it is being read.
 """
 
 from __future__ import annotations
@@ -14,25 +17,63 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeAlias
 
-from sqlalchemy import Connection, Row, func, select, update
+from sqlalchemy import Connection, Engine, Row, func, select, update
 
 from ..exceptions import AnotherAgentError
-from ..failures import describe_failure
-from ..wire import LARGE_BYTES
-from .changes import Changes
+from ..masking.error_report import describe_failure
+from ..protocol.reading import LARGE_BYTES
+from .call_ends import RunsFor
+from .call_rows import give_up, save
+from .change_feed import Change
 from .database import Database, is_outage
-from .derived import give_up, save
-from .digest import Digest, digest_delivery
-from .ends import RunsFor
-from .in_turn import turns_on
-from .news import Change
-from .raw_bytes import length_of
+from .locks import FileHolder
+from .projection import Digest, digest_delivery
+from .raw_body import length_of
+from .rederive import Changes
 from .tables import deliveries, inbox
 from .writer import Writer
+
+#: Says whether it is this process's turn, for as long as it is entered; it ends with the process.
+Turn: TypeAlias = Callable[[], AbstractContextManager[bool]]
+
+#: Any number that no other program takes for its advisory locks.
+_READING_LOCK = 7_203_145_113_262_077_932
+
+
+def turns_on(database: Database) -> Turn:
+    """Return how the processes on a call log take turns."""
+    if database.is_file:
+        holder = FileHolder(Path(f"{database.path}-reading"))
+        return lambda: _with_file(holder)
+    return lambda: _with_session(database.reader)
+
+
+@contextmanager
+def _with_file(holder: FileHolder) -> Iterator[bool]:
+    is_ours = holder.hold()
+    try:
+        yield is_ours
+    finally:
+        if is_ours:
+            holder.let_go()
+
+
+@contextmanager
+def _with_session(reader: Engine) -> Iterator[bool]:
+    with reader.connect() as connection:
+        yield _lock(connection)
+
+
+def _lock(connection: Connection) -> bool:
+    """Take the lock until the transaction ends, unless another session has it."""
+    return bool(connection.scalar(select(func.pg_try_advisory_xact_lock(_READING_LOCK))))
+
 
 logger = logging.getLogger("millis_hooks.call_log")
 

@@ -22,8 +22,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 from sqlalchemy import Connection, Insert, Select, delete, insert, select, update
 
-from ..failures import describe_failure
-from ..loopback import network_of
+from ..environment.addresses import network_of
+from ..masking.error_report import describe_failure
 from .deliveries import Kind
 from .dialects import upsert
 from .tables import rejection_counts, rejections

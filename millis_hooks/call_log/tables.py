@@ -30,8 +30,8 @@ from sqlalchemy import (
     true,
 )
 
-from .raw_bytes import RawBytes
-from .values import MAX_KEY_CHARS, short_key
+from .raw_body import RawBytes
+from .sanitize import MAX_KEY_CHARS, short_key
 
 
 class UtcDateTime(TypeDecorator[datetime]):

@@ -21,11 +21,11 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from ..counts import WriterCounts
 from ..exceptions import StorageError, StorageOutageError
+from .counts import WriterCounts
 from .database import describe, is_locked, is_outage
 from .deliveries import Delivery, insert_after, insert_deliveries
-from .transactions import Transactions
+from .postgres import Transactions
 
 logger = logging.getLogger("millis_hooks.call_log")
 

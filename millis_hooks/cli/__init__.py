@@ -10,7 +10,7 @@ def main() -> None:
     # What starting up makes stays, from the imports on: the collector would only look at it again
     # and again. A server turns it on when it has started, other commands end soon.
     gc.disable()
-    from .output import writable_output
+    from .common import writable_output
 
     with writable_output():
         from .commands import app

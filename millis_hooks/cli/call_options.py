@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 import typer
 
 from ..exceptions import ConfigError
-from .moments import read_moment
+from .common import read_moment
 
 if TYPE_CHECKING:
-    from ..call_log.filters import CallFilter
+    from ..call_log.queries.filters import CallFilter
 
 Query: TypeAlias = Annotated[
     str, typer.Option("--q", help="What was said, or a part of a number or an id.")
@@ -72,7 +72,13 @@ def read_filter(
 
     Without times it is for calls of any time. Raises `ConfigError` for a value that means nothing.
     """
-    from ..call_log.filters import CHANNELS, DIRECTIONS, HANDLER_STATES, OUTCOMES, CallFilter
+    from ..call_log.queries.filters import (
+        CHANNELS,
+        DIRECTIONS,
+        HANDLER_STATES,
+        OUTCOMES,
+        CallFilter,
+    )
 
     _require_known("outcome", others["outcome"], OUTCOMES)
     _require_known("channel", others["channel"], CHANNELS)

@@ -11,29 +11,19 @@ import typer
 
 from ..version import __version__
 from . import (
-    agent_config,
-    backup,
     calls,
-    copy,
     doctor,
-    drift,
-    export,
     forget,
-    import_calls,
-    operator,
-    prune,
-    reconcile,
-    reparse,
-    replay,
+    maintenance,
+    millis,
+    operators,
     runs,
     send,
-    serving,
+    serve,
     simulate,
-    starter_app,
-    tail,
-    vacuum,
+    transfer,
 )
-from .terminal import Commands
+from .common import Commands
 
 app = typer.Typer(
     cls=Commands,
@@ -41,31 +31,31 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,  # its frames show local variables, and so secrets
 )
-app.command("new")(starter_app.new)
-app.command("dev")(serving.dev)
-app.command("run")(serving.run)
-app.command("worker")(serving.worker)
-app.command("config")(agent_config.config)
+app.command("new")(serve.new)
+app.command("dev")(serve.dev)
+app.command("run")(serve.run)
+app.command("worker")(serve.worker)
+app.command("config")(millis.config)
 app.add_typer(send.app, name="send")
 app.command("simulate")(simulate.simulate)
 app.command("calls")(calls.list_calls)
 # Session ids begin with a dash.
 app.command("show", context_settings={"ignore_unknown_options": True})(calls.show)
 app.command("runs")(runs.list_runs)
-app.command("tail")(tail.tail)
+app.command("tail")(calls.tail)
 app.command("doctor")(doctor.doctor)
-app.command("drift")(drift.drift)
-app.command("reconcile")(reconcile.reconcile)
-app.command("reparse")(reparse.reparse)
-app.command("export")(export.export)
-app.command("import")(import_calls.import_calls)
-app.add_typer(operator.app, name="operator")
-app.command("prune")(prune.prune)
+app.command("drift")(doctor.drift)
+app.command("reconcile")(millis.reconcile)
+app.command("reparse")(maintenance.reparse)
+app.command("export")(transfer.export)
+app.command("import")(transfer.import_calls)
+app.add_typer(operators.app, name="operator")
+app.command("prune")(maintenance.prune)
 app.command("forget", context_settings={"ignore_unknown_options": True})(forget.forget)
-app.command("vacuum")(vacuum.vacuum)
-app.command("backup")(backup.backup)
-app.command("copy")(copy.copy)
-app.command("replay", context_settings={"ignore_unknown_options": True})(replay.replay)
+app.command("vacuum")(maintenance.vacuum)
+app.command("backup")(maintenance.backup)
+app.command("copy")(transfer.copy)
+app.command("replay", context_settings={"ignore_unknown_options": True})(runs.replay)
 
 
 def _print_version(wanted: bool) -> None:

@@ -1,4 +1,7 @@
-"""`doctor`: looks a service over and says what to do."""
+"""`doctor`: looks a service over and says what to do.
+
+`drift`: what Millis sent that its documentation does not know.
+"""
 
 from __future__ import annotations
 
@@ -12,17 +15,18 @@ from urllib.parse import urlsplit
 
 import typer
 
+from ..environment.addresses import is_loopback
 from ..exceptions import MillisHooksError
-from ..loopback import is_loopback
 from ..webhooks import service_url, webhook_url
-from .terminal import add_row, console, note, table
+from .common import add_row, console, note, opened, print_json, table
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ..doctor import Finding, State
+    from ..call_log.drift import DriftReport
+    from ..checks import Finding, State
+    from ..server.app_loader import Target
     from ..settings import Settings
-    from ..target import Target
 
 _TIMEOUT_S = 10.0
 _MARKS = {"ok": "ok", "warn": "warn", "bad": "BAD"}
@@ -64,8 +68,8 @@ def doctor(
 
 
 def _findings(target: str | None, url: str | None, *, fast: bool) -> Iterator[Finding]:
-    from ..doctor.examination import examine
-    from ..finding import bad
+    from ..checks import bad
+    from ..checks.examination import examine
 
     try:
         found = _load(target)
@@ -76,7 +80,7 @@ def _findings(target: str | None, url: str | None, *, fast: bool) -> Iterator[Fi
         return
     base = None if url is None else service_url(settings, url)
     if found is not None:
-        from ..doctor.application import examine_application
+        from ..checks.configuration import examine_application
 
         router = found.hooks.router if found.hooks else None
         yield from examine_application(found.import_string, router)
@@ -88,7 +92,7 @@ def _findings(target: str | None, url: str | None, *, fast: bool) -> Iterator[Fi
 def _load(target: str | None) -> Target | None:
     if target is None:
         return None
-    from ..target import load_target
+    from ..server.app_loader import load_target
 
     return load_target(target)
 
@@ -103,7 +107,7 @@ def _settings(found: Target | None) -> Settings:
 def _reach(settings: Settings, url: str) -> Iterator[Finding]:
     import httpx2
 
-    from ..doctor.reach import Addresses, examine_reach
+    from ..checks.reachability import Addresses, examine_reach
 
     is_local = is_loopback(urlsplit(url).hostname)
     at = Addresses(
@@ -138,3 +142,47 @@ def _print_summary(counts: Counter[State], target: str | None, url: str | None) 
         note("Name your application to have its handlers and settings looked at too: app.py")
     if url is None:
         note("Not looked at from outside; add --url https://hooks.example.com")
+
+
+_HEADS = ("What", "Where", "Deliveries", "First (UTC)", "Last (UTC)", "Delivery", "Found last")
+
+
+def drift(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List unknown fields, unknown values and what could not be read, with how often and when."""
+    from ..call_log.drift import drift_report, masked_report
+    from ..masking.policy import MaskPolicy
+    from ..settings import Settings
+
+    settings = Settings.load()
+    with opened(settings) as database, database.reader.connect() as connection:
+        report = masked_report(drift_report(connection), MaskPolicy.of(settings))
+    if as_json:
+        print_json(report)
+    elif report.groups:
+        _print_table(report)
+    else:
+        typer.echo("Nothing new: every field and value is known, and could be read.")
+
+
+def _print_table(report: DriftReport) -> None:
+    from ..call_log.drift import COUNT_CAP, MOST_GROUPS
+
+    shown = table(*_HEADS)
+    for column in shown.columns[:-1]:
+        column.no_wrap = True
+    for group in report.groups:
+        cells = (
+            group.kind.replace("_", " "),
+            group.path,
+            f"{group.count:,}" + ("+" if group.count == COUNT_CAP else ""),
+            f"{group.first_seen:%Y-%m-%d %H:%M}",
+            f"{group.last_seen:%Y-%m-%d %H:%M}",
+            str(group.delivery_id),
+            group.sample,
+        )
+        add_row(shown, *cells, one_line=True)
+    console().print(shown)
+    if not report.is_complete:
+        note(f"Of each kind the first {MOST_GROUPS} places are listed; there are more.")

@@ -1,29 +1,93 @@
-"""`forget`: removes everything kept about a telephone number, or under one session."""
+"""`forget`: removes everything kept about a telephone number, or under one session.
+
+What commands that remove something have in common: a question, a bar, and manners towards a
+service that is at work on the same log.
+"""
 
 from __future__ import annotations
 
+import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from ..exceptions import ConfigError
-from ..phones import digits_of, looked_for
-from ..printable import printable
-from .opened_log import opened
-from .progress import progress
-from .recorded import record
-from .removing import ask, carry_out, is_served, rested, told_kept
-from .terminal import INTERRUPTED, fail, note
+from ..masking.error_report import printable
+from ..protocol.phones import digits_of, looked_for
+from .common import INTERRUPTED, fail, note, opened, progress, record
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ..call_log.database import Database
-    from ..call_log.forget import Found
-    from ..call_log.removal import Removal
+    from ..call_log.upkeep.forget import Found
+    from ..call_log.upkeep.removal import Removal
     from ..settings import Settings
+
+T = TypeVar("T")
+
+
+def ask(question: str) -> None:
+    """End the command unless somebody says yes."""
+    if not sys.stdin.isatty():
+        raise ConfigError("Nobody can be asked here. Add --yes to remove them.")
+    if not typer.confirm(question):
+        fail("Nothing was removed.")
+
+
+def is_served(database: Database) -> bool:
+    """Tell whether a service is at work on this log."""
+    from ..call_log.locks import FileHolder
+    from ..runs.processes import processes_at_work
+
+    if not database.is_file:
+        with database.reader.connect() as connection:
+            return bool(processes_at_work(connection))
+    place = FileHolder(database.runner_lock)
+    try:
+        return not place.hold()
+    except OSError:  # no service could have made the file either
+        return False
+    finally:
+        place.let_go()
+
+
+def rested(batches: Iterator[T], *, rests: bool) -> Iterator[T]:
+    """Yield batch by batch; if it `rests`, a service gets as much time as each has taken."""
+    began = time.perf_counter()
+    for batch in batches:
+        yield batch
+        if rests:
+            time.sleep(time.perf_counter() - began)
+        began = time.perf_counter()
+
+
+def carry_out(
+    batches: Iterator[Removal], planned: Removal, tell: Callable[[Removal], None]
+) -> Removal:
+    """Remove batch by batch, with a bar, and return what went; `tell` hears it, however it ends."""
+    from ..call_log.upkeep.removal import Removal
+
+    gone = Removal()
+    try:
+        with progress(planned.total) as tell_done:
+            for removed in batches:
+                gone += removed
+                tell_done(gone.total)
+    except KeyboardInterrupt:
+        fail(f"Stopped. Removed so far: {gone}.", status=INTERRUPTED)
+    finally:
+        tell(gone)
+    return gone
+
+
+def told_kept(number: int) -> str:
+    """Say how many stay, and why."""
+    return f"Kept for now: {number:,}, as handlers are not done or deliveries not processed."
+
 
 _NO_COUNTRY = "Numbers of calls have a country code. If this has none, write it as +14155550199."
 #: So many sessions are named in a list.
@@ -56,7 +120,7 @@ def forget(
     Of a number, that is every session from it, to it or with it, and every one whose prefetch or
     metadata names it. What is removed is overwritten in the file.
     """
-    from ..call_log import forget as forgetting
+    from ..call_log.upkeep import forget as forgetting
     from ..settings import Settings
 
     settings = Settings.load()
@@ -79,8 +143,8 @@ def forget(
 
 def _carry_out(database: Database, found: Found, planned: Removal, *, asks: bool) -> int:
     """Remove what was found, and return how many calls had to stay."""
-    from ..call_log import forget as forgetting
-    from ..call_log.removal import BATCH_ALONE_S, BATCH_S, writing_by
+    from ..call_log.upkeep import forget as forgetting
+    from ..call_log.upkeep.removal import BATCH_ALONE_S, BATCH_S, writing_by
 
     if asks:
         ask("Remove them for good?")
@@ -98,7 +162,7 @@ def _carry_out(database: Database, found: Found, planned: Removal, *, asks: bool
 
 
 def _find(database: Database, who: str, settings: Settings) -> Found:
-    from ..call_log import forget as forgetting
+    from ..call_log.upkeep import forget as forgetting
 
     found = forgetting.find_session(database.reader, who)
     if found.session_ids:
@@ -119,7 +183,7 @@ def _find(database: Database, who: str, settings: Settings) -> Found:
 
 
 def _rehearsal_file(settings: Settings) -> Path | None:
-    from ..sandbox.interfaces.stand_in import sandbox_file
+    from ..sandbox.emulator.app import sandbox_file
 
     file = sandbox_file(settings)
     return file if isinstance(file, Path) and file.exists() else None
@@ -133,8 +197,13 @@ def _named(session_ids: Sequence[str]) -> str:
 
 def _erase(database: Database, *, rests: bool) -> None:
     """Remove from the file what deleting has left in it."""
-    from ..call_log.erasure import PAGES, PAGES_ALONE, empty_wal, rewrite_search_index
-    from ..call_log.removal import writing_by
+    from ..call_log.upkeep.removal import (
+        PAGES,
+        PAGES_ALONE,
+        empty_wal,
+        rewrite_search_index,
+        writing_by,
+    )
 
     steps = rewrite_search_index(writing_by(database.writer), pages=PAGES if rests else PAGES_ALONE)
     try:

@@ -1,20 +1,40 @@
-"""`runs`: how the handlers did, across calls."""
+"""`runs`: how the handlers did, across calls.
+
+`replay`: has handlers called again with what is stored, for a call, a run or many.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import sys
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..exceptions import ConfigError
-from .opened_log import opened
-from .terminal import add_row, console, print_json, table
+from ..masking.error_report import printable
+from .common import (
+    INTERRUPTED,
+    add_row,
+    console,
+    fail,
+    note,
+    opened,
+    print_json,
+    progress,
+    read_moment,
+    record,
+    table,
+)
 
 if TYPE_CHECKING:
-    from ..call_log.records import Attempt, Run
-    from ..call_log.run_queries import ListedRun
+    from ..call_log.database import Database
+    from ..call_log.queries.records import Attempt, Run
+    from ..call_log.queries.runs import ListedRun
+    from ..runs.replay import Preview, Replayed, Wanted
 
 #: The states of a run, in the order of its life.
 STATES = ("pending", "running", "failed", "parked", "succeeded")
@@ -35,20 +55,20 @@ def list_runs(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List handler runs, newest first; of a run and its replays, the latest."""
-    from ..call_log import run_queries
-    from ..call_log.masked_records import masked_listed_run
-    from ..masking import MaskPolicy
+    from ..call_log.queries import runs
+    from ..call_log.queries.masked_records import masked_listed_run
+    from ..masking.policy import MaskPolicy
     from ..settings import Settings
 
     require_known(status, STATES)
-    of_any_state = run_queries.RunFilter(handler, session)
-    wanted = run_queries.RunFilter(handler, session, status)
+    of_any_state = runs.RunFilter(handler, session)
+    wanted = runs.RunFilter(handler, session, status)
     settings = Settings.load()
     mask = MaskPolicy.of(settings)
     with opened(settings) as database, database.reader.connect() as connection:
-        found = run_queries.list_runs(connection, wanted, limit=limit)
+        found = runs.list_runs(connection, wanted, limit=limit)
         listed = [masked_listed_run(run, mask) for run in found]
-        counts = run_queries.count_runs(connection, of_any_state)
+        counts = runs.count_runs(connection, of_any_state)
     if as_json:
         print_json(listed)
         return
@@ -115,3 +135,152 @@ def _print_table(listed: Sequence[ListedRun], now: datetime) -> None:
         )
         add_row(shown, *cells, one_line=True)
     console().print(shown)
+
+
+_STATUSES = (*STATES, "never")
+_ONE_WAY = (
+    "Choose what to replay in one way: a session id, --run, or any of --handler, --status, --since "
+    "and --until."
+)
+
+
+def replay(
+    session_id: Annotated[
+        str | None, typer.Argument(help="The session whose handlers run again, dash and all.")
+    ] = None,
+    run: Annotated[int | None, typer.Option(help="One run, by its number.", min=1)] = None,
+    handler: Annotated[
+        str | None,
+        typer.Option(help="Runs of this handler, and first runs for calls it never had."),
+    ] = None,
+    status: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Runs that are {', '.join(STATES)}; never: calls that --handler has not had."
+        ),
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option(help="Calls received since, as 2026-11-01 or 2026-11-01T14:00.")
+    ] = None,
+    until: Annotated[str | None, typer.Option(help="Calls received before.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Run handlers again with the stored payload: for one call, one run, or many runs."""
+    from ..runs.replay import Wanted
+    from ..settings import Settings
+
+    require_known(status, _STATUSES)
+    filters = (handler, status, read_moment(since), read_moment(until))
+    wanted = Wanted(*filters) if any(filters) else None
+    if sum(way is not None for way in (session_id, run, wanted)) != 1:
+        raise ConfigError(_ONE_WAY)
+    with opened(Settings.load()) as database:
+        if wanted is not None:
+            replayed = _replay_many(database, wanted, asks=not yes)
+        elif run is not None:
+            replayed = _replay_run(database, run)
+        else:
+            replayed = _replay_call(database, session_id or "")
+        _record(database, replayed, session_id)
+    typer.echo(printable(f"{replayed}."))
+    if replayed.changed:
+        note("The service does them while it runs. See how they go: millis-hooks runs")
+
+
+def _record(database: Database, replayed: Replayed, session_id: str | None = None) -> None:
+    if replayed.changed:
+        record(database, "replay", session_id or f"{replayed}")
+
+
+def _replay_call(database: Database, session_id: str) -> Replayed:
+    from ..runs.replay import replay_call
+
+    with database.writer.begin() as connection:
+        replayed = replay_call(connection, session_id, datetime.now(UTC))
+    if replayed is None:
+        fail(f"There is no call {session_id} in the call log.")
+    return replayed
+
+
+def _replay_run(database: Database, run_id: int) -> Replayed:
+    from ..runs.replay import replay_run
+
+    with database.writer.begin() as connection:
+        replayed = replay_run(connection, run_id, datetime.now(UTC))
+    if replayed is None:
+        fail(f"There is no run {run_id} in the call log.")
+    return replayed
+
+
+def _replay_many(database: Database, wanted: Wanted, *, asks: bool) -> Replayed:
+    from ..call_log.queries.runs import handler_names
+    from ..runs.replay import preview
+
+    with database.reader.connect() as connection:
+        _require_handler(wanted.handler, handler_names(connection))
+        planned = preview(connection, wanted)
+    if not planned.changed:
+        return planned.runs
+    typer.echo(printable(_plan(planned, wanted.handler)))
+    if asks:
+        _ask()
+    return _carry_out(database, wanted, planned.total)
+
+
+def _require_handler(handler: str | None, known: Sequence[str]) -> None:
+    if handler is None or handler in known:
+        return
+    near = get_close_matches(handler, known, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    names = f" Known: {', '.join(known)}." if known else " The service tells which when it starts."
+    raise ConfigError(f"There is no end-of-call handler {handler!r}.{hint}{names}")
+
+
+def _plan(planned: Preview, handler: str | None) -> str:
+    runs = planned.runs
+    numbers = {
+        f"first runs of {handler}": planned.first_runs,
+        "replays": runs.queued,
+        "next attempts brought forward": runs.brought_forward,
+    }
+    told = ", ".join(f"{number:,} {what}" for what, number in numbers.items() if number)
+    warning = " Handlers may have effects again." if runs.queued else ""
+    return f"Runs: {planned.changed:,} ({told}).{warning}"
+
+
+def _ask() -> None:
+    if not sys.stdin.isatty():
+        raise ConfigError("Nobody can be asked here. Add --yes to replay them.")
+    if not typer.confirm("Replay them?"):
+        fail("Nothing was replayed.")
+
+
+def _carry_out(database: Database, wanted: Wanted, total: int) -> Replayed:
+    from ..runs.replay import Replayed
+
+    done = Replayed()
+    try:
+        with progress(total) as tell_done:
+            for batch in _batches(database, wanted):
+                done += batch
+                tell_done(done.total)
+    except KeyboardInterrupt:
+        _record(database, done)
+        come_to = f"{done.total:,} of {total:,}" + (f": {done}" if done.total else "")
+        fail(f"Stopped after {come_to}.", status=INTERRUPTED)
+    return done
+
+
+def _batches(database: Database, wanted: Wanted) -> Iterator[Replayed]:
+    """Replay batch by batch; a service that acknowledges meanwhile gets its turns."""
+    from ..runs.replay import replay_batch
+
+    cursor = None
+    while True:
+        began = time.perf_counter()
+        with database.writer.begin() as connection:
+            batch, cursor = replay_batch(connection, wanted, datetime.now(UTC), cursor)
+        yield batch
+        if cursor is None:
+            return
+        time.sleep(time.perf_counter() - began)

@@ -11,17 +11,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..environment.addresses import is_loopback
 from ..exceptions import ConfigError, PayloadError, PayloadTooLargeError
-from ..loopback import is_loopback
-from ..printable import printable
+from ..masking.error_report import printable
 from ..webhooks import Marker, given_url, secret_for, secret_header
-from .given_secrets import WAYS, given_secret
-from .terminal import fail, note
+from .common import WAYS, fail, given_secret, note
 
 if TYPE_CHECKING:
     from httpx2 import Response
 
-    from ..samples import Vintage
+    from ..protocol.samples import Vintage
     from ..settings import Hook, Settings
 
 _TIMEOUT_S = 30.0
@@ -77,7 +76,7 @@ def send_prefetch(
     as_real: AsReal = False,
 ) -> None:
     """Ask as Millis does before a call begins, and show the answer."""
-    from ..samples import AGENT_ID, CUSTOMER_PHONE, OWN_PHONE, prefetch_query
+    from ..protocol.samples import AGENT_ID, CUSTOMER_PHONE, OWN_PHONE, prefetch_query
 
     session_id = session_id or _new_session()
     query = prefetch_query(
@@ -111,7 +110,7 @@ def send_end_of_call(
     as_real: AsReal = False,
 ) -> None:
     """Send what Millis sends when a call has ended, and show the answer."""
-    from ..samples import AGENT_ID, CUSTOMER_PHONE, OWN_PHONE, end_of_call_body
+    from ..protocol.samples import AGENT_ID, CUSTOMER_PHONE, OWN_PHONE, end_of_call_body
 
     if file is not None:
         body = _read_file(file)
@@ -146,8 +145,8 @@ class _Sample:
 
 def _session_in(body: bytes) -> str | None:
     """Return the session that a body is about, if it can be read; it may be compressed."""
-    from ..content_encoding import decode
-    from ..events import identify
+    from ..protocol.events import identify
+    from ..webhooks.bodies import decode
 
     try:
         return identify(decode(body, "", max_bytes=_MAX_BODY_BYTES).body).session_id
@@ -208,7 +207,7 @@ def _show(response: Response, latency_ms: float) -> None:
 
 
 def _vintage(name: str) -> Vintage:
-    from ..samples import VINTAGES
+    from ..protocol.samples import VINTAGES
 
     for vintage in VINTAGES:
         if vintage == name:
@@ -217,13 +216,13 @@ def _vintage(name: str) -> Vintage:
 
 
 def _new_session() -> str:
-    from ..samples import push_id
+    from ..protocol.samples import push_id
 
     return push_id(datetime.now(UTC))
 
 
 def _phone(option: str, given: str | None, default: str) -> str | None:
-    from ..phones import as_sent
+    from ..protocol.phones import as_sent
 
     try:
         return default if given is None else as_sent(given) if given.strip() else None

@@ -13,20 +13,17 @@ from urllib.parse import urlsplit
 
 import typer
 
+from ..environment.addresses import is_loopback
 from ..exceptions import ConfigError, SandboxOffError
-from ..loopback import is_loopback
-from ..printable import printable
-from .given_secrets import WAYS, given_secret
-from .progress import progress
-from .terminal import add_row, console, note, table
+from ..masking.error_report import printable
+from .common import WAYS, add_row, console, given_secret, note, progress, table
 
 if TYPE_CHECKING:
     from ..call_log.queries import Queries
-    from ..in_place_of_millis import MillisRequest
-    from ..masking import MaskPolicy
+    from ..handlers.made_up_calls import MillisRequest
+    from ..masking.policy import MaskPolicy
     from ..sandbox.scenario import Scenario
-    from ..sandbox.simulation import Simulation
-    from ..sandbox.stage import Latencies, Load
+    from ..sandbox.simulator import Latencies, Load, Simulation
     from ..sandbox.steps import EndDelivered, Prefetched, Step
     from ..settings import Hook, Settings
 
@@ -122,8 +119,8 @@ def _list() -> None:
 @contextmanager
 def _in_process(target: str, *, keep: bool, anywhere: bool) -> Iterator[_Stands]:
     """Start the application in this process; its call log is thrown away, unless kept."""
-    from ..masking import MaskPolicy
-    from ..target import load_target
+    from ..masking.policy import MaskPolicy
+    from ..server.app_loader import load_target
     from ..testing import HooksClient
 
     hooks = load_target(target).hooks
@@ -142,8 +139,8 @@ def _in_process(target: str, *, keep: bool, anywhere: bool) -> Iterator[_Stands]
 @contextmanager
 def _running(url: str, secret: str | None, *, anywhere: bool) -> Iterator[_Stands]:
     """Reach a service that runs; with its call log at hand it learns that calls are rehearsed."""
-    from ..masking import MaskPolicy
-    from ..sandbox.running_service import RunningService
+    from ..masking.policy import MaskPolicy
+    from ..sandbox.simulator import RunningService
     from ..settings import Settings
     from ..webhooks import Marker, service_url
 
@@ -165,8 +162,8 @@ def _running(url: str, secret: str | None, *, anywhere: bool) -> Iterator[_Stand
 def _webhooks(
     settings: Settings, url: str, secret: str | None, agent_id: str | None
 ) -> dict[str, Any]:
-    from ..agent_config import agent_config
     from ..webhooks import secret_for
+    from ..webhooks.agent_config import agent_config
 
     def choose(settings: Settings, hook: Hook, agent_id: str | None) -> str | None:
         return secret or secret_for(settings, hook, agent_id) or secret_for(settings, hook)
@@ -183,7 +180,7 @@ def _call_log(settings: Settings, url: str) -> Iterator[Queries | None]:
 
     from ..call_log.database import is_file
     from ..call_log.queries import Queries
-    from .opened_log import opened
+    from .common import opened
 
     file = Path(make_url(settings.database_url).database or "")
     is_there = file.is_file() or not is_file(settings.database_url)

@@ -4,10 +4,10 @@ It reads the call log. It writes who signs in and out, replays, deletions, and t
 operators do.
 """
 
-from .forgetting import Forgetting as Forgetting
+from .call_actions import Forgetting as Forgetting
+from .call_actions import Replay as Replay
+from .connection_test import Trials as Trials
 from .pages import DashboardSettings as DashboardSettings
-from .replays import Replay as Replay
 from .setup import Setup as Setup
 from .site import dashboard as dashboard
-from .trials import Trials as Trials
 from .webhook_api import Webhooks as Webhooks

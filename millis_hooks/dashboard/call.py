@@ -2,6 +2,8 @@
 
 The columns of the call log carry the facts; everything else is read from the raw deliveries, so
 the page shows what Millis sent. What may not be seen is masked before a view is built.
+
+What later ends of a call changed: which fields, from what to what, as far as it may be seen.
 """
 
 from __future__ import annotations
@@ -13,22 +15,67 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from ..call_log.ends import End, end_of, put_together
-from ..call_log.masked_records import masked_call, masked_run
-from ..call_log.records import Call, CallRecord, CostItem, Delivery, Run, State
-from ..events import EndOfCall
-from ..masking import MaskPolicy
-from ..payload_places import END_OF_CALL
-from .call_filters import Params, list_query, params_of, read_list, read_page_size
-from .changed import Changed, changed_by
-from .metadata import MOST_SHOWN, Entry, entries_of
-from .pages import Asked
-from .parameters import Parameter
-from .payloads import Payload, payload_of, read_bytes
+from ..call_log.call_ends import End, changes, end_of, put_together
+from ..call_log.queries.masked_records import masked_call, masked_run
+from ..call_log.queries.records import Call, CallRecord, CostItem, Delivery, Run, State
+from ..masking.places import END_OF_CALL
+from ..masking.policy import MaskPolicy
+from ..protocol.events import EndOfCall
+from .call_filters import Parameter, Params, list_query, params_of, read_list, read_page_size
+from .formats import as_text
+from .pages import PageRequest
+from .payloads import MOST_SHOWN, Entry, Payload, Room, entries_of, payload_of, read_bytes
 from .runs import Notice, in_order, read_notice
-from .shortened import Room
 from .timeline import EndReceived, Prefetch, Step, end_received, prefetch_of, steps_of
 from .transcript import Function, Line, Transcript, functions_of, transcript_of
+
+#: Fields of one end that are listed, and what is shown of a value.
+_MOST_FIELDS = 50
+_VALUE_CHARS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class ChangedField:
+    """A field that is not what it was. Of a value its beginning is shown, as text."""
+
+    name: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """What one end changed when it came in."""
+
+    delivery_id: int
+    received_at: datetime
+    fields: tuple[ChangedField, ...]
+    left_out: int
+
+
+def changed_by(ends: Sequence[End], mask: MaskPolicy) -> Iterator[Changed]:
+    """Yield what each end changed, in the order in which they came."""
+    for end, before, after in changes(ends):
+        names = [name for name in after.raw if after.raw[name] != before.raw.get(name)]
+        fields = tuple(
+            ChangedField(mask.line(name), _shown(before, name, mask), _shown(after, name, mask))
+            for name in names[:_MOST_FIELDS]
+        )
+        left_out = max(len(names) - _MOST_FIELDS, 0)
+        yield Changed(end.delivery_id, end.received_at, fields, left_out)
+
+
+def _shown(call: EndOfCall, name: str, mask: MaskPolicy) -> str:
+    value: JsonValue = call.raw.get(name)
+    if value is None:
+        return ""
+    if isinstance(value, list):
+        return f"{len(value):,} item{'s' if len(value) != 1 else ''}"
+    masked = mask.payload({name: value}, END_OF_CALL)
+    shown = masked.get(name) if isinstance(masked, dict) else None
+    text = as_text(shown)
+    return text if len(text) <= _VALUE_CHARS else f"{text[:_VALUE_CHARS]}…"
+
 
 #: What `show_call` reads of an address, beside what a replay has put there.
 QUERY = (
@@ -131,7 +178,7 @@ class CallView:
         return next((run for run in self.runs if run.id == run_id), None)
 
 
-def show_call(asked: Asked) -> CallView | None:
+def show_call(asked: PageRequest) -> CallView | None:
     """Build the page of one call, or None if there is no such session."""
     record = asked.log.call(asked.path["session_id"])
     if record is None:
@@ -155,7 +202,7 @@ def show_call(asked: Asked) -> CallView | None:
     )
 
 
-def _in_list(asked: Asked, call: Call) -> InList:
+def _in_list(asked: PageRequest, call: Call) -> InList:
     wanted = read_list(asked.query.get("in"), asked.zone)
     newer, older = asked.log.neighbours(call, wanted, now=asked.now)
     params = params_of(wanted, read_page_size({}))

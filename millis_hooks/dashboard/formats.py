@@ -1,6 +1,8 @@
 """How values read on a page: phone numbers, durations, sizes, statuses and coloured JSON.
 
 These are the templates' filters. Markup is only ever built from escaped parts.
+
+Reads what the forms and addresses of these pages bring: a few short fields, whole numbers.
 """
 
 from __future__ import annotations
@@ -17,11 +19,12 @@ from phonenumbers import PhoneNumberFormat
 from pydantic import JsonValue
 from pygments.lexers.data import JsonLexer  # type: ignore[import-untyped]
 from pygments.token import Keyword, Literal, Name, Number, String  # type: ignore[import-untyped]
+from starlette.requests import Request
 
-from ..call_log.records import Call
+from ..call_log.queries.records import Call
 from ..call_log.search import Excerpt
-from ..masking import HIDDEN
-from ..wire import web_url
+from ..masking.policy import HIDDEN
+from ..protocol.reading import web_url
 
 #: Colouring more than this takes longer than anybody reads; the rest is in the JSON twin.
 _COLOURED_CHARS = 200_000
@@ -280,3 +283,26 @@ FILTERS = {
     "until": until,
     "web": web,
 }
+
+
+#: The largest form here, in bytes.
+MAX_FORM_BYTES = 16 * 1024
+
+_ROW_NUMBER_DIGITS = 18
+
+
+async def read_form(request: Request, *, max_fields: int = 10) -> dict[str, str]:
+    """Read the text fields of a form."""
+    async with request.form(max_files=0, max_fields=max_fields) as form:
+        # Browsers send every line break as CRLF, whatever it was on the page.
+        return {
+            name: value.replace("\r\n", "\n")
+            for name, value in form.items()
+            if isinstance(value, str)
+        }
+
+
+def read_number(text: str, *, digits: int = _ROW_NUMBER_DIGITS) -> int | None:
+    """Read a number of at most so many digits; None for everything else."""
+    is_number = text.isascii() and text.isdigit() and len(text) <= digits
+    return int(text) if is_number else None

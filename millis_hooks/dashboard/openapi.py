@@ -17,9 +17,9 @@ from pydantic import ConfigDict, TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, JsonSchemaWarningKind
 from pydantic_core import core_schema
 
-from ..events import EndOfCall, PrefetchResponse
+from ..protocol.events import EndOfCall, PrefetchResponse
+from .call_filters import Parameter
 from .pages import View
-from .parameters import Parameter
 from .webhook_api import END_OF_CALL, PREFETCH_ANSWER, SECRET_SCHEME, Webhooks, in_json, refused
 
 _COOKIE_SCHEME = "operatorSession"

@@ -11,9 +11,9 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from ..operators import COMMAND_LINE, Account, Deed, Operator, Operators, Session
-from .forms import read_number
-from .pages import Asked, link
-from .parameters import Parameter
+from .call_filters import Parameter
+from .formats import read_number
+from .pages import PageRequest, link
 from .sign_in import client_of
 
 _PAGE_SIZE = 50
@@ -78,7 +78,7 @@ class OperatorsPage:
     def __init__(self, operators: Operators) -> None:
         self._operators = operators
 
-    def show(self, asked: Asked) -> OperatorsView | None:
+    def show(self, asked: PageRequest) -> OperatorsView | None:
         """Build the page; `before` in the query is the id of the deed it goes on from."""
         operator = asked.operator
         if operator is None:

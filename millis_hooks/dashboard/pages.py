@@ -1,12 +1,19 @@
 """Renders views: one frozen dataclass, shown as a page and, under `.json`, as it is.
 
 A view is built by a function of what was asked; it knows neither templates nor requests.
+
+The time zone an operator reads times in: a cookie, which the form in the footer sets.
+
+Where there is none, or its name means nothing here, times are UTC.
+
+What is shown when a page cannot be: what went wrong, and what to do where there is something.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
@@ -15,23 +22,58 @@ from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any, TypeAlias
 from urllib.parse import quote, urlencode
+from zoneinfo import ZoneInfo
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.applications import Starlette
 from starlette.convertors import Convertor, register_url_convertor
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute
 
 from ..call_log.queries import Queries
-from ..masking import SECRETS_ALONE, MaskPolicy
+from ..exceptions import StorageError
+from ..masking.policy import SECRETS_ALONE, MaskPolicy
 from ..operators import Operator
 from . import formats, runs
-from .call_filters import PAGE_SIZES, time_field
-from .chips import HANDLER_LABELS
+from .call_filters import HANDLER_LABELS, PAGE_SIZES, time_field
 from .formats import RANGE_LABELS, STATUSES
+from .security import HEADERS, Cookies, local_path
 from .webhook_api import USUAL_WEBHOOKS, Webhooks
-from .zones import zone_of
+
+ZONE_COOKIE = "mh_tz"
+
+_YEAR_S = 365 * 24 * 3600
+
+
+@lru_cache(maxsize=64)
+def zone_named(name: str) -> tzinfo | None:
+    """Return the time zone of this name, or None."""
+    try:
+        return UTC if name == "UTC" else ZoneInfo(name)
+    except (KeyError, ValueError, OSError):  # it is looked up as a path, and may be any text
+        return None
+
+
+def zone_of(request: Request) -> tzinfo:
+    """Return the zone of whoever asks."""
+    return zone_named(request.cookies.get(ZONE_COOKIE, "UTC")) or UTC
+
+
+def choose_zone(
+    cookies: Cookies, request: Request, _: Operator, fields: Mapping[str, str]
+) -> Response:
+    """Keep the zone that a form names, and lead back to the page it was on."""
+    zone = zone_named(fields.get("zone", "").strip())
+    if zone is None:
+        raise HTTPException(400)
+    home = request.scope.get("root_path", "") + "/"
+    response = RedirectResponse(local_path(fields.get("next")) or home, 303)
+    secure = cookies.is_secure(request)
+    response.set_cookie(ZONE_COOKIE, str(zone), max_age=_YEAR_S, samesite="lax", secure=secure)
+    return response
+
 
 THEME_COOKIE = "mh_theme"
 
@@ -53,7 +95,7 @@ class DashboardSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class PageRequest:
     """A question put to a page."""
 
     log: Queries
@@ -70,7 +112,7 @@ class Asked:
 
 
 #: Builds what a page shows; None where there is no such page.
-View: TypeAlias = Callable[[Asked], Any]
+View: TypeAlias = Callable[[PageRequest], Any]
 
 
 class AnyText(Convertor[str]):
@@ -135,7 +177,9 @@ class Pages:
         address = f"{request.scope['scheme']}://{request.headers.get('host', '')}{_root(request)}"
         operator = getattr(request.state, "operator", None)
         now = self._now()
-        return view(Asked(self._log, self._settings, now, query, path, zone, address, operator))
+        return view(
+            PageRequest(self._log, self._settings, now, query, path, zone, address, operator)
+        )
 
     def render(
         self, request: Request, template: str, *, status_code: int = 200, **context: Any
@@ -242,3 +286,65 @@ def _stamps(static: Path) -> dict[str, str]:
         for file in static.iterdir()
         if file.suffix != ".woff2"
     }
+
+
+logger = logging.getLogger("millis_hooks.dashboard")
+
+_EXPLANATIONS = {
+    403: ("Not allowed", "Your role is view. Somebody whose role is operate can do this."),
+    404: ("Not found", "There is no such page, or the call was removed from the call log."),
+    409: ("Not now", "Handlers of this call are not done, or a delivery is not processed yet."),
+    413: ("Too large", "This form is larger than any form here."),
+}
+_NOT_POSSIBLE = ("Not possible", "The dashboard cannot do what was asked.")
+_NO_STORAGE = (
+    "The call log cannot be used",
+    "{} Try again soon; on the server, millis-hooks doctor says more.",
+)
+_RETRY_AFTER_S = 5
+_BUG = ("Something went wrong", "The page could not be made. The reason is in the server's log.")
+
+
+class Errors:
+    """Answers in the place of a page or a twin that failed."""
+
+    def __init__(self, pages: Pages) -> None:
+        self._pages = pages
+
+    def handlers(self) -> dict[Any, Callable[[Request, Exception], Response]]:
+        """Return what answers each kind of exception."""
+        return {HTTPException: self._http, StorageError: self._storage, Exception: self._bug}
+
+    def _http(self, request: Request, error: Exception) -> Response:
+        status_code = error.status_code if isinstance(error, HTTPException) else 500
+        return self._explain(request, status_code, _EXPLANATIONS.get(status_code, _NOT_POSSIBLE))
+
+    def _storage(self, request: Request, error: Exception) -> Response:
+        logger.error("the dashboard could not use the call log: %s", error)
+        title, text = _NO_STORAGE
+        response = self._explain(request, 503, (title, text.format(error)))
+        response.headers["Retry-After"] = str(_RETRY_AFTER_S)
+        return response
+
+    def _bug(self, request: Request, _: Exception) -> Response:
+        # This one stands outside the guards, whose headers every answer needs.
+        response = self._explain(request, 500, _BUG)
+        response.headers.update(HEADERS)
+        return response
+
+    def _explain(
+        self, request: Request, status_code: int, explanation: tuple[str, str]
+    ) -> Response:
+        title, text = explanation
+        if request.url.path.endswith(".json"):
+            return as_json({"error": f"{title}. {text}"}, status_code)
+        operator = getattr(request.state, "operator", None)
+        return self._pages.render(
+            request,
+            "error.html",
+            status_code=status_code,
+            operator=operator,
+            title=title,
+            text=text,
+            sought=request.path_params.get("session_id") if status_code == 404 else None,
+        )

@@ -1,19 +1,78 @@
-"""Deliveries as they came and as they were answered, as far as they may be seen."""
+"""Deliveries as they came and as they were answered, as far as they may be seen.
+
+The beginning of what is too large for a page. It is cut before it is masked: that takes time,
+too.
+
+The metadata of a call before its prefetch and at its end, key by key.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Literal
 
 from pydantic import JsonValue
 
-from ..call_log.records import Delivery
-from ..events import PrefetchRequest
+from ..call_log.queries.records import Delivery
 from ..exceptions import PayloadError
-from ..masking import MaskPolicy
-from ..payload_places import END_OF_CALL, PREFETCH_ANSWER, PREFETCH_QUERY, Place
-from ..wire import read_json
-from .shortened import Room
+from ..masking.places import END_OF_CALL, PREFETCH_ANSWER, PREFETCH_QUERY, Place
+from ..masking.policy import MaskPolicy
+from ..protocol.events import EndOfCall, PrefetchRequest
+from ..protocol.reading import read_json
+from .formats import as_text
+
+#: What a page shows of the contents of one call: characters of texts, and parts.
+_CHARS = 500_000
+_PARTS = 10_000
+#: What it shows of one text.
+_TEXT_CHARS = 100_000
+_MAX_DEPTH = 200
+
+
+class Room:
+    """How much more may be shown on a page."""
+
+    def __init__(self) -> None:
+        self._chars = _CHARS
+        self._parts = _PARTS
+
+    def beginning(self, value: JsonValue, depth: int = 0) -> JsonValue:
+        """Return as much of a value as there is room for, and say where there is more."""
+        self._parts -= 1
+        if isinstance(value, str):
+            return self._text(value)
+        if isinstance(value, list):
+            items = [
+                self.beginning(item, depth + 1)
+                for item in value
+                if self._parts > 0 and depth < _MAX_DEPTH
+            ]
+            left_out = len(value) - len(items)
+            return [*items, f"… {left_out:,} more"] if left_out else items
+        if isinstance(value, dict):
+            return self._object(value, depth)
+        return value
+
+    def _object(self, value: dict[str, JsonValue], depth: int) -> JsonValue:
+        shown: dict[str, JsonValue] = {}
+        for name, item in value.items():
+            if self._parts <= 0 or depth >= _MAX_DEPTH:
+                shown["…"] = f"{len(value) - len(shown):,} more"
+                break
+            shown[name] = self.beginning(item, depth + 1)
+        return shown
+
+    def _text(self, text: str) -> str:
+        room = min(self._chars, _TEXT_CHARS)
+        self._chars -= min(len(text), room)
+        if len(text) <= room:
+            return text
+        # Never half a word: what is masked by its shape would not be known by its half.
+        words = text[:room].rsplit(None, 1)
+        beginning = words[0] if len(words) == 2 else ""
+        return f"{beginning} … {len(text) - len(beginning):,} more characters"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,3 +154,81 @@ def _content(delivery: Delivery) -> JsonValue:
     if delivery.kind == "prefetch":
         return query_of(delivery.query or "")
     return read_bytes(delivery.body) if delivery.body is not None else None
+
+
+#: Keys that a page shows.
+MOST_SHOWN = 500
+
+#: `gone`: the call began with it, and its end does not mention it.
+Change = Literal["added", "changed", "gone"]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A metadata key. `change` says what became of it since the prefetch asked, where known.
+
+    `by` says who did: the answer to the prefetch, or something in the call.
+    """
+
+    key: str
+    value: JsonValue
+    before: JsonValue = None
+    change: Change | None = None
+    by: Literal["prefetch", "call"] | None = None
+
+
+def entries_of(
+    event: EndOfCall | None,
+    prefetch: Delivery | None,
+    answer: Mapping[str, JsonValue],
+    mask: MaskPolicy,
+) -> Iterator[Entry]:
+    """Compare the metadata a call ended with to what its prefetch was asked with.
+
+    Until the end is here, the answer merged over the question stands for it.
+    """
+    room = Room()
+    before, told = _asked(prefetch), answer.get("metadata")
+    answered = told if isinstance(told, dict) else {}
+    ended = event.metadata if event else before | answered
+    after = {key: room.beginning(value) for key, value in ended.items()}
+    shown_before = dict(shown_metadata(before, mask))
+    for key, (name, value) in shown_metadata(after, mask):
+        entry = Entry(name, value)
+        if prefetch is not None:
+            entry = _compared(entry, key, before, answered, after, shown_before)
+        yield entry
+    for key, (name, value) in shown_before.items():
+        if key not in after:
+            yield Entry(name, None, value, "gone", "call")
+
+
+def _compared(
+    entry: Entry,
+    key: str,
+    before: Mapping[str, JsonValue],
+    answered: Mapping[str, JsonValue],
+    after: Mapping[str, JsonValue],
+    shown_before: Mapping[str, tuple[str, JsonValue]],
+) -> Entry:
+    text = as_text(after[key])
+    if key in before and text == as_text(before[key]):
+        return entry
+    is_answer = key in answered and text == as_text(answered[key])
+    _, was = shown_before.get(key, ("", None))
+    change: Change = "changed" if key in before else "added"
+    return Entry(entry.key, entry.value, was, change, "prefetch" if is_answer else "call")
+
+
+def _asked(prefetch: Delivery | None) -> dict[str, JsonValue]:
+    query = (prefetch.query or "").encode("utf-8", "replace") if prefetch else b""
+    return {**PrefetchRequest.parse(query).metadata}
+
+
+def shown_metadata(
+    metadata: Mapping[str, JsonValue], mask: MaskPolicy
+) -> Iterable[tuple[str, tuple[str, JsonValue]]]:
+    """Pair each key with its name and value as they may be seen."""
+    seen = mask.payload({**metadata}, Place.WORDS)
+    assert isinstance(seen, dict)  # noqa: S101 - masking keeps the shape
+    return zip(metadata, seen.items(), strict=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from ..call_log.records import Attempt, Run
-from .forms import read_number
+from ..call_log.queries.records import Attempt, Run
+from .formats import read_number
 
 #: Attempt outcome -> what a person reads before the exception, if there is one.
 _OUTCOMES = {

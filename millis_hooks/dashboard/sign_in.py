@@ -17,10 +17,9 @@ from starlette.responses import RedirectResponse, Response
 from ..exceptions import StorageError
 from ..operators import Action, Operator, Operators, Refused, Role, SignedIn, Turn
 from ..operators.throttle import Key
-from .cookies import Cookies
-from .forms import read_form
-from .guards import local_path
+from .formats import read_form
 from .pages import Pages, as_json, link
+from .security import Cookies, local_path
 
 logger = logging.getLogger("millis_hooks.dashboard")
 

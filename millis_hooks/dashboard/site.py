@@ -17,41 +17,31 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
-from ..call_log.arrivals import is_empty
-from ..call_log.news import Announcer
+from ..call_log.change_feed import Announcer
 from ..call_log.queries import Queries
+from ..call_log.queries.requests import is_empty
 from ..operators import Operator, Operators, Role
-from . import rereads
-from .actions import Actions
-from .analytics.chart import as_csv
-from .analytics.page import AnalyticsPage
-from .analytics.question import QUERY as ANALYTICS_QUERY
+from . import call_actions
+from .actions import Actions, Confirmation
+from .analytics import QUERY as ANALYTICS_QUERY
+from .analytics import AnalyticsPage
 from .call import QUERY as CALL_QUERY
 from .call import show_call
+from .call_actions import Forgetting, Replay, ReplayForm, RereadDelivery, RereadForm
 from .call_filters import QUERY as CALLS_QUERY
-from .calls import list_calls
-from .confirm import Confirmation
-from .cookies import Cookies
-from .deliveries import QUERY as DELIVERIES_QUERY
-from .deliveries import list_deliveries, show_delivery, show_rejection
-from .drift import show_drift
-from .errors import Errors
-from .exports import Format, export_calls
-from .following import follow_call, follow_calls
-from .forgetting import Forgetting
-from .forms import MAX_FORM_BYTES
-from .guards import CONTENT_POLICY, RECORDING_POLICY, Guards
-from .live import Live
+from .call_filters import Parameter
+from .calls import Format, export_calls, follow_call, follow_calls, list_calls
+from .charts import as_csv
+from .formats import MAX_FORM_BYTES
+from .live_updates import Live
 from .openapi import Description, Twin
 from .operators import OperatorsPage
-from .pages import DashboardSettings, Pages, View, as_json, link, templates_dir
-from .parameters import Parameter
-from .replays import Replay, ReplayForm
-from .rereads import RereadDelivery, RereadForm
-from .setup import Setup
-from .setup_forms import SetupForms, revealed
+from .pages import DashboardSettings, Errors, Pages, View, as_json, choose_zone, link, templates_dir
+from .requests import QUERY as DELIVERIES_QUERY
+from .requests import list_deliveries, show_delivery, show_drift, show_rejection
+from .security import CONTENT_POLICY, RECORDING_POLICY, Cookies, Guards
+from .setup import Setup, SetupForms, revealed
 from .sign_in import SignIn
-from .zones import choose_zone
 
 if TYPE_CHECKING:
     from .sandbox import Sandbox
@@ -201,7 +191,7 @@ class _Site:
         if self._reread is not None:
             form = RereadForm(self._reread)
             yield self._actions.route(
-                "/reread", "reread", form.submit, deed="replay", subject=rereads.subject_of
+                "/reread", "reread", form.submit, deed="replay", subject=call_actions.subject_of
             )
 
     def _fragment(self, path: str, name: str, view: View, role: Role = "view") -> Route:
@@ -258,7 +248,7 @@ class _Site:
     def _sandbox_routes(self) -> Iterator[Route]:
         if self._sandbox is None:
             return
-        from .sandbox.forms import SandboxForms
+        from .sandbox.actions import SandboxForms
 
         page, forms = self._sandbox, SandboxForms(self._sandbox, self._pages)
         yield self._fragment("/sandbox/call", "sandbox_call", page.show, role="operate")

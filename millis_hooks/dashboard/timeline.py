@@ -13,12 +13,11 @@ from typing import Literal
 
 from pydantic import JsonValue
 
-from ..call_log.records import Call, Delivery, State
-from ..masking import MaskPolicy
-from ..payload_places import Place
+from ..call_log.queries.records import Call, Delivery, State
+from ..masking.places import Place
+from ..masking.policy import MaskPolicy
 from .formats import clock, milliseconds, size, status_label
-from .metadata import Entry
-from .payloads import reason_of
+from .payloads import Entry, reason_of
 
 #: A difference of two clocks beyond this says only that they disagree.
 _MOST_LAG_S = 3600

@@ -8,10 +8,10 @@ from typing import Literal
 
 from pydantic import JsonValue
 
-from ..events import EndOfCall, Message
-from ..masking import MaskPolicy
-from ..payload_places import Place
-from .shortened import Room
+from ..masking.places import Place
+from ..masking.policy import MaskPolicy
+from ..protocol.events import EndOfCall, Message
+from .payloads import Room
 
 #: More lines, or more tools, are not shown: nobody reads them, and a page of them takes seconds.
 MOST_SHOWN = 2_000

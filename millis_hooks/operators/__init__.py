@@ -5,15 +5,15 @@ Everything is kept in the call log, so every process that serves it knows the sa
 
 from .accounts import OPERATOR as OPERATOR
 from .accounts import Account as Account
-from .deeds import COMMAND_LINE as COMMAND_LINE
-from .deeds import Action as Action
-from .deeds import Deed as Deed
-from .desk import Operators as Operators
-from .desk import Refused as Refused
-from .desk import SignedIn as SignedIn
-from .desk import Turn as Turn
-from .known_browsers import KNOWN_FOR_S as KNOWN_FOR_S
-from .roles import Operator as Operator
-from .roles import Role as Role
+from .accounts import Operator as Operator
+from .accounts import Role as Role
+from .audit import COMMAND_LINE as COMMAND_LINE
+from .audit import Action as Action
+from .audit import Deed as Deed
+from .service import Operators as Operators
+from .service import Refused as Refused
+from .service import SignedIn as SignedIn
+from .service import Turn as Turn
+from .sessions import KNOWN_FOR_S as KNOWN_FOR_S
 from .sessions import Lasts as Lasts
 from .sessions import Session as Session

@@ -1,16 +1,104 @@
-"""The named operators of a call log. All functions work in the caller's transaction."""
+"""The named operators of a call log. All functions work in the caller's transaction.
+
+Somebody who is signed in, and what that allows.
+
+Passwords, kept as argon2id hashes.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import re
-from dataclasses import dataclass
-from datetime import datetime
-from typing import cast
+import secrets
+import unicodedata
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import cache
+from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 
 from sqlalchemy import Connection, delete, exists, func, insert, select, update
 
 from ..call_log.tables import operator_sessions, operators
-from .roles import Role
+
+if TYPE_CHECKING:
+    from argon2 import PasswordHasher
+
+#: `view` sees pages; `operate` also replays, reveals, exports and deletes.
+Role: TypeAlias = Literal["view", "operate"]
+
+#: What is never shown without a recent password may be seen for so long after it.
+RECENT = timedelta(minutes=15)
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """Somebody who is signed in; two are equal if they may do the same under the same name."""
+
+    name: str
+    role: Role = "operate"
+    #: The key of the session; not what the cookie holds.
+    session: str = field(default="", compare=False)
+    #: When the password was last given.
+    confirmed_at: datetime | None = field(default=None, compare=False)
+
+    @property
+    def may_operate(self) -> bool:
+        return self.may("operate")
+
+    def may(self, role: Role) -> bool:
+        """Tell whether this operator may do what needs the role."""
+        return role == "view" or self.role == role
+
+    def has_confirmed(self, now: datetime) -> bool:
+        """Tell whether the password was given recently enough to reveal a secret."""
+        return self.confirmed_at is not None and now - self.confirmed_at < RECENT
+
+
+def hash_password(password: str) -> str:
+    """Return the hash to keep, in the PHC string format. Takes about 25 ms and 19 MiB."""
+    return _hasher().hash(_bytes_of(password))
+
+
+def is_password(password_hash: str | None, password: str) -> bool:
+    """Tell whether this is the password; where there is none, in the same time."""
+    from argon2.exceptions import InvalidHashError, VerificationError
+
+    nobodys = _nobodys()
+    try:
+        _hasher().verify(password_hash or nobodys, _bytes_of(password))
+    except (VerificationError, InvalidHashError):
+        return False
+    return password_hash is not None
+
+
+def digest_of(password: str) -> bytes:
+    """Return what passwords are compared by that are kept nowhere."""
+    return hashlib.sha256(_bytes_of(password)).digest()
+
+
+def make_password() -> str:
+    """Return a new password nobody will guess."""
+    return secrets.token_urlsafe(16)
+
+
+@cache
+def _hasher() -> PasswordHasher:
+    from argon2 import PasswordHasher
+
+    # The least memory that is recommended, as the service may have little:
+    # https://cheatsheetseries.owasp.org/cheatsheets/Password_Storage_Cheat_Sheet.html
+    return PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
+
+
+@cache
+def _nobodys() -> str:
+    return hash_password(secrets.token_hex())
+
+
+def _bytes_of(password: str) -> bytes:
+    # Keyboards spell an accented letter in one character or in two.
+    return unicodedata.normalize("NFC", password).encode("utf-8", "surrogatepass")
+
 
 #: The operator whose password is a setting.
 OPERATOR = "admin"

@@ -1,4 +1,11 @@
-"""Sessions, kept under the hash of what the cookie holds. All work in the caller's transaction."""
+"""Sessions, kept under the hash of what the cookie holds. All work in the caller's transaction.
+
+Tells browsers that signed in as a name before from those that never did.
+
+A browser keeps a random id, signed for one name. It lets nobody in: it says whose wrong passwords
+are counted. See "device cookies",
+https://owasp.org/www-community/Slow_Down_Online_Guessing_Attacks_with_Device_Cookies
+"""
 
 from __future__ import annotations
 
@@ -8,10 +15,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from itsdangerous import BadSignature, Signer
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
+from ..call_log.sanitize import clean_text
 from ..call_log.tables import operator_sessions
-from ..call_log.values import clean_text
 
 #: Seen again within this time, nothing is written.
 SEEN_EVERY = timedelta(minutes=1)
@@ -130,3 +138,27 @@ def key_of(session_id: str) -> str:
 def _change(connection: Connection, key: str, columns: dict[str, datetime]) -> None:
     changed = update(operator_sessions).where(operator_sessions.c.id_hash == key)
     connection.execute(changed.values(columns))
+
+
+#: How long a browser stays known after it signed in.
+KNOWN_FOR_S = 365 * 24 * 3600
+
+
+def make(key: bytes, name: str) -> str:
+    """Return what a browser is to keep that signed in as `name`; `key` is a secret of ours
+    that changes with the password: else who knew an old one could have many such."""
+    return _signer(key, name).sign(secrets.token_urlsafe(16)).decode()
+
+
+def id_of(key: bytes, name: str | None, cookie: str | None) -> str | None:
+    """Return the browser's id, None if it never signed in as `name`."""
+    if not name or not cookie:
+        return None
+    try:
+        return _signer(key, name).unsign(cookie.encode("utf-8", "replace")).decode()
+    except BadSignature:
+        return None
+
+
+def _signer(key: bytes, name: str) -> Signer:
+    return Signer(key, salt=f"millis_hooks.browser.{name}", digest_method=hashlib.sha256)

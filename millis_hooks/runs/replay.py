@@ -15,10 +15,10 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, func, insert, select, update
 
+from ..call_log.call_rows import pending_run
 from ..call_log.dialects import upsert
-from ..call_log.new_runs import pending_run
+from ..call_log.sanitize import clean_int, clean_text
 from ..call_log.tables import HAS_FAILED, IS_OF_CALL, calls, handler_runs, handlers
-from ..call_log.values import clean_int, clean_text
 from ..exceptions import ConfigError
 
 #: The status of calls that a handler wants and has no run for.

@@ -4,6 +4,8 @@ they ended.
 One thread decides everything, and each of its turns is one transaction: what has ended is recorded
 and as many new runs are taken as there are places for. Whether this process may, its dispatcher
 says.
+
+What runs hand to their handlers: the end-of-call they are about, or the run that is parked.
 """
 
 from __future__ import annotations
@@ -13,35 +15,108 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, Row, Select, bindparam, select
 from sqlalchemy.exc import SQLAlchemyError
 
+from ..call_log.call_ends import read_whole
+from ..call_log.counts import AttemptCounts, RunnerStatus
+from ..call_log.tables import attempts, calls, deliveries, handler_runs
 from ..call_log.writer import Writer
-from ..counts import AttemptCounts, RunnerStatus
-from ..events import EndOfCall
 from ..exceptions import HandlerError, HandlerTimeoutError, StorageError
-from ..failures import describe_failure
-from ..lines import Attempt, log_attempt, trace_id
-from ..routing import DEFAULT_TIMEOUT_S, Handler, Router
-from ..running import NOTHING_AROUND, Around, Finished, Running
-from ..workbench import Workbench
-from . import ledger
-from .dispatcher import Dispatcher
-from .hung import HungHandlers
-from .ledger import AttemptEnd, ClaimedRun
-from .places import Places
-from .verdict import OUTCOMES, HandedBackError, end_of_attempt
-from .work import Bodies, event_of, read_bodies
+from ..handlers.executor import Workbench
+from ..handlers.failed_runs import ParkedRun
+from ..handlers.handler_call import NOTHING_AROUND, Around, Finished, Running
+from ..handlers.routing import DEFAULT_TIMEOUT_S, Handler, Router
+from ..masking.error_report import describe_failure
+from ..observability.log_records import Attempt, log_attempt, trace_id
+from ..protocol.events import EndOfCall
+from . import store
+from .concurrency import HungHandlers, Places
+from .outcome import OUTCOMES, HandedBackError, end_of_attempt
+from .processes import Dispatcher
+from .store import AttemptEnd, ClaimedRun
 
 if TYPE_CHECKING:
-    from ..tracing import Tracing
+    from ..observability.tracing import Tracing
+
+#: The bodies of calls, each with what is known of its sender, by the call's id.
+Bodies = dict[int, Row[Any]]
+
+
+def read_bodies(reader: Engine, runs: Iterable[ClaimedRun]) -> Bodies:
+    """Read the end-of-call of each run; raises SQLAlchemy's errors."""
+    with reader.connect() as connection:
+        rows = connection.execute(_BODIES, {"ids": list({run.call_id for run in runs})})
+        return {row.id: row for row in rows}
+
+
+def event_of(
+    reader: Engine, run: ClaimedRun, bodies: Bodies, *, own_numbers: frozenset[str]
+) -> EndOfCall | ParkedRun:
+    """Return what the handler is called with.
+
+    Raises PayloadError if the stored body can no longer be read, KeyError if it is gone, and
+    SQLAlchemy's errors.
+    """
+    told = bodies[run.call_id]
+    call = _whole(reader, told, own_numbers)
+    call._change = run.change
+    call.mark(source=told.source, dry_run=told.dry_run)
+    if run.parked_run_id is None:
+        return call
+    with reader.connect() as connection:
+        return _parked_run(connection, run.parked_run_id, call)
+
+
+def _whole(reader: Engine, told: Row[Any], own_numbers: frozenset[str]) -> EndOfCall:
+    """Return what is known of a call, also where several ends tell of it."""
+    if told.repeated:
+        with reader.connect() as connection:
+            whole = read_whole(connection, told.session_id, own_numbers=own_numbers)
+        if whole is not None:
+            return whole
+    return EndOfCall.parse(told.body, own_numbers=own_numbers)
+
+
+_IDS: Any = bindparam("ids", expanding=True)
+_BODIES: Select[Any] = (
+    select(
+        calls.c.id,
+        calls.c.session_id,
+        calls.c.repeated,
+        deliveries.c.body,
+        deliveries.c.source,
+        deliveries.c.dry_run,
+        deliveries.c.trace,
+    )
+    .join(deliveries, deliveries.c.id == calls.c.delivery_id)
+    .where(calls.c.id.in_(_IDS))
+)
+
+
+def _parked_run(connection: Connection, run_id: int, call: EndOfCall) -> ParkedRun:
+    run = connection.execute(select(handler_runs).where(handler_runs.c.id == run_id)).one()
+    call._change = run.change
+    tried = select(attempts).where(attempts.c.run_id == run_id).order_by(attempts.c.number.desc())
+    tries = connection.execute(tried).all()
+    return ParkedRun(
+        run_id=run_id,
+        call=call,
+        handler=run.handler,
+        reason=run.reason or "",
+        attempts=len(tries),
+        error_type=tries[0].error_type if tries else None,
+        error_message=tries[0].error_message if tries else None,
+        parked_at=run.state_since,
+    )
+
 
 logger = logging.getLogger("millis_hooks.runs")
 
@@ -209,7 +284,7 @@ class Runner:
     def _write(self, connection: Connection, *, ended: Sequence[AttemptEnd]) -> list[ClaimedRun]:
         """Runs in the writer's transaction, while this thread waits."""
         telling_of, now = self._router.telling_of, self._now()
-        ledger.record(connection, ended, telling_of)
+        store.record(connection, ended, telling_of)
         if self._stop_at is not None:
             return []
         if self._dispatcher.leads:
@@ -219,10 +294,10 @@ class Runner:
             self._search(connection, now)
         for handler, wait, reason in self._hung.given_up():
             since = now - wait
-            ledger.park_waiting(
+            store.park_waiting(
                 connection, handler, reason, now, waiting_since=since, telling_of=telling_of
             )
-        return ledger.claim(
+        return store.claim(
             connection,
             self._places(),
             now,
@@ -259,20 +334,20 @@ class Runner:
 
     def _wake(self, connection: Connection, now: datetime) -> None:
         """Wake the runs that wait for their time."""
-        ledger.wake_due(connection, now)
-        if now < self._latest - ledger.CLOCK_TOLERANCE:
-            ledger.wake_stranded(connection, now)
+        store.wake_due(connection, now)
+        if now < self._latest - store.CLOCK_TOLERANCE:
+            store.wake_stranded(connection, now)
         self._latest = now
 
     def _search(self, connection: Connection, now: datetime) -> None:
         """See to the runs that nothing else would become of."""
         at_work = [each.run for each in self._at_work]
-        lost = ledger.take_back(connection, self._dispatcher.runner, at_work, now)
+        lost = store.take_back(connection, self._dispatcher.runner, at_work, now)
         if lost:
             logger.warning("%d runs were taken and never begun; they are pending again", lost)
         if self._dispatcher.leads:
             known = {(handler.hook, handler.name) for handler in self._router}
-            ledger.park_unknown(
+            store.park_unknown(
                 connection,
                 known,
                 now,

@@ -20,25 +20,25 @@ once or a thousand times. `webhooks.Marker` tells the receiver that a call is re
 from __future__ import annotations
 
 from .agent import Agent as Agent
+from .agent import Conversation as Conversation
 from .agent import Ending as Ending
 from .agent import Line as Line
 from .agent import Script as Script
 from .agent import ScriptedAgent as ScriptedAgent
 from .agent import ToolUse as ToolUse
+from .call_spec import Faults as Faults
+from .call_spec import SessionSpec as SessionSpec
 from .clock import Clock as Clock
 from .clock import LiveClock as LiveClock
 from .clock import SkippingClock as SkippingClock
-from .conversation import Conversation as Conversation
 from .policy import Policy as Policy
 from .scenario import Scenario as Scenario
 from .scenario import load_scenario as load_scenario
 from .scenario import shipped_scenarios as shipped_scenarios
 from .session import Session as Session
 from .session import SessionResult as SessionResult
-from .simulation import Simulation as Simulation
-from .spec import Faults as Faults
-from .spec import SessionSpec as SessionSpec
-from .stage import Stage as Stage
+from .simulator import Simulation as Simulation
+from .simulator import Stage as Stage
 from .steps import Step as Step
 from .steps import StepLog as StepLog
 from .transport import Answer as Answer

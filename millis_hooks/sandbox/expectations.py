@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import ConfigDict
 
-from ..call_status import spell_status
-from ..wire import Json
+from ..protocol.call_status import spell_status
+from ..protocol.reading import Json
 from .steps import EndDelivered, FunctionCalled, Prefetched
 
 if TYPE_CHECKING:

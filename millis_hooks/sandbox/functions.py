@@ -12,14 +12,13 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from ..typed_metadata import as_text
-from ..wire import Json, finite
-from .desk import Desk, Exchange
+from ..protocol.reading import Json, finite
+from ..protocol.typed_metadata import as_text
+from .agent import Filling, tools_of
 from .policy import Policy
-from .prompt import Filling, tools_of
 from .steps import FunctionCalled, Sent
-from .transport import Request
-from .webhooks import webhook_of_tool
+from .transport import Request, webhook_of_tool
+from .webhook_client import Desk, Exchange
 
 #: More of a result is not handed to the agent.
 MAX_RESULT_CHARS = 64_000

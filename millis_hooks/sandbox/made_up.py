@@ -9,18 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ..setting_sources import ENV_PREFIX
-from .beginning import IGNORED
-from .conversation import CHARS_PER_S
-from .ending import PER_MINUTE, TTS_PER_1000_CHARS
+from ..environment.sources import ENV_PREFIX
+from .agent import CHARS_PER_S
+from .emulator import custom_llm, http_api, sessions, store, websocket
+from .emulator.rehearsals import LONGEST_S
 from .functions import MAX_RESULT_CHARS
-from .interfaces import custom_llm, http_api, shelf, sound, switchboard, websocket
 from .policy import PolicySetting, policy_settings
-from .rehearsals import LONGEST_S
+from .session import IGNORED
 from .transport import MAX_ANSWER_BYTES
+from .webhook_client import PER_MINUTE, TTS_PER_1000_CHARS
 
 _PACE, _KEY = f"`{ENV_PREFIX}SANDBOX_PACE`", f"`{ENV_PREFIX}SANDBOX_KEY`"
-_NUMBERS = ", ".join(f"`{phone}` {status}" for phone, status in switchboard.UNREACHED.items())
+_NUMBERS = ", ".join(f"`{phone}` {status}" for phone, status in sessions.UNREACHED.items())
 _IGNORED = ", ".join(f"`{part}`" for part in IGNORED)
 _DOLLARS = ", ".join(f"{kind} {price}" for (kind, _), price in PER_MINUTE.items())
 
@@ -64,21 +64,22 @@ MADE_UP: tuple[MadeUp, ...] = (
     _row(_TALK, "Without a model of your own the agent says `You said: …`."),
     _row(
         _TALK,
-        f"A peak of {sound.LOUD:,} of 32,767 is a sound, {sound.SPEECH_FROM_S:g} s of it are "
-        f"speech, and {sound.SILENCE_S:g} s of silence end it. The caller is then taken to say "
+        f"A peak of {websocket.LOUD:,} of 32,767 is a sound, {websocket.SPEECH_FROM_S:g} s of it "
+        f"are speech, and {websocket.SILENCE_S:g} s of silence end it. The caller is then taken "
+        "to say "
         f"`{websocket.SPEECH}`, and at its end `[speech, 1.4 s]`.",
-        "interfaces.sound.LOUD",
-        "interfaces.sound.SPEECH_FROM_S",
-        "interfaces.sound.SILENCE_S",
+        "emulator.websocket.LOUD",
+        "emulator.websocket.SPEECH_FROM_S",
+        "emulator.websocket.SILENCE_S",
     ),
     _row(
         _TALK,
-        f"The agent's voice is a tone of {sound.TONE_HZ} Hz, as long as its words at "
+        f"The agent's voice is a tone of {websocket.TONE_HZ} Hz, as long as its words at "
         f"{CHARS_PER_S:g} characters a second.",
-        "interfaces.sound.TONE_HZ",
-        "interfaces.sound._AMPLITUDE",
-        "interfaces.sound._FRAME_S",
-        "conversation.CHARS_PER_S",
+        "emulator.websocket.TONE_HZ",
+        "emulator.websocket._AMPLITUDE",
+        "emulator.websocket._FRAME_S",
+        "agent.CHARS_PER_S",
     ),
     _row(_TALK, "A text is sent twice: half of its words first, with `is_final` false."),
     _row(
@@ -91,8 +92,8 @@ MADE_UP: tuple[MadeUp, ...] = (
         "A message that is not JSON, has an unknown method or is a second `initiate` changes "
         f"nothing. The call's page names the first {websocket.MOST_ODD} of them. A client may wait "
         "for as long as it likes before `initiate`; until then only `ping` is answered.",
-        "interfaces.websocket.MOST_ODD",
-        "interfaces.websocket._METHOD_CHARS",
+        "emulator.websocket.MOST_ODD",
+        "emulator.websocket._METHOD_CHARS",
         setting="`odd_messages`",
     ),
     _row(
@@ -100,8 +101,8 @@ MADE_UP: tuple[MadeUp, ...] = (
         f"A call that is refused is closed with {custom_llm.VIOLATION} and the reason, one too "
         f"many with {websocket.TRY_AGAIN}. After `onsessionended` the server closes with 1000. A "
         "client that goes away has hung up: `user-ended`.",
-        "interfaces.custom_llm.VIOLATION",
-        "interfaces.websocket.TRY_AGAIN",
+        "emulator.custom_llm.VIOLATION",
+        "emulator.websocket.TRY_AGAIN",
     ),
     _row(
         _TALK,
@@ -112,7 +113,7 @@ MADE_UP: tuple[MadeUp, ...] = (
         _AGENTS,
         "An `agent_id` that was not made here is taken, and the call's page says so: an agent "
         "stands in that says "
-        f'"{switchboard.STAND_IN_CONFIG["first_message"]}". What the call overrides counts.',
+        f'"{sessions.STAND_IN_CONFIG["first_message"]}". What the call overrides counts.',
     ),
     _row(
         _AGENTS,
@@ -127,7 +128,7 @@ MADE_UP: tuple[MadeUp, ...] = (
     ),
     _row(
         _AGENTS,
-        f"A phone call that no scenario is named for goes as `{switchboard.PHONE_SCENARIO}` does, "
+        f"A phone call that no scenario is named for goes as `{sessions.PHONE_SCENARIO}` does, "
         "whatever the agent.",
         setting="`/as/{scenario}` in the address",
     ),
@@ -145,17 +146,17 @@ MADE_UP: tuple[MadeUp, ...] = (
     _row(
         _API,
         f"A body over {http_api.MAX_BODY_BYTES:,} bytes is refused with 413, a call beyond "
-        f"{switchboard.MAX_LIVE} at once with 429. The texts of 404, and the answer of "
+        f"{sessions.MAX_LIVE} at once with 429. The texts of 404, and the answer of "
         '`terminate`, `{"success": true}`.',
-        "interfaces.http_api.MAX_BODY_BYTES",
-        "interfaces.switchboard.MAX_LIVE",
+        "emulator.http_api.MAX_BODY_BYTES",
+        "emulator.sessions.MAX_LIVE",
     ),
     _row(
         _API,
         "A registered call comes in once, over the websocket by its `call_id`; before that no log "
-        f"has it. The last {switchboard.MAX_REGISTERED:,} are remembered. The SIP address is at "
+        f"has it. The last {sessions.MAX_REGISTERED:,} are remembered. The SIP address is at "
         f"`{http_api.SIP_HOST}`, where no server is.",
-        "interfaces.switchboard.MAX_REGISTERED",
+        "emulator.sessions.MAX_REGISTERED",
     ),
     _row(
         _API,
@@ -165,9 +166,9 @@ MADE_UP: tuple[MadeUp, ...] = (
     _row(
         _API,
         "`call-histories` begins with the call at `start_at` and goes back in time, with at most "
-        f"{switchboard.MAX_HISTORIES:,} calls. Where a call has nothing, it has 0, an empty text "
+        f"{sessions.MAX_HISTORIES:,} calls. Where a call has nothing, it has 0, an empty text "
         "or an empty list.",
-        "interfaces.switchboard.MAX_HISTORIES",
+        "emulator.sessions.MAX_HISTORIES",
     ),
     _row(
         _API,
@@ -181,15 +182,15 @@ MADE_UP: tuple[MadeUp, ...] = (
     ),
     _row(
         _API,
-        f"Calls are kept for {shelf.KEPT.total_seconds() / 3600:g} hours.",
-        "interfaces.shelf.KEPT",
-        "notebook.KEPT",
+        f"Calls are kept for {store.KEPT.total_seconds() / 3600:g} hours.",
+        "emulator.store.KEPT",
+        "emulator.store.KEPT",
     ),
     _row(
         _TOLD,
         f"Costs, in dollars a minute: {_DOLLARS}; and {TTS_PER_1000_CHARS} for 1,000 characters "
         "said. In the formats of 2024 they are whole hundredths.",
-        "ending.TTS_PER_1000_CHARS",
+        "webhook_client.TTS_PER_1000_CHARS",
     ),
     _row(
         _TOLD,
@@ -200,8 +201,8 @@ MADE_UP: tuple[MadeUp, ...] = (
     _row(
         _TOLD,
         f"A call of the sandbox's page ends after {LONGEST_S / 60:g} minutes.",
-        "rehearsals.LONGEST_S",
-        "rehearsals.PATIENCE_S",
+        "emulator.rehearsals.LONGEST_S",
+        "emulator.rehearsals.PATIENCE_S",
     ),
     _row(
         _TEXTS,
@@ -218,7 +219,7 @@ MADE_UP: tuple[MadeUp, ...] = (
         _TEXTS,
         "The agent says the first of a function's `messages` before it; `session_timeout.message` "
         "when a call ends with `timeout`, and `flow.voicemail.message` with `voicemail-message`.",
-        "prompt._DEEPEST",
+        "agent._DEEPEST",
     ),
     _row(
         _TEXTS,
@@ -253,8 +254,8 @@ MADE_UP: tuple[MadeUp, ...] = (
         _MODEL,
         f"{custom_llm.OPEN_TIMEOUT_S:g} s to connect. A scripted caller waits "
         f"{custom_llm.ANSWER_TIMEOUT_S:g} s for an answer that does not come.",
-        "interfaces.custom_llm.OPEN_TIMEOUT_S",
-        "interfaces.custom_llm.ANSWER_TIMEOUT_S",
+        "emulator.custom_llm.OPEN_TIMEOUT_S",
+        "emulator.custom_llm.ANSWER_TIMEOUT_S",
     ),
     _row(
         _MODEL,

@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar, TypeVar
 
 from ..exceptions import PayloadError
-from ..masking import MASK, MaskPolicy, mask_secrets
-from ..payload_places import END_OF_CALL, Place, Places
-from ..wire import Json, read_json
+from ..masking.places import END_OF_CALL, Place, Places
+from ..masking.policy import MASK, MaskPolicy, mask_secrets
+from ..protocol.reading import Json, read_json
 from .transport import Answer, Request
 
 

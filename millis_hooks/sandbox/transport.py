@@ -1,15 +1,19 @@
-"""How requests leave the sandbox: over HTTP, or into an ASGI application without sockets."""
+"""How requests leave the sandbox: over HTTP, or into an ASGI application without sockets.
+
+A webhook as an agent's configuration names it: an address, or one with headers.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from ..environment.addresses import is_loopback
 from ..exceptions import MillisHooksError
-from ..loopback import is_loopback
+from ..protocol.reading import Json
 
 if TYPE_CHECKING:
     import httpx2
@@ -142,3 +146,38 @@ async def _read(response: httpx2.Response) -> bytes:
             raise TransportError(f"the answer is over {MAX_ANSWER_BYTES:,} bytes")
         chunks.append(chunk)
     return b"".join(chunks)
+
+
+#: Where an agent's configuration has the two webhooks.
+PREFETCH, END_OF_CALL = "extra_prompt_webhook", "session_data_webhook"
+
+
+class Webhook(NamedTuple):
+    """Where to send to, and the configured headers."""
+
+    url: str
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+def webhook_of(value: Json) -> Webhook | None:
+    """Read `string | {url, headers?} | null`, Millis' `WebhookConfig`; None where there is none."""
+    if isinstance(value, str):
+        return Webhook(value) if value else None
+    if not isinstance(value, dict) or not isinstance(value.get("url"), str) or not value["url"]:
+        return None
+    return Webhook(str(value["url"]), headers_of(value.get("headers")))
+
+
+def webhook_of_tool(tool: Mapping[str, Json]) -> Webhook | None:
+    """Read the webhook of a function, Millis' `Function`; None where it has none."""
+    address = tool.get("webhook")
+    if not isinstance(address, str) or not address:
+        return None
+    return Webhook(address, headers_of(tool.get("header")))
+
+
+def headers_of(value: Json) -> tuple[tuple[str, str], ...]:
+    """Read an object of headers; what is no text is left out."""
+    if not isinstance(value, dict):
+        return ()
+    return tuple((name, text) for name, text in value.items() if isinstance(text, str))

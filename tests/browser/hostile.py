@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
-from millis_hooks.samples import end_of_call_body
+from millis_hooks.protocol.samples import end_of_call_body
 
 #: Shows itself in `window.ran`, in an alert, in a request to elsewhere or in an element of its own.
 MARKUP = (

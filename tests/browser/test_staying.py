@@ -10,7 +10,7 @@ from playwright.sync_api import expect
 from sites import Server
 from storage import eventually
 
-from millis_hooks.samples import prefetch_query
+from millis_hooks.protocol.samples import prefetch_query
 
 from .conftest import OpenTab
 

@@ -13,12 +13,12 @@ from sqlalchemy import Column, Connection, MetaData, String, Table, insert, sele
 from sqlalchemy.exc import SQLAlchemyError
 
 from ...exceptions import StorageError
-from ..analytics.triggers import CREATE_TRIGGERS
+from ..database import VERSION_TABLE as VERSION_TABLE
 from ..database import Database, describe, is_file, is_locked
 from ..dialects import is_postgresql
-from ..log_file import VERSION_TABLE as VERSION_TABLE
 from ..search import CREATE_CALL_SEARCH, MERGE_SELDOM
 from ..tables import metadata
+from ..triggers import CREATE_TRIGGERS
 
 logger = logging.getLogger("millis_hooks.call_log")
 

@@ -40,9 +40,9 @@ from pydantic import (
 from pydantic_core import to_json
 
 from ...exceptions import PayloadError
-from ...wire import Json, read_json
+from ...protocol.reading import Json, read_json
 from ..deliveries import Delivery, Kind
-from ..values import clean_text
+from ..sanitize import clean_text
 
 FORMAT = "millis-hooks-call/1"
 

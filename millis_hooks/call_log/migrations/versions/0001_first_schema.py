@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-from millis_hooks.call_log.tables import RowId, UtcDateTime
+from ...tables import RowId, UtcDateTime
 
 revision = "0001"
 down_revision = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-from millis_hooks.call_log.search import searchable
+from ...search import searchable
 
 revision = "0008"
 down_revision = "0007"

@@ -1,1 +1,0 @@
-"""Figures over a period of calls: counts, costs, lengths and latencies, and how handlers did."""

@@ -1,0 +1,116 @@
+"""The ends of a call that were received, and what they come to."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import reduce
+from typing import Any, TypeAlias, TypeVar
+
+from sqlalchemy import Connection, and_, exists, or_, select
+
+from ..exceptions import PayloadError
+from ..protocol.events import EndOfCall, merged, rank_of
+from .deliveries import content_hash
+from .tables import deliveries, inbox
+
+T = TypeVar("T")
+
+#: The handlers that want this call, by name.
+RunsFor: TypeAlias = Callable[[EndOfCall], Iterable[str]]
+
+#: Of more deliveries of a session, the first and the last tell of its call, so many of each.
+_MOST_OF_EACH = 10
+
+
+def _nobody(_call: EndOfCall) -> Iterable[str]:
+    return ()
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """An end of a call, read. What was imported no handler is called for."""
+
+    delivery_id: int
+    received_at: datetime
+    content_hash: bytes
+    call: EndOfCall
+    runs_for: RunsFor = _nobody
+
+    @property
+    def weight(self) -> tuple[int, datetime, bytes]:
+        """What tells which of two ends counts for more."""
+        return rank_of(self.call), self.received_at, self.content_hash
+
+
+def put_together(ends: Iterable[End]) -> End:
+    """Return the end that counts for most, with what all ends of its session come to.
+
+    The same whatever order they come in.
+    """
+    ordered = sorted(_distinct(ends), key=lambda end: end.weight)
+    return replace(ordered[-1], call=reduce(merged, (end.call for end in ordered)))
+
+
+def changes(ends: Iterable[End]) -> Iterator[tuple[End, EndOfCall, EndOfCall]]:
+    """Yield the ends that changed what is known of a call, in the order in which they came, each
+    with the call before and after it."""
+    known: list[End] = []
+    for end in _distinct(ends):
+        if known:
+            before, after = put_together(known).call, put_together([*known, end]).call
+            if before.raw != after.raw:
+                yield end, before, after
+        known.append(end)
+
+
+def _distinct(ends: Iterable[End]) -> Sequence[End]:
+    """Return the ends in the order in which they were received, without exact repetitions."""
+    first: dict[bytes, End] = {}
+    for end in sorted(ends, key=lambda end: (end.received_at, end.delivery_id)):
+        first.setdefault(end.content_hash, end)
+    return list(first.values())
+
+
+def outermost(items: Sequence[T]) -> Sequence[T]:
+    """Return what tells of a call, of the deliveries of one kind in the order of their ids."""
+    if len(items) <= 2 * _MOST_OF_EACH:
+        return items
+    return [*items[:_MOST_OF_EACH], *items[-_MOST_OF_EACH:]]
+
+
+def ids_of(connection: Connection, session_id: str, beside: int | None = None) -> list[int]:
+    """Return which deliveries of a session, in order, tell of its call: those that were processed
+    and could be read, and `beside` that one."""
+    waits = exists().where(inbox.c.delivery_id == deliveries.c.id)
+    is_told = and_(deliveries.c.outcome.not_in(["rejected", "unparsed"]), ~waits)
+    found = select(deliveries.c.id, deliveries.c.kind).where(
+        deliveries.c.session_id == session_id, or_(is_told, deliveries.c.id == beside)
+    )
+    by_kind: defaultdict[str, list[int]] = defaultdict(list)
+    for id_, kind in connection.execute(found.order_by(deliveries.c.id)):
+        by_kind[kind].append(id_)
+    return sorted(id_ for ids in by_kind.values() for id_ in outermost(ids))
+
+
+def read_whole(
+    connection: Connection, session_id: str, *, own_numbers: frozenset[str]
+) -> EndOfCall | None:
+    """Return what the ends of a session come to; None if there is none that can be read."""
+    is_end = and_(
+        deliveries.c.id.in_(ids_of(connection, session_id)), deliveries.c.kind == "end_of_call"
+    )
+    rows = connection.execution_options(yield_per=1).execute(select(deliveries).where(is_end))
+    ends = [end for row in rows if (end := end_of(row, own_numbers)) is not None]
+    return put_together(ends).call if ends else None
+
+
+def end_of(row: Any, own_numbers: frozenset[str] = frozenset()) -> End | None:
+    """Read a delivery; None if it cannot be."""
+    try:
+        call = EndOfCall.parse(row.body, own_numbers=own_numbers)
+    except PayloadError:
+        return None
+    return End(row.id, row.received_at, content_hash(row.body), call)

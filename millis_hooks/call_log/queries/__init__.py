@@ -1,0 +1,397 @@
+"""What the pages and the command line read from the call log: lists, totals and one call.
+
+Everything here only reads, blocks while it does, and takes the time as an argument. How calls are
+found is in `filters.py`, `ways.py` and `listing.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import fields, replace
+from datetime import UTC, datetime, tzinfo
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    RowMapping,
+    Select,
+    and_,
+    case,
+    func,
+    null,
+    or_,
+    select,
+)
+from sqlalchemy.exc import SQLAlchemyError
+
+from ...exceptions import StorageError
+from ..database import describe
+from ..drift import DriftReport, drift_report
+from ..raw_body import length_of
+from ..rejections import (
+    RejectionCount,
+    StoredRejection,
+    count_rejections,
+    find_rejection,
+    list_rejections,
+)
+from ..search import clean_query, excerpts
+from ..tables import (
+    IS_OF_CALL,
+    IS_UNPARSED,
+    attempts,
+    calls,
+    cost_items,
+    deliveries,
+    handler_runs,
+    handlers,
+)
+from .analytics import Analytics, Report, Scope
+from .filters import IS_REAL, CallFilter, bindable, ended_since, is_live, midnight, newest_end
+from .index_plan import Key
+from .paging import Listing
+from .records import (
+    Attempt,
+    Call,
+    CallRecord,
+    CostItem,
+    Delivery,
+    ListedCall,
+    LiveCall,
+    Page,
+    Run,
+    RunCounts,
+    Today,
+)
+from .requests import RequestFilter, RequestPage, list_requests
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
+A = TypeVar("A")
+
+MAX_PAGE_SIZE = 100
+
+_DELIVERY = select(
+    *(column for column in deliveries.c if column.name != "body"),
+    null().label("body"),
+    length_of(deliveries.c.body).label("body_bytes"),
+)
+_LAST_PREFETCH = (
+    select(calls.c.received_at)
+    .where(calls.c.prefetch_ms.is_not(None))
+    .order_by(calls.c.received_at.desc())
+    .limit(1)
+)
+_LIVE_SHOWN = 100
+_AGENTS_SHOWN = 500
+_DELIVERIES_SHOWN = 20
+_RUNS_SHOWN = 100
+_UNPARSED_COUNTED = 10_000
+
+
+def _agents() -> Select[tuple[str]]:
+    """Go from agent to agent through the index: there are few of them, and many calls of each."""
+    agent_id = calls.c.agent_id
+    agents = select(func.min(agent_id).label("id")).cte("agents", recursive=True)
+    following = select(func.min(agent_id)).where(agent_id > agents.c.id).scalar_subquery()
+    agents = agents.union_all(select(following).where(agents.c.id.is_not(None)))
+    return select(agents.c.id).where(agents.c.id.is_not(None)).limit(_AGENTS_SHOWN)
+
+
+_AGENTS = _agents()
+
+
+class Queries:
+    """Questions to the call log. Raises StorageError when the database cannot answer."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def list_calls(
+        self,
+        wanted: CallFilter,
+        *,
+        now: datetime,
+        before: str | None = None,
+        after: str | None = None,
+        size: int = 50,
+    ) -> Page:
+        """List calls that ended and calls whose end is overdue, newest received first.
+
+        `before` and `after` are cursors of an earlier page; one that cannot be read is ignored. A
+        search that its index cannot answer is tried once more without it.
+        """
+        size = max(1, min(size, MAX_PAGE_SIZE))
+
+        def page(wanted: CallFilter) -> Page:
+            with self._reading() as connection:
+                listing = Listing(connection, wanted, now)
+                keys = listing.page(before=before, after=after, size=size)
+                searched = "" if wanted.plainly else clean_query(wanted.q)
+                listed = _with_details(connection, keys.ids, searched)
+                return Page(listed, keys.newer, keys.older, *listing.count(), wanted.plainly)
+
+        try:
+            return page(wanted)
+        except StorageError:
+            if not wanted.q:
+                raise
+            return page(replace(wanted, plainly=True))
+
+    def live_calls(self, *, now: datetime) -> tuple[LiveCall, ...]:
+        """List calls that had a prefetch and no end yet, newest first."""
+        prefetch = (
+            select(deliveries.c.query)
+            .where(deliveries.c.session_id == calls.c.session_id, deliveries.c.kind == "prefetch")
+            .order_by(deliveries.c.id)
+            .limit(1)
+            .scalar_subquery()
+        )
+        live = (
+            select(calls, prefetch.label("prefetch_query"))
+            .where(is_live(now))
+            .order_by(calls.c.received_at.desc(), calls.c.id.desc())
+            .limit(_LIVE_SHOWN)
+        )
+        with self._reading() as connection:
+            rows = connection.execute(live).mappings().all()
+        return tuple(LiveCall(_read_as(Call, row), row["prefetch_query"]) for row in rows)
+
+    def live_count(self, *, now: datetime) -> int:
+        """Count the calls that had a prefetch and no end yet."""
+        with self._reading() as connection:
+            return connection.scalar(select(func.count()).where(is_live(now))) or 0
+
+    def newest_end(self) -> int:
+        """Return a mark of now, for `ended_since`."""
+        with self._reading() as connection:
+            return newest_end(connection)
+
+    def ended_since(self, mark: int, wanted: CallFilter, *, now: datetime) -> int:
+        """Count the calls that ended since a mark and match the filter, up to 500."""
+        with self._reading() as connection:
+            return ended_since(connection, mark, wanted, now)
+
+    def standing(self, session_id: str) -> Call | None:
+        """Return what is known of one session, without its deliveries and runs."""
+        known = select(calls).where(calls.c.session_id == bindable(session_id))
+        with self._reading() as connection:
+            row = connection.execute(known).mappings().one_or_none()
+            return None if row is None else _read_as(Call, row)
+
+    def today(self, *, now: datetime, zone: tzinfo = UTC) -> Today:
+        """Add up the calls received since midnight in that zone, but none that was made up."""
+        since = and_(calls.c.received_at >= midnight(now, zone), IS_REAL)
+        timed = and_(since, calls.c.prefetch_ms.is_not(None))
+        totals = select(
+            func.count(),
+            func.count(case((calls.c.outcome == "failed", 1))),
+            func.sum(calls.c.cost_total),
+            func.count(calls.c.prefetch_ms),
+        ).where(since)
+        by_time = select(calls.c.prefetch_ms).where(timed).order_by(calls.c.prefetch_ms)
+        with self._reading() as connection:
+            count, errors, credit, prefetches = connection.execute(totals).one()
+            rank = max(math.ceil(0.95 * prefetches) - 1, 0)
+            p95 = connection.scalar(by_time.limit(1).offset(rank))
+            return Today(count, errors, credit, p95, connection.scalar(_LAST_PREFETCH))
+
+    def report(self, scope: Scope) -> Report:
+        """Return the figures of a period, beside those of the period before."""
+        return Analytics(self._engine).report(scope)
+
+    def last_prefetch_at(self) -> datetime | None:
+        """Return when the newest call that had a prefetch was received."""
+        with self._reading() as connection:
+            return connection.scalar(_LAST_PREFETCH)
+
+    def agents(self) -> tuple[str, ...]:
+        """List the agent ids that calls came from, in alphabetical order."""
+        with self._reading() as connection:
+            return tuple(connection.scalars(_AGENTS))
+
+    def call(self, session_id: str) -> CallRecord | None:
+        """Return everything kept about one session, or None if there is no such session."""
+        with self._reading() as connection:
+            row = (
+                connection.execute(select(calls).where(calls.c.session_id == bindable(session_id)))
+                .mappings()
+                .one_or_none()
+            )
+            if row is None:
+                return None
+            call = _read_as(Call, row)
+            same_session = deliveries.c.session_id == call.session_id
+            return CallRecord(
+                call,
+                _deliveries(connection, same_session, call.delivery_id),
+                connection.scalar(select(func.count()).where(same_session)) or 0,
+                _costs(connection, call.id),
+                _runs(connection, call.id),
+                connection.scalar(_run_count(call.id)) or 0,
+            )
+
+    def neighbours(
+        self, call: Call, wanted: CallFilter, *, now: datetime
+    ) -> tuple[str | None, str | None]:
+        """Return the sessions next to a call in a list, the newer one and the older one."""
+        with self._reading() as connection:
+            ids = Listing(connection, wanted, now).around(Key(call.received_at, call.id))
+            found = select(calls.c.id, calls.c.session_id).where(calls.c.id.in_(ids))
+            sessions = {row.id: row.session_id for row in connection.execute(found)}
+        return sessions.get(ids[0]), sessions.get(ids[1])
+
+    def requests(
+        self,
+        wanted: RequestFilter,
+        *,
+        before: str | None = None,
+        after: str | None = None,
+        size: int = 50,
+    ) -> RequestPage:
+        """List requests to the webhooks, refused ones too, newest first; cursors as for calls."""
+        size = max(1, min(size, MAX_PAGE_SIZE))
+        with self._reading() as connection:
+            return list_requests(connection, wanted, before=before, after=after, size=size)
+
+    def rejections(self, *, limit: int = MAX_PAGE_SIZE) -> tuple[StoredRejection, ...]:
+        """List the requests that were refused last, newest first."""
+        with self._reading() as connection:
+            return list_rejections(connection, limit=limit)
+
+    def rejection(self, rejection_id: int) -> StoredRejection | None:
+        """Return one refused request, or None."""
+        with self._reading() as connection:
+            return find_rejection(connection, rejection_id)
+
+    def rejection_counts(self) -> tuple[RejectionCount, ...]:
+        """Count the requests that were ever refused, by reason, the last refused first."""
+        with self._reading() as connection:
+            return count_rejections(connection)
+
+    def unparsed_count(self) -> int:
+        """Count the deliveries that could not be read, up to 10,000."""
+        some = select(deliveries.c.id).where(IS_UNPARSED).limit(_UNPARSED_COUNTED).subquery()
+        with self._reading() as connection:
+            return connection.scalar(select(func.count()).select_from(some)) or 0
+
+    def drift(self) -> DriftReport:
+        """Return what Millis sent that nobody knew."""
+        with self._reading() as connection:
+            return drift_report(connection)
+
+    def delivery(self, delivery_id: int) -> Delivery | None:
+        """Return one delivery with its body, or None."""
+        with self._reading() as connection:
+            one = _DELIVERY.where(deliveries.c.id == delivery_id)
+            rows = connection.execute(one).mappings().all()
+            return next(iter(_with_bodies(connection, rows, [delivery_id])), None)
+
+    def ask(self, question: Callable[[Connection], A]) -> A:
+        """Answer a question of another module."""
+        with self._reading() as connection:
+            return question(connection)
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        try:
+            with self._engine.connect() as connection:
+                yield connection
+        except SQLAlchemyError as error:
+            raise StorageError(f"The call log could not be read: {describe(error)}.") from error
+
+
+def _read_as(shape: type[T], row: Mapping[Any, Any]) -> T:
+    return shape(**{field.name: row[field.name] for field in fields(shape)})
+
+
+def _with_details(connection: Connection, ids: Sequence[int], query: str) -> tuple[ListedCall, ...]:
+    rows = connection.execute(select(calls).where(calls.c.id.in_(ids))).mappings()
+    found = {row["id"]: _read_as(Call, row) for row in rows}
+    runs = _run_counts(connection, ids)
+    around = excerpts(connection, query, ids)
+    return tuple(ListedCall(found[id_], runs.get(id_, RunCounts()), around.get(id_)) for id_ in ids)
+
+
+def _run_counts(connection: Connection, call_ids: Sequence[int]) -> dict[int, RunCounts]:
+    state = handler_runs.c.state
+    counted = (
+        select(
+            handler_runs.c.call_id,
+            func.count(),
+            func.count(case((state == "failed", 1))),
+            func.count(case((state == "parked", 1))),
+            func.count(case((state.in_(["pending", "running"]), 1))),
+        )
+        .where(IS_OF_CALL, handler_runs.c.call_id.in_(call_ids))
+        .group_by(handler_runs.c.call_id)
+    )
+    return {call_id: RunCounts(*numbers) for call_id, *numbers in connection.execute(counted)}
+
+
+def _deliveries(
+    connection: Connection, wanted: ColumnElement[bool], always: int | None
+) -> tuple[Delivery, ...]:
+    first = select(deliveries.c.id).where(wanted).order_by(deliveries.c.id).limit(_DELIVERIES_SHOWN)
+    shown = or_(deliveries.c.id.in_(first), deliveries.c.id == always)
+    oldest = _DELIVERY.where(shown).order_by(deliveries.c.received_at, deliveries.c.id)
+    rows = connection.execute(oldest).mappings().all()
+    distinct: dict[tuple[str, bytes | None], int] = {}
+    for row in rows:
+        distinct.setdefault((row["kind"], row["content_hash"]), row["id"])
+    return _with_bodies(connection, rows, list(distinct.values()))
+
+
+def _with_bodies(
+    connection: Connection, rows: Sequence[RowMapping], ids: Sequence[int]
+) -> tuple[Delivery, ...]:
+    stored = select(deliveries.c.id, deliveries.c.body).where(deliveries.c.id.in_(ids))
+    bodies = {row.id: row.body for row in connection.execute(stored)}
+    return tuple(replace(_read_as(Delivery, row), body=bodies.get(row["id"])) for row in rows)
+
+
+def _costs(connection: Connection, call_id: int) -> tuple[CostItem, ...]:
+    c = cost_items.c
+    items = (
+        select(c.type, c.provider, c.credit, c.prompt_tokens, c.completion_tokens)
+        .where(c.call_id == call_id)
+        .order_by(c.position)
+    )
+    return tuple(_read_as(CostItem, row) for row in connection.execute(items).mappings())
+
+
+def _run_count(call_id: int) -> Select[Any]:
+    return select(func.count()).where(handler_runs.c.call_id == call_id)
+
+
+def _runs(connection: Connection, call_id: int) -> tuple[Run, ...]:
+    c = handler_runs.c
+    is_handler = and_(handlers.c.hook == c.hook, handlers.c.name == c.handler)
+    newest = (
+        select(handler_runs, handlers.c.max_attempts, handlers.c.repeatable)
+        .join(handlers, is_handler, isouter=True)
+        .where(c.call_id == call_id)
+        .order_by(c.is_latest.desc(), c.id.desc())
+        .limit(_RUNS_SHOWN)
+    )
+    rows = sorted(connection.execute(newest).mappings(), key=lambda row: row["id"])
+    tries = _attempts(connection, [row["id"] for row in rows])
+    return tuple(_read_as(Run, {**row, "attempts": tuple(tries[row["id"]])}) for row in rows)
+
+
+def _attempts(connection: Connection, run_ids: Sequence[int]) -> Mapping[int, Sequence[Attempt]]:
+    tries = (
+        select(attempts)
+        .where(attempts.c.run_id.in_(run_ids))
+        .order_by(attempts.c.run_id, attempts.c.number)
+    )
+    by_run: dict[int, list[Attempt]] = {run_id: [] for run_id in run_ids}
+    for row in connection.execute(tries).mappings():
+        by_run[row["run_id"]].append(_read_as(Attempt, row))
+    return by_run

@@ -1,0 +1,395 @@
+"""Answers what the analytics page asks, from one state of the call log.
+
+Whatever belongs to a call counts where the call was received, also a handler that was replayed
+long after. Costs of a redelivered call count once, as its rows do.
+
+What `Analytics` answers with: frozen, no database behind it.
+
+Durations are in seconds, latencies in milliseconds, costs in credits. Percentiles are exact and of
+single values, by the nearest rank. Names are as Millis sent them, cut to 100 characters; "" stands
+for those it did not send.
+
+Exact percentiles of numbers that come in several sorted lists, without merging them.
+
+A percentile is the smallest number that at least that share of all does not exceed (the nearest
+rank), so it is always one that was measured.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta, tzinfo
+from typing import Literal
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from ...exceptions import StorageError
+from ..database import describe
+from ..sanitize import clean_text
+from .buckets import Interval, cut, interval_for
+from .summaries import tally_periods
+from .tally import (
+    ATTEMPT_MS,
+    ATTEMPTS,
+    COST,
+    DURATION_S,
+    FAILED,
+    OUTCOME,
+    PARKED,
+    PREFETCH,
+    PREFETCH_MS,
+    RUNS,
+    STATUS,
+    Tally,
+    sum_numbers,
+)
+
+#: What calls became, as charts group it. `error` is the outcome `failed`; `other` are calls that
+#: reached nobody, whose outcome is unknown or whose end did not come.
+OUTCOME_GROUPS = ("completed", "chat", "voicemail", "timeout", "failed", "other")
+
+#: A day with fewer prefetches than this has no percentiles worth a line.
+LEAST_SAMPLES = 20
+
+#: The histogram of durations has equal steps, and one bar for what is longer than all of them.
+DURATION_STEP_S = 30
+DURATION_STEPS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """One figure of the period, of the equally long period before, and of each bucket.
+
+    It is None where there is nothing it could be of.
+    """
+
+    value: float | None
+    before: float | None
+    series: tuple[float | None, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tiles:
+    """The figures on top.
+
+    `error_rate` is the share, 0 to 1, of all calls that ended in an error; `cost` is None where
+    Millis sent no costs; `handler_failures` are attempts that failed, of `handler_attempts`.
+    """
+
+    calls: Tile
+    error_rate: Tile
+    median_duration_s: Tile
+    cost: Tile
+    prefetch_p95_ms: Tile
+    handler_failures: Tile
+    handler_attempts: Tile
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Percentiles of single prefetches, None where there are too few; `count` is how many."""
+
+    count: int
+    p50_ms: float | None
+    p95_ms: float | None
+    p99_ms: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bucket:
+    """An hour, a day or a week, as the clocks of the asked time zone show it.
+
+    It begins at `start` and lasts until just before `until`, both aware and of that time zone.
+    `outcomes` has every one of `OUTCOME_GROUPS`, `costs` those of the asked split that there are.
+    """
+
+    start: datetime
+    until: datetime
+    calls: int
+    outcomes: Mapping[str, int]
+    costs: Mapping[str, float]
+    prefetch: Latency
+
+
+@dataclass(frozen=True, slots=True)
+class Durations:
+    """How long calls lasted: how many in each step of `DURATION_STEP_S`, the last one open."""
+
+    counts: tuple[int, ...]
+    median_s: float | None
+    p90_s: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HandlerFigures:
+    """How a handler did, over the calls received in the period; `parked` runs still are."""
+
+    hook: str
+    handler: str
+    runs: int
+    attempts: int
+    failed_attempts: int
+    parked: int
+    p50_ms: float | None
+    p95_ms: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """The figures of the calls received from `since` until just before `until`.
+
+    Mappings are in descending order of their values, `outcomes` in that of `OUTCOME_GROUPS`.
+    """
+
+    since: datetime
+    until: datetime
+    interval: Interval
+    tiles: Tiles
+    buckets: tuple[Bucket, ...]
+    outcomes: Mapping[str, int]
+    costs: Mapping[str, float]
+    statuses: Mapping[str, int]
+    durations: Durations
+    prefetch: Latency
+    prefetch_outcomes: Mapping[str, int]
+    handlers: tuple[HandlerFigures, ...]
+
+
+Sorted = Sequence[float]
+
+
+def percentile(lists: Sequence[Sorted], share: float) -> float | None:
+    """Return the percentile of all numbers in these sorted lists; None if there are none."""
+    filled = [each for each in lists if each]
+    count = sum(map(len, filled))
+    return _ranked(filled, max(math.ceil(share * count), 1)) if count else None
+
+
+def count_between(lists: Sequence[Sorted], edges: Sequence[float]) -> tuple[int, ...]:
+    """Count the numbers under the first edge, from each edge to the next, and from the last on."""
+    under = [sum(bisect_left(each, edge) for each in lists) for edge in edges]
+    total = sum(map(len, lists))
+    return tuple(above - below for below, above in zip([0, *under], [*under, total], strict=True))
+
+
+def _ranked(lists: Sequence[Sorted], rank: int) -> float:
+    """Return the number that `rank` numbers do not exceed: halve the range that it is in."""
+    if len(lists) == 1:
+        return lists[0][rank - 1]
+    low, high = min(each[0] for each in lists), max(each[-1] for each in lists)
+    while low < high:
+        middle = low + (high - low) / 2
+        if middle >= high:  # rounded up: there is nothing between the two
+            middle = low
+        places = [bisect_right(each, middle) for each in lists]
+        if sum(places) >= rank:
+            # From here on `high` is a number of the lists, so the range ends in one.
+            high = max(each[place - 1] for each, place in zip(lists, places, strict=True) if place)
+        else:
+            low = min(
+                each[place] for each, place in zip(lists, places, strict=True) if place < len(each)
+            )
+    return low
+
+
+Split = Literal["type", "provider"]
+
+#: Samples of so many buckets are in memory twice.
+_PERIODS_AT_ONCE = 16
+
+#: What is not among them is `other`.
+_GROUPS = {name: name for name in OUTCOME_GROUPS[:-1]}
+
+
+#: Nobody was called before, and clocks overflow far from it.
+_EARLIEST, _LATEST = datetime(2000, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
+LONGEST = timedelta(days=3660)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scope:
+    """What figures are asked of: calls received from `since` until just before `until`, aware.
+
+    `agents` are alternatives, all if there are none. Costs are split by what they were for or by
+    who took them. Without an interval, or with one that is too fine, one is chosen that suits.
+    Raises `ValueError` for a period that is empty, longer than `LONGEST` or absurd.
+    """
+
+    since: datetime
+    until: datetime
+    zone: tzinfo = UTC
+    agents: tuple[str, ...] = ()
+    split: Split = "type"
+    interval: Interval | None = None
+
+    def __post_init__(self) -> None:
+        if not _EARLIEST <= self.since < self.until <= _LATEST:
+            raise ValueError("The period ends before it begins, or is of another century.")
+        if self.span > LONGEST:
+            raise ValueError(f"The period is longer than {LONGEST.days:,} days.")
+
+    @property
+    def span(self) -> timedelta:
+        return self.until - self.since
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A bucket, and what was counted and sampled in it; samples are sorted."""
+
+    start: datetime
+    until: datetime
+    tally: Tally
+    samples: Mapping[str, Sequence[float]]
+
+
+class Analytics:
+    """Figures over a period. Raises StorageError when the database cannot answer."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def report(self, scope: Scope) -> Report:
+        """Return all figures of a period, with those of the equally long period before."""
+        interval = interval_for(scope.span, scope.interval)
+        earlier = replace(scope, since=scope.since - scope.span, until=scope.since)
+        with self._reading() as connection:
+            parts = list(_parts(connection, scope, interval))
+            before = list(_parts(connection, earlier, interval))
+        return Report(
+            since=scope.since.astimezone(scope.zone),
+            until=scope.until.astimezone(scope.zone),
+            interval=interval,
+            tiles=_tiles(parts, before),
+            buckets=tuple(_bucket(part, scope.split) for part in parts),
+            outcomes=_outcomes(parts),
+            costs=_summed(parts, scope.split),
+            statuses=_counted(parts, STATUS),
+            durations=_durations(parts),
+            prefetch=_latency(parts, at_least=1),
+            prefetch_outcomes=_counted(parts, PREFETCH),
+            handlers=_handlers(parts),
+        )
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        try:
+            with self._engine.connect() as connection:
+                yield connection
+        except SQLAlchemyError as error:
+            raise StorageError(f"The call log cannot be read: {describe(error)}.") from error
+
+
+def _parts(connection: Connection, scope: Scope, interval: Interval) -> Iterator[_Part]:
+    agents = [clean for agent in scope.agents if (clean := clean_text(agent))]
+    periods = list(cut(scope.since, scope.until, interval, scope.zone))
+    for first in range(0, len(periods), _PERIODS_AT_ONCE):
+        some = periods[first : first + _PERIODS_AT_ONCE]
+        for period, tally in zip(some, tally_periods(connection, some, agents), strict=True):
+            yield _Part(*period, tally, tally.take_samples())
+
+
+Figure = Callable[[Sequence[_Part]], float | None]
+
+
+def _tiles(parts: Sequence[_Part], before: Sequence[_Part]) -> Tiles:
+    def tile(figure: Figure, in_bucket: Figure | None = None) -> Tile:
+        series = tuple((in_bucket or figure)([part]) for part in parts)
+        return Tile(figure(parts), figure(before), series)
+
+    return Tiles(
+        calls=tile(_total(OUTCOME)),
+        error_rate=tile(_error_rate),
+        median_duration_s=tile(lambda parts: percentile(_lists(parts, DURATION_S), 0.5)),
+        cost=tile(lambda parts: _summed(parts, COST).get("")),
+        prefetch_p95_ms=tile(
+            lambda parts: _latency(parts, at_least=1).p95_ms, lambda parts: _latency(parts).p95_ms
+        ),
+        handler_failures=tile(_total(FAILED)),
+        handler_attempts=tile(_total(ATTEMPTS)),
+    )
+
+
+def _total(measure: str) -> Figure:
+    return lambda parts: sum(part.tally.total(measure) for part in parts)
+
+
+def _error_rate(parts: Sequence[_Part]) -> float | None:
+    outcomes = _outcomes(parts)
+    calls = sum(outcomes.values())
+    return outcomes["failed"] / calls if calls else None
+
+
+def _bucket(part: _Part, split: Split) -> Bucket:
+    outcomes = _outcomes([part])
+    return Bucket(
+        start=part.start,
+        until=part.until,
+        calls=sum(outcomes.values()),
+        outcomes=outcomes,
+        costs=_summed([part], split),
+        prefetch=_latency([part]),
+    )
+
+
+def _outcomes(parts: Sequence[_Part]) -> dict[str, int]:
+    grouped = dict.fromkeys(OUTCOME_GROUPS, 0)
+    for outcome, count in _counted(parts, OUTCOME).items():
+        grouped[_GROUPS.get(outcome, "other")] += count
+    return grouped
+
+
+def _latency(parts: Sequence[_Part], *, at_least: int = LEAST_SAMPLES) -> Latency:
+    lists = _lists(parts, PREFETCH_MS)
+    count = sum(map(len, lists))
+    if count < at_least:
+        return Latency(count, None, None, None)
+    return Latency(count, *(percentile(lists, share) for share in (0.5, 0.95, 0.99)))
+
+
+def _durations(parts: Sequence[_Part]) -> Durations:
+    lists = _lists(parts, DURATION_S)
+    edges = [step * DURATION_STEP_S for step in range(1, DURATION_STEPS + 1)]
+    median, p90 = (percentile(lists, share) for share in (0.5, 0.9))
+    return Durations(count_between(lists, edges), median, p90)
+
+
+def _handlers(parts: Sequence[_Part]) -> tuple[HandlerFigures, ...]:
+    measures = (RUNS, ATTEMPTS, FAILED, PARKED)
+    counts = [_counted(parts, measure) for measure in measures]
+
+    def figures(key: str) -> HandlerFigures:
+        hook, _, handler = key.partition(" ")
+        runs, attempts, failed, parked = (count.get(key, 0) for count in counts)
+        lists = _lists(parts, f"{ATTEMPT_MS} {key}")
+        return HandlerFigures(
+            hook=hook,
+            handler=handler,
+            runs=runs,
+            attempts=attempts,
+            failed_attempts=failed,
+            parked=parked,
+            p50_ms=percentile(lists, 0.5),
+            p95_ms=percentile(lists, 0.95),
+        )
+
+    return tuple(map(figures, sorted(counts[0])))
+
+
+def _lists(parts: Sequence[_Part], measure: str) -> list[Sequence[float]]:
+    return [part.samples[measure] for part in parts if measure in part.samples]
+
+
+def _summed(parts: Sequence[_Part], measure: str) -> dict[str, float]:
+    """Return what was added to all parts together, by name, the most first."""
+    summed = sum_numbers((part.tally for part in parts), measure)
+    return dict(sorted(summed.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _counted(parts: Sequence[_Part], measure: str) -> dict[str, int]:
+    return {name: int(count) for name, count in _summed(parts, measure).items()}

@@ -1,0 +1,335 @@
+"""Which calls somebody wants to see, and each such wish as conditions on `calls`.
+
+A wish is a condition that holds or not, and, where an index helps, a way to find what it leaves:
+`ways.py` chooses between them.
+
+Which calls have ended since a list of them was looked at.
+
+Ends are processed in the order they were stored in, so the delivery of the newest end is a mark in
+time that needs no clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta, tzinfo
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    FromClause,
+    Select,
+    and_,
+    exists,
+    func,
+    not_,
+    null,
+    or_,
+    select,
+)
+
+from ...protocol.phones import digits_of, looked_for
+from ...protocol.test_marks import MADE_UP_SOURCES
+from ..projection import metadata_text
+from ..search import clean_query, holds, index_match, matching_ids
+from ..tables import (
+    IS_OF_CALL,
+    IS_OPEN,
+    IS_REPEATED,
+    IS_UNHANDLED,
+    IS_UNPARSED,
+    call_metadata,
+    calls,
+    deliveries,
+    handler_runs,
+)
+from .records import LIVE_FOR
+
+#: How far back a list looks. `None` is as far as there are calls.
+RANGES: Mapping[str, timedelta | None] = {
+    "today": timedelta(),
+    "24h": timedelta(hours=24),
+    "7d": timedelta(days=7),
+    "30d": timedelta(days=30),
+    "90d": timedelta(days=90),
+    "all": None,
+}
+
+#: The tabs over the list; `lost` has no outcome at all.
+OUTCOMES = ("completed", "chat", "voicemail", "timeout", "unreached", "failed", "lost")
+
+CHANNELS = ("phone", "web", "chat")
+DIRECTIONS = ("inbound", "outbound")
+
+#: `failed` and `parked` are states of a run of the call, `none` is that it has no run.
+HANDLER_STATES = ("failed", "parked", "none")
+
+#: Values of one wish that are looked up one by one; more are looked for among all calls.
+_LANES = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallFilter:
+    """Which calls a list holds: those all of it applies to. What is empty narrows nothing.
+
+    `status` and `agent` hold alternatives, `metadata` pairs of key and value that all have to be
+    there, and `number` is either side's, in any spelling. `since` (inclusive) and `until`
+    (exclusive) are when a call was received and take the place of `range`; they are aware. Lengths
+    are in seconds and costs in credits, both ends inclusive. `unparsed` wants a delivery that could
+    not be read, `duplicate` an end-of-call that came more than once.
+
+    `range` "today" begins at midnight in `zone`. With `plainly`, `q` is a whole id or number: what
+    can be looked for without the search index.
+    """
+
+    q: str = ""
+    outcome: str | None = None
+    status: tuple[str, ...] = ()
+    agent: tuple[str, ...] = ()
+    channel: str | None = None
+    direction: str | None = None
+    number: str | None = None
+    range: str = "7d"
+    since: datetime | None = None
+    until: datetime | None = None
+    min_s: float | None = None
+    max_s: float | None = None
+    cost_min: float | None = None
+    cost_max: float | None = None
+    metadata: tuple[tuple[str, str], ...] = ()
+    handler: str | None = None
+    unparsed: bool = False
+    duplicate: bool = False
+    plainly: bool = False
+    zone: tzinfo = field(default=UTC, compare=False)
+
+    def period(self, now: datetime) -> tuple[datetime | None, datetime | None]:
+        """Return when the calls were received: since (inclusive) and until (exclusive)."""
+        if self.since or self.until:
+            return self.since, self.until
+        span = RANGES.get(self.range, RANGES["7d"])
+        if span is None:
+            return None, None
+        return now - span if span else midnight(now, self.zone), None
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """Calls that an index has in order of time, under `at` and `id`.
+
+    `where` leaves one value of each column of `led_by`, with which the index begins. PostgreSQL has
+    to be told so where that is NULL.
+    """
+
+    where: ColumnElement[bool]
+    rows: FromClause = calls
+    at: ColumnElement[Any] = calls.c.received_at
+    id: ColumnElement[Any] = calls.c.id
+    led_by: tuple[ColumnElement[Any], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """One thing that is wanted of a call.
+
+    `where` says it of any call and offers no index. `lanes` have all such calls, none of them
+    twice; `ids` selects them in no order, by an index if it is `is_indexed`; `search` is what the
+    search index has to match. A wish may have none of these.
+    """
+
+    where: ColumnElement[bool]
+    lanes: tuple[Lane, ...] = ()
+    ids: Select[tuple[int]] | None = None
+    is_indexed: bool = True
+    search: ColumnElement[bool] | None = None
+
+
+#: Whether Millis made a call; rehearsals and tests it knows nothing of.
+IS_REAL: ColumnElement[bool] = or_(
+    calls.c.source.is_(None), calls.c.source.not_in(sorted(MADE_UP_SOURCES))
+)
+
+
+def within(since: datetime | None, until: datetime | None) -> list[ColumnElement[bool]]:
+    """Return the conditions for a call to have been received in that time."""
+    after = [calls.c.received_at >= since] if since else []
+    return [*after, calls.c.received_at < until] if until else after
+
+
+def is_over(now: datetime) -> ColumnElement[bool]:
+    """Return the condition for a call not to be shown as live: it has ended, its end is overdue, or
+    it was made up."""
+    has_ended = calls.c.ended_at.is_not(None)
+    return or_(has_ended, aside(calls.c.received_at) < now - LIVE_FOR, not_(IS_REAL))
+
+
+def is_overdue(now: datetime) -> ColumnElement[bool]:
+    """Return the condition for a call's end to be overdue."""
+    return and_(calls.c.ended_at.is_(None), calls.c.received_at < now - LIVE_FOR, IS_REAL)
+
+
+def is_live(now: datetime) -> ColumnElement[bool]:
+    """Return the condition for a call's end to be still awaited."""
+    return and_(calls.c.ended_at.is_(None), calls.c.received_at >= now - LIVE_FOR, IS_REAL)
+
+
+def midnight(now: datetime, zone: tzinfo = UTC) -> datetime:
+    """Return when this day began in that zone, in UTC."""
+    local = now.astimezone(zone).replace(hour=0, minute=0, second=0, microsecond=0, fold=0)
+    return local.astimezone(UTC)
+
+
+def bindable(text: str) -> str:
+    """Return the text as a database takes it."""
+    return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
+
+
+def wishes(wanted: CallFilter) -> list[Wish]:
+    """Return all that is wanted but the time, those that mostly leave fewer calls first."""
+    return list(_wishes(wanted))
+
+
+def _wishes(wanted: CallFilter) -> Iterator[Wish]:
+    for key, value in wanted.metadata:
+        yield _has_metadata(metadata_text(key), metadata_text(value))
+    if wanted.number:
+        yield _number(bindable(wanted.number))
+    if wanted.agent:
+        yield _one_of(calls.c.agent_id, map(bindable, wanted.agent))
+    if wanted.status:
+        yield _one_of(calls.c.call_status, map(bindable, wanted.status))
+    if wanted.outcome in OUTCOMES:
+        yield _in_tab(wanted.outcome)
+    if wanted.channel or wanted.direction:
+        yield _conversation(wanted.channel, wanted.direction)
+    if wanted.min_s is not None or wanted.max_s is not None:
+        yield _between(calls.c.duration_s, wanted.min_s, wanted.max_s)
+    if wanted.cost_min is not None or wanted.cost_max is not None:
+        yield _between(calls.c.cost_total, wanted.cost_min, wanted.cost_max)
+    if wanted.handler in HANDLER_STATES:
+        yield _no_runs() if wanted.handler == "none" else _has_run(wanted.handler)
+    if wanted.unparsed:
+        yield _unparsed()
+    if wanted.duplicate:
+        yield Wish(aside(calls.c.repeated), (Lane(IS_REPEATED),))
+    if query := clean_query(wanted.q):
+        yield _named(query) if wanted.plainly else _text(query)
+
+
+def _named(text: str) -> Wish:
+    """Find a whole id or number. No index helps: it is for a log whose search is broken."""
+    ids = or_(calls.c.session_id == text, calls.c.call_id == text)
+    return Wish(or_(ids, _number(text).where))
+
+
+def _text(query: str) -> Wish:
+    search = index_match(query)
+    where, ids = holds(query, calls.c.id), matching_ids(query)
+    return Wish(where, ids=ids, is_indexed=search is not None, search=search)
+
+
+def aside(column: ColumnElement[Any]) -> ColumnElement[Any]:
+    """Return the column's value; SQLite, which knows little of how many rows a condition leaves,
+    shall not take its index."""
+    return func.coalesce(column, null())
+
+
+def _one_of(column: ColumnElement[str], values: Iterable[str]) -> Wish:
+    wanted = sorted(set(values))
+    lanes = tuple(Lane(column == value) for value in wanted) if len(wanted) <= _LANES else ()
+    return Wish(aside(column).in_(wanted), lanes)
+
+
+def _in_tab(outcome: str) -> Wish:
+    if outcome == "lost":
+        lane = Lane(and_(calls.c.ended_at.is_(None), IS_REAL))
+        return Wish(and_(aside(calls.c.ended_at).is_(None), IS_REAL), (lane,))
+    return _one_of(calls.c.outcome, [outcome])
+
+
+def _conversation(channel: str | None, direction: str | None) -> Wish:
+    """One index has both: where one of them is left open, each of its values has a lane."""
+    channels = [channel] if channel else CHANNELS
+    directions: Sequence[str | None] = [direction] if direction else [*DIRECTIONS, None]
+    lanes = [
+        Lane(
+            and_(calls.c.channel == one, calls.c.direction == other),
+            led_by=(calls.c.channel, calls.c.direction),
+        )
+        for one in channels
+        for other in directions
+    ]
+    asked = [(calls.c.channel, channel), (calls.c.direction, direction)]
+    return Wish(and_(*(aside(column) == value for column, value in asked if value)), tuple(lanes))
+
+
+def _number(number: str) -> Wish:
+    """Numbers come as they were sent, mostly as + and digits."""
+    digits = digits_of(looked_for(number))
+    spellings = {number.strip(), f"+{digits}", digits} if digits else {number}
+    sides = (calls.c.from_phone, calls.c.to_phone)
+    dialled = [Lane(calls.c.from_phone == spelling) for spelling in sorted(spellings)]
+    is_other = func.coalesce(calls.c.from_phone, "").not_in(spellings)
+    reached = [Lane(and_(calls.c.to_phone == each, is_other)) for each in sorted(spellings)]
+    return Wish(or_(*(aside(side).in_(spellings) for side in sides)), (*dialled, *reached))
+
+
+def _has_metadata(key: str, value: str) -> Wish:
+    m = call_metadata.c
+    same = and_(m.key == key, m.value == value)
+    lane = Lane(same, call_metadata.join(calls, calls.c.id == m.call_id), m.received_at, m.call_id)
+    of_call = and_(m.call_id == calls.c.id, m.key == key, aside(m.value) == value)
+    return Wish(exists().where(of_call).correlate(calls), (lane,))
+
+
+def _between(column: ColumnElement[float], least: float | None, most: float | None) -> Wish:
+    def ends(value: ColumnElement[float]) -> ColumnElement[bool]:
+        above = [value >= least] if least is not None else []
+        return and_(*above, value <= most) if most is not None else and_(*above)
+
+    return Wish(ends(aside(column)), ids=select(calls.c.id).where(ends(column)))
+
+
+def _has_run(state: str) -> Wish:
+    r = handler_runs.c
+    of_call = and_(r.call_id == calls.c.id, IS_OF_CALL, aside(r.state) == state)
+    found = select(r.call_id).where(IS_OPEN, r.state == state, IS_OF_CALL)
+    return Wish(exists().where(of_call).correlate(calls), ids=found.distinct())
+
+
+def _no_runs() -> Wish:
+    never = ~exists().where(handler_runs.c.call_id == calls.c.id).correlate(calls)
+    return Wish(
+        never, (Lane(and_(IS_UNHANDLED, never)), Lane(and_(calls.c.ended_at.is_(None), never)))
+    )
+
+
+def _unparsed() -> Wish:
+    d = deliveries.c
+    of_call = and_(d.session_id == calls.c.session_id, aside(d.outcome) == "unparsed")
+    found = select(calls.c.id).join(deliveries, d.session_id == calls.c.session_id)
+    return Wish(exists().where(of_call).correlate(calls), ids=found.where(IS_UNPARSED).distinct())
+
+
+#: Of so many calls at most, the newest, is said whether they match.
+MOST_LOOKED_AT = 500
+
+
+def newest_end(connection: Connection) -> int:
+    """Return the mark of now."""
+    return connection.scalar(select(func.max(calls.c.delivery_id))) or 0
+
+
+def ended_since(connection: Connection, mark: int, wanted: CallFilter, now: datetime) -> int:
+    """Count the calls that ended since the mark and match the filter, up to `MOST_LOOKED_AT`."""
+    newest = (
+        select(calls.c.id)
+        .where(calls.c.delivery_id > mark)
+        .order_by(calls.c.delivery_id.desc())
+        .limit(MOST_LOOKED_AT)
+    )
+    conditions = [*within(*wanted.period(now)), *(wish.where for wish in wishes(wanted))]
+    matching = select(func.count()).select_from(calls).where(calls.c.id.in_(newest), *conditions)
+    return connection.scalar(matching) or 0

@@ -1,0 +1,235 @@
+"""What a question to the call log is answered with: frozen rows, no database behind them.
+
+See `tables.py` for what each column means, its unit and where it comes from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Literal, TypeAlias
+
+from ...protocol.test_marks import MADE_UP_SOURCES, SANDBOX_SOURCE
+from ..search import Excerpt
+
+#: A call whose end has not come counts as in progress this long after its first webhook, and as
+#: lost from then on. Longer than calls are let last; Millis tells nobody when one never connects.
+LIVE_FOR = timedelta(minutes=75)
+
+#: How a call stands: its end may still come, is overdue, has come, or nobody misses it.
+State: TypeAlias = Literal["live", "lost", "ended", "unended"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """A row of `calls`: what is known of one session."""
+
+    id: int
+    session_id: str
+    received_at: datetime
+    delivery_id: int | None
+    ended_at: datetime | None
+    call_id: str | None
+    agent_id: str | None
+    channel: str | None
+    direction: str | None
+    from_phone: str | None
+    to_phone: str | None
+    customer_phone: str | None
+    provider: str | None
+    call_status: str | None
+    outcome: str | None
+    error_message: str | None
+    started_at: datetime | None
+    duration_s: float | None
+    cost_total: float | None
+    chars_used: int | None
+    turns: int | None
+    snippet: str | None
+    recording_url: str | None
+    opted_out: bool | None
+    prefetch_ms: float | None
+    prefetch_outcome: str | None
+    #: Who made it, unless Millis did and told of it: sandbox | test | as_real | millis_api.
+    source: str | None = None
+
+    def is_live(self, now: datetime) -> bool:
+        """Whether the end may still come; that of a sample comes at once or never."""
+        is_awaited = not self.is_made_up or self.source == SANDBOX_SOURCE
+        return self.ended_at is None and is_awaited and self.received_at >= now - LIVE_FOR
+
+    def is_lost(self, now: datetime) -> bool:
+        """Whether the end is overdue; nobody misses that of a call that was made up."""
+        return self.ended_at is None and not self.is_made_up and not self.is_live(now)
+
+    def state(self, now: datetime) -> State:
+        """Return how it stands."""
+        if self.ended_at is not None:
+            return "ended"
+        return "live" if self.is_live(now) else "lost" if self.is_lost(now) else "unended"
+
+    @property
+    def is_made_up(self) -> bool:
+        """Whether it is a rehearsal or a test, which Millis knows nothing of."""
+        return self.source in MADE_UP_SOURCES
+
+
+@dataclass(frozen=True, slots=True)
+class RunCounts:
+    """How the handlers of a call stand: their latest runs, without those that tell of parked ones.
+
+    `failed` wait for their next attempt, `waiting` are pending or at work.
+    """
+
+    total: int = 0
+    failed: int = 0
+    parked: int = 0
+    waiting: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ListedCall:
+    """A call as a list shows it."""
+
+    call: Call
+    runs: RunCounts
+    excerpt: Excerpt | None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page of calls, newest first; a cursor is None where there is no further page.
+
+    `counts` has a number for "all" and for each outcome tab, under the same other filters. Counting
+    stops after a while; of the tabs named in `at_least` there may be more calls. `is_plain` says
+    that the search index could not be used: only whole ids and numbers were looked for.
+    """
+
+    rows: tuple[ListedCall, ...]
+    newer: str | None
+    older: str | None
+    counts: Mapping[str, int]
+    at_least: tuple[str, ...]
+    is_plain: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LiveCall:
+    """A call whose end has not come, with the query string of its prefetch if there was one."""
+
+    call: Call
+    prefetch_query: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Today:
+    """Totals since midnight."""
+
+    calls: int
+    errors: int
+    credits: float | None
+    prefetch_p95_ms: float | None
+    last_prefetch_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """One request as it came and as it was answered.
+
+    `body` is None where it was not read: in lists, and where it repeats an earlier one's bytes.
+    """
+
+    id: int
+    kind: str
+    session_id: str | None
+    received_at: datetime
+    query: str | None
+    content_type: str | None
+    body: bytes | None
+    body_bytes: int
+    status_code: int
+    answer: bytes | None
+    latency_ms: float | None
+    outcome: str
+    reason: str | None
+    #: It was masked before it was stored.
+    redacted: bool = False
+    #: Who sent it, unless Millis did: sandbox | millis_api.
+    source: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostItem:
+    """One line of what a call cost, in credits."""
+
+    type: str | None
+    provider: str | None
+    credit: float | None
+    prompt_tokens: int | None
+    completion_tokens: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One try of a handler run; `outcome` is None while it is running."""
+
+    number: int
+    started_at: datetime
+    ended_at: datetime | None
+    duration_ms: float | None
+    outcome: str | None
+    error_type: str | None
+    error_message: str | None
+    traceback: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A handler called for a call, with every attempt at it, first to last.
+
+    `max_attempts` and `repeatable` are those the handler is registered with now, and None when no
+    handler has this name any more.
+    """
+
+    id: int
+    hook: str
+    handler: str
+    state: str
+    created_at: datetime
+    is_latest: bool
+    is_replay: bool
+    parked_run_id: int | None
+    spent: int
+    state_since: datetime
+    due_at: datetime | None
+    reason: str | None
+    max_attempts: int | None
+    repeatable: bool | None
+    attempts: tuple[Attempt, ...] = ()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more will come of it by itself."""
+        return self.state in ("succeeded", "parked")
+
+    @property
+    def duration_ms(self) -> float:
+        """The time all attempts took together."""
+        return sum(attempt.duration_ms or 0 for attempt in self.attempts)
+
+
+@dataclass(frozen=True, slots=True)
+class CallRecord:
+    """Everything kept about one call.
+
+    `deliveries` and `runs` are oldest first and may be cut short; `delivery_count` and `run_count`
+    are how many there were. Of the runs, those that another has replaced are left out first.
+    """
+
+    call: Call
+    deliveries: tuple[Delivery, ...]
+    delivery_count: int
+    costs: tuple[CostItem, ...]
+    runs: tuple[Run, ...]
+    run_count: int

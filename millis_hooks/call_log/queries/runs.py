@@ -1,0 +1,111 @@
+"""What the command line reads of runs across calls: a list, how many there are, and the handlers.
+
+Everything here only reads, on the caller's connection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Select, and_, func, select
+
+from ..sanitize import clean_text
+from ..tables import attempts, calls, handler_runs, handlers
+
+_runs = handler_runs.c
+
+
+@dataclass(frozen=True, slots=True)
+class RunFilter:
+    """Which runs a list holds, by equality; None narrows nothing."""
+
+    handler: str | None = None
+    session_id: str | None = None
+    state: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListedRun:
+    """A row of `handler_runs` as a list shows it, with the error of its last attempt if it failed.
+
+    `max_attempts` is None when no handler of that name is registered any more.
+    """
+
+    id: int
+    session_id: str
+    hook: str
+    handler: str
+    state: str
+    created_at: datetime
+    is_replay: bool
+    parked_run_id: int | None
+    spent: int
+    max_attempts: int | None
+    state_since: datetime
+    due_at: datetime | None
+    reason: str | None
+    error_type: str | None
+    error_message: str | None
+
+
+def list_runs(connection: Connection, wanted: RunFilter, *, limit: int) -> tuple[ListedRun, ...]:
+    """List runs whose place no replay has taken, newest first."""
+    newest = _LISTED.where(*_conditions(wanted)).order_by(_runs.id.desc()).limit(limit)
+    return tuple(ListedRun(**row) for row in connection.execute(newest).mappings())
+
+
+def count_runs(connection: Connection, wanted: RunFilter) -> Mapping[str, int]:
+    """Count the runs whose place no replay has taken, by state; states without any are left out."""
+    counted = select(_runs.state, func.count()).select_from(_OF_CALL).where(*_conditions(wanted))
+    return dict(connection.execute(counted.group_by(_runs.state)).all())
+
+
+def handler_names(connection: Connection) -> tuple[str, ...]:
+    """Name the end-of-call handlers of the application that started last, in alphabetical order."""
+    named = select(handlers.c.name).where(handlers.c.hook == "end_of_call")
+    return tuple(connection.scalars(named.order_by(handlers.c.name)))
+
+
+def _conditions(wanted: RunFilter) -> list[ColumnElement[bool]]:
+    asked = {
+        _runs.handler: wanted.handler,
+        calls.c.session_id: wanted.session_id,
+        _runs.state: wanted.state,
+    }
+    narrowed = [column == clean_text(value) for column, value in asked.items() if value is not None]
+    return [_runs.is_latest, *narrowed]
+
+
+_OF_CALL = handler_runs.join(calls, calls.c.id == _runs.call_id)
+
+_LAST_NUMBER = (
+    select(func.max(attempts.c.number))
+    .where(attempts.c.run_id == _runs.id)
+    .correlate(handler_runs)
+    .scalar_subquery()
+)
+
+_LISTED: Select[Any] = select(
+    _runs.id,
+    calls.c.session_id,
+    _runs.hook,
+    _runs.handler,
+    _runs.state,
+    _runs.created_at,
+    _runs.is_replay,
+    _runs.parked_run_id,
+    _runs.spent,
+    handlers.c.max_attempts,
+    _runs.state_since,
+    _runs.due_at,
+    _runs.reason,
+    attempts.c.error_type,
+    attempts.c.error_message,
+).select_from(
+    _OF_CALL.outerjoin(
+        handlers, and_(handlers.c.hook == _runs.hook, handlers.c.name == _runs.handler)
+    ).outerjoin(attempts, and_(attempts.c.run_id == _runs.id, attempts.c.number == _LAST_NUMBER))
+)

@@ -1,0 +1,397 @@
+"""Writes calls in one of the formats, with what the masking policy hides hidden.
+
+Which calls go out, and reading them one after another.
+
+Which ones they are is settled at once, in one look at the log: what comes later is not among them.
+Each is then read at its turn, the first received first, so no write waits for an export, and memory
+holds one number for each call (8 bytes) and a handful of calls.
+
+What an export shows of the columns of a call, by the one masking policy.
+
+Calls as CSV, fit for programs and safe in spreadsheets.
+
+RFC 4180: commas, quotes where they are needed, CRLF; in UTF-8, with a row of names first. Times are
+ISO 8601 in UTC, booleans `true` and `false`, and what is not known is empty.
+
+A spreadsheet takes a cell that begins with = + - @ for a formula, whoever wrote it. So a text that
+begins with one of these (blanks and control characters aside), with a tab or with a line break gets
+an apostrophe in front, which spreadsheets take for "this is text". Two kinds of text are left as
+they are, because programs look them up and no formula can be written in them: phone numbers (`+`
+and digits) and ids (`-` and then letters, digits, `-` and `_`). `-Ox1demo` stays, `-1+1|cmd` does
+not, nor does `-A1-B2`, which names cells.
+A text that begins with an apostrophe gets one more, so a program that takes one away wherever
+there is one has what the call log has.
+
+Calls as Parquet, each column with its type; needs pyarrow.
+
+An export in pieces, for somebody who takes it as it is made.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from importlib import import_module
+from io import BytesIO
+from typing import Any, BinaryIO, Literal, NamedTuple, Protocol, TypeAlias
+
+from sqlalchemy import (
+    Boolean,
+    Column,
+    ColumnElement,
+    Connection,
+    Engine,
+    Float,
+    Integer,
+    Text,
+    exists,
+    func,
+    or_,
+    select,
+)
+
+from ...exceptions import ConfigError
+from ...masking.policy import MaskPolicy
+from ..deliveries import Delivery
+from ..masked_deliveries import masked_delivery
+from ..queries.filters import CallFilter, is_overdue, wishes, within
+from ..raw_body import length_of
+from ..tables import Key, UtcDateTime, calls, deliveries
+from .lines import call_line
+
+#: What is told of a call: its columns, without what is said of this log alone.
+COLUMNS = tuple(
+    column for column in calls.c if column.name not in {"id", "delivery_id", "unhandled"}
+)
+
+#: Plain text: SQLAlchemy has a kind of its own, which is slow to write as JSON.
+_NAMES = tuple(str(column.name) for column in COLUMNS)
+_AS_STORED = tuple(deliveries.c[name] for name in Delivery._fields)
+#: Read at once: so many calls, and of their deliveries about so many bytes.
+_CALLS = 250
+_BYTES = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """Numbers of rows: of `calls`, and of the `deliveries` that belong to no call."""
+
+    calls: array[int]
+    loose: array[int]
+
+
+class Told(NamedTuple):
+    """What is told of a call: `COLUMNS` by name, and its deliveries where they were asked for."""
+
+    columns: Mapping[str, Any]
+    deliveries: Sequence[Delivery] = ()
+
+
+def choose(
+    connection: Connection, wanted: CallFilter, now: datetime, *, with_loose: bool = False
+) -> Chosen:
+    """Choose the calls that are wanted, those that go on among them.
+
+    `with_loose` also chooses what belongs to no call, where all calls are wanted.
+    """
+    by_time = select(calls.c.id).order_by(calls.c.received_at, calls.c.id)
+    found = connection.scalars(by_time.where(*_conditions(wanted, now)))
+    of_a_call = exists().where(calls.c.session_id == deliveries.c.session_id)
+    apart = or_(deliveries.c.session_id.is_(None), ~of_a_call)
+    loose = select(deliveries.c.id).where(apart).order_by(deliveries.c.id)
+    is_all = with_loose and wanted == CallFilter(range="all")
+    return Chosen(array("q", found), array("q", connection.scalars(loose) if is_all else ()))
+
+
+def _conditions(wanted: CallFilter, now: datetime) -> Iterator[ColumnElement[bool]]:
+    yield from within(*wanted.period(now))
+    if wanted.outcome == "lost":
+        yield is_overdue(now)
+    for wish in wishes(wanted):
+        # All calls are looked at, so what is searched for is better looked up once for all.
+        searched = wish.ids if wish.search is not None else None
+        yield wish.where if searched is None else calls.c.id.in_(searched)
+
+
+def read_calls(
+    engine: Engine, ids: Sequence[int], *, with_deliveries: bool = False
+) -> Iterator[Told]:
+    """Read these calls; one that is gone meanwhile is left out.
+
+    Deliveries are in the order they were stored in.
+    """
+    for start in range(0, len(ids), _CALLS):
+        part = ids[start : start + _CALLS]
+        with engine.connect() as connection:
+            rows = connection.execute(select(calls.c.id, *COLUMNS).where(calls.c.id.in_(part)))
+            found = {id_: columns for id_, *columns in rows}
+        told = [Told(dict(zip(_NAMES, found[id_], strict=True))) for id_ in part if id_ in found]
+        yield from _with_deliveries(engine, told) if with_deliveries else told
+
+
+def read_loose(engine: Engine, ids: Sequence[int]) -> Iterator[Told]:
+    """Read these deliveries, each as if of a call of which nothing is known."""
+    nothing = dict.fromkeys(_NAMES)
+    for id_ in ids:
+        one = select(*_AS_STORED).where(deliveries.c.id == id_)
+        with engine.connect() as connection:
+            row = connection.execute(one).one_or_none()
+        if row is not None:
+            yield Told(nothing, [Delivery(*row)])
+
+
+def _with_deliveries(engine: Engine, told: Sequence[Told]) -> Iterator[Told]:
+    columns = {call.columns["session_id"]: call.columns for call in told}
+    for sessions in _by_size(engine, list(columns)):
+        rows = _deliveries_of(engine, sessions)
+        yield from (Told(columns[session], rows.get(session, ())) for session in sessions)
+
+
+def _by_size(engine: Engine, sessions: Sequence[str]) -> Iterator[list[str]]:
+    """Split sessions into parts, each with no more to read than fits well into memory."""
+    size = func.sum(length_of(deliveries.c.body)).label("size")
+    of_these = deliveries.c.session_id.in_(sessions)
+    sums = select(deliveries.c.session_id, size).where(of_these).group_by(deliveries.c.session_id)
+    with engine.connect() as connection:
+        sizes = {row.session_id: row.size for row in connection.execute(sums)}
+    part: list[str] = []
+    filled = 0
+    for session in sessions:
+        if part and filled + sizes.get(session, 0) > _BYTES:
+            yield part
+            part, filled = [], 0
+        part.append(session)
+        filled += sizes.get(session, 0)
+    yield part
+
+
+def _deliveries_of(engine: Engine, sessions: Sequence[str]) -> dict[str, list[Delivery]]:
+    of_these = select(*_AS_STORED).where(deliveries.c.session_id.in_(sessions))
+    found: dict[str, list[Delivery]] = {}
+    with engine.connect() as connection:
+        for row in connection.execute(of_these.order_by(deliveries.c.id)):
+            delivery = Delivery(*row)
+            found.setdefault(str(delivery.session_id), []).append(delivery)
+    return found
+
+
+_NUMBERS = frozenset({"from_phone", "to_phone", "customer_phone"})
+#: Ids and states. Any other text, and any column to come, is shown as what somebody said.
+_KEPT = frozenset(
+    {
+        "session_id", "call_id", "agent_id", "channel", "direction", "provider", "call_status",
+        "outcome", "prefetch_outcome",
+    }
+)  # fmt: skip
+
+
+def shown_columns(columns: Mapping[str, Any], policy: MaskPolicy) -> dict[str, Any]:
+    """Return the columns of a call as they may be seen."""
+    return {name: _shown(name, value, policy) for name, value in columns.items()}
+
+
+def _shown(name: str, value: object, policy: MaskPolicy) -> object:
+    if not isinstance(value, str) or name in _KEPT:
+        return value
+    if name in _NUMBERS:
+        return policy.phone(value)
+    if name == "recording_url":
+        return policy.url(value)
+    return policy.line(value) if name == "error_message" else policy.text(value)
+
+
+_MAY_BE_FORMULA = re.compile(r"['\t\r\n]|[\s\x00-\x20\x7f-\xa0\u200b-\u200f\ufeff]*[=+\-@＝＋－＠]")
+#: Of an id that reads as cells or numbers taken from one another, as `-A1-B2`, a sum is made.
+_IS_NONE = re.compile(r"\+[0-9•]{1,20}|(?!(?:-[A-Za-z]{0,3}[0-9]{1,7})+\Z)-[-A-Za-z0-9_]{1,254}")
+
+
+def guarded(text: str) -> str:
+    """Return a text as a cell that no spreadsheet takes for a formula."""
+    if _MAY_BE_FORMULA.match(text) and not _IS_NONE.fullmatch(text):
+        return f"'{text}"
+    return text
+
+
+def cell(value: object) -> object:
+    """Return a value as it goes into a cell."""
+    match value:
+        case str():
+            return guarded(value)
+        case bool():
+            return str(value).lower()
+        case datetime():
+            return value.isoformat()
+    return value
+
+
+class CsvRows:
+    """Writes rows of CSV."""
+
+    def __init__(self, to: BinaryIO, columns: Sequence[Column[Any]]) -> None:
+        self._text = io.TextIOWrapper(to, encoding="utf-8", newline="")
+        self._rows = csv.writer(self._text)
+        self._rows.writerow([column.name for column in columns])
+
+    def write(self, values: Iterable[object]) -> None:
+        self._rows.writerow(map(cell, values))
+
+    def close(self) -> None:
+        self._text.detach()
+
+    def abandon(self) -> None:
+        self._text.detach()
+
+
+#: Rows that are compressed together, and are in memory until then.
+_GROUP = 10_000
+
+
+class ParquetRows:
+    """Writes rows of Parquet. Raises `ConfigError` where pyarrow is not installed."""
+
+    def __init__(self, to: BinaryIO, columns: Sequence[Column[Any]]) -> None:
+        try:
+            self._arrow = import_module("pyarrow")
+            parquet = import_module("pyarrow.parquet")
+        except ImportError:
+            raise ConfigError(
+                'Parquet needs pyarrow: pip install "millis-hooks[parquet]"'
+            ) from None
+        fields = [(column.name, _type(self._arrow, column)) for column in columns]
+        self._schema = self._arrow.schema(fields)
+        self._file = parquet.ParquetWriter(to, self._schema, compression="zstd")
+        self._rows: list[Sequence[object]] = []
+
+    def write(self, values: Iterable[object]) -> None:
+        self._rows.append(tuple(values))
+        if len(self._rows) == _GROUP:
+            self._write_group()
+
+    def close(self) -> None:
+        if self._rows:
+            self._write_group()
+        self._file.close()
+
+    def abandon(self) -> None:
+        # It would be closed when it is forgotten, and look as if nothing were missing.
+        self._file.is_open = False
+
+    def _write_group(self) -> None:
+        by_column = [
+            self._arrow.array(values, type=field.type)
+            for values, field in zip(zip(*self._rows, strict=True), self._schema, strict=True)
+        ]
+        self._file.write_table(self._arrow.Table.from_arrays(by_column, schema=self._schema))
+        self._rows.clear()
+
+
+def _type(arrow: Any, column: Column[Any]) -> Any:
+    match column.type:
+        case UtcDateTime():
+            return arrow.timestamp("us", tz="UTC")
+        case Boolean():
+            return arrow.bool_()
+        case Integer():
+            return arrow.int64()
+        case Float():
+            return arrow.float64()
+        case Text() | Key():
+            return arrow.string()
+    raise TypeError(f"{column} has no type in Parquet")
+
+
+Format: TypeAlias = Literal["csv", "jsonl", "parquet"]
+
+
+class _Export(Protocol):
+    def write(self, told: Told) -> None: ...
+
+    def close(self) -> None: ...
+
+    def abandon(self) -> None: ...
+
+
+@contextmanager
+def writing(to: BinaryIO, format_: Format, policy: MaskPolicy | None) -> Iterator[_Export]:
+    """Write calls into a file, which is complete at the end of the block unless it raises.
+
+    JSON lines need deliveries, and hide nothing where there is no policy. Raises `ConfigError`
+    where Parquet is asked for and pyarrow is not installed.
+    """
+    export = _Lines(to, policy) if format_ == "jsonl" else _Table(to, format_, policy)
+    try:
+        yield export
+    except BaseException:
+        export.abandon()
+        raise
+    export.close()
+
+
+class _Table:
+    def __init__(self, to: BinaryIO, format_: Format, policy: MaskPolicy | None) -> None:
+        rows = CsvRows(to, COLUMNS) if format_ == "csv" else ParquetRows(to, COLUMNS)
+        self._rows = rows
+        self._policy = policy or MaskPolicy()
+        self.close, self.abandon = rows.close, rows.abandon
+
+    def write(self, told: Told) -> None:
+        self._rows.write(shown_columns(told.columns, self._policy).values())
+
+
+class _Lines:
+    def __init__(self, to: BinaryIO, policy: MaskPolicy | None) -> None:
+        self._to = to
+        self._policy = policy
+
+    def write(self, told: Told) -> None:
+        columns, deliveries = told
+        if (policy := self._policy) is not None:
+            columns = shown_columns(columns, policy)
+            deliveries = [masked_delivery(delivery, policy) for delivery in deliveries]
+        for piece in call_line(columns, deliveries, masked=policy is not None):
+            self._to.write(piece)
+
+    def close(self) -> None:
+        self._to.flush()
+
+    def abandon(self) -> None:
+        pass
+
+
+_PIECE_BYTES = 64 * 1024
+
+
+def export(
+    connection: Connection,
+    wanted: CallFilter,
+    format_: Format,
+    policy: MaskPolicy,
+    *,
+    now: datetime,
+) -> Iterator[bytes]:
+    """Choose calls, now, and return them as a file, the first received first."""
+    chosen = choose(connection, wanted, now)
+    return _pieces(connection.engine, chosen, format_, policy)
+
+
+def _pieces(engine: Engine, chosen: Chosen, format_: Format, policy: MaskPolicy) -> Iterator[bytes]:
+    to = BytesIO()
+    with writing(to, format_, policy) as calls:
+        for told in read_calls(engine, chosen.calls, with_deliveries=format_ == "jsonl"):
+            calls.write(told)
+            if to.tell() >= _PIECE_BYTES:
+                yield _taken(to)
+    yield _taken(to)
+
+
+def _taken(buffer: BytesIO) -> bytes:
+    piece = buffer.getvalue()
+    buffer.seek(0)
+    buffer.truncate()
+    return piece

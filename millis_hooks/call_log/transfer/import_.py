@@ -1,0 +1,223 @@
+"""Calls from a file, into the call log.
+
+What is read becomes deliveries and is stored and processed as if it had come in by webhook, except
+that it is marked as imported: handlers are for calls that have just ended, and none is called for
+it. A delivery the log already has is left out, so an import that was cut short is simply begun
+again.
+
+Besides lines that `millis-hooks export --raw` made, entries of Millis' call logs are read: alone,
+in a list, or in the object that Millis' API answers with. An entry is kept as the end-of-call it
+tells of, in compact JSON, as if received when the call ended.
+
+Files of JSON, value after value: one on each line, or a whole file that is one value.
+
+Millis' API answers with one value, which may be spread over many lines: `{"histories": [...]}`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, BinaryIO, NamedTuple
+
+from sqlalchemy import Connection, Row, and_, func, or_, select
+
+from ...exceptions import PayloadError
+from ...protocol.call_status import UNDER_WAY
+from ...protocol.events import EndOfCall
+from ...protocol.reading import Json, describe, read_json
+from ..database import Database
+from ..deliveries import Delivery, content_hash, insert_deliveries
+from ..missing_ends import delivery_of
+from ..processing import Processor
+from ..tables import deliveries
+from ..writer import Writer
+from .lines import is_call_line, read_call_line
+
+#: What is read into memory at once, in bytes: a line, or a file that is one value.
+MAX_BYTES = 256 * 1024 * 1024
+
+#: A first line like these is only the beginning of a value.
+_BEGINNINGS = (b"[", b"{", b"[{")
+
+
+class Document(NamedTuple):
+    """The bytes of a value, and the line of the file on which it begins.
+
+    `size` is how many bytes of the file it took; `text` is None where that is too many
+    to be read at once.
+    """
+
+    line: int
+    text: bytes | None
+    size: int
+
+
+def read_documents(file: BinaryIO, *, max_bytes: int = MAX_BYTES) -> Iterator[Document]:
+    """Read a file value by value; blank lines count, and hold none."""
+    number = 0
+    while line := file.readline(max_bytes):
+        number += 1
+        if number == 1 and line.strip() in _BEGINNINGS:
+            text = line + file.read(max_bytes)
+            yield Document(number, text if len(text) <= max_bytes else None, len(text))
+            return
+        if len(line) == max_bytes and not line.endswith(b"\n"):
+            yield Document(number, None, len(line) + _skip_line(file, max_bytes))
+        elif line.strip():
+            yield Document(number, line, len(line))
+
+
+def _skip_line(file: BinaryIO, max_bytes: int) -> int:
+    """Read to the end of the line, and return how many bytes that were."""
+    size = 0
+    while more := file.readline(max_bytes):
+        size += len(more)
+        if more.endswith(b"\n"):
+            break
+    return size
+
+
+#: The lists in the answers of Millis' API: of `/call-logs` and of `/agents/{id}/call-histories`.
+_LISTS = ("histories", "items")
+
+#: Stored in one transaction: so many deliveries, or about so many bytes.
+_DELIVERIES = 200
+_BYTES = 2 * 1024 * 1024
+
+
+class Found(NamedTuple):
+    """A delivery from a file. Of Millis' entries the body tells whether the log has it, of our own
+    also the time: a redelivery is a delivery of its own."""
+
+    delivery: Delivery
+    is_entry: bool = False
+
+
+@dataclass(slots=True)
+class Tally:
+    """How many deliveries were stored, were in the log already, and are of calls not yet over."""
+
+    stored: int = 0
+    known: int = 0
+    under_way: int = 0
+
+
+def entries(text: bytes) -> Sequence[Json]:
+    """Return the calls that a line, or a file, of JSON holds; raises `PayloadError` for no JSON."""
+    value = read_json(text)
+    if isinstance(value, dict) and "session_id" not in value:
+        value = next((value[name] for name in _LISTS if name in value), value)
+    return value if isinstance(value, list) else [value]
+
+
+def read_call(value: Json, now: datetime) -> list[Found]:
+    """Return what a call brings along: nothing, if it is not over.
+
+    Raises `PayloadError` for what is no call, neither a line of ours nor an entry of Millis'.
+    """
+    if not isinstance(value, dict):
+        raise PayloadError(f"not a call but {describe(value)}")
+    if is_call_line(value):
+        return [Found(delivery) for delivery in read_call_line(value)]
+    call = EndOfCall.from_raw(value)
+    if call.call_status in UNDER_WAY:
+        return []
+    return [Found(delivery_of(call, now, imported=True), is_entry=True)]
+
+
+class Importer:
+    """Stores and processes what is found, in transactions of a few milliseconds."""
+
+    def __init__(
+        self,
+        database: Database,
+        writer: Writer,
+        *,
+        own_numbers: frozenset[str] = frozenset(),
+        redact: Callable[[Delivery], Delivery] | None = None,
+    ) -> None:
+        """Pass everything through `redact` before it is stored."""
+        self.tally = Tally()
+        self._redact = redact
+        self._writer = writer
+        self._processor = Processor(
+            database, writer, runs_for=lambda call: (), own_numbers=own_numbers
+        )
+        self._waiting: list[Found] = []
+        self._bytes = 0
+
+    def take(self, value: Json, now: datetime) -> None:
+        """Take a call, and store all that wait when they are many; raises as `read_call` does."""
+        brought = [self._storable(found) for found in read_call(value, now)]
+        self.tally.under_way += not brought
+        self._waiting += brought
+        self._bytes += sum(len(found.delivery.body) for found in brought)
+        if len(self._waiting) >= _DELIVERIES or self._bytes >= _BYTES:
+            self.flush()
+
+    def _storable(self, found: Found) -> Found:
+        if self._redact is None or found.delivery.redacted:
+            return found
+        return found._replace(delivery=self._redact(found.delivery))
+
+    def flush(self) -> None:
+        """Store and process all that wait; once this returns, they are in the log."""
+        waiting, self._waiting, self._bytes = self._waiting, [], 0
+        rows = self._writer.run(lambda connection: _store(connection, waiting))
+        for wave in _waves(rows):
+            self._processor.process(wave)
+        self.tally.stored += len(rows)
+        self.tally.known += len(waiting) - len(rows)
+
+
+def _store(connection: Connection, waiting: Sequence[Found]) -> Sequence[Row[Any]]:
+    """Store what the log does not have, and return the rows of it."""
+    newest = connection.scalar(select(func.coalesce(func.max(deliveries.c.id), 0)))
+    insert_deliveries(connection, list(_unknown(connection, waiting)))
+    # What a service stores meanwhile is left to it: it calls handlers, and nobody here does.
+    stored = select(deliveries).where(deliveries.c.id > newest, deliveries.c.imported)
+    return connection.execute(stored.order_by(deliveries.c.id)).all()
+
+
+def _unknown(connection: Connection, waiting: Sequence[Found]) -> Iterator[Delivery]:
+    known = _known(connection, [found.delivery for found in waiting])
+    for delivery, is_entry in waiting:
+        body = (delivery.kind, delivery.session_id, _hash(delivery.body))
+        at = (*body, delivery.received_at)
+        if (body if is_entry else at) not in known:
+            known |= {body, at}
+            yield delivery
+
+
+def _known(connection: Connection, waiting: Sequence[Delivery]) -> set[tuple[Any, ...]]:
+    """Return what tells the deliveries of these sessions: their bodies, and these with the time."""
+    c = deliveries.c
+    sessions = {delivery.session_id for delivery in waiting}
+    apart = [delivery.received_at for delivery in waiting if delivery.session_id is None]
+    these = or_(
+        c.session_id.in_(sessions - {None}), and_(c.session_id.is_(None), c.received_at.in_(apart))
+    )
+    found = select(c.kind, c.session_id, c.content_hash, c.received_at).where(these)
+    rows = connection.execute(found).all()
+    return {row[:3] for row in rows} | {row[:] for row in rows}
+
+
+def _hash(body: bytes) -> bytes | None:
+    return content_hash(body) if body else None
+
+
+def _waves(rows: Sequence[Row[Any]]) -> list[list[Row[Any]]]:
+    """Split rows so that none is in the same list as another of its session."""
+    waves: list[list[Row[Any]]] = []
+    before: Counter[str] = Counter()
+    for row in rows:
+        number = before[row.session_id] if row.session_id is not None else 0
+        if number == len(waves):
+            waves.append([])
+        waves[number].append(row)
+        if row.session_id is not None:
+            before[row.session_id] += 1
+    return waves

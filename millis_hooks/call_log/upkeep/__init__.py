@@ -1,0 +1,1 @@
+"""Keeps the call log in order."""

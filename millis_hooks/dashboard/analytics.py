@@ -1,0 +1,384 @@
+"""The analytics page: the figures of a period beside those of the period before.
+
+What the analytics page is asked, in an address and back.
+
+`range` names a period that ends now; `from` and `to` are dates or times of the time zone and take
+its place, and a date in `to` is the last day. `agent` may repeat. `tz` is the name of a time zone,
+`split` how costs are told apart and `interval` how long a bar is. What makes no sense is left out.
+
+The six figures on top: each with the one before it, and whether that is for the better.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta, tzinfo
+from itertools import groupby
+from threading import Lock
+from typing import Literal, NamedTuple, TypeAlias
+
+from ..call_log.queries.analytics import Report, Scope, Split, Tile, Tiles
+from ..call_log.queries.buckets import INTERVALS, last_days
+from .call_filters import Parameter, Params, every, read_time
+from .charts import Chart, Charts, Unit, written
+from .formats import amount, iso
+from .pages import PageRequest, zone_named
+
+Range: TypeAlias = Literal["24h", "7d", "30d", "90d", "12mo"]
+
+
+class Span(NamedTuple):
+    """A range, on its button and in a sentence; its days are those of the calendar, with today."""
+
+    label: str
+    words: str
+    days: int
+
+
+RANGES: Mapping[Range, Span] = {
+    "24h": Span("24 h", "24 hours", 1),
+    "7d": Span("7 d", "7 days", 7),
+    "30d": Span("30 d", "30 days", 30),
+    "90d": Span("90 d", "90 days", 90),
+    "12mo": Span("12 mo", "12 months", 365),
+}
+DEFAULT_RANGE: Range = "30d"
+
+#: What `read_question` reads of an address.
+QUERY = (
+    Parameter("range", "The period, unless `from` or `to` is given.", choices=tuple(RANGES)),
+    Parameter("from", "The first day or moment."),
+    Parameter("to", "The last day, or the moment before which."),
+    Parameter("agent", "The agent's id.", repeats=True),
+    Parameter("tz", "The name of a time zone, as Europe/Berlin."),
+    Parameter("split", "How costs are told apart.", choices=("type", "provider")),
+    Parameter("interval", "How long a bar is.", choices=tuple(INTERVALS)),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A period, chosen by its range unless that is None, and what is asked of it.
+
+    `params` say the same in an address, without what is the default.
+    """
+
+    range: Range | None
+    scope: Scope
+    params: Params
+
+    @property
+    def key(self) -> str:
+        """What the same question has in common with this one, whenever it is asked."""
+        period = self.range or (self.scope.since, self.scope.until)
+        return repr((period, str(self.scope.zone), sorted(self.params.items())))
+
+
+def read_question(query: Mapping[str, str], *, now: datetime, zone: tzinfo) -> Question:
+    """Read what a query string asks; `zone` is that of the operator."""
+    zone = zone_named(query.get("tz", "")) or zone
+    split: Split = "provider" if query.get("split") == "provider" else "type"
+    interval = next((each for each in INTERVALS if each == query.get("interval")), None)
+    scope = _told_scope(query, now, zone)
+    range_ = None if scope else _range(query.get("range"))
+    scope = scope or _scope(range_ or DEFAULT_RANGE, now, zone)
+    scope = replace(scope, agents=every(query, "agent"), split=split, interval=interval)
+    return Question(range_, scope, _params(query, scope, range_))
+
+
+def _params(query: Mapping[str, str], scope: Scope, range_: Range | None) -> Params:
+    named: dict[str, str | list[str] | None] = {
+        "range": range_ if range_ != DEFAULT_RANGE else None,
+        "from": None if range_ else query.get("from") or iso(scope.since),
+        "to": None if range_ else query.get("to"),
+        "agent": list(scope.agents),
+        "tz": str(scope.zone) if query.get("tz") == str(scope.zone) else None,
+        "split": scope.split if scope.split != "type" else None,
+        "interval": scope.interval,
+    }
+    return {name: value for name, value in named.items() if value}
+
+
+def _told_scope(query: Mapping[str, str], now: datetime, zone: tzinfo) -> Scope | None:
+    since = read_time(query.get("from"), zone)
+    until = read_time(query.get("to"), zone, end_of_day=True)
+    if not since and not until:
+        return None
+    until = min(until or now, now)
+    try:
+        return Scope(since=since or until - timedelta(days=30), until=until, zone=zone)
+    except ValueError:
+        return None
+
+
+def _scope(range_: Range, now: datetime, zone: tzinfo) -> Scope:
+    if range_ == "24h":
+        return Scope(since=now - timedelta(hours=24), until=now, zone=zone)
+    since, until = last_days(RANGES[range_].days, now=now, zone=zone)
+    return Scope(since=since, until=until, zone=zone)
+
+
+def _range(text: str | None) -> Range:
+    return next((each for each in RANGES if each == text), DEFAULT_RANGE)
+
+
+Verdict: TypeAlias = Literal["better", "worse"]
+
+#: A sparkline is drawn in a box of 100 by 34, with some air above and below.
+_WIDTH, _HIGHEST, _LOWEST = 100, 4, 30
+
+_SUFFIXES = {"ms": "ms", "credits": "credits"}
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A tile: its figure, the one before, and that of each bucket.
+
+    `of` is what the figure is a part of, `without` stands where there is none. A change of it is
+    neither better nor worse unless `less_is_better`, nor where its share tells the contrary.
+    """
+
+    name: str
+    label: str
+    unit: Unit
+    tile: Tile
+    of: Tile | None = None
+    less_is_better: bool = False
+    without: str = "None"
+
+    @property
+    def text(self) -> str:
+        value = self.tile.value
+        return self.without if value is None else written(value, self.unit)
+
+    @property
+    def suffix(self) -> str:
+        """What stands small behind the figure."""
+        if self.of is not None:
+            return f"of {self.of.value or 0:,.0f}"
+        return "" if self.tile.value is None else _SUFFIXES.get(self.unit, "")
+
+    @property
+    def was(self) -> str | None:
+        """The figure before, if there was one."""
+        if self.tile.before is None:
+            return None
+        return written(self.tile.before, self.unit) + (" ms" if self.unit == "ms" else "")
+
+    @property
+    def change(self) -> str | None:
+        """How the figure changed: in percent where it is an amount, else in its own unit."""
+        value, before = self.tile.value, self.tile.before
+        if value is None or before is None:
+            return None
+        by = value - before
+        if self.unit == "share":
+            return _signed(100 * by, " pt", digits=1)
+        if self.unit in ("s", "ms"):
+            return _signed(by, f" {self.unit}")
+        if self.less_is_better:
+            return _signed(by)
+        return _signed(100 * by / before, "%") if before else None
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """Whether the change is for the better, where that is clear."""
+        change = self.change or ""
+        if not self.less_is_better or not change.startswith(("+", "−")):
+            return None
+        is_more = change.startswith("+")
+        if not self._is_clear(is_more):
+            return None
+        return "worse" if is_more else "better"
+
+    def _is_clear(self, is_more: bool) -> bool:
+        """Whether the share of the whole, where there is one, changed the same way."""
+        if self.of is None:
+            return True
+        now = _share(self.tile.value, self.of.value)
+        before = _share(self.tile.before, self.of.before)
+        return now is not None and before is not None and (now > before) is is_more
+
+    @property
+    def strokes(self) -> tuple[str, ...]:
+        """The sparkline as points of SVG, one text for each stretch without a gap."""
+        return tuple(_strokes(self.tile.series))
+
+
+def figures(tiles: Tiles) -> tuple[Figure, ...]:
+    """Return the tiles in the order in which they stand on the page."""
+    return (
+        Figure("calls", "Calls", "count", tiles.calls),
+        Figure("error_rate", "Error rate", "share", tiles.error_rate, less_is_better=True),
+        Figure("median_duration", "Median duration", "s", tiles.median_duration_s),
+        Figure("cost", "Cost", "credits", tiles.cost, without="Not sent"),
+        Figure("prefetch_p95", "Prefetch p95", "ms", tiles.prefetch_p95_ms, less_is_better=True),
+        Figure(
+            "handler_failures",
+            "Handler failures",
+            "count",
+            tiles.handler_failures,
+            of=tiles.handler_attempts,
+            less_is_better=True,
+        ),
+    )
+
+
+def _share(part: float | None, whole: float | None) -> float | None:
+    return part / whole if part is not None and whole else None
+
+
+def _signed(number: float, unit: str = "", *, digits: int = 0) -> str:
+    size = amount(abs(number), digits)
+    if not float(size.replace(",", "")):
+        return f"±0{unit}"
+    return f"{'+' if number > 0 else '−'}{size}{unit}"
+
+
+def _strokes(series: Sequence[float | None]) -> Iterator[str]:
+    known = [value for value in series if value is not None]
+    if len(known) < 2:
+        return
+    least, span = min(known), max(known) - min(known)
+    step = _WIDTH / (len(series) - 1)
+
+    def point(place: int, value: float) -> str:
+        height = (value - least) / span if span else 0
+        return f"{place * step:.1f} {_LOWEST - (_LOWEST - _HIGHEST) * height:.1f}"
+
+    for is_gap, stretch in groupby(enumerate(series), key=lambda each: each[1] is None):
+        points = [point(place, value) for place, value in stretch if value is not None]
+        if not is_gap and len(points) > 1:
+            yield " ".join(points)
+
+
+#: A report that took longer is not made again for the same question as long as it is kept.
+SLOW_S = 2.0
+KEPT_FOR = timedelta(minutes=5)
+_KEPT = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A report, what it was an answer to, and when that was asked."""
+
+    question: Question
+    report: Report
+    asked_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class AnalyticsView:
+    """What the analytics page shows.
+
+    `period` is how long the time before is that is compared; `read_at` tells that the figures were
+    kept since then, because they take long. Without `is_anything` there was no call.
+    """
+
+    params: Params
+    range: Range | None
+    zone: str
+    since: datetime
+    until: datetime
+    days: str
+    period: str
+    agents: tuple[str, ...]
+    agent: tuple[str, ...]
+    split: str
+    interval: str
+    is_anything: bool
+    read_at: datetime | None
+    tiles: tuple[Figure, ...]
+    charts: tuple[Chart, ...]
+    live_count: int
+
+    @property
+    def ranges(self) -> Mapping[Range, Span]:
+        """The periods to choose from."""
+        return RANGES
+
+
+class AnalyticsPage:
+    """Builds the page and its charts; `clock` counts seconds."""
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
+        self._slow: OrderedDict[object, Answer] = OrderedDict()
+        self._lock = Lock()
+
+    def show(self, asked: PageRequest) -> AnalyticsView:
+        """Build the page that the query string asks for."""
+        answer = self._answer(asked)
+        scope, report = answer.question.scope, answer.report
+        return AnalyticsView(
+            params=answer.question.params,
+            range=answer.question.range,
+            zone=str(scope.zone),
+            since=report.since,
+            until=report.until,
+            days=_days(report),
+            period=_period(answer.question),
+            agents=asked.log.agents(),
+            agent=scope.agents,
+            split=scope.split,
+            interval=report.interval,
+            is_anything=bool(report.tiles.calls.value),
+            read_at=None if answer.asked_at == asked.now else answer.asked_at,
+            tiles=figures(report.tiles),
+            charts=_charts(answer, asked),
+            live_count=asked.log.live_count(now=asked.now),
+        )
+
+    def chart(self, asked: PageRequest) -> Chart | None:
+        """Build one chart of the page, or None if there is no such one."""
+        charts = _charts(self._answer(asked), asked)
+        return next((each for each in charts if each.name == asked.path["chart"]), None)
+
+    def _answer(self, asked: PageRequest) -> Answer:
+        question = read_question(asked.query, now=asked.now, zone=asked.zone)
+        with self._lock:
+            kept = self._slow.get(question.key)
+        if kept and asked.now - kept.asked_at < KEPT_FOR:
+            return kept
+        began_s = self._clock()
+        answer = Answer(question, asked.log.report(question.scope), asked.now)
+        if self._clock() - began_s > SLOW_S:
+            self._keep(answer)
+        return answer
+
+    def _keep(self, answer: Answer) -> None:
+        with self._lock:
+            self._slow[answer.question.key] = answer
+            self._slow.move_to_end(answer.question.key)
+            while len(self._slow) > _KEPT:
+                self._slow.popitem(last=False)
+
+
+def _charts(answer: Answer, asked: PageRequest) -> tuple[Chart, ...]:
+    charts = Charts(
+        answer.report,
+        agents=answer.question.scope.agents,
+        split=answer.question.scope.split,
+        slow_prefetch_ms=asked.settings.slow_prefetch_ms,
+        mask=asked.settings.mask,
+    )
+    return charts.all() if answer.report.tiles.calls.value else ()
+
+
+def _days(report: Report) -> str:
+    """Name the first and the last day of a report."""
+    # The end is no part of it: a period until midnight ends on the day before.
+    first, last = report.since, report.until - timedelta(microseconds=1)
+    year = "" if first.year == last.year else ", %Y"
+    days = (f"{day:%b} {day.day}{day.strftime(year)}" for day in (first, last))
+    return " to ".join(dict.fromkeys(days))
+
+
+def _period(question: Question) -> str:
+    if question.range:
+        return RANGES[question.range].words
+    days = question.scope.span / timedelta(days=1)
+    return f"{days:,.0f} days" if days >= 2 else f"{24 * days:,.0f} hours"

@@ -1,0 +1,434 @@
+"""The six charts of a report.
+
+A chart as numbers: the page draws it, its table is what it is drawn from, and so is its CSV.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import cycle
+from typing import Literal, TypeAlias, TypeVar
+
+from ..call_log.queries.analytics import (
+    DURATION_STEP_S,
+    DURATION_STEPS,
+    LEAST_SAMPLES,
+    Bucket,
+    Durations,
+    HandlerFigures,
+    Report,
+    Split,
+)
+from ..call_log.queries.buckets import Interval
+from ..call_log.transfer.export import cell
+from ..masking.policy import MaskPolicy
+from .call_filters import Params
+from .formats import amount, clock, cost_key, iso, milliseconds, status_family, status_label
+
+#: `stack` and `bars` stand, `shares` lie, `lines` may have gaps, and a `table` is nothing else.
+Kind: TypeAlias = Literal["stack", "bars", "shares", "lines", "table"]
+Unit: TypeAlias = Literal["count", "credits", "ms", "s", "share", "text"]
+Value: TypeAlias = float | str | None
+
+_DIGITS = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A series: `total` is that of the whole period, `filters` narrow a list of calls to it.
+
+    `colour` names a mark of the style sheet; a column without one is in the table alone.
+    """
+
+    name: str
+    unit: Unit = "count"
+    colour: str = ""
+    total: float | None = None
+    filters: Params | None = None
+
+    def text(self, value: Value) -> str:
+        """Return a value of the series as a person reads it."""
+        return written(value, self.unit)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A bar, or a point of each line; `key` is its name to programs, `filters` find its calls."""
+
+    name: str
+    key: str
+    values: tuple[Value, ...]
+    filters: Params | None = None
+    colour: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A line across a chart, `at` so many of its units: rows of bars, or milliseconds."""
+
+    name: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chart:
+    """One chart. `summary` says in words what it shows, `instead` why there is nothing to draw."""
+
+    name: str
+    title: str
+    kind: Kind
+    rows_are: str
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    summary: str
+    note: str = ""
+    marks: tuple[Mark, ...] = ()
+    instead: str | None = None
+
+    def share(self, row: Row) -> float:
+        """Return how long the bar of a row is beside the longest one, 0 to 1."""
+        most = max((_number(each.values[0]) for each in self.rows), default=0)
+        return _number(row.values[0]) / most if most else 0
+
+
+def written(value: Value, unit: Unit) -> str:
+    """Return a value of a unit as a person reads it; "" if there is none."""
+    if value is None or isinstance(value, str):
+        return value or ""
+    match unit:
+        case "share":
+            return f"{100 * value:.1f}%"
+        case "s":
+            return clock(value)
+        case "credits" if 0 < value < 1:
+            return f"{value:#.3g}"
+        case "credits":
+            return amount(value, 2)
+        case "ms" if value < 10:
+            return f"{value:.1f}"
+    return f"{value:,.0f}"
+
+
+def as_csv(chart: Chart) -> str:
+    """Return a chart as CSV, safe in spreadsheets; costs in credits, times in milliseconds."""
+    text = io.StringIO(newline="")
+    rows = csv.writer(text)
+    rows.writerow(map(cell, [chart.rows_are, *(column.name for column in chart.columns)]))
+    for row in chart.rows:
+        rows.writerow(map(cell, [row.key, *map(_rounded, row.values)]))
+    return text.getvalue()
+
+
+def counted(count: float, noun: str) -> str:
+    """Return a number of things in words."""
+    return f"{count:,.0f} {noun}{'' if count == 1 else 's'}"
+
+
+def listed(parts: Mapping[str, str]) -> str:
+    """Return names with their figures as a part of a sentence."""
+    return ", ".join(f"{name} {figure}" for name, figure in parts.items())
+
+
+def _number(value: Value) -> float:
+    return value if isinstance(value, int | float) else 0
+
+
+def _rounded(value: Value) -> object:
+    """Sums of decimal fractions end in digits that mean nothing."""
+    return round(value, _DIGITS) if isinstance(value, float) else value
+
+
+N = TypeVar("N", int, float)
+
+#: Groups of outcomes: what they are called, their colour, and the tab of the list that has them.
+_GROUPS = {
+    "completed": ("Completed", "user", "completed"),
+    "chat": ("Chat", "chat", "chat"),
+    "voicemail": ("Voicemail", "voicemail", "voicemail"),
+    "timeout": ("Timeout", "timeout", "timeout"),
+    "failed": ("Failed", "error", "failed"),
+    "other": ("Unreached or no end", "other", None),
+}
+_COSTS = {"llm": "LLM", "tts": "TTS", "stt": "STT", "millis": "Millis", "": "Not named"}
+#: For costs that have no colour of their own.
+_COLOURS = ("user", "agent", "timeout", "voicemail", "chat", "hangup")
+#: Colours end, and so do the rows that anybody reads; the rest is one more.
+_MOST_COSTS, _MOST_STATUSES = 7, 40
+#: Names are cut there.
+_NAME_CHARS = 100
+
+
+class Charts:
+    """Makes the charts of one report; `agents` are those whose calls it is of."""
+
+    def __init__(
+        self,
+        report: Report,
+        *,
+        agents: Sequence[str],
+        split: Split,
+        slow_prefetch_ms: float,
+        mask: MaskPolicy,
+    ) -> None:
+        self._report = report
+        self._split = split
+        self._slow_prefetch_ms = slow_prefetch_ms
+        self._mask = mask
+        self._agents: Params = {"agent": list(agents)} if agents else {}
+        self._period = self._between(report.since, report.until)
+        self._calls = sum(report.outcomes.values())
+
+    def all(self) -> tuple[Chart, ...]:
+        """Return the charts in the order in which they stand on the page."""
+        return (
+            self._per_interval(),
+            self._costs(),
+            self._endings(),
+            self._durations(),
+            self._prefetches(),
+            self._handlers(),
+        )
+
+    def _per_interval(self) -> Chart:
+        report = self._report
+        columns = tuple(
+            Column(
+                label,
+                colour=colour,
+                total=report.outcomes[group],
+                filters=self._period | {"outcome": tab} if tab else None,
+            )
+            for group, (label, colour, tab) in _GROUPS.items()
+        )
+        busiest = max(report.buckets, key=lambda bucket: bucket.calls)
+        groups = {column.name.lower(): f"{column.total:,}" for column in columns if column.total}
+        summary = f"{counted(self._calls, 'call')}: {listed(groups)}. "
+        return Chart(
+            name="calls",
+            title=f"Calls per {report.interval}",
+            kind="stack",
+            rows_are=_ROWS_ARE[report.interval],
+            columns=columns,
+            rows=tuple(
+                self._row(bucket, [bucket.outcomes[group] for group in _GROUPS])
+                for bucket in report.buckets
+            ),
+            summary=summary + f"Most, {busiest.calls:,}, on {self._name(busiest)}.",
+            note=counted(self._calls, "call"),
+        )
+
+    def _costs(self) -> Chart:
+        report = self._report
+        named, rest = _cut(report.costs, _MOST_COSTS)
+        columns = [*self._cost_columns(named)]
+        if rest:
+            columns.append(Column("All others", "credits", "other", sum(rest.values())))
+        totals = {column.name: column.text(column.total) for column in columns}
+
+        def values(bucket: Bucket) -> Iterator[float]:
+            yield from (bucket.costs.get(name, 0) for name in named)
+            if rest:
+                yield sum(bucket.costs.get(name, 0) for name in rest)
+
+        return Chart(
+            name="cost",
+            title=f"Cost per {report.interval}",
+            kind="stack",
+            rows_are=_ROWS_ARE[report.interval],
+            columns=tuple(columns),
+            rows=tuple(self._row(bucket, [*values(bucket)]) for bucket in report.buckets),
+            summary=f"Credits by {self._split}: {listed(totals)}.",
+            instead=None if columns else "Millis sent no costs with these calls.",
+        )
+
+    def _cost_columns(self, costs: Mapping[str, float]) -> Iterator[Column]:
+        own = {name: cost_key(name) if self._split == "type" else "other" for name in costs}
+        taken = set(own.values()) & {"llm", "tts", "stt"}
+        left = cycle([each for each in _COLOURS if _SAME.get(each) not in taken])
+        for name, total in costs.items():
+            colour = own[name] if own[name] != "other" or not name else next(left)
+            label = _COSTS.get(name) or self._mask.line(name)
+            yield Column(label, "credits", colour, total)
+
+    def _endings(self) -> Chart:
+        named, rest = _cut(self._report.statuses, _MOST_STATUSES)
+        rows = [self._ending(status, count) for status, count in named.items()]
+        if rest:
+            rows.append(self._of_calls("All others", sum(rest.values())))
+        most = {row.name: f"{row.values[0]:,}" for row in rows[:3]}
+        return Chart(
+            name="endings",
+            title="How calls ended",
+            kind="shares",
+            rows_are="Status",
+            columns=(Column("Calls", total=self._calls), Column("Share", "share")),
+            rows=tuple(rows),
+            summary=f"How {counted(self._calls, 'call')} ended: {listed(most)} and so on.",
+            note="select to list calls",
+        )
+
+    def _ending(self, status: str, count: int) -> Row:
+        shown = self._mask.line(status)
+        # An address would give away what is masked, and what was cut finds nothing.
+        is_whole = 0 < len(status) < _NAME_CHARS and shown == status
+        filters = self._period | {"status": status} if is_whole else None
+        return self._of_calls(status_label(shown), count, shown, filters, status_family(status))
+
+    def _of_calls(
+        self,
+        label: str,
+        count: int,
+        status: str = "",
+        filters: Params | None = None,
+        colour: str = "other",
+    ) -> Row:
+        return Row(label, status or label, (count, count / self._calls), filters, colour)
+
+    def _durations(self) -> Chart:
+        durations = self._report.durations
+        known = sum(durations.counts)
+        middle = f"median {clock(durations.median_s)}, p90 {clock(durations.p90_s)}"
+        return Chart(
+            name="duration",
+            title="Call duration",
+            kind="bars",
+            rows_are="Duration",
+            columns=(Column("Calls", colour="user", total=known),),
+            rows=tuple(self._duration(step, count) for step, count in enumerate(durations.counts)),
+            summary=f"{counted(known, 'call')} by duration: {middle}." if known else "",
+            note=middle if known else "",
+            marks=tuple(_duration_marks(durations)),
+            instead=None if known else "Millis sent no duration with these calls.",
+        )
+
+    def _duration(self, step: int, count: int) -> Row:
+        least = step * DURATION_STEP_S
+        filters = self._period | {"min": str(least)}
+        if step == DURATION_STEPS:
+            return Row(f"{clock(least)} and more", f"{least}+", (count,), filters)
+        # Both ends of the list's filter are its own.
+        most = least + DURATION_STEP_S
+        filters |= {"max": f"{most - 0.001:.3f}"}
+        return Row(f"{clock(least)} to {clock(most)}", f"{least}-{most}", (count,), filters)
+
+    def _prefetches(self) -> Chart:
+        report, whole = self._report, self._report.prefetch
+        parts = {"p50": whole.p50_ms, "p95": whole.p95_ms, "p99": whole.p99_ms}
+        colours = ("agent", "user", "timeout")
+        told = {name: milliseconds(value) for name, value in parts.items()}
+        return Chart(
+            name="prefetch",
+            title="Prefetch latency",
+            kind="lines",
+            rows_are=_ROWS_ARE[report.interval],
+            columns=(
+                *(
+                    Column(name, "ms", colour, value)
+                    for (name, value), colour in zip(parts.items(), colours, strict=True)
+                ),
+                Column("Prefetches", total=whole.count),
+            ),
+            rows=tuple(self._row(bucket, _latencies(bucket)) for bucket in report.buckets),
+            summary=f"{counted(whole.count, 'prefetch answer')}: {listed(told)}.",
+            note=f"slow above {milliseconds(self._slow_prefetch_ms)}",
+            marks=(Mark("slow", self._slow_prefetch_ms),),
+            instead=_no_line(report),
+        )
+
+    def _handlers(self) -> Chart:
+        handlers = self._report.handlers
+        parked = self._period | {"handler": "parked"}
+        failed = sum(each.failed_attempts for each in handlers)
+        attempts = sum(each.attempts for each in handlers)
+        return Chart(
+            name="handlers",
+            title="Handlers",
+            kind="table",
+            rows_are="Handler",
+            columns=(
+                Column("Runs after", "text"),
+                Column("Runs"),
+                Column("Attempts"),
+                Column("Failed", colour="error"),
+                Column("Parked", colour="error", filters=parked),
+                Column("p50", "ms"),
+                Column("p95", "ms"),
+            ),
+            rows=tuple(map(_handler, handlers)),
+            summary=f"{counted(attempts, 'attempt')} by handlers, {failed:,} of them failed.",
+            instead=None if handlers else "No handler ran for these calls.",
+        )
+
+    def _row(self, bucket: Bucket, values: Sequence[Value]) -> Row:
+        filters = self._between(bucket.start, bucket.until)
+        return Row(self._name(bucket), self._key(bucket.start), tuple(values), filters)
+
+    def _name(self, bucket: Bucket) -> str:
+        start, report = bucket.start, self._report
+        day = f"{start:%b} {start.day}"
+        if report.interval == "hour":
+            return f"{day}, {start:%H:%M}"
+        return day if report.since.year == report.until.year else f"{day}, {start.year}"
+
+    def _key(self, start: datetime) -> str:
+        if self._report.interval == "hour":
+            return start.isoformat(timespec="minutes")
+        return start.date().isoformat()
+
+    def _between(self, since: datetime, until: datetime) -> Params:
+        return {"from": iso(since), "to": iso(until)} | self._agents
+
+
+_ROWS_ARE: Mapping[Interval, str] = {"hour": "Hour", "day": "Day", "week": "Week of"}
+
+#: What a handler is called after.
+_HOOKS = {"end_of_call": "End of call", "parked": "A parked run"}
+
+#: Colours that look the same as those of a type of cost.
+_SAME = {"user": "llm", "agent": "tts", "timeout": "stt"}
+
+
+def _cut(named: Mapping[str, N], most: int) -> tuple[dict[str, N], dict[str, N]]:
+    """Return the first `most` of them, and the rest unless it is a single one."""
+    names = list(named)
+    first = len(names) if len(names) <= most + 1 else most
+    head, tail = names[:first], names[first:]
+    return {name: named[name] for name in head}, {name: named[name] for name in tail}
+
+
+def _duration_marks(durations: Durations) -> Iterator[Mark]:
+    named = {"median": durations.median_s, "p90": durations.p90_s}
+    for name, value_s in named.items():
+        if value_s is not None:
+            place = min(value_s / DURATION_STEP_S - 0.5, DURATION_STEPS)
+            yield Mark(f"{name} {clock(value_s)}", max(place, -0.5))
+
+
+def _latencies(bucket: Bucket) -> tuple[Value, ...]:
+    latency = bucket.prefetch
+    return latency.p50_ms, latency.p95_ms, latency.p99_ms, latency.count
+
+
+def _no_line(report: Report) -> str | None:
+    points = sum(bucket.prefetch.p50_ms is not None for bucket in report.buckets)
+    if points > 1:
+        return None
+    if not report.prefetch.count:
+        return "No prefetch was received for these calls."
+    return (
+        f"Too few prefetches for a line: it takes two {report.interval}s with at least "
+        f"{LEAST_SAMPLES} each."
+    )
+
+
+def _handler(each: HandlerFigures) -> Row:
+    counts = (each.runs, each.attempts, each.failed_attempts, each.parked)
+    return Row(
+        each.handler,
+        each.handler,
+        (_HOOKS.get(each.hook, each.hook), *counts, each.p50_ms, each.p95_ms),
+    )

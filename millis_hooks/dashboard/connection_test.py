@@ -1,0 +1,161 @@
+"""Tries the way that Millis takes: a sample of each webhook, sent through the public address."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from ..call_log.queries import Queries
+from ..call_log.queries.requests import has_arrived, open_session
+from ..checks.reachability import DEADLINE_S, TROUBLES, Exchange, exchange
+from ..environment.addresses import is_loopback, leads_to_link_local
+from ..protocol.samples import AGENT_ID, end_of_call_body, prefetch_query, push_id
+from ..protocol.test_marks import TEST_SOURCE
+from ..settings import Hook, Settings
+from ..webhooks import Marker, secret_for, secret_header, webhook_url
+from .formats import read_number
+
+if TYPE_CHECKING:
+    from httpx2 import Client, Request
+
+#: What handlers can tell a test by.
+METADATA = {"millis_hooks_test": "setup"}
+
+_PATIENCE_S, _PAUSE_S = 2.0, 0.05
+_NAMES: Mapping[str, str] = {"prefetch": "test prefetch", "end_of_call": "test end-of-call"}
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What became of a test. `session_id` is where it is shown, if it arrived."""
+
+    hook: str
+    name: str
+    is_good: bool
+    found: str
+    advice: str
+    session_id: str | None
+
+
+class Trials:
+    """Sends the tests. Blocks while it does."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        make_client: Callable[[str], Client] | None = None,
+    ) -> None:
+        """`make_client` returns what talks to a host, and must not follow redirects."""
+        self._settings = settings
+        self._mark = Marker(settings, "test")
+        self._make_client = make_client or _client
+
+    def send(
+        self, log: Queries, hook: Hook, base: str, agent_id: str | None, now: datetime
+    ) -> dict[str, object]:
+        """Send a test to the service at `base`, and return what `read_trial` reads of it.
+
+        The end of a call is that of the last test prefetch, if there is one without.
+        """
+        agent = agent_id or AGENT_ID
+        session_id = self._session(log, hook, agent, now)
+        try:
+            with self._make_client(urlsplit(base).hostname or "") as client:
+                request = self._request(client, hook, base, agent, session_id)
+                result = exchange(client, request)
+        except _LinkLocalError:
+            result = Exchange("link_local")
+        if result.trouble is None and not _is_here(log, hook, session_id):
+            result = Exchange("elsewhere", result.status_code)
+        return _params(hook, result, session_id)
+
+    def _session(self, log: Queries, hook: Hook, agent_id: str, now: datetime) -> str:
+        unended = None
+        if hook == "end_of_call":
+            question = partial(open_session, source=TEST_SOURCE, agent_id=agent_id)
+            unended = log.ask(question)
+        return unended or push_id(now)
+
+    def _request(
+        self, client: Client, hook: Hook, base: str, agent_id: str, session_id: str
+    ) -> Request:
+        secret = secret_for(self._settings, hook, agent_id)
+        url = webhook_url(self._settings, hook, base)
+        headers = secret_header(self._settings, secret)
+        headers |= self._mark(session_id, url, headers.items())
+        if hook == "prefetch":
+            query = prefetch_query(session_id=session_id, agent_id=agent_id, metadata=METADATA)
+            return client.build_request("GET", f"{url}?{query}", headers=headers)
+        body = end_of_call_body(
+            session_id=session_id, agent_id=agent_id, metadata=dict(METADATA), duration_s=1
+        )
+        headers["content-type"] = "application/json"
+        return client.build_request("POST", url, headers=headers, content=body)
+
+
+def read_trial(query: Mapping[str, str], settings: Settings, host: str) -> Trial | None:
+    """Say in words what the address says in short became of a test; None if it says nothing."""
+    hook, told = query.get("tried", ""), query.get("told", "")
+    if hook not in _NAMES:
+        return None
+    status = read_number(query.get("status", ""), digits=3)
+    if told == "ok":
+        latency_ms = read_number(query.get("ms", ""), digits=6)
+        found = f"It arrived, and was answered 200 in {latency_ms or 0:,} ms."
+        return Trial(hook, _NAMES[hook], True, found, "", query.get("session"))
+    if told not in TROUBLES:
+        return None
+    told_of = {
+        "host": host,
+        "prefix": settings.prefix,
+        "header": settings.secret_header,
+        "status": status or "no status",
+    }
+    trouble = TROUBLES[told]
+    return Trial(
+        hook,
+        _NAMES[hook],
+        False,
+        trouble.found.format_map(told_of),
+        trouble.advice.format_map(told_of),
+        None,
+    )
+
+
+def _params(hook: Hook, result: Exchange, session_id: str) -> dict[str, object]:
+    if result.trouble is None:
+        ms = round(result.latency_ms or 0)
+        return {"tried": hook, "told": "ok", "ms": ms, "session": session_id}
+    status = {} if result.status_code is None else {"status": result.status_code}
+    return {"tried": hook, "told": result.trouble, **status}
+
+
+def _is_here(log: Queries, hook: Hook, session_id: str) -> bool:
+    """Wait for it to be stored: a prefetch is answered first, and written down a moment later."""
+    question = partial(has_arrived, kind=hook, session_id=session_id)
+    pause = threading.Event()
+    for _ in range(round(_PATIENCE_S / _PAUSE_S)):
+        if log.ask(question):
+            return True
+        pause.wait(_PAUSE_S)
+    return log.ask(question)
+
+
+class _LinkLocalError(Exception):
+    """Nothing of ours is there, and clouds keep their secrets there."""
+
+
+def _client(host: str) -> Client:
+    import httpx2
+
+    if leads_to_link_local(host):
+        raise _LinkLocalError
+    # A proxy for the outside cannot reach a service on this machine.
+    outside = not is_loopback(host)
+    return httpx2.Client(timeout=DEADLINE_S, trust_env=outside, follow_redirects=False)

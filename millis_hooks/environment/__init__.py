@@ -1,0 +1,1 @@
+"""What the service runs in: the environment and `.env`, addresses, secrets, files."""

@@ -1,0 +1,131 @@
+"""What is told of an exception that the team's code raised: masked, and bounded.
+
+Text that a terminal shows and does not obey.
+"""
+
+from __future__ import annotations
+
+import re
+import traceback
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..exceptions import HandlerError
+from .known_secrets import without_known_secrets
+
+if TYPE_CHECKING:
+    from .policy import MaskPolicy
+
+#: Control characters, what turns the direction of writing, and halves of surrogate pairs.
+_OBEYED = re.compile(
+    r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
+)
+
+
+def printable(text: str, *, one_line: bool = False) -> str:
+    """Return text that a terminal shows and does not obey; what it would obey is written out."""
+    if text.isprintable():  # as nearly all is, and quicker to see
+        return text
+    shown = _OBEYED.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+    return shown.replace("\n", "\\n") if one_line else shown
+
+
+_MESSAGE_CHARS = 500
+_TRACEBACK_CHARS = 20_000
+_LINE_CHARS = 2_000
+_MOST_LINES = 500
+
+
+class Block(str):
+    """Lines that a log shows below a message, which is one line: none of them begins at the margin.
+
+    To be the last argument of a message that ends in `\\n%s`.
+    """
+
+    __slots__ = ()
+
+
+def indented(text: str) -> str:
+    """Return a traceback so that no line of it can pass for a line of the log."""
+    return "\n".join(f"    {line}" for line in printable(text).split("\n"))
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An exception in words that may be stored, shown and logged."""
+
+    error_type: str
+    message: str
+    traceback: str
+
+    def __str__(self) -> str:
+        """Return it in one line: what the message quotes must not look like a line of a log."""
+        told = f"{self.error_type}: {self.message}" if self.message else self.error_type
+        return printable(told, one_line=True)
+
+    @property
+    def block(self) -> Block:
+        """The traceback as a log has it."""
+        return Block(indented(self.traceback))
+
+
+#: Of the applications in this process, which write to the same logs: all of them count.
+_policies: list[MaskPolicy] = []
+
+
+def hide_by(policy: MaskPolicy) -> None:
+    """Hide from every failure told from now on what the policy hides."""
+    _policies.append(policy)
+
+
+def hide_no_more_by(policy: MaskPolicy) -> None:
+    """Take back one `hide_by`."""
+    _policies.remove(policy)
+
+
+def describe_failure(error: BaseException) -> Failure:
+    """Describe `error` without its secrets and phone numbers, and without what policies hide."""
+    # Compiles its patterns when it is imported; a service starts more often than it fails.
+    from .policy import mask_text
+
+    message = _message_of(error)[: 10 * _MESSAGE_CHARS]
+    lines = _bounded("".join(traceback.format_exception(error, limit=-30)))
+    for policy in [*_policies]:
+        # What we say of a handler quotes nothing but what was described here before.
+        hide = policy.line if isinstance(error, HandlerError) else policy.text
+        message, lines = hide(message), policy.traceback(lines)
+    return Failure(
+        error_type=type(error).__name__,
+        message=without_known_secrets(mask_text(message))[:_MESSAGE_CHARS],
+        traceback=without_known_secrets(mask_text(lines))[-_TRACEBACK_CHARS:],
+    )
+
+
+def hidden(text: str) -> str:
+    """Return a program's words without what a log must not give away."""
+    from .policy import mask_text
+
+    for policy in [*_policies]:
+        text = policy.line(text)
+    return without_known_secrets(mask_text(text))
+
+
+def hidden_traceback(text: str) -> str:
+    """Return a traceback without what a log must not give away."""
+    from .policy import mask_text
+
+    for policy in [*_policies]:
+        text = policy.traceback(text)
+    return without_known_secrets(mask_text(text))
+
+
+def _bounded(text: str) -> str:
+    """Cut a traceback, which may quote a whole payload, before it is searched for secrets."""
+    return "\n".join(line[:_LINE_CHARS] for line in text.split("\n")[-_MOST_LINES:])
+
+
+def _message_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # an exception whose own __str__ fails
+        return ""

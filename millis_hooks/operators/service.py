@@ -1,0 +1,390 @@
+"""Lets operators in and out, and keeps the record of what they do.
+
+A session lives in the call log under the hash of its id; the browser holds the id, signed with a
+key that the operator's password is part of. Signing out, or a new password, therefore ends a
+session whoever still has its cookie.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, TypeVar
+
+from itsdangerous import BadSignature, Signer
+from pydantic import SecretStr
+from sqlalchemy import Connection, Engine, Row
+from sqlalchemy.exc import SQLAlchemyError
+
+from ..call_log.database import describe
+from ..call_log.upkeep.removal import Write
+from ..environment.addresses import network_of
+from ..exceptions import StorageError
+from . import accounts, audit, sessions
+from .accounts import OPERATOR, Account, Operator, Role, digest_of, is_password
+from .audit import Action, Deed
+from .sessions import Lasts, Session
+from .throttle import Key, Throttle
+
+T = TypeVar("T")
+
+#: So many wait for a refused sign-in to be recorded; while nothing can be written, no more do.
+_RECORDING = 2
+
+
+@dataclass(frozen=True, slots=True)
+class SignedIn:
+    """The cookie to hand out; without `max_age_s` it goes when the browser closes.
+
+    With `known_browser`, a cookie that outlives the session, this browser's tries for this name
+    are counted apart from now on.
+    """
+
+    cookie: str
+    max_age_s: int | None
+    known_browser: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Not signed in. `retry_after_s` above 0 means that the password was not even looked at."""
+
+    retry_after_s: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """May wait until the password is looked at.
+
+    Only one may wait for a `place` at a time: that of the browser if it `is_known`, else that of
+    the address.
+    """
+
+    place: Key
+    is_known: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Credential:
+    """What somebody signs in with; `key` goes into the signature of their cookies.
+
+    Without a hash, `key` is the digest of a password that is in the settings.
+    """
+
+    role: Role
+    password_hash: str | None
+    key: bytes
+
+
+class Operators:
+    """Accounts and sessions: `admin`, whose password is a setting, and the named operators.
+
+    Every method blocks and raises StorageError.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        write: Write,
+        signing_key: bytes,
+        password: SecretStr | str | None,
+        now: Callable[[], datetime],
+        lasts: Lasts | None = None,
+    ) -> None:
+        self._engine = engine
+        self._write = write
+        self._signing_key = signing_key
+        self._admin = _admin(password)
+        self._now = now
+        self.lasts = lasts or Lasts()
+        self._throttle = Throttle()
+        self._hashing = threading.Lock()
+        self._recording = threading.Semaphore(_RECORDING)
+
+    @property
+    def has_password(self) -> bool:
+        """Whether anybody can sign in at all."""
+        return self._admin is not None or self.are_named
+
+    @property
+    def are_named(self) -> bool:
+        """Whether there are operators besides `admin`."""
+        with self._reading() as connection:
+            return accounts.are_any(connection)
+
+    def turn(
+        self, username: str, password: str, *, client: str = "", known_browser: str | None = None
+    ) -> Turn | Refused:
+        """Tell whether a password may be looked at now, without looking at it.
+
+        Quick: who has to wait can be sent away before anything is hashed.
+        """
+        name = accounts.clean_name(username)
+        keys = self._keys(name, client, known_browser)
+        if wait_s := self._throttle.wait_s(keys, _guess(name, password), self._now()):
+            return Refused(wait_s)
+        return Turn(keys[0], is_known=keys[0][0] == "browser")
+
+    def log_in(
+        self,
+        username: str,
+        password: str,
+        *,
+        client: str = "",
+        browser: str = "",
+        keep: bool = False,
+        instead_of: str | None = None,
+        known_browser: str | None = None,
+    ) -> SignedIn | Refused:
+        """Start a session, to `keep` when the browser closes; end the one it is `instead_of`.
+
+        `client` is the address of the peer, `known_browser` the cookie of an earlier sign-in: they
+        say whose wrong passwords are counted.
+        """
+        now = self._now()
+        name = accounts.clean_name(username)
+        keys = self._keys(name, client, known_browser)
+        if refused := self._check(name, password, keys, client, now):
+            return refused
+        name = str(name)
+        replaced = self._verified(instead_of)
+
+        def start(connection: Connection) -> str:
+            if replaced is not None:
+                sessions.end(connection, replaced.id_hash)
+            audit.record(connection, name, "sign_in", now=now, client=client)
+            return sessions.start(
+                connection,
+                name,
+                now=now,
+                lasts=self.lasts,
+                keep=keep,
+                client=client,
+                browser=browser,
+            )
+
+        session_id = self._write(start)
+        credential = self._credential(name)
+        if credential is None:  # removed while they signed in
+            return Refused()
+        cookie = self._signer(credential).sign(session_id).decode()
+        max_age_s = int(self.lasts.longest.total_seconds()) if keep else None
+        return SignedIn(cookie, max_age_s, sessions.make(self._key(credential), name))
+
+    def confirm(self, operator: Operator, password: str, *, client: str = "") -> Refused | None:
+        """Take the password of somebody who is signed in once more; None if it is right."""
+        now = self._now()
+        keys: list[Key] = [("session", operator.session)]
+        if refused := self._check(operator.name, password, keys, client, now):
+            return refused
+        self._write(lambda connection: sessions.confirm(connection, operator.session, now))
+        return None
+
+    def resume(self, cookie: str | None, *, is_use: bool = True) -> Operator | None:
+        """Return the operator whose cookie this is, or None if the session is over or forged.
+
+        A session ends for lack of use; looking that does not count as such is not `is_use`.
+        """
+        session = self._verified(cookie)
+        credential = None if session is None else self._credential(session.operator)
+        if session is None or credential is None:
+            return None
+        now = self._now()
+        if is_use and now - session.last_seen_at >= sessions.SEEN_EVERY:
+            with suppress(StorageError):  # pages can be read while nothing can be written
+                self._write(lambda connection: sessions.see(connection, session, now))
+        return Operator(session.operator, credential.role, session.id_hash, session.confirmed_at)
+
+    def log_out(self, cookie: str | None, *, client: str = "") -> None:
+        """End the session of this cookie, wherever else the cookie is kept."""
+        session = self._verified(cookie)
+        if session is None:
+            return
+        now = self._now()
+
+        def leave(connection: Connection) -> None:
+            sessions.end(connection, session.id_hash)
+            audit.record(connection, session.operator, "sign_out", now=now, client=client)
+
+        self._write(leave)
+
+    def end_session(self, by: Operator, key: str, *, client: str = "") -> bool:
+        """End a session: an own one, or anybody's for who may operate. False if there is none."""
+        now = self._now()
+        whose = None if by.may_operate else by.name
+
+        def end(connection: Connection) -> bool:
+            ended = sessions.end(connection, key, operator=whose)
+            if ended is not None:
+                audit.record(
+                    connection, by.name, "end_session", now=now, subject=ended, client=client
+                )
+            return ended is not None
+
+        return self._write(end)
+
+    def end_sessions(self, by: Operator, *, client: str = "") -> None:
+        """Sign out everywhere."""
+        now = self._now()
+
+        def end(connection: Connection) -> None:
+            sessions.end_all(connection, by.name)
+            audit.record(
+                connection, by.name, "sign_out", now=now, subject="everywhere", client=client
+            )
+
+        self._write(end)
+
+    def record(
+        self, operator: Operator, action: Action, *, subject: str | None = None, client: str = ""
+    ) -> None:
+        """Write down what an operator did."""
+        now = self._now()
+        self._write(
+            lambda connection: audit.record(
+                connection, operator.name, action, now=now, subject=subject, client=client
+            )
+        )
+
+    def sessions(self, to: Operator) -> tuple[Session, ...]:
+        """Return the sessions `to` may see: all for who may operate, else their own."""
+        with self._reading() as connection:
+            return sessions.listed(connection, self._now(), operator=_own(to))
+
+    def deeds(self, to: Operator, *, before: int | None = None, size: int) -> tuple[Deed, ...]:
+        """Return the deeds `to` may see, the newest first: all for who may operate, or own."""
+        with self._reading() as connection:
+            return audit.listed(connection, operator=_own(to), before=before, size=size)
+
+    def accounts(self) -> tuple[Account, ...]:
+        """Return who can sign in."""
+        with self._reading() as connection:
+            named = accounts.listed(connection)
+            admin = sessions.listed(connection, self._now(), operator=OPERATOR)
+        if self._admin is None:
+            return named
+        seen_at = admin[0].last_seen_at if admin else None
+        return (Account(OPERATOR, "operate", seen_at=seen_at), *named)
+
+    def _check(
+        self, name: str | None, password: str, keys: Sequence[Key], client: str, now: datetime
+    ) -> Refused | None:
+        """Return why they do not get in, None if the password is right."""
+        guess = _guess(name, password)
+        if wait_s := self._throttle.take(keys, guess, now):
+            return Refused(wait_s)
+        try:
+            credential = self._credential(name) if name else None
+            with self._hashing:  # one at a time: each takes memory
+                is_right = _is_right(credential, password)
+        except StorageError:
+            self._throttle.give_back(keys, now)
+            raise
+        if is_right:
+            self._throttle.give_back(keys, now)
+            return None
+        self._throttle.note_wrong(guess)
+        self._record_refusal(name if credential else None, client, now)
+        return Refused()
+
+    def _keys(self, name: str | None, client: str, known_browser: str | None) -> list[Key]:
+        """Return whose tries are counted, who waits first.
+
+        From where the operator signed in lately, what was wrong for their name elsewhere does not
+        count: who guesses from many addresses is slowed down, and the operator is not.
+        """
+        credential = self._credential(name) if name and known_browser else None
+        browser = credential and sessions.id_of(self._key(credential), name, known_browser)
+        if browser:
+            return [("browser", browser)]
+        address: Key = ("address", network_of(client))
+        by_name: Key = ("name", name or "")
+        is_slow = self._throttle.is_slow(by_name, self._now())
+        return [address] if is_slow and self._is_usual(name, client) else [address, by_name]
+
+    def _is_usual(self, name: str | None, client: str) -> bool:
+        with self._reading() as connection:
+            return audit.has_signed_in_from(connection, name or "", client)
+
+    def _record_refusal(self, known: str | None, client: str, now: datetime) -> None:
+        """Write down a wrong password, if anything can be written: whoever guesses learns nothing
+        of the disk.
+        """
+        if not self._recording.acquire(blocking=False):
+            return
+        try:
+            with suppress(StorageError):
+                self._write(
+                    lambda connection: audit.record_refusal(
+                        connection, known, now=now, client=client
+                    )
+                )
+        finally:
+            self._recording.release()
+
+    def _verified(self, cookie: str | None) -> Row[Any] | None:
+        """Return the session of a cookie, if it is not over and the signature is right."""
+        session_id = (cookie or "").rpartition(".")[0]
+        if not session_id:
+            return None
+        with self._reading() as connection:
+            session = sessions.find(connection, sessions.key_of(session_id), self._now())
+        credential = None if session is None else self._credential(session.operator)
+        if session is None or credential is None:
+            return None
+        try:
+            self._signer(credential).unsign((cookie or "").encode("utf-8", "replace"))
+        except BadSignature:
+            return None
+        return session
+
+    def _credential(self, name: str) -> _Credential | None:
+        if name == OPERATOR:
+            return self._admin
+        with self._reading() as connection:
+            found = accounts.find(connection, name)
+        return None if found is None else _Credential(*found, key=found[1].encode())
+
+    def _signer(self, credential: _Credential) -> Signer:
+        key = self._key(credential)
+        return Signer(key, salt="millis_hooks.operator", digest_method=hashlib.sha256)
+
+    def _key(self, credential: _Credential) -> bytes:
+        """Return what cookies are signed with: a new password ends them."""
+        return hmac.digest(self._signing_key, credential.key, "sha256")
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        try:
+            with self._engine.connect() as connection:
+                yield connection
+        except SQLAlchemyError as error:
+            raise StorageError(f"The operators could not be read: {describe(error)}.") from error
+
+
+def _admin(password: SecretStr | str | None) -> _Credential | None:
+    plain = password.get_secret_value() if isinstance(password, SecretStr) else password
+    if not plain:
+        return None
+    return _Credential("operate", None, digest_of(plain))
+
+
+def _is_right(credential: _Credential | None, password: str) -> bool:
+    # Whoever there is, one password is hashed and two digests are compared: in the same time.
+    is_hashed = is_password(credential.password_hash if credential else None, password)
+    is_set = hmac.compare_digest(digest_of(password), credential.key if credential else b"")
+    return is_hashed or (credential is not None and credential.password_hash is None and is_set)
+
+
+def _guess(name: str | None, password: str) -> str:
+    return f"{name}\0{password}"
+
+
+def _own(operator: Operator) -> str | None:
+    return None if operator.may_operate else operator.name

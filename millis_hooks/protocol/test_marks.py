@@ -1,0 +1,101 @@
+"""The mark on deliveries that we make up, so that nobody takes them for Millis'.
+
+`send`, Setup, the sandbox and tests put it on what they send. It is a header with what the delivery
+is for and a signature of that and of the session's id, by the secret that the delivery brings. Who
+has the secret can send anything; the mark only says that it was made up. It is good for no other
+session, so one that was copied into the configuration of an agent hides no real call.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable, Collection, Iterable
+from typing import Literal, NamedTuple, TypeAlias
+
+from ..exceptions import SandboxOffError
+
+#: What a delivery is for. A `test` is a sample, `sandbox` a rehearsal; in a `dry-run` handlers are
+#: asked to do nothing in earnest; `as-real` is a test whose handlers see a call of Millis'.
+Purpose: TypeAlias = Literal["test", "sandbox", "dry-run", "as-real"]
+
+HEADER = "X-Millis-Hooks-Test"
+#: `source` of what is stored of each. Calls of these sources stay out of all figures.
+SANDBOX_SOURCE, TEST_SOURCE, AS_REAL_SOURCE = "sandbox", "test", "as_real"
+MADE_UP_SOURCES = frozenset({SANDBOX_SOURCE, TEST_SOURCE, AS_REAL_SOURCE})
+_SOURCES: dict[Purpose, str] = {
+    "test": TEST_SOURCE,
+    "sandbox": SANDBOX_SOURCE,
+    "dry-run": SANDBOX_SOURCE,
+    "as-real": AS_REAL_SOURCE,
+}
+#: What a service accepts that has no sandbox.
+TESTS_ONLY: frozenset[Purpose] = frozenset({"test"})
+#: What one with a sandbox accepts.
+REHEARSALS: frozenset[Purpose] = frozenset(_SOURCES)
+
+_HEADER = HEADER.lower().encode()
+
+
+class Mark(NamedTuple):
+    """Who made a delivery up, unless Millis sent it, and whether it is to have no effect."""
+
+    source: str | None = None
+    dry_run: bool = False
+
+
+Headers: TypeAlias = Iterable[tuple[bytes, bytes]]
+#: Reads the mark of a delivery: from its headers, its session and the secret it brought.
+MarkOf: TypeAlias = Callable[[Headers, str | None, bytes], Mark]
+
+_OF_MILLIS = Mark()
+
+
+def purpose_of(*, sandbox: bool, dry_run: bool) -> Purpose:
+    """Return what a delivery in a test is for, by what its handlers are to see."""
+    if dry_run:
+        return "dry-run"
+    return "sandbox" if sandbox else "as-real"
+
+
+def mark_header(secret: str | None, session_id: str | None, purpose: Purpose) -> dict[str, str]:
+    """Return the header that marks a delivery of this session which brings this secret."""
+    return {HEADER: f"{purpose} {_signature((secret or '').encode(), session_id, purpose)}"}
+
+
+class Marks:
+    """Reads the marks of deliveries, and accepts those of some purposes."""
+
+    def __init__(self, *, accepts: Collection[Purpose] = TESTS_ONLY) -> None:
+        self._accepts = accepts
+
+    def mark_of(self, headers: Headers, session_id: str | None, secret: bytes) -> Mark:
+        """Return the mark of a delivery; an empty one if it has none that fits.
+
+        Raises `SandboxOffError` for one that is not accepted here: what is rehearsed must not be
+        taken for a call of Millis'.
+        """
+        for name, value in headers:
+            if name == _HEADER:
+                return self._read(value, session_id, secret)
+        return _OF_MILLIS
+
+    def _read(self, value: bytes, session_id: str | None, secret: bytes) -> Mark:
+        for purpose, source in _SOURCES.items():
+            expected = f"{purpose} {_signature(secret, session_id, purpose)}".encode()
+            if hmac.compare_digest(value, expected):
+                if purpose not in self._accepts:
+                    raise SandboxOffError
+                return Mark(source, purpose == "dry-run")
+        return _OF_MILLIS
+
+
+def of_millis(_headers: Headers, _session_id: str | None, _secret: bytes) -> Mark:
+    """Take every delivery for one of Millis'."""
+    return _OF_MILLIS
+
+
+def _signature(secret: bytes, session_id: str | None, purpose: Purpose) -> str:
+    # As the session is stored: without spaces around it, and what no database takes replaced.
+    session = (session_id or "").strip().replace("\0", "�")
+    message = f"millis-hooks {purpose} {session}".encode("utf-8", "replace")
+    return hmac.digest(secret, message, "sha256").hex()

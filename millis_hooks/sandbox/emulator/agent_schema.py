@@ -1,0 +1,333 @@
+"""An agent's configuration as Millis takes it, so that what it would refuse is refused here.
+
+The names of the models are those in its OpenAPI file of June 2025: where a value may be one of two
+kinds, errors name them. Parts that are not in that file are kept, because later pages have more.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, PlainValidator
+from pydantic_core import PydanticCustomError
+
+from ...protocol.reading import Json
+
+
+def _one_of(words: str) -> PlainValidator:
+    """Return what takes one of these words, and refuses others as an enumeration does."""
+    known = words.split()
+    quoted = [f"'{word}'" for word in known]
+    expected = " or ".join([", ".join(quoted[:-1]), quoted[-1]])
+
+    def check(value: Any) -> Any:
+        if value not in known:
+            raise PydanticCustomError("enum", "Input should be {expected}", {"expected": expected})
+        return value
+
+    return PlainValidator(check)
+
+
+VoiceProvider = Annotated[
+    str,
+    _one_of(
+        "elevenlabs openai cartesia playht deepgram rime neets openai_realtime dubverse orpheus "
+        "sesame kokoro"
+    ),
+]
+LlmProvider = Annotated[
+    str,
+    _one_of(
+        "gpt-3.5-turbo gpt-4.1 gpt-4.1-mini gpt-4.1-nano gpt-4-turbo gpt-4o-realtime-preview "
+        "gpt-4o-mini-realtime-preview gpt-4o gpt-4o-mini llama-3-70b llama-3-1-8b llama-3-1-70b "
+        "llama-3-1-405b mistral-large-2407 l3.1-70b-euryale-v2.2 deepseek-v3"
+    ),
+]
+SpeechToTextProvider = Annotated[str, _one_of("deepgram gladia talkscriber")]
+VoicemailAction = Annotated[str, _one_of("hangup message")]
+Language = Annotated[
+    str,
+    _one_of(
+        "ln cy wo cs hy nl ceb la en-NZ ss lt ne fy oc yi tt bn fr-CA sw th ms ka pa fi ig af "
+        "multi eu bs ps en-AU si ff de mt km pl nl-BE fr en-IN no gu lo sk ht tk bg mn su ko it "
+        "id tl zu pt-BR jv et ca sl ja lb gl zh-TW hi ha th-TH lv ast sq tr ar sv haw tg lg ba mk "
+        "vi hu el mi en-US kn az he hr ml kk es br sr xh uk as ilo ru gd yo da sa fa es-419 bo ur "
+        "my nn mo so mr tn sd sn uz de-CH fo en-GB zh ro pt or ga ta mg en be am te is"
+    ),
+]
+
+
+class _Part(BaseModel):
+    """Keeps what it does not name, so that a configuration comes back as it was given."""
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+
+
+class WebhookConfig(_Part):
+    """A webhook with its headers."""
+
+    url: str
+    headers: dict[str, str] | None = None
+
+
+class Param(_Part):
+    """A parameter of a function."""
+
+    name: str
+    required: bool
+    type: str
+    description: str
+
+
+class Function(_Part):
+    """A function with a webhook; `timeout` in seconds. `include_metadata` is of later pages."""
+
+    name: str
+    params: list[Param] | None = None
+    description: str
+    webhook: str | None = None
+    header: dict[str, str] | None = None
+    method: str | None = None
+    timeout: int | None = None
+    run_after_call: bool | None = None
+    messages: list[str] | None = None
+    response_mode: Literal["strict", "flexible"] | None = None
+    execute_after_message: bool | None = None
+    exclude_session_id: bool | None = None
+    include_metadata: bool | None = None
+
+
+class MillisFunctionData(_Part):
+    """The parameter of a form; later pages have several."""
+
+    param: Param | None = None
+
+
+class MillisFunction(_Part):
+    """A form that Millis shows."""
+
+    name: str
+    description: str
+    data: MillisFunctionData
+    type: str
+    messages: list[str] | None = None
+    response_mode: Literal["strict", "flexible"] | None = None
+
+
+class AppFunction(_Part):
+    """A function of another application."""
+
+    name: str
+    credentials: dict[str, str] | None = None
+
+
+class Voice(_Part):
+    """Who speaks."""
+
+    provider: VoiceProvider
+    voice_id: str
+    model: str | None = None
+    settings: dict[str, Json] | None = None
+
+
+class HistorySettings(_Part):
+    """How much of the conversation the model is sent."""
+
+    history_message_limit: int | None = None
+    history_tool_result_limit: int | None = None
+
+
+class LLM(_Part):
+    """The model."""
+
+    model: LlmProvider
+    temperature: float = 0.0
+    history_settings: HistorySettings | None = None
+
+
+class Interruption(_Part):
+    """Whether the caller may interrupt; the third name is spelt so."""
+
+    allowed: bool | None = None
+    keep_interruption_message: bool | None = None
+    first_messsage: bool | None = None
+
+
+class ResponseDelay(_Part):
+    """In milliseconds."""
+
+    generic_delay: int | None = None
+    number_input_delay: int | None = None
+
+
+class AutoFillResponses(_Part):
+    """What is said while an answer does not come; in milliseconds."""
+
+    response_gap_threshold: int
+    messages: list[str]
+
+
+class AgentTerminateCall(_Part):
+    """Whether the agent may end a call."""
+
+    enabled: bool
+    instruction: str | None = None
+    messages: list[str] | None = None
+
+
+class Voicemail(_Part):
+    """What becomes of a call that a machine answers."""
+
+    action: VoicemailAction
+    message: str | None = None
+    continue_on_voice_activity: bool | None = None
+
+
+class TransferOption(_Part):
+    """A number to transfer a call to."""
+
+    phone: str
+    description: str | None = None
+
+
+class CallTransfer(_Part):
+    """Where calls may be transferred to."""
+
+    phone: str | None = None
+    phones: list[TransferOption] | None = None
+    instruction: str | None = None
+    messages: list[str] | None = None
+
+
+class InactivityHandling(_Part):
+    """What is said to a caller who says nothing; in seconds."""
+
+    idle_time: float
+    message: str
+
+
+class DTMFDial(_Part):
+    """Whether the agent may dial tones."""
+
+    enabled: bool = False
+    instruction: str | None = None
+
+
+class Flow(_Part):
+    """How a conversation goes."""
+
+    user_start_first: bool | None = None
+    interruption: Interruption | None = None
+    response_delay: int | ResponseDelay | None = None
+    auto_fill_responses: AutoFillResponses | None = None
+    agent_terminate_call: AgentTerminateCall | None = None
+    voicemail: Voicemail | None = None
+    call_transfer: CallTransfer | None = None
+    inactivity_handling: InactivityHandling | None = None
+    dtmf_dial: DTMFDial | None = None
+
+
+class SessionTimeout(_Part):
+    """In seconds."""
+
+    max_duration: float | None = None
+    max_idle: float | None = None
+    message: str | None = None
+
+
+class PrivacySetting(_Part):
+    """What is kept of a call."""
+
+    opt_out_data_collection: bool
+    do_not_call_detection: bool = False
+
+
+class CustomVocabulary(_Part):
+    """Words and their weights."""
+
+    keywords: dict[str, int]
+
+
+class SwitchLanguage(_Part):
+    """Languages among which a call may change."""
+
+    languages: list[str]
+
+
+class KnowledgeBase(_Part):
+    """Files by their ids."""
+
+    files: list[str] | None = None
+    messages: list[str] | None = None
+
+
+class SpeechToText(_Part):
+    """Who writes down what the caller says."""
+
+    provider: SpeechToTextProvider | None = None
+    multilingual: bool | None = None
+    model: str | None = None
+
+
+class BackgroundSetting(_Part):
+    """A sound behind the agent."""
+
+    url: str
+    volume: float | None = None
+
+
+class CallSettings(_Part):
+    """Whether a call is recorded, and what is heard behind it."""
+
+    enable_recording: bool = False
+    background: BackgroundSetting | None = None
+
+
+class MemoryConfig(_Part):
+    """By which metadata a caller is known again."""
+
+    user_identifier_key: str = ""
+
+
+class PartialConfig(_Part):
+    """A part of an agent's configuration."""
+
+    prompt: str | None = None
+    voice: Voice | None = None
+    flow: Flow | None = None
+    first_message: str | None = None
+    tools: list[Function] | None = None
+    millis_functions: list[MillisFunction] | None = None
+    app_functions: list[AppFunction] | None = None
+    custom_llm_websocket: str | None = None
+    language: Language | None = None
+    vad_threshold: float | None = None
+    llm: LLM | None = None
+    session_timeout: SessionTimeout | None = None
+    session_data_webhook: str | WebhookConfig | None = None
+    privacy_settings: PrivacySetting | None = None
+    custom_vocabulary: CustomVocabulary | None = None
+    extra_prompt_webhook: str | WebhookConfig | None = None
+    switch_language: SwitchLanguage | None = None
+    knowledge_base: KnowledgeBase | None = None
+    speech_to_text: SpeechToText | None = None
+    call_settings: CallSettings | None = None
+    memory: MemoryConfig | None = None
+    timezone: str | None = None
+
+    def as_given(self) -> dict[str, Json]:
+        """Return it as it came."""
+        return self.model_dump(exclude_unset=True)
+
+
+class PartialAgentConfig(PartialConfig):
+    """What the HTTP API takes for a part of a configuration: no other key."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class AgentConfig(PartialConfig):
+    """The whole configuration of an agent: a prompt and a voice it must have."""
+
+    prompt: str
+    voice: Voice

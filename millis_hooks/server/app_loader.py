@@ -1,0 +1,159 @@
+"""Finds the application that a command names: `app.py`, `app.py:hooks` or `package.module:hooks`.
+
+Importing it runs the team's own code. What goes wrong there is told in the team's terms: their
+file, their line, and no frames of ours.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ..app import MillisHooks
+from ..exceptions import ConfigError, MillisHooksError
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """An imported application; `directory` is where its import begins."""
+
+    module: str
+    attribute: str
+    directory: Path
+    app: Any
+
+    @property
+    def import_string(self) -> str:
+        """The name by which another process imports it, given the same `sys.path`."""
+        return f"{self.module}:{self.attribute}"
+
+    @property
+    def hooks(self) -> MillisHooks | None:
+        """The application if it is ours, or else ours that is mounted in it."""
+        return self._mounted[1]
+
+    @property
+    def mounted_at(self) -> str:
+        """The path in front of `hooks`: empty unless it is mounted."""
+        return self._mounted[0]
+
+    @property
+    def _mounted(self) -> tuple[str, MillisHooks | None]:
+        if isinstance(self.app, MillisHooks):
+            return "", self.app
+        for route in getattr(self.app, "routes", ()):
+            if isinstance(getattr(route, "app", None), MillisHooks):
+                return route.path, route.app
+        return "", None
+
+
+def load_target(text: str) -> Target:
+    """Import what `text` names; its folder, or the working directory, goes first on `sys.path`.
+
+    Without an attribute it is the one `MillisHooks` of the module. Raises `ConfigError`, which says
+    what was not found, and what this package raises while the module is imported.
+    """
+    place, attribute = _split(text)
+    is_file = place.endswith(".py") or "/" in place
+    directory, name = _locate(Path(place)) if is_file else (Path.cwd(), place)
+    if str(directory) not in sys.path:
+        sys.path.insert(0, str(directory))
+    module = _import(name, place, directory)
+    if is_file:
+        _require_same_file(module, Path(place))
+    attribute = attribute or _only_instance(module, place)
+    return Target(name, attribute, directory, _attribute_of(module, attribute, place))
+
+
+def _split(text: str) -> tuple[str, str]:
+    place, colon, attribute = text.rpartition(":")
+    # The colon of a Windows drive is followed by a path.
+    return (place, attribute) if colon and "\\" not in attribute else (text, "")
+
+
+def _locate(file: Path) -> tuple[Path, str]:
+    """Return where the import of `file` begins, and the name it has from there."""
+    if not file.is_file():
+        hint = " It is a folder; name the file in it." if file.is_dir() else ""
+        raise ConfigError(f"There is no file {file}.{hint}")
+    if file.suffix != ".py":
+        raise ConfigError(f"{file} is not a Python file.")
+    file = file.resolve()
+    names = [] if file.stem == "__init__" else [file.stem]
+    directory = file.parent
+    while (directory / "__init__.py").is_file():
+        names.append(directory.name)
+        directory = directory.parent
+    return directory, ".".join(reversed(names))
+
+
+def _import(name: str, place: str, directory: Path) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except MillisHooksError:
+        raise
+    except ModuleNotFoundError as error:
+        if error.name and f"{name}.".startswith(f"{error.name}."):
+            raise ConfigError(
+                f"There is no module {error.name!r} in {Path.cwd()} or among the installed "
+                "packages. Name a module (package.app) or a file (app.py)."
+            ) from error
+        raise ConfigError(_explain(error, place, directory)) from error
+    except Exception as error:
+        raise ConfigError(_explain(error, place, directory)) from error
+
+
+def _explain(error: Exception, place: str, directory: Path) -> str:
+    """Say why an import ended, and where in the team's code."""
+    last = "".join(traceback.format_exception_only(error)).rstrip()
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if Path(frame.filename).is_relative_to(directory) and "site-packages" not in frame.filename
+    ]
+    where = f'\n  File "{frames[-1].filename}", line {frames[-1].lineno}' if frames else ""
+    line = f"\n    {frames[-1].line}" if frames and frames[-1].line else ""
+    return f"{place} could not be imported:{where}{line}\n{last}"
+
+
+def _require_same_file(module: ModuleType, file: Path) -> None:
+    found = getattr(module, "__file__", None)
+    if found is None or Path(found).resolve() != file.resolve():
+        raise ConfigError(
+            f"{file} cannot be imported, because another module is named {module.__name__!r}: "
+            f"{found or 'a part of Python'}. Rename the file."
+        )
+
+
+def _only_instance(module: ModuleType, place: str) -> str:
+    names = {
+        id(value): name
+        for name, value in reversed(vars(module).items())  # of two names the first is meant
+        if isinstance(value, MillisHooks)
+    }
+    if len(names) == 1:
+        return next(iter(names.values()))
+    if not names:
+        raise ConfigError(
+            f"{place} has no MillisHooks. Write `hooks = MillisHooks()` in it, or name the "
+            f"application to serve: {place}:app."
+        )
+    choices = " or ".join(f"{place}:{name}" for name in names.values())
+    raise ConfigError(f"{place} has {len(names)} MillisHooks. Say which: {choices}.")
+
+
+def _attribute_of(module: ModuleType, attribute: str, place: str) -> Any:
+    value: Any = module
+    for name in attribute.split("."):
+        if not hasattr(value, name):
+            raise ConfigError(f"{place} has no {attribute!r}.")
+        value = getattr(value, name)
+    if not callable(value):
+        kind = type(value).__name__
+        raise ConfigError(f"{place}:{attribute} is no application but of type {kind}.")
+    return value

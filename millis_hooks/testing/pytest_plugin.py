@@ -1,0 +1,74 @@
+"""Fixtures for tests of handlers: `hooks_client` and `simulate_call`. See `millis_hooks.testing`.
+
+pytest loads this module wherever the package is installed, so it imports next to nothing;
+`-p no:millis_hooks` leaves it out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ..handlers.made_up_calls import note_pytest
+
+if TYPE_CHECKING:
+    from ..app import MillisHooks
+    from . import HooksClient, Simulation
+
+_OPTION = "millis_hooks_app"
+_NOT_SAID = (
+    'Which application is to be tested? Write `millis_hooks_app = "app.py"` into '
+    "[tool.pytest.ini_options] of pyproject.toml, or define a fixture `millis_hooks_app` that "
+    "returns the MillisHooks."
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Take the application's place from the configuration."""
+    parser.addini(_OPTION, "The MillisHooks that `hooks_client` tests: app.py, package.app:hooks.")
+
+
+def pytest_configure() -> None:
+    """From here on Millis itself is not asked: a test would make real calls."""
+    note_pytest()
+
+
+@pytest.fixture(scope="session")
+def millis_hooks_app(pytestconfig: pytest.Config) -> MillisHooks:
+    """The application that is tested: the one configured as `millis_hooks_app`."""
+    named = pytestconfig.getini(_OPTION)
+    if not named:
+        pytest.fail(_NOT_SAID, pytrace=False)
+    from ..server.app_loader import load_target
+
+    place, colon, attribute = named.rpartition(":")
+    file = pytestconfig.rootpath / (place or named)
+    found = load_target(f"{file}{colon}{attribute if place else ''}" if file.is_file() else named)
+    if found.hooks is None:
+        pytest.fail(f"{named} is no MillisHooks, and none is mounted in it.", pytrace=False)
+    return found.hooks
+
+
+@pytest.fixture
+def hooks_client(millis_hooks_app: MillisHooks) -> Iterator[HooksClient]:
+    """A client of the application, which runs on a call log of its own."""
+    from . import HooksClient
+
+    with HooksClient(millis_hooks_app) as client:
+        yield client
+
+
+@pytest.fixture
+def simulate_call(
+    hooks_client: HooksClient, request: pytest.FixtureRequest
+) -> Callable[..., Simulation]:
+    """Goes through a scenario: a file, looked for beside the test first, or a shipped one."""
+
+    def simulate(scenario: str | Path, **changes: Any) -> Simulation:
+        beside = request.path.parent / scenario
+        return hooks_client.simulate(beside if beside.is_file() else scenario, **changes)
+
+    return simulate

@@ -1,0 +1,285 @@
+"""The prefetch webhook: authenticate, parse, run the handlers within the budget, answer, record.
+
+Somebody is on the line, waiting for the first word: whatever the team's code does, an answer goes
+out in time. The record of it is queued and never waited for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+from starlette.types import Receive, Scope, Send
+
+from ..call_log.counts import WebhookCounts
+from ..call_log.deliveries import Delivery
+from ..call_log.rejections import Rejection
+from ..call_log.sanitize import clean_text
+from ..exceptions import (
+    ConfigError,
+    DeliveryError,
+    HandlerError,
+    HandlerTimeoutError,
+    MethodNotAllowedError,
+)
+from ..handlers.executor import Workbench
+from ..handlers.handler_call import NOT_WANTED, NOTHING_AROUND, Finished
+from ..handlers.routing import Handler, Router
+from ..masking.error_report import describe_failure
+from ..observability.log_records import deliveries_log, log_delivery, log_refusal, shown_id
+from ..protocol.events import PrefetchRequest, PrefetchResponse
+from ..protocol.plain_values import as_object
+from ..protocol.test_marks import MarkOf, of_millis
+from ..settings import Settings
+from .auth import Gate, Grant
+from .prefetch_answer import Answer, LastGood, merge, read_answer
+from .responses import Refusals, reply, take_query, tell_of_secret
+
+if TYPE_CHECKING:
+    from ..observability.tracing import DeliverySpan, Tracing
+
+logger = logging.getLogger("millis_hooks.prefetch")
+
+_MAX_REASON_CHARS = 2000
+OUTCOMES = ("fresh", "last_good", "default", "late", "failed", "rejected")
+
+
+@dataclass(slots=True)
+class Prepared:
+    """What goes out, and what the log will say about it."""
+
+    body: bytes
+    outcome: str
+    reasons: list[str] = field(default_factory=list)
+
+
+class PrefetchEndpoint:
+    """Answers `GET {prefix}/prefetch`."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        router: Router,
+        workbench: Workbench,
+        record: Callable[[Delivery], None],
+        note: Callable[[Rejection], None],
+        *,
+        default: bytes | None,
+        mark_of: MarkOf = of_millis,
+        tracing: Tracing | None = None,
+    ) -> None:
+        """Hand what is answered to `record` and what is refused to `note`, which must not wait.
+
+        `default` is a fallback.
+        """
+        self._settings = settings
+        self._router = router
+        self._workbench = workbench
+        self._record = record
+        self._gate = Gate(settings, "prefetch")
+        self._refusals = Refusals("prefetch", "GET", self._gate, note)
+        self._default = default
+        self._mark_of = mark_of
+        self._tracing = tracing
+        #: What callers were answered last, if that is what goes out when handlers fail.
+        self.last_good = _last_good(settings)
+        named = [handler.name for handler in router if handler.hook == "prefetch"]
+        self.counts = WebhookCounts(OUTCOMES, named)
+
+    async def __call__(
+        self, scope: Scope, receive: Receive, send: Send, *, path_secret: bytes | None = None
+    ) -> None:
+        """Answer one request."""
+        started = time.perf_counter()
+        received_at = datetime.now(UTC)
+        query = take_query(scope)
+        asked = clean_text(query.decode("utf-8", "replace")) or ""
+        try:
+            grant = self._admit(scope, path_secret, query)
+            # What is stored is what is read again when it is processed.
+            call = PrefetchRequest.parse(asked.encode(), own_numbers=self._settings.own_numbers)
+            grant.require_agent(call.agent_id)
+            mark = self._mark_of(scope["headers"], call.session_id, grant.secret)
+        except DeliveryError as error:
+            await self._refuse(scope, send, error, query=query, path_secret=path_secret)
+            return
+        call.mark(source=mark.source, dry_run=mark.dry_run)
+        span = None
+        if self._tracing is not None:
+            span = self._tracing.delivery("prefetch", call.session_id, scope["headers"])
+        prepared = await self._prepare(call, span)
+        latency_s = time.perf_counter() - started
+        if not call.is_made_up:
+            self.counts.outcomes[prepared.outcome] += 1
+            self.counts.seconds.add(latency_s)
+        await reply(send, 200, prepared.body)
+        delivery = Delivery(
+            kind="prefetch",
+            session_id=clean_text(call.session_id) or None,
+            received_at=received_at,
+            query=asked,
+            outcome=prepared.outcome,
+            reason=clean_text("\n".join(prepared.reasons), max_chars=_MAX_REASON_CHARS) or None,
+            status_code=200,
+            latency_ms=latency_s * 1000,
+            answer=prepared.body,
+            source=mark.source,
+            dry_run=mark.dry_run,
+            trace=None if span is None else span.context,
+            secret_agent=grant.agent_id,
+        )
+        self._record(delivery)
+        if span is not None:
+            span.end(prepared.outcome)
+        if deliveries_log.isEnabledFor(logging.INFO):
+            log_delivery(scope, delivery)
+
+    async def _refuse(self, scope: Scope, send: Send, error: DeliveryError, **asked: Any) -> None:
+        self.counts.outcomes["rejected"] += 1
+        await self._refusals.refuse(scope, send, error, **asked)
+        log_refusal(scope, "prefetch", error)
+
+    def _admit(self, scope: Scope, path_secret: bytes | None, query: bytes) -> Grant:
+        if scope["method"] != "GET":
+            raise MethodNotAllowedError
+        grant = self._gate.admit(scope["headers"], path_secret=path_secret, query=query)
+        tell_of_secret(scope)
+        return grant
+
+    async def _prepare(
+        self, call: PrefetchRequest[dict[str, str]], span: DeliverySpan | None
+    ) -> Prepared:
+        handlers = self._router.matching("prefetch", call)
+        asked = [call.copy() for _ in handlers]  # what a handler does to its call is its business
+        finished = await self._run(handlers, asked, span)
+        answers: list[Answer] = []
+        errors: list[HandlerError] = []
+        reasons = [str(problem) for problem in call.problems]
+        for handler, own_call, end in zip(handlers, asked, finished, strict=True):
+            reasons += [str(problem) for problem in own_call.problems[len(call.problems) :]]
+            try:
+                read = self._read(end, call)
+                _tell_left_out(handler, read)
+                answers += read
+            except HandlerError as error:
+                errors.append(error)
+                reasons.append(_explain(handler, error, call.session_id))
+                if call.sandbox and error.__cause__ is not None:
+                    # Who rehearses a call looks at its page, not into the log.
+                    reasons.append(describe_failure(error.__cause__).traceback)
+                if isinstance(error, HandlerTimeoutError) and not call.is_made_up:
+                    self.counts.missed_budget[handler.name] += 1
+        if errors and not answers:
+            return self._fall_back(call, errors, reasons)
+        answer = merge(answers)
+        body = answer.encode()
+        # What is made up in a rehearsal is no good answer for the real caller.
+        if self.last_good is not None and not errors and not call.sandbox:
+            self.last_good.keep(call, body)
+        return Prepared(body, "fresh", reasons + answer.notes)
+
+    async def _run(
+        self,
+        handlers: Sequence[Handler],
+        calls: Sequence[PrefetchRequest[dict[str, str]]],
+        span: DeliverySpan | None,
+    ) -> list[Finished]:
+        """Run the handlers side by side, each on its call and within its budget."""
+        asking = [
+            self._workbench.ask(
+                handler,
+                call,
+                timeout_s=handler.timeout_s or self._settings.prefetch_budget_s,
+                around=NOTHING_AROUND if span is None else span.handler(handler.name),
+            )
+            for handler, call in zip(handlers, calls, strict=True)
+        ]
+        return [await asking[0]] if len(asking) == 1 else await asyncio.gather(*asking)
+
+    def _read(self, finished: Finished, call: PrefetchRequest[Any]) -> list[Answer]:
+        """Return the handler's answer, if it gave one; raise `HandlerError` if it failed."""
+        if isinstance(finished.error, HandlerError):
+            raise finished.error
+        if finished.error is not None:
+            raise HandlerError(str(describe_failure(finished.error))) from finished.error
+        if finished.value is NOT_WANTED:
+            return []
+        max_chars = self._settings.extra_prompt_max_chars
+        try:
+            return [read_answer(finished.value, call, max_chars=max_chars)]
+        except HandlerError:
+            raise
+        except Exception as error:  # a dict of the team's own may do anything when it is read
+            raise HandlerError(str(describe_failure(error))) from error
+
+    def _fall_back(
+        self,
+        call: PrefetchRequest[Any],
+        errors: Sequence[HandlerError],
+        reasons: list[str],
+    ) -> Prepared:
+        """Choose what goes out when no handler has answered."""
+        last_good = self.last_good.find(call) if self.last_good is not None else None
+        if last_good is not None:
+            return Prepared(last_good, "last_good", reasons)
+        if self._settings.prefetch_fallback != "empty" and self._default is not None:
+            return Prepared(self._default, "default", reasons)
+        late = any(isinstance(error, HandlerTimeoutError) for error in errors)
+        return Prepared(b"{}", "late" if late else "failed", reasons)
+
+
+def _last_good(settings: Settings) -> LastGood | None:
+    if settings.prefetch_fallback != "last_good":
+        return None
+    return LastGood(
+        max_entries=settings.last_good_max_entries,
+        max_age_s=settings.last_good_max_age_s,
+        monotonic=time.monotonic,
+    )
+
+
+def encode_default(settings: Settings) -> bytes | None:
+    """Return the configured default answer; raises `ConfigError` if it is none."""
+    if not settings.prefetch_default:
+        if settings.prefetch_fallback == "default":
+            raise ConfigError(
+                "MILLIS_HOOKS_PREFETCH_FALLBACK=default needs MILLIS_HOOKS_PREFETCH_DEFAULT, "
+                'such as {"extra_prompt": "Ask for the caller\'s name."}.'
+            )
+        return None
+    try:
+        response = PrefetchResponse(**settings.prefetch_default)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ConfigError(f"MILLIS_HOOKS_PREFETCH_DEFAULT: {where}: {first['msg']}.") from error
+    left_out: list[str] = []
+    response.metadata = as_object(response.metadata, "metadata", left_out)
+    if left_out:
+        raise ConfigError(f"MILLIS_HOOKS_PREFETCH_DEFAULT: {left_out[0]}.")
+    return response.model_dump_json(exclude_defaults=True).encode()
+
+
+def _tell_left_out(handler: Handler, answers: Sequence[Answer]) -> None:
+    left_out = [each for answer in answers for each in answer.left_out]
+    if left_out:
+        logger.warning("prefetch handler %s: left out %s", handler.name, "; ".join(left_out))
+
+
+def _explain(handler: Handler, error: HandlerError, session_id: str) -> str:
+    """Log what went wrong with a handler, and return it in one line."""
+    why = describe_failure(error).message
+    fields = {"handler": handler.name, "session_id": shown_id(session_id)}
+    extra = {"fields": {"event": "prefetch_handler_failed", **fields}}
+    if error.__cause__ is None:
+        logger.warning("prefetch handler %s: %s", handler.name, why, extra=extra)
+    else:
+        block = describe_failure(error.__cause__).block
+        logger.warning("prefetch handler %s failed\n%s", handler.name, block, extra=extra)
+    return f"{handler.name}: {why}"

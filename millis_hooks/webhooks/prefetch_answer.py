@@ -1,0 +1,169 @@
+"""What a prefetch is answered with: reads what handlers return, merges it, and remembers it.
+
+Millis reads `metadata` and `extra_prompt` (https://docs.millis.ai/core-concepts/webhooks). Other
+top-level names are the format of 2024; they are passed through and flagged.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic_core import to_json
+
+from ..exceptions import HandlerError
+from ..protocol.events import Json, PrefetchRequest, PrefetchResponse
+from ..protocol.plain_values import as_object, as_text
+from ..protocol.variables import fill
+
+_UNSPEAKABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+@dataclass(slots=True)
+class Answer:
+    """One answer in the making; `notes` say what is odd about it, and what was left out."""
+
+    metadata: dict[str, Json] = field(default_factory=dict)
+    extra_prompts: list[str] = field(default_factory=list)
+    flat: dict[str, Json] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    #: What could not be sent: which value, and why.
+    left_out: list[str] = field(default_factory=list)
+
+    def encode(self) -> bytes:
+        """Return the JSON Millis gets."""
+        message: dict[str, Any] = dict(self.flat)
+        if self.metadata:
+            message["metadata"] = self.metadata
+        if self.extra_prompts:
+            message["extra_prompt"] = "\n\n".join(self.extra_prompts)
+        return to_json(message)
+
+
+def read_answer(value: object, call: PrefetchRequest[Any], *, max_chars: int) -> Answer:
+    """Read what a handler returned; raises `HandlerError` saying what was wrong with it."""
+    if value is None:
+        return Answer()
+    if isinstance(value, str):
+        return _answer(PrefetchResponse(extra_prompt=value), call, max_chars)
+    if isinstance(value, PrefetchResponse):
+        return _answer(value, call, max_chars)
+    if isinstance(value, dict):
+        return _read_dict(value, call, max_chars)
+    raise HandlerError(
+        f"A prefetch handler returns PrefetchResponse, str, dict or None, not "
+        f"{type(value).__name__}."
+    )
+
+
+def merge(answers: Iterable[Answer]) -> Answer:
+    """Put answers together: the later of two values for one name wins, prompts are joined."""
+    answers = list(answers)
+    if len(answers) == 1:
+        return answers[0]
+    merged = Answer()
+    for answer in answers:
+        merged.metadata |= answer.metadata
+        merged.extra_prompts += answer.extra_prompts
+        merged.flat |= answer.flat
+        merged.notes += answer.notes
+        merged.left_out += answer.left_out
+    return merged
+
+
+def _read_dict(value: dict[Any, Any], call: PrefetchRequest[Any], max_chars: int) -> Answer:
+    metadata, prompt = value.get("metadata"), value.get("extra_prompt")
+    answer = _read({} if metadata is None else metadata, prompt, call, max_chars)
+    flat = {name: item for name, item in value.items() if name not in PrefetchResponse.model_fields}
+    if flat:
+        answer.flat = as_object(flat, "", answer.left_out)
+        names = ", ".join(sorted(answer.flat)) or "They"
+        answer.notes.append(
+            f"{names}: top-level names are the format of 2024 and may be ignored "
+            "by Millis today; put them into metadata"
+        )
+    return _checked(answer)
+
+
+def _answer(response: PrefetchResponse, call: PrefetchRequest[Any], max_chars: int) -> Answer:
+    fills = response.fill_variables
+    return _checked(_read(response.metadata, response.extra_prompt, call, max_chars, fills=fills))
+
+
+def _read(
+    metadata: object,
+    prompt: object,
+    call: PrefetchRequest[Any],
+    max_chars: int,
+    *,
+    fills: bool = False,
+) -> Answer:
+    answer = Answer()
+    answer.metadata = as_object(metadata, "metadata", answer.left_out)
+    text = as_text(prompt, "extra_prompt", answer.left_out)
+    if text and fills:
+        filled = fill(text, {**call.variables, **answer.metadata})
+        text = filled.text
+        answer.notes += [f"{{{name}}} is no known variable and was left" for name in filled.unknown]
+    if text:
+        answer.extra_prompts = [_clean(text, max_chars, answer.notes)]
+    return answer
+
+
+def _checked(answer: Answer) -> Answer:
+    """Say what was left out; where that was everything, something better goes out instead."""
+    if answer.left_out and not (answer.metadata or answer.extra_prompts or answer.flat):
+        raise HandlerError(f"The answer cannot be sent as JSON: {'; '.join(answer.left_out)}.")
+    answer.notes += [f"{each}; it was left out" for each in answer.left_out]
+    return answer
+
+
+def _clean(prompt: str, max_chars: int, notes: list[str]) -> str:
+    if len(prompt) > max_chars:
+        notes.append(f"extra_prompt was cut from {len(prompt)} to {max_chars} characters")
+        prompt = prompt[:max_chars]
+    return _UNSPEAKABLE.sub("", prompt.replace("\r\n", "\n"))
+
+
+class LastGood:
+    """The last good answer per caller and agent: bounded in number and in age."""
+
+    def __init__(
+        self, *, max_entries: int, max_age_s: float, monotonic: Callable[[], float]
+    ) -> None:
+        self._max_entries = max_entries
+        self._max_age_s = max_age_s
+        self._monotonic = monotonic
+        self._lock = threading.Lock()
+        self._answers: OrderedDict[tuple[str | None, ...], tuple[float, bytes]] = OrderedDict()
+
+    def keep(self, call: PrefetchRequest[Any], answer: bytes, *, age_s: float = 0.0) -> None:
+        """Remember `answer`, given so long ago, unless there is a newer one for this caller.
+
+        Without a phone number nobody is known. May be called from any thread.
+        """
+        if not (call.from_phone or call.to_phone):
+            return
+        key, given_at = _caller(call), self._monotonic() - age_s
+        with self._lock:
+            if key in self._answers and self._answers[key][0] > given_at:
+                return
+            self._answers[key] = (given_at, answer)
+            self._answers.move_to_end(key)
+            if len(self._answers) > self._max_entries:
+                self._answers.popitem(last=False)
+
+    def find(self, call: PrefetchRequest[Any]) -> bytes | None:
+        """Return the answer this caller got last, unless it is too old."""
+        kept_at, answer = self._answers.get(_caller(call), (0.0, None))
+        return answer if self._monotonic() - kept_at <= self._max_age_s else None
+
+
+def _caller(call: PrefetchRequest[Any]) -> tuple[str | None, ...]:
+    # Both numbers: where ours are not configured, one alone may be the agent's own on an outbound
+    # call, and the next customer would get the last one's answer.
+    return call.agent_id, call.from_phone, call.to_phone

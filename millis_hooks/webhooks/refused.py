@@ -1,0 +1,261 @@
+"""What may be kept of a request that was refused: enough to see who misconfigured what, no secret.
+
+Values of headers are hidden, but for a few that are known to hold none; what was hidden is taken
+out of everything else as well. Numbers are shortened in any case: nobody could ask later that
+they be forgotten.
+
+Requests that bring an accepted secret to an address where no webhook is, or with more in the
+query and the headers than is read.
+
+They are written down among the rejected ones: somebody has a wrong address, and their calls are
+lost. Requests for pages that exist are not.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, replace
+from math import ceil
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlencode
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ..call_log.rejections import Described, Rejection
+from ..call_log.sanitize import clean_text
+from ..environment.secret_rules import MIN_CHARS
+from ..exceptions import AuthenticationError, HeadTooLargeError, WrongAddressError
+from ..masking.known_secrets import safe_path
+from ..masking.places import PREFETCH_QUERY
+from ..masking.policy import MASK, SECRETS_ALONE, MaskPolicy
+from ..protocol.reading import read_query
+from ..settings import Settings
+from . import webhook_url
+from .auth import Gate
+from .responses import Refusals, take_query
+
+if TYPE_CHECKING:
+    from ..settings import Hook
+
+_SHOWN_HEADERS = frozenset(
+    {"accept", "accept-encoding", "connection", "content-encoding", "content-length",
+     "content-type", "forwarded", "host", "transfer-encoding", "user-agent", "via",
+     "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip"}
+)  # fmt: skip
+_SCHEMES = frozenset({"basic", "bearer", "digest"})
+
+_MOST_HEADERS = 50
+_HEADER_CHARS = 300
+_CLIENT_CHARS = 100
+_QUERY_CHARS = 2_000
+_QUERY_BYTES = 8_000
+#: What is shorter is found in ordinary words.
+_LEAST_HIDDEN_CHARS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Describer:
+    """Describes refused requests without what `mask` hides, and without `secrets`."""
+
+    mask: MaskPolicy
+    secrets: frozenset[str]
+
+    @classmethod
+    def of(cls, settings: Settings) -> Describer:
+        """Return the one for these settings."""
+        shown = MaskPolicy.of(settings)
+        numbers, words = shown.numbers, shown.words
+        if settings.redact_before_store and numbers == words == "none":
+            numbers = words = "full"
+        mask = replace(
+            shown,
+            numbers="partial" if numbers == "none" else numbers,
+            words="partial" if words == "none" else words,
+        )
+        hooks = (settings.accepted_secrets("prefetch"), settings.accepted_secrets("end_of_call"))
+        return cls(mask, frozenset(secret for accepted in hooks for secret in accepted))
+
+    def __call__(self, request: Rejection) -> Described:
+        headers = [
+            (_text(name).lower(), _text(value)) for name, value in request.headers[:_MOST_HEADERS]
+        ]
+        hidden = [*self.secrets, *_hidden_in(headers)]
+        if request.path_secret is not None:
+            hidden.append(_text(request.path_secret))
+        needles = sorted(filter(_is_long_enough, set(hidden)), key=len, reverse=True)
+        return Described(
+            method=_line(request.method, needles, 20),
+            # It may come from X-Forwarded-For, and so be any text.
+            client=_without(request.client or "", needles)[:_CLIENT_CHARS] or None,
+            query=self._query(request.query, needles),
+            headers=tuple(
+                (_line(name, needles, 100), _value(name, value, needles)) for name, value in headers
+            ),
+            body_bytes=_declared_bytes(dict(request.headers)),
+        )
+
+    def _query(self, query: bytes, needles: Collection[str]) -> str:
+        fields = []
+        for name, value in read_query(query[:_QUERY_BYTES], []):
+            found = {_without(name, needles): _without(value, needles)}
+            masked = self.mask.payload({**found}, PREFETCH_QUERY)
+            fields += list(masked.items()) if isinstance(masked, dict) else []
+        return (clean_text(urlencode(fields)) or "")[:_QUERY_CHARS]
+
+
+def _value(name: str, value: str, needles: Collection[str]) -> str:
+    if name in _SHOWN_HEADERS:
+        return _line(value, needles, _HEADER_CHARS)
+    scheme, _, rest = value.partition(" ")
+    is_scheme = name == "authorization" and rest and scheme.lower() in _SCHEMES
+    return f"{scheme} {MASK}" if is_scheme else MASK
+
+
+def _line(text: str, needles: Collection[str], max_chars: int) -> str:
+    """Return a text without secrets, cut before its rest is searched for what looks like one."""
+    shown = SECRETS_ALONE.line(_without(text, needles)[:max_chars])
+    return (clean_text(shown) or "")[:max_chars]
+
+
+def _hidden_in(headers: Iterable[tuple[str, str]]) -> Iterable[str]:
+    for name, value in headers:
+        if name not in _SHOWN_HEADERS:
+            yield value
+            yield value.partition(" ")[2].strip()
+
+
+def _without(text: str, needles: Collection[str]) -> str:
+    for needle in needles:
+        text = text.replace(needle, MASK)
+    return text
+
+
+def _is_long_enough(text: str) -> bool:
+    return len(text) >= _LEAST_HIDDEN_CHARS
+
+
+def _declared_bytes(headers: dict[bytes, bytes]) -> int | None:
+    declared = headers.get(b"content-length", b"")
+    is_number = declared.isdigit() and len(declared) < len(str(2**63))
+    return int(declared) if is_number else None
+
+
+def _text(value: bytes) -> str:
+    return value.decode("utf-8", "replace")
+
+
+_METHODS: dict[Hook, str] = {"prefetch": "GET", "end_of_call": "POST"}
+_NO_LETTERS = re.compile(r"[^a-z]+")
+#: A part of a path that may be repeated: what is longer may be a secret, and digits a number.
+_HARMLESS = re.compile(rf"(?!.*\d{{5}})[\w.~-]{{0,{MIN_CHARS - 1}}}", re.ASCII)
+_MOST_SEGMENTS = 8
+#: The most bytes of path, query and headers together; servers have limits of their own as well.
+MOST_HEAD_BYTES = 32 * 1024
+
+
+def head_bytes(scope: Scope) -> int:
+    """Return how many bytes the path, the query and the headers of a request have."""
+    headers = sum(len(name) + len(value) + 4 for name, value in scope["headers"])
+    return len(scope["path"]) + len(scope["query_string"]) + headers
+
+
+class NearMisses:
+    """Watches what is not for a webhook."""
+
+    def __init__(self, settings: Settings, note: Callable[[Rejection], None]) -> None:
+        """Hand what is refused to `note`, which must not wait."""
+        self._settings = settings
+        self._gates = {hook: Gate(settings, hook) for hook in _METHODS}
+        self._refusals = {
+            hook: Refusals(hook, _METHODS[hook], gate, note) for hook, gate in self._gates.items()
+        }
+
+    async def serve(
+        self, app: ASGIApp, scope: Scope, receive: Receive, send: Send, asked: Scope
+    ) -> None:
+        """Have `app` answer, and write it down if the request was meant for a webhook.
+
+        `asked` is the scope as it came: servers write access lines from `scope`, where no secret
+        may stand.
+        """
+        if scope["type"] != "http" or not self._brings_secret(asked):
+            await app(scope, receive, send)
+            return
+        status = 200
+
+        async def observed(message: Message) -> None:
+            nonlocal status
+            status = message.get("status", status)
+            await send(message)
+
+        if any(gate.is_in_query(asked["query_string"]) for gate in self._gates.values()):
+            take_query(scope)
+        await app({**scope, "query_string": asked["query_string"]}, receive, observed)
+        if status >= 300:
+            self._note(asked, status)
+
+    async def refuse_head(self, scope: Scope, send: Send) -> None:
+        """Refuse a request with more than `MOST_HEAD_BYTES`; write it down if it has a secret."""
+        refusals = self._refusals[_meant(scope)]
+        is_known = self._brings_secret(scope)
+        error = HeadTooLargeError(
+            f"The query and the headers have {_kb(head_bytes(scope))} kB, at most "
+            f"{_kb(MOST_HEAD_BYTES)} kB are read; {_kb(len(scope['query_string']))} kB are the "
+            "query. Send less metadata."
+        )
+        scope["path"], query = safe_path(scope["path"]), take_query(scope)
+        await refusals.answer(send, error)
+        if is_known:
+            refusals.note(scope, error, query=query, brought_secret=True)
+
+    def _brings_secret(self, scope: Scope) -> bool:
+        segments = _segments(scope)
+        return any(
+            gate.find(scope["headers"], scope["query_string"]) or gate.accepts_one_of(segments)
+            for gate in self._gates.values()
+        )
+
+    def _note(self, scope: Scope, status: int) -> None:
+        hook = _meant(scope)
+        error = WrongAddressError(self._reason(scope, hook))
+        error.status_code = status
+        self._refusals[hook].note(scope, error, query=scope["query_string"], brought_secret=True)
+
+    def _reason(self, scope: Scope, hook: Hook) -> str:
+        right = webhook_url(self._settings, hook, scope.get("root_path", ""))
+        shown = "/".join(map(_shown, scope["path"].split("/")[:_MOST_SEGMENTS]))
+        reason = (
+            f"No webhook is at {scope['method'][:10]} {shown}. The address is "
+            f"{_METHODS[hook]} {right}."
+        )
+        try:
+            self._gates[hook].admit(scope["headers"], query=scope["query_string"])
+        except AuthenticationError as error:
+            reason += f" {error}"
+        if self._gates[hook].accepts_one_of(_segments(scope)) and not self._settings.secret_in_path:
+            reason += " A secret in the path is accepted with MILLIS_HOOKS_SECRET_IN_PATH=1 alone."
+        return reason
+
+
+def _kb(number: int) -> int:
+    return ceil(number / 1024)
+
+
+def _segments(scope: Scope) -> list[bytes]:
+    """Return the parts of a path, also as they are where it was escaped twice."""
+    path: str = scope["path"]
+    segments = [*path.split("/")[:_MOST_SEGMENTS], *unquote(path).split("/")[:_MOST_SEGMENTS]]
+    return [segment.encode("utf-8", "replace") for segment in segments]
+
+
+def _meant(scope: Scope) -> Hook:
+    """Guess which webhook a request was for."""
+    letters = _NO_LETTERS.sub("", scope["path"].lower())
+    if "prefetch" in letters or "endofcall" in letters:
+        return "prefetch" if "prefetch" in letters else "end_of_call"
+    return "prefetch" if scope["method"] == "GET" else "end_of_call"
+
+
+def _shown(segment: str) -> str:
+    return segment if _HARMLESS.fullmatch(segment) else "…"

@@ -13,9 +13,10 @@ if TYPE_CHECKING:
     from .exceptions import MillisApiError as MillisApiError
     from .exceptions import MillisHooksError as MillisHooksError
     from .exceptions import RegistrationError as RegistrationError
-    from .handlers.failed_runs import ParkedRun as ParkedRun
     from .handlers.retries import Backoff as Backoff
+    from .handlers.retries import FailedRun as FailedRun
     from .handlers.retries import GiveUp as GiveUp
+    from .handlers.retries import ParkedRun as ParkedRun
     from .handlers.retries import Retry as Retry
     from .handlers.routing import Router as Router
     from .millis_api.client import MillisApi as MillisApi
@@ -43,9 +44,10 @@ _HOMES = {
     "MillisApiError": "exceptions",
     "MillisHooksError": "exceptions",
     "RegistrationError": "exceptions",
-    "ParkedRun": "handlers.failed_runs",
     "Backoff": "handlers.retries",
+    "FailedRun": "handlers.retries",
     "GiveUp": "handlers.retries",
+    "ParkedRun": "handlers.retries",
     "Retry": "handlers.retries",
     "Router": "handlers.routing",
 }
@@ -56,6 +58,7 @@ __all__ = [
     "ConfigError",
     "CostItem",
     "EndOfCall",
+    "FailedRun",
     "FunctionCall",
     "GiveUp",
     "Message",

@@ -31,8 +31,8 @@ from .call_log.rejections import Described, Rejection, RejectionLog
 from .call_log.upkeep.housekeeping import Housekeeper
 from .exceptions import ConfigError, StorageError
 from .handlers.executor import Lifespan, Workbench
-from .handlers.failed_runs import ParkedRun
 from .handlers.made_up_calls import Answers, logged
+from .handlers.retries import FailedRun
 from .handlers.routing import Event, Router
 from .masking.error_report import hide_by, hide_no_more_by
 from .masking.known_secrets import forget, know
@@ -591,7 +591,7 @@ def _in_place_of_millis(
         rehearsed = SandboxAnswers(app, settings.sandbox_key, asyncio.get_running_loop())
 
     def answers_for(event: Event) -> Answers | None:
-        call = event.call if isinstance(event, ParkedRun) else event
+        call = event.call if isinstance(event, FailedRun) else event
         if not call.is_made_up:
             return None
         # In the sandbox a call would go on, and its handlers know of no dry run.

@@ -252,7 +252,11 @@ def test_a_run_that_another_process_is_taking_is_not_parked(tmp_path: Path) -> N
     with process(tmp_path, router) as one:
         one.receive("-s1")
         park = partial(
-            store.park_unknown, known=(), now=NOW, waiting_since=NOW, telling_of=router.telling_of
+            store.park_unknown,
+            known=(),
+            now=NOW,
+            waiting_since=NOW,
+            telling_of=router.failure_handlers,
         )
         with locked(one, select(handler_runs)):
             one.writer.run(park)

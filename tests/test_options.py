@@ -123,7 +123,7 @@ def test_a_filter_value_that_cannot_be_is_refused_with_the_nearest() -> None:
 
 def test_a_status_may_be_given_as_a_member() -> None:
     handler = registered("end_of_call", call_status=CallStatus.NO_ANSWER)
-    assert handler.call_statuses == frozenset({"no-answer"})
+    assert handler.filters() == {"call_status": ["no-answer"]}
 
 
 async def wonders(call: PrefetchRequest) -> bool:
@@ -140,12 +140,15 @@ def test_a_filter_of_ones_own_is_a_plain_function(when: Any) -> None:
 @pytest.mark.parametrize(
     ("hook", "taken"),
     [
-        ("prefetch", "name, agent_id, channel, when, budget_s. Anything else about a call"),
+        (
+            "prefetch",
+            "name, agent_id, channel, when, budget_s. Filter by anything else about a call",
+        ),
         (
             "end_of_call",
-            "retry_backoff, concurrency, repeatable, on_change. Anything else about a call",
+            "concurrency, repeatable, on_change. Filter by anything else about a call",
         ),
-        ("parked", "on_parked takes name, handler, max_attempts, timeout_s, retry_backoff."),
+        ("parked", "on_failed takes name, max_attempts, timeout_s, retry_backoff, handler."),
     ],
 )
 def test_an_unknown_option_is_refused_with_the_known_ones(hook: str, taken: str) -> None:

@@ -28,7 +28,7 @@ def ended(**fields: Any) -> EndOfCall:
 def parked(handler: str = "note") -> ParkedRun:
     now = datetime.now(UTC)
     return ParkedRun(
-        run_id=7, call=ended(), handler=handler, reason="no", attempts=1, parked_at=now
+        run_id=7, call=ended(), handler=handler, reason="no", attempts=1, failed_at=now
     )
 
 
@@ -197,7 +197,7 @@ async def async_generator(call: PrefetchRequest) -> AsyncIterator[str]:
         (generator, "generator yields; a handler must return"),
         (async_generator, "async_generator yields"),
         (note, "note takes EndOfCall, but on_prefetch calls it with PrefetchRequest"),
-        (alert, "alert takes ParkedRun, but on_prefetch calls it with PrefetchRequest"),
+        (alert, "alert takes FailedRun, but on_prefetch calls it with PrefetchRequest"),
         (str, "str does not tell what it takes; wrap it in a function"),
         ("greet", "on_prefetch takes a function, not 'greet'"),
     ],
@@ -213,7 +213,7 @@ def test_the_refusal_says_where_the_function_stands() -> None:
 
 def test_who_tells_of_parked_runs_is_called_with_one() -> None:
     message = refusal(lambda: Router().on_parked(note))  # type: ignore[type-var]
-    assert "note takes EndOfCall, but on_parked calls it with ParkedRun" in message
+    assert "note takes EndOfCall, but on_failed calls it with FailedRun" in message
 
 
 class Greeter:
@@ -302,9 +302,8 @@ def test_parked_runs_are_told_to_all_who_want_to_hear_of_that_handler() -> None:
     router.on_parked(name="of all")(alert)
     router.on_parked(name="of two", handler=["note", "other"])(alert)
     router.on_parked(name="of another", handler="other")(alert)
-    assert [handler.name for handler in router.telling_of("note")] == ["of all", "of two"]
-    assert router.matching("parked", parked("note")) == router.telling_of("note")
-    assert router.matching("end_of_call", parked("note")) == []
+    assert [handler.name for handler in router.failure_handlers("note")] == ["of all", "of two"]
+    assert router.matching("parked", parked("note")) == router.failure_handlers("note")
 
 
 def test_whom_a_handler_wants_to_hear_of_may_be_registered_later() -> None:

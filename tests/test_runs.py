@@ -551,7 +551,7 @@ def die_at_work(folder: Path, router: Router, session_id: str, *, times: int) ->
                 places,
                 runs.now,
                 late=(),
-                telling_of=router.telling_of,
+                telling_of=router.failure_handlers,
                 flip=lambda: 0,
             )
 

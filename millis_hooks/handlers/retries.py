@@ -1,27 +1,29 @@
-"""What a team may say about attempts that fail: how long to wait, to try again, to give up.
-
-What becomes of a run is decided in `runs`.
+"""Retries: how long a run waits after a failed attempt, what a handler may raise to retry or to
+give up, and the failed run that an `on_failed` handler is called with.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
 
 from ..exceptions import MillisHooksError, RegistrationError
+from ..protocol.events import EndOfCall
 
-#: The longest a run may be told to wait for its next attempt: 30 days.
+#: The longest a run may wait for its next attempt: 30 days.
 LONGEST_WAIT_S = 30 * 24 * 3600
 
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """How long a run waits after an attempt has failed, longer each time.
+    """How long a run waits after a failed attempt, longer each time.
 
     After the first attempt it is `first_s` seconds, after each further one `factor` times as long,
     and never over `longest_s`. At random it is longer or shorter by up to the share `jitter`, so
     that runs that failed together do not come back together. Raises `RegistrationError` for values
-    that cannot be.
+    out of range.
     """
 
     first_s: float = 10.0
@@ -45,13 +47,13 @@ class Backoff:
 
         `random` returns a number from 0 to 1. Never negative, and never over `longest_s`.
         """
-        delay_s = self._steady_s(attempt)
+        delay_s = self._delay_without_jitter_s(attempt)
         shortest_s = delay_s * (1 - self.jitter)
         # Cut off after drawing, half of the longest delays would end at the same moment.
         longest_s = min(delay_s * (1 + self.jitter), self.longest_s)
         return shortest_s + (longest_s - shortest_s) * random()
 
-    def _steady_s(self, attempt: int) -> float:
+    def _delay_without_jitter_s(self, attempt: int) -> float:
         try:
             return min(self.first_s * float(self.factor) ** (attempt - 1), self.longest_s)
         except OverflowError:
@@ -65,11 +67,11 @@ class Backoff:
             )
 
 
-class Retry(MillisHooksError):  # noqa: N818 - it is a wish, not an error
+class Retry(MillisHooksError):  # noqa: N818 - a request, not an error
     """Raise it in a handler to be called again after `after_s` seconds.
 
-    That was an attempt like any other: after the last of `max_attempts` the run is parked. Raises
-    `ValueError` if `after_s` is no number from 0 to 30 days.
+    It counts as an attempt: after the last of `max_attempts` the run has failed. Raises
+    `ValueError` if `after_s` is not a number from 0 to 30 days.
     """
 
     def __init__(self, after_s: float, reason: str | None = None) -> None:
@@ -83,16 +85,55 @@ class Retry(MillisHooksError):  # noqa: N818 - it is a wish, not an error
         self.reason = reason
 
     def __reduce__(self) -> tuple[type[Retry], tuple[float, str | None]]:
-        # The message is no argument: without this it would not come back from a process pool.
+        # The message is not an argument: without this, unpickling from a process pool would fail.
         return type(self), (self.after_s, self.reason)
 
 
-class GiveUp(MillisHooksError):  # noqa: N818 - it is a wish, not an error
-    """Raise it in a handler that would fail each time: its run is parked now, for `reason`."""
+class GiveUp(MillisHooksError):  # noqa: N818 - a request, not an error
+    """Raise it in a handler that would fail each time: its run fails now, for `reason`."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(str(reason) or "given up")
         self.reason = str(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailedRun:
+    """A run without further attempts: an operator has to look at it, or replay it."""
+
+    run_id: int
+    #: The call of the run; its `idempotency_key` is the one that the failed handler had.
+    call: EndOfCall = field(repr=False)
+    #: The name of the handler that did not succeed.
+    handler: str
+    #: Why there are no further attempts, in words.
+    reason: str
+    #: How many attempts were made.
+    attempts: int
+    #: What the last attempt raised, without secrets and phone numbers; None if it raised nothing.
+    error_type: str | None = None
+    error_message: str | None = None
+    #: Aware, in UTC.
+    failed_at: datetime
+
+    @property
+    def parked_at(self) -> datetime:
+        """Return `failed_at`, by its name until 0.1."""
+        return self.failed_at
+
+    @property
+    def state(self) -> Any:
+        """Return what the application's `lifespan` yielded."""
+        return self.call.state
+
+    @property
+    def idempotency_key(self) -> str:
+        """Return a key that is the same in every attempt, and another after a failed replay."""
+        return f"{self.call.session_id}:{self.handler}:parked:{self.run_id}"
+
+
+#: The name of `FailedRun` until 0.1.
+ParkedRun = FailedRun
 
 
 def _is_number(value: object) -> bool:

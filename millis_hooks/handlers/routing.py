@@ -1,107 +1,298 @@
-"""The handler registry: which function wants which webhook, and for which calls.
+"""Handlers: the decorators that register them, their options, and which calls match which handler.
 
-Decorators return the function unchanged. What they take is in `options`, and what cannot work is
-refused by `registration` when it is registered.
-
-Makes a `Handler` of a function and its decorator's options.
-
-Whatever can be checked is checked here: a handler that could never be called fails at import, and
-the message names where it stands.
+Whatever can be checked is checked at registration, so a handler that could never be called fails at
+import; the message names the function and where it stands.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from typing import Any, TypeAlias, TypeVar, Unpack, overload
+import sys
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from types import NoneType
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    NamedTuple,
+    TypeAlias,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    get_args,
+    get_type_hints,
+    overload,
+)
+
+from pydantic import BaseModel
 
 from ..exceptions import RegistrationError
-from ..protocol.events import EndOfCall, PrefetchRequest, PrefetchResponse
-from .failed_runs import ParkedRun
-from .options import (
-    DEFAULT_TIMEOUT_S,
-    FIELDS,
-    OPTIONS,
-    EndOfCallOptions,
-    Event,
-    Handler,
-    HandlerHook,
-    ParkedOptions,
-    PrefetchOptions,
-    read_option,
-    suggest,
-)
+from ..protocol.call_status import CallStatus, Outcome
+from ..protocol.events import Channel, EndOfCall, PrefetchRequest, PrefetchResponse
+from .retries import Backoff, FailedRun
 from .signatures import check_signature, is_async, metadata_model, name_of, place_of
 
-_TAKES: Mapping[HandlerHook, type] = {
-    "prefetch": PrefetchRequest,
-    "end_of_call": EndOfCall,
-    "parked": ParkedRun,
+#: What a handler is called for: a webhook, or a run that has failed ("parked").
+HandlerHook: TypeAlias = Literal["prefetch", "end_of_call", "parked"]
+#: What a handler is called with.
+Event: TypeAlias = PrefetchRequest[Any] | EndOfCall | FailedRun
+
+#: How long a run's handler may take by default, in seconds.
+DEFAULT_TIMEOUT_S = 60.0
+MAX_ATTEMPTS = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Handler:
+    """A registered function, with its options."""
+
+    name: str
+    hook: HandlerHook
+    function: Callable[[Any], Any]
+    is_async: bool
+    place: str  # file:line, for messages
+    metadata_model: type[BaseModel] | None = None
+    #: The values that an attribute of the event may have, by the name of the attribute.
+    accepted: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    when: Callable[[Any], object] | None = None
+    #: None is `DEFAULT_TIMEOUT_S`; for prefetch, the application's budget.
+    timeout_s: float | None = None
+    max_attempts: int = 5
+    retry_backoff: Backoff = field(default_factory=Backoff)
+    concurrency: int | None = None  # most runs at work at once
+    repeatable: bool = True  # whether an operator may replay its runs
+    on_change: bool = False  # whether it is called again when a later end-of-call changes the call
+
+    def matches(self, event: Event) -> bool:
+        """Tell whether the filters accept `event`, except `when`, which is the team's own code."""
+        return all(getattr(event, name) in values for name, values in self.accepted.items())
+
+    def filters(self) -> dict[str, list[str]]:
+        """Return the accepted values, sorted, by the name of the filter."""
+        return {name: sorted(values) for name, values in self.accepted.items()}
+
+    def prepare(self, event: Event, state: object) -> Event:
+        """Return `event` with this handler's metadata type, idempotency key and `state`."""
+        if isinstance(event, FailedRun):
+            event.call._state, event.call._handler = state, event.handler
+            return event
+        if isinstance(event, EndOfCall):
+            event._handler = self.name
+        elif self.metadata_model is not None:
+            typed = event.typed(self.metadata_model)
+            event.problems = typed.problems  # the endpoint reports them
+            event = typed
+        event._state = state
+        return event
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """Return a sentence that suggests the known name nearest to `name`, or an empty string."""
+    near = get_close_matches(name, list(known), n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def _check(is_valid: Callable[[Any], object], advice: str) -> Callable[[Any], Any]:
+    """Return the check of an option, which returns its value or raises `ValueError`."""
+
+    def check(value: Any) -> Any:
+        if is_valid(value):
+            return value
+        raise ValueError(advice)
+
+    return check
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_count(value: object, most: int = sys.maxsize) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most
+
+
+def _texts(value: Any) -> frozenset[str]:
+    try:
+        texts = frozenset([value] if isinstance(value, str) else value)
+    except TypeError:
+        raise ValueError("Give it one text, or several.") from None
+    if texts and all(text and isinstance(text, str) for text in texts):
+        return texts
+    raise ValueError("It lets no call through. Leave it out, or give it texts to compare with.")
+
+
+def _one_of(known: Iterable[str]) -> Callable[[object], frozenset[str]]:
+    spelling = {_fold(name): str(name) for name in known}
+
+    def check(value: object) -> frozenset[str]:
+        names = _texts(value)
+        for name in sorted(names):
+            if _fold(name) not in spelling:
+                raise ValueError(
+                    f"{name!r} is unknown.{suggest(name, spelling.values())} "
+                    f"Known: {', '.join(spelling.values())}. For a new one, use when=."
+                )
+        return frozenset(spelling[_fold(name)] for name in names)
+
+    return check
+
+
+def _fold(name: str) -> str:
+    return name.lower().replace("_", "-")
+
+
+_NAME = _check(
+    lambda name: isinstance(name, str) and name.strip() and name.isprintable(),
+    "Give it a name that can be printed.",
+)
+_SECONDS = _check(
+    lambda value: _is_number(value) and 0 < value <= sys.float_info.max,
+    "Give it a number of seconds over 0.",
+)
+_ATTEMPTS = _check(
+    lambda value: _is_count(value, MAX_ATTEMPTS),
+    f"Give it a whole number from 1 to {MAX_ATTEMPTS}.",
+)
+_COUNT = _check(_is_count, "Give it a whole number from 1 on.")
+_BACKOFF = _check(
+    lambda value: isinstance(value, Backoff),
+    "Give it a Backoff, such as Backoff(first_s=10, factor=5).",
+)
+_BOOL = _check(lambda value: isinstance(value, bool), "It is True or False.")
+_FUNCTION = _check(
+    lambda value: callable(value) and not is_async(value),
+    "It must be a plain function of the call.",
+)
+_CHANNELS = _one_of(get_args(Channel))
+
+_Several: TypeAlias = str | Collection[str] | None
+_Channels: TypeAlias = Channel | Collection[Channel] | None
+
+
+class _Options(TypedDict, total=False):
+    name: Annotated[str | None, _NAME]
+
+
+class _RunOptions(_Options, total=False):
+    max_attempts: Annotated[int, _ATTEMPTS]
+    timeout_s: Annotated[float, _SECONDS]
+    retry_backoff: Annotated[Backoff, _BACKOFF]
+
+
+class PrefetchOptions(_Options, total=False):
+    """The options of `on_prefetch`."""
+
+    agent_id: Annotated[_Several, _texts]
+    channel: Annotated[_Channels, _CHANNELS]
+    when: Annotated[Callable[[PrefetchRequest], object] | None, _FUNCTION]
+    budget_s: Annotated[float | None, _SECONDS]
+
+
+class EndOfCallOptions(_RunOptions, total=False):
+    """The options of `on_end_of_call`."""
+
+    agent_id: Annotated[_Several, _texts]
+    channel: Annotated[_Channels, _CHANNELS]
+    call_status: Annotated[_Several, _one_of(CallStatus)]
+    outcome: Annotated[_Several, _one_of(Outcome)]
+    when: Annotated[Callable[[EndOfCall], object] | None, _FUNCTION]
+    concurrency: Annotated[int | None, _COUNT]
+    repeatable: Annotated[bool, _BOOL]
+    on_change: Annotated[bool, _BOOL]
+
+
+class FailedOptions(_RunOptions, total=False):
+    """The options of `on_failed`."""
+
+    handler: Annotated[_Several, _texts]
+
+
+class _Hook(NamedTuple):
+    decorator: str
+    takes: type
+    options: Mapping[str, Any]  # annotations: the type, and the check
+
+
+def _annotations(options: type) -> Mapping[str, Any]:
+    return get_type_hints(options, include_extras=True)
+
+
+_HOOKS: Mapping[HandlerHook, _Hook] = {
+    "prefetch": _Hook("on_prefetch", PrefetchRequest, _annotations(PrefetchOptions)),
+    "end_of_call": _Hook("on_end_of_call", EndOfCall, _annotations(EndOfCallOptions)),
+    "parked": _Hook("on_failed", FailedRun, _annotations(FailedOptions)),
 }
+_FILTERS = frozenset({"agent_id", "channel", "call_status", "outcome", "handler"})
 
 
 def make_handler(
     hook: HandlerHook, function: Callable[..., Any], options: Mapping[str, object]
 ) -> Handler:
-    """Return the handler that `function` is with these options.
+    """Return `function` as a handler with these options.
 
     Raises `RegistrationError` for what cannot work.
     """
+    decorator, takes, _ = _HOOKS[hook]
     if not callable(function):
-        raise RegistrationError(f"on_{hook} takes a function, not {function!r}.")
-    check_signature(function, _TAKES[hook], decorator=f"on_{hook}")
+        raise RegistrationError(f"{decorator} takes a function, not {function!r}.")
+    check_signature(function, takes, decorator=decorator)
+    checked = _checked(hook, function, options)
+    accepted = {name: checked.pop(name) for name in sorted(_FILTERS & checked.keys())}
+    if "budget_s" in checked:
+        checked["timeout_s"] = checked.pop("budget_s")
     return Handler(
         hook=hook,
         function=function,
         is_async=is_async(function),
         place=place_of(function),
         metadata_model=metadata_model(function) if hook == "prefetch" else None,
-        **_fields(hook, function, options),
+        accepted=accepted,
+        **{"name": name_of(function)} | checked,
     )
 
 
-def _fields(
+def _checked(
     hook: HandlerHook, function: Callable[..., Any], options: Mapping[str, object]
 ) -> dict[str, Any]:
-    """Return the fields of `Handler` that the options set."""
+    """Return the options that are set, checked."""
     where = f"{place_of(function)}: {name_of(function)} asks for"
-    fields = {"name": name_of(function)}
+    known = _HOOKS[hook].options
+    checked = {}
     for option, value in options.items():
-        if option not in OPTIONS[hook]:
-            raise RegistrationError(
-                f"{where} the unknown option {option!r}. {_taken(hook, option)}"
-            )
+        if option not in known:
+            hint = _known_options(hook, option)
+            raise RegistrationError(f"{where} the unknown option {option!r}. {hint}")
+        type_, check = get_args(known[option])
+        if value is None and NoneType in get_args(type_):
+            continue
         try:
-            read = read_option(option, value)
+            checked[option] = check(value)
         except ValueError as error:
             raise RegistrationError(f"{where} {option}={value!r}. {error}") from None
-        if read is not None:
-            fields[FIELDS.get(option, option)] = read
-    return fields
+    return checked
 
 
-def _taken(hook: HandlerHook, unknown: str) -> str:
-    """Return what the decorator takes, to somebody who asked for something else."""
-    known = OPTIONS[hook]
-    rest = " Anything else about a call can be told by when=." if "when" in known else ""
-    return f"on_{hook} takes {', '.join(known)}.{suggest(unknown, known)}{rest}"
+def _known_options(hook: HandlerHook, unknown: str) -> str:
+    decorator, _, known = _HOOKS[hook]
+    rest = " Filter by anything else about a call with when=." if "when" in known else ""
+    return f"{decorator} takes {', '.join(known)}.{suggest(unknown, known)}{rest}"
 
-
-__all__ = ["DEFAULT_TIMEOUT_S", "Event", "Handler", "HandlerHook", "Router"]
 
 PrefetchAnswer: TypeAlias = PrefetchResponse | dict[str, Any] | str | None
 PrefetchFunction: TypeAlias = Callable[
     [PrefetchRequest[Any]], PrefetchAnswer | Awaitable[PrefetchAnswer]
 ]
 EndOfCallFunction: TypeAlias = Callable[[EndOfCall], object]
-ParkedFunction: TypeAlias = Callable[[ParkedRun], object]
+FailedFunction: TypeAlias = Callable[[FailedRun], object]
 
 P = TypeVar("P", bound=PrefetchFunction)
 E = TypeVar("E", bound=EndOfCallFunction)
-K = TypeVar("K", bound=ParkedFunction)
+F = TypeVar("F", bound=FailedFunction)
 
 
 class Router:
-    """A collection of handlers; several can be put together with `include`."""
+    """A collection of handlers; `include` adds those of another."""
 
     def __init__(self) -> None:
         self._handlers: dict[tuple[str, str], Handler] = {}
@@ -111,15 +302,19 @@ class Router:
         return iter(self._handlers.values())
 
     def matching(self, hook: HandlerHook, event: Event) -> list[Handler]:
-        """Return the handlers whose filters let `event` through, in the order of registration."""
-        return [handler for handler in self if handler.hook == hook and handler.wants(event)]
+        """Return the handlers whose filters accept `event`, in the order of registration."""
+        return [handler for handler in self if handler.hook == hook and handler.matches(event)]
 
-    def telling_of(self, handler_name: str) -> list[Handler]:
-        """Return the handlers to be called when a run of the handler of this name is parked."""
-        return [handler for handler in self if handler.hears_of(handler_name)]
+    def failure_handlers(self, name: str) -> list[Handler]:
+        """Return the `on_failed` handlers that are called when a run of this handler has failed."""
+        return [
+            handler
+            for handler in self
+            if handler.hook == "parked" and name in handler.accepted.get("handler", {name})
+        ]
 
     def get(self, hook: str, name: str) -> Handler | None:
-        """Return the handler of this name, if there is one."""
+        """Return the handler of this name, or None."""
         return self._handlers.get((hook, name))
 
     def include(self, router: Router) -> None:
@@ -129,21 +324,21 @@ class Router:
 
     def add(self, handler: Handler) -> None:
         """Add one handler; raises `RegistrationError` if another has its name."""
-        known = self._handlers.setdefault((handler.hook, handler.name), handler)
-        if known is not handler:
+        present = self._handlers.setdefault((handler.hook, handler.name), handler)
+        if present is not handler:
             raise RegistrationError(
-                f"Two {handler.hook} handlers are named {handler.name!r}: at {known.place} and at "
-                f"{handler.place}. Rename one, or pass name=... to its decorator."
+                f"Two {handler.hook} handlers are named {handler.name!r}: at {present.place} and "
+                f"at {handler.place}. Rename one, or pass name=... to its decorator."
             )
 
     def check(self) -> None:
-        """Check what can only be told once all are registered: whom `on_parked(handler=)` names.
+        """Check the names in `on_failed(handler=)`, once all handlers are registered.
 
-        Raises `RegistrationError` if that is no end-of-call handler.
+        Raises `RegistrationError` for one that no end-of-call handler has.
         """
         known = [handler.name for handler in self if handler.hook == "end_of_call"]
         for handler in self:
-            for name in sorted((handler.handlers or frozenset()).difference(known)):
+            for name in sorted(handler.accepted.get("handler", frozenset()).difference(known)):
                 raise RegistrationError(
                     f"{handler.place}: {handler.name} asks for handler={name!r}, but no "
                     f"end-of-call handler has that name.{suggest(name, known)} "
@@ -158,7 +353,7 @@ class Router:
         """Register a function that answers prefetch webhooks, before the call begins.
 
         It takes a `PrefetchRequest` and returns a `PrefetchResponse`, a `str` (the extra prompt),
-        a dict in Millis' shape, or None. Of several matching handlers all run, side by side.
+        a dict in Millis' shape, or None. If several handlers match, all run, side by side.
 
         `name=` is the function's own by default. `agent_id=` and `channel=` filter by one value or
         several, `when=` by a function of the call. `budget_s=` is its share of the caller's
@@ -175,33 +370,36 @@ class Router:
         """Register a function that is called once a call has ended and is safely stored.
 
         It takes an `EndOfCall`; what it returns is not used. One that raises is called again, until
-        `max_attempts=` (5) have begun; then its run is parked. It may raise `Retry` and `GiveUp`.
+        `max_attempts=` (5) have begun; then its run has failed. It may raise `Retry` and `GiveUp`.
 
         `name=` is the function's own by default. `agent_id=`, `channel=`, `call_status=` and
         `outcome=` filter by one value or several, `when=` by a function of the call. An attempt is
         given up after `timeout_s=` (60) seconds; the next waits as `retry_backoff=`, a `Backoff`,
         says. At most `concurrency=` of its runs are at work at once. `repeatable=False` keeps
-        people from replaying it. With `on_change=True` it is called again when a later end of the
-        same call changes what is known of it. Raises `RegistrationError` for what cannot work.
+        operators from replaying it. With `on_change=True` it is called again when a later
+        end-of-call of the same session changes what is known of the call. Raises
+        `RegistrationError` for what cannot work.
         """
         return self._register("end_of_call", function, options)
 
     @overload
-    def on_parked(self, function: K, /) -> K: ...
+    def on_failed(self, function: F, /) -> F: ...
     @overload
-    def on_parked(self, /, **options: Unpack[ParkedOptions]) -> Callable[[K], K]: ...
-    def on_parked(self, function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
-        """Register a function that is called when a run is parked, to tell somebody.
+    def on_failed(self, /, **options: Unpack[FailedOptions]) -> Callable[[F], F]: ...
+    def on_failed(self, function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+        """Register a function that is called when a run has failed for good, to alert the team.
 
-        It takes a `ParkedRun`; what it returns is not used. It has attempts of its own, and nobody
-        is told when they all fail.
+        It takes a `FailedRun`; what it returns is not used. It has attempts of its own, and nothing
+        is called when they all fail.
 
-        `name=` is the function's own by default. `handler=` names the end-of-call handlers whose
-        parked runs it hears of, one or several; all by default. `max_attempts=` (5), `timeout_s=`
-        (60) and `retry_backoff=` are as in `on_end_of_call`. Raises `RegistrationError` for what
-        cannot work.
+        `name=` is the function's own by default. `handler=` names the end-of-call handlers about
+        whose failed runs it is called, one or several; all by default. `max_attempts=` (5),
+        `timeout_s=` (60) and `retry_backoff=` are as in `on_end_of_call`. Raises
+        `RegistrationError` for what cannot work.
         """
         return self._register("parked", function, options)
+
+    on_parked = on_failed  # its name until 0.1
 
     def _register(
         self, hook: HandlerHook, function: Callable[..., Any] | None, options: dict[str, Any]

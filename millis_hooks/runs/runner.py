@@ -31,8 +31,8 @@ from ..call_log.tables import attempts, calls, deliveries, handler_runs
 from ..call_log.writer import Writer
 from ..exceptions import HandlerError, HandlerTimeoutError, StorageError
 from ..handlers.executor import Workbench
-from ..handlers.failed_runs import ParkedRun
 from ..handlers.handler_call import NOTHING_AROUND, Around, Finished, Running
+from ..handlers.retries import FailedRun
 from ..handlers.routing import DEFAULT_TIMEOUT_S, Handler, Router
 from ..masking.error_report import describe_failure
 from ..observability.log_records import Attempt, log_attempt, trace_id
@@ -59,7 +59,7 @@ def read_bodies(reader: Engine, runs: Iterable[ClaimedRun]) -> Bodies:
 
 def event_of(
     reader: Engine, run: ClaimedRun, bodies: Bodies, *, own_numbers: frozenset[str]
-) -> EndOfCall | ParkedRun:
+) -> EndOfCall | FailedRun:
     """Return what the handler is called with.
 
     Raises PayloadError if the stored body can no longer be read, KeyError if it is gone, and
@@ -101,12 +101,12 @@ _BODIES: Select[Any] = (
 )
 
 
-def _parked_run(connection: Connection, run_id: int, call: EndOfCall) -> ParkedRun:
+def _parked_run(connection: Connection, run_id: int, call: EndOfCall) -> FailedRun:
     run = connection.execute(select(handler_runs).where(handler_runs.c.id == run_id)).one()
     call._change = run.change
     tried = select(attempts).where(attempts.c.run_id == run_id).order_by(attempts.c.number.desc())
     tries = connection.execute(tried).all()
-    return ParkedRun(
+    return FailedRun(
         run_id=run_id,
         call=call,
         handler=run.handler,
@@ -114,7 +114,7 @@ def _parked_run(connection: Connection, run_id: int, call: EndOfCall) -> ParkedR
         attempts=len(tries),
         error_type=tries[0].error_type if tries else None,
         error_message=tries[0].error_message if tries else None,
-        parked_at=run.state_since,
+        failed_at=run.state_since,
     )
 
 
@@ -283,7 +283,7 @@ class Runner:
 
     def _write(self, connection: Connection, *, ended: Sequence[AttemptEnd]) -> list[ClaimedRun]:
         """Runs in the writer's transaction, while this thread waits."""
-        telling_of, now = self._router.telling_of, self._now()
+        telling_of, now = self._router.failure_handlers, self._now()
         store.record(connection, ended, telling_of)
         if self._stop_at is not None:
             return []
@@ -352,7 +352,7 @@ class Runner:
                 known,
                 now,
                 waiting_since=now - UNKNOWN_FOR,
-                telling_of=self._router.telling_of,
+                telling_of=self._router.failure_handlers,
             )
 
     def _wait(self, longest_s: float | None = None) -> None:

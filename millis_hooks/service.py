@@ -179,7 +179,7 @@ class Sites:
 
     def _make_dashboard(self) -> ASGIApp:
         from .call_log.queries import Queries
-        from .dashboard import DashboardSettings, Webhooks, dashboard
+        from .dashboard import DashboardSettings, dashboard
         from .masking.policy import MaskPolicy
 
         return dashboard(
@@ -189,7 +189,6 @@ class Sites:
             settings=DashboardSettings(
                 version=__version__,
                 mask=MaskPolicy.of(self._settings),
-                webhooks=Webhooks.of(self._settings),
                 damage=lambda: self._works.call_log.damage,
                 public_url=self._settings.public_url,
             ),

@@ -115,6 +115,15 @@ def test_a_page_of_hostile_text_has_only_our_own_elements(
         assert list(Foreign(response.text).found) == []
 
 
+@pytest.mark.parametrize("name", page_names())
+def test_a_twin_of_hostile_text_is_json(name: str, filled: Path, browser: TestClient) -> None:
+    for path in paths_of(name, filled):
+        page, _, query = path.partition("?")
+        response = browser.get(f"{page}.json?{query}")
+        assert response.status_code < 500
+        response.json()
+
+
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("hostile")

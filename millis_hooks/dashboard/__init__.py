@@ -10,4 +10,3 @@ from .connection_test import Trials as Trials
 from .pages import DashboardSettings as DashboardSettings
 from .setup import Setup as Setup
 from .site import dashboard as dashboard
-from .webhook_api import Webhooks as Webhooks

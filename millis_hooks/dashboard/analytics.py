@@ -22,7 +22,7 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from ..call_log.queries.analytics import Report, Scope, Split, Tile, Tiles
 from ..call_log.queries.buckets import INTERVALS, last_days
-from .call_filters import Parameter, Params, every, read_time
+from .call_filters import Params, every, read_time
 from .charts import Chart, Charts, Unit, written
 from .formats import amount, iso
 from .pages import PageRequest, zone_named
@@ -46,17 +46,6 @@ RANGES: Mapping[Range, Span] = {
     "12mo": Span("12 mo", "12 months", 365),
 }
 DEFAULT_RANGE: Range = "30d"
-
-#: What `read_question` reads of an address.
-QUERY = (
-    Parameter("range", "The period, unless `from` or `to` is given.", choices=tuple(RANGES)),
-    Parameter("from", "The first day or moment."),
-    Parameter("to", "The last day, or the moment before which."),
-    Parameter("agent", "The agent's id.", repeats=True),
-    Parameter("tz", "The name of a time zone, as Europe/Berlin."),
-    Parameter("split", "How costs are told apart.", choices=("type", "provider")),
-    Parameter("interval", "How long a bar is.", choices=tuple(INTERVALS)),
-)
 
 
 @dataclass(frozen=True, slots=True)

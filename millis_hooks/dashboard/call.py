@@ -21,7 +21,7 @@ from ..call_log.queries.records import Call, CallRecord, CostItem, Delivery, Run
 from ..masking.places import END_OF_CALL
 from ..masking.policy import MaskPolicy
 from ..protocol.events import EndOfCall
-from .call_filters import Parameter, Params, list_query, params_of, read_list, read_page_size
+from .call_filters import Params, list_query, params_of, read_list, read_page_size
 from .formats import as_text
 from .pages import PageRequest
 from .payloads import MOST_SHOWN, Entry, Payload, Room, entries_of, payload_of, read_bytes
@@ -75,13 +75,6 @@ def _shown(call: EndOfCall, name: str, mask: MaskPolicy) -> str:
     shown = masked.get(name) if isinstance(masked, dict) else None
     text = as_text(shown)
     return text if len(text) <= _VALUE_CHARS else f"{text[:_VALUE_CHARS]}…"
-
-
-#: What `show_call` reads of an address, beside what a replay has put there.
-QUERY = (
-    Parameter("in", "The list the call was opened from: its query string."),
-    Parameter("print", "With everything unfolded.", choices=("full",)),
-)
 
 
 @dataclass(frozen=True, slots=True)

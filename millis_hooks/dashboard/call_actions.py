@@ -24,7 +24,6 @@ from ..call_log.upkeep.reprocess import Reread
 from ..exceptions import StorageError
 from ..operators import Operator
 from ..runs.replay import Replayed, replay_call, replay_run
-from .call_filters import Parameter
 from .formats import read_number
 from .pages import PageRequest, link
 
@@ -106,8 +105,6 @@ class ForgetView:
 
 class Forgetting:
     """Shows the page and takes its form."""
-
-    query = (Parameter("session_id", "The session to delete."),)
 
     def __init__(self, reader: Engine, write: Write, *, remembers: bool = False) -> None:
         """`remembers` says that the service may answer for a caller from memory (last_good)."""

@@ -4,8 +4,6 @@
 unless they say otherwise; a date in `to` is the last day of the list. Addresses that we make name
 moments, so that they are the same list to whoever opens them.
 
-What the query string of a page may say; declared beside the view that reads it.
-
 The filters that are applied to a list, in words, each of which can be taken away.
 """
 
@@ -15,7 +13,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, time, timedelta, tzinfo
-from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
+from typing import NamedTuple, TypeAlias, TypeVar
 from urllib.parse import urlencode
 
 from starlette.datastructures import QueryParams
@@ -31,30 +29,6 @@ from ..call_log.queries.filters import (
 from ..call_log.search import clean_query
 from .formats import clock, status_label
 
-
-@dataclass(frozen=True, slots=True)
-class Parameter:
-    """A name in a query string. What its value cannot mean is left out, never refused."""
-
-    name: str
-    meaning: str
-    choices: Sequence[str] = ()
-    kind: Literal["string", "number", "integer"] = "string"
-    repeats: bool = False
-
-    def described(self) -> dict[str, Any]:
-        """Return this as an OpenAPI parameter object."""
-        value: dict[str, Any] = {"type": self.kind}
-        if self.choices:
-            value["enum"] = list(self.choices)
-        return {
-            "name": self.name,
-            "in": "query",
-            "description": self.meaning,
-            "schema": {"type": "array", "items": value} if self.repeats else value,
-        }
-
-
 PAGE_SIZES = (25, 50, 100)
 PAGE_SIZE = 50
 
@@ -66,31 +40,6 @@ _DATE = len("2026-11-21")
 _OLD_OUTCOMES = {"error": "failed"}
 #: No call is of another year. Moments at the very ends of the calendar are not in every time zone.
 _YEARS = range(1900, 9000)
-
-#: What `read_filter`, `read_page_size` and the list's pages read of an address.
-QUERY = (
-    Parameter("q", "Text in transcripts, numbers and ids."),
-    Parameter("outcome", "What became of the call.", choices=OUTCOMES),
-    Parameter("status", "The status as Millis sends it.", repeats=True),
-    Parameter("agent", "The agent's id.", repeats=True),
-    Parameter("channel", "How the conversation was held.", choices=CHANNELS),
-    Parameter("direction", "Who called whom.", choices=DIRECTIONS),
-    Parameter("number", "A phone number of either side, or a part of it."),
-    Parameter("range", "The period, unless `from` or `to` is given.", choices=tuple(RANGES)),
-    Parameter("from", "The first day or moment."),
-    Parameter("to", "The last day, or the moment before which."),
-    Parameter("min", "The shortest length, in seconds.", kind="number"),
-    Parameter("max", "The greatest length, in seconds.", kind="number"),
-    Parameter("cost_min", "The lowest cost, in credits.", kind="number"),
-    Parameter("cost_max", "The highest cost, in credits.", kind="number"),
-    Parameter("meta", "A metadata key and its value, as key=value.", repeats=True),
-    Parameter("handler", "How its handlers stand.", choices=HANDLER_STATES),
-    Parameter("unparsed", "Only calls with a delivery that could not be read."),
-    Parameter("duplicate", "Only calls whose end was delivered more than once."),
-    Parameter("size", "How many calls a page has.", choices=tuple(map(str, PAGE_SIZES))),
-    Parameter("before", "The page after this cursor, which is `page.older`."),
-    Parameter("after", "The page before this cursor, which is `page.newer`."),
-)
 
 
 class TimeField(NamedTuple):

@@ -11,7 +11,6 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from ..operators import COMMAND_LINE, Account, Deed, Operator, Operators, Session
-from .call_filters import Parameter
 from .formats import read_number
 from .pages import PageRequest, link
 from .sign_in import client_of
@@ -72,8 +71,6 @@ class OperatorsView:
 
 class OperatorsPage:
     """Shows the page and takes its forms."""
-
-    query = (Parameter("before", "The id of the deed before which the list begins."),)
 
     def __init__(self, operators: Operators) -> None:
         self._operators = operators

@@ -40,7 +40,6 @@ from . import formats, runs
 from .call_filters import HANDLER_LABELS, PAGE_SIZES, time_field
 from .formats import RANGE_LABELS, STATUSES
 from .security import HEADERS, Cookies, local_path
-from .webhook_api import USUAL_WEBHOOKS, Webhooks
 
 ZONE_COOKIE = "mh_tz"
 
@@ -86,8 +85,6 @@ class DashboardSettings:
     #: From here on a prefetch is marked as slow.
     slow_prefetch_ms: float = 400
     mask: MaskPolicy = SECRETS_ALONE
-    #: What `/openapi.json` says of the two webhooks.
-    webhooks: Webhooks = USUAL_WEBHOOKS
     #: Says what was found when the call log is damaged.
     damage: Callable[[], str | None] = lambda: None
     #: Where browsers reach the pages, if it is known whatever a proxy says.

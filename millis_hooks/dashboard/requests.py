@@ -17,25 +17,13 @@ from ..call_log.queries.requests import KINDS, OUTCOMES, ListedRequest, RequestF
 from ..call_log.rejections import StoredRejection
 from ..masking.places import PREFETCH_QUERY
 from ..masking.policy import MaskPolicy
-from .call_filters import Parameter, read_filter
+from .call_filters import read_filter
 from .formats import read_number
 from .pages import PageRequest
 from .payloads import Payload, payload_of, query_of
 
 #: Beside `CallFilter.range`: most who look here look for what has just come.
 _RANGE = "all"
-
-#: What `list_deliveries` reads of an address.
-QUERY = (
-    Parameter("kind", "Which webhook was called.", choices=KINDS),
-    Parameter("outcome", "What became of the request.", choices=OUTCOMES),
-    Parameter("session", "The session's id."),
-    Parameter("range", "The period, unless `from` or `to` is given.", choices=tuple(RANGES)),
-    Parameter("from", "The first day or moment."),
-    Parameter("to", "The last day, or the moment before which."),
-    Parameter("before", "The page after this cursor, which is `page.older`."),
-    Parameter("after", "The page before this cursor, which is `page.newer`."),
-)
 
 
 @dataclass(frozen=True, slots=True)

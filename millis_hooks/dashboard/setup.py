@@ -9,11 +9,11 @@ The forms of the setup page: have the secrets shown, have a test sent.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 from urllib.parse import urlsplit
 
 from pydantic import JsonValue
@@ -30,7 +30,6 @@ from ..operators import Action, Operator
 from ..settings import Hook, Settings
 from ..webhooks import secret_for, secret_header, webhook_url
 from ..webhooks.agent_config import Form, agent_config, warnings_about
-from .call_filters import Parameter
 from .connection_test import Trial, Trials, read_trial
 from .pages import PageRequest, Pages, link
 
@@ -171,11 +170,6 @@ class SetupView:
 
 class Setup:
     """Builds the page from the settings of the service."""
-
-    QUERY: ClassVar[Sequence[Parameter]] = (
-        Parameter("url", "The public address, instead of the one in the settings."),
-        Parameter("agent", "The agent whose own secrets are configured."),
-    )
 
     def __init__(self, settings: Settings, trials: Trials, examine: Examine = tuple) -> None:
         """Ask `examine` what is wrong, at most once in half a minute."""

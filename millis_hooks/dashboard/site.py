@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, TypedDict, Unpack
@@ -23,21 +23,15 @@ from ..call_log.queries.requests import is_empty
 from ..operators import Operator, Operators, Role
 from . import call_actions
 from .actions import Actions, Confirmation
-from .analytics import QUERY as ANALYTICS_QUERY
 from .analytics import AnalyticsPage
-from .call import QUERY as CALL_QUERY
 from .call import show_call
 from .call_actions import Forgetting, Replay, ReplayForm, RereadDelivery, RereadForm
-from .call_filters import QUERY as CALLS_QUERY
-from .call_filters import Parameter
 from .calls import Format, export_calls, follow_call, follow_calls, list_calls
 from .charts import as_csv
 from .formats import MAX_FORM_BYTES
 from .live_updates import Live
-from .openapi import Description, Twin
 from .operators import OperatorsPage
 from .pages import DashboardSettings, Errors, Pages, View, as_json, choose_zone, link, templates_dir
-from .requests import QUERY as DELIVERIES_QUERY
 from .requests import list_deliveries, show_delivery, show_drift, show_rejection
 from .security import CONTENT_POLICY, RECORDING_POLICY, Cookies, Guards
 from .setup import Setup, SetupForms, revealed
@@ -90,8 +84,6 @@ class _Site:
         self._actions = Actions(self._sign_in, Confirmation(operators, self._pages, now))
         self._analytics = AnalyticsPage()
         self._replays = ReplayForm(replay, now)
-        self._twins: list[Twin] = []
-        self._description = Description(self._twins, settings.webhooks, settings.version)
         self._setup = parts.get("setup")
         self._forgetting = parts.get("forgetting")
         self._reread = parts.get("reread")
@@ -109,18 +101,15 @@ class _Site:
             self._actions.route(
                 "/time-zone", "time_zone", partial(choose_zone, self._cookies), role="view"
             ),
-            Route("/openapi.json", sign_in.required(self._openapi), name="openapi"),
             Mount("/static", _Static(directory=templates_dir() / "static"), name="static"),
             Route("/live", self._live, methods=["GET"], name="live"),
             self._fragment("/live/calls", "live_calls", follow_calls),
             self._fragment("/live/calls/{session_id:anytext}", "live_call", follow_call),
-            *self._page("/calls", "calls", list_calls, query=CALLS_QUERY),
+            *self._page("/calls", "calls", list_calls),
             self._export("csv"),
             self._export("jsonl"),
-            *self._page(
-                "/calls/{session_id:anytext}", "call", show_call, RECORDING_POLICY, query=CALL_QUERY
-            ),
-            *self._page("/deliveries", "deliveries", list_deliveries, query=DELIVERIES_QUERY),
+            *self._page("/calls/{session_id:anytext}", "call", show_call, RECORDING_POLICY),
+            *self._page("/deliveries", "deliveries", list_deliveries),
             *self._page("/deliveries/{delivery_id}", "delivery", show_delivery),
             *self._page("/rejections/{rejection_id}", "rejection", show_rejection),
             *self._page("/drift", "drift", show_drift),
@@ -129,7 +118,7 @@ class _Site:
             *self._forgetting_routes(),
             *self._reread_routes(),
             *self._sandbox_routes(),
-            *self._page("/analytics", "analytics", self._analytics.show, query=ANALYTICS_QUERY),
+            *self._page("/analytics", "analytics", self._analytics.show),
             Route(
                 "/analytics/{chart}.csv", sign_in.required(self._chart_csv), name="analytics_csv"
             ),
@@ -150,14 +139,9 @@ class _Site:
         view: View,
         policy: str = CONTENT_POLICY,
         *,
-        query: Sequence[Parameter] = (),
         role: Role = "view",
     ) -> Iterator[Route]:
-        """Yield a page and its twin; the twin first, as `.json` also fits into any text.
-
-        `query` is what the view reads of a query string.
-        """
-        self._twins.append(Twin(path, name, view, query))
+        """Yield a page and its twin; the twin first, as `.json` also fits into any text."""
 
         def page(request: Request, operator: Operator) -> Response:
             shown = self._pages.ask(view, request)
@@ -219,7 +203,7 @@ class _Site:
             return
         forms = SetupForms(self._setup, self._pages, self._sign_in.record)
         yield self._fragment("/setup/received", "setup_received", self._setup.show)
-        yield from self._page("/setup", "setup", self._setup.show, query=self._setup.QUERY)
+        yield from self._page("/setup", "setup", self._setup.show)
         yield self._actions.route(
             "/setup/reveal",
             "setup_reveal",
@@ -234,7 +218,7 @@ class _Site:
 
     def _operators_routes(self) -> Iterator[Route]:
         page, route = self._operators, partial(self._actions.route, role="view")
-        yield from self._page("/operators", "operators", page.show, query=page.query)
+        yield from self._page("/operators", "operators", page.show)
         yield route("/operators/end-session", "end_session", page.end_session)
         yield route("/operators/sign-out", "sign_out_everywhere", page.sign_out_everywhere)
 
@@ -242,7 +226,7 @@ class _Site:
         if self._forgetting is None:
             return
         form = self._forgetting
-        yield from self._page("/forget", "forget", form.show, query=form.query, role="operate")
+        yield from self._page("/forget", "forget", form.show, role="operate")
         yield self._actions.route("/forget", "forget_now", form.submit, deed="forget")
 
     def _sandbox_routes(self) -> Iterator[Route]:
@@ -252,7 +236,7 @@ class _Site:
 
         page, forms = self._sandbox, SandboxForms(self._sandbox, self._pages)
         yield self._fragment("/sandbox/call", "sandbox_call", page.show, role="operate")
-        yield from self._page("/sandbox", "sandbox", page.show, query=page.QUERY, role="operate")
+        yield from self._page("/sandbox", "sandbox", page.show, role="operate")
         for path, act in (
             ("start", forms.start),
             ("say", forms.say),
@@ -260,10 +244,6 @@ class _Site:
             ("end", forms.end),
         ):
             yield self._actions.route(f"/sandbox/{path}", f"sandbox_{path}", act, max_fields=120)
-
-    def _openapi(self, request: Request, _: Operator) -> Response:
-        root = request.scope.get("root_path", "")
-        return as_json(self._description.of(root, self._cookies.session_name(request)))
 
     def _home(self, request: Request, _: Operator) -> Response:
         """Lead to the calls, or to the setup page as long as there never was one."""

@@ -9,9 +9,9 @@ would refuse is refused here.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any
 from urllib.parse import urlencode
 
 from anyio import from_thread
@@ -33,9 +33,8 @@ from ...sandbox.emulator.schemas import (
 )
 from ...sandbox.emulator.sessions import SessionRequest
 from ...sandbox.policy import PolicySetting, policy_settings
-from ..call_filters import Parameter
 from ..pages import PageRequest
-from .form import SCENARIOS, WAYS, Draft, params_of, policy_texts, read_draft, warning_about
+from .form import SCENARIOS, Draft, params_of, policy_texts, read_draft, warning_about
 from .result import Rehearsed, rehearsed
 
 _KEY = "YOUR_PUBLIC_KEY"
@@ -258,12 +257,6 @@ class SandboxView:
 
 class Sandbox:
     """Builds the page. `rehearsals` gives what begins its calls, on the event loop of those."""
-
-    QUERY: ClassVar[Sequence[Parameter]] = (
-        Parameter("session", "The call to look at."),
-        Parameter("scenario", "A shipped scenario to fill the form in with."),
-        Parameter("way", "How the call is begun; with it the rest of the form.", choices=WAYS),
-    )
 
     def __init__(self, rehearsals: Callable[[], Coroutine[Any, Any, Rehearsals]]) -> None:
         self._rehearsals = rehearsals

@@ -441,10 +441,10 @@ class Service:
         if not settings.take_calls_when_damaged:
             store = partial(_store_if_sound, self.call_log, store)
         if settings.redact_before_store and self._hidden is not None:
-            from .call_log.masked_deliveries import Redaction
+            from .call_log.redaction import record_redacted, store_redacted
 
-            redaction = Redaction(self._hidden, store, record)
-            store, record = redaction.store, redaction.record
+            store = partial(store_redacted, store, self._hidden)
+            record = partial(record_redacted, record, self._hidden)
         if tracing is not None:
             from .observability.tracing import traces_going_on
 
@@ -499,10 +499,10 @@ class Service:
         return self.runner.leads
 
     def _start_reconciler(self, api: MillisApi) -> Reconciler:
-        from .call_log.masked_deliveries import redacting
+        from .call_log.redaction import redaction_of
         from .millis_api.reconcile import Reconciler, Reconciliation
 
-        log, redact = self.call_log, redacting(self._settings)
+        log, redact = self.call_log, redaction_of(self._settings)
         reconciler = Reconciler(
             partial(
                 Reconciliation, api, log.database.reader, log.writer.run, now=_now, redact=redact
@@ -549,9 +549,9 @@ def _hidden(settings: Settings) -> MaskPolicy | None:
     """Return what is kept out of the logs, and out of the call log if that is redacted."""
     if settings.mask_numbers == settings.mask_text == "none" and not settings.redact_before_store:
         return None  # masking compiles its patterns when it is imported: most never need it here
-    from .call_log.masked_deliveries import policy_of
+    from .call_log.redaction import storage_policy
 
-    return policy_of(settings)
+    return storage_policy(settings)
 
 
 def _tracing(settings: Settings) -> Tracing | None:

@@ -15,7 +15,7 @@ from sqlalchemy import text
 from stored_calls import NOW
 
 from millis_hooks.exceptions import StorageError
-from millis_hooks.masking.policy import MASK
+from millis_hooks.masking.secret_patterns import MASK
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import pytest
 from dashboard_site import HOSTILE, Page, Site
 from stored_calls import NOW
 
-from millis_hooks.masking.policy import MASK
+from millis_hooks.masking.secret_patterns import MASK
 from millis_hooks.operators.accounts import add, hash_password
 
 CONFIG = {"voice": {"api_key": "sk-abcdefghijklmnop1234"}, "llm": "gpt"}

@@ -16,7 +16,8 @@ from stored_calls import NOW
 
 from millis_hooks import EndOfCall
 from millis_hooks.call_log.tables import rejections
-from millis_hooks.masking.policy import MASK, MaskPolicy
+from millis_hooks.masking.policy import MaskPolicy
+from millis_hooks.masking.secret_patterns import MASK
 
 PASSWORD = "a password of the tests"
 

@@ -26,7 +26,8 @@ from millis_hooks.call_log.drift import (
 )
 from millis_hooks.call_log.tables import deliveries, drift
 from millis_hooks.cli.commands import app
-from millis_hooks.masking.policy import MASK, MaskPolicy
+from millis_hooks.masking.policy import MaskPolicy
+from millis_hooks.masking.secret_patterns import MASK
 from millis_hooks.protocol.call_status import CallStatus
 from millis_hooks.protocol.events import EndOfCall, PrefetchRequest
 from millis_hooks.protocol.samples import VINTAGES, end_of_call_body, prefetch_query

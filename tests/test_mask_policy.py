@@ -19,7 +19,8 @@ from millis_hooks.cli.commands import app
 from millis_hooks.exceptions import ConfigError, HandlerTimeoutError
 from millis_hooks.masking.error_report import describe_failure, hide_by, hide_no_more_by
 from millis_hooks.masking.places import PREFETCH_ANSWER, PREFETCH_QUERY, Place
-from millis_hooks.masking.policy import HIDDEN, MASK, MaskPolicy
+from millis_hooks.masking.policy import HIDDEN, MaskPolicy
+from millis_hooks.masking.secret_patterns import MASK
 from millis_hooks.settings import Settings
 
 PARTIAL, FULL = MaskPolicy("partial", "partial"), MaskPolicy("full", "full")
@@ -198,7 +199,7 @@ def test_nothing_makes_masking_fail_and_masking_twice_hides_nothing_more(value: 
 @given(st.text("+0123456789 ()-.x@•%2B"))
 def test_no_text_makes_masking_fail(text: str) -> None:
     for policy in (PARTIAL, FULL):
-        for show in (policy.line, policy.stretch, policy.phone, policy.traceback):
+        for show in (policy.line, policy.cut_text, policy.phone, policy.traceback):
             show(text)
 
 

@@ -8,14 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from millis_hooks.masking.policy import (
-    MASK,
-    MaskPolicy,
-    is_secret_name,
-    mask_phone,
-    mask_secrets,
-    mask_text,
-)
+from millis_hooks.masking.policy import MaskPolicy, mask_phone, mask_secrets, mask_text
+from millis_hooks.masking.secret_patterns import MASK, is_secret_name
 
 SAMPLES = Path(__file__).parent / "samples"
 

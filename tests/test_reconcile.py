@@ -25,8 +25,8 @@ from millis_hooks import EndOfCall, MillisHooks
 from millis_hooks.call_log import missing_ends
 from millis_hooks.call_log.database import Database
 from millis_hooks.call_log.deliveries import Delivery, insert_deliveries
-from millis_hooks.call_log.masked_deliveries import redact
 from millis_hooks.call_log.processing import Processor
+from millis_hooks.call_log.redaction import redact
 from millis_hooks.call_log.tables import (
     calls,
     deliveries,

@@ -30,7 +30,7 @@ from test_mask_policy import JSON_VALUES, NUMBER, SENT, SESSION, SHORTENED, WORD
 
 from millis_hooks import EndOfCall, MillisHooks, PrefetchRequest, PrefetchResponse
 from millis_hooks.call_log.deliveries import Delivery
-from millis_hooks.call_log.masked_deliveries import redact
+from millis_hooks.call_log.redaction import redact
 from millis_hooks.masking.policy import HIDDEN, MaskPolicy
 
 pytestmark = pytest.mark.both_databases

@@ -21,7 +21,7 @@ from millis_hooks.call_log.queries import Queries
 from millis_hooks.call_log.rejections import Described, Rejection, RejectionLog
 from millis_hooks.call_log.upkeep.retention import prune
 from millis_hooks.exceptions import StorageError
-from millis_hooks.masking.policy import MASK
+from millis_hooks.masking.secret_patterns import MASK
 from millis_hooks.settings import Settings
 from millis_hooks.webhooks.refused import Describer
 

@@ -16,7 +16,7 @@ from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
 from millis_hooks import EndOfCall
-from millis_hooks.masking.policy import MASK
+from millis_hooks.masking.secret_patterns import MASK
 
 CONFIG = {"prompt": "Book a table for {caller}.", "voice": VOICE}
 

@@ -46,7 +46,7 @@ def list_calls(
     as_json: AsJson = False,
 ) -> None:
     """List calls, newest first: those that are going on, then those that ended."""
-    from ..call_log.queries.masked_records import masked_call, masked_listing
+    from ..call_log.redaction import masked_call, masked_listing
     from ..masking.policy import MaskPolicy
     from ..settings import Settings
 
@@ -255,7 +255,7 @@ def tail(
     ] = True,
 ) -> None:
     """Follow calls live: what came in, what we answered, and how handlers did."""
-    from ..call_log.queries.masked_records import masked_happening
+    from ..call_log.redaction import masked_happening
     from ..masking.policy import MaskPolicy
     from ..settings import Settings
 

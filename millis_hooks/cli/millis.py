@@ -130,7 +130,7 @@ def _look(
     is_trial: bool,
     at_once: bool,
 ) -> Reconciled:
-    from ..call_log.masked_deliveries import redacting
+    from ..call_log.redaction import redaction_of
     from ..call_log.upkeep.removal import writing_by
     from ..millis_api.reconcile import SETTLES_IN, Reconciled, Reconciliation
 
@@ -148,7 +148,7 @@ def _look(
                 database.reader,
                 writing_by(database.writer),
                 now=lambda: datetime.now(UTC),
-                redact=redacting(settings),
+                redact=redaction_of(settings),
                 is_trial=is_trial,
                 settles_in=timedelta() if at_once else SETTLES_IN,
                 tell=tell,

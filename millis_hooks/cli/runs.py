@@ -56,7 +56,7 @@ def list_runs(
 ) -> None:
     """List handler runs, newest first; of a run and its replays, the latest."""
     from ..call_log.queries import runs
-    from ..call_log.queries.masked_records import masked_listed_run
+    from ..call_log.redaction import masked_listed_run
     from ..masking.policy import MaskPolicy
     from ..settings import Settings
 

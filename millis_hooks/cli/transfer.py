@@ -261,7 +261,7 @@ def import_calls(
 
 @contextmanager
 def _importer(settings: Settings) -> Iterator[Importer]:
-    from ..call_log.masked_deliveries import redacting
+    from ..call_log.redaction import redaction_of
     from ..call_log.transfer.import_ import Importer
     from ..call_log.writer import Writer
 
@@ -270,7 +270,7 @@ def _importer(settings: Settings) -> Iterator[Importer]:
         writer.start()
         try:
             yield Importer(
-                database, writer, own_numbers=settings.own_numbers, redact=redacting(settings)
+                database, writer, own_numbers=settings.own_numbers, redact=redaction_of(settings)
             )
         finally:
             writer.close()

@@ -16,8 +16,8 @@ from typing import Any
 from pydantic import JsonValue
 
 from ..call_log.call_ends import End, changes, end_of, put_together
-from ..call_log.queries.masked_records import masked_call, masked_run
 from ..call_log.queries.records import Call, CallRecord, CostItem, Delivery, Run, State
+from ..call_log.redaction import masked_call, masked_run
 from ..masking.places import END_OF_CALL
 from ..masking.policy import MaskPolicy
 from ..protocol.events import EndOfCall

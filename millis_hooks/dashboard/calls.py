@@ -20,9 +20,9 @@ from typing import Literal, TypeAlias
 from starlette.responses import Response, StreamingResponse
 
 from ..call_log.queries.filters import CallFilter
-from ..call_log.queries.masked_records import masked_call, masked_listing
 from ..call_log.queries.records import Call, LiveCall, Page, State, Today
 from ..call_log.queries.requests import is_empty
+from ..call_log.redaction import masked_call, masked_listing
 from ..masking.places import Place
 from ..protocol.events import PrefetchRequest
 from .call_filters import Chip, Params, chips_of, list_query, params_of, read_filter, read_page_size

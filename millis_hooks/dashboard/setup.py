@@ -25,7 +25,7 @@ from ..call_log.queries.requests import Arrival, FoundHandler, found_handlers, n
 from ..call_log.rejections import RejectionCount, count_rejections
 from ..checks import Finding
 from ..environment.addresses import is_link_local, is_loopback, web_address
-from ..masking.policy import MASK
+from ..masking.secret_patterns import MASK
 from ..operators import Action, Operator
 from ..settings import Hook, Settings
 from ..webhooks import secret_for, secret_header, webhook_url

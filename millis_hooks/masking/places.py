@@ -1,7 +1,7 @@
-"""What stands where in the payloads, as far as masking has to know.
+"""The one table of what stands where: in payloads, in rows of the call log, in sandbox steps.
 
-Closed by default: a field that is not named here holds words. Source: docs.millis.ai,
-core-concepts/webhooks, and its OpenAPI file.
+Closed by default: a field that is not named here holds words. Source of the payloads' fields:
+docs.millis.ai, core-concepts/webhooks, and its OpenAPI file.
 """
 
 from __future__ import annotations
@@ -12,17 +12,18 @@ from typing import TypeAlias
 
 
 class Place(Enum):
-    """What a field holds, and what of it has to be hidden."""
+    """The kind of content that a field has, and so what is hidden of it."""
 
-    KEPT = auto()  # ids, times and states, which other things hang on: stays to the letter
-    OPEN = auto()  # settings and figures: only secrets
+    KEPT = auto()  # ids, times and states, which other rows refer to: unchanged
+    OPEN = auto()  # settings and figures: only secrets are hidden
     NUMBER = auto()  # a phone number, whatever it looks like
-    LINE = auto()  # a program's words: what in them has the shape of a number
-    LINK = auto()  # where the recording is
-    WORDS = auto()  # what a person said or wrote, and what is known of one
+    LINE = auto()  # a program's message: secrets, and what has the shape of a number
+    LINK = auto()  # the address of a recording
+    WORDS = auto()  # what a person said or wrote, and what is known of a person
+    TRACEBACK = auto()  # a traceback: where words are hidden, without its messages
 
 
-#: A place, or those of an object's fields. A list's items stand where the list does.
+#: A place, or those of an object's fields. The items of a list stand where the list does.
 Places: TypeAlias = "Mapping[str, Places] | Place"
 
 _AGENT_CONFIG: Places = {
@@ -72,5 +73,68 @@ PREFETCH_QUERY: Mapping[str, Places] = {
     "to": Place.NUMBER,
 }
 
-#: What a handler answers is about a person; what we answer without one is about the request.
+#: A handler's answer is about a person; an answer of our own is about the request.
 PREFETCH_ANSWER: Mapping[str, Places] = {"error": Place.OPEN}
+
+#: Why a delivery was answered as it was; that of a prefetch may quote what a handler raised.
+DELIVERY_REASON: Mapping[str, Place] = {"prefetch": Place.WORDS, "end_of_call": Place.LINE}
+
+#: Columns of a call.
+CALL: Mapping[str, Place] = {
+    "agent_id": Place.KEPT,
+    "call_id": Place.KEPT,
+    "call_status": Place.KEPT,
+    "channel": Place.KEPT,
+    "customer_phone": Place.NUMBER,
+    "direction": Place.KEPT,
+    "error_message": Place.LINE,
+    "from_phone": Place.NUMBER,
+    "outcome": Place.KEPT,
+    "prefetch_outcome": Place.KEPT,
+    "provider": Place.KEPT,
+    "recording_url": Place.LINK,
+    "session_id": Place.KEPT,
+    "snippet": Place.WORDS,
+    "to_phone": Place.NUMBER,
+}
+
+#: Fields of runs and attempts: what a handler raised or gave up with may quote the call.
+RUN: Mapping[str, Place] = {
+    "customer_phone": Place.NUMBER,
+    "error": Place.WORDS,
+    "error_message": Place.WORDS,
+    "reason": Place.WORDS,
+    "traceback": Place.TRACEBACK,
+}
+
+#: A step of a sandbox call.
+SANDBOX_STEP: Mapping[str, Places] = {
+    "added": Place.LINE,
+    "agent_id": Place.KEPT,
+    "answered": {"status_code": Place.KEPT, "content_type": Place.OPEN},
+    "at_s": Place.KEPT,
+    "call_id": Place.KEPT,
+    "call_status": Place.KEPT,
+    "changed": Place.LINE,
+    "continues": Place.KEPT,
+    "duration_s": Place.KEPT,
+    "entry": END_OF_CALL,
+    "error_message": Place.LINE,
+    "failure": Place.LINE,
+    "from_phone": Place.NUMBER,
+    "is_final": Place.KEPT,
+    "kind": Place.KEPT,
+    "name": Place.OPEN,
+    "notes": Place.LINE,
+    "number": Place.KEPT,
+    "removed": Place.LINE,
+    "role": Place.OPEN,
+    "sent": {"method": Place.OPEN, "body": END_OF_CALL},
+    "session_id": Place.KEPT,
+    "to_phone": Place.NUMBER,
+    "took_ms": Place.KEPT,
+    "tools": {"name": Place.OPEN},
+    "unresolved": Place.LINE,
+    "vintage": Place.OPEN,
+    "way": Place.OPEN,
+}

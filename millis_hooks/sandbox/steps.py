@@ -13,8 +13,9 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar, TypeVar
 
 from ..exceptions import PayloadError
-from ..masking.places import END_OF_CALL, Place, Places
-from ..masking.policy import MASK, MaskPolicy, mask_secrets
+from ..masking.places import SANDBOX_STEP
+from ..masking.policy import MaskPolicy, mask_secrets
+from ..masking.secret_patterns import MASK
 from ..protocol.reading import Json, read_json
 from .transport import Answer, Request
 
@@ -222,38 +223,6 @@ class Noted(Step):
 
 S = TypeVar("S", bound=Step)
 
-#: What stands where in a step, for masking; what is not named holds words.
-_PLACES: Mapping[str, Places] = {
-    "kind": Place.KEPT,
-    "number": Place.KEPT,
-    "at_s": Place.KEPT,
-    "notes": Place.LINE,
-    "way": Place.OPEN,
-    "session_id": Place.KEPT,
-    "call_id": Place.KEPT,
-    "agent_id": Place.KEPT,
-    "from_phone": Place.NUMBER,
-    "to_phone": Place.NUMBER,
-    "added": Place.LINE,
-    "changed": Place.LINE,
-    "removed": Place.LINE,
-    "tools": {"name": Place.OPEN},
-    "unresolved": Place.LINE,
-    "role": Place.OPEN,
-    "continues": Place.KEPT,
-    "is_final": Place.KEPT,
-    "name": Place.OPEN,
-    "sent": {"method": Place.OPEN, "body": END_OF_CALL},
-    "answered": {"status_code": Place.KEPT, "content_type": Place.OPEN},
-    "took_ms": Place.KEPT,
-    "failure": Place.LINE,
-    "call_status": Place.KEPT,
-    "duration_s": Place.KEPT,
-    "error_message": Place.LINE,
-    "vintage": Place.OPEN,
-    "entry": END_OF_CALL,
-}
-
 
 def shown(step: Step, mask: MaskPolicy) -> dict[str, Any]:
     """Return a step as JSON, as it may be seen."""
@@ -262,7 +231,7 @@ def shown(step: Step, mask: MaskPolicy) -> dict[str, Any]:
 
 def seen(step: dict[str, Any], mask: MaskPolicy) -> dict[str, Any]:
     """Return a step that is JSON already as it may be seen."""
-    masked = mask.payload(step, _PLACES)
+    masked = mask.payload(step, SANDBOX_STEP)
     return masked if isinstance(masked, dict) else {}
 
 

@@ -28,7 +28,8 @@ from ..environment.secret_rules import MIN_CHARS
 from ..exceptions import AuthenticationError, HeadTooLargeError, WrongAddressError
 from ..masking.known_secrets import safe_path
 from ..masking.places import PREFETCH_QUERY
-from ..masking.policy import MASK, SECRETS_ALONE, MaskPolicy
+from ..masking.policy import SECRETS_ALONE, MaskPolicy
+from ..masking.secret_patterns import MASK
 from ..protocol.reading import read_query
 from ..settings import Settings
 from . import webhook_url

@@ -6,8 +6,6 @@ Which ones they are is settled at once, in one look at the log: what comes later
 Each is then read at its turn, the first received first, so no write waits for an export, and memory
 holds one number for each call (8 bytes) and a handful of calls.
 
-What an export shows of the columns of a call, by the one masking policy.
-
 Calls as CSV, fit for programs and safe in spreadsheets.
 
 RFC 4180: commas, quotes where they are needed, CRLF; in UTF-8, with a row of names first. Times are
@@ -59,9 +57,9 @@ from sqlalchemy import (
 from ...exceptions import ConfigError
 from ...masking.policy import MaskPolicy
 from ..deliveries import Delivery
-from ..masked_deliveries import masked_delivery
 from ..queries.filters import CallFilter, is_overdue, wishes, within
 from ..raw_body import length_of
+from ..redaction import masked_columns, masked_delivery
 from ..tables import Key, UtcDateTime, calls, deliveries
 from .lines import call_line
 
@@ -179,31 +177,6 @@ def _deliveries_of(engine: Engine, sessions: Sequence[str]) -> dict[str, list[De
             delivery = Delivery(*row)
             found.setdefault(str(delivery.session_id), []).append(delivery)
     return found
-
-
-_NUMBERS = frozenset({"from_phone", "to_phone", "customer_phone"})
-#: Ids and states. Any other text, and any column to come, is shown as what somebody said.
-_KEPT = frozenset(
-    {
-        "session_id", "call_id", "agent_id", "channel", "direction", "provider", "call_status",
-        "outcome", "prefetch_outcome",
-    }
-)  # fmt: skip
-
-
-def shown_columns(columns: Mapping[str, Any], policy: MaskPolicy) -> dict[str, Any]:
-    """Return the columns of a call as they may be seen."""
-    return {name: _shown(name, value, policy) for name, value in columns.items()}
-
-
-def _shown(name: str, value: object, policy: MaskPolicy) -> object:
-    if not isinstance(value, str) or name in _KEPT:
-        return value
-    if name in _NUMBERS:
-        return policy.phone(value)
-    if name == "recording_url":
-        return policy.url(value)
-    return policy.line(value) if name == "error_message" else policy.text(value)
 
 
 _MAY_BE_FORMULA = re.compile(r"['\t\r\n]|[\s\x00-\x20\x7f-\xa0\u200b-\u200f\ufeff]*[=+\-@＝＋－＠]")
@@ -341,7 +314,7 @@ class _Table:
         self.close, self.abandon = rows.close, rows.abandon
 
     def write(self, told: Told) -> None:
-        self._rows.write(shown_columns(told.columns, self._policy).values())
+        self._rows.write(masked_columns(told.columns, self._policy).values())
 
 
 class _Lines:
@@ -352,7 +325,7 @@ class _Lines:
     def write(self, told: Told) -> None:
         columns, deliveries = told
         if (policy := self._policy) is not None:
-            columns = shown_columns(columns, policy)
+            columns = masked_columns(columns, policy)
             deliveries = [masked_delivery(delivery, policy) for delivery in deliveries]
         for piece in call_line(columns, deliveries, masked=policy is not None):
             self._to.write(piece)

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias, get_args
 from pydantic import JsonValue
 
 from ...exceptions import PayloadError
-from ...masking.policy import is_secret_name
+from ...masking.secret_patterns import is_secret_name
 from ...protocol.reading import read_json
 from ...protocol.samples import AGENT_ID, CUSTOMER_PHONE, OWN_PHONE
 from ...protocol.typed_metadata import as_text

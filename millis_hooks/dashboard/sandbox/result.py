@@ -8,8 +8,8 @@ from typing import Any, Literal, TypeAlias, cast
 
 from pydantic import JsonValue
 
-from ...call_log.queries.masked_records import masked_run
 from ...call_log.queries.records import CallRecord, Delivery, Run
+from ...call_log.redaction import masked_run
 from ...exceptions import PayloadError
 from ...masking.policy import MaskPolicy
 from ...protocol.reading import read_json

@@ -1,0 +1,195 @@
+"""Applies the mask policy to what the call log keeps: deliveries, records and rows of exports.
+
+Deliveries can be masked before they are stored: what is not written cannot be read, copied or
+lost. Ids, times, statuses, costs and the shape of the payload stay.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlencode
+
+from pydantic_core import to_json
+
+from ..exceptions import PayloadError
+from ..masking.places import (
+    CALL,
+    DELIVERY_REASON,
+    END_OF_CALL,
+    PREFETCH_ANSWER,
+    PREFETCH_QUERY,
+    RUN,
+    Place,
+)
+from ..masking.policy import HIDDEN, MaskPolicy
+from ..protocol.phones import repair_phone
+from ..protocol.reading import read_json, read_query, web_url
+from ..settings import Settings
+from .deliveries import Delivery
+from .queries.followed import Happening
+from .queries.records import Call, ListedCall, Run
+from .queries.runs import ListedRun
+from .search import Excerpt
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Record = TypeVar("Record", bound="DataclassInstance")
+
+#: A JSON string, also one that was cut off; the group is set if it is the name of a field.
+#: It matches at every quote, so no match begins inside another.
+_STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*(?:"(\s*:)?|\\?\Z)', re.DOTALL)
+
+
+def masked_delivery(delivery: Delivery, mask: MaskPolicy) -> Delivery:
+    """Return a delivery without what `mask` hides; never raises.
+
+    A body that cannot be read loses what is shaped like a secret or a number, and what stands in
+    quotes where words are hidden whole; one that is no text at all is left out.
+    """
+    return delivery._replace(
+        query=_masked_query(delivery.query, mask),
+        answer=_masked_answer(delivery, mask),
+        body=_masked_body(delivery.body, mask),
+        reason=delivery.reason and mask.shown(delivery.reason, DELIVERY_REASON[delivery.kind]),
+    )
+
+
+def _masked_query(query: str | None, mask: MaskPolicy) -> str | None:
+    if not query:
+        return query
+    fields: list[tuple[str, Any]] = []
+    for name, value in read_query(query.encode("utf-8", "replace"), []):
+        if PREFETCH_QUERY.get(name) is Place.NUMBER:
+            value = repair_phone(value) or ""  # a masked number cannot get its lost plus back
+        masked = mask.payload({name: value}, PREFETCH_QUERY)
+        fields += masked.items() if isinstance(masked, dict) else []
+    return urlencode(fields)
+
+
+def _masked_answer(delivery: Delivery, mask: MaskPolicy) -> bytes | None:
+    if delivery.kind != "prefetch" or delivery.answer is None:
+        return delivery.answer
+    return to_json(mask.payload(read_json(delivery.answer), PREFETCH_ANSWER))
+
+
+def _masked_body(body: bytes, mask: MaskPolicy) -> bytes:
+    if not body:
+        return body
+    try:
+        # Serialized again in any case: of a name that repeats only the last value was masked.
+        return to_json(mask.payload(read_json(body), END_OF_CALL))
+    except PayloadError:
+        return _masked_text(body, mask)
+
+
+def _masked_text(body: bytes, mask: MaskPolicy) -> bytes:
+    try:
+        text = body.decode()
+    except UnicodeDecodeError:
+        return HIDDEN.encode()
+    if mask.words == "full":
+        text = _STRING.sub(lambda match: match[0] if match[1] else f'"{HIDDEN}"', text)
+    return mask.line(text).encode()
+
+
+def storage_policy(settings: Settings) -> MaskPolicy:
+    """Return the policy of redaction: that of the pages, or all hidden where they hide nothing."""
+    policy = MaskPolicy.of(settings)
+    if policy.numbers == policy.words == "none":
+        return replace(policy, numbers="full", words="full")
+    return policy
+
+
+def redact(delivery: Delivery, mask: MaskPolicy) -> Delivery:
+    """Return the delivery without what `mask` hides, marked as redacted; never raises."""
+    # The reason was described by the same policy, and names the handler that raised.
+    reason = delivery.reason and mask.line(delivery.reason)
+    return masked_delivery(delivery, mask)._replace(reason=reason, redacted=True)
+
+
+def redaction_of(settings: Settings) -> Callable[[Delivery], Delivery] | None:
+    """Return what redacts deliveries before they are stored; None if the settings do not ask."""
+    if not settings.redact_before_store:
+        return None
+    return partial(redact, mask=storage_policy(settings))
+
+
+async def store_redacted(
+    store: Callable[[Delivery], Awaitable[None]], mask: MaskPolicy, delivery: Delivery
+) -> None:
+    """Redact a delivery and `store` it; raises what `store` raises."""
+    # Off the serving loop: a long conversation takes time, and prefetches must not wait.
+    await store(await asyncio.to_thread(redact, delivery, mask))
+
+
+def record_redacted(
+    record: Callable[[Delivery], None], mask: MaskPolicy, delivery: Delivery
+) -> None:
+    """Redact a delivery and `record` it."""
+    record(redact(delivery, mask))
+
+
+def masked_columns(columns: Mapping[str, Any], mask: MaskPolicy) -> dict[str, Any]:
+    """Return the columns of a call; texts of columns that the table does not name are words."""
+    return {
+        name: mask.shown(value, CALL.get(name, Place.WORDS)) if isinstance(value, str) else value
+        for name, value in columns.items()
+    }
+
+
+def masked_call(call: Call, mask: MaskPolicy) -> Call:
+    """Return a call without what `mask` hides, and without an unsafe recording address."""
+    return _masked(replace(call, recording_url=web_url(call.recording_url or "")), CALL, mask)
+
+
+def masked_listing(listed: ListedCall, mask: MaskPolicy) -> ListedCall:
+    """Return a listed call and its excerpt without what `mask` hides."""
+    excerpt = masked_excerpt(listed.excerpt, mask) if listed.excerpt else None
+    return replace(listed, call=masked_call(listed.call, mask), excerpt=excerpt)
+
+
+def masked_excerpt(excerpt: Excerpt, mask: MaskPolicy) -> Excerpt | None:
+    """Return an excerpt without what `mask` hides, None if that is all.
+
+    The hit is not marked if masking changed the length: it may be part of what is hidden.
+    """
+    whole = excerpt.before + excerpt.hit + excerpt.after
+    if mask.words == "full":
+        return None
+    masked = mask.cut_text(whole)
+    if len(masked) != len(whole):
+        return Excerpt(masked, "", "")
+    begin, end = len(excerpt.before), len(excerpt.before) + len(excerpt.hit)
+    return Excerpt(masked[:begin], masked[begin:end], masked[end:])
+
+
+def masked_run(run: Run, mask: MaskPolicy) -> Run:
+    """Return a run and its attempts without what `mask` hides."""
+    attempts = tuple(_masked(attempt, RUN, mask) for attempt in run.attempts)
+    return replace(_masked(run, RUN, mask), attempts=attempts)
+
+
+def masked_listed_run(run: ListedRun, mask: MaskPolicy) -> ListedRun:
+    """Return a run of a list without what `mask` hides."""
+    return _masked(run, RUN, mask)
+
+
+def masked_happening(happening: Happening, mask: MaskPolicy) -> Happening:
+    """Return what happened to a call without what `mask` hides."""
+    return _masked(happening, RUN, mask)
+
+
+def _masked(record: Record, places: Mapping[str, Place], mask: MaskPolicy) -> Record:
+    """Return a copy of a record in which the fields that `places` names are masked."""
+    masked = {
+        name: mask.shown(value, place)
+        for name, place in places.items()
+        if (value := getattr(record, name, None)) is not None
+    }
+    return replace(record, **masked)

@@ -19,12 +19,12 @@ from millis_hooks.sandbox.policy import policy_settings
 
 #: Constants that are Millis' own, or of a standard, or that no call can show.
 KNOWN = {
-    "interfaces.sound.SAMPLES_PER_S",  # docs.millis.ai, native-apps-with-websocket
-    "interfaces.sound._WINDOW_S",
-    "interfaces.sound._WINDOW_SAMPLES",
-    "interfaces.websocket._MAX_REASON_BYTES",  # RFC 6455
-    "interfaces.shelf._VERSION",
-    "handled._PAUSE_S",
+    "emulator.websocket.SAMPLES_PER_S",  # docs.millis.ai, native-apps-with-websocket
+    "emulator.websocket._WINDOW_S",
+    "emulator.websocket._WINDOW_SAMPLES",
+    "emulator.websocket._MAX_REASON_BYTES",  # RFC 6455
+    "emulator.store._VERSION",
+    "simulator._PAUSE_S",
 }
 
 

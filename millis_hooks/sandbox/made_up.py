@@ -184,7 +184,6 @@ MADE_UP: tuple[MadeUp, ...] = (
         _API,
         f"Calls are kept for {store.KEPT.total_seconds() / 3600:g} hours.",
         "emulator.store.KEPT",
-        "emulator.store.KEPT",
     ),
     _row(
         _TOLD,

@@ -25,52 +25,31 @@ they ask of Millis is in `hooks_client.millis_requests`.
 
 from __future__ import annotations
 
-import json
-import secrets
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from functools import partial
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any, Self, TypeVar
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-from anyio.from_thread import BlockingPortal, start_blocking_portal
+if TYPE_CHECKING:
+    from ..handlers.made_up_calls import MillisRequest as MillisRequest
+    from ..protocol.samples import end_of_call_body as end_of_call_body
+    from ..protocol.samples import prefetch_query as prefetch_query
+    from ..sandbox.scenario import Scenario as Scenario
+    from ..sandbox.scenario import load_scenario as load_scenario
+    from ..sandbox.simulator import HandledCall as HandledCall
+    from ..sandbox.simulator import Simulation as Simulation
+    from .client import HooksClient as HooksClient
+    from .client import PrefetchReply as PrefetchReply
 
-from ..app import MillisHooks
-from ..call_log.queries import Queries
-from ..call_log.queries.records import Delivery
-from ..handlers.made_up_calls import Answers, MillisRequest, all_went_well, answered_in_this_process
-from ..protocol.call_status import CallStatus
-from ..protocol.reading import Json
-from ..protocol.samples import (
-    AGENT_ID,
-    CUSTOMER_PHONE,
-    OWN_PHONE,
-    CallContent,
-    Vintage,
-    end_of_call_body,
-    prefetch_query,
-    push_id,
-)
-from ..protocol.test_marks import Purpose, purpose_of
-from ..sandbox.call_spec import SessionSpec
-from ..sandbox.scenario import Scenario, load_scenario
-from ..sandbox.simulator import (
-    HandledCall,
-    Load,
-    Simulation,
-    Stage,
-    Tell,
-    handled_call,
-    wait_for,
-    wait_for_handlers,
-)
-from ..sandbox.transport import IN_PROCESS, Answer, Request, Transport, Webhook, in_process
-from ..settings import Hook
-from ..webhooks import Marker, secret_for, secret_header, webhook_url
-from ..webhooks.agent_config import agent_config
+_HOMES = {
+    "HandledCall": "sandbox.simulator",
+    "HooksClient": "testing.client",
+    "MillisRequest": "handlers.made_up_calls",
+    "PrefetchReply": "testing.client",
+    "Scenario": "sandbox.scenario",
+    "Simulation": "sandbox.simulator",
+    "end_of_call_body": "protocol.samples",
+    "load_scenario": "sandbox.scenario",
+    "prefetch_query": "protocol.samples",
+}
 
 __all__ = [
     "HandledCall",
@@ -79,257 +58,14 @@ __all__ = [
     "PrefetchReply",
     "Scenario",
     "Simulation",
+    "end_of_call_body",
     "load_scenario",
+    "prefetch_query",
 ]
 
-T = TypeVar("T")
 
-#: How long a request may take, in seconds: more than any budget of a prefetch.
-_TIMEOUT_S = 90.0
-
-
-@dataclass(frozen=True, slots=True)
-class PrefetchReply:
-    """What your application answered to a prefetch."""
-
-    status_code: int
-    #: As sent: Millis reads `metadata` and `extra_prompt`.
-    body: Mapping[str, Json]
-    #: As the call log has it: `outcome` is fresh, default, last_good, late or failed, and `reason`
-    #: says why it is not fresh. None where the request was refused.
-    delivery: Delivery | None
-
-    @property
-    def metadata(self) -> dict[str, Json]:
-        """What is merged into the session's metadata."""
-        metadata = self.body.get("metadata")
-        return metadata if isinstance(metadata, dict) else {}
-
-    @property
-    def extra_prompt(self) -> str | None:
-        """What is appended to the prompt."""
-        extra_prompt = self.body.get("extra_prompt")
-        return extra_prompt if isinstance(extra_prompt, str) else None
-
-
-class HooksClient:
-    """Rehearses calls against an application, which it starts and stops as a context manager.
-
-    The application runs on a thread of its own, so that tests may be plain functions.
-    """
-
-    def __init__(
-        self,
-        hooks: MillisHooks,
-        *,
-        wait_s: float = 10.0,
-        anywhere: bool = False,
-        **settings: Any,
-    ) -> None:
-        """Take the handlers of `hooks`, under its settings and those given here.
-
-        The call log is a file of its own, unless `database_url` says otherwise; secrets are made
-        up. Handlers are waited for up to `wait_s` seconds. Functions of agents that a scenario has
-        no answers for are called on this machine only, unless `anywhere`.
-        """
-        self.hooks = hooks
-        #: What the code under test would have asked of Millis, in order. Nothing is sent there.
-        self.millis_requests: list[MillisRequest] = []
-        #: Returns the status and the body of the answer to each, or raises `MillisApiError`. By
-        #: default calls are answered as started and ended, and Millis' call logs as empty.
-        self.millis_answers: Answers = all_went_well
-        self._anywhere = anywhere
-        self._settings = settings
-        self._wait_s = wait_s
-        self._stack = ExitStack()
-        self._portal: BlockingPortal | None = None
-
-    def __enter__(self) -> Self:
-        with ExitStack() as stack:
-            self._portal = stack.enter_context(start_blocking_portal())
-            folder = stack.enter_context(TemporaryDirectory(prefix="millis-hooks-"))
-            stack.enter_context(answered_in_this_process(self._answer_as_millis))
-            self.hooks = self.hooks.under(
-                millis=self._answer_as_millis, **(_closed(folder) | self._settings)
-            )
-            enter = self._portal.wrap_async_context_manager
-            stack.enter_context(enter(self.hooks.running()))
-            self._transport: Transport = stack.enter_context(
-                enter(in_process(self.hooks, anywhere=self._anywhere))
-            )
-            self._stack = stack.pop_all()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-    @property
-    def log(self) -> Queries:
-        """The call log, to look into."""
-        return Queries(self.hooks.service.call_log.database.reader)
-
-    def prefetch(
-        self,
-        *,
-        session_id: str | None = None,
-        agent_id: str | None = AGENT_ID,
-        from_phone: str | None = CUSTOMER_PHONE,
-        to_phone: str | None = OWN_PHONE,
-        metadata: Mapping[str, str] | None = None,
-        vintage: Vintage = "v2",
-        sandbox: bool = False,
-        dry_run: bool = False,
-    ) -> PrefetchReply:
-        """Ask as Millis does before a call; without phone numbers it is one from the web.
-
-        Handlers see a call of Millis', unless `sandbox` or `dry_run` tells them otherwise.
-        """
-        session_id = session_id or _new_id()
-        query = prefetch_query(
-            vintage,
-            session_id=session_id,
-            agent_id=agent_id,
-            from_phone=from_phone,
-            to_phone=to_phone,
-            metadata=metadata,
-        )
-        purpose = purpose_of(sandbox=sandbox, dry_run=dry_run)
-        webhook = self._webhook("prefetch", agent_id, session_id, purpose)
-        answer = self._send(Request("GET", webhook.url, webhook.headers, query.encode()))
-        delivery = self._prefetched(session_id) if answer.is_success else None
-        body = json.loads(answer.body)
-        return PrefetchReply(answer.status_code, body, delivery)
-
-    def end_of_call(
-        self,
-        *,
-        session_id: str | None = None,
-        agent_id: str | None = AGENT_ID,
-        from_phone: str | None = CUSTOMER_PHONE,
-        to_phone: str | None = OWN_PHONE,
-        metadata: Mapping[str, Json] | None = None,
-        call_status: str = CallStatus.USER_ENDED,
-        duration_s: float = 41,
-        content: CallContent | None = None,
-        vintage: Vintage = "v2",
-        sandbox: bool = False,
-        dry_run: bool = False,
-    ) -> HandledCall:
-        """Tell of a call that has ended, and return it once no handler is at work on it.
-
-        `content` is what was said, which functions were called and what it cost. Handlers see a
-        call of Millis', unless `sandbox` or `dry_run` tells them otherwise. Raises
-        `TimeoutError`, which names the handlers that are still at work.
-        """
-        session_id = session_id or _new_id()
-        body = end_of_call_body(
-            vintage,
-            session_id=session_id,
-            agent_id=agent_id,
-            from_phone=from_phone,
-            to_phone=to_phone,
-            metadata=metadata,
-            call_status=call_status,
-            duration_s=duration_s,
-            content=content,
-        )
-        purpose = purpose_of(sandbox=sandbox, dry_run=dry_run)
-        webhook = self._webhook("end_of_call", agent_id, session_id, purpose)
-        headers = (*webhook.headers, ("content-type", "application/json"))
-        self._send(Request("POST", webhook.url, headers, body=body))
-        return self.wait_for(session_id)
-
-    def simulate(
-        self,
-        scenario: str | Path | Scenario,
-        *,
-        tell: Tell | None = None,
-        sandbox: bool = False,
-        **changes: Any,
-    ) -> Simulation:
-        """Go through a whole call: a scenario's file, the name of a shipped one, or one made here.
-
-        `changes` are fields of `SessionSpec`, such as `metadata=` or `vintage=`. `tell` is called
-        with each step, on another thread. `sandbox` is as in `end_of_call`. Raises `ConfigError`
-        for a scenario that cannot be read, and `TimeoutError` as `end_of_call` does.
-        """
-        if not isinstance(scenario, Scenario):
-            scenario = load_scenario(str(scenario))
-        if changes:
-            scenario = replace(scenario, spec=replace(scenario.spec, **changes))
-        stage = self._stage(scenario.spec, sandbox=sandbox)
-        result = self._run(lambda: stage.rehearse(scenario, tell=tell))
-        handled = handled_call(self.log, result.session_id, timeout_s=self._wait_s)
-        return Simulation.of(scenario, result, handled)
-
-    def simulate_many(
-        self,
-        scenario: Scenario,
-        *,
-        count: int,
-        concurrency: int,
-        done: Callable[[int], None],
-        sandbox: bool = False,
-    ) -> Load:
-        """Go through a scenario so many times, several at once; handlers are not waited for."""
-        stage = self._stage(scenario.spec, sandbox=sandbox)
-        many = partial(stage.rehearse_many, count=count, concurrency=concurrency, done=done)
-        return self._run(lambda: many(scenario))
-
-    def wait_for(self, session_id: str) -> HandledCall:
-        """Return a call once no handler is at work on it, as `end_of_call` does."""
-        return wait_for_handlers(self.log, session_id, timeout_s=self._wait_s)
-
-    async def _answer_as_millis(self, request: MillisRequest) -> tuple[int, bytes]:
-        self.millis_requests.append(request)
-        return await self.millis_answers(request)
-
-    def _stage(self, spec: SessionSpec, *, sandbox: bool) -> Stage:
-        webhooks = agent_config(self.hooks.settings, IN_PROCESS, agent_id=spec.agent_id)
-        mark = Marker(self.hooks.settings, purpose_of(sandbox=sandbox, dry_run=spec.dry_run))
-        return Stage(transport=self._transport, webhooks=webhooks, mark=mark)
-
-    def _webhook(
-        self, hook: Hook, agent_id: str | None, session_id: str, purpose: Purpose
-    ) -> Webhook:
-        """Return a webhook of the application, with the headers of a delivery in a test."""
-        settings = self.hooks.settings
-        url = webhook_url(settings, hook, IN_PROCESS)
-        headers = secret_header(settings, secret_for(settings, hook, agent_id))
-        headers |= Marker(settings, purpose)(session_id, url, headers.items())
-        return Webhook(url, tuple(headers.items()))
-
-    def _send(self, request: Request) -> Answer:
-        return self._run(lambda: self._transport.send(request, timeout_s=_TIMEOUT_S))
-
-    def _run(self, work: Callable[[], Awaitable[T]]) -> T:
-        if self._portal is None:
-            raise RuntimeError("The client is not started: use it in a with statement.")
-        return self._portal.call(work)
-
-    def _prefetched(self, session_id: str) -> Delivery | None:
-        """Return the record of a prefetch, which is written soon after the answer."""
-
-        def look() -> Delivery | None:
-            record = self.log.call(session_id)
-            asked = [one for one in record.deliveries if one.kind == "prefetch"] if record else []
-            return asked[-1] if asked else None
-
-        return wait_for(look, timeout_s=self._wait_s)
-
-
-def _closed(folder: str) -> dict[str, Any]:
-    """Return settings under which only this client delivers, and nothing is kept."""
-    return {
-        "database_url": f"sqlite:///{folder}/calls.db",
-        "secrets": [secrets.token_hex(32)],
-        "prefetch_secrets": (),
-        "end_of_call_secrets": (),
-        "agent_secrets": {},
-        "sandbox": True,
-        "reconcile_minutes": 0,
-    }
-
-
-def _new_id() -> str:
-    return push_id(datetime.now(UTC))
+def __getattr__(name: str) -> object:
+    """Import a name when it is first used: pytest loads the plugin beside it with every run."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"millis_hooks.{_HOMES[name]}"), name)

@@ -2,8 +2,8 @@
 
 from alembic import context
 
-from ..tables import metadata
-from . import VERSION_TABLE
+from millis_hooks.call_log.migrations import VERSION_TABLE
+from millis_hooks.call_log.tables import metadata
 
 context.configure(
     connection=context.config.attributes["connection"],

@@ -14,13 +14,14 @@ import time
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
-from re import _constants as c
-from re import _parser
 from typing import Any, NamedTuple
 
 import pytest
 
 import millis_hooks
+
+#: How `re` reads patterns; it has no public name (https://bugs.python.org/issue47152).
+_parser, c = (importlib.import_module(f"re.{name}") for name in ("_parser", "_constants"))
 
 PACKAGE = Path(millis_hooks.__file__).parent
 #: What a call of these looks for in a text: any place in it, or its beginning.

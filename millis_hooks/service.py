@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -24,7 +24,6 @@ from .call_log import CallLog
 from .call_log.call_ends import RunsFor
 from .call_log.call_rows import agent_of_session
 from .call_log.change_feed import Change
-from .call_log.counts import WebhookCounts
 from .call_log.deliveries import Delivery
 from .call_log.projection import digest_delivery
 from .call_log.rejections import Described, Rejection, RejectionLog
@@ -36,10 +35,10 @@ from .handlers.retries import FailedRun
 from .handlers.routing import Event, Router
 from .masking.error_report import hide_by, hide_no_more_by
 from .masking.known_secrets import forget, know
-from .observability.loop_lag import LoopLag, watch
+from .observability.metrics import Metrics, MetricsEndpoint, StateCollector
 from .protocol.events import EndOfCall
 from .protocol.test_marks import REHEARSALS, TESTS_ONLY, Marks
-from .runs.outcome import write_handlers
+from .runs.outcome import OUTCOMES, write_handlers
 from .runs.processes import dispatcher_of
 from .runs.runner import Runner
 from .settings import Settings
@@ -71,8 +70,7 @@ class Works:
     call_log: CallLog
     runner: Runner
     runs_for: RunsFor
-    counts: Mapping[str, WebhookCounts]
-    loops: Mapping[str, LoopLag]
+    metrics: Metrics
     app: ASGIApp | None
 
 
@@ -140,16 +138,10 @@ class Sites:
             return self._metrics
 
     def _make_metrics(self) -> ASGIApp:
-        from .observability.metrics import MetricsEndpoint, Sources
-
-        sources = Sources(
-            webhooks=self._works.counts,
-            runner=self._works.runner,
-            call_log=self._works.call_log,
-            loops=self._works.loops,
-            now=self._now,
-        )
-        return MetricsEndpoint(self._settings, sources, self._is_operator)
+        works, metrics = self._works, self._works.metrics
+        states = StateCollector(works.call_log, works.runner, metrics.loops, self._now)
+        metrics.registry.register(states)
+        return MetricsEndpoint(self._settings, metrics.registry, self._is_operator)
 
     def _is_operator(self, scope: Scope) -> bool:
         from starlette.requests import Request
@@ -296,6 +288,7 @@ class Service:
         if self._hidden is not None:
             hide_by(self._hidden)
             undoing.callback(hide_no_more_by, self._hidden)
+        self.metrics = Metrics()
         self.call_log = self._open_call_log()
         undoing.callback(self.call_log.close)
         self._write_handlers()
@@ -309,7 +302,6 @@ class Service:
         self._shared_answers = self._start_sharing_answers()
         if self._shared_answers is not None:
             undoing.callback(self._shared_answers.close)
-        self._loops: dict[str, LoopLag] = {}
         self.sites = self._make_sites(app)
 
     @classmethod
@@ -346,7 +338,7 @@ class Service:
         except BaseException:
             await workbench.stop()
             raise
-        service._loops |= watch(serving=asyncio.get_running_loop(), handlers=workbench.loop)
+        service.metrics.watch(serving=asyncio.get_running_loop(), handlers=workbench.loop)
         return service
 
     async def turn(self) -> None:
@@ -362,8 +354,7 @@ class Service:
         """Let the handlers at work end, within bounds, and close the call log."""
         await self.sites.close()
         await asyncio.to_thread(self.end_of_call.close)
-        for loop in self._loops.values():
-            loop.stop()
+        self.metrics.stop()
         grace_s = self._settings.handler_grace_s
         if self._reconciler is not None:
             await asyncio.to_thread(self._reconciler.close)
@@ -397,6 +388,7 @@ class Service:
             hears_of_changes=self._hears_of_changes,
             on_runs=lambda: self._wake_runner(),
             own_numbers=self._settings.own_numbers,
+            observer=self.metrics.storage,
         )
 
     def _write_handlers(self) -> None:
@@ -417,8 +409,11 @@ class Service:
             concurrency=self._settings.handler_concurrency,
             own_numbers=self._settings.own_numbers,
             tell=log.tell_of_runs,
+            count=self.metrics.count_attempt,
             tracing=self._tracing,
         )
+        with_runs = [key for key in runner.handlers if key[0] != "prefetch"]
+        self.metrics.expect_attempts(with_runs, OUTCOMES)
         self._wake_runner = runner.wake
         runner.start()
         return runner
@@ -457,6 +452,7 @@ class Service:
             record,
             note,
             default=default,
+            metrics=self.metrics,
             mark_of=mark_of,
             tracing=tracing,
         )
@@ -464,6 +460,7 @@ class Service:
             settings,
             store,
             note,
+            metrics=self.metrics,
             agent_of=partial(agent_of_session, self.call_log.database.reader),
             tell=self.call_log.news.tell,
             mark_of=mark_of,
@@ -489,8 +486,7 @@ class Service:
             call_log=self.call_log,
             runner=self.runner,
             runs_for=self._runs_for,
-            counts={"prefetch": self.prefetch.counts, "end_of_call": self.end_of_call.counts},
-            loops=self._loops,
+            metrics=self.metrics,
             app=app,
         )
         return Sites(works, now=_now)

@@ -15,10 +15,9 @@ from storage import NOW, ended, opened, writing
 
 from millis_hooks import ConfigError, MillisHooks, PrefetchRequest
 from millis_hooks.call_log.call_rows import pending_run
-from millis_hooks.call_log.counts import Histogram
 from millis_hooks.call_log.health import read_backlog
 from millis_hooks.call_log.tables import calls, handler_runs
-from millis_hooks.observability.loop_lag import LoopLag
+from millis_hooks.observability.metrics import LoopLag
 from millis_hooks.protocol.events import EndOfCall
 from millis_hooks.protocol.samples import end_of_call_body
 from millis_hooks.protocol.test_marks import mark_header
@@ -202,26 +201,19 @@ def test_a_token_that_can_be_guessed_is_refused(make_hooks: MakeHooks) -> None:
         make_hooks(metrics_token="short")
 
 
-def test_a_histogram_counts_what_is_not_above_each_bound() -> None:
-    histogram = Histogram((1, 10))
-    for number in (0.5, 1, 5, 100):
-        histogram.add(number)
-    assert [*histogram.cumulated()] == [(1, 2), (10, 3), (float("inf"), 4)]
-    assert histogram.sum == 106.5
-
-
 def test_a_loop_that_is_blocked_is_overdue_until_it_comes_back() -> None:
     now = 0.0
 
     async def measure() -> None:
         nonlocal now
-        lag = LoopLag(asyncio.get_running_loop(), every_s=0.001, monotonic=lambda: now)
+        loop, lags = asyncio.get_running_loop(), list[float]()
+        lag = LoopLag(loop, lags.append, every_s=0.001, monotonic=lambda: now)
         lag.start()
         await asyncio.sleep(0)
         now = 3.001
         assert lag.overdue_s == pytest.approx(3)
         await asyncio.sleep(0.01)  # what is due by then has been called
-        assert lag.seconds.sum == pytest.approx(3)
+        assert sum(lags) == pytest.approx(3)
         assert lag.overdue_s == 0
         lag.stop()
 

@@ -30,6 +30,7 @@ from millis_hooks.call_log.sanitize import short_key
 from millis_hooks.call_log.tables import calls, deliveries, inbox, keys
 from millis_hooks.call_log.transfer.import_ import Importer
 from millis_hooks.call_log.upkeep.removal import remove_sessions
+from millis_hooks.call_log.writer import StorageObserver
 from millis_hooks.cli.commands import app
 from millis_hooks.exceptions import ConfigError, StorageOutageError
 from millis_hooks.protocol.samples import end_of_call_body
@@ -63,6 +64,14 @@ def log(url: str) -> Iterator[CallLog]:
     log = CallLog(url)
     yield log
     log.close()
+
+
+class FailureCount(StorageObserver):
+    def __init__(self) -> None:
+        self.failures = 0
+
+    def write_failed(self) -> None:
+        self.failures += 1
 
 
 def store(log: CallLog, *session_ids: str) -> None:
@@ -174,7 +183,8 @@ def test_a_locked_table_is_waited_for_once_by_all_and_does_not_hinder_work(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("millis_hooks.call_log.database.BUSY_TIMEOUT_S", 0.2)
-    with closing(CallLog(url)) as log:
+    observer = FailureCount()
+    with closing(CallLog(url, observer=observer)) as log:
 
         async def together() -> tuple[list[BaseException | None], Future[str]]:
             with held(log.writer):
@@ -188,7 +198,7 @@ def test_a_locked_table_is_waited_for_once_by_all_and_does_not_hinder_work(
             refusals, work = asyncio.run(together())
             assert work.result(30) == "done"
         assert [type(refusal) for refusal in refusals] == [StorageOutageError] * 3
-        assert log.writer.counts.failed == 1
+        assert observer.failures == 1
 
 
 def test_terminated_sessions_are_replaced(log: CallLog) -> None:

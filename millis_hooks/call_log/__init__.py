@@ -23,7 +23,7 @@ from .health import Readiness, require_sound, require_whole
 from .migrations import migrate, open_database
 from .processing import Processor
 from .tables import calls, keys
-from .writer import Writer
+from .writer import StorageObserver, Writer
 
 if TYPE_CHECKING:
     from .notifications import Replicas
@@ -52,6 +52,7 @@ class CallLog:
         hears_of_changes: Callable[[str], bool] = lambda name: False,
         on_runs: Callable[[], None] = lambda: None,
         own_numbers: frozenset[str] = frozenset(),
+        observer: StorageObserver | None = None,
     ) -> None:
         self.database = open_database(url)
         try:
@@ -61,7 +62,8 @@ class CallLog:
         except BaseException:
             self.database.close()
             raise
-        self.writer = Writer(self.database.writer, on_stored=self._wake)
+        self._observer = observer or StorageObserver()
+        self.writer = Writer(self.database.writer, on_stored=self._wake, observer=self._observer)
         self.news = Announcer()
         self.processor = Processor(
             self.database,
@@ -72,7 +74,6 @@ class CallLog:
             own_numbers=own_numbers,
             tell=self.news.tell,
         )
-        self.read_errors = 0
         #: What was said when the file was first found damaged; it stays until a restart.
         self.damage: str | None = None
         event.listen(self.database.reader, "handle_error", self._count_error)
@@ -118,7 +119,7 @@ class CallLog:
         return self.writer.run(lambda connection: _key(connection, name))
 
     def _count_error(self, _context: object) -> None:
-        self.read_errors += 1
+        self._observer.read_failed()
 
     def _note_damage(self, context: ExceptionContext) -> None:
         error = context.original_exception

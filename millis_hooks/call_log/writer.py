@@ -22,7 +22,6 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from ..exceptions import StorageError, StorageOutageError
-from .counts import WriterCounts
 from .database import describe, is_locked, is_outage
 from .deliveries import Delivery, insert_after, insert_deliveries
 from .postgres import Transactions
@@ -70,15 +69,38 @@ class _Job:
         self.error: BaseException | None = None
 
 
+class StorageObserver:
+    """Told of commits, errors and losses; this one ignores them. Methods are called on any thread
+    and must not wait."""
+
+    def committed(self, deliveries: int, seconds: float) -> None:
+        """Deliveries were written in one commit, which took `seconds`."""
+
+    def write_failed(self) -> None:
+        """A transaction of the writer failed."""
+
+    def read_failed(self) -> None:
+        """A reading statement failed."""
+
+    def lost(self, records: int) -> None:
+        """So many records of prefetches were not kept."""
+
+
 class Writer:
     """Writes to the call log. Every method may be called from any thread."""
 
-    def __init__(self, engine: Engine, *, on_stored: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        on_stored: Callable[[], None] = lambda: None,
+        observer: StorageObserver | None = None,
+    ) -> None:
         """Call `on_stored` on the writing thread after each commit that stored deliveries."""
         self._transactions = Transactions(engine)
         self._on_stored = on_stored
         self.is_flooded = False
-        self.counts = WriterCounts()
+        self._observer = observer or StorageObserver()
         self._queue: SimpleQueue[_Store | _Job | None] = SimpleQueue()
         self._records: list[Delivery] = []
         self._kept: list[Delivery] = []  # could not be written yet; touched by the thread alone
@@ -187,7 +209,7 @@ class Writer:
             dropped, self._dropped = self._dropped, 0
         if dropped:
             logger.warning("%d prefetch records dropped: too many at once", dropped)
-            self.counts.lost += dropped
+            self._observer.lost(dropped)
         return records
 
     def _commit(self, group: Sequence[_Store | _Job], records: Sequence[Delivery]) -> None:
@@ -227,8 +249,7 @@ class Writer:
             for job in jobs:
                 _settle(job)
             if batch:  # work may have written nothing
-                self.counts.batches.add(len(batch))
-                self.counts.seconds.add(time.perf_counter() - started)
+                self._observer.committed(len(batch), time.perf_counter() - started)
                 self._trouble.end()
                 self._take_back_kept()
                 self._on_stored()
@@ -258,7 +279,7 @@ class Writer:
     def _fail(
         self, group: Sequence[_Store | _Job], records: Sequence[Delivery], error: Exception
     ) -> None:
-        self.counts.failed += 1
+        self._observer.write_failed()
         self._trouble.note(error)
         _refuse(group, error)
         if is_outage(error):
@@ -276,7 +297,7 @@ class Writer:
     def _note_lost(self, records: int) -> None:
         if records:
             logger.warning("%d records of requests could not be written and are lost", records)
-            self.counts.lost += records
+            self._observer.lost(records)
 
     def _drain(self) -> list[_Store | _Job]:
         """Take all who wait."""

@@ -20,13 +20,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sqlalchemy import Connection, Engine, Row, Select, bindparam, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from ..call_log.call_ends import read_whole
-from ..call_log.counts import AttemptCounts, RunnerStatus
 from ..call_log.tables import attempts, calls, deliveries, handler_runs
 from ..call_log.writer import Writer
 from ..exceptions import HandlerError, HandlerTimeoutError, StorageError
@@ -36,15 +35,19 @@ from ..handlers.retries import FailedRun
 from ..handlers.routing import DEFAULT_TIMEOUT_S, Handler, Router
 from ..masking.error_report import describe_failure
 from ..observability.log_records import Attempt, log_attempt, trace_id
+from ..observability.metrics import Role, RunnerStatus
 from ..protocol.events import EndOfCall
 from . import store
 from .concurrency import HungHandlers, Places
-from .outcome import OUTCOMES, HandedBackError, end_of_attempt
+from .outcome import HandedBackError, end_of_attempt
 from .processes import Dispatcher
 from .store import AttemptEnd, ClaimedRun
 
 if TYPE_CHECKING:
     from ..observability.tracing import Tracing
+
+#: Takes hook, handler, outcome and seconds of an attempt.
+CountAttempt: TypeAlias = Callable[[str, str, str, float], None]
 
 #: The bodies of calls, each with what is known of its sender, by the call's id.
 Bodies = dict[int, Row[Any]]
@@ -178,11 +181,13 @@ class Runner:
         concurrency: int,
         own_numbers: frozenset[str] = frozenset(),
         tell: Callable[[Collection[int]], None] = lambda call_ids: None,
+        count: CountAttempt = lambda hook, handler, outcome, duration_s: None,
         tracing: Tracing | None = None,
         hung: HungHandlers | None = None,
         now: Callable[[], datetime] = _utc_now,
     ) -> None:
-        """Call `tell` with the ids of calls of which runs began or ended."""
+        """Call `tell` with the ids of calls of which runs began or ended, and `count` with the
+        hook, handler, outcome and duration in seconds of each attempt that ended."""
         self._reader = reader
         self._writer = writer
         self._workbench = workbench
@@ -199,8 +204,7 @@ class Runner:
         self._turns = 0
         self._hung = hung or HungHandlers()
         self._at_work: set[_AtWork] = set()
-        handlers = [(each.hook, each.name) for each in router if each.hook != "prefetch"]
-        self.counts = AttemptCounts(handlers, OUTCOMES)
+        self._count = count
         self._ended: list[AttemptEnd] = []
         self._notes: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._stop_at: float | None = None
@@ -211,7 +215,7 @@ class Runner:
         """What it is doing at this moment; may be asked from any thread."""
         at_work = list(self._at_work)
         late = sum(each.is_late for each in at_work)
-        role: Literal["working", "standby"] = "working" if self._dispatcher.is_in else "standby"
+        role: Role = "working" if self._dispatcher.is_in else "standby"
         return RunnerStatus(
             role if self._thread.is_alive() else "stopped",
             len(at_work) - late,
@@ -434,8 +438,7 @@ class Runner:
         self._ended.append(end)
         if end.outcome != "not_wanted":
             if not at_work.is_made_up:
-                self.counts.outcomes[run.hook, run.handler, end.outcome] += 1
-                self.counts.seconds.add(end.duration_ms / 1000)
+                self._count(run.hook, run.handler, end.outcome, end.duration_ms / 1000)
             attempt = Attempt(
                 run_id=run.id,
                 handler=run.handler,

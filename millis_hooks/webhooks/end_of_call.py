@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 from starlette.types import Receive, Scope, Send
 
 from ..call_log.change_feed import Change
-from ..call_log.counts import WebhookCounts
 from ..call_log.deliveries import Delivery
 from ..call_log.rejections import Rejection
 from ..call_log.sanitize import clean_text
@@ -29,6 +28,7 @@ from .bodies import MOST_BYTES, Bodies, Budget, Headers, Reading, Share
 from .responses import RETRY_AFTER, Refusals, reply, take_query, tell_of_secret
 
 if TYPE_CHECKING:
+    from ..observability.metrics import Metrics
     from ..observability.tracing import Tracing
 
 logger = logging.getLogger("millis_hooks.end_of_call")
@@ -48,6 +48,7 @@ class EndOfCallEndpoint:
         store: Callable[[Delivery], Awaitable[None]],
         note: Callable[[Rejection], None],
         *,
+        metrics: Metrics,
         agent_of: Callable[[str], str | None] = lambda session_id: None,
         tell: Callable[[Iterable[Change]], None] = lambda changes: None,
         mark_of: MarkOf = of_millis,
@@ -68,7 +69,8 @@ class EndOfCallEndpoint:
         self._refusals = Refusals("end_of_call", "POST", self._gate, note)
         max_bytes = settings.max_body_bytes
         self._bodies = Bodies(Budget(max(MOST_BYTES, max_bytes)), max_bytes=max_bytes)
-        self.counts = WebhookCounts(OUTCOMES)
+        self._outcomes = metrics.outcomes("end_of_call", OUTCOMES)
+        self._store_s = metrics.store_s
 
     def close(self) -> None:
         """End what reads large bodies. Blocks while it does."""
@@ -83,13 +85,13 @@ class EndOfCallEndpoint:
             try:
                 delivery = await self._read(scope, query, receive, path_secret, share)
             except ClientGoneError as error:
-                self.counts.outcomes["cut_off"] += 1
+                self._outcomes["cut_off"].inc()
                 self._refusals.note(
                     scope, error, query=query, path_secret=path_secret, brought_secret=True
                 )
                 logger.warning("an end-of-call was cut off by its sender")
             except DeliveryError as error:
-                self.counts.outcomes["rejected"] += 1
+                self._outcomes["rejected"].inc()
                 if error.status_code == 503:
                     logger.error("an end-of-call was NOT stored and not acknowledged: %s", error)
                 await self._refusals.refuse(
@@ -116,14 +118,14 @@ class EndOfCallEndpoint:
         else:
             taken_s = time.perf_counter() - began
             if delivery.source is None:
-                self.counts.seconds.add(taken_s)
+                self._store_s.observe(taken_s)
             await reply(send, 200, ACKNOWLEDGED)
             if outcome == "unparsed":
                 self._tell([Change("unparsed", delivery.session_id)])
             if deliveries_log.isEnabledFor(logging.INFO):
                 log_delivery(scope, delivery._replace(latency_ms=taken_s * 1000))
         if delivery.source is None:
-            self.counts.outcomes[outcome] += 1
+            self._outcomes[outcome].inc()
         if span is not None:
             span.end(outcome)
 

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 from starlette.types import Receive, Scope, Send
 
-from ..call_log.counts import WebhookCounts
 from ..call_log.deliveries import Delivery
 from ..call_log.rejections import Rejection
 from ..call_log.sanitize import clean_text
@@ -42,6 +41,7 @@ from .prefetch_answer import Answer, LastGood, merge, read_answer
 from .responses import Refusals, reply, take_query, tell_of_secret
 
 if TYPE_CHECKING:
+    from ..observability.metrics import Metrics
     from ..observability.tracing import DeliverySpan, Tracing
 
 logger = logging.getLogger("millis_hooks.prefetch")
@@ -71,6 +71,7 @@ class PrefetchEndpoint:
         note: Callable[[Rejection], None],
         *,
         default: bytes | None,
+        metrics: Metrics,
         mark_of: MarkOf = of_millis,
         tracing: Tracing | None = None,
     ) -> None:
@@ -90,7 +91,9 @@ class PrefetchEndpoint:
         #: What callers were answered last, if that is what goes out when handlers fail.
         self.last_good = _last_good(settings)
         named = [handler.name for handler in router if handler.hook == "prefetch"]
-        self.counts = WebhookCounts(OUTCOMES, named)
+        self._outcomes = metrics.outcomes("prefetch", OUTCOMES)
+        self._prefetch_s = metrics.prefetch_s
+        self._budget_misses = {name: metrics.budget_misses.labels(name) for name in named}
 
     async def __call__(
         self, scope: Scope, receive: Receive, send: Send, *, path_secret: bytes | None = None
@@ -116,8 +119,8 @@ class PrefetchEndpoint:
         prepared = await self._prepare(call, span)
         latency_s = time.perf_counter() - started
         if not call.is_made_up:
-            self.counts.outcomes[prepared.outcome] += 1
-            self.counts.seconds.add(latency_s)
+            self._outcomes[prepared.outcome].inc()
+            self._prefetch_s.observe(latency_s)
         await reply(send, 200, prepared.body)
         delivery = Delivery(
             kind="prefetch",
@@ -141,7 +144,7 @@ class PrefetchEndpoint:
             log_delivery(scope, delivery)
 
     async def _refuse(self, scope: Scope, send: Send, error: DeliveryError, **asked: Any) -> None:
-        self.counts.outcomes["rejected"] += 1
+        self._outcomes["rejected"].inc()
         await self._refusals.refuse(scope, send, error, **asked)
         log_refusal(scope, "prefetch", error)
 
@@ -174,7 +177,7 @@ class PrefetchEndpoint:
                     # Who rehearses a call looks at its page, not into the log.
                     reasons.append(describe_failure(error.__cause__).traceback)
                 if isinstance(error, HandlerTimeoutError) and not call.is_made_up:
-                    self.counts.missed_budget[handler.name] += 1
+                    self._budget_misses[handler.name].inc()
         if errors and not answers:
             return self._fall_back(call, errors, reasons)
         answer = merge(answers)

@@ -38,7 +38,7 @@ from millis_hooks.call_log.transfer.copy import COPIED, compare, snapshot
 from millis_hooks.call_log.upkeep.removal import Write
 from millis_hooks.call_log.upkeep.vacuum import pack_older
 from millis_hooks.cli.commands import app
-from millis_hooks.cli.forget import is_served
+from millis_hooks.cli.common import is_served
 from millis_hooks.exceptions import StorageError
 from millis_hooks.protocol.samples import end_of_call_body
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from millis_hooks.cli.common import given_secret
+from millis_hooks.cli.options import read_secret
 from millis_hooks.exceptions import ConfigError
 
 TOKEN = "orchid-plinth-cobalt-meadow"
@@ -18,7 +18,7 @@ def test_a_secret_is_taken_from_where_no_list_of_processes_shows_it(
     monkeypatch.setattr("sys.stdin", io.StringIO(f"{TOKEN}\nthe next line\n"))
     monkeypatch.setenv("WHERE_IT_IS", f" {TOKEN}")
     (tmp_path / "secret.txt").write_text(f"\ufeff{TOKEN}\r\n")
-    assert given_secret("--secret", way) == TOKEN
+    assert read_secret("--secret", way) == TOKEN
 
 
 @pytest.mark.parametrize("way", ["-", "env:NOWHERE", "file:nowhere.txt", "file:odd.txt"])
@@ -28,9 +28,9 @@ def test_where_there_is_none_that_is_said(
     monkeypatch.setattr("sys.stdin", io.StringIO("\n"))
     (tmp_path / "odd.txt").write_bytes(b"\xff\xfe\xff")
     with pytest.raises(ConfigError, match=r"^--secret "):
-        given_secret("--secret", way)
+        read_secret("--secret", way)
 
 
 @pytest.mark.parametrize("text", [None, TOKEN, "postgresql://db.example/calls"])
 def test_anything_else_is_the_value_itself(text: str | None) -> None:
-    assert given_secret("--to", text) == text
+    assert read_secret("--to", text) == text

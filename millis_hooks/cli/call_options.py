@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import typer
 
+from ..call_log.queries.filters import CHANNELS, DIRECTIONS, HANDLER_STATES, OUTCOMES, CallFilter
 from ..exceptions import ConfigError
-from .common import read_moment
-
-if TYPE_CHECKING:
-    from ..call_log.queries.filters import CallFilter
+from .options import read_time
 
 Query: TypeAlias = Annotated[
     str, typer.Option("--q", help="What was said, or a part of a number or an id.")
@@ -72,22 +70,14 @@ def read_filter(
 
     Without times it is for calls of any time. Raises `ConfigError` for a value that means nothing.
     """
-    from ..call_log.queries.filters import (
-        CHANNELS,
-        DIRECTIONS,
-        HANDLER_STATES,
-        OUTCOMES,
-        CallFilter,
-    )
-
     _require_known("outcome", others["outcome"], OUTCOMES)
     _require_known("channel", others["channel"], CHANNELS)
     _require_known("direction", others["direction"], DIRECTIONS)
     _require_known("handler state", others["handler"], HANDLER_STATES)
     return CallFilter(
         range="all",
-        since=read_moment(since),
-        until=read_moment(until),
+        since=read_time(since),
+        until=read_time(until),
         status=tuple(status or ()),
         agent=tuple(agent or ()),
         metadata=tuple(map(_pair, metadata or ())),

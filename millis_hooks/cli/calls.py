@@ -16,20 +16,27 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..call_log.database import Database
+from ..call_log.queries import Queries
+from ..call_log.queries.filters import CallFilter
+from ..call_log.queries.followed import MOST_AT_ONCE, Follower, Happening
+from ..call_log.redaction import masked_call, masked_happening, masked_listing
+from ..call_log.queries.records import Call, CostItem, ListedCall, Run
+from ..dashboard.call import CallView, show_call
+from ..dashboard.formats import at, clock, contact, iso, milliseconds, status_label
+from ..dashboard.pages import DashboardSettings, PageRequest
+from ..dashboard.transcript import Function, Line
 from ..masking.error_report import printable
-from .common import add_row, console, fail, note, opened, print_json, print_json_line, table
+from ..masking.policy import MaskPolicy
+from ..settings import Settings
+from ..version import __version__
+from .common import open_log, print_json, print_json_line
 from .runs import marked, tried, trouble, when
+from .terminal import add_row, console, fail, note, table
 
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from ..call_log.database import Database
-    from ..call_log.queries import Queries
-    from ..call_log.queries.followed import Happening
-    from ..call_log.queries.records import Call, CostItem, ListedCall, Run
-    from ..dashboard.call import CallView
-    from ..dashboard.transcript import Function, Line
-    from ..settings import Settings
 
 _PAGE_SIZE = 100
 
@@ -46,10 +53,6 @@ def list_calls(
     as_json: AsJson = False,
 ) -> None:
     """List calls, newest first: those that are going on, then those that ended."""
-    from ..call_log.redaction import masked_call, masked_listing
-    from ..masking.policy import MaskPolicy
-    from ..settings import Settings
-
     settings = Settings.load()
     mask = MaskPolicy.of(settings)
     now = datetime.now(UTC)
@@ -80,12 +83,6 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show one call: what was said, what it cost, what we answered, how handlers did."""
-    from ..dashboard.call import show_call
-    from ..dashboard.pages import DashboardSettings, PageRequest
-    from ..masking.policy import MaskPolicy
-    from ..settings import Settings
-    from ..version import __version__
-
     settings = Settings.load()
     pages = DashboardSettings(version=__version__, mask=MaskPolicy.of(settings))
     now = datetime.now(UTC)
@@ -101,15 +98,11 @@ def show(
 
 @contextmanager
 def _reading(settings: Settings) -> Iterator[Queries]:
-    from ..call_log.queries import Queries
-
-    with opened(settings) as database:
+    with open_log(settings) as database:
         yield Queries(database.reader)
 
 
 def _ended(queries: Queries, limit: int, now: datetime) -> Iterator[ListedCall]:
-    from ..call_log.queries.filters import CallFilter
-
     before: str | None = None
     while limit > 0:
         size = min(limit, _PAGE_SIZE)
@@ -122,8 +115,6 @@ def _ended(queries: Queries, limit: int, now: datetime) -> Iterator[ListedCall]:
 
 
 def _row(call: Call, now: datetime) -> list[str]:
-    from ..dashboard.formats import at, clock, contact, status_label
-
     state = call.state(now)
     return [
         at(call.received_at, "%Y-%m-%d %H:%M"),
@@ -176,8 +167,6 @@ def _more(left_out: int) -> list[tuple[str, str]]:
 
 
 def _facts(view: CallView) -> Iterator[tuple[str, str]]:
-    from ..dashboard.formats import clock, contact, iso, milliseconds, status_label
-
     call, prefetch = view.call, view.prefetch
     facts = {
         "State": "ended" if view.state == "ended" else _UNENDED[view.state],
@@ -255,13 +244,9 @@ def tail(
     ] = True,
 ) -> None:
     """Follow calls live: what came in, what we answered, and how handlers did."""
-    from ..call_log.redaction import masked_happening
-    from ..masking.policy import MaskPolicy
-    from ..settings import Settings
-
     settings = Settings.load()
     mask = MaskPolicy.of(settings)
-    with opened(settings) as database, _noted(_Interruption(not follow)) as interruption:
+    with open_log(settings) as database, _noted(_Interruption(not follow)) as interruption:
         for happening in _happenings(database, interruption, last=last):
             if session in (None, happening.session_id) and agent in (None, happening.agent_id):
                 _print(masked_happening(happening, mask), as_json=as_json)
@@ -293,8 +278,6 @@ def _happenings(
     database: Database, interruption: _Interruption, *, last: int
 ) -> Iterator[Happening]:
     """Yield what happens, and once interrupted what has happened until then."""
-    from ..call_log.queries.followed import MOST_AT_ONCE, Follower
-
     with database.reader.connect() as connection:
         follower = Follower(connection, last=last)
     while True:
@@ -330,8 +313,6 @@ def _event_line(happening: Happening) -> Text:
 
 def _details(happening: Happening) -> Iterator[str | None]:
     """Yield what else is known: who called and how it ended, or which handler did what."""
-    from ..dashboard.formats import clock, status_label
-
     if happening.handler is not None:
         yield f"{happening.handler}, attempt {happening.attempt}: run {happening.run_state}"
     else:

@@ -1,65 +1,138 @@
-"""All commands, under their names.
+"""The table of commands.
 
-A command imports what it needs when it runs, so that `--help` and completion answer at once.
+A command's module is imported when the command is called, so that `--help` and completion need
+nothing but this table, and command modules import at their top whatever they need.
 """
 
 from __future__ import annotations
 
-from typing import Annotated
+from importlib import import_module
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
+from ..exceptions import MillisHooksError
 from ..version import __version__
-from . import (
-    calls,
-    doctor,
-    forget,
-    maintenance,
-    millis,
-    operators,
-    runs,
-    send,
-    serve,
-    simulate,
-    transfer,
-)
-from .common import Commands
+from .terminal import print_error
+
+#: By name: the module in this package with the function or group, and the first line of its help.
+COMMANDS = {
+    "new": (
+        "serve:new",
+        "Write a starter application: handlers, tests, and a .env with fresh secrets.",
+    ),
+    "dev": (
+        "serve:dev",
+        "Serve on this machine while you write: reloads, and generates missing secrets.",
+    ),
+    "run": ("serve:run", "Serve in production: settings are checked first, nothing is generated."),
+    "worker": (
+        "serve:worker",
+        "Call the handlers of calls that receivers with MILLIS_HOOKS_RUN_HANDLERS=0 store.",
+    ),
+    "config": (
+        "millis:config",
+        "Print the agent configuration that makes Millis send its webhooks here, as JSON.",
+    ),
+    "send": ("send:app", "Send a sample webhook to a running service."),
+    "simulate": (
+        "simulate:simulate",
+        "Rehearse whole calls: prefetch, conversation, functions, end-of-call.",
+    ),
+    "calls": ("calls:list_calls", "List calls, newest first: those in progress, then ended ones."),
+    "show": (
+        "calls:show",
+        "Show one call: transcript, cost, prefetch answer, and its handler runs.",
+    ),
+    "runs": (
+        "runs:list_runs",
+        "List handler runs, newest first; of a run and its replays, the latest.",
+    ),
+    "tail": ("calls:tail", "Follow deliveries, answers and handler runs live."),
+    "doctor": (
+        "doctor:doctor",
+        "Check the settings, the disk, the call log, the clock and the public address.",
+    ),
+    "drift": (
+        "doctor:drift",
+        "List unknown fields, unknown values and unreadable data, with counts and times.",
+    ),
+    "reconcile": (
+        "millis:reconcile",
+        "Fetch missing ends-of-call from Millis' call logs, and run handlers for them.",
+    ),
+    "reparse": (
+        "maintenance:reparse",
+        "Read stored deliveries again, and update calls, costs, search and drift.",
+    ),
+    "export": ("transfer:export", "Write calls to a file, oldest first: all, or a selection."),
+    "import": (
+        "transfer:import_calls",
+        "Import calls that export --raw wrote as jsonl, or Millis' call logs.",
+    ),
+    "operator": ("operators:app", "Add, list, change and remove operators of the dashboard."),
+    "prune": ("maintenance:prune", "Remove calls that are too old, with all that belongs to them."),
+    "forget": ("forget:forget", "Remove everything about a telephone number, or one session."),
+    "vacuum": ("maintenance:vacuum", "Rewrite the call log's file without unused space."),
+    "backup": ("maintenance:backup", "Copy the call log into a file while the service runs."),
+    "copy": (
+        "transfer:copy",
+        "Copy a whole call log into an empty database, from SQLite to PostgreSQL or back.",
+    ),
+    "replay": (
+        "runs:replay",
+        "Run handlers again with the stored payload: for a call, or for runs.",
+    ),
+}
+#: Their arguments are session ids, which begin with a dash.
+_TAKE_SESSION_IDS = {"show", "forget", "replay"}
+
+
+class LazyGroup(TyperGroup):
+    """The commands of the table. Expected errors become a message and exit status 2."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands = {
+            name: TyperCommand(name=name, short_help=text) for name, (_, text) in COMMANDS.items()
+        }
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Replace the entry of the table by the command itself, with its options."""
+        name, entry, rest = super().resolve_command(ctx, args)
+        return name, entry and load_command(entry.name or ""), rest
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except MillisHooksError as error:
+            print_error(error)
+            raise typer.Exit(2) from None
+
+
+def load_command(name: str) -> Any:
+    """Import a command, or the group of that name."""
+    module, _, attribute = COMMANDS[name][0].partition(":")
+    command = getattr(import_module(f".{module}", __package__), attribute)
+    if not isinstance(command, typer.Typer):
+        options = {"ignore_unknown_options": name in _TAKE_SESSION_IDS}
+        command, function = typer.Typer(add_completion=False, rich_markup_mode=None), command
+        command.command(name, context_settings=options)(function)
+    return typer.main.get_command(command)
+
 
 app = typer.Typer(
-    cls=Commands,
+    cls=LazyGroup,
     help="Receive Millis AI webhooks: answer prefetch in time, keep every end-of-call.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,  # its frames show local variables, and so secrets
+    rich_markup_mode=None,  # rich takes longer to import than everything else together
 )
-app.command("new")(serve.new)
-app.command("dev")(serve.dev)
-app.command("run")(serve.run)
-app.command("worker")(serve.worker)
-app.command("config")(millis.config)
-app.add_typer(send.app, name="send")
-app.command("simulate")(simulate.simulate)
-app.command("calls")(calls.list_calls)
-# Session ids begin with a dash.
-app.command("show", context_settings={"ignore_unknown_options": True})(calls.show)
-app.command("runs")(runs.list_runs)
-app.command("tail")(calls.tail)
-app.command("doctor")(doctor.doctor)
-app.command("drift")(doctor.drift)
-app.command("reconcile")(millis.reconcile)
-app.command("reparse")(maintenance.reparse)
-app.command("export")(transfer.export)
-app.command("import")(transfer.import_calls)
-app.add_typer(operators.app, name="operator")
-app.command("prune")(maintenance.prune)
-app.command("forget", context_settings={"ignore_unknown_options": True})(forget.forget)
-app.command("vacuum")(maintenance.vacuum)
-app.command("backup")(maintenance.backup)
-app.command("copy")(transfer.copy)
-app.command("replay", context_settings={"ignore_unknown_options": True})(runs.replay)
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(is_given: bool) -> None:
+    if is_given:
         typer.echo(f"millis-hooks {__version__}")
         raise typer.Exit
 
@@ -71,4 +144,4 @@ def _options(
         typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
-    """Take the options that stand in front of a command."""
+    """Read the options in front of a command."""

@@ -13,20 +13,26 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
 
+import httpx2
 import typer
 
+from ..call_log.drift import COUNT_CAP, MOST_GROUPS, DriftReport, drift_report, masked_report
+from ..checks import Finding, State, bad
+from ..checks.configuration import examine_application
+from ..checks.examination import examine
+from ..checks.reachability import Addresses, examine_reach
 from ..environment.addresses import is_loopback
 from ..exceptions import MillisHooksError
+from ..masking.policy import MaskPolicy
+from ..server.app_loader import Target, load_target
+from ..settings import Settings
 from ..webhooks import service_url, webhook_url
-from .common import add_row, console, note, opened, print_json, table
+from .common import open_log, print_json
+from .terminal import add_row, console, note, table
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ..call_log.drift import DriftReport
-    from ..checks import Finding, State
-    from ..server.app_loader import Target
-    from ..settings import Settings
 
 _TIMEOUT_S = 10.0
 _MARKS = {"ok": "ok", "warn": "warn", "bad": "BAD"}
@@ -68,9 +74,6 @@ def doctor(
 
 
 def _findings(target: str | None, url: str | None, *, fast: bool) -> Iterator[Finding]:
-    from ..checks import bad
-    from ..checks.examination import examine
-
     try:
         found = _load(target)
         settings = _settings(found)
@@ -80,8 +83,6 @@ def _findings(target: str | None, url: str | None, *, fast: bool) -> Iterator[Fi
         return
     base = None if url is None else service_url(settings, url)
     if found is not None:
-        from ..checks.configuration import examine_application
-
         router = found.hooks.router if found.hooks else None
         yield from examine_application(found.import_string, router)
     yield from examine(settings, _now, reads_all=not fast)
@@ -92,23 +93,15 @@ def _findings(target: str | None, url: str | None, *, fast: bool) -> Iterator[Fi
 def _load(target: str | None) -> Target | None:
     if target is None:
         return None
-    from ..server.app_loader import load_target
-
     return load_target(target)
 
 
 def _settings(found: Target | None) -> Settings:
     """Return the application's own settings; without one those of the environment."""
-    from ..settings import Settings
-
     return found.hooks.settings if found is not None and found.hooks else Settings.load()
 
 
 def _reach(settings: Settings, url: str) -> Iterator[Finding]:
-    import httpx2
-
-    from ..checks.reachability import Addresses, examine_reach
-
     is_local = is_loopback(urlsplit(url).hostname)
     at = Addresses(
         base=url,
@@ -151,12 +144,8 @@ def drift(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List unknown fields, unknown values and what could not be read, with how often and when."""
-    from ..call_log.drift import drift_report, masked_report
-    from ..masking.policy import MaskPolicy
-    from ..settings import Settings
-
     settings = Settings.load()
-    with opened(settings) as database, database.reader.connect() as connection:
+    with open_log(settings) as database, database.reader.connect() as connection:
         report = masked_report(drift_report(connection), MaskPolicy.of(settings))
     if as_json:
         print_json(report)
@@ -167,8 +156,6 @@ def drift(
 
 
 def _print_table(report: DriftReport) -> None:
-    from ..call_log.drift import COUNT_CAP, MOST_GROUPS
-
     shown = table(*_HEADS)
     for column in shown.columns[:-1]:
         column.no_wrap = True

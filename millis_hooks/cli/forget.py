@@ -8,24 +8,32 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import Annotated, TypeVar
 
 import typer
 
+from ..call_log.database import Database
+from ..call_log.upkeep import forget as forgetting
+from ..call_log.upkeep.forget import Found
+from ..call_log.upkeep.removal import (
+    BATCH_ALONE_S,
+    BATCH_S,
+    PAGES,
+    PAGES_ALONE,
+    Removal,
+    empty_wal,
+    rewrite_search_index,
+    writing_by,
+)
 from ..exceptions import ConfigError
 from ..masking.error_report import printable
 from ..protocol.phones import digits_of, looked_for
-from .common import INTERRUPTED, fail, note, opened, progress, record
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from ..call_log.database import Database
-    from ..call_log.upkeep.forget import Found
-    from ..call_log.upkeep.removal import Removal
-    from ..settings import Settings
+from ..sandbox.emulator.app import sandbox_file
+from ..settings import Settings
+from .common import is_served, open_log, record
+from .terminal import INTERRUPTED, fail, note, progress
 
 T = TypeVar("T")
 
@@ -36,23 +44,6 @@ def ask(question: str) -> None:
         raise ConfigError("Nobody can be asked here. Add --yes to remove them.")
     if not typer.confirm(question):
         fail("Nothing was removed.")
-
-
-def is_served(database: Database) -> bool:
-    """Tell whether a service is at work on this log."""
-    from ..call_log.locks import FileHolder
-    from ..runs.processes import processes_at_work
-
-    if not database.is_file:
-        with database.reader.connect() as connection:
-            return bool(processes_at_work(connection))
-    place = FileHolder(database.runner_lock)
-    try:
-        return not place.hold()
-    except OSError:  # no service could have made the file either
-        return False
-    finally:
-        place.let_go()
 
 
 def rested(batches: Iterator[T], *, rests: bool) -> Iterator[T]:
@@ -69,8 +60,6 @@ def carry_out(
     batches: Iterator[Removal], planned: Removal, tell: Callable[[Removal], None]
 ) -> Removal:
     """Remove batch by batch, with a bar, and return what went; `tell` hears it, however it ends."""
-    from ..call_log.upkeep.removal import Removal
-
     gone = Removal()
     try:
         with progress(planned.total) as tell_done:
@@ -120,11 +109,8 @@ def forget(
     Of a number, that is every session from it, to it or with it, and every one whose prefetch or
     metadata names it. What is removed is overwritten in the file.
     """
-    from ..call_log.upkeep import forget as forgetting
-    from ..settings import Settings
-
     settings = Settings.load()
-    with opened(settings) as database:
+    with open_log(settings) as database:
         found = _find(database, who, settings)
         planned = forgetting.plan(database.reader, found)
         typer.echo(printable(f"Kept about it: {planned}.{_named(found.session_ids)}"))
@@ -143,9 +129,6 @@ def forget(
 
 def _carry_out(database: Database, found: Found, planned: Removal, *, asks: bool) -> int:
     """Remove what was found, and return how many calls had to stay."""
-    from ..call_log.upkeep import forget as forgetting
-    from ..call_log.upkeep.removal import BATCH_ALONE_S, BATCH_S, writing_by
-
     if asks:
         ask("Remove them for good?")
     served = is_served(database)
@@ -162,8 +145,6 @@ def _carry_out(database: Database, found: Found, planned: Removal, *, asks: bool
 
 
 def _find(database: Database, who: str, settings: Settings) -> Found:
-    from ..call_log.upkeep import forget as forgetting
-
     found = forgetting.find_session(database.reader, who)
     if found.session_ids:
         return found
@@ -183,8 +164,6 @@ def _find(database: Database, who: str, settings: Settings) -> Found:
 
 
 def _rehearsal_file(settings: Settings) -> Path | None:
-    from ..sandbox.emulator.app import sandbox_file
-
     file = sandbox_file(settings)
     return file if isinstance(file, Path) and file.exists() else None
 
@@ -197,14 +176,6 @@ def _named(session_ids: Sequence[str]) -> str:
 
 def _erase(database: Database, *, rests: bool) -> None:
     """Remove from the file what deleting has left in it."""
-    from ..call_log.upkeep.removal import (
-        PAGES,
-        PAGES_ALONE,
-        empty_wal,
-        rewrite_search_index,
-        writing_by,
-    )
-
     steps = rewrite_search_index(writing_by(database.writer), pages=PAGES if rests else PAGES_ALONE)
     try:
         with progress(None):

@@ -12,18 +12,25 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from ..call_log.database import Database
+from ..call_log.upkeep import retention
+from ..call_log.upkeep import vacuum as vacuuming
+from ..call_log.upkeep.backup import back_up
+from ..call_log.upkeep.removal import BATCH_ALONE_S, BATCH_S, writing_by
+from ..call_log.upkeep.reprocess import Chosen, Reparse, Reread, registered_runs
+from ..call_log.upkeep.retention import doubt_of_clock
 from ..exceptions import ConfigError
 from ..masking.error_report import printable
-from .common import INTERRUPTED, fail, note, opened, progress, read_moment, record
-from .forget import ask, carry_out, is_served, rested, told_kept
-
-if TYPE_CHECKING:
-    from ..call_log.database import Database
-    from ..call_log.upkeep.reprocess import Reparse, Reread
+from ..settings import Settings
+from ..version import __version__
+from .common import is_served, open_log, record
+from .forget import ask, carry_out, rested, told_kept
+from .options import read_time
+from .terminal import INTERRUPTED, fail, note, progress
 
 _KEEPS_ALL = (
     "MILLIS_HOOKS_RETENTION_DAYS is 0, which keeps everything. Say how old calls may become: --days"
@@ -49,17 +56,13 @@ def prune(
     The service does the same by itself, every hour. Calls whose handlers are not done stay until
     they are.
     """
-    from ..call_log.upkeep import retention
-    from ..call_log.upkeep.removal import BATCH_ALONE_S, BATCH_S, writing_by
-    from ..settings import Settings
-
     settings = Settings.load()
     kept_days = days or settings.retention_days
     if not kept_days:
         raise ConfigError(_KEEPS_ALL)
     now = datetime.now(UTC)
     before = now - timedelta(days=kept_days)
-    with opened(settings) as database:
+    with open_log(settings) as database:
         if not clock_is_right:
             _require_right_clock(database, kept=timedelta(days=kept_days), now=now)
         with progress(None):
@@ -92,8 +95,6 @@ def prune(
 
 
 def _require_right_clock(database: Database, *, kept: timedelta, now: datetime) -> None:
-    from ..call_log.upkeep.retention import doubt_of_clock
-
     with database.reader.connect() as connection:
         doubt = doubt_of_clock(connection, kept=kept, now=now)
     if doubt is not None:
@@ -112,10 +113,7 @@ def backup(
     The service may be at work. To go back to a copy: stop the service, move the log away with its
     -wal and -shm, and put the copy in its place.
     """
-    from ..call_log.upkeep.backup import back_up
-    from ..settings import Settings
-
-    with opened(Settings.load()) as database:
+    with open_log(Settings.load()) as database:
         size_bytes = database.path.stat().st_size
         began = datetime.now(UTC)
         try:
@@ -152,10 +150,7 @@ def vacuum(
     Removed calls leave space that new ones take, so this is only needed after much was removed at
     once. It needs twice the size of what stays on the disk, and nothing can be stored meanwhile.
     """
-    from ..call_log.upkeep import vacuum as vacuuming
-    from ..settings import Settings
-
-    with opened(Settings.load()) as database:
+    with open_log(Settings.load()) as database:
         before = vacuuming.space(database)
         if before.free_bytes < before.needed_bytes:
             needed, free = megabytes(before.needed_bytes), megabytes(before.free_bytes)
@@ -192,13 +187,9 @@ def reparse(
     Also while the service runs. No handler is called again; a call that could not be read before
     gets its runs now. One that was stopped goes on where it was.
     """
-    from ..call_log.upkeep.reprocess import Chosen, Reparse, registered_runs
-    from ..settings import Settings
-    from ..version import __version__
-
     settings = Settings.load()
-    chosen = Chosen(unparsed, read_moment(since), session)
-    with opened(settings) as database:
+    chosen = Chosen(unparsed, read_time(since), session)
+    with open_log(settings) as database:
         with database.reader.connect() as connection:
             runs_for = registered_runs(connection)
         work = Reparse(
@@ -218,8 +209,6 @@ def reparse(
 
 
 def _carry_out(work: Reparse, *, rests: bool) -> Reread:
-    from ..call_log.upkeep.reprocess import Reread
-
     reread = Reread()
     try:
         with progress(work.place.last) as tell_done:

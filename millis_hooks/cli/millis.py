@@ -9,21 +9,23 @@ import asyncio
 import json
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from ..call_log.database import Database
+from ..call_log.redaction import redaction_of
+from ..call_log.upkeep.removal import writing_by
 from ..exceptions import ConfigError
+from ..millis_api.client import MillisApi
+from ..millis_api.reconcile import SETTLES_IN, Reconciled, Reconciliation
+from ..server.app_loader import load_target
+from ..settings import Settings
 from ..webhooks import service_url
 from ..webhooks.agent_config import agent_config, warnings_about
-from .common import INTERRUPTED, fail, note, opened, progress, read_moment
-from .forget import is_served
-
-if TYPE_CHECKING:
-    from ..call_log.database import Database
-    from ..millis_api.client import MillisApi
-    from ..millis_api.reconcile import Reconciled
-    from ..settings import Settings
+from .common import is_served, open_log
+from .options import read_time
+from .terminal import INTERRUPTED, fail, note, progress
 
 
 class Form(StrEnum):
@@ -64,9 +66,6 @@ def config(
 
 def _settings(target: str | None) -> tuple[Settings, str]:
     """Return the settings, and the path that the application is mounted at."""
-    from ..server.app_loader import load_target
-    from ..settings import Settings
-
     if target is None:
         return Settings.load(), ""
     found = load_target(target)
@@ -108,13 +107,10 @@ def reconcile(
     Needs MILLIS_HOOKS_API_KEY; the service then does the same by itself, every few minutes. Calls
     whose end is in the log stay as they are, so it may be cut short and begun again.
     """
-    from ..millis_api.client import MillisApi
-    from ..settings import Settings
-
-    begin = read_moment(since)
+    begin = read_time(since)
     settings = Settings.load()
     api = MillisApi.of(settings)
-    with opened(settings) as database:
+    with open_log(settings) as database:
         found = _look(database, api, begin, settings, is_trial=dry_run, at_once=at_once)
         typer.echo(("Nothing was stored. " if dry_run else "") + str(found))
         if found.filled and not dry_run:
@@ -130,10 +126,6 @@ def _look(
     is_trial: bool,
     at_once: bool,
 ) -> Reconciled:
-    from ..call_log.redaction import redaction_of
-    from ..call_log.upkeep.removal import writing_by
-    from ..millis_api.reconcile import SETTLES_IN, Reconciled, Reconciliation
-
     so_far = Reconciled()
     try:
         with progress(None) as tell_done:

@@ -5,24 +5,27 @@ from __future__ import annotations
 import sys
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from ..environment.secret_rules import require_strong
 from ..exceptions import ConfigError
 from ..masking.error_report import printable
-from .common import Commands, add_row, console, fail, note, opened, print_json, record, table
-
-if TYPE_CHECKING:
-    from ..operators import Account
+from ..operators import OPERATOR, Account, accounts
+from ..operators.accounts import hash_password, make_password
+from ..settings import Settings
+from .common import open_log, print_json, record
+from .terminal import add_row, console, fail, note, table
 
 #: The longest password that is read, in characters.
 _PASSWORD_CHARS = 1000
 
 app = typer.Typer(
-    cls=Commands,
     help="Add, list, change and remove operators of the dashboard.",
     no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
 )
 
 
@@ -53,12 +56,8 @@ def add(
     generate: Generated = False,
 ) -> None:
     """Add an operator. The password is asked for, or made where nobody can be asked."""
-    from ..operators import accounts
-    from ..operators.accounts import hash_password
-    from ..settings import Settings
-
     known = _name(name)
-    with opened(Settings.load()) as database:
+    with open_log(Settings.load()) as database:
         with database.reader.connect() as connection:
             if accounts.find(connection, known) is not None:
                 fail(f"There is an operator {known} already.")
@@ -77,11 +76,8 @@ def list_operators(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List the operators that were added."""
-    from ..operators import accounts
-    from ..settings import Settings
-
     settings = Settings.load()
-    with opened(settings) as database, database.reader.connect() as connection:
+    with open_log(settings) as database, database.reader.connect() as connection:
         listed = accounts.listed(connection)
     if as_json:
         print_json(listed)
@@ -97,11 +93,8 @@ def list_operators(
 @app.command("remove")
 def remove(name: Name) -> None:
     """Remove an operator, and sign them out everywhere."""
-    from ..operators import accounts
-    from ..settings import Settings
-
     known = _name(name)
-    with opened(Settings.load()) as database:
+    with open_log(Settings.load()) as database:
         with database.writer.begin() as connection:
             if not accounts.remove(connection, known):
                 _fail_unknown(known)
@@ -112,12 +105,8 @@ def remove(name: Name) -> None:
 @app.command("password")
 def password(name: Name, password_stdin: FromStdin = False, generate: Generated = False) -> None:
     """Change an operator's password, and sign them out everywhere."""
-    from ..operators import accounts
-    from ..operators.accounts import hash_password
-    from ..settings import Settings
-
     known = _name(name)
-    with opened(Settings.load()) as database:
+    with open_log(Settings.load()) as database:
         with database.reader.connect() as connection:
             if accounts.find(connection, known) is None:
                 _fail_unknown(known)
@@ -134,11 +123,8 @@ def password(name: Name, password_stdin: FromStdin = False, generate: Generated 
 @app.command("role")
 def change_role(name: Name, role: Annotated[Role, typer.Argument(help="view or operate.")]) -> None:
     """Change what an operator may do, at once."""
-    from ..operators import accounts
-    from ..settings import Settings
-
     known = _name(name)
-    with opened(Settings.load()) as database:
+    with open_log(Settings.load()) as database:
         with database.writer.begin() as connection:
             if not accounts.set_role(connection, known, role.value):
                 _fail_unknown(known)
@@ -147,8 +133,6 @@ def change_role(name: Name, role: Annotated[Role, typer.Argument(help="view or o
 
 
 def _name(text: str) -> str:
-    from ..operators import OPERATOR, accounts
-
     name = accounts.clean_name(text)
     if name is None:
         raise ConfigError(
@@ -165,9 +149,6 @@ def _fail_unknown(name: str) -> None:
 
 def _password(name: str, *, from_stdin: bool, generate: bool) -> tuple[str, bool]:
     """Return a password, and whether it was made here."""
-    from ..environment.secret_rules import require_strong
-    from ..operators.accounts import make_password
-
     if from_stdin and generate:
         raise ConfigError("Choose one: --password-stdin or --generate.")
     if from_stdin:

@@ -10,31 +10,23 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from ..call_log.database import Database
+from ..call_log.queries import runs
+from ..call_log.redaction import masked_listed_run
+from ..call_log.queries.records import Attempt, Run
+from ..call_log.queries.runs import ListedRun, handler_names
 from ..exceptions import ConfigError
 from ..masking.error_report import printable
-from .common import (
-    INTERRUPTED,
-    add_row,
-    console,
-    fail,
-    note,
-    opened,
-    print_json,
-    progress,
-    read_moment,
-    record,
-    table,
-)
-
-if TYPE_CHECKING:
-    from ..call_log.database import Database
-    from ..call_log.queries.records import Attempt, Run
-    from ..call_log.queries.runs import ListedRun
-    from ..runs.replay import Preview, Replayed, Wanted
+from ..masking.policy import MaskPolicy
+from ..runs.replay import Preview, Replayed, Wanted, preview, replay_batch, replay_call, replay_run
+from ..settings import Settings
+from .common import open_log, print_json, record
+from .options import read_time
+from .terminal import INTERRUPTED, add_row, console, fail, note, progress, table
 
 #: The states of a run, in the order of its life.
 STATES = ("pending", "running", "failed", "parked", "succeeded")
@@ -55,17 +47,12 @@ def list_runs(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List handler runs, newest first; of a run and its replays, the latest."""
-    from ..call_log.queries import runs
-    from ..call_log.redaction import masked_listed_run
-    from ..masking.policy import MaskPolicy
-    from ..settings import Settings
-
     require_known(status, STATES)
     of_any_state = runs.RunFilter(handler, session)
     wanted = runs.RunFilter(handler, session, status)
     settings = Settings.load()
     mask = MaskPolicy.of(settings)
-    with opened(settings) as database, database.reader.connect() as connection:
+    with open_log(settings) as database, database.reader.connect() as connection:
         found = runs.list_runs(connection, wanted, limit=limit)
         listed = [masked_listed_run(run, mask) for run in found]
         counts = runs.count_runs(connection, of_any_state)
@@ -166,15 +153,12 @@ def replay(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Run handlers again with the stored payload: for one call, one run, or many runs."""
-    from ..runs.replay import Wanted
-    from ..settings import Settings
-
     require_known(status, _STATUSES)
-    filters = (handler, status, read_moment(since), read_moment(until))
+    filters = (handler, status, read_time(since), read_time(until))
     wanted = Wanted(*filters) if any(filters) else None
     if sum(way is not None for way in (session_id, run, wanted)) != 1:
         raise ConfigError(_ONE_WAY)
-    with opened(Settings.load()) as database:
+    with open_log(Settings.load()) as database:
         if wanted is not None:
             replayed = _replay_many(database, wanted, asks=not yes)
         elif run is not None:
@@ -193,8 +177,6 @@ def _record(database: Database, replayed: Replayed, session_id: str | None = Non
 
 
 def _replay_call(database: Database, session_id: str) -> Replayed:
-    from ..runs.replay import replay_call
-
     with database.writer.begin() as connection:
         replayed = replay_call(connection, session_id, datetime.now(UTC))
     if replayed is None:
@@ -203,8 +185,6 @@ def _replay_call(database: Database, session_id: str) -> Replayed:
 
 
 def _replay_run(database: Database, run_id: int) -> Replayed:
-    from ..runs.replay import replay_run
-
     with database.writer.begin() as connection:
         replayed = replay_run(connection, run_id, datetime.now(UTC))
     if replayed is None:
@@ -213,9 +193,6 @@ def _replay_run(database: Database, run_id: int) -> Replayed:
 
 
 def _replay_many(database: Database, wanted: Wanted, *, asks: bool) -> Replayed:
-    from ..call_log.queries.runs import handler_names
-    from ..runs.replay import preview
-
     with database.reader.connect() as connection:
         _require_handler(wanted.handler, handler_names(connection))
         planned = preview(connection, wanted)
@@ -256,8 +233,6 @@ def _ask() -> None:
 
 
 def _carry_out(database: Database, wanted: Wanted, total: int) -> Replayed:
-    from ..runs.replay import Replayed
-
     done = Replayed()
     try:
         with progress(total) as tell_done:
@@ -273,8 +248,6 @@ def _carry_out(database: Database, wanted: Wanted, total: int) -> Replayed:
 
 def _batches(database: Database, wanted: Wanted) -> Iterator[Replayed]:
     """Replay batch by batch; a service that acknowledges meanwhile gets its turns."""
-    from ..runs.replay import replay_batch
-
     cursor = None
     while True:
         began = time.perf_counter()

@@ -7,21 +7,33 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
+import httpx2
 import typer
+from httpx2 import Response
 
 from ..environment.addresses import is_loopback
 from ..exceptions import ConfigError, PayloadError, PayloadTooLargeError
 from ..masking.error_report import printable
+from ..protocol.events import identify
+from ..protocol.phones import as_sent
+from ..protocol.samples import (
+    AGENT_ID,
+    CUSTOMER_PHONE,
+    OWN_PHONE,
+    VINTAGES,
+    Vintage,
+    end_of_call_body,
+    prefetch_query,
+    push_id,
+)
+from ..settings import Hook, Settings
 from ..webhooks import Marker, given_url, secret_for, secret_header
-from .common import WAYS, fail, given_secret, note
-
-if TYPE_CHECKING:
-    from httpx2 import Response
-
-    from ..protocol.samples import Vintage
-    from ..settings import Hook, Settings
+from ..webhooks.bodies import decode
+from . import options
+from .options import read_secret
+from .terminal import fail, note
 
 _TIMEOUT_S = 30.0
 #: A file that becomes longer when it is decompressed is not read for its session.
@@ -37,14 +49,15 @@ _AS_TEST = (
 )
 _AS_REAL = "Sent without a mark: it counts as a call of Millis'."
 
-app = typer.Typer(help="Send a sample webhook to a running service.", no_args_is_help=True)
+app = typer.Typer(
+    help="Send a sample webhook to a running service.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+)
 
 Url = Annotated[
     str, typer.Option(help="The service, or the whole address of the webhook.", show_default=True)
-]
-Secret = Annotated[
-    str | None,
-    typer.Option(help=f"The secret; {WAYS}. By default from the settings.", metavar="-|env:|file:"),
 ]
 VintageName = Annotated[
     str,
@@ -66,7 +79,7 @@ AsReal = Annotated[
 @app.command("prefetch")
 def send_prefetch(
     url: Url = "http://127.0.0.1:8000",
-    secret: Secret = None,
+    secret: options.Secret = None,
     vintage: VintageName = "v2",
     session_id: SessionId = None,
     agent_id: AgentId = None,
@@ -76,8 +89,6 @@ def send_prefetch(
     as_real: AsReal = False,
 ) -> None:
     """Ask as Millis does before a call begins, and show the answer."""
-    from ..protocol.samples import AGENT_ID, CUSTOMER_PHONE, OWN_PHONE, prefetch_query
-
     session_id = session_id or _new_session()
     query = prefetch_query(
         _vintage(vintage),
@@ -95,7 +106,7 @@ def send_prefetch(
 @app.command("end-of-call")
 def send_end_of_call(
     url: Url = "http://127.0.0.1:8000",
-    secret: Secret = None,
+    secret: options.Secret = None,
     vintage: VintageName = "v2",
     session_id: SessionId = None,
     agent_id: AgentId = None,
@@ -110,8 +121,6 @@ def send_end_of_call(
     as_real: AsReal = False,
 ) -> None:
     """Send what Millis sends when a call has ended, and show the answer."""
-    from ..protocol.samples import AGENT_ID, CUSTOMER_PHONE, OWN_PHONE, end_of_call_body
-
     if file is not None:
         body = _read_file(file)
         _send(_Sample("end_of_call", _session_in(body), agent_id, as_real, body=body), url, secret)
@@ -145,9 +154,6 @@ class _Sample:
 
 def _session_in(body: bytes) -> str | None:
     """Return the session that a body is about, if it can be read; it may be compressed."""
-    from ..protocol.events import identify
-    from ..webhooks.bodies import decode
-
     try:
         return identify(decode(body, "", max_bytes=_MAX_BODY_BYTES).body).session_id
     except (PayloadError, PayloadTooLargeError):
@@ -165,14 +171,10 @@ def _headers(settings: Settings, sample: _Sample, url: str, secret: str | None) 
 
 def _send(sample: _Sample, url: str, secret: str | None) -> None:
     """Send one webhook; end the command with an error unless it is accepted."""
-    import httpx2
-
-    from ..settings import Settings
-
     settings = Settings.load()
     address = given_url(settings, sample.hook, url)
     headers, query, body = (
-        _headers(settings, sample, address, given_secret("--secret", secret)),
+        _headers(settings, sample, address, read_secret("--secret", secret)),
         sample.query,
         sample.body,
     )
@@ -207,8 +209,6 @@ def _show(response: Response, latency_ms: float) -> None:
 
 
 def _vintage(name: str) -> Vintage:
-    from ..protocol.samples import VINTAGES
-
     for vintage in VINTAGES:
         if vintage == name:
             return vintage
@@ -216,14 +216,10 @@ def _vintage(name: str) -> Vintage:
 
 
 def _new_session() -> str:
-    from ..protocol.samples import push_id
-
     return push_id(datetime.now(UTC))
 
 
 def _phone(option: str, given: str | None, default: str) -> str | None:
-    from ..protocol.phones import as_sent
-
     try:
         return default if given is None else as_sent(given) if given.strip() else None
     except ValueError as error:

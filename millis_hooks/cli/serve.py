@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,21 +16,20 @@ from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from ..app import MillisHooks
 from ..environment.addresses import is_loopback
 from ..environment.private_files import make_private
 from ..exceptions import ConfigError
+from ..observability.log_records import log_config
+from ..server import Limits, serve
+from ..server.app_loader import Target, load_target
+from ..settings import Settings
 from ..webhooks import is_webhook_path, webhook_url
-from .common import tell
-
-if TYPE_CHECKING:
-    from ..app import MillisHooks
-    from ..server import Limits
-    from ..server.app_loader import Target
-    from ..settings import Settings
+from .terminal import print_error
 
 _OPEN_TO_TUNNELS = (
     "             Its API is open to this machine and to tunnels of bytes (ssh -R, socat).\n"
@@ -47,8 +48,6 @@ Port = Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")]
 
 def _require_free(host: str, port: int) -> None:
     """Raise `ConfigError` where nothing can listen, in words that say what to do."""
-    import socket
-
     try:
         family, kind, _, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -95,9 +94,6 @@ def dev(
     reload: Annotated[bool, typer.Option(help="Restart when a Python file changes.")] = True,
 ) -> None:
     """Serve on this machine while you write: reloads, and makes the secrets that are missing."""
-    from ..server import serve
-    from ..server.app_loader import load_target
-
     generated = _fill_in_secrets(host)
     found = load_target(target)
     if found.hooks is not None:
@@ -113,7 +109,7 @@ def dev(
             reload=reload,
             reload_dirs=[found.directory],
             log_config=_log_config(LogLevel.INFO, found),
-            tell=tell,
+            tell=print_error,
             announce=lambda: typer.echo(_welcome(found, generated, _address(host, port), file)),
         )
 
@@ -127,11 +123,6 @@ def run(
     ] = LogLevel.INFO,
 ) -> None:
     """Serve in production: settings are checked first, and nothing is made up."""
-    import logging
-
-    from ..server import serve
-    from ..server.app_loader import load_target
-
     found = load_target(target)
     if found.hooks is not None:
         found.hooks.settings.require_closed()
@@ -164,11 +155,6 @@ def worker(
 
     It answers /healthz, /readyz and /metrics, and nothing else.
     """
-    import logging
-
-    from ..server import serve
-    from ..server.app_loader import load_target
-
     os.environ["MILLIS_HOOKS_RUN_HANDLERS"] = "1"
     found = load_target(target)
     hooks = _hooks_of(found)
@@ -198,15 +184,11 @@ def _hooks_of(target: Target) -> MillisHooks:
 
 
 def _log_config(level: LogLevel, target: Target) -> dict[str, Any]:
-    from ..observability.log_records import log_config
-
     return log_config(level, target.hooks.settings.log_format if target.hooks else "console")
 
 
 def _fill_in_secrets(host: str) -> Generated:
     """Put into the environment what is missing in the settings, so that reloads keep it."""
-    from ..settings import Settings
-
     settings = Settings.load()
     is_closed, is_here = _is_closed(settings), is_loopback(host)
     if not is_closed and not is_here:
@@ -235,8 +217,6 @@ def _is_closed(settings: Settings) -> bool:
 
 def _limits(target: Target) -> Limits:
     """Let a body take as long in the server as the application lets it."""
-    from ..server import Limits
-
     hooks = target.hooks
     return Limits(body_timeout_s=hooks.settings.body_timeout_s) if hooks else Limits()
 

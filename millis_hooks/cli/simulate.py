@@ -8,24 +8,31 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import typer
+from sqlalchemy import make_url
 
+from ..call_log.database import is_file
+from ..call_log.queries import Queries
 from ..environment.addresses import is_loopback
 from ..exceptions import ConfigError, SandboxOffError
+from ..handlers.made_up_calls import MillisRequest
 from ..masking.error_report import printable
-from .common import WAYS, add_row, console, given_secret, note, progress, table
-
-if TYPE_CHECKING:
-    from ..call_log.queries import Queries
-    from ..handlers.made_up_calls import MillisRequest
-    from ..masking.policy import MaskPolicy
-    from ..sandbox.scenario import Scenario
-    from ..sandbox.simulator import Latencies, Load, Simulation
-    from ..sandbox.steps import EndDelivered, Prefetched, Step
-    from ..settings import Hook, Settings
+from ..masking.policy import MaskPolicy
+from ..sandbox.scenario import Scenario, load_scenario, shipped_scenarios
+from ..sandbox.simulator import Latencies, Load, RunningService, Simulation
+from ..sandbox.steps import EndDelivered, Prefetched, Step, shown
+from ..server.app_loader import load_target
+from ..settings import Hook, Settings
+from ..testing import HooksClient
+from ..webhooks import Marker, secret_for, service_url
+from ..webhooks.agent_config import agent_config
+from . import options
+from .common import open_log
+from .options import read_secret
+from .terminal import add_row, console, note, progress, table
 
 _SHOWN_CHARS = 600
 _OFF = SandboxOffError.status_code
@@ -50,12 +57,7 @@ def simulate(
     url: Annotated[
         str, typer.Option(help="A service that runs, where no --target is given.")
     ] = "http://127.0.0.1:8000",
-    secret: Annotated[
-        str | None,
-        typer.Option(
-            help=f"Its secret; {WAYS}. By default from the settings.", metavar="-|env:|file:"
-        ),
-    ] = None,
+    secret: options.Secret = None,
     keep: Annotated[
         bool, typer.Option(help="With --target: keep the calls in the application's call log.")
     ] = False,
@@ -74,8 +76,6 @@ def simulate(
 
     The exit code is 1 if something a scenario expects did not come.
     """
-    from ..sandbox.scenario import load_scenario
-
     if list_them:
         _list()
         return
@@ -87,7 +87,7 @@ def simulate(
     stage = (
         _in_process(target, keep=keep, anywhere=anywhere)
         if target
-        else _running(url, given_secret("--secret", secret), anywhere=anywhere)
+        else _running(url, read_secret("--secret", secret), anywhere=anywhere)
     )
     with stage as stands:
         show = partial(_load, count=count, concurrency=concurrency) if count > 1 else _call
@@ -108,8 +108,6 @@ class _Stands:
 
 
 def _list() -> None:
-    from ..sandbox.scenario import shipped_scenarios
-
     shown = table("Scenario", "What happens")
     for scenario in shipped_scenarios():
         add_row(shown, scenario.name, scenario.title)
@@ -119,10 +117,6 @@ def _list() -> None:
 @contextmanager
 def _in_process(target: str, *, keep: bool, anywhere: bool) -> Iterator[_Stands]:
     """Start the application in this process; its call log is thrown away, unless kept."""
-    from ..masking.policy import MaskPolicy
-    from ..server.app_loader import load_target
-    from ..testing import HooksClient
-
     hooks = load_target(target).hooks
     if hooks is None:
         raise ConfigError(f"{target} is no MillisHooks, and none is mounted in it.")
@@ -139,11 +133,6 @@ def _in_process(target: str, *, keep: bool, anywhere: bool) -> Iterator[_Stands]
 @contextmanager
 def _running(url: str, secret: str | None, *, anywhere: bool) -> Iterator[_Stands]:
     """Reach a service that runs; with its call log at hand it learns that calls are rehearsed."""
-    from ..masking.policy import MaskPolicy
-    from ..sandbox.simulator import RunningService
-    from ..settings import Settings
-    from ..webhooks import Marker, service_url
-
     settings = Settings.load()
     url = service_url(settings, url)
     if not anywhere and not is_loopback(urlsplit(url).hostname):
@@ -162,9 +151,6 @@ def _running(url: str, secret: str | None, *, anywhere: bool) -> Iterator[_Stand
 def _webhooks(
     settings: Settings, url: str, secret: str | None, agent_id: str | None
 ) -> dict[str, Any]:
-    from ..webhooks import secret_for
-    from ..webhooks.agent_config import agent_config
-
     def choose(settings: Settings, hook: Hook, agent_id: str | None) -> str | None:
         return secret or secret_for(settings, hook, agent_id) or secret_for(settings, hook)
 
@@ -176,19 +162,13 @@ def _webhooks(
 @contextmanager
 def _call_log(settings: Settings, url: str) -> Iterator[Queries | None]:
     """Open the service's call log if it is at hand."""
-    from sqlalchemy import make_url
-
-    from ..call_log.database import is_file
-    from ..call_log.queries import Queries
-    from .common import opened
-
     file = Path(make_url(settings.database_url).database or "")
     is_there = file.is_file() or not is_file(settings.database_url)
     if not is_loopback(urlsplit(url).hostname) or not is_there:
         note(_NO_LOG)
         yield None
         return
-    with opened(settings) as database:
+    with open_log(settings) as database:
         yield Queries(database.reader)
 
 
@@ -212,15 +192,11 @@ def _call(stands: _Stands, scenario: Scenario, *, as_json: bool) -> bool:
 
 
 def _sent(simulation: Simulation) -> list[Prefetched | EndDelivered]:
-    from ..sandbox.steps import EndDelivered, Prefetched
-
     log = simulation.result.log
     return [*log.of(Prefetched), *log.of(EndDelivered)]
 
 
 def _as_json(mask: MaskPolicy, scenario: Scenario, simulation: Simulation) -> dict[str, Any]:
-    from ..sandbox.steps import shown
-
     handled = simulation.handled
     runs = () if handled is None else handled.runs
     return {
@@ -235,8 +211,6 @@ def _as_json(mask: MaskPolicy, scenario: Scenario, simulation: Simulation) -> di
 
 
 def _print_step(mask: MaskPolicy, step: Step | None) -> None:
-    from ..sandbox.steps import shown
-
     if step is None:
         return
     told = shown(step, mask)

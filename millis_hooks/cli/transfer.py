@@ -15,38 +15,35 @@ from datetime import UTC, datetime
 from io import RawIOBase
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, NoReturn, cast
+from typing import Annotated, Any, BinaryIO, NoReturn, cast
 
 import typer
+from sqlalchemy import Connection
 
+from ..call_log.database import Database
+from ..call_log.redaction import redaction_of
+from ..call_log.transfer.copy import (
+    Compared,
+    begin,
+    compare,
+    copy_rows,
+    count_rows,
+    finish,
+    last_ids,
+    snapshot,
+)
+from ..call_log.transfer.export import Chosen, Format, Told, choose, read_calls, read_loose, writing
+from ..call_log.transfer.import_ import Document, Importer, Tally, entries, read_documents
+from ..call_log.writer import Writer
+from ..environment.sources import Given
 from ..exceptions import ConfigError, PayloadError
 from ..masking.error_report import printable
+from ..masking.policy import MaskPolicy
+from ..settings import Settings
 from . import call_options as options
-from .common import (
-    INTERRUPTED,
-    WAYS,
-    add_row,
-    console,
-    fail,
-    given_secret,
-    new_file,
-    note,
-    opened,
-    progress,
-    record,
-    table,
-)
-from .forget import is_served
-
-if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
-    from ..call_log.database import Database
-    from ..call_log.transfer.copy import Compared
-    from ..call_log.transfer.export import Chosen, Format, Told
-    from ..call_log.transfer.import_ import Document, Importer, Tally
-    from ..masking.policy import MaskPolicy
-    from ..settings import Settings
+from .common import is_served, new_file, open_log, record
+from .options import SECRET_SOURCES, read_secret
+from .terminal import INTERRUPTED, add_row, console, fail, note, progress, table
 
 _STDOUT = Path("-")
 _FORMATS = ("csv", "jsonl", "parquet")
@@ -101,10 +98,6 @@ def export(
 
     Secrets are hidden, and what MILLIS_HOOKS_MASK_NUMBERS and MILLIS_HOOKS_MASK_TEXT say.
     """
-    from ..call_log.transfer.export import choose
-    from ..masking.policy import MaskPolicy
-    from ..settings import Settings
-
     chosen_format = _format(format_, file)
     if raw and chosen_format != "jsonl":
         raise ConfigError("--raw is for --format jsonl; other formats never show secrets.")
@@ -131,7 +124,7 @@ def export(
     )
     settings = Settings.load()
     policy = None if raw else MaskPolicy.of(settings)
-    with opened(settings) as database:
+    with open_log(settings) as database:
         with database.reader.connect() as connection:
             with_loose = chosen_format == "jsonl"
             chosen = choose(connection, wanted, datetime.now(UTC), with_loose=with_loose)
@@ -183,8 +176,6 @@ class _Printed(RawIOBase):
 def _write(
     database: Database, chosen: Chosen, to: BinaryIO, format_: Format, policy: MaskPolicy | None
 ) -> None:
-    from ..call_log.transfer.export import writing
-
     total, done = len(chosen.calls) + len(chosen.loose), 0
     try:
         with progress(total) as tell_done, writing(to, format_, policy) as calls:
@@ -196,8 +187,6 @@ def _write(
 
 
 def _read(database: Database, chosen: Chosen, format_: Format) -> Iterator[Told]:
-    from ..call_log.transfer.export import read_calls, read_loose
-
     engine = database.reader
     return chain(
         read_calls(engine, chosen.calls, with_deliveries=format_ == "jsonl"),
@@ -242,8 +231,6 @@ def import_calls(
     already is left out, so an import that was cut short is simply begun again. A log that is not
     there is made. No handler is called for what is imported; millis-hooks replay --handler does it.
     """
-    from ..settings import Settings
-
     unreadable = _Unreadable()
     with _importer(Settings.load()) as importer:
         try:
@@ -261,11 +248,7 @@ def import_calls(
 
 @contextmanager
 def _importer(settings: Settings) -> Iterator[Importer]:
-    from ..call_log.redaction import redaction_of
-    from ..call_log.transfer.import_ import Importer
-    from ..call_log.writer import Writer
-
-    with opened(settings, may_make=True) as database:
+    with open_log(settings, may_create=True) as database:
         writer = Writer(database.writer)
         writer.start()
         try:
@@ -287,8 +270,6 @@ def _size(files: Sequence[Path]) -> int | None:
 def _documents(
     files: Sequence[Path], tell_done: Callable[[int], None]
 ) -> Iterator[tuple[Path, Document]]:
-    from ..call_log.transfer.import_ import read_documents
-
     done = 0
     for path in files:
         with _open(path) as file:
@@ -315,8 +296,6 @@ def _cannot_be_read(error: OSError) -> NoReturn:
 
 
 def _take(importer: Importer, file: Path, document: Document, unreadable: _Unreadable) -> None:
-    from ..call_log.transfer.import_ import entries
-
     if document.text is None:
         unreadable.add(file, document.line, "too long to be read at once")
         return
@@ -352,11 +331,13 @@ _MOVED = "The copy is finished. Set MILLIS_HOOKS_DATABASE_URL to it, and start t
 def copy(
     source: Annotated[
         str,
-        typer.Option("--from", help=f"The call log to copy: sqlite:///millis_hooks.db; {WAYS}."),
+        typer.Option(
+            "--from", help=f"The call log to copy: sqlite:///millis_hooks.db; {SECRET_SOURCES}."
+        ),
     ],
     target: Annotated[
         str,
-        typer.Option("--to", help=f"The database to copy it to, as --from; {WAYS}."),
+        typer.Option("--to", help=f"The database to copy it to, as --from; {SECRET_SOURCES}."),
     ],
 ) -> None:
     """Copy a whole call log into an empty database, from SQLite to PostgreSQL or back.
@@ -369,10 +350,10 @@ def copy(
     An address with a password does not belong into arguments: `--to -` asks for it, and `--to
     env:NAME` takes it from a variable.
     """
-    here_url, there_url = given_secret("--from", source), given_secret("--to", target)
+    here_url, there_url = read_secret("--from", source), read_secret("--to", target)
     with (
         _opened("--from", here_url) as here,
-        _opened("--to", there_url, may_make=True) as there,
+        _opened("--to", there_url, may_create=True) as there,
     ):
         try:
             _copy(here, there)
@@ -381,24 +362,13 @@ def copy(
 
 
 @contextmanager
-def _opened(option: str, url: str | None, *, may_make: bool = False) -> Iterator[Database]:
-    from sqlalchemy import make_url
-
-    from ..call_log.database import is_file
-    from ..environment.sources import Given
-    from ..settings import Settings
-
+def _opened(option: str, url: str | None, *, may_create: bool = False) -> Iterator[Database]:
     settings = Settings.load(database_url=Given(url, option))
-    file = Path(make_url(settings.database_url).database or "")
-    if is_file(settings.database_url) and not may_make and not file.is_file():
-        fail(f"There is no call log {file}.")
-    with opened(settings, may_make=may_make) as database:
+    with open_log(settings, may_create=may_create) as database:
         yield database
 
 
 def _copy(source: Database, target: Database) -> None:
-    from ..call_log.transfer.copy import begin, finish, last_ids, snapshot
-
     if is_served(target):
         fail(_TARGET_SERVED)
     if begin(source, target):
@@ -418,16 +388,12 @@ def _copy(source: Database, target: Database) -> None:
 
 
 def _copy_rows(state: Connection, target: Database) -> None:
-    from ..call_log.transfer.copy import copy_rows, count_rows
-
     with progress(count_rows(state)) as tell_done:
         for done in copy_rows(state, target):
             tell_done(done)
 
 
 def _compare(state: Connection, target: Database) -> list[Compared]:
-    from ..call_log.transfer.copy import compare, count_rows, snapshot
-
     with snapshot(target) as copied:
         total = count_rows(state) + count_rows(copied)
         with progress(total) as tell_done:

@@ -1,0 +1,106 @@
+"""Options that several commands share, and how their values are read."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Collection
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import typer
+
+from ..environment.sources import cleaned
+from ..exceptions import ConfigError
+
+_MAX_CHARS = 10_000
+#: How an option takes a secret without it being visible in `ps` and in the shell's history.
+SECRET_SOURCES = "- asks or reads a line, env:NAME a variable, file:PATH a file"
+
+AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+DryRun: TypeAlias = Annotated[
+    bool, typer.Option("--dry-run", help="Only print what would be done.")
+]
+Force: TypeAlias = Annotated[bool, typer.Option("--force", help="Replace FILE if it exists.")]
+Yes: TypeAlias = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+Since: TypeAlias = Annotated[
+    str | None, typer.Option(help="Received since, as 2026-11-01 or 2026-11-01T14:00.")
+]
+Until: TypeAlias = Annotated[str | None, typer.Option(help="Received before.")]
+Secret: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        help=f"The service's secret; {SECRET_SOURCES}. By default from the settings.",
+        metavar="-|env:|file:",
+    ),
+]
+TargetOption: TypeAlias = Annotated[
+    str | None, typer.Argument(metavar="[TARGET]", help="Your application: app.py or package.app.")
+]
+
+
+def read_time(text: str | None) -> datetime | None:
+    """Return a date or time as aware UTC; without a zone it is taken as UTC.
+
+    Raises `ConfigError` if it is neither.
+    """
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+        return moment.replace(tzinfo=moment.tzinfo or UTC).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise ConfigError(
+            f"{text!r} is not a date. Write it as 2026-11-01 or 2026-11-01T14:00."
+        ) from None
+
+
+def read_pair(option: str, text: str) -> tuple[str, str]:
+    """Return key and value of KEY=VALUE. Raises `ConfigError`."""
+    key, equals, value = text.partition("=")
+    if not (key and equals):
+        raise ConfigError(f"{option} takes key=value, not {text!r}.")
+    return key, value
+
+
+def require_known(kind: str, value: str | None, known: Collection[str]) -> None:
+    """Raise `ConfigError` if a value is given that is not among the known ones."""
+    if value is not None and value not in known:
+        raise ConfigError(f"There is no {kind} {value!r}. Known: {', '.join(known)}.")
+
+
+def read_secret(option: str, text: str | None) -> str | None:
+    """Return the secret that an option names (see `SECRET_SOURCES`), or the text itself.
+
+    Raises `ConfigError` if there is nothing to read.
+    """
+    if text is None:
+        return None
+    kind, colon, name = text.partition(":")
+    if text == "-":
+        secret = cleaned(_ask(option))
+    elif colon and kind == "env":
+        secret = cleaned(os.environ.get(name, ""))
+    elif colon and kind == "file":
+        secret = cleaned(_read_file(option, Path(name)))
+    else:
+        return text
+    if not isinstance(secret, str):
+        raise ConfigError(f"{option} {text}: nothing is there.")
+    return secret
+
+
+def _ask(option: str) -> str:
+    if sys.stdin.isatty():
+        return str(typer.prompt(option.lstrip("-").capitalize(), hide_input=True, err=True))
+    return sys.stdin.readline(_MAX_CHARS)
+
+
+def _read_file(option: str, file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise ConfigError(f"{option} {file}: {error.strerror}.") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{option} {file}: it is not text in UTF-8.") from None

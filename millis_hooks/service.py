@@ -214,10 +214,12 @@ class Sites:
         )
 
     def _setup(self) -> Setup:
-        from .checks.examination import examine
+        from .checks.local import check_installation
         from .dashboard import Setup, Trials
 
-        look = partial(examine, self._settings, self._now, reads_all=False, measures=False)
+        look = partial(
+            check_installation, self._settings, self._now, reads_all=False, measures=False
+        )
         return Setup(self._settings, Trials(self._settings), look)
 
     def _replay(self, work: Callable[[Connection], Replayed | None]) -> Replayed | None:

@@ -34,7 +34,7 @@ from millis_hooks.call_log.tables import (
 from millis_hooks.call_log.upkeep import removal, retention
 from millis_hooks.call_log.upkeep.housekeeping import Housekeeper
 from millis_hooks.call_log.upkeep.removal import Removal
-from millis_hooks.checks.machine import examine_retention
+from millis_hooks.checks.database import check_retention
 from millis_hooks.cli.commands import app
 from millis_hooks.handlers.routing import Router
 from millis_hooks.service import Service
@@ -328,14 +328,14 @@ def test_nothing_goes_while_the_clock_is_in_doubt(
     assert bool(gone.total) is is_believed
     assert ("the clock may be wrong" in caplog.text) is not is_believed
     with log.database.reader.connect() as connection:
-        found = [each.state for each in examine_retention(connection, 30, NOW)]
-        assert list(examine_retention(connection, 0, NOW)) == []
-    assert found == ([] if is_believed else ["bad"])
+        states = [each.state for each in check_retention(connection, 30, NOW)]
+        assert list(check_retention(connection, 0, NOW)) == []
+    assert states == ([] if is_believed else ["bad"])
 
 
 def test_a_log_without_deliveries_has_no_doubt(log: StoredCalls) -> None:
     with log.database.reader.connect() as connection:
-        assert list(examine_retention(connection, 30, NOW)) == []
+        assert list(check_retention(connection, 30, NOW)) == []
 
 
 def test_in_a_flood_it_rests_for_long(log: StoredCalls) -> None:

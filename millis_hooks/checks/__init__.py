@@ -1,8 +1,6 @@
-"""What a check found, and what to do about it.
+"""Checks of an installation: what `doctor` prints and the Setup page shows.
 
-Looks a service over: its settings, its disk, its call log, its clock, and the way to it.
-
-Every check is a function that yields findings; none of them changes anything.
+A check is a function that returns or yields results and changes nothing.
 """
 
 from __future__ import annotations
@@ -14,11 +12,8 @@ State = Literal["ok", "warn", "bad"]
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """One line of the report. `advice` says what to do; empty when that is nothing.
-
-    `link` is where to read more of it.
-    """
+class CheckResult:
+    """The result of one check: what was found, what to do about it, and where to read more."""
 
     name: str
     state: State
@@ -27,19 +22,16 @@ class Finding:
     link: str = ""
 
 
-def ok(name: str, found: str, *, link: str = "") -> Finding:
-    """Nothing has to be done; with a `link` it is good to know."""
-    return Finding(name, "ok", found, link=link)
+def ok(name: str, found: str, *, link: str = "") -> CheckResult:
+    """Nothing has to be done; with a `link` there is something to know."""
+    return CheckResult(name, "ok", found, link=link)
 
 
-def warn(name: str, found: str, advice: str) -> Finding:
-    """It works, and may not do so for ever or may not be meant."""
-    return Finding(name, "warn", found, advice)
+def warn(name: str, found: str, advice: str) -> CheckResult:
+    """It works, but may stop working or may not be intended."""
+    return CheckResult(name, "warn", found, advice)
 
 
-def bad(name: str, found: str, advice: str) -> Finding:
+def bad(name: str, found: str, advice: str) -> CheckResult:
     """It does not work, or is open to everybody."""
-    return Finding(name, "bad", found, advice)
-
-
-__all__ = ["Finding", "State"]
+    return CheckResult(name, "bad", found, advice)

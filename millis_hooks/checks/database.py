@@ -1,12 +1,9 @@
-"""Checks of the call log itself, and of the SQLite that reads it. Nothing in it is changed.
-
-Checks of what is done after the acknowledgement: reading deliveries, and handler runs.
-"""
+"""Checks of the call log: SQLite, the schema, the clock, and the work that waits."""
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -15,140 +12,51 @@ from sqlalchemy import Connection, and_, func, select
 
 from ..call_log.locks import FileHolder, Version, has_wal_reset_bug
 from ..call_log.migrations import HEAD
-from ..call_log.tables import IS_OPEN, IS_UNPARSED, deliveries, handler_runs, handlers, inbox
-from . import Finding, bad, ok, warn
-
-_UNREAD_FOR = timedelta(minutes=1)
-_PENDING_FOR = timedelta(minutes=10)
-_runs = handler_runs.c
-
-
-def examine_runner(lock: Path) -> Finding:
-    """Tell whether a process does the runs, by its lock."""
-    if not _is_held(lock):
-        return warn(
-            "runner",
-            "no process runs handlers now",
-            "Start the service: millis-hooks run app.py",
-        )
-    return ok("runner", "a process runs handlers")
-
-
-def _is_held(lock: Path) -> bool:
-    if not lock.exists():
-        return False
-    holder = FileHolder(lock)
-    try:
-        return not holder.hold()
-    except OSError:  # it is another user's
-        return True
-    finally:
-        holder.let_go()
-
-
-def examine_work(connection: Connection, now: datetime) -> Iterator[Finding]:
-    """Look at what waits; on an up-to-date call log only."""
-    yield _unread(connection, now)
-    yield _unparsed(connection)
-    counted = select(_runs.state, func.count()).where(IS_OPEN, _runs.is_latest)
-    counts: dict[str, int] = dict(connection.execute(counted.group_by(_runs.state)).all())
-    yield _parked(counts.get("parked", 0))
-    yield _pending(connection, counts.get("pending", 0), now)
-    yield from _unknown(connection)
-
-
-def _unread(connection: Connection, now: datetime) -> Finding:
-    count = connection.scalar(select(func.count()).select_from(inbox)) or 0
-    oldest = connection.scalar(
-        select(deliveries.c.received_at)
-        .join(inbox, inbox.c.delivery_id == deliveries.c.id)
-        .order_by(deliveries.c.id)
-        .limit(1)
-    )
-    if oldest is not None and now - oldest > _UNREAD_FOR:
-        return warn(
-            "inbox",
-            f"{count:,} deliveries wait to be read, the oldest since {oldest:%Y-%m-%d %H:%M} UTC",
-            "Start the service. If it runs, its log says what keeps it from reading them.",
-        )
-    return ok("inbox", f"{count:,} deliveries wait to be read")
-
-
-def _unparsed(connection: Connection) -> Finding:
-    count = connection.scalar(select(func.count()).select_from(deliveries).where(IS_UNPARSED))
-    if count:
-        return warn(
-            "unparsed",
-            f"{count:,} deliveries could not be read; they are kept",
-            "The dashboard's /deliveries says why. After an upgrade: millis-hooks reparse "
-            "--unparsed",
-        )
-    return ok("unparsed", "every delivery could be read")
-
-
-def _parked(count: int) -> Finding:
-    if count:
-        return warn(
-            "parked runs",
-            f"{count:,} wait for a person",
-            "See why: millis-hooks runs --status parked. Then: millis-hooks replay --status parked",
-        )
-    return ok("parked runs", "none")
-
-
-def _pending(connection: Connection, count: int, now: datetime) -> Finding:
-    pending = select(func.min(_runs.state_since)).where(IS_OPEN, _runs.state == "pending")
-    oldest = connection.scalar(pending)
-    if oldest is not None and now - oldest > _PENDING_FOR:
-        return warn(
-            "pending runs",
-            f"{count:,}, the oldest since {oldest:%Y-%m-%d %H:%M} UTC",
-            "Start the service. If it runs, its handlers are too slow or too few at a time: see "
-            "MILLIS_HOOKS_HANDLER_CONCURRENCY.",
-        )
-    return ok("pending runs", f"{count:,}")
-
-
-def _unknown(connection: Connection) -> Iterator[Finding]:
-    known = and_(handlers.c.hook == _runs.hook, handlers.c.name == _runs.handler)
-    unknown = (
-        select(_runs.handler, func.count())
-        .select_from(handler_runs.outerjoin(handlers, known))
-        .where(IS_OPEN, _runs.is_latest, handlers.c.name.is_(None))
-        .group_by(_runs.handler)
-        .order_by(_runs.handler)
-    )
-    found = [f"{name} ({count:,})" for name, count in connection.execute(unknown)]
-    if found:
-        yield warn(
-            "unknown handlers",
-            f"runs are left of handlers that the application has no more: {', '.join(found)}",
-            "Bring them back under these names, or leave their runs parked.",
-        )
-
+from ..call_log.tables import (
+    IS_OPEN,
+    IS_UNPARSED,
+    calls,
+    deliveries,
+    handler_runs,
+    handlers,
+    inbox,
+)
+from ..call_log.upkeep.retention import doubt_of_clock
+from . import CheckResult, bad, ok, warn
 
 RESTORE = (
     "Stop the service, move the file away together with its -wal and -shm, and put a backup in its "
     "place; `sqlite3 FILE .recover` may save what is newer."
 )
+NO_RUNNER = warn(
+    "runner", "no process runs handlers now", "Start the service: millis-hooks run app.py"
+)
+_SET_CLOCK = "Let the machine set its clock: timedatectl set-ntp true"
+_TOLERATED = timedelta(seconds=5)
+_WRONG = timedelta(seconds=60)
+#: So many of the newest calls are compared with Millis' clock.
+_NEWEST_CALLS = 20
+_UNREAD_FOR = timedelta(minutes=1)
+_PENDING_FOR = timedelta(minutes=10)
+_runs = handler_runs.c
 
 
-def examine_sqlite(version: Version) -> Iterator[Finding]:
-    """Look at the SQLite that this Python has."""
-    written = ".".join(map(str, version))
+def check_sqlite(version: Version) -> Iterator[CheckResult]:
+    """Check the SQLite of this Python."""
+    number = ".".join(map(str, version))
     if has_wal_reset_bug(version):
         yield ok(
             "SQLite",
-            f"{written} has the WAL-reset bug, so the programs of millis_hooks write to the call "
-            "log one at a time; not so other programs that write to it, as Litestream does",
+            f"{number} has the WAL-reset bug, so the programs of millis_hooks write to the call "
+            "log one at a time; other programs that write to it, like Litestream, do not wait",
             link="https://www.sqlite.org/wal.html#walresetbug",
         )
     else:
-        yield ok("SQLite", f"{written}, without the WAL-reset bug")
+        yield ok("SQLite", f"{number}, without the WAL-reset bug")
     if not _can_search():
         yield bad(
             "search",
-            f"SQLite {written} has no FTS5 with trigrams",
+            f"SQLite {number} has no FTS5 with trigrams",
             "Use a Python whose SQLite is 3.34 or newer and was built with FTS5.",
         )
 
@@ -162,40 +70,193 @@ def _can_search() -> bool:
     return True
 
 
-def examine_schema(version: str | None) -> Finding:
-    """Compare the schema with the one this program knows."""
+def check_file(connection: Connection, file: Path, *, reads_all: bool) -> Iterator[CheckResult]:
+    """Check the journal mode and, if `reads_all`, whether the whole file can be read.
+
+    Reading takes seconds for each GB.
+    """
+    mode = connection.exec_driver_sql("PRAGMA journal_mode").scalar()
+    if mode == "wal":
+        yield ok("journal", "WAL")
+    else:
+        yield warn(
+            "journal",
+            f"{mode}, not WAL: another program has changed it",
+            "Restart the service: it sets WAL when it starts.",
+        )
+    if reads_all:
+        errors = list(connection.exec_driver_sql("PRAGMA quick_check(5)").scalars())
+        if errors == ["ok"]:
+            yield ok("integrity", "the whole file can be read")
+        else:
+            yield bad("integrity", f"{file} is damaged: {'; '.join(map(str, errors))}", RESTORE)
+
+
+def check_schema(version: str | None) -> CheckResult:
+    """Compare the schema with the one that this program knows."""
     if version is None:
-        return ok("schema", f"none yet; the service makes {HEAD} when it starts")
+        return ok("schema", f"none yet; the service creates {HEAD} when it starts")
     if version > HEAD:
         return bad(
             "schema",
-            f"{version}, of a newer millis_hooks than this one, which knows up to {HEAD}",
-            "Install the newer millis_hooks that wrote it.",
+            f"{version} is of a newer millis_hooks; this one knows up to {HEAD}",
+            "Install the millis_hooks that wrote it.",
         )
     if version < HEAD:
         return warn(
             "schema",
-            f"{version}, of an older millis_hooks",
-            f"Make a copy of the files; the service upgrades it to {HEAD} when it starts.",
+            f"{version} is of an older millis_hooks",
+            f"Copy the files; the service upgrades them to {HEAD} when it starts.",
         )
     return ok("schema", version)
 
 
-def examine_mode(connection: Connection) -> Finding:
-    """Tell whether readers and the writer get along without waiting for each other."""
-    mode = connection.exec_driver_sql("PRAGMA journal_mode").scalar()
-    if mode == "wal":
-        return ok("journal", "WAL")
+def check_runner(lock: Path) -> CheckResult:
+    """Tell by its lock whether a process runs handlers."""
+    return ok("runner", "a process runs handlers") if _is_held(lock) else NO_RUNNER
+
+
+def _is_held(lock: Path) -> bool:
+    if not lock.exists():
+        return False
+    holder = FileHolder(lock)
+    try:
+        return not holder.hold()
+    except OSError:  # it belongs to another user
+        return True
+    finally:
+        holder.let_go()
+
+
+def check_content(
+    connection: Connection, now: Callable[[], datetime], *, kept_days: int
+) -> Iterator[CheckResult]:
+    """Check the clock and the work that waits, in a call log of the current schema."""
+    yield from check_clock(connection, now)
+    yield from check_work(connection, now())
+    yield from check_retention(connection, kept_days, now())
+
+
+def check_retention(connection: Connection, days: int, now: datetime) -> Iterator[CheckResult]:
+    """Check whether retention refuses to remove calls because the clock may be wrong."""
+    doubt = doubt_of_clock(connection, kept=timedelta(days=days), now=now) if days else None
+    if doubt is not None:
+        yield bad(
+            "retention",
+            f"nothing is removed, because the clock may be wrong: {doubt}",
+            f"{_SET_CLOCK}. If it is right: millis-hooks prune --clock-is-right",
+        )
+
+
+def check_clock(connection: Connection, now: Callable[[], datetime]) -> Iterator[CheckResult]:
+    """Compare this machine's clock with the newest delivery and with Millis' times."""
+    newest = select(deliveries.c.received_at).order_by(deliveries.c.id.desc()).limit(1)
+    received_at = connection.scalar(newest)
+    if received_at is None:
+        return
+    yield compare_clock("the newest delivery", max(received_at - now(), timedelta()))
+    times = (
+        select(calls.c.started_at, calls.c.ended_at)
+        .where(calls.c.delivery_id.is_not(None), calls.c.started_at.is_not(None))
+        .order_by(calls.c.id.desc())
+        .limit(_NEWEST_CALLS)
+    )
+    rows = connection.execute(times)
+    ahead = max((started_at - ended_at for started_at, ended_at in rows), default=timedelta())
+    if ahead > _WRONG:
+        found = f"Millis began a call {_duration(ahead)} after its end was received"
+        yield warn("clock", found, _SET_CLOCK)
+
+
+def compare_clock(other: str, ahead: timedelta) -> CheckResult:
+    """Judge by how much another clock is ahead of this machine's."""
+    if abs(ahead) <= _TOLERATED:
+        return ok("clock", f"agrees with {other}")
+    side = "ahead of" if ahead > timedelta() else "behind"
+    found = f"{other} is {_duration(abs(ahead))} {side} this machine's clock"
+    return (bad if abs(ahead) > _WRONG else warn)("clock", found, _SET_CLOCK)
+
+
+def _duration(duration: timedelta) -> str:
+    seconds = duration.total_seconds()
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
+def check_work(connection: Connection, now: datetime) -> Iterator[CheckResult]:
+    """Check the deliveries that wait to be read, and the runs that wait or failed."""
+    yield _inbox(connection, now)
+    yield _unparsed(connection)
+    yield from _open_runs(connection, now)
+    yield from _unknown_handlers(connection)
+
+
+def _inbox(connection: Connection, now: datetime) -> CheckResult:
+    waiting = select(func.count(), func.min(deliveries.c.received_at)).join(
+        inbox, inbox.c.delivery_id == deliveries.c.id
+    )
+    count, oldest = connection.execute(waiting).one()
+    found = f"{count:,} deliveries wait to be read"
+    if oldest is None or now - oldest <= _UNREAD_FOR:
+        return ok("inbox", found)
     return warn(
-        "journal",
-        f"{mode}, not WAL: another program has changed it",
-        "Restart the service: it sets WAL when it starts.",
+        "inbox",
+        f"{found}, the oldest since {oldest:%Y-%m-%d %H:%M} UTC",
+        "Start the service. If it runs, its log says why it does not read them.",
     )
 
 
-def examine_integrity(connection: Connection, file: Path) -> Finding:
-    """Read the whole file, as `PRAGMA quick_check` does; that takes seconds for each GB."""
-    found = list(connection.exec_driver_sql("PRAGMA quick_check(5)").scalars())
-    if found == ["ok"]:
-        return ok("integrity", "the whole file can be read")
-    return bad("integrity", f"{file} is damaged: {'; '.join(map(str, found))}", RESTORE)
+def _unparsed(connection: Connection) -> CheckResult:
+    count = connection.scalar(select(func.count()).select_from(deliveries).where(IS_UNPARSED))
+    if not count:
+        return ok("unparsed", "every delivery could be read")
+    return warn(
+        "unparsed",
+        f"{count:,} deliveries could not be read; they are kept",
+        "The dashboard's /deliveries says why. After an upgrade: millis-hooks reparse --unparsed",
+    )
+
+
+def _open_runs(connection: Connection, now: datetime) -> Iterator[CheckResult]:
+    by_state = (
+        select(_runs.state, func.count(), func.min(_runs.state_since))
+        .where(IS_OPEN, _runs.is_latest)
+        .group_by(_runs.state)
+    )
+    states = {state: (count, since) for state, count, since in connection.execute(by_state)}
+    failed, _ = states.get("parked", (0, None))
+    if failed:
+        yield warn(
+            "parked runs",
+            f"{failed:,} wait for a person",
+            "See why: millis-hooks runs --status parked. Then: millis-hooks replay --status parked",
+        )
+    else:
+        yield ok("parked runs", "none")
+    pending, oldest = states.get("pending", (0, now))
+    if now - oldest > _PENDING_FOR:
+        yield warn(
+            "pending runs",
+            f"{pending:,}, the oldest since {oldest:%Y-%m-%d %H:%M} UTC",
+            "Start the service. If it runs, its handlers are too slow or too few at a time: see "
+            "MILLIS_HOOKS_HANDLER_CONCURRENCY.",
+        )
+    else:
+        yield ok("pending runs", f"{pending:,}")
+
+
+def _unknown_handlers(connection: Connection) -> Iterator[CheckResult]:
+    registered = and_(handlers.c.hook == _runs.hook, handlers.c.name == _runs.handler)
+    unknown = (
+        select(_runs.handler, func.count())
+        .select_from(handler_runs.outerjoin(handlers, registered))
+        .where(IS_OPEN, _runs.is_latest, handlers.c.name.is_(None))
+        .group_by(_runs.handler)
+        .order_by(_runs.handler)
+    )
+    names = [f"{name} ({count:,})" for name, count in connection.execute(unknown)]
+    if names:
+        yield warn(
+            "unknown handlers",
+            f"runs are left of handlers that the application no longer has: {', '.join(names)}",
+            "Restore the handlers under these names, or leave their runs.",
+        )

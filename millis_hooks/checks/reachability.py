@@ -1,10 +1,7 @@
-"""Checks from outside: whether Millis can reach the service, and nobody else gets in.
+"""Checks over HTTP: whether the service can be reached, and is closed without its secret.
 
-Only what is harmless is sent: nothing that a handler would be called for.
-
-Sends one request to a public address, and says in plain words what went wrong on the way.
-
-Nothing of the answer is shown to anybody: who asks learns its status, and whether it is ours.
+`check_reachability` sends only harmless requests; `send` sends any one, for the connection test of
+the Setup page. Of an answer only its status is shown.
 """
 
 from __future__ import annotations
@@ -13,180 +10,145 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
-from ..exceptions import AuthenticationError
-from . import Finding, bad, ok, warn
-from .machine import judge
+from . import CheckResult, bad, ok, warn
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # pages import this module, and few of them send requests
     from httpx2 import Client, HTTPError, Request, Response
 
-#: How long an answer may take to arrive, in seconds.
-DEADLINE_S = 10.0
-#: Our own answers to the webhooks are far smaller; the rest of a larger one is not read.
-_MAX_ANSWER_BYTES = 64 * 1024
-_REFUSED = b'{"error":"%s"}' % AuthenticationError.detail.encode()
+#: How long to wait for each part of an answer, in seconds.
+TIMEOUT_S = 10.0
+_EXPIRES_SOON = timedelta(days=14)
 
 
-@dataclass(frozen=True, slots=True)
-class Told:
-    """What a person is told: what was found, and what to do about it."""
+class Problem(NamedTuple):
+    """What went wrong with a request, and what to do about it."""
 
-    found: str
+    message: str
     advice: str
 
 
-#: What may go wrong, by a short name. In braces: `host`, `prefix`, `header`, `status`.
-TROUBLES: Mapping[str, Told] = {
-    "no_name": Told(
+#: By name. In braces: `host`, `prefix`, `header`, `status`.
+PROBLEMS: Mapping[str, Problem] = {
+    "unknown_host": Problem(
         "DNS does not know the name {host}.",
-        "Correct the address. A name that is new may need a few minutes to be known.",
+        "Correct the address. A new name may need a few minutes to be known.",
     ),
-    "link_local": Told(
-        "{host} is an address of the network card alone: nothing was sent there.",
+    "link_local": Problem(
+        "{host} is a link-local address: nothing was sent there.",
         "Give the address by which Millis reaches the service from outside.",
     ),
-    "refused": Told(
-        "{host} refuses the connection: nothing listens there.",
-        "Start the service, and the tunnel or the proxy in front of it; look at the port.",
+    "no_connection": Problem(
+        "No connection to {host}: nothing listens there, or a firewall is in the way.",
+        "Start the service, and the tunnel or proxy in front of it; check the port and firewall.",
     ),
-    "no_connection": Told(
-        "No connection to {host} could be made in time.",
-        "Look at the firewall, and at the port.",
+    "certificate": Problem(
+        "The certificate of {host} is not trusted, has expired, or has another name.",
+        "Get a certificate that everybody trusts, for example from Let's Encrypt.",
     ),
-    "late": Told(
-        "{host} took the request and gives no answer.",
-        "Look at the firewall and the proxy: it may forward to something that does not run.",
+    "no_answer": Problem(
+        "{host} gives no answer in time, or one that is not HTTP, or not TLS.",
+        "Check the port, and where the proxy forwards to; its log may say more.",
     ),
-    "certificate": Told(
-        "The certificate of {host} is not to be trusted, has run out, or is of another name.",
-        "Have a certificate made that everybody trusts, as Let's Encrypt does.",
+    "redirect": Problem(
+        "{host} redirects to another address ({status}).",
+        "Give Millis the address it redirects to: it follows no redirects.",
     ),
-    "no_tls": Told(
-        "{host} does not speak TLS.",
-        "Have something in front of the service do TLS, or correct the port.",
+    "unauthorized": Problem(
+        "The request was refused: the secret did not arrive, or is another service's (401).",
+        "Let the proxy forward the header {header} unchanged, and ask for no password of its own "
+        "below {prefix}/.",
     ),
-    "no_http": Told(
-        "What listens at {host} does not speak HTTP, or breaks off.",
-        "Correct the port. The log of the proxy may say why.",
+    "blocked": Problem(
+        "Something in front of the service refuses the request ({status}).",
+        "Exempt {prefix}/ from its rules and limits: Millis' addresses are not published, and a "
+        "refused end-of-call is lost.",
     ),
-    "broken": Told(
-        "The request to {host} came to nothing.",
-        "Start the service, and see that DNS names it.",
+    "not_found": Problem(
+        "{host} answers, but does not know the path (404).",
+        "Let the proxy forward {prefix}/ unchanged, and check MILLIS_HOOKS_PREFIX.",
     ),
-    "redirect": Told(
-        "{host} sends callers on to another address ({status}).",
-        "Give Millis the address it sends them on to: a webhook may not be sent on.",
+    "gateway": Problem(
+        "The proxy at {host} answers, but does not reach the service ({status}).",
+        "Start the service, and let the proxy forward to its address and port.",
     ),
-    "secret_lost": Told(
-        "The service was reached, and the secret did not arrive with the request (401).",
-        "Have the proxy pass the header {header} on as it is. Is it another service, with other "
-        "secrets?",
+    "unavailable": Problem(
+        "The service was reached, but cannot store calls now (503).",
+        "Its log says why; so may /readyz and `millis-hooks doctor`.",
     ),
-    "guarded": Told(
-        "Something in front of the service asks for a password of its own (401).",
-        "Let requests to {prefix}/ pass without: the service asks for its secret itself.",
+    "other_service": Problem(
+        "{host} answered 200, but nothing arrived here.",
+        "The address belongs to another program, or to a service with another call log.",
     ),
-    "forbidden": Told(
-        "Something in front of the service refuses the request (403).",
-        "Let requests to {prefix}/ pass; Millis sends them from addresses that are not published.",
-    ),
-    "not_found": Told(
-        "{host} answers, and knows no such path (404).",
-        "Have the proxy pass {prefix}/ on as it is, and see that MILLIS_HOOKS_PREFIX is the same.",
-    ),
-    "too_many": Told(
-        "Something in front of the service finds the requests too many (429).",
-        "Take {prefix}/ out of its limits: a refused end-of-call is lost.",
-    ),
-    "gateway": Told(
-        "The proxy at {host} answers, and does not reach the service ({status}).",
-        "Start the service, and have the proxy forward to its address and port.",
-    ),
-    "cannot_store": Told(
-        "The service was reached, and cannot take it now (503).",
-        "Its log says why; /readyz and `millis-hooks doctor` may too.",
-    ),
-    "elsewhere": Told(
-        "{host} answered 200, and nothing arrived here.",
-        "The address is of another program, or of a service with another call log. Correct it.",
-    ),
-    "odd": Told(
-        "{host} answered {status}, where 200 is due.",
+    "unexpected": Problem(
+        "{host} answered {status} instead of 200.",
         "The logs of the proxy and of the service may say why.",
     ),
 }
-
 _BY_STATUS = {
-    401: "guarded",
-    403: "forbidden",
+    401: "unauthorized",
+    403: "blocked",
     404: "not_found",
-    429: "too_many",
+    429: "blocked",
     502: "gateway",
-    503: "cannot_store",
+    503: "unavailable",
     504: "gateway",
 }
-#: What a client's error comes from, the more exact first.
-_BY_CAUSE: tuple[tuple[type[Exception], str], ...] = (
-    (socket.gaierror, "no_name"),
-    (ssl.SSLCertVerificationError, "certificate"),
-    (ssl.SSLError, "no_tls"),
-    (ConnectionRefusedError, "refused"),
-)
 
 
 @dataclass(frozen=True, slots=True)
-class Exchange:
-    """How a request ended: `trouble` names what went wrong, and is None where all went well."""
+class SendResult:
+    """How a request ended: `problem` is a name in `PROBLEMS`, None if it was answered 200."""
 
-    trouble: str | None
+    problem: str | None
     status_code: int | None = None
     latency_ms: float | None = None
 
 
-def exchange(client: Client, request: Request, *, deadline_s: float = DEADLINE_S) -> Exchange:
-    """Send one request and wait for its answer. Blocks.
+def send(client: Client, request: Request) -> SendResult:
+    """Send a request and wait for the head of its answer. Blocks.
 
-    `client` must not follow redirects. How long DNS may take is for the system to say.
+    `client` must not follow redirects.
     """
     import httpx2
 
     began = time.perf_counter()
     try:
         response = client.send(request, stream=True)
-        try:
-            body = _beginning(response.iter_bytes(), began + deadline_s)
-        finally:
-            response.close()
+        response.close()
     except httpx2.HTTPError as error:
-        return Exchange(trouble_of(error))
-    if body is None:
-        return Exchange("late")
+        return SendResult(problem_of(error))
     latency_ms = (time.perf_counter() - began) * 1000
-    return Exchange(_trouble_with(response.status_code, body), response.status_code, latency_ms)
+    return SendResult(_status_problem(response.status_code), response.status_code, latency_ms)
 
 
-def trouble_of(error: HTTPError) -> str:
-    """Name what kept an answer from coming."""
+def _status_problem(status_code: int) -> str | None:
+    if status_code == 200:
+        return None
+    if 300 <= status_code < 400:
+        return "redirect"
+    return _BY_STATUS.get(status_code, "unexpected")
+
+
+def problem_of(error: HTTPError) -> str:
+    """Return the problem that kept an answer from arriving."""
     import httpx2
 
     causes = list(_causes(error))
-    for kind, trouble in _BY_CAUSE:
-        if any(isinstance(cause, kind) for cause in causes):
-            return trouble
-    if "CERTIFICATE" in str(error).upper():
+    if any(isinstance(cause, socket.gaierror) for cause in causes):
+        return "unknown_host"
+    if "CERTIFICATE" in str(error).upper() or any(
+        isinstance(cause, ssl.SSLCertVerificationError) for cause in causes
+    ):
         return "certificate"
-    if isinstance(error, httpx2.ConnectTimeout):
+    is_tls = any(isinstance(cause, ssl.SSLError) for cause in causes)
+    if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout) and not is_tls:
         return "no_connection"
-    if isinstance(error, httpx2.TimeoutException):
-        return "late"
-    return "no_http" if isinstance(error, httpx2.RemoteProtocolError) else "broken"
+    return "no_answer"
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -195,34 +157,9 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _beginning(chunks: Iterator[bytes], deadline: float) -> bytes | None:
-    """Read what there is, up to a limit; None if it is still coming at the deadline."""
-    body = b""
-    for chunk in chunks:
-        if time.perf_counter() > deadline:
-            return None
-        body += chunk
-        if len(body) > _MAX_ANSWER_BYTES:
-            break
-    return body
-
-
-def _trouble_with(status_code: int, body: bytes) -> str | None:
-    if status_code == 200:
-        return None
-    if status_code == 401 and body == _REFUSED:
-        return "secret_lost"
-    if 300 <= status_code < 400:
-        return "redirect"
-    return _BY_STATUS.get(status_code, "odd")
-
-
-_SOON = timedelta(days=14)
-
-
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """Where the service is; whole web addresses."""
+    """The addresses of the service and of its webhooks."""
 
     base: str
     prefetch: str
@@ -230,128 +167,112 @@ class Addresses:
     is_local: bool
 
 
-def examine_reach(client: Client, at: Addresses, now: Callable[[], datetime]) -> Iterator[Finding]:
-    """Knock at every door. `client` must not follow redirects."""
-    alive = _get(client, f"{at.base}/healthz")
-    if isinstance(alive, Finding):
+def check_reachability(
+    client: Client, addresses: Addresses, now: Callable[[], datetime]
+) -> Iterator[CheckResult]:
+    """Check `/healthz`, `/readyz`, and both webhooks without the secret.
+
+    `client` must not follow redirects.
+    """
+    alive = _get(client, f"{addresses.base}/healthz")
+    if isinstance(alive, CheckResult):
         yield alive
         return
-    answered_at = now()
-    yield from _encryption(client, at, answered_at)
-    yield _alive(at, alive)
-    yield from _clock(alive, answered_at)
-    yield _ready(_get(client, f"{at.base}/readyz"))
-    yield from _doors(client, at)
+    yield from _encryption(alive, addresses, now())
+    yield _alive(addresses, alive)
+    yield _ready(_get(client, f"{addresses.base}/readyz"))
+    yield from _closed(client, addresses)
 
 
-def _get(client: Client, address: str, method: str = "GET") -> Response | Finding:
+def _get(client: Client, url: str, method: str = "GET") -> Response | CheckResult:
     import httpx2
 
     try:
-        return client.request(method, address)
+        with client.stream(method, url) as response:
+            response.extensions["certificate"] = _certificate(response)  # while it is connected
+            response.read()
+            return response
     except httpx2.HTTPError as error:
-        trouble = trouble_of(error)
-        told = TROUBLES[trouble]
-        found = told.found.format(host=urlsplit(address).netloc)
-        name = "certificate" if trouble == "certificate" else "reach"
-        return bad(name, f"{found} ({error})", told.advice)
+        problem = problem_of(error)
+        message, advice = PROBLEMS[problem]
+        name = "certificate" if problem == "certificate" else "reach"
+        return bad(name, f"{message.format(host=urlsplit(url).netloc)} ({error})", advice)
 
 
-def _encryption(client: Client, at: Addresses, now: datetime) -> Iterator[Finding]:
-    if urlsplit(at.base).scheme == "https":
-        ends_at = _end_of_certificate(client, at)
-        if ends_at is not None:
-            yield examine_certificate(ends_at, now)
-    elif not at.is_local:
+def _certificate(response: Response) -> dict[str, Any]:
+    stream: Any = response.extensions.get("network_stream")
+    tls = stream.get_extra_info("ssl_object") if stream is not None else None
+    return (tls and tls.getpeercert()) or {}
+
+
+def _encryption(response: Response, addresses: Addresses, now: datetime) -> Iterator[CheckResult]:
+    expires = response.extensions["certificate"].get("notAfter")
+    if expires is not None:
+        yield check_certificate(datetime.fromtimestamp(ssl.cert_time_to_seconds(expires), UTC), now)
+    elif addresses.base.startswith("http:") and not addresses.is_local:
         yield bad(
             "encryption",
-            "http: the secret and every call travel in the clear",
-            "Put something that does TLS in front, and give Millis https addresses.",
+            "http: the secret and every call travel unencrypted",
+            "Put a proxy with TLS in front, and give Millis https addresses.",
         )
 
 
-def _end_of_certificate(client: Client, at: Addresses) -> datetime | None:
-    import httpx2
-
-    with (
-        suppress(httpx2.HTTPError),
-        client.stream("GET", f"{at.base}/healthz") as response,  # while the connection is open
-    ):
-        stream: Any = response.extensions.get("network_stream")
-        tls = stream.get_extra_info("ssl_object") if stream is not None else None
-        certificate = tls.getpeercert() if tls is not None else {}
-        if "notAfter" in certificate:
-            return datetime.fromtimestamp(ssl.cert_time_to_seconds(certificate["notAfter"]), UTC)
-    return None
-
-
-def examine_certificate(ends_at: datetime, now: datetime) -> Finding:
-    """Look at the day on which a certificate ends."""
-    found = f"good until {ends_at:%Y-%m-%d}"
-    if ends_at - now < _SOON:
-        return warn("certificate", found, "Have it renewed: Millis will not deliver without.")
+def check_certificate(expires_at: datetime, now: datetime) -> CheckResult:
+    """Check when a certificate expires."""
+    found = f"valid until {expires_at:%Y-%m-%d}"
+    if expires_at - now < _EXPIRES_SOON:
+        return warn("certificate", found, "Renew it: Millis does not deliver without.")
     return ok("certificate", found)
 
 
-def _alive(at: Addresses, response: Response) -> Finding:
+def _alive(addresses: Addresses, response: Response) -> CheckResult:
+    base = addresses.base
     if response.is_redirect:
-        return bad(
-            "reach",
-            f"{at.base} sends callers on to {response.headers.get('location')}",
-            "Give Millis the address it sends them on to: a webhook may not be sent on.",
-        )
+        found = f"{base} redirects to {response.headers.get('location')}"
+        return bad("reach", found, PROBLEMS["redirect"].advice)
     if response.status_code != 200 or "alive" not in response.text:
         return bad(
             "reach",
-            f"{at.base}/healthz is answered with {response.status_code}, and not by this service",
-            "Correct the address, or have the proxy pass this path to the service.",
+            f"{base}/healthz is answered with {response.status_code}, and not by this service",
+            "Correct the address, or let the proxy forward this path to the service.",
         )
-    return ok("reach", f"{at.base} is answered by the service")
+    return ok("reach", f"{base} is answered by the service")
 
 
-def _clock(response: Response, now: datetime) -> Iterator[Finding]:
-    try:
-        told = parsedate_to_datetime(response.headers.get("date", ""))
-    except ValueError:
-        return
-    told = told.replace(tzinfo=told.tzinfo or UTC)
-    yield judge(told - now, "the clock of what answers there")
-
-
-def _ready(response: Response | Finding) -> Finding:
-    if isinstance(response, Finding):
+def _ready(response: Response | CheckResult) -> CheckResult:
+    if isinstance(response, CheckResult):
         return response
     if response.status_code != 200:
         return bad(
             "readiness",
             f"/readyz is answered with {response.status_code}: {response.text[:200]}",
-            "The log of the service says what keeps it from storing calls.",
+            "The service's log says why it cannot store calls.",
         )
     return ok("readiness", "it can store calls and run handlers")
 
 
-def _doors(client: Client, at: Addresses) -> Iterator[Finding]:
-    """Knock without the secret. Where one door stands open, the other is left alone: behind it a
-    call would be stored."""
-    for name, method, address in (
-        ("prefetch", "GET", at.prefetch),
-        ("end of call", "POST", at.end_of_call),
+def _closed(client: Client, addresses: Addresses) -> Iterator[CheckResult]:
+    """Call both webhooks without the secret; after an open one stop, because an open end-of-call
+    webhook would store a call."""
+    for name, method, url in (
+        ("prefetch", "GET", addresses.prefetch),
+        ("end of call", "POST", addresses.end_of_call),
     ):
-        answer = _get(client, address, method)
-        finding = answer if isinstance(answer, Finding) else _door(name, address, answer)
-        yield finding
-        if finding.state == "bad":
+        answer = _get(client, url, method)
+        result = answer if isinstance(answer, CheckResult) else _webhook(name, url, answer)
+        yield result
+        if result.state == "bad":
             return
 
 
-def _door(name: str, address: str, response: Response) -> Finding:
+def _webhook(name: str, url: str, response: Response) -> CheckResult:
     if response.status_code == 401:
-        return ok(name, f"{address} is closed without the secret; try it: millis-hooks send")
+        return ok(name, f"{url} is closed without the secret; try it: millis-hooks send")
     if response.status_code == 200:
         advice = "Set MILLIS_HOOKS_SECRETS, and unset MILLIS_HOOKS_INSECURE."
-        return bad(name, f"{address} is open to everybody", advice)
+        return bad(name, f"{url} is open to everybody", advice)
     return bad(
         name,
-        f"{address} is answered with {response.status_code} where 401 is due",
-        "See that MILLIS_HOOKS_PREFIX is the service's, and that the proxy passes this path on.",
+        f"{url} is answered with {response.status_code} instead of 401",
+        "Check MILLIS_HOOKS_PREFIX, and that the proxy forwards this path to the service.",
     )

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from ..call_log.queries import Queries
 from ..call_log.queries.requests import has_arrived, open_session
-from ..checks.reachability import DEADLINE_S, TROUBLES, Exchange, exchange
+from ..checks.reachability import PROBLEMS, TIMEOUT_S, SendResult, send
 from ..environment.addresses import is_loopback, leads_to_link_local
 from ..protocol.samples import AGENT_ID, end_of_call_body, prefetch_query, push_id
 from ..protocol.test_marks import TEST_SOURCE
@@ -68,11 +68,11 @@ class Trials:
         try:
             with self._make_client(urlsplit(base).hostname or "") as client:
                 request = self._request(client, hook, base, agent, session_id)
-                result = exchange(client, request)
+                result = send(client, request)
         except _LinkLocalError:
-            result = Exchange("link_local")
-        if result.trouble is None and not _is_here(log, hook, session_id):
-            result = Exchange("elsewhere", result.status_code)
+            result = SendResult("link_local")
+        if result.problem is None and not _is_here(log, hook, session_id):
+            result = SendResult("other_service", result.status_code)
         return _params(hook, result, session_id)
 
     def _session(self, log: Queries, hook: Hook, agent_id: str, now: datetime) -> str:
@@ -109,7 +109,7 @@ def read_trial(query: Mapping[str, str], settings: Settings, host: str) -> Trial
         latency_ms = read_number(query.get("ms", ""), digits=6)
         found = f"It arrived, and was answered 200 in {latency_ms or 0:,} ms."
         return Trial(hook, _NAMES[hook], True, found, "", query.get("session"))
-    if told not in TROUBLES:
+    if told not in PROBLEMS:
         return None
     told_of = {
         "host": host,
@@ -117,23 +117,23 @@ def read_trial(query: Mapping[str, str], settings: Settings, host: str) -> Trial
         "header": settings.secret_header,
         "status": status or "no status",
     }
-    trouble = TROUBLES[told]
+    trouble = PROBLEMS[told]
     return Trial(
         hook,
         _NAMES[hook],
         False,
-        trouble.found.format_map(told_of),
+        trouble.message.format_map(told_of),
         trouble.advice.format_map(told_of),
         None,
     )
 
 
-def _params(hook: Hook, result: Exchange, session_id: str) -> dict[str, object]:
-    if result.trouble is None:
+def _params(hook: Hook, result: SendResult, session_id: str) -> dict[str, object]:
+    if result.problem is None:
         ms = round(result.latency_ms or 0)
         return {"tried": hook, "told": "ok", "ms": ms, "session": session_id}
     status = {} if result.status_code is None else {"status": result.status_code}
-    return {"tried": hook, "told": result.trouble, **status}
+    return {"tried": hook, "told": result.problem, **status}
 
 
 def _is_here(log: Queries, hook: Hook, session_id: str) -> bool:
@@ -158,4 +158,4 @@ def _client(host: str) -> Client:
         raise _LinkLocalError
     # A proxy for the outside cannot reach a service on this machine.
     outside = not is_loopback(host)
-    return httpx2.Client(timeout=DEADLINE_S, trust_env=outside, follow_redirects=False)
+    return httpx2.Client(timeout=TIMEOUT_S, trust_env=outside, follow_redirects=False)

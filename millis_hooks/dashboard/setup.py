@@ -23,7 +23,7 @@ from starlette.responses import RedirectResponse, Response
 
 from ..call_log.queries.requests import Arrival, FoundHandler, found_handlers, newest
 from ..call_log.rejections import RejectionCount, count_rejections
-from ..checks import Finding
+from ..checks import CheckResult
 from ..environment.addresses import is_link_local, is_loopback, web_address
 from ..masking.secret_patterns import MASK
 from ..operators import Action, Operator
@@ -103,7 +103,7 @@ _REASONS_SHOWN = 6
 
 
 #: Looks the service over, as far as that is cheap.
-Examine: TypeAlias = Callable[[], Iterable[Finding]]
+Examine: TypeAlias = Callable[[], Iterable[CheckResult]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,8 +161,8 @@ class SetupView:
     is_revealed: bool
     received: Received
     handlers: tuple[FoundHandler, ...]
-    findings: tuple[Finding, ...]
-    notes: tuple[Finding, ...]
+    findings: tuple[CheckResult, ...]
+    notes: tuple[CheckResult, ...]
     checks: int
     trial: Trial | None
     live_count: int
@@ -230,9 +230,9 @@ class _Remembered:
 
     def __init__(self, examine: Examine) -> None:
         self._examine = examine
-        self._last: tuple[datetime, tuple[Finding, ...]] | None = None
+        self._last: tuple[datetime, tuple[CheckResult, ...]] | None = None
 
-    def __call__(self, now: datetime) -> tuple[Finding, ...]:
+    def __call__(self, now: datetime) -> tuple[CheckResult, ...]:
         last = self._last
         if last is None or not 0 <= (now - last[0]).total_seconds() < self._LASTS_S:
             last = self._last = (now, tuple(self._examine()))

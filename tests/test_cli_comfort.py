@@ -42,7 +42,7 @@ def test_commands_are_completed(shell: str) -> None:
     done = subprocess.run([SCRIPT], env=env, capture_output=True, text=True, check=True)
     for command in ("replay", "reparse", "reconcile"):
         assert command in done.stdout
-    assert "calls" not in done.stdout
+    assert "simulate" not in done.stdout
 
 
 def test_settings_are_read_from_a_file(tmp_path: Path) -> None:

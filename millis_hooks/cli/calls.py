@@ -20,8 +20,8 @@ from ..call_log.database import Database
 from ..call_log.queries import Queries
 from ..call_log.queries.filters import CallFilter
 from ..call_log.queries.followed import MOST_AT_ONCE, Follower, Happening
-from ..call_log.redaction import masked_call, masked_happening, masked_listing
 from ..call_log.queries.records import Call, CostItem, ListedCall, Run
+from ..call_log.redaction import masked_call, masked_happening, masked_listing
 from ..dashboard.call import CallView, show_call
 from ..dashboard.formats import at, clock, contact, iso, milliseconds, status_label
 from ..dashboard.pages import DashboardSettings, PageRequest

@@ -16,9 +16,9 @@ import typer
 
 from ..call_log.database import Database
 from ..call_log.queries import runs
-from ..call_log.redaction import masked_listed_run
 from ..call_log.queries.records import Attempt, Run
 from ..call_log.queries.runs import ListedRun, handler_names
+from ..call_log.redaction import masked_listed_run
 from ..exceptions import ConfigError
 from ..masking.error_report import printable
 from ..masking.policy import MaskPolicy

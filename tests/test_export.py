@@ -187,37 +187,6 @@ def test_everything_is_for_jsonl_alone(run: Run, log: StoredCalls) -> None:
     assert "--raw is for --format jsonl" in refused.stderr
 
 
-def test_parquet_has_types(run: Run, log: StoredCalls, tmp_path: Path) -> None:
-    parquet = pytest.importorskip("pyarrow.parquet")
-    log.add_call(SESSION, duration_s=41.5, turns=3, opted_out=False)
-    assert run("export", "calls.parquet").exit_code == 0
-    read = parquet.read_table(tmp_path / "calls.parquet")
-    types = {field.name: str(field.type) for field in read.schema}
-    assert types["received_at"] == "timestamp[us, tz=UTC]"
-    assert (types["turns"], types["opted_out"], types["snippet"]) == ("int64", "bool", "string")
-    (row,) = read.to_pylist()
-    assert (row["session_id"], row["duration_s"], row["turns"]) == (SESSION, 41.5, 3)
-
-
-def test_parquet_says_what_to_install(
-    run: Run, log: StoredCalls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    refused = run("export", "calls.parquet")
-    assert 'pip install "millis-hooks[parquet]"' in refused.stderr
-    assert [path.name for path in tmp_path.glob("calls*")] == []
-
-
-def test_parquet_that_was_cut_short_does_not_look_complete(
-    run: Run, log: StoredCalls, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    log.add_call()
-    monkeypatch.setattr("millis_hooks.cli.transfer._read", interrupted)
-    stopped = run("export", "--format", "parquet")
-    assert stopped.exit_code == 130
-    assert stopped.stdout_bytes == b"PAR1"  # how it begins, and not how it ends
-
-
 def interrupted(*_: object) -> Iterator[Any]:
     raise KeyboardInterrupt
     yield
@@ -276,7 +245,7 @@ def test_what_comes_later_is_not_in_it_and_what_goes_is_left_out(log: StoredCall
 
 
 def test_a_format_nobody_knows_is_refused(run: Run, log: StoredCalls) -> None:
-    assert "Known: csv, jsonl, parquet" in run("export", "--format", "xls").stderr
+    assert "Known: csv, jsonl." in run("export", "--format", "xls").stderr
 
 
 @pytest.mark.parametrize(
@@ -350,7 +319,7 @@ def test_a_filter_that_means_nothing_is_refused(
     assert told in refused.stderr
 
 
-@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
 def test_a_terminal_obeys_nothing_that_a_caller_said(
     log: StoredCalls, tmp_path: Path, form: str
 ) -> None:
@@ -358,7 +327,7 @@ def test_a_terminal_obeys_nothing_that_a_caller_said(
     shown = on_a_terminal(tmp_path, "export", "--format", form)
     assert "\x1b[2J" not in shown
     assert "\u202e" not in shown
-    assert ("Name a FILE" if form == "parquet" else "ü" * 5000) in shown
+    assert "ü" * 5000 in shown
 
 
 def on_a_terminal(folder: Path, *args: str) -> str:

@@ -46,7 +46,7 @@ from .options import SECRET_SOURCES, read_secret
 from .terminal import INTERRUPTED, add_row, console, fail, note, progress, table
 
 _STDOUT = Path("-")
-_FORMATS = ("csv", "jsonl", "parquet")
+_FORMATS = ("csv", "jsonl")
 
 
 def export(
@@ -55,9 +55,7 @@ def export(
     ] = _STDOUT,
     format_: Annotated[
         str | None,
-        typer.Option(
-            "--format", help="csv, jsonl or parquet; by default as FILE is called, or csv."
-        ),
+        typer.Option("--format", help="csv or jsonl; by default as FILE is called, or csv."),
     ] = None,
     q: options.Query = "",
     outcome: options.Outcome = None,
@@ -94,8 +92,6 @@ def export(
     jsonl has a line for each call, with every webhook that was received for it. Made with --raw it
     is what millis-hooks import reads.
 
-    parquet has the columns of csv, with their types; it needs pyarrow, as the extra parquet has it.
-
     Secrets are hidden, and what MILLIS_HOOKS_MASK_NUMBERS and MILLIS_HOOKS_MASK_TEXT say.
     """
     chosen_format = _format(format_, file)
@@ -129,7 +125,7 @@ def export(
             with_loose = chosen_format == "jsonl"
             chosen = choose(connection, wanted, datetime.now(UTC), with_loose=with_loose)
         record(database, "export", f"{len(chosen.calls):,} as {chosen_format}{', raw' * raw}")
-        with _opened_for_writing(file, chosen_format, force=force) as to:
+        with _opened_for_writing(file, force=force) as to:
             if bom:
                 to.write(BOM_UTF8)
             _write(database, chosen, to, chosen_format, policy)
@@ -146,14 +142,12 @@ def _format(named: str | None, file: Path) -> Format:
 
 
 @contextmanager
-def _opened_for_writing(path: Path, format_: Format, *, force: bool) -> Iterator[BinaryIO]:
+def _opened_for_writing(path: Path, *, force: bool) -> Iterator[BinaryIO]:
     if path != _STDOUT:
         with new_file(path, force=force) as file:
             yield file
     elif not sys.stdout.isatty():
         yield sys.stdout.buffer
-    elif format_ == "parquet":
-        raise ConfigError("Parquet is nothing for a terminal. Name a FILE.")
     else:
         yield cast("BinaryIO", _Printed())
 

@@ -1,1 +1,1 @@
-"""Out and in: calls as CSV, JSON lines and Parquet, and back from JSON lines."""
+"""Out and in: calls as CSV and JSON lines, and back from JSON lines."""

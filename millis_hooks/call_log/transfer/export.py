@@ -20,8 +20,6 @@ not, nor does `-A1-B2`, which names cells.
 A text that begins with an apostrophe gets one more, so a program that takes one away wherever
 there is one has what the call log has.
 
-Calls as Parquet, each column with its type; needs pyarrow.
-
 An export in pieces, for somebody who takes it as it is made.
 """
 
@@ -35,32 +33,26 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from importlib import import_module
 from io import BytesIO
 from typing import Any, BinaryIO, Literal, NamedTuple, Protocol, TypeAlias
 
 from sqlalchemy import (
-    Boolean,
     Column,
     ColumnElement,
     Connection,
     Engine,
-    Float,
-    Integer,
-    Text,
     exists,
     func,
     or_,
     select,
 )
 
-from ...exceptions import ConfigError
 from ...masking.policy import MaskPolicy
 from ..deliveries import Delivery
 from ..queries.filters import CallFilter, is_overdue, wishes, within
 from ..raw_body import length_of
 from ..redaction import masked_columns, masked_delivery
-from ..tables import Key, UtcDateTime, calls, deliveries
+from ..tables import calls, deliveries
 from .lines import call_line
 
 #: What is told of a call: its columns, without what is said of this log alone.
@@ -217,69 +209,8 @@ class CsvRows:
     def close(self) -> None:
         self._text.detach()
 
-    def abandon(self) -> None:
-        self._text.detach()
 
-
-#: Rows that are compressed together, and are in memory until then.
-_GROUP = 10_000
-
-
-class ParquetRows:
-    """Writes rows of Parquet. Raises `ConfigError` where pyarrow is not installed."""
-
-    def __init__(self, to: BinaryIO, columns: Sequence[Column[Any]]) -> None:
-        try:
-            self._arrow = import_module("pyarrow")
-            parquet = import_module("pyarrow.parquet")
-        except ImportError:
-            raise ConfigError(
-                'Parquet needs pyarrow: pip install "millis-hooks[parquet]"'
-            ) from None
-        fields = [(column.name, _type(self._arrow, column)) for column in columns]
-        self._schema = self._arrow.schema(fields)
-        self._file = parquet.ParquetWriter(to, self._schema, compression="zstd")
-        self._rows: list[Sequence[object]] = []
-
-    def write(self, values: Iterable[object]) -> None:
-        self._rows.append(tuple(values))
-        if len(self._rows) == _GROUP:
-            self._write_group()
-
-    def close(self) -> None:
-        if self._rows:
-            self._write_group()
-        self._file.close()
-
-    def abandon(self) -> None:
-        # It would be closed when it is forgotten, and look as if nothing were missing.
-        self._file.is_open = False
-
-    def _write_group(self) -> None:
-        by_column = [
-            self._arrow.array(values, type=field.type)
-            for values, field in zip(zip(*self._rows, strict=True), self._schema, strict=True)
-        ]
-        self._file.write_table(self._arrow.Table.from_arrays(by_column, schema=self._schema))
-        self._rows.clear()
-
-
-def _type(arrow: Any, column: Column[Any]) -> Any:
-    match column.type:
-        case UtcDateTime():
-            return arrow.timestamp("us", tz="UTC")
-        case Boolean():
-            return arrow.bool_()
-        case Integer():
-            return arrow.int64()
-        case Float():
-            return arrow.float64()
-        case Text() | Key():
-            return arrow.string()
-    raise TypeError(f"{column} has no type in Parquet")
-
-
-Format: TypeAlias = Literal["csv", "jsonl", "parquet"]
+Format: TypeAlias = Literal["csv", "jsonl"]
 
 
 class _Export(Protocol):
@@ -287,31 +218,25 @@ class _Export(Protocol):
 
     def close(self) -> None: ...
 
-    def abandon(self) -> None: ...
-
 
 @contextmanager
 def writing(to: BinaryIO, format_: Format, policy: MaskPolicy | None) -> Iterator[_Export]:
     """Write calls into a file, which is complete at the end of the block unless it raises.
 
-    JSON lines need deliveries, and hide nothing where there is no policy. Raises `ConfigError`
-    where Parquet is asked for and pyarrow is not installed.
+    JSON lines need deliveries, and hide nothing where there is no policy.
     """
-    export = _Lines(to, policy) if format_ == "jsonl" else _Table(to, format_, policy)
+    export = _Lines(to, policy) if format_ == "jsonl" else _Table(to, policy)
     try:
         yield export
-    except BaseException:
-        export.abandon()
-        raise
-    export.close()
+    finally:
+        export.close()
 
 
 class _Table:
-    def __init__(self, to: BinaryIO, format_: Format, policy: MaskPolicy | None) -> None:
-        rows = CsvRows(to, COLUMNS) if format_ == "csv" else ParquetRows(to, COLUMNS)
-        self._rows = rows
+    def __init__(self, to: BinaryIO, policy: MaskPolicy | None) -> None:
+        self._rows = CsvRows(to, COLUMNS)
         self._policy = policy or MaskPolicy()
-        self.close, self.abandon = rows.close, rows.abandon
+        self.close = self._rows.close
 
     def write(self, told: Told) -> None:
         self._rows.write(masked_columns(told.columns, self._policy).values())
@@ -332,9 +257,6 @@ class _Lines:
 
     def close(self) -> None:
         self._to.flush()
-
-    def abandon(self) -> None:
-        pass
 
 
 _PIECE_BYTES = 64 * 1024

@@ -20,6 +20,7 @@ import pytest
 from argon2 import PasswordHasher
 from sqlalchemy import NullPool, create_engine
 from starlette.testclient import TestClient
+from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
 
 from millis_hooks import MillisHooks
 from millis_hooks.call_log.postgres import driver_url
@@ -54,6 +55,19 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     marks = {mark.name for mark in metafunc.definition.iter_markers()}
     if "both_databases" in marks and "sqlite_only" not in marks:
         metafunc.parametrize("_database_kind", databases.KINDS, indirect=True)
+
+
+class Scheduling(LoadFileScheduling):  # type: ignore[misc]
+    """One process runs a file, and one all tests with the browser: they share it and a server."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = str(super()._split_scope(nodeid))
+        return "tests/browser" if file.startswith("tests/browser/") else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:
+    return Scheduling(config, log)
 
 
 @pytest.hookimpl(wrapper=True)

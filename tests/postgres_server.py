@@ -1,5 +1,6 @@
 """A PostgreSQL server for the tests: the one that a URL names, or one of their own that is started
-in a temporary folder by an ordinary user, and gone at the end.
+in a temporary folder by an ordinary user, and gone at the end. What a run that was killed left
+running, the next run removes.
 
 Tests have a database to themselves, one after the other: making one takes longer than most tests.
 """
@@ -12,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -26,6 +28,7 @@ GIVEN_URL = os.environ.get("MILLIS_HOOKS_TEST_POSTGRES_URL")
 
 #: Who the server runs as where we are root, whom it refuses.
 _UNPRIVILEGED = "nobody"
+_PREFIX = "millis-pg-"
 
 
 class NoServerError(Exception):
@@ -36,7 +39,8 @@ class Server:
     """A server of our own. Every test that stops it has one to itself."""
 
     def __init__(self, *options: str) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="millis-pg-", dir="/tmp"))
+        self.folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir="/tmp"))
+        (self.folder / "owner").write_text(str(os.getpid()))
         self._user = _UNPRIVILEGED if os.name == "posix" and os.geteuid() == 0 else None
         if self._user:
             shutil.chown(self.folder, self._user)
@@ -63,8 +67,7 @@ class Server:
 
     def kill(self) -> None:
         """End the server and all its processes, as the kernel does that has no memory left."""
-        pid = int((self._data / "postmaster.pid").read_text().split()[0])
-        os.kill(pid, signal.SIGQUIT)
+        os.kill(_pid_of(self._data), signal.SIGQUIT)
 
     def remove(self) -> None:
         if (self._data / "postmaster.pid").exists():
@@ -99,10 +102,25 @@ def _shared() -> Engine:
     if GIVEN_URL:
         url = make_url(GIVEN_URL).set(drivername="postgresql+psycopg")
     else:
+        _remove_abandoned()
         server = Server()
         atexit.register(server.remove)
         url = server.url
     return create_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+
+
+def _remove_abandoned() -> None:
+    """Remove the servers of test processes that are no more."""
+    for owner in Path("/tmp").glob(f"{_PREFIX}*/owner"):
+        with suppress(OSError):  # another process may be removing it
+            if not Path("/proc", owner.read_text()).exists():
+                with suppress(OSError):  # it has been stopped
+                    os.kill(_pid_of(owner.parent / "data"), signal.SIGQUIT)
+                shutil.rmtree(owner.parent, ignore_errors=True)
+
+
+def _pid_of(data: Path) -> int:
+    return int((data / "postmaster.pid").read_text().split()[0])
 
 
 def require() -> None:

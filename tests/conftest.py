@@ -54,7 +54,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run what is marked `both_databases` on each of them."""
     marks = {mark.name for mark in metafunc.definition.iter_markers()}
     if "both_databases" in marks and "sqlite_only" not in marks:
-        metafunc.parametrize("_database_kind", databases.KINDS, indirect=True)
+        metafunc.parametrize("database_kind", databases.KINDS, indirect=True, scope="module")
 
 
 class Scheduling(LoadFileScheduling):  # type: ignore[misc]
@@ -90,9 +90,17 @@ def real_hasher() -> Iterator[Callable[[], PasswordHasher]]:
         yield real
 
 
+@pytest.fixture(autouse=True, scope="module")
+def database_kind(request: pytest.FixtureRequest) -> Iterator[databases.Kind]:
+    """What a test is run on. A fixture of a module that makes a call log has to ask for it."""
+    kind: databases.Kind = getattr(request, "param", "sqlite")
+    with databases.on(kind):
+        yield kind
+
+
 @pytest.fixture(autouse=True)
-def _database_kind(request: pytest.FixtureRequest) -> Iterator[None]:
-    with databases.on(getattr(request, "param", "sqlite")):
+def _freed_databases() -> Iterator[None]:
+    with databases.freed():
         yield
 
 

@@ -62,7 +62,7 @@ def current() -> Kind:
 
 @contextmanager
 def on(kind: Kind) -> Iterator[None]:
-    """Run a test on this kind of database; skip it if there is none."""
+    """Run tests on this kind of database; skip them if there is none."""
     global _kind
     if kind == "postgresql":
         try:
@@ -74,4 +74,14 @@ def on(kind: Kind) -> Iterator[None]:
         yield
     finally:
         _kind = "sqlite"
+
+
+@contextmanager
+def freed() -> Iterator[None]:
+    """Free the call logs that are made within, for others to begin with."""
+    before = dict(_made)
+    try:
+        yield
+    finally:
         _made.clear()
+        _made.update(before)

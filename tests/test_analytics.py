@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import databases
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -198,7 +199,7 @@ def test_figures_are_those_of_the_calls_one_by_one_with_summaries_and_without(
     until = datetime(2026, 10, 26, 12, 20, tzinfo=zone)
     since = datetime(2026, 10, 19, tzinfo=zone)
     scope = Scope(since=since, until=until, zone=zone, agents=agents, split=split, interval="day")
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, databases.freed():
         log = StoredCalls(Path(folder))
         for number, each in enumerate(told):
             add(log, number, each)

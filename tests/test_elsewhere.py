@@ -19,10 +19,10 @@ from millis_hooks.call_log.postgres import LISTENING
 from millis_hooks.call_log.tables import rejections
 
 
-@pytest.fixture(params=["postgresql"])
-def _database_kind(request: pytest.FixtureRequest) -> Iterator[None]:
+@pytest.fixture(scope="module", params=["postgresql"])
+def database_kind(request: pytest.FixtureRequest) -> Iterator[databases.Kind]:
     with databases.on(request.param):
-        yield
+        yield "postgresql"
 
 
 class Replica:

@@ -9,16 +9,17 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import databases
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import insert
+from sqlalchemy import insert, update
 from stored_calls import NOW, StoredCalls
 
 from millis_hooks.call_log.queries import index_plan, paging
 from millis_hooks.call_log.queries.filters import CallFilter
 from millis_hooks.call_log.queries.records import LIVE_FOR, Page
-from millis_hooks.call_log.tables import call_metadata
+from millis_hooks.call_log.tables import call_metadata, calls
 
 pytestmark = pytest.mark.both_databases
 
@@ -67,11 +68,8 @@ class Many:
         runs = chance.choice([[], ["parked"], ["failed", "succeeded"], ["succeeded"]])
         for number, state in enumerate(runs):
             self.stored.add_run(call_id, f"handler{number}", state)
-        self.stored.write(
-            lambda connection: connection.exec_driver_sql(
-                "UPDATE calls SET unhandled = ? WHERE id = ?", (not runs, call_id)
-            )
-        )
+        unhandled = update(calls).where(calls.c.id == call_id).values(unhandled=not runs)
+        self.stored.write(lambda connection: connection.execute(unhandled))
         is_unparsed = chance.random() < 0.1
         outcome = "unparsed" if is_unparsed else "stored"
         self.stored.add_delivery(session_id=row["session_id"], outcome=outcome)
@@ -140,7 +138,7 @@ FILTERS = st.builds(
 
 
 @pytest.fixture(scope="module")
-def many(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Many]:
+def many(tmp_path_factory: pytest.TempPathFactory, database_kind: databases.Kind) -> Iterator[Many]:
     many = Many(tmp_path_factory.mktemp("log"))
     yield many
     many.stored.database.close()

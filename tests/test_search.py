@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import databases
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,7 +33,9 @@ SAID = (
 
 
 @pytest.fixture(scope="module")
-def spoken(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoredCalls]:
+def spoken(
+    tmp_path_factory: pytest.TempPathFactory, database_kind: databases.Kind
+) -> Iterator[StoredCalls]:
     log = StoredCalls(tmp_path_factory.mktemp("log"))
     for number, text in enumerate(SAID):
         log.add_call(f"-{number}", text=f"{text}\n+1415555013{number}")
@@ -41,7 +44,9 @@ def spoken(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoredCalls]:
 
 
 @pytest.fixture(scope="module")
-def numbers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoredCalls]:
+def numbers(
+    tmp_path_factory: pytest.TempPathFactory, database_kind: databases.Kind
+) -> Iterator[StoredCalls]:
     log = StoredCalls(tmp_path_factory.mktemp("numbers"))
     said = ("+4915112345678", "call +49 151 1234 5678 please", "it is +49 (151) 1234-56-78.")
     for number, text in enumerate(said):

@@ -1,4 +1,4 @@
-"""What the tests of the receiver share: an application on a file of its own, and ways to look in.
+"""What every test has: an application on a call log of its own, and ways to look in.
 
 No setting of the surroundings reaches a test: neither the environment's nor a `.env` file's.
 """
@@ -9,38 +9,26 @@ import os
 import shutil
 import sqlite3
 import threading
-import time
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import databases
 import hypothesis
 import pytest
 from argon2 import PasswordHasher
 from sqlalchemy import NullPool, create_engine
-from starlette.testclient import TestClient
 from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
 
 from millis_hooks import MillisHooks
 from millis_hooks.call_log.postgres import driver_url
 from millis_hooks.operators import accounts
-
-T = TypeVar("T")
-
-SECRET = "a-secret-for-tests-only-0001"
-AUTHORIZED = {"Authorization": f"Bearer {SECRET}"}
-SAMPLES = Path(__file__).parent / "samples"
-PREFETCH = "/millis/prefetch?" + (SAMPLES / "prefetch_phone.txt").read_text().strip()
-END_OF_CALL = "/millis/end-of-call"
+from support import databases
+from support.app import SECRET, MakeHooks, Rows
 
 #: Examples of a property. More of them: pytest --hypothesis-profile long
 hypothesis.settings.register_profile("everyday", max_examples=25, deadline=None)
 hypothesis.settings.register_profile("long", max_examples=500, deadline=None)
 hypothesis.settings.load_profile("everyday")
-
-MakeHooks = Callable[..., MillisHooks]
-Rows = Callable[..., list[dict[str, Any]]]
 
 
 @pytest.fixture(autouse=True)
@@ -165,29 +153,3 @@ def released() -> Iterator[threading.Event]:
     event = threading.Event()
     yield event
     event.set()
-
-
-def serving(hooks: MillisHooks, **options: Any) -> TestClient:
-    """A client that brings the secret; as a context manager it starts and stops the application.
-
-    Once stopped, everything that was recorded is in the database.
-    """
-    return TestClient(hooks, **({"headers": AUTHORIZED} | options))
-
-
-def eventually(look: Callable[[], T], *, deadline_s: float = 60.0) -> T:
-    """Look again until there is something to see, and return it.
-
-    The deadline is for what never happens; how long the rest takes is the machine's.
-    """
-    deadline = time.monotonic() + deadline_s
-    while not (seen := look()):
-        assert time.monotonic() < deadline, "it has not happened"
-        threading.Event().wait(0.005)
-    return seen
-
-
-def our_log(caplog: pytest.LogCaptureFixture) -> str:
-    """What we have logged, as it is written: clients log their requests too."""
-    ours = [record for record in caplog.records if record.name.startswith("millis_hooks")]
-    return "\n".join(caplog.handler.format(record) for record in ours)

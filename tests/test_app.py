@@ -11,7 +11,6 @@ from typing import Any
 
 import httpx2
 import pytest
-from conftest import AUTHORIZED, END_OF_CALL, PREFETCH, SECRET, MakeHooks, Rows, eventually, serving
 from fastapi import FastAPI
 from starlette.applications import Starlette
 from starlette.routing import Mount
@@ -22,6 +21,8 @@ from starlette.websockets import WebSocketDisconnect
 from millis_hooks import ConfigError, EndOfCall, MillisHooks, PrefetchRequest, Router
 from millis_hooks.exceptions import StorageError
 from millis_hooks.service import Sites
+from support.app import AUTHORIZED, END_OF_CALL, PREFETCH, SECRET, MakeHooks, Rows, serving
+from support.waiting import eventually
 
 BODY = b'{"session_id": "-Ox1"}'
 

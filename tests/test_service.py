@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from storage import ended, eventually, opened, rows, url_in, writing
 
 from millis_hooks.call_log.tables import handler_runs
 from millis_hooks.exceptions import StorageError
@@ -18,6 +17,9 @@ from millis_hooks.protocol.events import EndOfCall
 from millis_hooks.runs.runner import Runner
 from millis_hooks.service import Service
 from millis_hooks.settings import Settings
+from support.databases import url_in
+from support.storage import ended, opened, rows, writing
+from support.waiting import eventually
 
 pytestmark = pytest.mark.both_databases
 

@@ -12,10 +12,11 @@ from urllib.parse import urlencode
 
 import pytest
 from playwright.sync_api import Browser, StorageState, expect, sync_playwright
-from sites import PASSWORD, Server, Site
-from storage import eventually, opened, rows
 
 from millis_hooks.call_log.tables import handler_runs, inbox
+from support.sites import PASSWORD, Server, Site
+from support.storage import opened, rows
+from support.waiting import eventually
 
 from .hostile import MARKUP, calls
 from .watched import PATIENCE_MS, Watched, watched

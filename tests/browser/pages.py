@@ -8,12 +8,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import urlencode
 
-from dashboard_site import Site as InProcess
 from sqlalchemy import select
 from starlette.routing import BaseRoute, Route
-from storage import opened
 
 from millis_hooks.call_log.tables import calls, deliveries, rejections
+from support.dashboard_site import Site as InProcess
+from support.storage import opened
 
 #: What each parameter of a path stands for, by the column that has its values.
 EXAMPLES = {

@@ -11,10 +11,11 @@ from typing import Literal
 
 import pytest
 import uvicorn
-from dashboard_site import PASSWORD, Site
 from playwright.sync_api import Browser, Page, StorageState
-from sites import Server, free_port
-from storage import eventually
+
+from support.dashboard_site import PASSWORD, Site
+from support.sites import Server, free_port
+from support.waiting import eventually
 
 from .story import SESSION, tell
 from .test_sandbox_page import at_sandbox, end_it, hold_a_call

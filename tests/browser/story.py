@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, select
-from stored_calls import NOW, StoredCalls
 
 from benchmarks.generate import OWN_NUMBERS, make
 from millis_hooks.call_log.call_rows import save
@@ -16,6 +15,7 @@ from millis_hooks.call_log.deliveries import Delivery, insert_deliveries
 from millis_hooks.call_log.projection import digest_delivery
 from millis_hooks.call_log.tables import calls, deliveries, inbox
 from millis_hooks.protocol.samples import end_of_call_body, prefetch_query
+from support.stored_calls import NOW, StoredCalls
 
 #: The call to look at: booked, and then not saved.
 SESSION = "-P6xkTq2vBvYk0mWcZ1d"

@@ -12,7 +12,8 @@ from typing import Literal
 
 import pytest
 from playwright.sync_api import Browser
-from sites import Server, Site
+
+from support.sites import Server, Site
 
 from .conftest import OpenTab
 from .pages import NOT_THERE, page_names, paths_of

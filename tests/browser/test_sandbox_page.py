@@ -8,7 +8,8 @@ from contextlib import contextmanager
 
 import pytest
 from playwright.sync_api import Browser, expect
-from sites import Server
+
+from support.sites import Server
 
 from .conftest import sign_in
 from .hostile import MARKUP

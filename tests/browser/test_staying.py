@@ -7,10 +7,10 @@ from http import HTTPStatus
 from urllib.parse import parse_qs, urlsplit
 
 from playwright.sync_api import expect
-from sites import Server
-from storage import eventually
 
 from millis_hooks.protocol.samples import prefetch_query
+from support.sites import Server
+from support.waiting import eventually
 
 from .conftest import OpenTab
 

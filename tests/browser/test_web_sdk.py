@@ -16,8 +16,9 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
-from sites import PASSWORD, Server, Site
-from storage import eventually
+
+from support.sites import PASSWORD, Server, Site
+from support.waiting import eventually
 
 from .watched import NARROWEST_PX, watched
 

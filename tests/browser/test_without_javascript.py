@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 
 from playwright.sync_api import Browser, expect
-from sites import Server
+
+from support.sites import Server
 
 from .conftest import OpenTab, sign_in
 from .watched import watched

@@ -1,0 +1,296 @@
+"""Requests that were refused leave a trace: who, what and why, no secret, and not much of it."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection
+
+from millis_hooks import MillisHooks
+from millis_hooks.call_log import rejections
+from millis_hooks.call_log.database import Database
+from millis_hooks.call_log.queries import Queries
+from millis_hooks.call_log.rejections import Described, Rejection, RejectionLog
+from millis_hooks.call_log.upkeep.retention import prune
+from millis_hooks.exceptions import StorageError
+from millis_hooks.masking.secret_patterns import MASK
+from millis_hooks.settings import Settings
+from millis_hooks.webhooks.refused import Describer
+from support.app import END_OF_CALL, PREFETCH, SECRET, MakeHooks, Rows, serving
+from support.storage import NOW, opened
+from support.waiting import eventually
+
+pytestmark = pytest.mark.both_databases
+
+WRONG = "wr0ng-and-long-enough-to-be-one"
+KEPT = "SELECT * FROM rejections ORDER BY id"
+COUNTED = "SELECT * FROM rejection_counts ORDER BY reason"
+DESCRIBED = Described(method="POST", client=None, query="", headers=(), body_bytes=None)
+
+
+@pytest.fixture
+def opened_log(tmp_path: Path) -> Iterator[Database]:
+    with opened(tmp_path) as database:
+        yield database
+
+
+def rejection(client: str | None = "1.2.3.4", *, seconds: float = 0, **columns: Any) -> Rejection:
+    known: dict[str, Any] = {
+        "received_at": NOW + timedelta(seconds=seconds),
+        "webhook": "end_of_call",
+        "method": "POST",
+        "status_code": 401,
+        "reason": "wrong",
+        "client": client,
+        "query": b"",
+        "headers": (),
+    }
+    return Rejection(**known | columns)
+
+
+def writing_to(database: Database) -> Callable[[Callable[[Connection], Any]], Any]:
+    def write(work: Callable[[Connection], Any]) -> Any:
+        with database.writer.begin() as connection:
+            return work(connection)
+
+    return write
+
+
+def note(database: Database, *notes: Rejection) -> None:
+    """Have them written down, all alike within a minute as one."""
+    log = RejectionLog(writing_to(database), lambda _: DESCRIBED)
+    for each in notes:
+        log.note(each)
+    log.close()
+
+
+def test_a_refused_request_says_what_was_asked_and_why(make_hooks: MakeHooks, rows: Rows) -> None:
+    with serving(make_hooks(), headers={}) as client:
+        client.get(PREFETCH, headers={"user-agent": "Millis/1", "authorization": f"Basic {WRONG}"})
+        [row] = eventually(lambda: rows(KEPT))
+    assert (row["webhook"], row["method"], row["status_code"]) == ("prefetch", "GET", 401)
+    assert row["reason"] == "No secret in the authorization header."
+    assert (row["client"], row["times"], row["body_bytes"]) == ("testclient", 1, None)
+    headers = dict(json.loads(row["headers"]))
+    assert headers["user-agent"] == "Millis/1"
+    assert headers["authorization"] == f"Basic {MASK}"
+
+
+@pytest.mark.parametrize(
+    ("method", "status_code"), [("POST", 401), ("PUT", 405), ("OPTIONS", 405), ("HEAD", 405)]
+)
+def test_every_kind_of_refusal_is_kept(
+    hooks: MillisHooks, rows: Rows, method: str, status_code: int
+) -> None:
+    with serving(hooks, headers={}) as client:
+        client.request(method, END_OF_CALL, content=b"12345")
+    [row] = rows(KEPT)
+    assert (row["method"], row["status_code"], row["body_bytes"]) == (method, status_code, 5)
+    assert rows("SELECT * FROM deliveries") == []
+
+
+def everywhere(path: Path) -> bytes:
+    """All bytes of the call log."""
+    return b"".join(file.read_bytes() for file in path.parent.glob(f"{path.name}*"))
+
+
+@pytest.mark.sqlite_only
+def test_the_secret_that_was_sent_is_stored_nowhere(
+    make_hooks: MakeHooks, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    hooks = make_hooks(secret_header="X-Millis-Key", secret_in_path=True)
+    headers = {
+        "authorization": f"Bearer {WRONG}",
+        "x-millis-key": WRONG,
+        "cookie": f"a={WRONG}",
+        "user-agent": f"curl {WRONG} {SECRET}",
+        WRONG: "1",
+    }
+    with serving(hooks, headers={}) as client:
+        for place in (f"/millis/{WRONG}/prefetch", "/millis/prefetch", "/millis/end-of-call"):
+            query = f"?token={WRONG}&note={WRONG}&{WRONG}=1&secret_kept={SECRET}&{SECRET}"
+            assert client.get(place + query, headers=headers).status_code in (401, 405)
+    stored = everywhere(tmp_path / "calls.db")
+    assert b"curl" in stored
+    assert WRONG.encode() not in stored
+    assert SECRET.encode() not in stored
+    assert WRONG not in caplog.text
+
+
+def test_a_number_in_a_refused_request_is_shortened(make_hooks: MakeHooks, rows: Rows) -> None:
+    with serving(make_hooks(), headers={}) as client:
+        client.get("/millis/prefetch?from=%2B14155550134&name=Ada&mail=ada@example.com")
+    [row] = rows(KEPT)
+    assert "5550134" not in row["query"]
+    assert "ada%40example" not in row["query"]
+    assert "name=Ada" in row["query"]
+
+
+def test_with_redaction_no_word_of_a_refused_request_is_kept(
+    make_hooks: MakeHooks, rows: Rows
+) -> None:
+    with serving(make_hooks(redact_before_store=True), headers={}) as client:
+        client.get("/millis/prefetch?from=%2B14155550134&name=Ada")
+    assert "Ada" not in rows(KEPT)[0]["query"]
+
+
+def test_a_flood_of_wrong_secrets_is_counted_and_kept_small(
+    make_hooks: MakeHooks, rows: Rows, tmp_path: Path
+) -> None:
+    with serving(make_hooks(), headers={}) as client:
+        for number in range(500):
+            headers = {"authorization": f"Bearer {WRONG}-{number}", "x-noise": "y" * 3000}
+            assert client.post(f"{END_OF_CALL}?n={number}", headers=headers).status_code == 401
+    assert len(rows(KEPT)) <= 2  # a minute may have ended meanwhile
+    assert sum(row["times"] for row in rows(KEPT)) == 500
+    assert [row["times"] for row in rows(COUNTED)] == [500]
+    stored = everywhere(tmp_path / "calls.db")
+    assert WRONG.encode() not in stored
+    assert len(stored) < 2_000_000
+
+
+def test_who_comes_from_many_addresses_gets_few_rows_a_minute(opened_log: Database) -> None:
+    note(opened_log, *(rejection(f"10.0.0.{number}") for number in range(200)))
+    queries = Queries(opened_log.reader)
+    assert 0 < len(queries.rejections()) <= rejections.ROWS_PER_MINUTE
+    assert [counted.times for counted in queries.rejection_counts()] == [200]
+
+
+def test_only_the_newest_are_kept(opened_log: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rejections, "KEPT_ROWS", 10)
+    note(opened_log, *(rejection(f"10.0.0.{number}") for number in range(30)))
+    assert len(Queries(opened_log.reader).rejections()) <= 10
+
+
+def test_a_flood_of_many_kinds_pushes_no_other_kind_out(
+    opened_log: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rejections, "KEPT_ROWS", 10)
+    real = rejection("192.0.2.9", webhook="prefetch")
+    log = RejectionLog(writing_to(opened_log), lambda _: DESCRIBED)
+    queries = Queries(opened_log.reader)
+    log.note(real)
+    for minute in range(5):
+        for reason in "abcd":
+            log.note(rejection("192.0.2.66", reason=reason, seconds=60 * minute))
+    log.close()
+    assert "prefetch" in {row.webhook for row in queries.rejections()}
+
+
+def test_all_addresses_of_one_subscriber_are_one_kind(opened_log: Database) -> None:
+    note(opened_log, *(rejection(f"2001:db8::{number:x}") for number in range(200)))
+    [row] = Queries(opened_log.reader).rejections()
+    assert (row.client, row.times) == (None, 200)
+
+
+def test_strangers_take_no_room_from_requests_with_a_secret(
+    opened_log: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rejections, "KEPT_ROWS", 10)
+    strangers = [rejection(f"10.0.0.{number}") for number in range(200)]
+    known = [rejection("192.0.2.9", reason=reason, brought_secret=True) for reason in "ab"]
+    note(opened_log, *strangers, *known, *strangers)
+    rows = Queries(opened_log.reader).rejections()
+    assert {row.reason for row in rows if row.brought_secret} == {"a", "b"}
+    assert len(rows) == 10 + 2
+
+
+@pytest.mark.parametrize(
+    ("request_", "brought"),
+    [
+        (("POST", PREFETCH, {"authorization": f"Bearer {SECRET}"}), True),
+        (("GET", PREFETCH, {"authorization": f"Basic {SECRET}"}), True),
+        (("GET", f"/millis/{SECRET}/end-of-call", {}), True),
+        (("GET", "/prefetch/", {"authorization": f"Bearer {SECRET}"}), True),
+        (("PUT", END_OF_CALL, {"authorization": f"Bearer {WRONG}"}), False),
+    ],
+)
+def test_it_is_kept_whether_a_refused_request_brought_a_secret(
+    make_hooks: MakeHooks, rows: Rows, request_: tuple[str, str, dict[str, str]], *, brought: bool
+) -> None:
+    method, path, headers = request_
+    with serving(make_hooks(secret_in_path=True), headers={}) as client:
+        client.request(method, path, headers=headers)
+    assert [row["brought_secret"] for row in rows(KEPT)] == [brought]
+
+
+def test_alike_requests_are_one_row_with_the_time_of_the_last(opened_log: Database) -> None:
+    note(opened_log, *(rejection(seconds=seconds) for seconds in (0, 1, 2)))
+    [row] = Queries(opened_log.reader).rejections()
+    assert (row.times, row.last_at) == (3, NOW + timedelta(seconds=2))
+
+
+def test_in_another_minute_they_are_another_row(opened_log: Database) -> None:
+    queries = Queries(opened_log.reader)
+    log = RejectionLog(writing_to(opened_log), lambda _: DESCRIBED)
+    log.note(rejection())
+    eventually(queries.rejections)
+    log.note(rejection(seconds=61))
+    log.close()
+    assert [row.times for row in queries.rejections()] == [1, 1]
+
+
+def test_what_cannot_be_written_harms_nobody_and_the_next_is(
+    opened_log: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    answers = iter([StorageError("no disk")])
+
+    def write(work: Callable[[Connection], Any]) -> Any:
+        if (error := next(answers, None)) is not None:
+            raise error
+        return writing_to(opened_log)(work)
+
+    log = RejectionLog(write, lambda _: DESCRIBED)
+    log.note(rejection())
+    eventually(lambda: "1 refused requests could not be written down" in caplog.text)
+    log.note(rejection())
+    log.close()
+    assert [row.times for row in Queries(opened_log.reader).rejections()] == [1]
+
+
+def test_nobody_waits_for_a_refusal_to_be_written() -> None:
+    release = threading.Event()
+
+    def write(_: object) -> dict[Any, int]:
+        release.wait(10)
+        return {}
+
+    log = RejectionLog(write, lambda _: DESCRIBED)
+    for _ in range(1_000):
+        log.note(rejection())
+    release.set()
+    log.close()
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        {"query": b"%ff=%00&\xff=" + b"x" * 100_000},
+        {"headers": ((b"\xff\x00", b"\xff\x00"),) * 500},
+        {"headers": ((b"content-length", b"9" * 5_000), (b"authorization", b""))},
+        {"headers": ((b"content-length", "٣".encode()), (b"host", b"{" * 50_000))},
+        {"method": "X" * 5_000, "client": None},
+    ],
+)
+def test_whatever_was_sent_can_be_described_in_few_words(hostile: dict[str, Any]) -> None:
+    describe = Describer.of(Settings.load(secrets=SECRET))
+    described = describe(rejection(**hostile))
+    assert described.body_bytes is None
+    assert len(json.dumps(described.headers)) + len(described.query) < 30_000
+    assert len(described.method) <= 20
+
+
+def test_refusals_are_removed_with_what_else_is_old(opened_log: Database) -> None:
+    note(opened_log, rejection(), rejection(webhook="prefetch", seconds=3600))
+    before = NOW + timedelta(minutes=30)
+    write = writing_to(opened_log)
+    assert list(prune(opened_log.reader, write, before=before, now=before)) == []
+    queries = Queries(opened_log.reader)
+    assert [row.webhook for row in queries.rejections()] == ["prefetch"]
+    assert [counted.webhook for counted in queries.rejection_counts()] == ["prefetch"]

@@ -1,0 +1,444 @@
+"""The dashboard shows how handlers did, and has them called again when a person asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import httpx2 as httpx
+import pytest
+from sqlalchemy import select
+
+from millis_hooks.call_log.tables import handler_runs
+from millis_hooks.dashboard.formats import until
+from support.dashboard_site import HOSTILE, Page, Site
+from support.stored_calls import NOW
+
+Row = tuple[int, str, bool]
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    site = Site(tmp_path)
+    site.sign_in()
+    yield site
+    site.stored.database.close()
+
+
+@pytest.fixture
+def call_id(site: Site) -> int:
+    """An ended call, and a handler `sync_crm` that has five attempts."""
+    site.stored.add_handler("sync_crm")
+    return site.add_ended_call()
+
+
+def replay(site: Site, run_id: object = None, **fields: str) -> httpx.Response:
+    form = {"session_id": "-call"} | ({} if run_id is None else {"run_id": str(run_id)}) | fields
+    page = {"referer": f"http://testserver{site.prefix}/calls/-call?queued=1"}
+    return site.browser.post(f"{site.prefix}/replay", data=form, headers=page)
+
+
+def runs_of(site: Site) -> list[Row]:
+    """Every run there is: which replaced it or not, and how it stands."""
+    chosen = select(handler_runs.c.id, handler_runs.c.state, handler_runs.c.is_latest)
+    rows = site.stored.write(lambda connection: connection.execute(chosen).all())
+    return [(row.id, row.state, row.is_latest) for row in rows]
+
+
+def add_failure(site: Site, run_id: int, number: int = 1, **columns: Any) -> None:
+    known = {
+        "outcome": "failed",
+        "duration_ms": 31.0,
+        "ended_at": NOW + timedelta(seconds=2),
+        "error_type": "TimeoutError",
+        "error_message": "read <timed> out",
+        "traceback": f"Traceback (attempt {number}): <module>",
+    }
+    site.stored.add_attempt(run_id, number, **known | columns)
+
+
+@pytest.mark.parametrize(
+    ("states", "said"),
+    [
+        (["succeeded", "succeeded", "succeeded"], "3 ran"),
+        (["succeeded", "pending", "running"], "2 waiting"),
+        (["succeeded", "failed", "pending", "succeeded"], "1 of 4 retrying"),
+        (["parked", "failed", "pending"], "1 of 3 failed"),
+        ([], "none"),
+    ],
+)
+def test_the_list_says_what_most_needs_a_look(site: Site, states: list[str], said: str) -> None:
+    call_id = site.stored.add_call("-a", prefetch_ms=1.0)
+    for number, state in enumerate(states):
+        site.stored.add_run(call_id, f"handler_{number}", state)
+    assert f"1 ms {said}" in site.page("/calls").text
+
+
+@pytest.mark.parametrize(
+    ("state", "columns", "said"),
+    [
+        ("succeeded", {"spent": 1}, "sync_crm Done 1 of 5"),
+        ("parked", {"spent": 5}, "sync_crm Parked 5 of 5"),
+        ("running", {"spent": 2}, "sync_crm Running 2 of 5"),
+        ("pending", {}, "sync_crm Waiting"),
+        ("pending", {"is_replay": True}, "sync_crm Replay Waiting"),
+        (
+            "failed",
+            {"spent": 1, "due_at": NOW + timedelta(seconds=40)},
+            "sync_crm Next attempt in 40 s Nov 21, 14:20:40 1 of 5",
+        ),
+    ],
+)
+def test_a_run_says_how_it_stands(
+    site: Site, call_id: int, state: str, columns: dict[str, Any], said: str
+) -> None:
+    site.stored.add_run(call_id, "sync_crm", state, **columns)
+    assert said in site.page("/calls/-call").text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(-5, "now"), (40, "in 40 s"), (600, "in 10 min"), (9000, "in 2 h"), (200_000, "in 2 d")],
+)
+def test_a_time_to_come_is_told_roughly(seconds: float, said: str) -> None:
+    assert until(NOW + timedelta(seconds=seconds), NOW) == said
+
+
+def test_attempts_are_counted_alone_where_the_limit_is_unknown_or_lower_now(
+    site: Site, call_id: int
+) -> None:
+    site.stored.add_handler("charge", max_attempts=2)
+    site.stored.add_run(call_id, "charge", "parked", spent=3)
+    site.stored.add_run(call_id, "gone", "parked", spent=4)
+    text = site.page("/calls/-call").text
+    assert "charge Parked 3 Replay" in text
+    assert "gone Parked 4 Replay" in text
+
+
+def test_a_parked_run_is_announced_with_its_exception(site: Site, call_id: int) -> None:
+    site.stored.add_run(call_id, "save", "succeeded")
+    run_id = site.stored.add_run(
+        call_id, "sync_crm", "parked", spent=2, reason="2 of 2 attempts failed"
+    )
+    for number in (1, 2):
+        add_failure(site, run_id, number)
+    page = site.page("/calls/-call")
+    assert (
+        "1 of 2 handler runs is parked. sync_crm raised TimeoutError after 2 attempts." in page.text
+    )
+    assert "2 of 2 attempts failed TimeoutError: read <timed> out" in page.text
+    assert f"#run-{run_id}" in page.links()
+
+
+def test_a_run_that_was_given_up_is_announced_with_its_reason(site: Site, call_id: int) -> None:
+    run_id = site.stored.add_run(call_id, "sync_crm", "parked", reason="no such customer")
+    add_failure(site, run_id, outcome="gave_up", error_type="GiveUp", traceback=None)
+    text = site.page("/calls/-call").text
+    assert "is parked. sync_crm : no such customer ." in text
+
+
+def test_a_run_that_is_tried_again_is_announced_with_the_time(site: Site, call_id: int) -> None:
+    for handler, seconds in (("later", 90), ("sync_crm", 40)):
+        due_at = NOW + timedelta(seconds=seconds)
+        site.stored.add_run(call_id, handler, "failed", due_at=due_at)
+    text = site.page("/calls/-call").text
+    assert "2 of 2 handler runs wait for the next attempt. sync_crm is tried again in 40 s" in text
+    assert "Handlers wait for the next attempt" in text
+
+
+def test_each_attempt_has_its_outcome_and_traceback(site: Site, call_id: int) -> None:
+    run_id = site.stored.add_run(call_id, "sync_crm", "running", spent=6)
+    add_failure(site, run_id, 1)
+    outcomes = ("interrupted", "handed_back", "timed_out", "retry", "new_here", None)
+    for number, outcome in enumerate(outcomes, 2):
+        site.stored.add_attempt(run_id, number, outcome=outcome)
+    text = site.page("/calls/-call").text
+    for said in (
+        "raised: TimeoutError: read <timed> out Traceback Traceback (attempt 1): <module>",
+        "the process ended in it",
+        "handed back when the service stopped, not counted",
+        "timed out",
+        "asked to be called again",
+        "new_here",
+        "at work",
+    ):
+        assert said in text
+
+
+def test_bars_are_relative_to_the_slowest_attempt(site: Site, call_id: int) -> None:
+    run_id = site.stored.add_run(call_id, "sync_crm", "succeeded")
+    for number, duration_ms in ((1, 50.0), (2, 200.0)):
+        site.stored.add_attempt(run_id, number, outcome="succeeded", duration_ms=duration_ms)
+    widths = [bar["width"] for bar in site.page("/calls/-call").all("rect")]
+    assert widths[-2:] == ["25.00%", "100.00%"]
+
+
+def test_a_replaced_run_stays_below_the_one_that_replaced_it(site: Site, call_id: int) -> None:
+    first = site.stored.add_run(call_id, "sync_crm", "parked", is_latest=False)
+    other = site.stored.add_run(call_id, "save", "succeeded")
+    second = site.stored.add_run(call_id, "sync_crm", "parked", is_latest=False, is_replay=True)
+    third = site.stored.add_run(call_id, "sync_crm", "succeeded", is_replay=True)
+    runs = site.get("/calls/-call.json").json()["runs"]
+    assert [run["id"] for run in runs] == [third, second, first, other]
+    page = site.page("/calls/-call")
+    assert "sync_crm Replay Replaced Parked" in page.text
+    assert "handler runs is parked" not in page.text
+    assert "Handlers ran" in page.text
+
+
+def test_a_run_that_tells_of_a_parked_one_names_it(site: Site, call_id: int) -> None:
+    parked = site.stored.add_run(call_id, "sync_crm", "parked")
+    site.stored.add_run(call_id, "to_slack", "succeeded", hook="parked", parked_run_id=parked)
+    page = site.page("/calls/-call")
+    assert f"to_slack Alert tells of sync_crm , run {parked} Done" in page.text
+    assert "1 of 1 handler runs is parked." in page.text
+
+
+def test_a_page_with_too_many_runs_says_so(site: Site, call_id: int) -> None:
+    for _ in range(120):
+        site.stored.add_run(call_id, "sync_crm", "parked", is_latest=False)
+    assert "the newest 100 of 120" in site.page("/calls/-call").text
+
+
+def test_handlers_that_ended_long_after_the_call_have_a_date(site: Site, call_id: int) -> None:
+    late = NOW + timedelta(days=1)
+    site.stored.add_run(call_id, "sync_crm", "succeeded", is_replay=True, state_since=late)
+    assert "Handlers ran Nov 22, 14:20" in site.page("/calls/-call").text
+
+
+def test_hostile_names_reasons_and_errors_are_shown_as_text(site: Site, call_id: int) -> None:
+    site.stored.add_handler(HOSTILE)
+    parked = site.stored.add_run(call_id, HOSTILE, "parked", reason=HOSTILE, spent=1)
+    add_failure(site, parked, error_type=HOSTILE, error_message=HOSTILE, traceback=HOSTILE)
+    site.stored.add_run(call_id, "gone" + HOSTILE, "succeeded")
+    site.stored.add_run(call_id, HOSTILE, "failed", hook="parked", parked_run_id=parked)
+    page = site.page("/calls/-call")
+    assert all(script.get("src") for script in page.all("script"))
+    assert page.all("img") == []
+    for _, attributes in page.elements:
+        assert not any(name == "style" or name.startswith("on") for name in attributes)
+
+
+def test_every_icon_of_runs_is_in_the_sprite(site: Site, call_id: int) -> None:
+    for state in ("parked", "failed", "succeeded", "running", "pending"):
+        due_at = NOW if state == "failed" else None
+        site.stored.add_run(call_id, state, state, due_at=due_at)
+    page = site.page("/calls/-call?queued=1&forward=0&skipped=0")
+    sprite = site.get("/static/icons.svg").text
+    icons = {(use["href"] or "").split("#")[1] for use in page.all("use")}
+    assert [icon for icon in icons if f'id="{icon}"' not in sprite] == []
+
+
+def test_what_waits_for_its_next_attempt_is_tried_now_at_a_click(site: Site, call_id: int) -> None:
+    run_id = site.stored.add_run(call_id, "sync_crm", "failed")
+    page = site.page("/calls/-call")
+    (button,) = page.all("button", **{"aria-label": "Try now: sync_crm"})
+    assert "popovertarget" not in button
+    assert page.all("input", name="run_id", value=str(run_id))
+
+
+@pytest.mark.parametrize(
+    ("state", "what"),
+    [
+        ("succeeded", "What it does outside, it does again."),
+        ("parked", "What it did outside before it failed, it may do again."),
+    ],
+)
+def test_a_replay_says_what_it_does_and_has_to_be_confirmed(
+    site: Site, call_id: int, state: str, what: str
+) -> None:
+    run_id = site.stored.add_run(call_id, "sync_crm", state)
+    page = site.page("/calls/-call")
+    asking, doing = page.all("button", **{"aria-label": "Replay: sync_crm"})
+    assert (asking["type"], asking["popovertarget"]) == ("button", f"replay-{run_id}")
+    assert "popover" in page.all("div", id=f"replay-{run_id}")[0]
+    assert "popovertarget" not in doing
+    assert all("autofocus" in each for each in page.all("button", popovertargetaction="hide"))
+    assert f"Runs sync_crm again with the stored payload. {what}" in page.text
+
+
+@pytest.mark.parametrize(
+    ("handler", "state", "why"),
+    [
+        ("charge", "parked", "charge is registered as not repeatable"),
+        ("charge", "succeeded", "charge is registered as not repeatable"),
+        ("gone", "parked", "No handler is named gone any more"),
+    ],
+)
+def test_what_cannot_be_replayed_says_why(
+    site: Site, call_id: int, handler: str, state: str, why: str
+) -> None:
+    site.stored.add_handler("charge", repeatable=False)
+    site.stored.add_run(call_id, handler, state)
+    page = site.page("/calls/-call")
+    (button,) = page.all("button", title=why)
+    assert (button["type"], button["aria-disabled"]) == ("button", "true")
+    assert page.all("input", name="run_id") == []
+
+
+def test_a_run_at_work_or_replaced_offers_nothing(site: Site, call_id: int) -> None:
+    site.stored.add_run(call_id, "sync_crm", "parked", is_latest=False)
+    site.stored.add_run(call_id, "sync_crm", "pending", is_replay=True)
+    site.stored.add_run(call_id, "save", "running")
+    assert site.page("/calls/-call").all("input", name="run_id") == []
+
+
+def test_replaying_a_call_says_first_what_it_does_to_each_handler(site: Site, call_id: int) -> None:
+    site.stored.add_handler("charge", repeatable=False)
+    for handler, state in (
+        ("sync_crm", "succeeded"),
+        ("charge", "succeeded"),
+        ("gone", "parked"),
+        ("busy", "running"),
+    ):
+        site.stored.add_run(call_id, handler, state)
+    text = site.page("/calls/-call").text
+    assert "sync_crm is done, and runs again" in text
+    assert "charge is left alone: not repeatable" in text
+    assert "gone is left alone: not registered any more" in text
+    assert "busy is left alone: already waiting" in text
+
+
+def test_a_call_without_runs_has_nothing_to_replay(site: Site, call_id: int) -> None:
+    assert "Replay" not in site.page("/calls/-call").text
+
+
+def test_a_run_is_queued_again_and_the_page_says_so(site: Site, call_id: int) -> None:
+    run_id = site.stored.add_run(call_id, "sync_crm", "parked")
+    response = replay(site, run_id)
+    assert response.status_code == 303
+    assert response.headers["location"] == "/calls/-call?queued=1&forward=0&skipped=0"
+    assert runs_of(site) == [(run_id, "parked", False), (run_id + 1, "pending", True)]
+    page = site.page(response.headers["location"])
+    assert "Queued: 1." in page.text
+    assert page.all("div", role="status", **{"class": "alert info"})
+
+
+def test_a_replay_leads_back_to_the_call_in_its_list(site: Site, call_id: int) -> None:
+    run_id = site.stored.add_run(call_id, "sync_crm", "parked")
+    page = site.page("/calls/-call?in=outcome%3Dfailed")
+    assert page.all("input", name="in", value="outcome=failed")
+    location = replay(site, run_id, **{"in": "outcome=failed"}).headers["location"]
+    assert location.endswith("&in=outcome%3Dfailed")
+
+
+def test_two_clicks_queue_one_run(site: Site, call_id: int) -> None:
+    run_id = site.stored.add_run(call_id, "sync_crm", "parked")
+    replay(site, run_id)
+    response = replay(site, run_id)
+    assert response.headers["location"] == "/calls/-call?queued=0&forward=0&skipped=1"
+    assert len(runs_of(site)) == 2
+    assert "Nothing queued. Skipped: 1" in site.page(response.headers["location"]).text
+
+
+def test_a_run_that_waits_for_its_next_attempt_is_tried_now(site: Site, call_id: int) -> None:
+    run_id = site.stored.add_run(call_id, "sync_crm", "failed", due_at=NOW + timedelta(hours=1))
+    response = replay(site, run_id)
+    assert runs_of(site) == [(run_id, "pending", True)]
+    assert "Brought forward: 1." in site.page(response.headers["location"]).text
+
+
+def test_every_handler_of_a_call_is_replayed_at_once(site: Site, call_id: int) -> None:
+    site.stored.add_handler("charge", repeatable=False)
+    for handler in ("sync_crm", "charge"):
+        site.stored.add_run(call_id, handler, "succeeded")
+    assert replay(site).headers["location"] == "/calls/-call?queued=1&forward=0&skipped=1"
+    assert len(runs_of(site)) == 3
+
+
+@pytest.mark.parametrize("session_id", [HOSTILE, "line\nbreak", "a/b?c#d", "x.json"])
+def test_a_call_of_any_name_is_replayed_as_browsers_send_it(site: Site, session_id: str) -> None:
+    site.stored.add_handler("sync_crm")
+    site.stored.add_run(site.add_ended_call(session_id), "sync_crm", "succeeded")
+    page = site.page(f"/calls/{quote(session_id, safe='')}")
+    shown = page.all("input", name="session_id")[0]["value"] or ""
+    response = replay(site, session_id=shown.replace("\n", "\r\n"))
+    assert "Queued: 1." in site.page(response.headers["location"]).text
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"session_id": "-none"},
+        {"session_id": ""},
+        {"run_id": "99"},
+        {"run_id": ""},
+        {"run_id": "x"},
+        {"run_id": "9" * 30},
+        {"run_id": "-1"},
+        {"run_id": "\u0663"},
+    ],
+)
+def test_what_is_not_there_is_not_replayed(
+    site: Site, call_id: int, fields: dict[str, str]
+) -> None:
+    site.stored.add_run(call_id, "sync_crm", "parked")
+    assert replay(site, **fields).status_code == 404
+    assert len(runs_of(site)) == 1
+
+
+@pytest.mark.parametrize("headers", [{"sec-fetch-site": "cross-site"}, {"origin": "https://a.b"}])
+def test_a_replay_from_another_site_is_refused(
+    site: Site, call_id: int, headers: dict[str, str]
+) -> None:
+    site.stored.add_run(call_id, "sync_crm", "parked")
+    response = site.browser.post("/replay", data={"session_id": "-call"}, headers=headers)
+    assert response.status_code == 403
+    assert len(runs_of(site)) == 1
+
+
+def test_who_is_not_signed_in_is_led_back_to_the_call_and_nothing_runs(
+    site: Site, call_id: int
+) -> None:
+    site.stored.add_run(call_id, "sync_crm", "parked")
+    site.browser.cookies.clear()
+    response = replay(site)
+    assert response.status_code == 303
+    assert response.headers["location"] == "/login?next=%2Fcalls%2F-call"
+    assert len(runs_of(site)) == 1
+
+
+def test_a_replay_is_never_a_link(site: Site) -> None:
+    assert site.get("/replay?session_id=-call").status_code == 405
+
+
+def test_a_replay_form_larger_than_any_of_ours_is_refused(site: Site, call_id: int) -> None:
+    assert replay(site, session_id="x" * 100_000).status_code == 413
+
+
+def test_a_replay_that_cannot_be_written_is_a_page_too(site: Site, call_id: int) -> None:
+    site.stored.write(lambda connection: connection.exec_driver_sql("DROP TABLE handlers"))
+    site.stored.add_run(call_id, "sync_crm", "parked")
+    response = replay(site)
+    assert response.status_code == 503
+    assert "The call log cannot be used" in Page(response).text
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "queued=1",
+        "queued=x&forward=0&skipped=0",
+        "queued=1e9&forward=0&skipped=0",
+        "queued=1&forward=0&skipped=<b>",
+        "queued=12345678&forward=0&skipped=0",
+    ],
+)
+def test_an_address_that_no_replay_made_says_nothing(site: Site, call_id: int, query: str) -> None:
+    page = site.page(f"/calls/-call?{query}")
+    assert page.all("div", role="status", **{"class": "alert info"}) == []
+
+
+def test_links_and_forms_of_runs_stay_below_the_path_of_the_dashboard(tmp_path: Path) -> None:
+    site = Site(tmp_path, prefix="/ops/voice")
+    site.sign_in()
+    site.stored.add_handler("sync_crm")
+    site.stored.add_run(site.add_ended_call(), "sync_crm", "succeeded")
+    page = site.page("/calls/-call")
+    assert page.all("form", action="/ops/voice/replay")
+    assert page.all("form", action="/replay") == []
+    assert replay(site).headers["location"].startswith("/ops/voice/calls/-call?")
+    site.stored.database.close()

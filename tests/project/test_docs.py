@@ -1,0 +1,143 @@
+"""What the documents say is so: their code runs, their commands, settings and files exist."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tomllib
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import typer.core
+import typer.main
+import yaml
+
+from millis_hooks.cli.commands import app as command_line
+from millis_hooks.environment.sources import ENV_PREFIX
+from millis_hooks.settings import Settings
+from support.documents import PAGES, Block, blocks, commands, links
+from support.paths import ROOT
+
+#: What typer raises for every command it cannot parse; it exports only kinds of it.
+UsageError: Any = typer.BadParameter.__base__
+
+SETTING = re.compile(rf"\b{ENV_PREFIX}([A-Z][A-Z_]*[A-Z])\b")
+PATH = re.compile(
+    r"(?<![\w./-])(?:millis_hooks|templates|examples|benchmarks|tests|docs|\.ci)/[\w./-]*\w"
+)
+PARSERS: dict[str, Callable[[str], Any]] = {
+    "json": json.loads,
+    "toml": tomllib.loads,
+    "yaml": lambda text: list(yaml.safe_load_all(text)),
+}
+
+each_page = pytest.mark.parametrize(
+    "page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES]
+)
+
+
+def compiled(page: Path, block: Block) -> Any:
+    """Compile a block so that errors name the page and the line in it."""
+    return compile("\n" * (block.line - 1) + block.text, str(page), "exec", dont_inherit=True)
+
+
+def parse_command(words: list[str]) -> None:
+    """Parse what follows `millis-hooks`; raises `UsageError` as the command line would."""
+    command = typer.main.get_command(command_line)
+    context = command.make_context("millis-hooks", list(words))
+    while isinstance(command, typer.core.TyperGroup):
+        left = [*context._protected_args, *context.args]
+        name, found, left = command.resolve_command(context, left)
+        assert name
+        assert found
+        context = found.make_context(name, left, parent=context)
+        command = found
+
+
+def of_ours(words: list[str]) -> list[str] | None:
+    """Return the arguments of `millis-hooks`, if that is the program."""
+    program = [word for word in words if not re.fullmatch(r"[A-Z_]+=.*", word)]
+    return program[1:] if program and Path(program[0]).name == "millis-hooks" else None
+
+
+@each_page
+def test_python_runs_from_top_to_bottom(page: Path) -> None:
+    namespace: dict[str, Any] = {"__name__": page.stem, "__file__": str(page)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for block in blocks(page, "python"):
+            code = compiled(page, block)
+            if not block.excused:
+                exec(code, namespace)
+
+
+@each_page
+def test_commands_are_those_of_the_command_line(page: Path) -> None:
+    wrong = []
+    for block in blocks(page, "console", "sh", "bash"):
+        for words in commands(block):
+            arguments = of_ours(words)
+            try:
+                if arguments is not None:
+                    parse_command(arguments)
+            except UsageError as error:
+                wrong.append(f"{' '.join(words)}: {error.format_message()}")
+            except typer.Exit:  # --help, --version
+                pass
+    assert not wrong
+
+
+@each_page
+def test_data_can_be_parsed(page: Path) -> None:
+    for block in blocks(page, *PARSERS):
+        if not block.excused:
+            PARSERS[block.language](block.text)
+
+
+@each_page
+def test_settings_exist(page: Path) -> None:
+    named = {name.lower() for name in SETTING.findall(page.read_text())}
+    assert named <= Settings.model_fields.keys()
+
+
+@each_page
+def test_every_file_and_folder_named_exists(page: Path) -> None:
+    named = set(PATH.findall(page.read_text()))
+    assert sorted(name for name in named if not (ROOT / name).exists()) == []
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if ROOT / "docs" not in page.parents])
+def test_links_lead_somewhere(page: Path) -> None:
+    """In pages that are no part of the site, whose build looks at its own."""
+    assert [link for link in links(page) if not (page.parent / link).exists()] == []
+
+
+def test_the_tutorial_s_tests_pass(tmp_path: Path) -> None:
+    page = ROOT / "docs" / "tutorial.md"
+    app, tests = (block.text for block in blocks(page, "python") if not block.excused)
+    (customers,) = (block.text for block in blocks(page, "text"))
+    shop = tmp_path / "shop"
+    subprocess.run([Path(sys.executable).with_name("millis-hooks"), "new", shop], check=True)
+    (shop / "app.py").write_text(app)
+    (shop / "test_app.py").write_text(tests)
+    (shop / "customers.csv").write_text(customers)
+    with (shop / ".env").open("a") as settings:
+        settings.write("MILLIS_HOOKS_OWN_NUMBERS=+14155550199\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest"], cwd=shop, capture_output=True, text=True, check=False
+    )
+    assert "3 passed" in done.stdout, done.stdout
+
+
+@pytest.mark.parametrize(
+    "words", ["nonsense", "calls --nonsense", "show", "calls --limit many", "send nonsense"]
+)
+def test_a_wrong_command_would_be_found(words: str) -> None:
+    with pytest.raises(UsageError):
+        parse_command(words.split())

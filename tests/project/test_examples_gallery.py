@@ -1,0 +1,295 @@
+"""What the examples do with a call that has ended, everything out there being `Outside`."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import io
+import sys
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from starlette.testclient import TestClient
+from typer.testing import CliRunner
+
+from millis_hooks import ConfigError
+from millis_hooks.cli.commands import app
+from millis_hooks.exceptions import MillisUnreachableError
+from millis_hooks.handlers.made_up_calls import Answers, all_went_well
+from millis_hooks.protocol.reading import Json
+from millis_hooks.protocol.samples import CUSTOMER_PHONE, OWN_PHONE, CallContent, end_of_call_body
+from millis_hooks.sandbox import Answer
+from millis_hooks.sandbox.simulator import HandledCall
+from millis_hooks.testing import HooksClient, MillisRequest
+from support.outside import Outside
+from support.paths import ROOT
+
+EXAMPLES = ROOT / "examples"
+BOOKING = EXAMPLES / "tested_handlers/scenarios/booking.toml"
+OPT_OUT = CallContent(extra_fields={"call_analysis": {"opt_out_detection": True}})
+ALLOW = CallContent(function_calls=[{"name": "allow_calls", "params": {}}])
+
+Load = Callable[..., Any]
+
+
+@pytest.fixture
+def outside(monkeypatch: pytest.MonkeyPatch) -> Outside:
+    return Outside(monkeypatch)
+
+
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Load]:
+    """Import an example anew, under these variables."""
+    before = set(sys.modules)
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+
+    def load(name: str, **variables: str) -> Any:
+        monkeypatch.setenv("MILLIS_HOOKS_OWN_NUMBERS", OWN_PHONE)
+        for variable, value in variables.items():
+            monkeypatch.setenv(variable, value)
+        return importlib.import_module(name)
+
+    yield load
+    for name in {path.stem for path in EXAMPLES.glob("*.py")} & (set(sys.modules) - before):
+        del sys.modules[name]
+
+
+@pytest.fixture
+def follow_up(load: Load) -> Any:
+    return load("follow_up", **_calling(after_s="0"))
+
+
+def _calling(after_s: str) -> dict[str, str]:
+    return {"FOLLOW_UP_AFTER_S": after_s}
+
+
+def unreached(
+    example: Any, answers: Answers = all_went_well, **call: Any
+) -> tuple[HandledCall, list[MillisRequest]]:
+    """An outbound call that reached nobody, once it is handled, and what Millis was asked."""
+    call = {"call_status": "no-answer", "from_phone": OWN_PHONE, "to_phone": CUSTOMER_PHONE} | call
+    with HooksClient(example.hooks) as client:
+        client.millis_answers = answers
+        return client.end_of_call(**call), client.millis_requests
+
+
+@pytest.mark.parametrize("call_status", ["no-answer", "busy", "voicemail-message"])
+def test_whom_we_did_not_reach_is_called_again(follow_up: Any, call_status: str) -> None:
+    about = {"appointment": "Tuesday"}
+    call, [asked] = unreached(follow_up, call_status=call_status, metadata=about)
+    assert call.run("follow_up").state == "succeeded"
+    told = asked.body or {}
+    assert (told["from_phone"], told["to_phone"]) == (OWN_PHONE, CUSTOMER_PHONE)
+    assert told["metadata"] == {"appointment": "Tuesday", "follows": call.call.session_id}
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        {"metadata": {"follows": "-an-earlier-one"}},
+        {"call_status": "user-ended"},
+        {"from_phone": CUSTOMER_PHONE, "to_phone": OWN_PHONE},
+    ],
+    ids=["a follow-up", "somebody spoke", "they called us"],
+)
+def test_other_calls_are_not_followed_up(follow_up: Any, call: dict[str, Any]) -> None:
+    handled, asked = unreached(follow_up, **call)
+    assert (handled.runs, asked) == ((), [])
+
+
+def test_who_asked_not_to_be_called_is_not(follow_up: Any) -> None:
+    follow_up.people.note(CUSTOMER_PHONE, may_call=False, said_at=datetime.now(UTC))
+    call, asked = unreached(follow_up)
+    assert (call.run("follow_up").state, asked) == ("succeeded", [])
+
+
+def test_nobody_is_called_before_it_is_time(load: Load) -> None:
+    call, asked = unreached(load("follow_up", **_calling(after_s="3600")))
+    run = call.run("follow_up")
+    assert (run.state, asked) == ("failed", [])
+    assert "not yet" in (run.attempts[0].error_message or "")
+
+
+def test_a_dry_run_calls_nobody(follow_up: Any) -> None:
+    call, asked = unreached(follow_up, dry_run=True)
+    assert (call.run("follow_up").state, asked) == ("succeeded", [])
+    assert follow_up.claims.claim(call.call.session_id)
+
+
+def test_a_call_that_may_have_begun_is_left_to_a_person(follow_up: Any) -> None:
+    async def break_off(request: MillisRequest) -> tuple[int, bytes]:
+        raise MillisUnreachableError("the line is dead", may_be_done=True)
+
+    call, asked = unreached(follow_up, break_off)
+    assert (call.run("follow_up").state, len(asked)) == ("parked", 1)
+    assert not follow_up.claims.claim(call.call.session_id)
+
+
+def test_a_call_that_did_not_begin_is_tried_again(follow_up: Any) -> None:
+    async def be_busy(request: MillisRequest) -> tuple[int, bytes]:
+        return 429, b""
+
+    call, _ = unreached(follow_up, be_busy)
+    assert call.run("follow_up").state == "failed"
+    assert follow_up.claims.claim(call.call.session_id)
+
+
+def test_after_a_crash_nobody_is_called_twice(follow_up: Any) -> None:
+    follow_up.claims.claim("-crashed")
+    call, asked = unreached(follow_up, session_id="-crashed")
+    assert (call.run("follow_up").state, asked) == ("parked", [])
+
+
+def test_follow_ups_want_to_know_our_numbers(load: Load) -> None:
+    settings = _calling(after_s="0") | {"MILLIS_HOOKS_OWN_NUMBERS": ""}
+    hooks = load("follow_up", **settings).hooks
+    with pytest.raises(ConfigError, match="OWN_NUMBERS"), HooksClient(hooks):
+        pass
+
+
+def test_who_opts_out_is_on_the_list_until_they_say_otherwise(load: Load) -> None:
+    with HooksClient(load("do_not_call").hooks) as client:
+        client.end_of_call(content=OPT_OUT, vintage="v2-extras")
+        assert client.prefetch().metadata == {"may_be_called": False}
+        client.end_of_call(content=ALLOW)
+        assert client.prefetch().body == {}
+
+
+def test_a_wish_that_comes_late_does_not_undo_a_later_one(load: Load, tmp_path: Path) -> None:
+    people = load("do_not_call").DoNotCallList(str(tmp_path / "list.db"))
+    now = datetime.now(UTC)
+    people.note("+1 415 555 0134", may_call=False, said_at=now)
+    people.note("+14155550134", may_call=True, said_at=now - timedelta(hours=1))
+    assert people.forbids("+1 (415) 555-0134")
+
+
+def test_a_dry_run_puts_nobody_on_the_list(load: Load) -> None:
+    with HooksClient(load("do_not_call").hooks) as client:
+        client.end_of_call(content=OPT_OUT, vintage="v2-extras", dry_run=True)
+        assert client.prefetch().body == {}
+
+
+def test_a_wish_without_a_known_number_is_left_to_a_person(load: Load) -> None:
+    with HooksClient(load("do_not_call").hooks, own_numbers=()) as client:
+        call = client.end_of_call(content=OPT_OUT, vintage="v2-extras")
+    assert call.run("note_wish").state == "parked"
+
+
+@pytest.mark.parametrize(
+    ("status", "path"), [("booked", "/confirmations"), ("taken", "/callbacks")]
+)
+def test_a_booking_is_settled(load: Load, outside: Outside, status: str, path: str) -> None:
+    answer = Answer(200, f'{{"status": "{status}", "slot": "10:30"}}'.encode())
+    with HooksClient(load("booking_results").hooks) as client:
+        call = client.simulate(BOOKING, function_answers={"book_slot": answer}).handled
+    assert call
+    assert call.run("settle").state == "succeeded"
+    assert (outside.paths, outside.told) == ([path], [{"phone": CUSTOMER_PHONE, "slot": "10:30"}])
+    assert outside.asked[0].headers["idempotency-key"] == f"{call.call.session_id}:settle"
+
+
+@pytest.mark.parametrize("result", [None, "Sorry", {"status": "perhaps", "slot": "10:30"}])
+def test_an_answer_that_says_nothing_is_left_to_a_person(load: Load, result: Any) -> None:
+    booked = CallContent(function_calls=[{"name": "book_slot", "params": {}, "result": result}])
+    with HooksClient(load("booking_results").hooks) as client:
+        assert (
+            client.end_of_call(content=booked, vintage="v2-extras").run("settle").state == "parked"
+        )
+
+
+def test_an_office_that_is_down_is_told_later(load: Load, outside: Outside) -> None:
+    outside.answers = [httpx2.Response(503)]
+    result: dict[str, Json] = {"status": "booked", "slot": "10:30"}
+    booked = CallContent(function_calls=[{"name": "book_slot", "result": result}])
+    with HooksClient(load("booking_results").hooks) as client:
+        assert (
+            client.end_of_call(content=booked, vintage="v2-extras").run("settle").state == "failed"
+        )
+
+
+def test_a_crm_that_wakes_up_slowly_is_asked_again(load: Load) -> None:
+    with HooksClient(load("unsteady_crm").hooks) as client:
+        run = client.end_of_call().run("sync_crm")
+        assert (run.state, run.max_attempts) == ("failed", 4)
+        assert client.end_of_call(call_status="busy").run("call_back").state == "succeeded"
+
+
+def test_slack_hears_of_a_parked_run(load: Load, outside: Outside) -> None:
+    variables = {"SLACK_WEBHOOK_URL": "https://slack.example/T0/secret"}
+    variables["MILLIS_HOOKS_PUBLIC_URL"] = "https://hooks.example.com"
+    with HooksClient(load("slack_alert", **variables).hooks) as client:
+        call = client.end_of_call(session_id="-S<1>")
+    assert call.run("tell_slack").state == "succeeded"
+    assert outside.told[0]["text"] == (
+        "*sync_crm* gave up on <https://hooks.example.com/calls/-S%3C1%3E|-S&lt;1&gt;> "
+        "after 1 attempts: ConnectionError: the CRM does not answer"
+    )
+
+
+@pytest.mark.parametrize("status", [404, 429])
+def test_slack_is_told_later_and_its_address_is_told_nobody(
+    load: Load, outside: Outside, status: int
+) -> None:
+    outside.answers = [httpx2.Response(status, headers={"retry-after": "60"})]
+    address = "https://slack.example/T0/secret"
+    with HooksClient(load("slack_alert", SLACK_WEBHOOK_URL=address).hooks) as client:
+        run = client.end_of_call().run("tell_slack")
+    assert run.state == "failed"
+    assert "slack.example" not in repr(run)
+
+
+def test_without_slack_the_log_has_the_message(
+    load: Load, outside: Outside, caplog: pytest.LogCaptureFixture
+) -> None:
+    with HooksClient(load("slack_alert").hooks) as client:
+        client.end_of_call()
+    assert "*sync_crm* gave up on" in caplog.text
+    assert outside.asked == []
+
+
+def test_a_day_is_summed_up(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MILLIS_HOOKS_INSECURE", "1")
+    with TestClient(load("quickstart").hooks) as client:
+        for status in ("user-ended", "agent-ended", "voicemail-message"):
+            body = end_of_call_body(call_status=status, duration_s=120)
+            client.post("/millis/end-of-call", content=body)
+    text = load("daily_summary").summary_of(exported())
+    assert text.startswith("Calls: 3, 6 minutes, 0.0")
+    assert text.endswith("dollars\n- completed: 2\n- voicemail: 1")
+
+
+def test_rehearsed_calls_are_not_summed_up(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    hooks = load("quickstart").hooks
+    with HooksClient(hooks, database_url="sqlite:///millis_hooks.db") as client:
+        client.end_of_call()
+    assert load("daily_summary").summary_of(exported()) == "Calls: 0, 0 minutes, 0.00 dollars"
+
+
+def test_the_summary_goes_to_slack_too(
+    load: Load,
+    outside: Outside,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("source,ended_at,outcome\r\n"))
+    load("daily_summary", SLACK_WEBHOOK_URL="https://slack.example/T0/secret").main()
+    assert outside.told == [{"text": capsys.readouterr().out.rstrip("\n")}]
+
+
+def test_a_summary_that_slack_refuses_fails_aloud(
+    load: Load, outside: Outside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outside.answers = [httpx2.Response(500)]
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    with pytest.raises(SystemExit, match="Slack"):
+        load("daily_summary", SLACK_WEBHOOK_URL="https://slack.example/T0/secret").main()
+
+
+def exported() -> list[dict[str, str]]:
+    """What `millis-hooks export` says of the call log in this folder."""
+    result = CliRunner().invoke(app, ["export"])
+    return list(csv.DictReader(io.StringIO(result.stdout, newline="")))

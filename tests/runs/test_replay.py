@@ -1,0 +1,381 @@
+"""What a person asks to be done again, in a real call log; nothing runs the handlers here."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Row, event, insert, select
+
+from millis_hooks.call_log.call_rows import pending_run
+from millis_hooks.call_log.tables import calls, handler_runs
+from millis_hooks.exceptions import ConfigError
+from millis_hooks.runs import replay as replay_module
+from millis_hooks.runs.replay import (
+    Cursor,
+    Replayed,
+    Wanted,
+    preview,
+    replay_batch,
+    replay_call,
+    replay_run,
+)
+from support.storage import rows
+from support.stored_calls import NOW, StoredCalls
+
+pytestmark = pytest.mark.both_databases
+
+LATER = NOW + timedelta(hours=1)
+DUE = NOW + timedelta(minutes=30)
+CRM = "sync_crm"
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[StoredCalls]:
+    """A call log whose application has one handler that may be repeated, and one that may not."""
+    stored = StoredCalls(tmp_path)
+    stored.add_handler(CRM)
+    stored.add_handler("charge_card", repeatable=False)
+    yield stored
+    stored.database.close()
+
+
+def ended_call(log: StoredCalls, session_id: str = "-call", **columns: Any) -> int:
+    delivery_id = log.add_delivery(session_id=session_id)
+    return log.add_call(session_id, delivery_id=delivery_id, **columns)
+
+
+def again(log: StoredCalls, run_id: int, now: datetime = LATER, **options: Any) -> Replayed:
+    replayed = log.write(lambda connection: replay_run(connection, run_id, now, **options))
+    assert replayed is not None
+    return replayed
+
+
+def call_again(log: StoredCalls, session_id: str = "-call") -> Replayed:
+    replayed = log.write(lambda connection: replay_call(connection, session_id, LATER))
+    assert replayed is not None
+    return replayed
+
+
+def one_batch(
+    log: StoredCalls, wanted: Wanted, after: Cursor | None = None, size: int = 200
+) -> tuple[Replayed, Cursor | None]:
+    return log.write(lambda connection: replay_batch(connection, wanted, LATER, after, size))
+
+
+def in_bulk(log: StoredCalls, wanted: Wanted, size: int = 200) -> Replayed:
+    """Replay all batches; what they come to must have been foreseen."""
+    with log.database.reader.connect() as connection:
+        planned = preview(connection, wanted)
+    replayed, cursor = one_batch(log, wanted, None, size)
+    while cursor is not None:
+        batch, cursor = one_batch(log, wanted, cursor, size)
+        assert batch.total <= size
+        replayed += batch
+    foreseen = Replayed(queued=planned.first_runs) + planned.runs
+    assert (foreseen, planned.total) == (replayed, replayed.total)
+    return replayed
+
+
+def runs_of(log: StoredCalls) -> list[Row[Any]]:
+    return rows(log.database, handler_runs)
+
+
+def park_all(log: StoredCalls) -> None:
+    log.write(lambda connection: connection.execute(handler_runs.update().values(state="parked")))
+
+
+def waiting_calls(log: StoredCalls) -> list[str]:
+    """The sessions with a pending replay, by name."""
+    pending = (
+        select(calls.c.session_id)
+        .join(handler_runs, handler_runs.c.call_id == calls.c.id)
+        .where(handler_runs.c.state == "pending", handler_runs.c.is_replay)
+        .order_by(calls.c.session_id)
+    )
+    with log.database.reader.connect() as connection:
+        return list(connection.scalars(pending))
+
+
+@pytest.mark.parametrize("state", ["parked", "succeeded"])
+def test_a_replay_takes_the_place_of_the_run(log: StoredCalls, state: str) -> None:
+    run = log.add_run(ended_call(log), CRM, state, spent=5, reason="5 of 5 attempts failed")
+    assert again(log, run) == Replayed(queued=1)
+    replaced, new = runs_of(log)
+    assert (replaced.is_latest, replaced.state, replaced.spent) == (False, state, 5)
+    assert (new.is_latest, new.is_replay, new.state, new.spent) == (True, True, "pending", 0)
+    assert (new.call_id, new.handler, new.created_at, new.reason) == (1, CRM, LATER, None)
+
+
+def test_a_run_that_waits_for_its_next_attempt_is_brought_forward(log: StoredCalls) -> None:
+    run = log.add_run(ended_call(log), CRM, "failed", spent=2, due_at=DUE)
+    assert again(log, run) == Replayed(brought_forward=1)
+    (only,) = runs_of(log)
+    assert (only.state, only.due_at, only.state_since, only.spent) == ("pending", None, LATER, 2)
+    assert not only.is_replay
+
+
+@pytest.mark.parametrize("state", ["pending", "running"])
+def test_a_run_that_is_yet_to_end_is_left_alone(log: StoredCalls, state: str) -> None:
+    run = log.add_run(ended_call(log), CRM, state)
+    assert again(log, run) == Replayed(skipped={"already waiting": 1})
+    assert len(runs_of(log)) == 1
+
+
+@pytest.mark.parametrize("state", ["parked", "succeeded"])
+def test_what_must_not_be_repeated_is_not(log: StoredCalls, state: str) -> None:
+    run = log.add_run(ended_call(log), "charge_card", state)
+    assert again(log, run) == Replayed(skipped={"'charge_card' is not repeatable": 1})
+    assert len(runs_of(log)) == 1
+
+
+def test_what_must_not_be_repeated_may_be_brought_forward(log: StoredCalls) -> None:
+    run = log.add_run(ended_call(log), "charge_card", "failed", due_at=DUE)
+    assert again(log, run) == Replayed(brought_forward=1)
+
+
+@pytest.mark.parametrize("state", ["parked", "failed"])
+def test_a_handler_that_is_gone_cannot_be_called(log: StoredCalls, state: str) -> None:
+    run = log.add_run(ended_call(log), "old\x1b", state)
+    gone = {"no handler is named 'old\\x1b' any more": 1}
+    assert again(log, run) == Replayed(skipped=gone)
+
+
+def test_a_replaced_run_stands_for_its_handler(log: StoredCalls) -> None:
+    run = log.add_run(ended_call(log), CRM, "parked", is_latest=False)
+    latest = log.add_run(1, CRM, "succeeded", is_replay=True)
+    assert again(log, run) == Replayed(queued=1)
+    assert [each.id for each in runs_of(log) if not each.is_latest] == [run, latest]
+
+
+def test_whoever_clicks_twice_has_it_done_once_however_fast_it_is_done(log: StoredCalls) -> None:
+    run = log.add_run(ended_call(log), CRM, "parked")
+    again(log, run, unless_replaced=True)
+    park_all(log)
+    assert again(log, run, unless_replaced=True) == Replayed(skipped={"already replayed": 1})
+    assert len(runs_of(log)) == 2
+
+
+def test_an_alert_is_sent_again_and_only_that_one(log: StoredCalls) -> None:
+    log.add_handler("page_us", hook="parked")
+    call = ended_call(log)
+    parked = [log.add_run(call, name, "parked") for name in (CRM, "charge_card")]
+    alerts = [
+        log.add_run(call, "page_us", "parked", hook="parked", parked_run_id=run) for run in parked
+    ]
+    assert again(log, alerts[0]) == Replayed(queued=1)
+    new = runs_of(log)[-1]
+    assert (new.hook, new.parked_run_id, new.is_replay) == ("parked", parked[0], True)
+    assert [run.id for run in runs_of(log) if not run.is_latest] == [alerts[0]]
+
+
+@pytest.mark.parametrize("run_id", [7, 0, -1, 2**64])
+def test_a_run_that_is_not_there_is_none(log: StoredCalls, run_id: int) -> None:
+    assert log.write(lambda connection: replay_run(connection, run_id, LATER)) is None
+
+
+@pytest.mark.parametrize("session_id", ["-nowhere", "", "\0", "\ud800"])
+def test_a_call_that_is_not_there_is_none(log: StoredCalls, session_id: str) -> None:
+    assert log.write(lambda connection: replay_call(connection, session_id, LATER)) is None
+
+
+def test_a_call_is_replayed_with_every_handler_that_ran_for_it(log: StoredCalls) -> None:
+    call = ended_call(log)
+    log.add_handler("page_us", hook="parked")
+    parked = log.add_run(call, CRM, "parked")
+    log.add_run(call, "charge_card", "succeeded")
+    log.add_run(call, "page_us", "succeeded", hook="parked", parked_run_id=parked)
+    log.add_run(ended_call(log, "-other"), CRM, "parked")
+    refused = {"'charge_card' is not repeatable": 1}
+    assert call_again(log) == Replayed(queued=1, skipped=refused)
+    assert waiting_calls(log) == ["-call"]
+
+
+def test_a_call_without_runs_has_nothing_to_replay(log: StoredCalls) -> None:
+    ended_call(log)
+    assert str(call_again(log)) == "nothing to replay"
+
+
+def test_what_was_asked_for_at_once_is_done_once(log: StoredCalls) -> None:
+    run = log.add_run(ended_call(log), CRM, "parked")
+    ready = threading.Barrier(8)
+
+    def ask() -> None:
+        ready.wait(30)
+        again(log, run)
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [each.state for each in runs_of(log)] == ["parked", "pending"]
+
+
+def test_a_status_takes_the_runs_in_it(log: StoredCalls) -> None:
+    for number, state in enumerate(["parked", "succeeded", "failed", "parked"]):
+        log.add_run(ended_call(log, f"-{number}"), CRM, state)
+    log.add_run(1, "charge_card", "parked")
+    assert in_bulk(log, Wanted(CRM, "parked")) == Replayed(queued=2)
+    assert waiting_calls(log) == ["-0", "-3"]
+
+
+def test_a_status_alone_takes_the_runs_of_every_handler(log: StoredCalls) -> None:
+    log.add_handler("mail")
+    call = ended_call(log)
+    for handler in (CRM, "mail", "charge_card", "gone"):
+        log.add_run(call, handler, "parked")
+    replayed = in_bulk(log, Wanted(status="parked"))
+    assert (replayed.queued, sum(replayed.skipped.values())) == (2, 2)
+
+
+def test_alerts_and_replaced_runs_are_not_replayed_in_bulk(log: StoredCalls) -> None:
+    log.add_handler(CRM, hook="parked")
+    call = ended_call(log)
+    log.add_run(call, CRM, "parked", is_latest=False)
+    parked = log.add_run(call, CRM, "succeeded")
+    log.add_run(call, CRM, "parked", hook="parked", parked_run_id=parked)
+    assert in_bulk(log, Wanted(CRM, "parked")) == Replayed()
+
+
+def test_never_takes_the_calls_that_a_handler_has_not_had(log: StoredCalls) -> None:
+    ended_call(log, "-new")
+    log.add_run(ended_call(log, "-had"), CRM, "succeeded")
+    log.add_run(ended_call(log, "-other"), "charge_card", "succeeded")
+    log.add_unended_call("-live", minutes_ago=1)
+    assert in_bulk(log, Wanted(CRM, "never")) == Replayed(queued=2)
+    assert waiting_calls(log) == ["-new", "-other"]
+
+
+def test_a_handler_alone_takes_runs_and_calls_it_has_not_had(log: StoredCalls) -> None:
+    log.add_run(ended_call(log, "-had"), CRM, "succeeded")
+    ended_call(log, "-new")
+    assert in_bulk(log, Wanted(CRM)) == Replayed(queued=2)
+    assert waiting_calls(log) == ["-had", "-new"]
+
+
+def test_first_runs_are_for_the_calls_that_the_filters_let_through(log: StoredCalls) -> None:
+    filters = {
+        "agent_id": ["-a", "-b"],
+        "channel": ["phone"],
+        "call_status": ["user-ended"],
+        "outcome": ["completed", "voicemail"],
+    }
+    log.add_handler("picky", filters=json.dumps(filters))
+    fits = {"agent_id": "-b", "channel": "phone", "call_status": "user-ended"}
+    ended_call(log, "-fits", **fits)
+    for name in filters:
+        ended_call(log, f"-other-{name}", **fits | {name: "other"})
+        if name != "outcome":
+            ended_call(log, f"-no-{name}", **fits | {name: None})
+    assert in_bulk(log, Wanted("picky")) == Replayed(queued=1)
+    assert waiting_calls(log) == ["-fits"]
+
+
+def test_a_first_run_is_no_repetition(log: StoredCalls) -> None:
+    ended_call(log)
+    assert in_bulk(log, Wanted("charge_card", "never")) == Replayed(queued=1)
+
+
+def test_a_handler_that_is_gone_wants_no_call(log: StoredCalls) -> None:
+    log.add_run(ended_call(log), "gone", "succeeded")
+    ended_call(log, "-new")
+    assert in_bulk(log, Wanted("gone")).queued == 0
+    assert in_bulk(log, Wanted("go\0ne\ud800")) == Replayed()
+
+
+@pytest.mark.parametrize("status", [None, "parked"])
+def test_only_calls_received_in_the_time_are_taken(log: StoredCalls, status: str | None) -> None:
+    for minutes in (5, 10, 15, 20):
+        call = ended_call(log, f"-{minutes:02}", minutes_ago=minutes)
+        if status or minutes < 15:
+            log.add_run(call, CRM, "parked")
+    since, until = NOW - timedelta(minutes=15), NOW - timedelta(minutes=5)
+    assert in_bulk(log, Wanted(CRM, status, since, until)) == Replayed(queued=2)
+    assert waiting_calls(log) == ["-10", "-15"]
+
+
+def test_a_time_to_begin_at_is_enough(log: StoredCalls) -> None:
+    for minutes in (5, 50):
+        log.add_run(ended_call(log, f"-{minutes}", minutes_ago=minutes), CRM, "succeeded")
+    assert in_bulk(log, Wanted(since=NOW - timedelta(minutes=10))) == Replayed(queued=1)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "told"),
+    [({}, "Name a handler"), ({"until": NOW}, "Name a handler"), ({"status": "never"}, "Which")],
+)
+def test_who_wants_everything_must_say_more(wanted: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        Wanted(**wanted)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 10])
+def test_batches_of_any_size_take_everything_once(log: StoredCalls, size: int) -> None:
+    for number in range(6):
+        call = ended_call(log, f"-{number}")
+        if number % 2:
+            log.add_run(call, CRM, "parked")
+            log.add_run(call, "charge_card", "parked")
+    assert in_bulk(log, Wanted(CRM), size) == Replayed(queued=6)
+    assert waiting_calls(log) == [f"-{number}" for number in range(6)]
+
+
+def test_few_among_many_are_found_in_short_stretches(
+    log: StoredCalls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replay_module, "_STRETCH", 2)
+    for number in range(7):
+        state = "parked" if number in (0, 6) else "succeeded"
+        log.add_run(ended_call(log, f"-{number}"), CRM, state)
+    ended_call(log, "-new")
+    assert in_bulk(log, Wanted(CRM, "parked")) == Replayed(queued=2)
+    assert in_bulk(log, Wanted(CRM, "never")) == Replayed(queued=1)
+
+
+def test_what_comes_while_a_replay_goes_on_is_not_taken(log: StoredCalls) -> None:
+    log.add_run(ended_call(log, "-1"), CRM, "parked")
+    log.add_run(ended_call(log, "-2"), CRM, "parked")
+    wanted = Wanted(CRM)
+    first, cursor = one_batch(log, wanted, size=1)
+    assert (first, cursor) == (Replayed(queued=1), Cursor(1, 2, 0, 2))
+    park_all(log)
+    ended_call(log, "-3")
+    done = Replayed()
+    while cursor is not None:
+        batch, cursor = one_batch(log, wanted, cursor, 1)
+        done += batch
+    assert done == Replayed(queued=1)
+    assert waiting_calls(log) == ["-2"]
+
+
+def test_a_batch_costs_a_few_statements_however_many_runs_it_has(log: StoredCalls) -> None:
+    call_ids = [ended_call(log, f"-{number}") for number in range(30)]
+    for call_id in call_ids[:20]:
+        log.add_run(call_id, CRM, "parked")
+    statements: list[object] = []
+    event.listen(log.database.writer, "before_cursor_execute", lambda *args: statements.append(1))
+    in_bulk(log, Wanted(CRM))
+    assert len(statements) < 15
+
+
+def test_a_replay_can_be_added_up_and_told() -> None:
+    some = Replayed(1, 2, {"already waiting": 1})
+    more = Replayed(1000, 0, {"already waiting": 1, "'x' is not repeatable": 3})
+    assert str(some + more) == (
+        "1,001 queued; 2 brought forward; 2 skipped: already waiting; "
+        "3 skipped: 'x' is not repeatable"
+    )
+    assert ((some + more).changed, (some + more).total) == (1003, 1008)
+
+
+def test_a_latest_run_is_unique_for_its_handler_and_call(log: StoredCalls) -> None:
+    call = ended_call(log)
+    row = pending_run(call, CRM, NOW)
+    log.write(lambda connection: connection.execute(insert(handler_runs), row))
+    assert in_bulk(log, Wanted(CRM)) == Replayed(skipped={"already waiting": 1})

@@ -1,0 +1,133 @@
+"""The dashboard over a call log in a temporary file, and a browser to look at it with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import datetime
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import httpx2 as httpx
+from sqlalchemy import Connection
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.applications import Starlette
+from starlette.routing import Mount
+from starlette.testclient import TestClient
+
+from millis_hooks.dashboard import DashboardSettings, Forgetting, Setup, Trials, dashboard
+from millis_hooks.dashboard.setup import Examine
+from millis_hooks.exceptions import StorageError
+from millis_hooks.masking.policy import SECRETS_ALONE, MaskPolicy
+from millis_hooks.operators import Operators
+from millis_hooks.runs.replay import Replayed
+from millis_hooks.settings import Settings
+from support.app import SECRET
+from support.stored_calls import NOW, StoredCalls
+
+PASSWORD = "pässwörd"
+HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)> \u202e\u05e9\u05dc\u05d5\u05dd"
+
+
+def make_setup(examine: Examine = tuple, **settings: Any) -> Setup:
+    """What the setup page is made from, where the webhooks take SECRET unless told otherwise."""
+    loaded = Settings.load(**({"secrets": SECRET} | settings))
+    return Setup(loaded, Trials(loaded), examine)
+
+
+class Page(HTMLParser):
+    """What a browser makes of a page: elements with their attributes, and the text."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.feed(response.text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+    def all(self, tag: str, **attributes: str) -> list[dict[str, str | None]]:
+        return [
+            found
+            for name, found in self.elements
+            if name == tag and attributes.items() <= found.items()
+        ]
+
+    def links(self) -> list[str]:
+        return [link["href"] or "" for link in self.all("a") if "href" in link]
+
+
+class Site:
+    """A dashboard over a call log of its own, and a browser that is signed in to it."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        password: str | None = PASSWORD,
+        prefix: str = "",
+        mask: MaskPolicy = SECRETS_ALONE,
+        setup: Setup | None = None,
+        public_url: str | None = None,
+    ) -> None:
+        self.stored = StoredCalls(folder)
+        self.now = NOW
+        self.operators = Operators(
+            self.stored.database.reader,
+            write=self.stored.write,
+            signing_key=b"key",
+            password=password,
+            now=self._now,
+        )
+        app = dashboard(
+            self.stored.queries,
+            self.operators,
+            replay=self._replay,
+            settings=DashboardSettings("1.2.3", mask=mask, public_url=public_url),
+            now=self._now,
+            setup=setup or make_setup(),
+            forgetting=Forgetting(self.stored.database.reader, self.stored.write),
+        )
+        self.app = Starlette(routes=[Mount(prefix, app)]) if prefix else app
+        self.browser = TestClient(self.app, follow_redirects=False, raise_server_exceptions=False)
+        self.prefix = prefix
+
+    def sign_in(self, password: str = PASSWORD, **fields: str) -> httpx.Response:
+        form = {"username": "admin", "password": password} | fields
+        return self.browser.post(self.prefix + "/login", data=form)
+
+    def get(self, path: str) -> httpx.Response:
+        return self.browser.get(self.prefix + path)
+
+    @property
+    def cookie(self) -> str:
+        return f"mh_session={self.browser.cookies['mh_session']}"
+
+    def page(self, path: str) -> Page:
+        response = self.get(path)
+        assert response.status_code == 200, response.text
+        return Page(response)
+
+    def add_ended_call(self, session_id: str = "-call", **sent: Any) -> int:
+        """Add a call with the end-of-call it was read from."""
+        body = json.dumps({"session_id": session_id} | sent).encode()
+        delivery_id = self.stored.add_delivery(session_id=session_id, body=body)
+        return self.stored.add_call(session_id, delivery_id=delivery_id)
+
+    def _now(self) -> datetime:
+        return self.now
+
+    def _replay(self, work: Callable[[Connection], Replayed | None]) -> Replayed | None:
+        try:
+            return self.stored.write(work)
+        except SQLAlchemyError as error:
+            raise StorageError("the call log could not be written") from error

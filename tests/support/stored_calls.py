@@ -1,0 +1,85 @@
+"""A call log in a temporary file, filled row by row, for tests of what reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Table, insert
+
+from millis_hooks.call_log.call_rows import pending_run
+from millis_hooks.call_log.migrations import migrate, open_database
+from millis_hooks.call_log.queries import Queries
+from millis_hooks.call_log.search import call_search, search_row
+from millis_hooks.call_log.tables import (
+    attempts,
+    calls,
+    cost_items,
+    deliveries,
+    handler_runs,
+    handlers,
+)
+from support.databases import made_in
+
+T = TypeVar("T")
+
+NOW = datetime(2026, 11, 21, 14, 20, tzinfo=UTC)
+
+
+class StoredCalls:
+    """Rows of a call log; whatever is not given has an ordinary value."""
+
+    def __init__(self, folder: Path) -> None:
+        self.database = open_database(made_in(folder))
+        migrate(self.database)
+        self.queries = Queries(self.database.reader)
+
+    def write(self, work: Callable[[Connection], T], /) -> T:
+        with self.database.writer.begin() as connection:
+            return work(connection)
+
+    def add_call(
+        self, session_id: str = "-call", *, minutes_ago: float = 10, text: str = "", **columns: Any
+    ) -> int:
+        """Add an ended call and what can be searched of it."""
+        received_at = NOW - timedelta(minutes=minutes_ago)
+        known = {"session_id": session_id, "received_at": received_at, "ended_at": received_at}
+        call_id = self._insert(calls, known | {"outcome": "completed"} | columns)
+        self._insert(call_search, search_row(call_id, text or session_id))
+        return call_id
+
+    def add_unended_call(self, session_id: str, *, minutes_ago: float, **columns: Any) -> int:
+        """Add a call that only had a prefetch."""
+        return self.add_call(
+            session_id, minutes_ago=minutes_ago, ended_at=None, outcome=None, **columns
+        )
+
+    def add_delivery(self, kind: str = "end_of_call", **columns: Any) -> int:
+        known = {"kind": kind, "received_at": NOW, "body": b"", "status_code": 200}
+        return self._insert(deliveries, known | {"outcome": "stored"} | columns)
+
+    def add_cost(self, call_id: int, position: int = 0, **columns: Any) -> int:
+        return self._insert(cost_items, {"call_id": call_id, "position": position} | columns)
+
+    def add_handler(self, name: str, *, hook: str = "end_of_call", **columns: Any) -> None:
+        """Add a handler as an application that started has written it down."""
+        known = {"max_attempts": 5, "timeout_s": 60.0, "repeatable": True, "filters": "{}"}
+        self._insert(handlers, known | {"hook": hook, "name": name, "seen_at": NOW} | columns)
+
+    def add_run(self, call_id: int, handler: str, state: str, **columns: Any) -> int:
+        run = pending_run(call_id, handler, NOW) | {"state": state} | columns
+        return self._insert(handler_runs, run)
+
+    def add_attempt(self, run_id: int, number: int = 1, **columns: Any) -> int:
+        known = {"run_id": run_id, "number": number, "started_at": NOW}
+        return self._insert(attempts, known | columns)
+
+    def _insert(self, table: Any, row: dict[str, Any]) -> int:
+        """Insert a row and return its id, if it has one."""
+        if isinstance(table, Table) and "id" in table.c:
+            new = insert(table).values(row).returning(table.c.id)
+            return int(self.write(lambda connection: connection.execute(new).scalar_one()))
+        self.write(lambda connection: connection.execute(insert(table), row))
+        return 0

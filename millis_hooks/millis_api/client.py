@@ -25,7 +25,7 @@ from ..handlers.retries import GiveUp
 from ..protocol.call_status import UNDER_WAY
 from ..protocol.events import EndOfCall
 from ..protocol.reading import Json, WireModel, describe, identifier
-from .transport import MillisRequests
+from .transport import Transport
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -131,7 +131,7 @@ class MillisApi:
         be one, and for an address over which others could read it.
         """
         self.base_url = (base_url or BASE_URLS[region]).rstrip("/")
-        self._requests = MillisRequests(self.base_url, api_key, transport=transport)
+        self._transport = Transport(self.base_url, api_key, transport=transport)
         self._own_numbers = own_numbers
         self._remember = remember
 
@@ -162,7 +162,7 @@ class MillisApi:
         )
 
     async def __aenter__(self) -> Self:
-        await self._requests.open()
+        await self._transport.open()
         return self
 
     async def __aexit__(
@@ -171,7 +171,7 @@ class MillisApi:
         _error: BaseException | None,
         _trace: TracebackType | None,
     ) -> None:
-        await self._requests.close()
+        await self._transport.close()
 
     async def start_outbound_call(
         self,
@@ -204,7 +204,7 @@ class MillisApi:
             if error.may_be_done:
                 raise CallMayHaveBegunError(error) from error
             raise
-        if self._remember is not None and self._requests.answers_here() is None:
+        if self._remember is not None and self._transport.substitute() is None:
             await self._remember(started)
         return started
 
@@ -237,14 +237,14 @@ class MillisApi:
         """End a call that is under way; the agent says `message` first, if there is one."""
         path = f"sessions/{_segment(session_id)}/terminate"
         body = {} if message is None else {"message": message}
-        await self._requests.ask("POST", path, body=body, is_repeatable=True)
+        await self._transport.request("POST", path, body=body, is_repeatable=True)
 
     async def call_log(self, session_id: str) -> LoggedCall:
         """Return what Millis' call log has of a session; raises `MillisNotFoundError` if nothing.
 
         Of an agent that keeps no data there is nothing.
         """
-        found = await self._requests.ask("GET", f"call-logs/{_segment(session_id)}")
+        found = await self._transport.request("GET", f"call-logs/{_segment(session_id)}")
         if not isinstance(found, dict):
             raise _odd(found)
         told = identifier(found.get("session_id")) or session_id
@@ -286,7 +286,7 @@ class MillisApi:
 
     async def _call_logs(self, query: Mapping[str, str]) -> dict[str, Json]:
         try:
-            answer = await self._requests.ask("GET", "call-logs", query=query)
+            answer = await self._transport.request("GET", "call-logs", query=query)
         except MillisNotFoundError as error:
             # So public clients say it answers where there is no call; FastAPI answers with these
             # two words where there is no such address.
@@ -312,7 +312,7 @@ class MillisApi:
 
     async def _start(self, path: str, fields: Mapping[str, object]) -> StartedCall:
         body = {name: value for name, value in fields.items() if value is not None}
-        answer = await self._requests.ask("POST", path, body=body)
+        answer = await self._transport.request("POST", path, body=body)
         return StartedCall.model_validate(answer if isinstance(answer, dict) else {})
 
 

@@ -1,6 +1,7 @@
-"""One question to Millis and its answer: deadlines, what is asked again, and what went wrong.
+"""Requests to Millis' API: deadlines, retries, and the error for each kind of failure.
 
-Asked again is what changes nothing, and anything else only where Millis cannot have done it.
+A request that changes nothing is retried. Any other is retried only if Millis cannot have acted
+on it.
 """
 
 from __future__ import annotations
@@ -38,59 +39,52 @@ if TYPE_CHECKING:
 
 Method: TypeAlias = Literal["GET", "POST"]
 
-#: Whoever asks waits no longer than this, in seconds, however often is asked again.
+#: A request and its retries take no longer than this, in seconds.
 DEADLINE_S = 30.0
 CONNECT_S = 5.0
-#: How long is waited before each time that is asked again, in seconds, unless Millis says.
-WAITS_S = (0.5, 1.0, 2.0)
-#: Who is told to come back later than this is told so, in seconds.
+ATTEMPTS = 4
+#: The first wait before a retry, in seconds; it doubles each time, and up to as much is added.
+FIRST_WAIT_S = 0.5
+#: A longer `Retry-After`, in seconds, is left to the caller.
 LONGEST_WAIT_S = 10.0
-#: A hundred calls with all that was said in them are a few megabytes.
+#: A hundred calls with their transcripts are a few megabytes.
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 
 _UNDER_PYTEST = (
-    "Under pytest Millis is not asked: it would make real calls. Test the handler by the fixture "
-    "`hooks_client`, whose `millis_requests` has what would have been asked. To ask Millis all the "
-    "same, run pytest with -p no:millis_hooks."
+    "Under pytest no request is sent to Millis: it would make real calls. Test the handler by the "
+    "fixture `hooks_client`, whose `millis_requests` has the requests. To send them all the same, "
+    "run pytest with -p no:millis_hooks."
 )
-_SAID_CHARS = 300
-_TOO_MANY = 429
-_AWAY = 503
-#: What servers and what stands in front of them answer while they are in trouble.
-_PASSING = frozenset({_TOO_MANY, 500, 502, _AWAY, 504})
+_DETAIL_CHARS = 300
+_TOO_MANY_REQUESTS = 429
+_UNAVAILABLE = 503
+#: Statuses of passing troubles of servers and proxies; None where no answer came.
+_TRANSIENT = frozenset({None, 500, 502, _UNAVAILABLE, 504})
 
 
-class _AgainError(Exception):
-    """It may be asked again, after `after_s` seconds if Millis said how many."""
-
-    def __init__(self, told: MillisApiError, after_s: float | None = None) -> None:
-        self.told = told
-        self.after_s = after_s
-
-
-class MillisRequests:
-    """Sends requests that carry the key."""
+class Transport:
+    """Sends requests with the API key."""
 
     def __init__(
         self, base_url: str, api_key: str, *, transport: AsyncBaseTransport | None = None
     ) -> None:
-        """Raises `ConfigError` for a key that cannot be one, and for an open address."""
+        """Raises `ConfigError` for a malformed key, and for an address without https."""
         self._key = _require_key(api_key)
         self._base_url = _require_private(base_url)
         self._transport = transport
         self._client: AsyncClient | None = None
 
     async def open(self) -> None:
-        """Keep connections from now on."""
+        """Keep connections open from now on."""
         self._client = await self._make_client()
 
     async def close(self) -> None:
-        """Close them."""
+        """Close the connections."""
         client, self._client = self._client, None
         if client is not None:
             await client.aclose()
 
-    async def ask(
+    async def request(
         self,
         method: Method,
         path: str,
@@ -99,25 +93,22 @@ class MillisRequests:
         body: Mapping[str, object] | None = None,
         is_repeatable: bool = False,
     ) -> Json:
-        """Return what Millis answers. Raises `MillisApiError`.
-
-        A GET may be repeated in any case.
-        """
+        """Return Millis' answer. Raises `MillisApiError`. A GET is always repeatable."""
         content = None if body is None else _encode(body)
         repeatable = is_repeatable or method == "GET"
-        answers = self.answers_here()
+        answers = self.substitute()
         if answers is not None:
             read = None if content is None else from_json(content)
-            asked = MillisRequest(method, path, query or {}, read, self._base_url)
-            return await self._answered_here(answers, asked, repeatable)
+            made = MillisRequest(method, path, query or {}, read, self._base_url)
+            return await self._answered_by(answers, made, repeatable)
         async with self._a_client() as client:
             request = client.build_request(method, path, params=query, content=content)
-            return await self._ask_until(client, request, repeatable)
+            return await self._send(client, request, repeatable)
 
-    def answers_here(self) -> Answers | None:
-        """Return what answers in place of Millis; None where Millis is asked.
+    def substitute(self) -> Answers | None:
+        """Return what answers in place of Millis; None if requests are sent to Millis.
 
-        Raises `MillisRefusedError` in a test that would ask Millis itself.
+        Raises `MillisRefusedError` in a test that would send them.
         """
         if self._transport is not None and _is_in_process(self._transport):
             return None
@@ -127,77 +118,72 @@ class MillisRequests:
             raise MillisRefusedError(_UNDER_PYTEST)
         return answers
 
-    async def _answered_here(
-        self, answers: Answers, asked: MillisRequest, repeatable: bool
+    async def _answered_by(
+        self, answers: Answers, request: MillisRequest, repeatable: bool
     ) -> Json:
-        """Ask what answers in place of Millis, which has no need of the key."""
         try:
             async with asyncio.timeout(DEADLINE_S):
-                status, answer = await answers(asked)
+                status, answer = await answers(request)
         except TimeoutError:
             raise _late(may_be_done=not repeatable) from None
-        try:
-            return self._taken(status, None, answer, repeatable)
-        except _AgainError as again:
-            raise again.told from None
+        return self._read(status, None, answer, repeatable)
 
-    async def _ask_until(self, client: AsyncClient, request: Request, repeatable: bool) -> Json:
-        """Ask until it is answered, for good or for the time there is."""
-        waits_s = iter(WAITS_S)
-        told: MillisApiError | None = None
+    async def _send(self, client: AsyncClient, request: Request, repeatable: bool) -> Json:
+        """Send a request, with retries, until the deadline."""
+        import stamina
+
+        answer: Json = None
+        failure: MillisApiError | None = None
+        attempts = stamina.retry_context(
+            on=_retry,
+            attempts=ATTEMPTS,
+            timeout=None,
+            wait_initial=FIRST_WAIT_S,
+            wait_jitter=FIRST_WAIT_S,
+            wait_max=LONGEST_WAIT_S,
+        )
         try:
             async with asyncio.timeout(DEADLINE_S):
-                while True:
-                    told = None
-                    try:
-                        return await self._ask_once(client, request, repeatable)
-                    except _AgainError as again:
-                        told = again.told
-                        wait_s = next(waits_s, None)
-                        if wait_s is None or (again.after_s or 0) > LONGEST_WAIT_S:
-                            raise told from again.__cause__
-                        await asyncio.sleep(wait_s if again.after_s is None else again.after_s)
+                async for attempt in attempts:
+                    failure = None
+                    with attempt:
+                        try:
+                            answer = await self._send_once(client, request, repeatable)
+                        except MillisApiError as error:
+                            failure = error
+                            raise
         except TimeoutError:
-            raise told or _late(may_be_done=not repeatable) from None
+            raise failure or _late(may_be_done=not repeatable) from None
+        return answer
 
-    async def _ask_once(self, client: AsyncClient, request: Request, repeatable: bool) -> Json:
-        """Ask; raises `_AgainError` where that may be tried again."""
+    async def _send_once(self, client: AsyncClient, request: Request, repeatable: bool) -> Json:
         import httpx2
 
         try:
             response = await client.send(request, stream=True)
             try:
-                answer = await _read(response, may_be_done=not repeatable)
+                answer = await _receive(response, may_be_done=not repeatable)
             finally:
                 await response.aclose()
         except httpx2.HTTPError as error:
-            raise _failed(error, repeatable) from error
+            raise _connection_error(error, repeatable) from error
         retry_after = response.headers.get("retry-after")
-        return self._taken(response.status_code, retry_after, answer, repeatable)
+        return self._read(response.status_code, retry_after, answer, repeatable)
 
-    def _taken(self, status: int, retry_after: str | None, answer: bytes, repeatable: bool) -> Json:
-        """Read an answer; raises what one that is no success comes to."""
+    def _read(self, status: int, retry_after: str | None, answer: bytes, repeatable: bool) -> Json:
+        """Return an answer as JSON; raises the error of a status that is not a success."""
+        may_be_done = not repeatable
         if status >= 300:
-            raise self._refused(status, retry_after, answer, repeatable)
+            detail, after_s = _detail(answer, self._key), _retry_after_s(retry_after)
+            raise _status_error(status, detail, after_s, may_be_done=may_be_done)
         try:
             return read_json(answer) if answer.strip() else None
         except PayloadError as error:
             raise MillisUnreachableError(
                 f"Millis answered with something that is {error}.",
-                may_be_done=not repeatable,
+                may_be_done=may_be_done,
                 status=status,
             ) from None
-
-    def _refused(
-        self, status: int, retry_after: str | None, answer: bytes, repeatable: bool
-    ) -> Exception:
-        """Return what an answer that is no success comes to."""
-        after_s = _retry_after_s(retry_after)
-        told = _told(status, _said(answer, self._key), after_s, may_be_done=not repeatable)
-        not_done = status == _TOO_MANY or (status == _AWAY and after_s is not None)
-        if not_done or (repeatable and status in _PASSING):
-            return _AgainError(told, after_s)
-        return told
 
     @asynccontextmanager
     async def _a_client(self) -> AsyncIterator[AsyncClient]:
@@ -211,7 +197,7 @@ class MillisRequests:
         import httpx2
 
         parts = urlsplit(self._base_url)
-        # Some tenths of a second, on a loop that others wait for.
+        # It takes tenths of a second, in which the loop would stand still.
         tls = await asyncio.to_thread(_tls) if parts.scheme == "https" else False
         headers = {
             "authorization": self._key,
@@ -223,16 +209,16 @@ class MillisRequests:
             headers=headers,
             verify=tls,
             timeout=httpx2.Timeout(DEADLINE_S, connect=CONNECT_S),
-            # Where it leads is for nobody else to say: the key would go there.
+            # A redirect would carry the key to another address.
             follow_redirects=False,
-            # A proxy for the outside cannot reach a stand-in on this machine.
+            # A proxy cannot reach an emulator on this machine.
             trust_env=not is_loopback(parts.hostname),
             transport=self._transport,
         )
 
 
 def _is_in_process(transport: AsyncBaseTransport) -> bool:
-    """Tell whether a transport cannot leave the process: one that tests give themselves."""
+    """Tell whether a transport stays in the process, as those of tests do."""
     import httpx2
 
     return isinstance(transport, httpx2.MockTransport | httpx2.ASGITransport)
@@ -243,6 +229,16 @@ def _tls() -> ssl.SSLContext:
     import httpx2
 
     return httpx2.create_ssl_context()
+
+
+def _retry(error: Exception) -> bool | float:
+    """Return whether to retry after an error: True, or in how many seconds Millis asked for."""
+    if isinstance(error, MillisBusyError):
+        after_s = error.retry_after_s
+        return True if after_s is None else after_s <= LONGEST_WAIT_S and after_s
+    if isinstance(error, MillisUnreachableError):
+        return error.status in _TRANSIENT and not error.may_be_done
+    return False
 
 
 def _require_key(api_key: str) -> str:
@@ -274,26 +270,24 @@ def _encode(body: Mapping[str, object]) -> bytes:
         ) from None
 
 
-async def _read(response: Response, *, may_be_done: bool) -> bytes:
+async def _receive(response: Response, *, may_be_done: bool) -> bytes:
     answer = bytearray()
     async for chunk in response.aiter_bytes():
         answer += chunk
         if len(answer) > MAX_ANSWER_BYTES:
             raise MillisUnreachableError(
-                "Millis' answer is too long to be read.", may_be_done=may_be_done
+                "Millis' answer is too long.", may_be_done=may_be_done, status=response.status_code
             )
     return bytes(answer)
 
 
-def _failed(error: HTTPError, repeatable: bool) -> Exception:
-    """Return what a connection that failed comes to."""
+def _connection_error(error: HTTPError, repeatable: bool) -> MillisUnreachableError:
     import httpx2
 
     if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout):
-        return _AgainError(MillisUnreachableError(f"Millis cannot be reached: {error}"))
+        return MillisUnreachableError(f"Millis cannot be reached: {error}")
     what = f"The connection to Millis broke: {type(error).__name__}."
-    told = MillisUnreachableError(what, may_be_done=not repeatable)
-    return _AgainError(told) if repeatable else told
+    return MillisUnreachableError(what, may_be_done=not repeatable)
 
 
 def _late(*, may_be_done: bool) -> MillisUnreachableError:
@@ -302,9 +296,11 @@ def _late(*, may_be_done: bool) -> MillisUnreachableError:
     )
 
 
-def _told(status: int, said: str, after_s: float | None, *, may_be_done: bool) -> MillisApiError:
-    """Return the error for an answer: its status, what Millis said, and what to do."""
-    answered = f"Millis answered {status}{said and ': '}{said}."
+def _status_error(
+    status: int, detail: str, after_s: float | None, *, may_be_done: bool
+) -> MillisApiError:
+    """Return the error of a status: with Millis' detail, and what to do."""
+    answered = f"Millis answered {status}{detail and ': '}{detail}."
     if status in {401, 403}:
         advice = "Set MILLIS_HOOKS_API_KEY to the private key of your account, of this region."
         return MillisKeyError(f"{answered} {advice}", status=status)
@@ -312,13 +308,13 @@ def _told(status: int, said: str, after_s: float | None, *, may_be_done: bool) -
         return MillisNotFoundError(answered, status=status)
     if status in {400, 405, 409, 413, 422}:
         return MillisRefusedError(answered, status=status)
-    if status == _TOO_MANY or (status == _AWAY and after_s is not None):
+    if status == _TOO_MANY_REQUESTS or (status == _UNAVAILABLE and after_s is not None):
         return MillisBusyError(f"{answered} Try later.", status=status, retry_after_s=after_s)
     return MillisUnreachableError(answered, may_be_done=may_be_done, status=status)
 
 
-def _said(answer: bytes, key: str) -> str:
-    """Return what an error says of itself, short and without what it was told."""
+def _detail(answer: bytes, key: str) -> str:
+    """Return the detail of an error, short, and without the key and the values that were sent."""
     from ..masking.policy import mask_text  # compiles its patterns
 
     try:
@@ -326,26 +322,25 @@ def _said(answer: bytes, key: str) -> str:
     except PayloadError:
         return ""
     detail = value.get("detail") if isinstance(value, dict) else None
-    said = _faults(detail) if isinstance(detail, list) else detail
-    if not isinstance(said, str):
+    text = _validation_errors(detail) if isinstance(detail, list) else detail
+    if not isinstance(text, str):
         return ""
-    return mask_text(" ".join(said.replace(key, "•").split()))[:_SAID_CHARS].rstrip(".")
+    return mask_text(" ".join(text.replace(key, "•").split()))[:_DETAIL_CHARS].rstrip(".")
 
 
-def _faults(details: list[Json]) -> str:
-    """Return where and what the faults are, of a 422 as FastAPI makes it; not what was sent."""
-    told = []
-    for fault in details:
-        if not isinstance(fault, dict):
-            continue
-        place = fault.get("loc")
-        where = ".".join(map(str, place)) if isinstance(place, list) else ""
-        told.append(f"{where}: {fault.get('msg')}" if where else str(fault.get("msg")))
-    return "; ".join(told)
+def _validation_errors(details: list[Json]) -> str:
+    """Return place and message of each error in a 422 of FastAPI's form."""
+    errors = []
+    for error in details:
+        if isinstance(error, dict):
+            location = error.get("loc")
+            path = ".".join(map(str, location)) if isinstance(location, list) else ""
+            errors.append(f"{path}: {error.get('msg')}" if path else str(error.get("msg")))
+    return "; ".join(errors)
 
 
 def _retry_after_s(header: str | None) -> float | None:
-    """Read `Retry-After`: seconds, or a moment."""
+    """Read `Retry-After`, seconds or a date; None if it is neither."""
     if not header:
         return None
     if header.strip().isdecimal():

@@ -26,8 +26,14 @@ from ..masking.error_report import Block, Failure, hidden, hidden_traceback, ind
 
 LogFormat = Literal["console", "json"]
 
-#: They write whole addresses, and so phone numbers, at INFO.
-_TALKATIVE = ("httpx", "httpx2", "httpcore", "httpcore2", "urllib3", "watchfiles", "alembic")
+#: The least level of libraries. At INFO they log whole addresses, and so phone numbers; a retry of
+#: stamina's is logged by its error, if all retries fail.
+_LIBRARIES = {
+    **dict.fromkeys(
+        ("httpx", "httpx2", "httpcore", "httpcore2", "urllib3", "watchfiles", "alembic"), "WARNING"
+    ),
+    "stamina": "ERROR",
+}
 
 
 class JsonFormatter(logging.Formatter):
@@ -75,7 +81,7 @@ def log_config(level: str, format_: LogFormat = "console") -> dict[str, Any]:
         "formatters": {"line": {"()": f"{__name__}.{formatter.__name__}"}},
         "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
         "root": {"handlers": ["console"], "level": level.upper()},
-        "loggers": {name: {"level": "WARNING"} for name in _TALKATIVE},
+        "loggers": {name: {"level": least} for name, least in _LIBRARIES.items()},
     }
 
 

@@ -35,7 +35,7 @@ REFUSED = httpx2.ConnectError("Connection refused")
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "WAITS_S", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(transport, "FIRST_WAIT_S", 0.0)
 
 
 @pytest.fixture
@@ -308,7 +308,7 @@ def test_what_is_known_when_time_is_up_is_told(
     millis: FakeMillis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(transport, "DEADLINE_S", 0.2)
-    monkeypatch.setattr(transport, "WAITS_S", (60.0,))
+    monkeypatch.setattr(transport, "FIRST_WAIT_S", 5.0)
     millis.troubles = [REFUSED]
     with pytest.raises(MillisUnreachableError, match="cannot be reached") as caught:
         start(millis)

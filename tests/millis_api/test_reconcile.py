@@ -127,7 +127,7 @@ def log(tmp_path: Path) -> Iterator[Log]:
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "WAITS_S", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(transport, "FIRST_WAIT_S", 0.0)
 
 
 def test_a_call_that_came_while_nobody_listened_is_filled_in(log: Log) -> None:

@@ -29,7 +29,7 @@ from .call_log.projection import digest_delivery
 from .call_log.rejections import Described, Rejection, RejectionLog
 from .call_log.upkeep.housekeeping import Housekeeper
 from .exceptions import ConfigError, StorageError
-from .handlers.executor import Lifespan, Workbench
+from .handlers.executor import Executor, Lifespan
 from .handlers.made_up_calls import Answers, logged
 from .handlers.retries import FailedRun
 from .handlers.routing import Event, Router
@@ -257,7 +257,7 @@ class Service:
         self,
         settings: Settings,
         router: Router,
-        workbench: Workbench,
+        executor: Executor,
         *,
         app: ASGIApp | None = None,
     ) -> None:
@@ -271,7 +271,7 @@ class Service:
         api = _api_to_look_into(settings)
         self._settings = settings
         self._router = router
-        self._workbench = workbench
+        self._executor = executor
         self._tracing = _tracing(settings)
         self._hidden = _hidden(settings)
         self._turn = asyncio.Lock()
@@ -327,20 +327,20 @@ class Service:
         for warning in settings.warnings():
             logger.warning(warning)
         router.check()
-        workbench = Workbench(
+        executor = Executor(
             lifespan,
             isolated=settings.isolate_handlers,
             threads=settings.handler_threads,
             runs_threads=settings.handler_concurrency,
             answers_for=_in_place_of_millis(settings, app, answers),
         )
-        await workbench.start()
+        await executor.start()
         try:
-            service = await asyncio.to_thread(partial(cls, settings, router, workbench, app=app))
+            service = await asyncio.to_thread(partial(cls, settings, router, executor, app=app))
         except BaseException:
-            await workbench.stop()
+            await executor.stop()
             raise
-        service.metrics.watch(serving=asyncio.get_running_loop(), handlers=workbench.loop)
+        service.metrics.watch(serving=asyncio.get_running_loop(), handlers=executor.loop)
         return service
 
     async def turn(self) -> None:
@@ -364,7 +364,7 @@ class Service:
             await asyncio.to_thread(self._shared_answers.close)
         await asyncio.to_thread(partial(self.runner.close, grace_s=grace_s))
         await asyncio.to_thread(self._housekeeper.close)
-        await self._workbench.stop()
+        await self._executor.stop()
         await asyncio.to_thread(self._rejections.close)
         await asyncio.to_thread(self.call_log.close)
         if self._tracing is not None:
@@ -405,7 +405,7 @@ class Service:
         runner = Runner(
             log.database.reader,
             log.writer,
-            self._workbench,
+            self._executor,
             self._router,
             dispatcher_of(log.database, log.writer, takes_part=self._settings.run_handlers),
             concurrency=self._settings.handler_concurrency,
@@ -450,7 +450,7 @@ class Service:
         prefetch = PrefetchEndpoint(
             settings,
             self._router,
-            self._workbench,
+            self._executor,
             record,
             note,
             default=default,

@@ -1,11 +1,9 @@
-"""Where the team's code runs: on a thread and an event loop of its own.
+"""The executor: runs the team's handlers on a thread and an event loop of their own.
 
 A handler that blocks, loops or never returns holds up other handlers at most, never the serving
-loop: acknowledgements, pages and fallbacks go on. Async handlers run on the workbench's loop, the
-others in daemon threads, which cannot keep the process from ending. What was given up is stopped
-where that is possible.
-
-Brings callbacks from one event loop to another without waking it for each.
+loop: acknowledgements, pages and fallbacks go on. Async handlers run on the executor's loop, the
+others in daemon threads, which cannot keep the process from ending. A call that goes on after it
+was given up is interrupted, and reported if that does not end it.
 """
 
 from __future__ import annotations
@@ -14,9 +12,11 @@ import asyncio
 import inspect
 import logging
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, nullcontext, suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -28,92 +28,43 @@ from .handler_call import (
     NOTHING_AROUND,
     Around,
     Done,
-    Finished,
+    HandlerCall,
     HandlerInterrupted,
+    HandlerResult,
     HandlerThreads,
     Left,
-    LoopThread,
-    Running,
-    Watch,
     interrupt,
-    keep_out,
+    may_hold_lock_of_all,
 )
 from .made_up_calls import Answers, answered_for_this_call, stop_following_threads
 from .routing import Event, Handler
 
-#: Turns of the sending loop that a bag stays open while bags are shared. Turns with nothing to wait
-#: for take microseconds, and in a flood each brings more to carry.
-TURNS = 3
+logger = logging.getLogger("millis_hooks.executor")
 
-
-class Courier:
-    """Brings callbacks from one loop to another, in a flood those of a few turns together.
-
-    Waking a thread costs several times what a callback does. Other threads may send too; their
-    callbacks go alone.
-    """
-
-    def __init__(
-        self, origin: asyncio.AbstractEventLoop, target: asyncio.AbstractEventLoop
-    ) -> None:
-        self._origin = origin
-        self.target = target
-        self._bag: list[Callable[[], object]] = []
-        self._turns = 1
-
-    def send(self, callback: Callable[..., object], *args: object) -> None:
-        """Have `callback` called on the target's thread, soon."""
-        if _running_loop() is not self._origin:
-            self._hand_over(partial(callback, *args))
-            return
-        self._bag.append(partial(callback, *args))
-        if len(self._bag) == 1:
-            self._origin.call_soon(self._empty_bag, self._turns)
-
-    def _empty_bag(self, turns: int) -> None:
-        if turns > 1:
-            self._origin.call_soon(self._empty_bag, turns - 1)
-            return
-        bag, self._bag = self._bag, []
-        self._turns = TURNS if len(bag) > 1 else 1
-        self._hand_over(partial(_call_all, bag))
-
-    def _hand_over(self, callback: Callable[[], object]) -> None:
-        # A handler may come back after the loop it was asked from has ended.
-        with suppress(RuntimeError):
-            self.target.call_soon_threadsafe(callback)
-
-
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
-
-
-def _call_all(callbacks: list[Callable[[], object]]) -> None:
-    for callback in callbacks:
-        callback()
-
-
-logger = logging.getLogger("millis_hooks.workbench")
-
-_NOT_RUNNING = "The workbench is not running."
-
-#: What an interruption may take to arrive on a busy machine, however little patience there is.
-_ARRIVAL_S = 1.0
+_NOT_RUNNING = "The executor is not running."
+#: How often calls that go on after they were given up are looked at, at least.
+_LOOK_EVERY_S = 1.0
 
 #: A function that makes the resources handlers share; what it yields is `call.state`.
 Lifespan: TypeAlias = Callable[[], AbstractAsyncContextManager[Any]]
 
 
-class Workbench:
+@dataclass(slots=True)
+class _Overtime:
+    """A call that goes on after it was given up."""
+
+    call: HandlerCall
+    since: float  # given up, or interrupted, in seconds of the monotonic clock
+    is_interrupted: bool = False
+    is_reported: bool = False
+
+
+class Executor:
     """Runs handlers. `isolated=False` runs the async ones on the loop that calls `start`.
 
     Prefetch handlers that are not async have `threads` threads, the others `runs_threads` of their
-    own, beside those of calls that do not return. A handler that was given up is interrupted if it
-    does not end within `patience_s`. What one asks of Millis is answered by what `answers_for`
-    gives for its call, if it gives anything.
+    own. A call that was given up is interrupted if it does not end within `patience_s`. Requests
+    that handlers send to Millis are answered by what `answers_for` returns for the event, if any.
     """
 
     def __init__(
@@ -124,7 +75,7 @@ class Workbench:
         threads: int = 32,
         runs_threads: int = 16,
         patience_s: float = 10.0,
-        answers_for: Callable[[Event], Answers | None] = lambda call: None,
+        answers_for: Callable[[Event], Answers | None] = lambda event: None,
     ) -> None:
         self.state: Any = None
         self._lifespan = lifespan
@@ -133,11 +84,12 @@ class Workbench:
         self._runs_threads = HandlerThreads(runs_threads)
         self._patience_s = patience_s
         self._answers_for = answers_for
-        self._watch = Watch(self._force_out, patience_s=patience_s)
-        self._own: LoopThread | None = None
+        self._own: _LoopThread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting = 0
-        self._at_work: set[Running] = set()
+        self._on_loop: set[HandlerCall] = set()
+        self._overtime: dict[HandlerCall, _Overtime] = {}
+        self._stopped = threading.Event()
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop | None:
@@ -151,19 +103,16 @@ class Workbench:
 
     @property
     def is_blocked(self) -> bool:
-        """Whether a handler that was given up keeps the loop, so that async ones cannot go on."""
-        return any(
-            running.is_given_up and running.task is not None and _has_its_thread(running)
-            for running in [*self._at_work]
-        )
+        """Whether a handler that was given up occupies the loop, so that async ones cannot run."""
+        return any(call.is_given_up and _occupies_loop(call) for call in [*self._on_loop])
 
     async def start(self) -> None:
         """Start the loop and enter `lifespan`; what that raises is raised here."""
-        serving = asyncio.get_running_loop()
-        self._own = LoopThread() if self._isolated else None
-        self._loop = self._own.loop if self._own is not None else serving
-        self._outward = Courier(serving, self._loop)
-        self._homeward = Courier(self._loop, serving)
+        self._own = _LoopThread() if self._isolated else None
+        self._loop = self._own.loop if self._own is not None else asyncio.get_running_loop()
+        self._stopped.clear()
+        watch = threading.Thread(target=self._watch, name="millis-hooks-overtime", daemon=True)
+        watch.start()
         entered: Future[None] = Future()
         self._life = asyncio.run_coroutine_threadsafe(self._live(entered), self._loop)
         try:
@@ -185,125 +134,123 @@ class Workbench:
             await asyncio.wait_for(asyncio.wrap_future(self._life), grace_s)
         except TimeoutError:
             logger.warning("the lifespan's exit took over %s s and was given up", grace_s)
-        except Exception as error:  # what is stopped after us must still be
+        except Exception as error:  # what is stopped after the executor must still be
             logger.error("the lifespan's exit failed\n%s", describe_failure(error).block)
+        self._stopped.set()
         if self._own is not None:
             self._own.stop()
         self._loop = None
         stop_following_threads()
 
-    async def ask(
-        self,
-        handler: Handler,
-        call: Event,
-        *,
-        timeout_s: float,
-        around: Around = NOTHING_AROUND,
-    ) -> Finished:
-        """Run `handler` for the serving loop; return in time whatever the handler does."""
+    async def run(
+        self, handler: Handler, event: Event, *, timeout_s: float, around: Around = NOTHING_AROUND
+    ) -> HandlerResult:
+        """Run `handler` and return its result, in time whatever the handler does."""
         loop = asyncio.get_running_loop()
-        end: asyncio.Future[Finished] = loop.create_future()
-        done = partial(self._way_to(loop).send, _resolve, end)
-        running = self.run(handler, call, done, around=around)
-        timer = loop.call_later(timeout_s, self._end_late, end, running, timeout_s)
+        result: asyncio.Future[HandlerResult] = loop.create_future()
+        done = partial(_call_soon, loop, _resolve, result)
+        call = self.submit(handler, event, done, around=around)
+        timer = loop.call_later(timeout_s, self._end_late, result, call, timeout_s)
         try:
-            return await end
+            return await result
         finally:
             timer.cancel()
 
-    def _way_to(self, loop: asyncio.AbstractEventLoop) -> Courier:
-        # Test clients ask from a loop per request.
-        return self._homeward if loop is self._homeward.target else Courier(loop, loop)
+    def _end_late(
+        self, result: asyncio.Future[HandlerResult], call: HandlerCall, timeout_s: float
+    ) -> None:
+        self.give_up(call, timeout_s)
+        # A result delivered in time may still be on its way to this loop.
+        _resolve(result, call.result)
 
-    def _end_late(self, end: asyncio.Future[Finished], running: Running, timeout_s: float) -> None:
-        self.give_up(running, timeout_s)
-        # An answer given in time may be held up on its way by a handler that blocks the loop.
-        _resolve(end, running.finished)
-
-    def run(
+    def submit(
         self,
         handler: Handler,
-        call: Event,
+        event: Event,
         done: Done,
         left: Left | None = None,
         *,
         around: Around = NOTHING_AROUND,
-    ) -> Running:
-        """Run `handler` on `call`, tell `done` how it ended and then `left` that its code is over.
+    ) -> HandlerCall:
+        """Run `handler` within `around`; call `done` with its result and then `left`.
 
-        Each is told once, on whichever thread. After `give_up` much may lie between the two. The
-        code runs within `around`.
+        Each is called once, on any thread: `left` when the handler's code is over, which may be
+        long after `done` if the call was given up.
         """
-        running = Running(handler.name, done, left, around)
+        call = HandlerCall(handler.name, done, left, around)
         if self._loop is None:
-            running.refuse(HandlerError(_NOT_RUNNING))
+            call.refuse(HandlerError(_NOT_RUNNING))
         elif not handler.is_async:
             threads = self._threads if handler.hook == "prefetch" else self._runs_threads
-            threads.put(running, partial(self._call_and_wait, running, handler, call))
+            threads.put(call, partial(self._call_and_wait, call, handler, event))
         elif self._waiting >= MAX_WAITING:
-            running.refuse(HandlerError("The handlers' event loop is blocked."))
+            call.refuse(HandlerError("The handlers' event loop is blocked."))
         else:
             self._waiting += 1
-            self._outward.send(self._begin, running, handler, call)
-        return running
+            _call_soon(self._loop, self._begin, call, handler, event)
+        return call
 
-    def give_up(self, running: Running, timeout_s: float) -> None:
-        """Deliver a `HandlerTimeoutError`, and stop the handler by all means there are."""
-        if running.give_up(HandlerTimeoutError(f"took over {timeout_s:g} s")):
-            _cancel_soon(running)
-            self._watch.add(running)
+    def give_up(self, call: HandlerCall, timeout_s: float) -> None:
+        """Deliver a `HandlerTimeoutError`, and stop the handler if possible."""
+        if call.give_up(HandlerTimeoutError(f"took over {timeout_s:g} s")):
+            _cancel_soon(call)
+            for threads in (self._threads, self._runs_threads):
+                threads.abandon(call)
+            if call.begun_at is not None:  # else it will not begin
+                self._overtime[call] = _Overtime(call, time.monotonic())
 
-    def _begin(self, running: Running, handler: Handler, call: Event) -> None:
+    def _begin(self, call: HandlerCall, handler: Handler, event: Event) -> None:
         self._waiting -= 1
         if self._loop is None or self._leaving.is_set():
-            running.refuse(HandlerError(_NOT_RUNNING))
+            call.refuse(HandlerError(_NOT_RUNNING))
             return
-        running.task = self._loop.create_task(self._await(running, handler, call))
-        self._at_work.add(running)
+        call.task = self._loop.create_task(self._await(call, handler, event))
+        self._on_loop.add(call)
 
-    async def _await(self, running: Running, handler: Handler, call: Event) -> None:
+    async def _await(self, call: HandlerCall, handler: Handler, event: Event) -> None:
+        with suppress(HandlerInterrupted):  # it may arrive when the handler has just ended
+            if call.begin():
+                await self._finish(call, handler, event)
+            call.seal()
+        self._on_loop.discard(call)
+        call.leave()
+
+    async def _finish(self, call: HandlerCall, handler: Handler, event: Event) -> None:
         try:
-            if running.begin():
-                try:
-                    with running.around, answered_for_this_call(self._answers_for(call)):
-                        value = self._call(handler, call)
-                        value = value if value is NOT_WANTED else await value
-                except BaseException as error:  # also SystemExit: it must not end the loop
-                    running.finish(error=error)
-                else:
-                    running.finish(value)
-            keep_out(running)
-        except HandlerInterrupted:
-            pass  # meant for code that had just ended
-        self._at_work.discard(running)
-        running.leave()
+            with call.around, answered_for_this_call(self._answers_for(event)):
+                value = self._call(handler, event)
+                value = value if value is NOT_WANTED else await value
+        except BaseException as error:  # also SystemExit: it must not end the loop
+            call.finish(error=error)
+        else:
+            call.finish(value)
 
-    def _call(self, handler: Handler, call: Event) -> Any:
-        call = handler.prepare(call, self.state)
-        if handler.when is not None and not handler.when(call):
+    def _call(self, handler: Handler, event: Event) -> Any:
+        event = handler.prepare(event, self.state)
+        if handler.when is not None and not handler.when(event):
             return NOT_WANTED
-        return handler.function(call)
+        return handler.function(event)
 
-    def _call_and_wait(self, running: Running, handler: Handler, call: Event) -> Any:
-        with running.around, answered_for_this_call(self._answers_for(call)):
-            value = self._call(handler, call)
+    def _call_and_wait(self, call: HandlerCall, handler: Handler, event: Event) -> Any:
+        with call.around, answered_for_this_call(self._answers_for(event)):
+            value = self._call(handler, event)
             if inspect.iscoroutine(value) and self._loop is not None:
-                # A plain function around an async one, as many decorators make: it has to run, too.
-                held = self._hold(running, value)
+                # A plain function around an async one, as many decorators make: await that too.
+                held = self._hold(call, value)
                 return asyncio.run_coroutine_threadsafe(held, self._loop).result()
             return value
 
-    async def _hold(self, running: Running, coroutine: Coroutine[Any, Any, Any]) -> Any:
+    async def _hold(self, call: HandlerCall, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """Await `coroutine` on the loop, for a handler in a thread."""
-        running.task = asyncio.current_task()
-        self._at_work.add(running)
+        call.task = asyncio.current_task()
+        self._on_loop.add(call)
         try:
-            if running.is_given_up or self._leaving.is_set():
+            if call.is_given_up or self._leaving.is_set():
                 coroutine.close()
                 raise asyncio.CancelledError
             return await coroutine
         finally:
-            self._at_work.discard(running)
+            self._on_loop.discard(call)
 
     async def _live(self, entered: Future[None]) -> None:
         """Hold `lifespan` open, in one task from enter to exit as task groups ask for."""
@@ -312,7 +259,7 @@ class Workbench:
             async with self._lifespan() if self._lifespan else nullcontext() as self.state:
                 entered.set_result(None)
                 await self._leaving.wait()
-                if tasks := [running.task for running in self._at_work if running.task]:
+                if tasks := [call.task for call in self._on_loop if call.task]:
                     await asyncio.wait(tasks)  # what they share must outlive them
         except BaseException as error:
             if entered.done():
@@ -320,50 +267,119 @@ class Workbench:
             entered.set_exception(error)
 
     def _leave(self) -> None:
-        for running in self._at_work:
-            if running.begun_at is None:
-                running.give_up(HandlerError(_NOT_RUNNING))
-            _cancel(running)
+        for call in self._on_loop:
+            if call.begun_at is None:
+                call.give_up(HandlerError(_NOT_RUNNING))
+            _cancel(call)
         self._leaving.set()
 
-    def _force_out(self, running: Running) -> bool:
-        """Interrupt `running` where that is possible; False while another handler has its loop."""
-        if _has_its_thread(running):
-            self._interrupt(running)
+    def _watch(self) -> None:
+        is_stopped = False
+        while not is_stopped:
+            is_stopped = self._stopped.wait(min(self._patience_s, _LOOK_EVERY_S))
+            for overtime in list(self._overtime.values()):
+                try:
+                    self._look_at(overtime)
+                except Exception as error:  # the thread must live
+                    logger.error("a handler is watched no longer: %s", describe_failure(error))
+                    del self._overtime[overtime.call]
+
+    def _look_at(self, overtime: _Overtime) -> None:
+        """Interrupt the call once `patience_s` has passed, and report it after as long again."""
+        call = overtime.call
+        is_due = time.monotonic() - overtime.since >= self._patience_s
+        if call.has_left:
+            del self._overtime[call]
+            if overtime.is_reported:
+                logger.info("handler %r returned late", call.name)
+        elif is_due and not overtime.is_interrupted:
+            overtime.is_interrupted = self._interrupt(call)
+            overtime.since = time.monotonic()
+        elif is_due and not overtime.is_reported:
+            overtime.is_reported = True
+            logger.warning(
+                "handler %r cannot be stopped; it keeps its place until it or the process ends",
+                call.name,
+            )
+
+    def _interrupt(self, call: HandlerCall) -> bool:
+        """Interrupt or cancel a call; False if that is to be tried again, as now it is not safe."""
+        if call.task is not None and not _occupies_loop(call):
+            _cancel_soon(call)  # it may have swallowed the first cancellation
+            return not any(_occupies_loop(other) for other in [*self._on_loop])
+        on_own_loop = self._own.thread_id if self._own is not None else None
+        thread_id = call.thread_id if call.task is None else on_own_loop
+        if thread_id is None:
             return True
-        _cancel_soon(running)  # it may have swallowed the first
-        return not any(_has_its_thread(other) for other in [*self._at_work])
-
-    def _interrupt(self, running: Running) -> None:
-        own_id = self._own.thread_id if self._own is not None else None
-        thread_id = running.thread_id if running.task is None else own_id
-        if thread_id is not None:
-            is_there = partial(_has_its_thread, running)
-            within_s = max(self._patience_s, _ARRIVAL_S)
-            work = partial(interrupt, is_there=is_there, within_s=within_s)
-            threading.Thread(
-                target=work, args=(running, thread_id), name="millis-hooks-interrupt", daemon=True
-            ).start()
+        if may_hold_lock_of_all(thread_id):
+            return False
+        interrupt(call, thread_id)
+        if call.is_over:
+            logger.warning("handler %r went on after its time and was interrupted", call.name)
+        return True
 
 
-def _has_its_thread(running: Running) -> bool:
-    """Tell whether its thread is in the code of `running`: on a loop, handlers take turns."""
-    return running.task is None or asyncio.current_task(running.task.get_loop()) is running.task
+class _LoopThread:
+    """A thread with an event loop. What a task that is not awaited raises does not end it."""
+
+    def __init__(self) -> None:
+        self.loop = _new_event_loop()
+        self._is_stopping = False
+        self._thread = threading.Thread(target=self._run, name="millis-hooks-handlers", daemon=True)
+        self._thread.start()
+
+    @property
+    def thread_id(self) -> int | None:
+        return self._thread.ident
+
+    def stop(self) -> None:
+        """End the loop and its thread, as soon as the code in it returns."""
+        self._is_stopping = True
+        self.loop.call_soon_threadsafe(self.loop.stop)
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        while not self._is_stopping:
+            try:
+                self.loop.run_forever()
+            except (SystemExit, KeyboardInterrupt, HandlerInterrupted) as error:
+                block = describe_failure(error).block
+                logger.error("the handlers' loop goes on after\n%s", block)
+        self.loop.close()
 
 
-def _cancel_soon(running: Running) -> None:
-    """Cancel the task of `running`, if it has one, from any thread."""
-    if running.task is not None:
-        with suppress(RuntimeError):  # the loop may have been closed
-            running.task.get_loop().call_soon_threadsafe(_cancel, running)
+def _new_event_loop() -> asyncio.AbstractEventLoop:
+    try:
+        import uvloop
+    except ImportError:  # not made for Windows
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
 
 
-def _cancel(running: Running) -> None:
-    # What has not begun will see that nobody waits. Cancelled, it could not even say that it left.
-    if running.task is not None and running.begun_at is not None:
-        running.task.cancel()
+def _occupies_loop(call: HandlerCall) -> bool:
+    """Tell whether the loop's thread is in the code of this call; handlers take turns on it."""
+    return call.task is not None and asyncio.current_task(call.task.get_loop()) is call.task
 
 
-def _resolve(end: asyncio.Future[Finished], finished: Finished) -> None:
-    if not end.done():
-        end.set_result(finished)
+def _call_soon(
+    loop: asyncio.AbstractEventLoop, function: Callable[..., object], *args: Any
+) -> None:
+    with suppress(RuntimeError):  # a handler may return after the loop was closed
+        loop.call_soon_threadsafe(function, *args)
+
+
+def _cancel_soon(call: HandlerCall) -> None:
+    """Cancel the task of a call, if it has one, from any thread."""
+    if call.task is not None:
+        _call_soon(call.task.get_loop(), _cancel, call)
+
+
+def _cancel(call: HandlerCall) -> None:
+    # One that has not begun finds its result delivered. Cancelled, it could not call `left`.
+    if call.task is not None and call.begun_at is not None:
+        call.task.cancel()
+
+
+def _resolve(result: asyncio.Future[HandlerResult], value: HandlerResult) -> None:
+    if not result.done():
+        result.set_result(value)

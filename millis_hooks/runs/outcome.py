@@ -15,7 +15,7 @@ from sqlalchemy import Connection, delete
 from ..call_log.dialects import upsert
 from ..call_log.tables import handlers
 from ..exceptions import HandlerError, HandlerTimeoutError
-from ..handlers.handler_call import NOT_WANTED, Finished
+from ..handlers.handler_call import NOT_WANTED, HandlerResult
 from ..handlers.retries import GiveUp, Retry
 from ..handlers.routing import DEFAULT_TIMEOUT_S, Handler
 from ..masking.error_report import describe_failure
@@ -32,7 +32,7 @@ class HandedBackError(HandlerError):
 def end_of_attempt(
     run: ClaimedRun,
     handler: Handler,
-    finished: Finished,
+    finished: HandlerResult,
     now: datetime,
     random: Callable[[], float],
 ) -> AttemptEnd:
@@ -74,7 +74,7 @@ def _after_failure(
     return {"state": "failed", "due_at": now + timedelta(seconds=delay_s)}
 
 
-def _outcome(finished: Finished) -> str:
+def _outcome(finished: HandlerResult) -> str:
     error = finished.error
     if error is None:
         return "not_wanted" if finished.value is NOT_WANTED else "succeeded"

@@ -1,4 +1,4 @@
-"""Does the pending runs: takes them from the ledger, gives them to the workbench, writes down how
+"""Does the pending runs: takes them from the ledger, gives them to the executor, writes down how
 they ended.
 
 One thread decides everything, and each of its turns is one transaction: what has ended is recorded
@@ -29,8 +29,8 @@ from ..call_log.call_ends import read_whole
 from ..call_log.tables import attempts, calls, deliveries, handler_runs
 from ..call_log.writer import Writer
 from ..exceptions import HandlerError, HandlerTimeoutError, StorageError
-from ..handlers.executor import Workbench
-from ..handlers.handler_call import NOTHING_AROUND, Around, Finished, Running
+from ..handlers.executor import Executor
+from ..handlers.handler_call import NOTHING_AROUND, Around, HandlerCall, HandlerResult
 from ..handlers.retries import FailedRun
 from ..handlers.routing import DEFAULT_TIMEOUT_S, Handler, Router
 from ..masking.error_report import describe_failure
@@ -149,7 +149,7 @@ class _AtWork:
 
     run: ClaimedRun
     handler: Handler
-    running: Running | None = None
+    running: HandlerCall | None = None
     session_id: str | None = None
     is_made_up: bool = False
     trace: str | None = None
@@ -174,7 +174,7 @@ class Runner:
         self,
         reader: Engine,
         writer: Writer,
-        workbench: Workbench,
+        executor: Executor,
         router: Router,
         dispatcher: Dispatcher,
         *,
@@ -190,7 +190,7 @@ class Runner:
         hook, handler, outcome and duration in seconds of each attempt that ended."""
         self._reader = reader
         self._writer = writer
-        self._workbench = workbench
+        self._executor = executor
         self._router = router
         self._dispatcher = dispatcher
         self._concurrency = concurrency
@@ -312,7 +312,7 @@ class Runner:
         )
 
     def _places(self) -> Places:
-        at_work, is_blocked = self._at_work, self._workbench.is_blocked
+        at_work, is_blocked = self._at_work, self._executor.is_blocked
         return Places(
             [each for each in self._handlers() if not (each.is_async and is_blocked)],
             self._concurrency,
@@ -322,8 +322,8 @@ class Runner:
 
     def _hung_now(self) -> list[Handler]:
         """Return the handlers that have no place because of calls that do not return."""
-        places, hung_prefetches = self._places(), self._workbench.hung_prefetches
-        is_blocked = self._workbench.is_blocked
+        places, hung_prefetches = self._places(), self._executor.hung_prefetches
+        is_blocked = self._executor.is_blocked
         return [
             each
             for each in self._router
@@ -394,13 +394,13 @@ class Runner:
         try:
             event = event_of(self._reader, run, bodies, own_numbers=self._own_numbers)
         except Exception as error:  # for the stored bytes nobody can vouch
-            self._finished(at_work, Finished(error=error))
+            self._finished(at_work, HandlerResult(error=error))
             self._left(at_work)
         else:
             call = event if isinstance(event, EndOfCall) else event.call
             at_work.session_id, at_work.is_made_up = call.session_id, call.is_made_up
             at_work.trace = bodies[run.call_id].trace
-            at_work.running = self._workbench.run(
+            at_work.running = self._executor.submit(
                 handler,
                 event,
                 partial(self._finished, at_work),
@@ -420,7 +420,7 @@ class Runner:
             session_id=at_work.session_id,
         )
 
-    def _finished(self, at_work: _AtWork, finished: Finished) -> None:
+    def _finished(self, at_work: _AtWork, finished: HandlerResult) -> None:
         """Called on the handler's thread: only leaves a note for ours."""
         self._notes.put(partial(self._note_end, at_work, finished))
 
@@ -428,7 +428,7 @@ class Runner:
         """Called on the handler's thread once its code is over, maybe long after its attempt."""
         self._notes.put(partial(self._note_left, at_work))
 
-    def _note_end(self, at_work: _AtWork, finished: Finished) -> None:
+    def _note_end(self, at_work: _AtWork, finished: HandlerResult) -> None:
         run = at_work.run
         if isinstance(finished.error, HandlerTimeoutError | HandedBackError):
             at_work.is_late = True
@@ -459,7 +459,7 @@ class Runner:
             if at_work.running is None or at_work.is_late:
                 continue
             if at_work.deadline is not None and at_work.deadline <= now:
-                self._workbench.give_up(at_work.running, at_work.timeout_s)
+                self._executor.give_up(at_work.running, at_work.timeout_s)
             elif self._stop_at is not None and self._stop_at <= now:
                 at_work.running.give_up(HandedBackError())
             elif at_work.deadline is None and (reason := self._hung.reason_for(at_work.handler)):

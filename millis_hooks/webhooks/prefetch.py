@@ -27,8 +27,8 @@ from ..exceptions import (
     HandlerTimeoutError,
     MethodNotAllowedError,
 )
-from ..handlers.executor import Workbench
-from ..handlers.handler_call import NOT_WANTED, NOTHING_AROUND, Finished
+from ..handlers.executor import Executor
+from ..handlers.handler_call import NOT_WANTED, NOTHING_AROUND, HandlerResult
 from ..handlers.routing import Handler, Router
 from ..masking.error_report import describe_failure
 from ..observability.log_records import deliveries_log, log_delivery, log_refusal, shown_id
@@ -66,7 +66,7 @@ class PrefetchEndpoint:
         self,
         settings: Settings,
         router: Router,
-        workbench: Workbench,
+        executor: Executor,
         record: Callable[[Delivery], None],
         note: Callable[[Rejection], None],
         *,
@@ -81,7 +81,7 @@ class PrefetchEndpoint:
         """
         self._settings = settings
         self._router = router
-        self._workbench = workbench
+        self._executor = executor
         self._record = record
         self._gate = Gate(settings, "prefetch")
         self._refusals = Refusals("prefetch", "GET", self._gate, note)
@@ -192,10 +192,10 @@ class PrefetchEndpoint:
         handlers: Sequence[Handler],
         calls: Sequence[PrefetchRequest[dict[str, str]]],
         span: DeliverySpan | None,
-    ) -> list[Finished]:
+    ) -> list[HandlerResult]:
         """Run the handlers side by side, each on its call and within its budget."""
         asking = [
-            self._workbench.ask(
+            self._executor.run(
                 handler,
                 call,
                 timeout_s=handler.timeout_s or self._settings.prefetch_budget_s,
@@ -205,7 +205,7 @@ class PrefetchEndpoint:
         ]
         return [await asking[0]] if len(asking) == 1 else await asyncio.gather(*asking)
 
-    def _read(self, finished: Finished, call: PrefetchRequest[Any]) -> list[Answer]:
+    def _read(self, finished: HandlerResult, call: PrefetchRequest[Any]) -> list[Answer]:
         """Return the handler's answer, if it gave one; raise `HandlerError` if it failed."""
         if isinstance(finished.error, HandlerError):
             raise finished.error

@@ -1,4 +1,4 @@
-"""The workbench by itself; that it delays no answer is tested through the webhooks."""
+"""The executor by itself; that it delays no answer is tested through the webhooks."""
 
 from __future__ import annotations
 
@@ -18,10 +18,15 @@ import pytest
 
 from millis_hooks import PrefetchRequest, Router
 from millis_hooks.exceptions import HandlerError, HandlerTimeoutError
-from millis_hooks.handlers import executor as workbench_module
+from millis_hooks.handlers import executor as executor_module
 from millis_hooks.handlers import handler_call
-from millis_hooks.handlers.executor import Lifespan, Workbench
-from millis_hooks.handlers.handler_call import NOT_WANTED, Finished, HandlerThreads, Running
+from millis_hooks.handlers.executor import Executor, Lifespan
+from millis_hooks.handlers.handler_call import (
+    NOT_WANTED,
+    HandlerCall,
+    HandlerResult,
+    HandlerThreads,
+)
 from millis_hooks.handlers.routing import Handler
 from support.waiting import eventually
 
@@ -40,24 +45,26 @@ def handler(function: Callable[[Any], Any], **filters: Any) -> Handler:
 
 
 def at_work(
-    work: Callable[[Workbench], Awaitable[T]], lifespan: Lifespan | None = None, **options: Any
+    work: Callable[[Executor], Awaitable[T]], lifespan: Lifespan | None = None, **options: Any
 ) -> T:
-    """Do `work` while a workbench runs."""
+    """Do `work` while a executor runs."""
 
     async def main() -> T:
-        workbench = Workbench(lifespan, **options)
-        await workbench.start()
+        executor = Executor(lifespan, **options)
+        await executor.start()
         try:
-            return await work(workbench)
+            return await work(executor)
         finally:
-            await workbench.stop(grace_s=0.2)
+            await executor.stop(grace_s=0.2)
 
     return asyncio.run(main())
 
 
-def ask(function: Callable[[Any], Any], *, timeout_s: float = LONG_S, **options: Any) -> Finished:
-    async def work(workbench: Workbench) -> Finished:
-        return await workbench.ask(handler(function), CALL, timeout_s=timeout_s)
+def ask(
+    function: Callable[[Any], Any], *, timeout_s: float = LONG_S, **options: Any
+) -> HandlerResult:
+    async def work(executor: Executor) -> HandlerResult:
+        return await executor.run(handler(function), CALL, timeout_s=timeout_s)
 
     return at_work(work, **options)
 
@@ -66,19 +73,19 @@ class Told:
     """Notes what is told of a handler at work, in the order of telling."""
 
     def __init__(self) -> None:
-        self.notes: list[Finished | str] = []
+        self.notes: list[HandlerResult | str] = []
 
-    def done(self, finished: Finished) -> None:
+    def done(self, finished: HandlerResult) -> None:
         self.notes.append(finished)
 
     def left(self) -> None:
         self.notes.append("left")
 
     @property
-    def finished(self) -> Finished:
+    def finished(self) -> HandlerResult:
         """How the handler ended, once its code is over; that must have been told last, and once."""
         finished, left = eventually(lambda: self.notes if "left" in self.notes else None) or []
-        assert isinstance(finished, Finished)
+        assert isinstance(finished, HandlerResult)
         assert left == "left"
         return finished
 
@@ -154,9 +161,9 @@ def test_whatever_a_handler_raises_ends_that_handler_alone(
     async def fail_later(call: PrefetchRequest) -> None:
         raise error
 
-    async def work(workbench: Workbench) -> list[Finished]:
+    async def work(executor: Executor) -> list[HandlerResult]:
         functions: list[Callable[[Any], Any]] = [raising(error), fail_later, plain, later]
-        ends = [workbench.ask(handler(each), CALL, timeout_s=LONG_S) for each in functions]
+        ends = [executor.run(handler(each), CALL, timeout_s=LONG_S) for each in functions]
         return await asyncio.gather(*ends)
 
     plainly, lately, *others = at_work(work, isolated=isolated, threads=1)
@@ -182,10 +189,10 @@ def test_a_task_of_a_handler_s_own_does_not_end_the_loop(
         with contextlib.suppress(BaseException):
             await asyncio.create_task(fail())
 
-    async def work(workbench: Workbench) -> list[Finished]:
+    async def work(executor: Executor) -> list[HandlerResult]:
         functions = [later, leave_a_task, later, later]
-        ends = [workbench.ask(handler(each), CALL, timeout_s=LONG_S) for each in functions]
-        return await asyncio.gather(*ends, workbench.ask(handler(later), CALL, timeout_s=LONG_S))
+        ends = [executor.run(handler(each), CALL, timeout_s=LONG_S) for each in functions]
+        return await asyncio.gather(*ends, executor.run(handler(later), CALL, timeout_s=LONG_S))
 
     assert [finished.error for finished in at_work(work)] == [None] * 5
     assert "the handlers' loop goes on after" in caplog.text
@@ -198,9 +205,9 @@ def test_that_the_code_is_over_is_told_once_and_last(
 ) -> None:
     told = Told()
 
-    async def work(workbench: Workbench) -> bool:
+    async def work(executor: Executor) -> bool:
         asked = replace(handler(function), hook=hook)
-        running = workbench.run(asked, CALL, told.done, told.left)
+        running = executor.submit(asked, CALL, told.done, told.left)
         return await asyncio.to_thread(lambda: bool(told.finished.value) and running.has_left)
 
     assert at_work(work)
@@ -209,9 +216,9 @@ def test_that_the_code_is_over_is_told_once_and_last(
 def test_that_the_code_is_over_is_told_after_a_failure_too() -> None:
     told = [Told() for _ in ENDINGS]
 
-    async def work(workbench: Workbench) -> None:
+    async def work(executor: Executor) -> None:
         for each, error in zip(told, ENDINGS, strict=True):
-            workbench.run(handler(raising(error)), CALL, each.done, each.left)
+            executor.submit(handler(raising(error)), CALL, each.done, each.left)
         await asyncio.to_thread(lambda: [each.finished for each in told])
 
     at_work(work)
@@ -221,12 +228,12 @@ def test_that_the_code_is_over_is_told_after_a_failure_too() -> None:
 def test_that_the_code_is_over_is_not_told_before_how_it_ended(released: threading.Event) -> None:
     telling, told = threading.Event(), Told()
 
-    def tell_slowly(finished: Finished) -> None:
+    def tell_slowly(finished: HandlerResult) -> None:
         telling.set()
         released.wait()
         told.done(finished)
 
-    running = Running("slow to hear", tell_slowly, told.left)
+    running = HandlerCall("slow to hear", tell_slowly, told.left)
     giving_up = threading.Thread(target=running.give_up, args=(HandlerTimeoutError(),))
     giving_up.start()
     assert telling.wait(LONG_S)
@@ -238,12 +245,12 @@ def test_that_the_code_is_over_is_not_told_before_how_it_ended(released: threadi
 
 
 def test_a_handler_begins_when_its_turn_comes(released: threading.Event) -> None:
-    def has_begun(running: Running) -> bool:
+    def has_begun(running: HandlerCall) -> bool:
         return running.begun_at is not None and running.begun_at <= time.monotonic()
 
-    async def work(workbench: Workbench) -> None:
+    async def work(executor: Executor) -> None:
         hang = handler(lambda call: released.wait())
-        first, second = (workbench.run(hang, CALL, lambda finished: None) for _ in range(2))
+        first, second = (executor.submit(hang, CALL, lambda finished: None) for _ in range(2))
         await asyncio.to_thread(eventually, lambda: has_begun(first))
         assert second.begun_at is None
         released.set()
@@ -259,12 +266,12 @@ def test_a_handler_that_waits_for_a_blocked_loop_has_not_begun(released: threadi
         blocking.set()
         released.wait()
 
-    async def work(workbench: Workbench) -> None:
-        workbench.run(handler(block), CALL, lambda finished: None)
+    async def work(executor: Executor) -> None:
+        executor.submit(handler(block), CALL, lambda finished: None)
         assert await asyncio.to_thread(blocking.wait, LONG_S)
-        waiting = workbench.run(handler(later), CALL, told.done, told.left)
+        waiting = executor.submit(handler(later), CALL, told.done, told.left)
         await asyncio.sleep(0)
-        workbench.give_up(waiting, 1.0)
+        executor.give_up(waiting, 1.0)
         assert waiting.begun_at is None
         assert not waiting.has_left
         released.set()
@@ -277,18 +284,18 @@ def test_a_handler_that_waits_for_a_blocked_loop_has_not_begun(released: threadi
 def test_slow_ends_of_calls_do_not_take_the_threads_of_prefetches(
     released: threading.Event,
 ) -> None:
-    async def work(workbench: Workbench) -> Finished:
+    async def work(executor: Executor) -> HandlerResult:
         slow = replace(handler(lambda call: released.wait()), hook="end_of_call")
         for _ in range(3):
-            workbench.run(slow, CALL, lambda finished: None)
-        return await workbench.ask(handler(plain), CALL, timeout_s=LONG_S)
+            executor.submit(slow, CALL, lambda finished: None)
+        return await executor.run(handler(plain), CALL, timeout_s=LONG_S)
 
     assert at_work(work, threads=1, runs_threads=1).value == "plain -Ox1"
 
 
 def test_only_what_has_not_ended_is_given_up() -> None:
     told = Told()
-    running = Running("quick", told.done, told.left)
+    running = HandlerCall("quick", told.done, told.left)
     running.finish("in time")
     assert not running.give_up(HandlerTimeoutError())
     running.leave()
@@ -297,7 +304,7 @@ def test_only_what_has_not_ended_is_given_up() -> None:
 
 def test_nothing_is_given_up_twice() -> None:
     told = Told()
-    running = Running("slow", told.done, told.left)
+    running = HandlerCall("slow", told.done, told.left)
     assert [running.give_up(HandlerTimeoutError()) for _ in range(2)] == [True, False]
     running.finish("late")
     assert len(told.notes) == 1
@@ -313,8 +320,8 @@ def test_a_handler_that_blocks_its_loop_is_given_up(released: threading.Event) -
     async def block(call: PrefetchRequest) -> None:
         released.wait()
 
-    async def work(workbench: Workbench) -> list[Finished]:
-        ends = [workbench.ask(handler(each), CALL, timeout_s=0.02) for each in (block, later)]
+    async def work(executor: Executor) -> list[HandlerResult]:
+        ends = [executor.run(handler(each), CALL, timeout_s=0.02) for each in (block, later)]
         finished = await asyncio.gather(*ends)
         released.set()
         return finished
@@ -329,8 +336,8 @@ def test_an_answer_held_up_by_a_blocked_loop_arrives_in_time(released: threading
     async def block(call: PrefetchRequest) -> None:
         released.wait()
 
-    async def work(workbench: Workbench) -> list[Finished]:
-        ends = [workbench.ask(handler(each), CALL, timeout_s=0.05) for each in (prompt, block)]
+    async def work(executor: Executor) -> list[HandlerResult]:
+        ends = [executor.run(handler(each), CALL, timeout_s=0.05) for each in (prompt, block)]
         finished = await asyncio.gather(*ends)
         released.set()
         return finished
@@ -349,8 +356,8 @@ def test_an_async_handler_that_is_given_up_is_cancelled() -> None:
         finally:
             cancelled.set()
 
-    async def work(workbench: Workbench) -> Finished:
-        finished = await workbench.ask(handler(wait), CALL, timeout_s=0.02)
+    async def work(executor: Executor) -> HandlerResult:
+        finished = await executor.run(handler(wait), CALL, timeout_s=0.02)
         assert await asyncio.to_thread(cancelled.wait, LONG_S)
         return finished
 
@@ -358,18 +365,18 @@ def test_an_async_handler_that_is_given_up_is_cancelled() -> None:
 
 
 def test_an_answer_that_comes_late_is_not_delivered(released: threading.Event) -> None:
-    delivered: list[Finished] = []
+    delivered: list[HandlerResult] = []
     returned = threading.Event()
 
     def late(call: PrefetchRequest) -> str:
         released.wait()
         return "late"
 
-    async def work(workbench: Workbench) -> None:
-        running = workbench.run(handler(late), CALL, delivered.append)
-        workbench.give_up(running, 1.0)
+    async def work(executor: Executor) -> None:
+        running = executor.submit(handler(late), CALL, delivered.append)
+        executor.give_up(running, 1.0)
         released.set()
-        workbench.run(handler(plain), CALL, lambda finished: returned.set())
+        executor.submit(handler(plain), CALL, lambda finished: returned.set())
         assert await asyncio.to_thread(returned.wait, LONG_S)
 
     at_work(work, threads=1)
@@ -383,12 +390,12 @@ def test_a_handler_whose_time_is_over_before_it_begins_is_not_run(
 
     told = Told()
 
-    async def work(workbench: Workbench) -> None:
-        workbench.run(handler(lambda call: released.wait()), CALL, lambda finished: None)
-        queued = workbench.run(handler(ran.append), CALL, told.done, told.left)
-        workbench.give_up(queued, 1.0)
+    async def work(executor: Executor) -> None:
+        executor.submit(handler(lambda call: released.wait()), CALL, lambda finished: None)
+        queued = executor.submit(handler(ran.append), CALL, told.done, told.left)
+        executor.give_up(queued, 1.0)
         released.set()
-        await workbench.ask(handler(plain), CALL, timeout_s=LONG_S)
+        await executor.run(handler(plain), CALL, timeout_s=LONG_S)
 
     at_work(work, threads=1)
     assert ran == []
@@ -401,10 +408,10 @@ def test_no_handler_waits_behind_another_while_threads_may_be_made() -> None:
     def meet(call: PrefetchRequest) -> int:
         return together.wait(LONG_S)
 
-    async def work(workbench: Workbench) -> list[Finished]:
-        rounds: list[Finished] = []
+    async def work(executor: Executor) -> list[HandlerResult]:
+        rounds: list[HandlerResult] = []
         for _ in range(20):
-            ends = [workbench.ask(handler(meet), CALL, timeout_s=LONG_S) for _ in range(8)]
+            ends = [executor.run(handler(meet), CALL, timeout_s=LONG_S) for _ in range(8)]
             rounds += await asyncio.gather(*ends)
         return rounds
 
@@ -416,11 +423,11 @@ def test_when_all_threads_hang_more_work_is_refused_at_once(
 ) -> None:
     monkeypatch.setattr(handler_call, "MAX_WAITING", 1)
 
-    async def work(workbench: Workbench) -> Finished:
+    async def work(executor: Executor) -> HandlerResult:
         hang = handler(lambda call: released.wait())
         for _ in range(2):
-            workbench.run(hang, CALL, lambda finished: None)
-        return await workbench.ask(hang, CALL, timeout_s=LONG_S)
+            executor.submit(hang, CALL, lambda finished: None)
+        return await executor.run(hang, CALL, timeout_s=LONG_S)
 
     assert str(at_work(work, threads=1).error) == "All threads for handlers are busy."
 
@@ -428,20 +435,20 @@ def test_when_all_threads_hang_more_work_is_refused_at_once(
 def test_a_handler_whose_calls_do_not_return_is_refused_at_once_and_others_go_on(
     released: threading.Event,
 ) -> None:
-    async def work(workbench: Workbench) -> tuple[list[Finished], list[set[str]]]:
+    async def work(executor: Executor) -> tuple[list[HandlerResult], list[set[str]]]:
         def hang(call: PrefetchRequest) -> None:
             released.wait()
 
-        first = [workbench.ask(handler(hang), CALL, timeout_s=0.01) for _ in range(3)]
+        first = [executor.run(handler(hang), CALL, timeout_s=0.01) for _ in range(3)]
         ends = await asyncio.gather(*first)
-        hung = [workbench.hung_prefetches]
-        ends.append(await workbench.ask(handler(hang), CALL, timeout_s=LONG_S))
+        hung = [executor.hung_prefetches]
+        ends.append(await executor.run(handler(hang), CALL, timeout_s=LONG_S))
         ends += await asyncio.gather(
-            *(workbench.ask(handler(plain), CALL, timeout_s=LONG_S) for _ in range(3))
+            *(executor.run(handler(plain), CALL, timeout_s=LONG_S) for _ in range(3))
         )
         released.set()
-        await asyncio.to_thread(eventually, lambda: not workbench.hung_prefetches)
-        ends.append(await workbench.ask(handler(hang), CALL, timeout_s=LONG_S))
+        await asyncio.to_thread(eventually, lambda: not executor.hung_prefetches)
+        ends.append(await executor.run(handler(hang), CALL, timeout_s=LONG_S))
         return ends, hung
 
     ends, hung = at_work(work, threads=3)
@@ -457,13 +464,13 @@ def test_a_handler_that_was_given_up_and_keeps_the_loop_blocks_it(
     async def block(call: PrefetchRequest) -> None:
         released.wait()
 
-    async def work(workbench: Workbench) -> list[bool]:
-        seen = [workbench.is_blocked]
-        await workbench.ask(handler(block), CALL, timeout_s=0.01)
-        seen.append(workbench.is_blocked)
+    async def work(executor: Executor) -> list[bool]:
+        seen = [executor.is_blocked]
+        await executor.run(handler(block), CALL, timeout_s=0.01)
+        seen.append(executor.is_blocked)
         released.set()
-        await workbench.ask(handler(later), CALL, timeout_s=LONG_S)
-        return [*seen, workbench.is_blocked]
+        await executor.run(handler(later), CALL, timeout_s=LONG_S)
+        return [*seen, executor.is_blocked]
 
     assert at_work(work) == [False, True, False]
 
@@ -471,18 +478,18 @@ def test_a_handler_that_was_given_up_and_keeps_the_loop_blocks_it(
 def test_when_the_loop_hangs_more_work_is_refused_at_once(
     released: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workbench_module, "MAX_WAITING", 1)
+    monkeypatch.setattr(executor_module, "MAX_WAITING", 1)
     blocking = threading.Event()
 
     async def block(call: PrefetchRequest) -> None:
         blocking.set()
         released.wait()
 
-    async def work(workbench: Workbench) -> Finished:
-        workbench.run(handler(block), CALL, lambda finished: None)
+    async def work(executor: Executor) -> HandlerResult:
+        executor.submit(handler(block), CALL, lambda finished: None)
         assert await asyncio.to_thread(blocking.wait, LONG_S)
-        workbench.run(handler(later), CALL, lambda finished: None)
-        finished = await workbench.ask(handler(later), CALL, timeout_s=LONG_S)
+        executor.submit(handler(later), CALL, lambda finished: None)
+        finished = await executor.run(handler(later), CALL, timeout_s=LONG_S)
         released.set()
         return finished
 
@@ -490,17 +497,17 @@ def test_when_the_loop_hangs_more_work_is_refused_at_once(
 
 
 def test_a_handler_that_does_not_want_the_call_says_so() -> None:
-    async def work(workbench: Workbench) -> list[object]:
+    async def work(executor: Executor) -> list[object]:
         picky = [handler(each, when=lambda call: call.from_phone) for each in (plain, later)]
-        return [(await workbench.ask(each, CALL, timeout_s=LONG_S)).value for each in picky]
+        return [(await executor.run(each, CALL, timeout_s=LONG_S)).value for each in picky]
 
     assert at_work(work) == [NOT_WANTED, NOT_WANTED]
 
 
 def test_a_filter_that_fails_is_the_handler_s_failure() -> None:
-    async def work(workbench: Workbench) -> Finished:
+    async def work(executor: Executor) -> HandlerResult:
         picky = handler(later, when=lambda call: call.metadata["plan"] == "gold")
-        return await workbench.ask(picky, CALL, timeout_s=LONG_S)
+        return await executor.run(picky, CALL, timeout_s=LONG_S)
 
     assert isinstance(at_work(work).error, KeyError)
 
@@ -520,10 +527,10 @@ def test_a_plain_function_around_an_async_one_is_cancelled_with_it() -> None:
         began.set()
         await asyncio.Event().wait()
 
-    async def work(workbench: Workbench) -> None:
-        running = workbench.run(handler(lambda call: hang()), CALL, told.done, told.left)
+    async def work(executor: Executor) -> None:
+        running = executor.submit(handler(lambda call: hang()), CALL, told.done, told.left)
         assert await asyncio.to_thread(began.wait, LONG_S)
-        workbench.give_up(running, 1.0)
+        executor.give_up(running, 1.0)
         await asyncio.to_thread(lambda: told.finished)
 
     at_work(work, patience_s=60.0)
@@ -543,10 +550,10 @@ def test_a_plain_function_given_up_before_its_async_part_begins_does_not_run_it(
         released.wait()
         return run()
 
-    async def work(workbench: Workbench) -> None:
-        running = workbench.run(handler(wrapper), CALL, told.done, told.left)
+    async def work(executor: Executor) -> None:
+        running = executor.submit(handler(wrapper), CALL, told.done, told.left)
         assert await asyncio.to_thread(entered.wait, LONG_S)
-        workbench.give_up(running, 1.0)
+        executor.give_up(running, 1.0)
         released.set()
         await asyncio.to_thread(lambda: told.finished)
 
@@ -563,14 +570,14 @@ def test_the_standard_loop_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
     assert str(ask(loop_of).value).startswith("asyncio.")
 
 
-def test_a_workbench_that_is_not_running_refuses() -> None:
+def test_an_executor_that_is_not_running_refuses() -> None:
     told = Told()
-    Workbench().run(handler(plain), CALL, told.done, told.left)
+    Executor().submit(handler(plain), CALL, told.done, told.left)
     assert isinstance(told.finished.error, HandlerError)
 
 
-def test_a_workbench_that_was_not_started_can_be_stopped() -> None:
-    asyncio.run(Workbench().stop())
+def test_an_executor_that_was_not_started_can_be_stopped() -> None:
+    asyncio.run(Executor().stop())
 
 
 @pytest.mark.parametrize("isolated", [True, False])
@@ -609,8 +616,8 @@ def test_a_handler_at_work_when_the_workbench_stops_is_cancelled() -> None:
         finally:
             cleaned_up.set()
 
-    async def work(workbench: Workbench) -> None:
-        workbench.run(handler(hang), CALL, lambda finished: None)
+    async def work(executor: Executor) -> None:
+        executor.submit(handler(hang), CALL, lambda finished: None)
         await asyncio.to_thread(began.wait, LONG_S)
 
     at_work(work)
@@ -633,8 +640,8 @@ def test_what_handlers_share_outlives_them() -> None:
             await asyncio.gather(*[asyncio.sleep(0) for _ in range(3)])
             events.append("cleaned up")
 
-    async def work(workbench: Workbench) -> None:
-        workbench.run(handler(hang), CALL, lambda finished: None)
+    async def work(executor: Executor) -> None:
+        executor.submit(handler(hang), CALL, lambda finished: None)
         await asyncio.to_thread(began.wait, LONG_S)
 
     at_work(work, lifespan)
@@ -650,20 +657,20 @@ def test_what_waits_for_its_turn_when_the_workbench_stops_is_not_begun(
         blocking.set()
         released.wait()
 
-    async def work(workbench: Workbench) -> None:
-        workbench.run(handler(block), CALL, lambda finished: None)
+    async def work(executor: Executor) -> None:
+        executor.submit(handler(block), CALL, lambda finished: None)
         assert await asyncio.to_thread(blocking.wait, LONG_S)
-        workbench.run(handler(later), CALL, waiting.done, waiting.left)
-        stopping = asyncio.create_task(workbench.stop(grace_s=LONG_S))
+        executor.submit(handler(later), CALL, waiting.done, waiting.left)
+        stopping = asyncio.create_task(executor.stop(grace_s=LONG_S))
         await asyncio.sleep(0)
-        workbench.run(handler(later), CALL, too_late.done, too_late.left)
+        executor.submit(handler(later), CALL, too_late.done, too_late.left)
         await asyncio.sleep(0)
         released.set()
         await stopping
 
     at_work(work)
     errors = [str(told.finished.error) for told in (waiting, too_late)]
-    assert errors == ["The workbench is not running."] * 2
+    assert errors == ["The executor is not running."] * 2
 
 
 def test_what_a_lifespan_raises_at_the_start_is_raised_and_leaves_no_thread() -> None:

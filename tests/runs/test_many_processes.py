@@ -19,7 +19,7 @@ from millis_hooks.call_log.processing import Processor
 from millis_hooks.call_log.tables import attempts, handler_runs, runners
 from millis_hooks.call_log.writer import Writer
 from millis_hooks.exceptions import StorageError
-from millis_hooks.handlers.executor import Workbench
+from millis_hooks.handlers.executor import Executor
 from millis_hooks.handlers.routing import Router
 from millis_hooks.protocol.events import EndOfCall
 from millis_hooks.runs import store
@@ -55,12 +55,12 @@ class Process:
         self.database, self.writer = database, writer
         self.time = Time()
         self.place = ManyProcesses(writer, monotonic_s=self.time)
-        self.workbench = Workbench()
+        self.executor = Executor()
         self.router = router
         self.runner = Runner(
             database.reader,
             writer,
-            self.workbench,
+            self.executor,
             router,
             self.place,
             concurrency=4,
@@ -87,13 +87,13 @@ class Process:
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
-        asyncio.run(self.workbench.start())
+        asyncio.run(self.executor.start())
         self.runner.start()
         try:
             yield
         finally:
             self.runner.close(grace_s=0)
-            asyncio.run(self.workbench.stop())
+            asyncio.run(self.executor.stop())
 
     def states(self) -> list[str]:
         return [run.state for run in rows(self.database, handler_runs)]

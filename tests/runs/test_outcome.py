@@ -10,7 +10,7 @@ import pytest
 
 from millis_hooks import Backoff, GiveUp, Retry, Router
 from millis_hooks.exceptions import HandlerTimeoutError
-from millis_hooks.handlers.handler_call import Finished
+from millis_hooks.handlers.handler_call import HandlerResult
 from millis_hooks.handlers.routing import Handler
 from millis_hooks.runs.outcome import HandedBackError, end_of_attempt
 from millis_hooks.runs.store import AttemptEnd, ClaimedRun
@@ -26,7 +26,7 @@ def handler(**options: Any) -> Handler:
 
 def after(error: BaseException | None, *, spent: int = 1, **options: Any) -> AttemptEnd:
     run = ClaimedRun(7, 1, "end_of_call", "work", spent, None, attempt=spent)
-    return end_of_attempt(run, handler(**options), Finished(error=error), NOW, lambda: 0.5)
+    return end_of_attempt(run, handler(**options), HandlerResult(error=error), NOW, lambda: 0.5)
 
 
 def delay_s(end: AttemptEnd) -> float:

@@ -1,4 +1,4 @@
-"""Handler runs, on a real call log and a real workbench. Handlers wait on events, never on time."""
+"""Handler runs, on a real call log and a real executor. Handlers wait on events, never on time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from millis_hooks.call_log.processing import Processor
 from millis_hooks.call_log.tables import attempts, deliveries, handler_runs
 from millis_hooks.call_log.writer import Writer
 from millis_hooks.exceptions import StorageError
-from millis_hooks.handlers.executor import Workbench
+from millis_hooks.handlers.executor import Executor
 from millis_hooks.handlers.routing import Router
 from millis_hooks.protocol.events import EndOfCall
 from millis_hooks.runs import store
@@ -44,13 +44,13 @@ class Runs:
     ) -> None:
         self.database = database
         self.writer = writer
-        self.workbench = Workbench()
+        self.executor = Executor()
         self.router = router
         self.now = NOW
         self.runner = Runner(
             database.reader,
             writer,
-            self.workbench,
+            self.executor,
             router,
             dispatcher_of(database, writer),
             concurrency=2,
@@ -105,13 +105,13 @@ def started(
     with opened(folder) as database, writing(database) as writer:
         runs = Runs(database, writer, router, hung)
         runs.receive(*session_ids)
-        asyncio.run(runs.workbench.start())
+        asyncio.run(runs.executor.start())
         runs.runner.start()
         try:
             yield runs
         finally:
             runs.runner.close(grace_s=0)
-            asyncio.run(runs.workbench.stop())
+            asyncio.run(runs.executor.stop())
 
 
 @pytest.fixture
@@ -596,15 +596,15 @@ def test_a_runner_ends_though_the_call_log_is_closed(
         release.set()
 
 
-def test_a_workbench_that_does_not_run_fails_the_run(tmp_path: Path, router: Router) -> None:
+def test_an_executor_that_does_not_run_fails_the_run(tmp_path: Path, router: Router) -> None:
     @router.on_end_of_call
     def see(call: EndOfCall) -> None: ...
 
     with started(tmp_path, router) as runs:
-        asyncio.run(runs.workbench.stop())
+        asyncio.run(runs.executor.stop())
         runs.receive("-s1")
         (attempt,) = runs.do_all()
-    assert attempt.error_message == "The workbench is not running."
+    assert attempt.error_message == "The executor is not running."
 
 
 def test_runs_outlive_a_failing_call_log(

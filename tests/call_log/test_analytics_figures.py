@@ -15,11 +15,9 @@ from zoneinfo import ZoneInfo
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import delete, text, update
+from sqlalchemy import delete, update
 
-from millis_hooks.call_log.database import Database
 from millis_hooks.call_log.deliveries import insert_deliveries
-from millis_hooks.call_log.migrations import upgrade
 from millis_hooks.call_log.processing import Processor
 from millis_hooks.call_log.queries.analytics import (
     LONGEST,
@@ -32,7 +30,6 @@ from millis_hooks.call_log.queries.analytics import (
 from millis_hooks.call_log.queries.buckets import cut, interval_for, last_days
 from millis_hooks.call_log.queries.summaries import summarize
 from millis_hooks.call_log.tables import attempts, calls, deliveries, handler_runs, hours, summaries
-from millis_hooks.call_log.triggers import CREATE_TRIGGERS
 from millis_hooks.call_log.upkeep.removal import remove_sessions
 from millis_hooks.exceptions import StorageError
 from support import databases
@@ -461,16 +458,6 @@ def test_every_number_is_in_one_step(lists: list[list[float]]) -> None:
     borders = [-math.inf, 10, 50, math.inf]
     expected = [sum(low <= number < high for number in together) for low, high in pairwise(borders)]
     assert list(steps) == expected
-
-
-def test_an_upgraded_log_has_the_triggers_of_a_new_one(tmp_path: Path) -> None:
-    scripted = Database(f"sqlite:///{tmp_path / 'scripted.db'}")
-    with scripted.writer.begin() as connection:
-        upgrade(connection)
-        made = text("SELECT sql FROM sqlite_master WHERE type = 'trigger'")
-        found = set(connection.scalars(made))
-    scripted.close()
-    assert found == {trigger.text for trigger in CREATE_TRIGGERS}
 
 
 @pytest.mark.sqlite_only

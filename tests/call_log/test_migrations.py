@@ -1,65 +1,32 @@
 from __future__ import annotations
 
+import logging
 import multiprocessing
+import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
-from alembic.autogenerate import compare_metadata
 from alembic.config import Config
-from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import MetaData, create_engine, inspect, text
+from sqlalchemy import MetaData, inspect, text
 
 from millis_hooks.call_log import migrations
 from millis_hooks.call_log.database import Database
 from millis_hooks.call_log.migrations import HEAD, VERSION_TABLE, migrate, upgrade
-from millis_hooks.call_log.tables import metadata
 from millis_hooks.exceptions import StorageError
 from support.databases import url_in
 from support.storage import opened
-
-Schema = dict[str, object]
 
 
 def set_version(database: Database, version: str) -> None:
     with database.writer.begin() as connection:
         connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = :v"), {"v": version})
-
-
-def schema_of(url: str) -> Schema:
-    """What compare_metadata does not look at: conditions of indexes, and how ids count up."""
-    engine = create_engine(url)
-    with engine.connect() as connection:
-        statements = connection.execute(text("SELECT name, sql FROM sqlite_master"))
-        found = {name: sql for name, sql in statements if name in _watched()}
-    engine.dispose()
-    return {
-        name: (" WHERE " + sql.partition(" WHERE ")[2], "AUTOINCREMENT" in sql)
-        for name, sql in found.items()
-        if sql
-    }
-
-
-def _watched() -> set[str]:
-    tables = metadata.sorted_tables
-    return {table.name for table in tables} | {
-        str(index.name) for table in tables for index in table.indexes
-    }
-
-
-@contextmanager
-def scripted(folder: Path) -> Iterator[Database]:
-    """A database made by all scripts in turn, as one that was always upgraded."""
-    database = Database(f"sqlite:///{folder / 'scripted.db'}")
-    with database.writer.begin() as connection:
-        upgrade(connection)
-    yield database
-    database.close()
 
 
 def statements(database: Database) -> dict[str, str]:
@@ -74,37 +41,6 @@ def prepare(url: str, ready: Barrier) -> None:
     ready.wait(20)
     migrate(database)
     database.close()
-
-
-def test_the_scripts_make_the_tables_the_code_uses(tmp_path: Path) -> None:
-    with scripted(tmp_path) as database, database.reader.connect() as connection:
-        options = {"version_table": VERSION_TABLE, "compare_type": True, "include_object": _ours}
-        context = MigrationContext.configure(connection, opts=options)
-        assert compare_metadata(context, metadata) == []
-
-
-def _ours(_item: object, name: str | None, type_: str, _reflected: bool, _other: object) -> bool:
-    return type_ != "table" or not str(name).startswith("call_search")
-
-
-def test_the_scripts_make_the_same_indexes_and_ids_as_the_tables(tmp_path: Path) -> None:
-    plain = f"sqlite:///{tmp_path / 'plain.db'}"
-    engine = create_engine(plain)
-    metadata.create_all(engine)
-    engine.dispose()
-    with scripted(tmp_path) as database:
-        assert schema_of(str(database.url)) == schema_of(plain)
-
-
-def test_a_new_log_has_all_that_the_scripts_make(tmp_path: Path) -> None:
-    with scripted(tmp_path) as database:
-        upgraded = statements(database)
-    with opened(tmp_path) as database:
-        new = statements(database)
-    assert new.keys() == upgraded.keys()
-    apart = {name for name in new if name.startswith("call_search")}  # not among the tables
-    assert apart
-    assert {name: new[name] for name in apart} == {name: upgraded[name] for name in apart}
 
 
 def test_search_is_there_and_finds_parts_of_words(tmp_path: Path) -> None:
@@ -170,10 +106,96 @@ def test_a_log_written_by_a_newer_program_is_refused_and_left_alone(tmp_path: Pa
             assert version.scalar() == "9999"
 
 
-def test_a_migration_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", ["0001", "0010"])
+def test_a_log_from_before_the_first_release_is_refused_with_the_way_out(
+    tmp_path: Path, version: str
+) -> None:
     with opened(tmp_path) as database:
-        set_version(database, "0002")
+        set_version(database, version)
         before = statements(database)
-        with pytest.raises(StorageError, match="redacted"):  # it is in the script's way
+        with pytest.raises(StorageError, match=r"never released\. Run `millis-hooks export"):
             migrate(database)
         assert statements(database) == before
+
+
+@pytest.fixture
+def later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The script of a later release, which has nothing in it yet, beside a log of this one."""
+    with opened(tmp_path):
+        pass
+    scripts = tmp_path / "scripts"
+    shutil.copytree(Path(migrations.__file__).parent, scripts)
+    monkeypatch.setattr(migrations, "_SCRIPTS", scripts)
+    monkeypatch.setattr(migrations, "HEAD", "0101")
+    return scripts / "versions" / "0101_later.py"
+
+
+SCRIPT = """
+from alembic import op
+
+revision, down_revision = "0101", "0100"
+
+
+def upgrade():
+    op.execute("CREATE TABLE later (id INTEGER PRIMARY KEY)")
+    {more}
+"""
+
+
+def test_a_log_of_an_earlier_release_is_upgraded_once(later: Path, tmp_path: Path) -> None:
+    later.write_text(SCRIPT.format(more=""))
+    for _ in range(2):
+        with opened(tmp_path) as database:
+            assert inspect(database.reader).has_table("later")
+            assert database.schema_version() == "0101"
+
+
+def test_an_upgrade_that_fails_leaves_nothing_behind(later: Path, tmp_path: Path) -> None:
+    later.write_text(SCRIPT.format(more='op.execute("DROP TABLE not_there")'))
+    with closing(Database(url_in(tmp_path))) as database:
+        before = statements(database)
+        with pytest.raises(StorageError, match="not_there"):
+            migrate(database)
+        assert statements(database) == before
+        assert database.schema_version() == "0100"
+
+
+@pytest.fixture
+def upgrader(
+    later: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[sqlite3.Connection]:
+    """Another process that has an old log locked; nobody waits long for it."""
+    later.write_text(SCRIPT.format(more=""))
+    monkeypatch.setattr("millis_hooks.call_log.database.BUSY_TIMEOUT_S", 0.01)
+    other = sqlite3.connect(tmp_path / "log.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    yield other
+    other.close()
+
+
+def test_a_long_upgrade_by_another_process_is_waited_for(
+    tmp_path: Path,
+    upgrader: sqlite3.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def finish(record: logging.LogRecord) -> bool:
+        if upgrader.in_transaction:
+            upgrader.execute("ROLLBACK")
+        return True
+
+    logger = logging.getLogger("millis_hooks.call_log")
+    monkeypatch.setattr(logger, "filters", [finish])
+    with opened(tmp_path) as database:
+        assert "another process may be upgrading it; waiting" in caplog.text
+        assert database.schema_version() == "0101"
+
+
+def test_a_lock_that_stays_is_not_waited_for_for_ever(
+    tmp_path: Path, upgrader: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("millis_hooks.call_log.migrations.UPGRADE_WAIT_S", 0)
+    database = Database(url_in(tmp_path))
+    with pytest.raises(StorageError, match="cannot be prepared: database is locked"):
+        migrate(database)
+    database.close()

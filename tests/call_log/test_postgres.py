@@ -412,49 +412,6 @@ def test_without_the_extension_calls_are_found_all_the_same(
     log.close()
 
 
-def test_an_older_log_is_upgraded_to_what_a_new_one_is(url: str) -> None:
-    log = CallLog(url)
-    store(log, "-s1")
-    eventually(lambda: rows(log.database, calls))
-    new = search_schema(log.database.reader)
-    with log.database.writer.begin() as connection:
-        for statement in UNDO_LATER + UNDO_0006:
-            connection.exec_driver_sql(statement)
-    log.close()
-    assert new != search_schema(create_engine(url))
-    log = CallLog(url)
-    assert search_schema(log.database.reader) == new
-    wanted = CallFilter(q="TABLE for two", range="all")
-    assert len(Queries(log.database.reader).list_calls(wanted, now=NOW).rows) == 1
-    log.close()
-
-
-UNDO_LATER = (
-    "ALTER TABLE rejections DROP brought_secret",
-    "ALTER TABLE inbox DROP attempts",
-    "ALTER TABLE handler_runs DROP change",
-    "ALTER TABLE deliveries DROP secret_agent",
-)
-UNDO_0006 = (
-    "DROP INDEX ix_call_search_folded",
-    "ALTER TABLE call_search DROP folded",
-    "CREATE INDEX ix_call_search_text ON call_search USING gin (text gin_trgm_ops)",
-    "UPDATE millis_hooks_version SET version_num = '0005'",
-)
-
-
-def search_schema(engine: Engine) -> tuple[list[str], list[str]]:
-    columns = (
-        "SELECT column_name || coalesce(generation_expression, '') "
-        "FROM information_schema.columns WHERE table_name = 'call_search'"
-    )
-    indexes = "SELECT indexdef FROM pg_indexes WHERE tablename = 'call_search'"
-    with engine.connect() as connection:
-        found = (connection.scalars(text(each)).all() for each in (columns, indexes))
-        columns_there, indexes_there = map(sorted, found)
-    return columns_there, indexes_there
-
-
 def test_sessions_are_synchronous_whatever_the_default(url: str) -> None:
     with create_engine(url, isolation_level="AUTOCOMMIT").connect() as connection:
         name = connection.engine.url.database

@@ -1,7 +1,4 @@
-"""Opens the call log, and brings its schema up to date: made at once, or by Alembic scripts.
-
-A test holds the two ways to each other.
-"""
+"""Opens the call log, and brings its schema up to date: created at once, or upgraded by Alembic."""
 
 from __future__ import annotations
 
@@ -23,7 +20,10 @@ from ..triggers import CREATE_TRIGGERS
 logger = logging.getLogger("millis_hooks.call_log")
 
 #: The newest script. Known here so that a new or up-to-date log opens without importing Alembic.
-HEAD = "0010"
+HEAD = "0100"
+#: The schema of the first release: earlier ones were never released, and are not upgraded.
+_FIRST = "0100"
+_SCRIPTS = Path(__file__).parent
 #: How long a process waits while another may be upgrading, which a long log makes long.
 UPGRADE_WAIT_S = 600.0
 
@@ -45,7 +45,8 @@ def migrate(database: Database) -> None:
     """Bring the schema up to date; several processes may call this at once.
 
     It is done in one transaction: a process that dies leaves the old schema behind, whole. Raises
-    `StorageError` if the database cannot be written or is newer than this program.
+    `StorageError` if the database cannot be written, is newer than this program, or was made
+    before the first release.
     """
     deadline = time.monotonic() + UPGRADE_WAIT_S
     while (version := database.schema_version()) != HEAD:
@@ -76,6 +77,12 @@ def _prepare(database: Database) -> None:
 
 
 def _upgrade_aloud(connection: Connection, version: str) -> None:
+    if version < _FIRST:
+        raise StorageError(
+            f"The call log has schema {version}, of a millis_hooks that was never released. Run "
+            "`millis-hooks export calls.jsonl --raw` with that version, and `millis-hooks import "
+            "calls.jsonl` with this one, into a new call log."
+        )
     logger.info("upgrading the call log from schema %s; nothing can be stored meanwhile", version)
     began = time.monotonic()
     upgrade(connection)
@@ -83,17 +90,18 @@ def _upgrade_aloud(connection: Connection, version: str) -> None:
 
 
 def _create(connection: Connection) -> None:
-    if is_postgresql(connection):
-        from ..postgres_schema import create_schema
-
-        create_schema(connection)
-    else:
-        _create_on_sqlite(connection)
+    create_tables(connection)
     _version_table.create(connection)
     connection.execute(insert(_version_table).values(version_num=HEAD))
 
 
-def _create_on_sqlite(connection: Connection) -> None:
+def create_tables(connection: Connection) -> None:
+    """Create everything but the table of the version, in a database that has none of it."""
+    if is_postgresql(connection):
+        from ..postgres_schema import create_schema
+
+        create_schema(connection)
+        return
     metadata.create_all(connection, checkfirst=False)
     connection.execute(CREATE_CALL_SEARCH)
     connection.execute(MERGE_SELDOM)
@@ -112,7 +120,7 @@ def upgrade(connection: Connection) -> None:
     from alembic.util.exc import CommandError
 
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent))
+    config.set_main_option("script_location", str(_SCRIPTS))
     config.attributes["connection"] = connection
     try:
         command.upgrade(config, "head")

@@ -408,13 +408,13 @@ operators = Table(
     Column("created_at", UtcDateTime, nullable=False),
 )
 
-#: Who did what, for others to see. Refused sign-ins are counted, in a row for each client and hour.
-deeds = Table(
+#: The audit log: actions of operators. Refused sign-ins are counted, by client and hour.
+audit_log = Table(
     "deeds",
     metadata,
     Column("id", RowId, primary_key=True),
     Column("at", UtcDateTime, nullable=False),
-    Column("operator", Key),  # None: somebody of a name that is nobody's
+    Column("operator", Key),  # None: an unknown name
     Column("action", Text, nullable=False),  # sign_in | refused | replay | reveal | ...
     Column("subject", Text),  # what it was done to, such as a session id
     Column("client", Text),  # the network address it came from
@@ -422,8 +422,8 @@ deeds = Table(
     Column("last_at", UtcDateTime),  # of several, the last
     sqlite_autoincrement=True,
 )
-Index("ix_deeds_at", deeds.c.at)
-Index("ix_deeds_operator", deeds.c.operator, deeds.c.id)
+Index("ix_deeds_at", audit_log.c.at)
+Index("ix_deeds_operator", audit_log.c.operator, audit_log.c.id)
 
 #: Calls that Millis was asked to make, until Millis' call logs are read past them.
 outbound_calls = Table(

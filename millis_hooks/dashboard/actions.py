@@ -99,15 +99,15 @@ class Actions:
         act: Act,
         *,
         role: Role = "operate",
-        deed: Action | None = None,
+        audit: Action | None = None,
         subject: Subject = subject_of,
         recent: Callable[[Mapping[str, str]], bool] = lambda fields: False,
         max_fields: int = 10,
     ) -> Route:
         """Return the route of a form: POST alone, and not a large one.
 
-        Operators of another role get 403. A `deed` is recorded once `act` has returned and before
-        the answer goes out. For a form that needs a `recent` password it is asked for again where
+        Operators of another role get 403. An `audit` action is recorded after `act` and before the
+        answer goes out. For a form that needs a `recent` password it is asked for again where
         it was not given in the last minutes; what was in the form goes on with it.
         """
 
@@ -120,8 +120,8 @@ class Actions:
                 return asked
             sent = self._confirmation.without_password(fields)
             response = act(request, operator, sent)
-            if deed is not None:
-                self._sign_in.record(request, operator, deed, subject(request, sent))
+            if audit is not None:
+                self._sign_in.record(request, operator, audit, subject(request, sent))
             return response
 
         endpoint = partial(_answer_form, answer, max_fields)

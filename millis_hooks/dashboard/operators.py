@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from ..operators import COMMAND_LINE, Account, Deed, Operator, Operators, Session
+from ..operators import COMMAND_LINE, Account, AuditEntry, Operator, Operators, Session
 from .formats import read_number
 from .pages import PageRequest, link
 from .sign_in import client_of
@@ -47,10 +47,10 @@ class ListedSession:
 
 
 @dataclass(frozen=True, slots=True)
-class ListedDeed:
-    """A deed, in words; if it was done to a call, the call's session id is its subject."""
+class ListedEntry:
+    """An entry of the audit log in words; the subject of one about a call is its session id."""
 
-    deed: Deed
+    entry: AuditEntry
     words: str
     is_of_call: bool
 
@@ -63,7 +63,7 @@ class OperatorsView:
     sees_all: bool
     accounts: tuple[Account, ...]
     sessions: tuple[ListedSession, ...]
-    deeds: tuple[ListedDeed, ...]
+    audit_log: tuple[ListedEntry, ...]
     before: int | None
     older: int | None
     live_count: int
@@ -76,20 +76,22 @@ class OperatorsPage:
         self._operators = operators
 
     def show(self, asked: PageRequest) -> OperatorsView | None:
-        """Build the page; `before` in the query is the id of the deed it goes on from."""
+        """Build the page; entries of the audit log older than the id `before` of the query."""
         operator = asked.operator
         if operator is None:
             return None
         before = read_number(asked.query.get("before", ""))
-        deeds = self._operators.deeds(operator, before=before, size=_PAGE_SIZE + 1)
+        entries = self._operators.audit_log(operator, before=before, size=_PAGE_SIZE + 1)
         return OperatorsView(
             operator.name,
             operator.may_operate,
             self._operators.accounts() if operator.may_operate else (),
             tuple(_listed(session, operator) for session in self._operators.sessions(operator)),
-            tuple(ListedDeed(deed, _words(deed), _is_of_call(deed)) for deed in deeds[:_PAGE_SIZE]),
+            tuple(
+                ListedEntry(each, _words(each), _is_of_call(each)) for each in entries[:_PAGE_SIZE]
+            ),
             before,
-            deeds[_PAGE_SIZE - 1].id if len(deeds) > _PAGE_SIZE else None,
+            entries[_PAGE_SIZE - 1].id if len(entries) > _PAGE_SIZE else None,
             asked.log.live_count(now=asked.now),
         )
 
@@ -123,16 +125,16 @@ def _browser(agent: str) -> str:
     return f"{browser or 'A program'}{f' on {system}' if system else ''}"
 
 
-def _words(deed: Deed) -> str:
-    """Say what was done, without what it was done to."""
-    if deed.action == "refused" and deed.times > 1:
-        return f"Wrong password, {deed.times:,} times"
-    return _WORDS.get(deed.action, deed.action.replace("_", " ").capitalize())
+def _words(entry: AuditEntry) -> str:
+    """Return the action in words, without its subject."""
+    if entry.action == "refused" and entry.times > 1:
+        return f"Wrong password, {entry.times:,} times"
+    return _WORDS.get(entry.action, entry.action.replace("_", " ").capitalize())
 
 
-def _is_of_call(deed: Deed) -> bool:
+def _is_of_call(entry: AuditEntry) -> bool:
     # One replay by command may be of many calls: its subject says so in words.
-    return deed.action == "replay" and deed.operator != COMMAND_LINE and bool(deed.subject)
+    return entry.action == "replay" and entry.operator != COMMAND_LINE and bool(entry.subject)
 
 
 _WORDS = {

@@ -70,14 +70,14 @@ class SignIn:
         page: Callable[[Request, Operator], Response],
         *,
         role: Role = "view",
-        deed: Action | None = None,
+        audit: Action | None = None,
         subject: Subject = subject_of,
         is_use: bool = True,
     ) -> Callable[[Request], Response]:
         """Return an endpoint that shows `page` to operators and the sign-in page to others.
 
-        Operators of another role get 403. A `deed` is recorded when the page is made and before
-        it goes out: no page does if it cannot be recorded.
+        Operators of another role get 403. An `audit` action is recorded before the page goes
+        out: if it cannot be recorded, no page does.
         """
 
         def endpoint(request: Request) -> Response:
@@ -86,17 +86,17 @@ class SignIn:
                 return self._ask_to_sign_in(request)
             require_role(operator, role)
             response = page(request, operator)
-            if deed is not None:
-                self.record(request, operator, deed, subject(request, {}))
+            if audit is not None:
+                self.record(request, operator, audit, subject(request, {}))
             return response
 
         return endpoint
 
     def record(
-        self, request: Request, operator: Operator, deed: Action, subject: str | None
+        self, request: Request, operator: Operator, audit: Action, subject: str | None
     ) -> None:
         """Write down what an operator does with this request. Blocks; raises StorageError."""
-        self._operators.record(operator, deed, subject=subject, client=client_of(request))
+        self._operators.record(operator, audit, subject=subject, client=client_of(request))
 
     def show(self, request: Request) -> Response:
         """Answer `GET /login`."""

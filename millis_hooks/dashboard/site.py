@@ -97,7 +97,7 @@ class _Site:
             Route("/login", sign_in.show, name="login"),
             Route("/login", sign_in.submit, methods=["POST"], max_body_size=MAX_FORM_BYTES),
             Route("/logout", sign_in.leave, methods=["POST"], name="logout"),
-            self._actions.route("/replay", "replay", self._replays.submit, deed="replay"),
+            self._actions.route("/replay", "replay", self._replays.submit, audit="replay"),
             self._actions.route(
                 "/time-zone", "time_zone", partial(choose_zone, self._cookies), role="view"
             ),
@@ -175,7 +175,7 @@ class _Site:
         if self._reread is not None:
             form = RereadForm(self._reread)
             yield self._actions.route(
-                "/reread", "reread", form.submit, deed="replay", subject=call_actions.subject_of
+                "/reread", "reread", form.submit, audit="replay", subject=call_actions.subject_of
             )
 
     def _fragment(self, path: str, name: str, view: View, role: Role = "view") -> Route:
@@ -195,7 +195,7 @@ class _Site:
         def file(request: Request, _: Operator) -> Response:
             return self._pages.ask(partial(export_calls, format_), request)  # type: ignore[no-any-return]
 
-        endpoint = self._sign_in.required(file, role="operate", deed="export")
+        endpoint = self._sign_in.required(file, role="operate", audit="export")
         return Route(f"/calls/export.{format_}", endpoint, name=f"export_{format_}")
 
     def _setup_routes(self) -> Iterator[Route]:
@@ -208,7 +208,7 @@ class _Site:
             "/setup/reveal",
             "setup_reveal",
             forms.reveal,
-            deed="reveal",
+            audit="reveal",
             subject=revealed,
             recent=lambda fields: True,
         )
@@ -227,7 +227,7 @@ class _Site:
             return
         form = self._forgetting
         yield from self._page("/forget", "forget", form.show, role="operate")
-        yield self._actions.route("/forget", "forget_now", form.submit, deed="forget")
+        yield self._actions.route("/forget", "forget_now", form.submit, audit="forget")
 
     def _sandbox_routes(self) -> Iterator[Route]:
         if self._sandbox is None:

@@ -1,6 +1,6 @@
-"""Who may look and who may act: operators, their passwords and sessions, and what they did.
+"""Operators of the dashboard: accounts, sign-in, sessions, and the audit log.
 
-Everything is kept in the call log, so every process that serves it knows the same.
+All of it is kept in the call log, so every process that serves the log knows the same.
 """
 
 from .accounts import OPERATOR as OPERATOR
@@ -9,7 +9,7 @@ from .accounts import Operator as Operator
 from .accounts import Role as Role
 from .audit import COMMAND_LINE as COMMAND_LINE
 from .audit import Action as Action
-from .audit import Deed as Deed
+from .audit import AuditEntry as AuditEntry
 from .service import Operators as Operators
 from .service import Refused as Refused
 from .service import SignedIn as SignedIn

@@ -1,8 +1,6 @@
-"""The named operators of a call log. All functions work in the caller's transaction.
+"""Accounts of operators: names, roles, and passwords as argon2id hashes.
 
-Somebody who is signed in, and what that allows.
-
-Passwords, kept as argon2id hashes.
+All functions with a connection work in the caller's transaction.
 """
 
 from __future__ import annotations
@@ -26,17 +24,17 @@ if TYPE_CHECKING:
 #: `view` sees pages; `operate` also replays, reveals, exports and deletes.
 Role: TypeAlias = Literal["view", "operate"]
 
-#: What is never shown without a recent password may be seen for so long after it.
+#: For so long after the password was given, secrets may be revealed.
 RECENT = timedelta(minutes=15)
 
 
 @dataclass(frozen=True, slots=True)
 class Operator:
-    """Somebody who is signed in; two are equal if they may do the same under the same name."""
+    """An operator who is signed in; two are equal if name and role are."""
 
     name: str
     role: Role = "operate"
-    #: The key of the session; not what the cookie holds.
+    #: The key of the session, which is not the value of the cookie.
     session: str = field(default="", compare=False)
     #: When the password was last given.
     confirmed_at: datetime | None = field(default=None, compare=False)
@@ -46,7 +44,7 @@ class Operator:
         return self.may("operate")
 
     def may(self, role: Role) -> bool:
-        """Tell whether this operator may do what needs the role."""
+        """Tell whether this operator has the rights of the role."""
         return role == "view" or self.role == role
 
     def has_confirmed(self, now: datetime) -> bool:
@@ -60,24 +58,23 @@ def hash_password(password: str) -> str:
 
 
 def is_password(password_hash: str | None, password: str) -> bool:
-    """Tell whether this is the password; where there is none, in the same time."""
+    """Tell whether this is the password; takes the same time if there is none."""
     from argon2.exceptions import InvalidHashError, VerificationError
 
-    nobodys = _nobodys()
     try:
-        _hasher().verify(password_hash or nobodys, _bytes_of(password))
+        _hasher().verify(password_hash or _dummy_hash(), _bytes_of(password))
     except (VerificationError, InvalidHashError):
         return False
     return password_hash is not None
 
 
 def digest_of(password: str) -> bytes:
-    """Return what passwords are compared by that are kept nowhere."""
+    """Return the digest by which a password of the settings is compared."""
     return hashlib.sha256(_bytes_of(password)).digest()
 
 
 def make_password() -> str:
-    """Return a new password nobody will guess."""
+    """Return a new random password."""
     return secrets.token_urlsafe(16)
 
 
@@ -85,22 +82,22 @@ def make_password() -> str:
 def _hasher() -> PasswordHasher:
     from argon2 import PasswordHasher
 
-    # The least memory that is recommended, as the service may have little:
+    # The smallest memory that OWASP recommends:
     # https://cheatsheetseries.owasp.org/cheatsheets/Password_Storage_Cheat_Sheet.html
     return PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
 
 
 @cache
-def _nobodys() -> str:
+def _dummy_hash() -> str:
     return hash_password(secrets.token_hex())
 
 
 def _bytes_of(password: str) -> bytes:
-    # Keyboards spell an accented letter in one character or in two.
+    # Keyboards produce an accented letter as one character or as two.
     return unicodedata.normalize("NFC", password).encode("utf-8", "surrogatepass")
 
 
-#: The operator whose password is a setting.
+#: The name of the operator whose password is a setting.
 OPERATOR = "admin"
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._@+-]{0,63}")
@@ -108,7 +105,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._@+-]{0,63}")
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Somebody who can sign in, without the password's hash; `seen_at` is None if never."""
+    """An account, without the hash of its password; `seen_at` is None before the first sign-in."""
 
     name: str
     role: Role
@@ -117,7 +114,7 @@ class Account:
 
 
 def clean_name(text: str) -> str | None:
-    """Return the name as it is kept, in small letters; None if it is nobody's and cannot be."""
+    """Return the name in lower case, or None if it is not a valid name."""
     name = text.strip().lower()
     return name if _NAME.fullmatch(name) else None
 
@@ -147,14 +144,14 @@ def set_password(connection: Connection, name: str, password_hash: str) -> bool:
 
 
 def set_role(connection: Connection, name: str, role: Role) -> bool:
-    """Change what an operator may do, from now on; False if there is no such operator."""
+    """Change the role of an operator; False if there is no such operator."""
     return _change(connection, name, role=role)
 
 
 def find(connection: Connection, name: str) -> tuple[Role, str] | None:
     """Return the role and the password's hash."""
-    wanted = select(operators.c.role, operators.c.password_hash).where(operators.c.name == name)
-    row = connection.execute(wanted).one_or_none()
+    columns = select(operators.c.role, operators.c.password_hash)
+    row = connection.execute(columns.where(operators.c.name == name)).one_or_none()
     return None if row is None else (cast("Role", row.role), row.password_hash)
 
 
@@ -164,7 +161,7 @@ def are_any(connection: Connection) -> bool:
 
 
 def listed(connection: Connection) -> tuple[Account, ...]:
-    """Return all named operators, by name, with when a session of theirs was last seen."""
+    """Return all named operators, by name, with the time a session of theirs was last used."""
     seen_at = (
         select(func.max(operator_sessions.c.last_seen_at))
         .where(operator_sessions.c.operator == operators.c.name)

@@ -1,7 +1,7 @@
-"""The record of what operators did. All functions work in the caller's transaction.
+"""The audit log: actions of operators. All functions work in the caller's transaction.
 
-Whoever may read it need not know the callers: no telephone number and no secret stands in it, and
-no name that somebody only tried.
+Its readers need not know the callers, so it holds no phone number, no secret, and no unknown name
+that was tried at sign-in.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Literal, TypeAlias
 from sqlalchemy import Connection, func, insert, select, update
 
 from ..call_log.sanitize import clean_text
-from ..call_log.tables import deeds
+from ..call_log.tables import audit_log
 from ..environment.addresses import network_of
 
 Action: TypeAlias = Literal[
@@ -33,10 +33,11 @@ Action: TypeAlias = Literal[
     "change_role",
 ]
 
-#: Who does what is done by command.
+#: The operator of actions by command.
 COMMAND_LINE = "command line"
 
-#: Refused sign-ins of this long are counted together, by client; of more clients, all in one.
+#: Refused sign-ins of so long are counted in one entry for each client; beyond so many clients,
+#: in one for all.
 _TOGETHER = timedelta(hours=1)
 _CLIENTS = 50
 _SUBJECT_CHARS = 200
@@ -44,10 +45,10 @@ _SIGN_INS_REMEMBERED = 50
 
 
 @dataclass(frozen=True, slots=True)
-class Deed:
-    """Something done; refused sign-ins are `times` many, from `at` until `last_at`.
+class AuditEntry:
+    """An action of an operator; an entry of refused sign-ins counts `times` from `at` to `last_at`.
 
-    `operator` is None for a name that is nobody's, `client` None where there are too many.
+    `operator` is None for an unknown name, `client` None where there are too many.
     """
 
     id: int
@@ -60,7 +61,7 @@ class Deed:
     last_at: datetime | None = None
 
 
-_COLUMNS = tuple(deeds.c[name] for name in Deed.__dataclass_fields__)
+_COLUMNS = tuple(audit_log.c[name] for name in AuditEntry.__dataclass_fields__)
 
 
 def record(
@@ -72,7 +73,7 @@ def record(
     subject: str | None = None,
     client: str | None = None,
 ) -> None:
-    """Write down what somebody did."""
+    """Add an entry."""
     row = {
         "at": now,
         "operator": operator,
@@ -81,47 +82,47 @@ def record(
         "client": client or None,
         "times": 1,
     }
-    connection.execute(insert(deeds), row)
+    connection.execute(insert(audit_log), row)
 
 
 def record_refusal(
     connection: Connection, operator: str | None, *, now: datetime, client: str
 ) -> None:
-    """Count a wrong password; `operator` only where there is one of the name that was tried."""
-    recent = (deeds.c.at > now - _TOGETHER, deeds.c.action == "refused")
-    clients = select(func.count()).select_from(deeds).where(*recent)
+    """Count a wrong password; `operator` is None if there is none of the name that was tried."""
+    recent = (audit_log.c.at > now - _TOGETHER, audit_log.c.action == "refused")
+    clients = select(func.count()).select_from(audit_log).where(*recent)
     for counted in (client or None, None):
-        same = deeds.c.operator.is_not_distinct_from(operator)
-        whose = deeds.c.client.is_not_distinct_from(counted)
-        again = update(deeds).where(*recent, same, whose)
-        again = again.values(times=deeds.c.times + 1, last_at=now)
-        if connection.execute(again).rowcount:
+        same_operator = audit_log.c.operator.is_not_distinct_from(operator)
+        same_client = audit_log.c.client.is_not_distinct_from(counted)
+        entry = update(audit_log).where(*recent, same_operator, same_client)
+        repeated = entry.values(times=audit_log.c.times + 1, last_at=now)
+        if connection.execute(repeated).rowcount:
             return
         if counted is None or (connection.scalar(clients) or 0) < _CLIENTS:
             row = {"at": now, "operator": operator, "action": "refused", "client": counted}
-            connection.execute(insert(deeds), row | {"times": 1})
+            connection.execute(insert(audit_log), row | {"times": 1})
             return
 
 
 def listed(
     connection: Connection, *, operator: str | None = None, before: int | None = None, size: int
-) -> tuple[Deed, ...]:
-    """Return deeds, of one operator or of all, the newest first, from before an id on."""
-    wanted = select(*_COLUMNS).order_by(deeds.c.id.desc()).limit(size)
+) -> tuple[AuditEntry, ...]:
+    """Return the newest entries, of one operator or of all, with ids below `before`."""
+    entries = select(*_COLUMNS).order_by(audit_log.c.id.desc()).limit(size)
     if operator is not None:
-        wanted = wanted.where(deeds.c.operator == operator)
+        entries = entries.where(audit_log.c.operator == operator)
     if before is not None:
-        wanted = wanted.where(deeds.c.id < before)
-    return tuple(Deed(*row) for row in connection.execute(wanted))
+        entries = entries.where(audit_log.c.id < before)
+    return tuple(AuditEntry(*row) for row in connection.execute(entries))
 
 
 def has_signed_in_from(connection: Connection, operator: str, client: str) -> bool:
-    """Tell whether the operator lately signed in from the network this client belongs to."""
-    wanted = (
-        select(deeds.c.client)
-        .where(deeds.c.operator == operator, deeds.c.action == "sign_in")
-        .order_by(deeds.c.id.desc())
+    """Tell whether the operator recently signed in from the network of this client."""
+    clients = (
+        select(audit_log.c.client)
+        .where(audit_log.c.operator == operator, audit_log.c.action == "sign_in")
+        .order_by(audit_log.c.id.desc())
         .limit(_SIGN_INS_REMEMBERED)
     )
-    known = {network_of(address) for address in connection.scalars(wanted) if address}
-    return network_of(client) in known
+    networks = {network_of(address) for address in connection.scalars(clients) if address}
+    return network_of(client) in networks

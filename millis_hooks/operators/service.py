@@ -1,8 +1,8 @@
-"""Lets operators in and out, and keeps the record of what they do.
+"""Signs operators in and out, and writes the audit log.
 
-A session lives in the call log under the hash of its id; the browser holds the id, signed with a
-key that the operator's password is part of. Signing out, or a new password, therefore ends a
-session whoever still has its cookie.
+A session is stored in the call log under the hash of its id. The browser holds the id, signed with
+a key that the operator's password is part of. Signing out, or a new password, therefore ends a
+session for every copy of its cookie.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any, TypeVar
 
 from itsdangerous import BadSignature, Signer
@@ -27,22 +28,22 @@ from ..environment.addresses import network_of
 from ..exceptions import StorageError
 from . import accounts, audit, sessions
 from .accounts import OPERATOR, Account, Operator, Role, digest_of, is_password
-from .audit import Action, Deed
+from .audit import Action, AuditEntry
 from .sessions import Lasts, Session
 from .throttle import Key, Throttle
 
 T = TypeVar("T")
 
-#: So many wait for a refused sign-in to be recorded; while nothing can be written, no more do.
+#: So many requests wait for a refused sign-in to be recorded: writing may be blocked.
 _RECORDING = 2
 
 
 @dataclass(frozen=True, slots=True)
 class SignedIn:
-    """The cookie to hand out; without `max_age_s` it goes when the browser closes.
+    """The cookie to set; without `max_age_s` it lasts until the browser closes.
 
-    With `known_browser`, a cookie that outlives the session, this browser's tries for this name
-    are counted apart from now on.
+    `known_browser` is a cookie that outlives the session: tries of this browser for this name are
+    counted separately from now on.
     """
 
     cookie: str
@@ -52,17 +53,16 @@ class SignedIn:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Not signed in. `retry_after_s` above 0 means that the password was not even looked at."""
+    """Not signed in. With `retry_after_s` above 0 the password was not checked."""
 
     retry_after_s: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """May wait until the password is looked at.
+    """The password may be checked, one at a time for each `place`.
 
-    Only one may wait for a `place` at a time: that of the browser if it `is_known`, else that of
-    the address.
+    The place is that of the browser if it `is_known`, else that of the address.
     """
 
     place: Key
@@ -71,9 +71,9 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class _Credential:
-    """What somebody signs in with; `key` goes into the signature of their cookies.
+    """The credential of an operator; `key` is part of the key that signs its cookies.
 
-    Without a hash, `key` is the digest of a password that is in the settings.
+    Without a hash, `key` is the digest of a password from the settings.
     """
 
     role: Role
@@ -109,7 +109,7 @@ class Operators:
 
     @property
     def has_password(self) -> bool:
-        """Whether anybody can sign in at all."""
+        """Whether there is an operator who can sign in."""
         return self._admin is not None or self.are_named
 
     @property
@@ -121,10 +121,7 @@ class Operators:
     def turn(
         self, username: str, password: str, *, client: str = "", known_browser: str | None = None
     ) -> Turn | Refused:
-        """Tell whether a password may be looked at now, without looking at it.
-
-        Quick: who has to wait can be sent away before anything is hashed.
-        """
+        """Return whether a password may be checked now; quick, as nothing is hashed."""
         name = accounts.clean_name(username)
         keys = self._keys(name, client, known_browser)
         if wait_s := self._throttle.wait_s(keys, _guess(name, password), self._now()):
@@ -142,10 +139,10 @@ class Operators:
         instead_of: str | None = None,
         known_browser: str | None = None,
     ) -> SignedIn | Refused:
-        """Start a session, to `keep` when the browser closes; end the one it is `instead_of`.
+        """Start a session, to `keep` when the browser closes; end the session `instead_of`.
 
-        `client` is the address of the peer, `known_browser` the cookie of an earlier sign-in: they
-        say whose wrong passwords are counted.
+        Wrong passwords are counted by `client`, the address of the peer, and by `known_browser`,
+        the cookie of an earlier sign-in.
         """
         now = self._now()
         name = accounts.clean_name(username)
@@ -158,7 +155,7 @@ class Operators:
         def start(connection: Connection) -> str:
             if replaced is not None:
                 sessions.end(connection, replaced.id_hash)
-            audit.record(connection, name, "sign_in", now=now, client=client)
+            self._audit(connection, name, "sign_in", client=client)
             return sessions.start(
                 connection,
                 name,
@@ -175,10 +172,10 @@ class Operators:
             return Refused()
         cookie = self._signer(credential).sign(session_id).decode()
         max_age_s = int(self.lasts.longest.total_seconds()) if keep else None
-        return SignedIn(cookie, max_age_s, sessions.make(self._key(credential), name))
+        return SignedIn(cookie, max_age_s, sessions.browser_cookie(self._key(credential), name))
 
     def confirm(self, operator: Operator, password: str, *, client: str = "") -> Refused | None:
-        """Take the password of somebody who is signed in once more; None if it is right."""
+        """Check the password of a signed-in operator once more; None if it is right."""
         now = self._now()
         keys: list[Key] = [("session", operator.session)]
         if refused := self._check(operator.name, password, keys, client, now):
@@ -187,9 +184,9 @@ class Operators:
         return None
 
     def resume(self, cookie: str | None, *, is_use: bool = True) -> Operator | None:
-        """Return the operator whose cookie this is, or None if the session is over or forged.
+        """Return the operator of a cookie, or None if the session is over or forged.
 
-        A session ends for lack of use; looking that does not count as such is not `is_use`.
+        A session ends after some time without use; this request counts as one if it `is_use`.
         """
         session = self._verified(cookie)
         credential = None if session is None else self._credential(session.operator)
@@ -197,73 +194,77 @@ class Operators:
             return None
         now = self._now()
         if is_use and now - session.last_seen_at >= sessions.SEEN_EVERY:
-            with suppress(StorageError):  # pages can be read while nothing can be written
+            with suppress(StorageError):  # pages are shown also while nothing can be written
                 self._write(lambda connection: sessions.see(connection, session, now))
         return Operator(session.operator, credential.role, session.id_hash, session.confirmed_at)
 
     def log_out(self, cookie: str | None, *, client: str = "") -> None:
-        """End the session of this cookie, wherever else the cookie is kept."""
+        """End the session of a cookie."""
         session = self._verified(cookie)
         if session is None:
             return
-        now = self._now()
 
         def leave(connection: Connection) -> None:
             sessions.end(connection, session.id_hash)
-            audit.record(connection, session.operator, "sign_out", now=now, client=client)
+            self._audit(connection, session.operator, "sign_out", client=client)
 
         self._write(leave)
 
     def end_session(self, by: Operator, key: str, *, client: str = "") -> bool:
-        """End a session: an own one, or anybody's for who may operate. False if there is none."""
-        now = self._now()
-        whose = None if by.may_operate else by.name
+        """End a session, with the role `view` only an own one. False if there is none."""
 
         def end(connection: Connection) -> bool:
-            ended = sessions.end(connection, key, operator=whose)
+            ended = sessions.end(connection, key, operator=_own(by))
             if ended is not None:
-                audit.record(
-                    connection, by.name, "end_session", now=now, subject=ended, client=client
-                )
+                self._audit(connection, by.name, "end_session", subject=ended, client=client)
             return ended is not None
 
         return self._write(end)
 
     def end_sessions(self, by: Operator, *, client: str = "") -> None:
-        """Sign out everywhere."""
-        now = self._now()
+        """End all sessions of an operator."""
 
         def end(connection: Connection) -> None:
             sessions.end_all(connection, by.name)
-            audit.record(
-                connection, by.name, "sign_out", now=now, subject="everywhere", client=client
-            )
+            self._audit(connection, by.name, "sign_out", subject="everywhere", client=client)
 
         self._write(end)
 
     def record(
         self, operator: Operator, action: Action, *, subject: str | None = None, client: str = ""
     ) -> None:
-        """Write down what an operator did."""
-        now = self._now()
+        """Add an entry to the audit log."""
         self._write(
-            lambda connection: audit.record(
-                connection, operator.name, action, now=now, subject=subject, client=client
+            partial(
+                self._audit, operator=operator.name, action=action, subject=subject, client=client
             )
         )
 
+    def _audit(
+        self,
+        connection: Connection,
+        operator: str,
+        action: Action,
+        *,
+        subject: str | None = None,
+        client: str,
+    ) -> None:
+        audit.record(connection, operator, action, now=self._now(), subject=subject, client=client)
+
     def sessions(self, to: Operator) -> tuple[Session, ...]:
-        """Return the sessions `to` may see: all for who may operate, else their own."""
+        """Return the sessions that `to` may see: all for the role `operate`, else its own."""
         with self._reading() as connection:
             return sessions.listed(connection, self._now(), operator=_own(to))
 
-    def deeds(self, to: Operator, *, before: int | None = None, size: int) -> tuple[Deed, ...]:
-        """Return the deeds `to` may see, the newest first: all for who may operate, or own."""
+    def audit_log(
+        self, to: Operator, *, before: int | None = None, size: int
+    ) -> tuple[AuditEntry, ...]:
+        """Return the newest entries that `to` may see: all for the role `operate`, else its own."""
         with self._reading() as connection:
             return audit.listed(connection, operator=_own(to), before=before, size=size)
 
     def accounts(self) -> tuple[Account, ...]:
-        """Return who can sign in."""
+        """Return the accounts that can sign in."""
         with self._reading() as connection:
             named = accounts.listed(connection)
             admin = sessions.listed(connection, self._now(), operator=OPERATOR)
@@ -275,13 +276,13 @@ class Operators:
     def _check(
         self, name: str | None, password: str, keys: Sequence[Key], client: str, now: datetime
     ) -> Refused | None:
-        """Return why they do not get in, None if the password is right."""
+        """Return the refusal, None if the password is right."""
         guess = _guess(name, password)
         if wait_s := self._throttle.take(keys, guess, now):
             return Refused(wait_s)
         try:
             credential = self._credential(name) if name else None
-            with self._hashing:  # one at a time: each takes memory
+            with self._hashing:  # one at a time: each takes 19 MiB
                 is_right = _is_right(credential, password)
         except StorageError:
             self._throttle.give_back(keys, now)
@@ -294,13 +295,13 @@ class Operators:
         return Refused()
 
     def _keys(self, name: str | None, client: str, known_browser: str | None) -> list[Key]:
-        """Return whose tries are counted, who waits first.
+        """Return the keys that tries are counted by, the place first.
 
-        From where the operator signed in lately, what was wrong for their name elsewhere does not
-        count: who guesses from many addresses is slowed down, and the operator is not.
+        Wrong passwords for a name do not slow down the networks from which its operator recently
+        signed in: guessing from many addresses is slowed down, and the operator is not.
         """
         credential = self._credential(name) if name and known_browser else None
-        browser = credential and sessions.id_of(self._key(credential), name, known_browser)
+        browser = credential and sessions.browser_id(self._key(credential), name, known_browser)
         if browser:
             return [("browser", browser)]
         address: Key = ("address", network_of(client))
@@ -313,23 +314,17 @@ class Operators:
             return audit.has_signed_in_from(connection, name or "", client)
 
     def _record_refusal(self, known: str | None, client: str, now: datetime) -> None:
-        """Write down a wrong password, if anything can be written: whoever guesses learns nothing
-        of the disk.
-        """
+        """Record a wrong password; an error of storage is not shown to the client."""
         if not self._recording.acquire(blocking=False):
             return
         try:
             with suppress(StorageError):
-                self._write(
-                    lambda connection: audit.record_refusal(
-                        connection, known, now=now, client=client
-                    )
-                )
+                self._write(partial(audit.record_refusal, operator=known, now=now, client=client))
         finally:
             self._recording.release()
 
     def _verified(self, cookie: str | None) -> Row[Any] | None:
-        """Return the session of a cookie, if it is not over and the signature is right."""
+        """Return the session of a cookie that is not over and whose signature is right."""
         session_id = (cookie or "").rpartition(".")[0]
         if not session_id:
             return None
@@ -356,7 +351,7 @@ class Operators:
         return Signer(key, salt="millis_hooks.operator", digest_method=hashlib.sha256)
 
     def _key(self, credential: _Credential) -> bytes:
-        """Return what cookies are signed with: a new password ends them."""
+        """Return the key that signs cookies: a new password makes them invalid."""
         return hmac.digest(self._signing_key, credential.key, "sha256")
 
     @contextmanager
@@ -376,7 +371,7 @@ def _admin(password: SecretStr | str | None) -> _Credential | None:
 
 
 def _is_right(credential: _Credential | None, password: str) -> bool:
-    # Whoever there is, one password is hashed and two digests are compared: in the same time.
+    # The same work for every name, so that the time does not show which names exist.
     is_hashed = is_password(credential.password_hash if credential else None, password)
     is_set = hmac.compare_digest(digest_of(password), credential.key if credential else b"")
     return is_hashed or (credential is not None and credential.password_hash is None and is_set)

@@ -1,9 +1,9 @@
-"""Sessions, kept under the hash of what the cookie holds. All work in the caller's transaction.
+"""Sessions of operators, and cookies of known browsers.
 
-Tells browsers that signed in as a name before from those that never did.
-
-A browser keeps a random id, signed for one name. It lets nobody in: it says whose wrong passwords
-are counted. See "device cookies",
+A session is stored under the hash of its cookie's id; functions with a connection work in the
+caller's transaction. A known browser has signed in as a name before: its cookie, a random id signed
+for that name, gives no access, and only separates its wrong passwords from those of others. See
+"device cookies",
 https://owasp.org/www-community/Slow_Down_Online_Guessing_Attacks_with_Device_Cookies
 """
 
@@ -21,7 +21,7 @@ from sqlalchemy import Connection, Row, delete, insert, select, update
 from ..call_log.sanitize import clean_text
 from ..call_log.tables import operator_sessions
 
-#: Seen again within this time, nothing is written.
+#: The time of last use is written at most so often.
 SEEN_EVERY = timedelta(minutes=1)
 _MOST_LISTED = 200
 _BROWSER_CHARS = 300
@@ -29,7 +29,7 @@ _BROWSER_CHARS = 300
 
 @dataclass(frozen=True, slots=True)
 class Lasts:
-    """How long sessions last: `idle` without a request, unless kept, and `longest` in any case."""
+    """How long sessions last: `idle` without a request unless kept, and at most `longest`."""
 
     idle: timedelta = timedelta(hours=12)
     longest: timedelta = timedelta(days=30)
@@ -37,7 +37,7 @@ class Lasts:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A session as it is shown; nobody can sign in with its `key`."""
+    """A session for display; its `key` is not the value of its cookie."""
 
     key: str
     operator: str
@@ -64,7 +64,7 @@ def start(
     client: str,
     browser: str,
 ) -> str:
-    """Start a session and return its id, which is kept nowhere. Those that are over go."""
+    """Start a session, delete expired ones, and return its id, which is not stored."""
     connection.execute(delete(operator_sessions).where(operator_sessions.c.expires_at <= now))
     session_id = secrets.token_urlsafe(32)
     ends_at = now + lasts.longest
@@ -85,15 +85,15 @@ def start(
 
 
 def find(connection: Connection, key: str, now: datetime) -> Row[Any] | None:
-    """Return the row of a session that is not over."""
-    wanted = select(operator_sessions).where(
+    """Return the row of a session that has not expired."""
+    session = select(operator_sessions).where(
         operator_sessions.c.id_hash == key, operator_sessions.c.expires_at > now
     )
-    return connection.execute(wanted).one_or_none()
+    return connection.execute(session).one_or_none()
 
 
 def see(connection: Connection, session: Row[Any], now: datetime) -> None:
-    """Write down that a session is in use, so that it does not end for lack of it."""
+    """Note that a session is in use, and extend it."""
     changes: dict[str, datetime] = {"last_seen_at": now}
     if session.idle_s is not None and session.ends_at is not None:
         changes["expires_at"] = min(now + timedelta(seconds=session.idle_s), session.ends_at)
@@ -101,12 +101,12 @@ def see(connection: Connection, session: Row[Any], now: datetime) -> None:
 
 
 def confirm(connection: Connection, key: str, now: datetime) -> None:
-    """Write down that the password was given once more."""
+    """Note that the password was given once more."""
     _change(connection, key, {"confirmed_at": now})
 
 
 def end(connection: Connection, key: str, *, operator: str | None = None) -> str | None:
-    """End a session, if `operator` is given only one of theirs; return whose it was."""
+    """End a session, of `operator` if given; return its operator, None if there is none."""
     ended = delete(operator_sessions).where(operator_sessions.c.id_hash == key)
     if operator is not None:
         ended = ended.where(operator_sessions.c.operator == operator)
@@ -122,16 +122,16 @@ def end_all(connection: Connection, operator: str) -> int:
 def listed(
     connection: Connection, now: datetime, *, operator: str | None = None
 ) -> tuple[Session, ...]:
-    """Return the sessions that are not over, of one operator or of all, the last seen first."""
-    wanted = select(*_COLUMNS).where(operator_sessions.c.expires_at > now)
+    """Return sessions that have not expired, of one operator or of all, the last used first."""
+    rows = select(*_COLUMNS).where(operator_sessions.c.expires_at > now)
     if operator is not None:
-        wanted = wanted.where(operator_sessions.c.operator == operator)
-    newest = wanted.order_by(operator_sessions.c.last_seen_at.desc()).limit(_MOST_LISTED)
+        rows = rows.where(operator_sessions.c.operator == operator)
+    newest = rows.order_by(operator_sessions.c.last_seen_at.desc()).limit(_MOST_LISTED)
     return tuple(Session(*row) for row in connection.execute(newest))
 
 
 def key_of(session_id: str) -> str:
-    """Return what a session is kept under."""
+    """Return the key that a session is stored under."""
     return hashlib.sha256(session_id.encode("utf-8", "replace")).hexdigest()
 
 
@@ -144,14 +144,16 @@ def _change(connection: Connection, key: str, columns: dict[str, datetime]) -> N
 KNOWN_FOR_S = 365 * 24 * 3600
 
 
-def make(key: bytes, name: str) -> str:
-    """Return what a browser is to keep that signed in as `name`; `key` is a secret of ours
-    that changes with the password: else who knew an old one could have many such."""
+def browser_cookie(key: bytes, name: str) -> str:
+    """Return a new cookie for a browser that signed in as `name`.
+
+    `key` is secret and changes with the password: an old password gives no valid cookies.
+    """
     return _signer(key, name).sign(secrets.token_urlsafe(16)).decode()
 
 
-def id_of(key: bytes, name: str | None, cookie: str | None) -> str | None:
-    """Return the browser's id, None if it never signed in as `name`."""
+def browser_id(key: bytes, name: str | None, cookie: str | None) -> str | None:
+    """Return the id of a browser, None if it has not signed in as `name`."""
     if not name or not cookie:
         return None
     try:

@@ -22,8 +22,8 @@ from millis_hooks.call_log.deliveries import Delivery, insert_deliveries
 from millis_hooks.call_log.migrations import open_database
 from millis_hooks.call_log.raw_body import MARK
 from millis_hooks.call_log.tables import (
+    audit_log,
     calls,
-    deeds,
     deliveries,
     handler_runs,
     inbox,
@@ -134,7 +134,7 @@ def insert_hostile(url: str) -> None:
         (calls, {"session_id": HOSTILE, "received_at": datetime(1, 1, 1, tzinfo=UTC)}),
         (calls, {"session_id": "-z", "received_at": datetime.max.replace(tzinfo=UTC)}),
         (calls, {"session_id": "x" * 5000, "received_at": NOW, "chars_used": MOST}),
-        (deeds, {"at": NOW, "action": HOSTILE, "operator": "", "times": 2}),
+        (audit_log, {"at": NOW, "action": HOSTILE, "operator": "", "times": 2}),
         (operators, {"name": HOSTILE, "role": "view", "password_hash": "x", "created_at": NOW}),
         (
             summaries,

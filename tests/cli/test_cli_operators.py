@@ -12,7 +12,7 @@ from sqlalchemy.exc import OperationalError
 from typer.testing import CliRunner, Result
 
 from millis_hooks.call_log.database import Database
-from millis_hooks.call_log.tables import calls, deeds, operators
+from millis_hooks.call_log.tables import audit_log, calls, operators
 from millis_hooks.call_log.upkeep.removal import Removal, writing_by
 from millis_hooks.cli.commands import app
 from millis_hooks.operators import Operators, Refused, SignedIn
@@ -57,7 +57,7 @@ def password_hash(database: Database) -> str:
 
 
 def recorded(database: Database) -> list[tuple[str | None, str, str | None]]:
-    return [(row.operator, row.action, row.subject) for row in rows(database, deeds)]
+    return [(row.operator, row.action, row.subject) for row in rows(database, audit_log)]
 
 
 def test_an_operator_is_added_with_a_password_from_a_pipe(run: Run, database: Database) -> None:

@@ -48,8 +48,8 @@ class Team(Site):
         return self.browser.post(self.prefix + path, data=fields)
 
     def actions(self) -> list[tuple[str | None, str, str | None]]:
-        deeds = self.operators.deeds(Operator("admin"), size=100)
-        return [(each.operator, each.action, each.subject) for each in reversed(deeds)]
+        entries = self.operators.audit_log(Operator("admin"), size=100)
+        return [(each.operator, each.action, each.subject) for each in reversed(entries)]
 
 
 @pytest.fixture
@@ -205,7 +205,7 @@ def test_who_may_only_view_sees_their_own_sessions_and_deeds(site: Team) -> None
     site.enter_as("view")
     twin = site.get("/operators.json").json()
     assert {each["session"]["operator"] for each in twin["sessions"]} == {"view"}
-    assert {each["deed"]["operator"] for each in twin["deeds"]} == {"view"}
+    assert {each["entry"]["operator"] for each in twin["audit_log"]} == {"view"}
     assert twin["accounts"] == []
     assert "Your account" in site.page("/operators").text
 
@@ -238,9 +238,9 @@ def test_the_record_is_paged(site: Team) -> None:
     for number in range(60):
         site.operators.record(Operator("admin"), "replay", subject=f"-{number}")
     first = site.get("/operators.json").json()
-    assert len(first["deeds"]) == 50
+    assert len(first["audit_log"]) == 50
     page = site.page(f"/operators?before={first['older']}")
-    assert f"/operators?before={first['older']}#deeds" in site.page("/operators").links()
+    assert f"/operators?before={first['older']}#audit-log" in site.page("/operators").links()
     assert "-9" in page.text
     assert site.get("/operators?before=%00x").status_code == 200
 

@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import insert, select
 from typer.testing import CliRunner
 
-from millis_hooks.call_log.tables import deeds, rejection_counts
+from millis_hooks.call_log.tables import audit_log, rejection_counts
 from millis_hooks.checks import CheckResult, bad, ok, warn
 from millis_hooks.cli.commands import app
 from millis_hooks.dashboard import Setup, Trials
@@ -185,7 +185,9 @@ def test_secrets_are_masked_everywhere_until_they_are_revealed(tmp_path: Path) -
 
 def test_a_reveal_is_on_record(site: Site) -> None:
     site.browser.post("/setup/reveal")
-    actions = site.stored.write(lambda c: c.execute(select(deeds.c.action, deeds.c.subject)).all())
+    actions = site.stored.write(
+        lambda c: c.execute(select(audit_log.c.action, audit_log.c.subject)).all()
+    )
     assert ("reveal", "webhook secrets") in actions
 
 
@@ -433,7 +435,7 @@ def test_no_secret_goes_where_it_cannot_be_recorded(tmp_path: Path) -> None:
 
 
 def recorded(site: Site) -> list[str | None]:
-    wanted = select(deeds.c.subject).where(deeds.c.action == "send_test")
+    wanted = select(audit_log.c.subject).where(audit_log.c.action == "send_test")
     return list(site.stored.write(lambda connection: connection.scalars(wanted).all()))
 
 

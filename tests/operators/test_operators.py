@@ -11,11 +11,11 @@ from argon2 import PasswordHasher
 from pydantic import SecretStr
 from sqlalchemy import func, select
 
-from millis_hooks.call_log.tables import deeds, operator_sessions, operators
+from millis_hooks.call_log.tables import audit_log, operator_sessions, operators
 from millis_hooks.call_log.upkeep.retention import prune
 from millis_hooks.exceptions import StorageError
 from millis_hooks.operators import (
-    Deed,
+    AuditEntry,
     Lasts,
     Operator,
     Operators,
@@ -76,10 +76,10 @@ class Desk:
         return operator
 
     def done(self, to: Operator = ADMIN) -> list[tuple[str | None, str, str | None]]:
-        return [(each.operator, each.action, each.subject) for each in self.deeds(to)]
+        return [(each.operator, each.action, each.subject) for each in self.audit_log(to)]
 
-    def deeds(self, to: Operator = ADMIN) -> tuple[Deed, ...]:
-        return self.operators.deeds(to, size=1000)
+    def audit_log(self, to: Operator = ADMIN) -> tuple[AuditEntry, ...]:
+        return self.operators.audit_log(to, size=1000)
 
     def guess(self, times: int, *, name: str = "admin", clients: int = 1) -> None:
         for number in range(times):
@@ -421,9 +421,9 @@ def test_what_operators_do_is_on_record(desk: Desk) -> None:
     cookie = desk.sign_in(client="192.0.2.1")
     desk.operators.record(ADMIN, "replay", subject="-call\x00" + 300 * "x", client="192.0.2.1")
     desk.operators.log_out(cookie)
-    actions = [(each.action, (each.subject or "")[:5]) for each in reversed(desk.deeds())]
+    actions = [(each.action, (each.subject or "")[:5]) for each in reversed(desk.audit_log())]
     assert actions == [("sign_in", ""), ("replay", "-call"), ("sign_out", "")]
-    assert max(len(each.subject or "") for each in desk.deeds()) == 200
+    assert max(len(each.subject or "") for each in desk.audit_log()) == 200
 
 
 def test_who_may_only_view_sees_what_is_their_own(desk: Desk) -> None:
@@ -437,8 +437,8 @@ def test_who_may_only_view_sees_what_is_their_own(desk: Desk) -> None:
 def test_the_record_is_read_page_by_page(desk: Desk) -> None:
     for number in range(5):
         desk.operators.record(ADMIN, "replay", subject=str(number))
-    first = desk.operators.deeds(ADMIN, size=2)
-    rest = desk.operators.deeds(ADMIN, before=first[-1].id, size=9)
+    first = desk.operators.audit_log(ADMIN, size=2)
+    rest = desk.operators.audit_log(ADMIN, before=first[-1].id, size=9)
     assert [each.subject for each in (*first, *rest)] == ["4", "3", "2", "1", "0"]
 
 
@@ -446,7 +446,7 @@ def test_refused_sign_ins_are_counted_by_client_and_hour(desk: Desk) -> None:
     desk.guess(3)
     desk.now += timedelta(hours=2)
     desk.guess(1)
-    assert [(each.action, each.times, each.client) for each in desk.deeds()] == [
+    assert [(each.action, each.times, each.client) for each in desk.audit_log()] == [
         ("refused", 1, "192.0.2.0"),
         ("refused", 3, "192.0.2.0"),
     ]
@@ -455,7 +455,7 @@ def test_refused_sign_ins_are_counted_by_client_and_hour(desk: Desk) -> None:
 def test_a_name_that_is_nobodys_is_not_put_on_record(desk: Desk) -> None:
     desk.guess(1, name="my password by mistake")
     desk.guess(1, name="nobody")
-    assert [(each.operator, each.times) for each in desk.deeds()] == [(None, 2)]
+    assert [(each.operator, each.times) for each in desk.audit_log()] == [(None, 2)]
 
 
 def test_guesses_from_many_clients_take_few_rows(
@@ -463,7 +463,7 @@ def test_guesses_from_many_clients_take_few_rows(
 ) -> None:
     monkeypatch.setattr("millis_hooks.operators.service.is_password", lambda *_: False)
     desk.guess(200, name="nobody", clients=200)
-    assert len(desk.deeds()) <= 51
+    assert len(desk.audit_log()) <= 51
 
 
 def test_the_record_is_pruned_with_the_calls(desk: Desk) -> None:
@@ -473,7 +473,7 @@ def test_the_record_is_pruned_with_the_calls(desk: Desk) -> None:
     before = NOW + timedelta(hours=1)
     list(prune(desk.stored.database.reader, desk.stored.write, before=before, now=desk.now))
     with desk.stored.database.reader.connect() as connection:
-        assert connection.scalars(select(deeds.c.action)).all() == ["replay"]
+        assert connection.scalars(select(audit_log.c.action)).all() == ["replay"]
 
 
 def test_a_full_disk_is_told_to_who_has_the_right_password_alone(desk: Desk) -> None:

@@ -26,8 +26,8 @@ from sqlalchemy import (
 
 from ..tables import (
     IS_UNPARSED,
+    audit_log,
     calls,
-    deeds,
     deliveries,
     operator_sessions,
     rejection_counts,
@@ -63,7 +63,7 @@ def prune(
     over = delete(operator_sessions).where(operator_sessions.c.expires_at <= now)
     write(lambda connection: connection.execute(over))
     write(lambda connection: _remove_rejections(connection, before))
-    done = delete(deeds).where(deeds.c.at < before)
+    done = delete(audit_log).where(audit_log.c.at < before)
     write(lambda connection: connection.execute(done))
     yield from in_batches(write, remove_sessions, _old_sessions(reader, before), batch_s=batch_s)
     yield from in_batches(write, remove_deliveries, _old_loose(reader, before), batch_s=batch_s)

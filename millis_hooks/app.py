@@ -184,12 +184,12 @@ class MillisHooks:
         if scope["type"] == "http" and path in _PROBES:
             await _PROBES[path](service, scope, send)
         elif scope["type"] == "http" and path == _METRICS:
-            await service.sites.metrics(scope, receive, send)
+            await service.metrics_endpoint(scope, receive, send)
         elif self.settings.sandbox and path.startswith(_SANDBOX):
-            await (await service.sites.stand_in())(scope, receive, send)
+            await service.emulator(scope, receive, send)
         else:
-            await service.turn()
-            await service.near_misses.serve(service.sites.dashboard, scope, receive, send, asked)
+            await service.page_turn()
+            await service.near_misses.serve(service.dashboard, scope, receive, send, asked)
 
     def _is_kept_from_others(self, scope: Scope, path: str, webhook: str | None) -> bool:
         """Tell whether a request that came in from elsewhere asks for what only this machine may

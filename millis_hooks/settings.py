@@ -354,6 +354,14 @@ class Settings(BaseModel):
         }
         return accepted | {secret.get_secret_value(): None for secret in own or self.secrets}
 
+    def secret_values(self) -> Iterator[str]:
+        """Yield the secrets that are set, to keep them out of the log."""
+        for hook in ("prefetch", "end_of_call"):
+            yield from self.accepted_secrets(hook)
+        for secret in (self.api_key, self.metrics_token, self.dashboard_password):
+            if secret is not None:
+                yield secret.get_secret_value()
+
     @field_validator("agent_secrets", "prefetch_default", mode="before")
     @classmethod
     def _read_json(cls, value: object, info: ValidationInfo) -> object:

@@ -20,7 +20,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from millis_hooks import ConfigError, EndOfCall, MillisHooks, PrefetchRequest, Router
 from millis_hooks.exceptions import StorageError
-from millis_hooks.service import Sites
+from millis_hooks.service import Service
 from support.app import AUTHORIZED, END_OF_CALL, PREFETCH, SECRET, MakeHooks, Rows, serving
 from support.waiting import eventually
 
@@ -476,14 +476,14 @@ def test_requests_that_come_together_start_it_once(hooks: MillisHooks) -> None:
 def test_pages_that_are_asked_for_together_make_the_dashboard_once(
     hooks: MillisHooks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made: list[Sites] = []
-    make = Sites._make_dashboard
+    made: list[Service] = []
+    make = Service._build_dashboard
 
-    def make_and_count(sites: Sites) -> ASGIApp:
-        made.append(sites)
-        return make(sites)
+    def make_and_count(service: Service) -> ASGIApp:
+        made.append(service)
+        return make(service)
 
-    monkeypatch.setattr(Sites, "_make_dashboard", make_and_count)
+    monkeypatch.setattr(Service, "_build_dashboard", make_and_count)
 
     async def together() -> list[int]:
         transport = httpx2.ASGITransport(hooks)

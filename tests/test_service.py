@@ -49,7 +49,7 @@ def test_a_start_that_fails_late_leaves_no_thread_behind(
     def fail(*_: object, **__: object) -> None:
         raise StorageError("gone")
 
-    monkeypatch.setattr("millis_hooks.service.Sites", fail)
+    monkeypatch.setattr("millis_hooks.service.NearMisses", fail)
     before = set(threading.enumerate())
     with pytest.raises(StorageError, match="gone"):
         asyncio.run(Service.start(settings_in(tmp_path), Router(), None))

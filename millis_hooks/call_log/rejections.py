@@ -1,11 +1,8 @@
-"""Writes down requests that were refused, where nobody waits for it and no flood can do harm.
+"""Rejected requests: a bounded queue in memory, and their rows in the call log.
 
-Whoever refuses a request only leaves a note in memory. A thread writes the notes, once a second at
-most: requests that are alike become one row, rows are few a minute, and of what was refused most
-often the oldest go. All are counted, by reason, so that a page can say how many there were.
-
-Every limit holds twice: for requests that brought an accepted secret, and for those of strangers,
-who can so take no room from them.
+Requests that are alike become one row a minute, rows are few a minute, and the oldest of what was
+rejected most often are removed first. All are counted by reason. Every limit holds twice: for
+requests that brought an accepted secret, and for others, who can so take no room from them.
 """
 
 from __future__ import annotations
@@ -13,14 +10,13 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections import Counter
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
-from sqlalchemy import Connection, Insert, Select, delete, insert, select, update
+from sqlalchemy import Connection, Insert, Select, delete, func, insert, select, update
 
 from ..environment.addresses import network_of
 from ..masking.error_report import describe_failure
@@ -30,13 +26,13 @@ from .tables import rejection_counts, rejections
 
 logger = logging.getLogger("millis_hooks.call_log")
 
-#: How long notes gather before they are written, in seconds.
-WRITE_EVERY_S = 1.0
+#: How long rejected requests gather before they are written, in seconds.
+WRITE_AFTER_S = 1.0
 #: Rows that a minute may add, and rows that are kept.
 ROWS_PER_MINUTE = 60
 KEPT_ROWS = 1_000
-#: Kinds of requests that may wait to become rows; more are only counted.
-_MOST_NOTES = 50
+#: Requests that may wait to be written; more are dropped, and their number is logged.
+MOST_WAITING = 1_000
 
 
 class Rejection(NamedTuple):
@@ -96,114 +92,82 @@ class RejectionCount:
     last_at: datetime
 
 
-#: What makes requests alike, whether they brought a secret first; and what they are counted by.
+#: Requests that agree in these are alike: they become one row a minute.
 _Alike: TypeAlias = tuple[bool, str, int, str, str]
-_Reason: TypeAlias = tuple[str, int, str]
-
-
-@dataclass(slots=True)
-class _Tally:
-    """How many there were, and when the first and the last came."""
-
-    first_at: datetime
-    last_at: datetime
-    times: int = 0
-
-    def add(self, at: datetime) -> None:
-        self.times += 1
-        self.last_at = at
-
-
-@dataclass(slots=True)
-class _Notes:
-    """What is to be written next."""
-
-    firsts: dict[_Alike, Rejection] = field(default_factory=dict)
-    alike: dict[_Alike, _Tally] = field(default_factory=dict)
-    counts: dict[_Reason, _Tally] = field(default_factory=dict)
-
-    def add(self, note: Rejection) -> None:
-        at = note.received_at
-        reason = (note.webhook, note.status_code, note.reason)
-        self.counts.setdefault(reason, _Tally(at, at)).add(at)
-        alike = _alike(note)
-        if alike in self.firsts or _room(_MOST_NOTES, self.firsts, alike[0]):
-            self.firsts.setdefault(alike, note)
-            self.alike.setdefault(alike, _Tally(at, at)).add(at)
 
 
 class RejectionLog:
-    """Takes notes of refused requests, from any thread, and has them written."""
+    """A bounded queue of rejected requests, which is written once a second at most."""
 
     def __init__(
         self,
-        write: Callable[[Callable[[Connection], dict[_Alike, int]]], dict[_Alike, int]],
+        write: Callable[[Callable[[Connection], None]], None],
         describe: Callable[[Rejection], Described],
     ) -> None:
-        """Write what `describe` leaves of a request, with `write`."""
+        """Write, with `write`, what `describe` leaves of a request."""
         self._write = write
         self._describe = describe
         self._lock = threading.Lock()
-        self._notes = _Notes()
-        self._is_noted = threading.Event()
-        self._is_closing = threading.Event()
-        self._thread: threading.Thread | None = None  # most never refuse anything
+        self._waiting: list[Rejection] = []
+        self._dropped = 0
+        self._timer: threading.Timer | None = None
         self._minute: datetime | None = None
-        self._rows: dict[_Alike, int] = {}  # those of this minute
+        self._rows: dict[_Alike, int] = {}  # the ids of those of this minute
 
     def note(self, rejection: Rejection) -> None:
-        """Have the request written down soon."""
+        """Have the request written soon; never waits."""
         with self._lock:
-            self._notes.add(rejection)
-            if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._run, name="millis-hooks-rejections", daemon=True
-                )
-                self._thread.start()
-        self._is_noted.set()
+            waiting = sum(each.brought_secret == rejection.brought_secret for each in self._waiting)
+            if waiting >= MOST_WAITING:
+                self._dropped += 1
+                return
+            self._waiting.append(rejection)
+            if self._timer is None:
+                self._timer = threading.Timer(WRITE_AFTER_S, self._empty)
+                self._timer.daemon = True
+                self._timer.start()
 
     def close(self) -> None:
-        """Write what is left, then end."""
-        self._is_closing.set()
-        self._is_noted.set()
-        if self._thread is not None:
-            self._thread.join()
+        """Write what is waiting."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._empty()
 
-    def _run(self) -> None:
-        while not self._is_closing.is_set():
-            self._is_noted.wait()
-            self._is_noted.clear()
-            self._write_notes()
-            self._is_closing.wait(WRITE_EVERY_S)
-        self._write_notes()
-
-    def _write_notes(self) -> None:
+    def _empty(self) -> None:
         with self._lock:
-            notes, self._notes = self._notes, _Notes()
-        if not notes.counts:
+            waiting, self._waiting = self._waiting, []
+            dropped, self._dropped = self._dropped, 0
+            self._timer = None
+        if dropped:
+            logger.warning("%d rejected requests were not kept: too many at once", dropped)
+        if not waiting:
             return
         try:
-            self._rows |= self._store(notes)
-        except Exception as error:  # whatever it is, the next ones shall be written
-            lost = sum(tally.times for tally in notes.counts.values())
+            self._write(partial(self._store, waiting))
+        except Exception as error:  # the next ones shall be written
+            self._rows.clear()
             why = describe_failure(error)
-            logger.warning("%d refused requests could not be written down: %s", lost, why)
+            logger.warning("%d rejected requests could not be written: %s", len(waiting), why)
 
-    def _store(self, notes: _Notes) -> dict[_Alike, int]:
-        """Write the notes, and return the rows that are new."""
-        rows = self._rows_in(max(tally.last_at for tally in notes.counts.values()))
-        described: dict[_Alike, Described] = {}
-        for brought_secret in (True, False):
-            new = [each for each in notes.firsts if each not in rows and each[0] == brought_secret]
-            room = _room(ROWS_PER_MINUTE, rows, brought_secret)
-            described |= {alike: self._describe(notes.firsts[alike]) for alike in new[:room]}
-        return self._write(partial(_write, notes, rows, described))
-
-    def _rows_in(self, moment: datetime) -> dict[_Alike, int]:
-        minute = moment.replace(second=0, microsecond=0)
+    def _store(self, waiting: Sequence[Rejection], connection: Connection) -> None:
+        minute = waiting[-1].received_at.replace(second=0, microsecond=0)
         if minute != self._minute:
             self._minute, self._rows = minute, {}
-        return self._rows
+        for group in _grouped(waiting, by=_reason):
+            connection.execute(_count(connection, group))
+        for group in _grouped(waiting, by=_alike):
+            self._store_alike(connection, group)
+        connection.execute(delete(rejections).where(rejections.c.id.in_(_surplus(known=True))))
+        connection.execute(delete(rejections).where(rejections.c.id.in_(_surplus(known=False))))
+
+    def _store_alike(self, connection: Connection, group: Sequence[Rejection]) -> None:
+        alike = _alike(group[0])
+        if alike in self._rows:
+            more = {"times": rejections.c.times + len(group), "last_at": group[-1].received_at}
+            row = update(rejections).where(rejections.c.id == self._rows[alike])
+            connection.execute(row.values(more))
+        elif sum(brought_secret == alike[0] for brought_secret, *_ in self._rows) < ROWS_PER_MINUTE:
+            self._rows[alike] = _insert(connection, group, self._describe(group[0]))
 
 
 def list_rejections(connection: Connection, *, limit: int) -> tuple[StoredRejection, ...]:
@@ -225,93 +189,69 @@ def count_rejections(connection: Connection) -> tuple[RejectionCount, ...]:
     return tuple(RejectionCount(**row) for row in connection.execute(counted).mappings())
 
 
-def _write(
-    notes: _Notes,
-    rows: Mapping[_Alike, int],
-    described: Mapping[_Alike, Described],
-    connection: Connection,
-) -> dict[_Alike, int]:
-    for alike in rows.keys() & notes.alike.keys():
-        _add_to(connection, rows[alike], notes.alike[alike])
-    for reason, tally in notes.counts.items():
-        connection.execute(_count(connection, reason, tally))
-    new = {
-        alike: _insert(connection, notes.firsts[alike], told, notes.alike[alike])
-        for alike, told in described.items()
-    }
-    if new:
-        connection.execute(delete(rejections).where(rejections.c.id.in_(_surplus(connection))))
-    return new
+def _grouped(
+    waiting: Sequence[Rejection], *, by: Callable[[Rejection], object]
+) -> Collection[Sequence[Rejection]]:
+    groups: dict[object, list[Rejection]] = {}
+    for rejection in waiting:
+        groups.setdefault(by(rejection), []).append(rejection)
+    return groups.values()
 
 
-def _surplus(connection: Connection) -> list[int]:
-    """Return the ids of the rows beyond those to keep: the newest row of each kind is kept before
-    the second of any, and so on.
-    """
-    seen: Counter[_Alike] = Counter()
-    ranked: list[tuple[int, bool, int]] = []
-    for row in connection.execute(_KINDS):
-        seen[_alike(row)] += 1
-        ranked.append((seen[_alike(row)], row.brought_secret, row.id))
-    ranked.sort(key=lambda each: each[0])
-    known, strangers = ([each for each in ranked if each[1] == is_] for is_ in (True, False))
-    return [row_id for *_, row_id in known[KEPT_ROWS:] + strangers[KEPT_ROWS:]]
+def _reason(rejection: Rejection) -> tuple[str, int, str]:
+    return rejection.webhook, rejection.status_code, rejection.reason
 
 
-def _room(most: int, taken: Collection[_Alike], brought_secret: bool) -> int:
-    return max(most - sum(alike[0] == brought_secret for alike in taken), 0)
+def _alike(rejection: Rejection) -> _Alike:
+    network = network_of(rejection.client or "")
+    return (rejection.brought_secret, *_reason(rejection), network)
 
 
-_KINDS = select(
-    rejections.c.id,
-    rejections.c.brought_secret,
-    rejections.c.webhook,
-    rejections.c.status_code,
-    rejections.c.reason,
-    rejections.c.client,
-).order_by(rejections.c.id.desc())
+def _insert(connection: Connection, group: Sequence[Rejection], described: Described) -> int:
+    first = group[0]
+    row = insert(rejections).values(
+        received_at=first.received_at,
+        webhook=first.webhook,
+        method=described.method,
+        status_code=first.status_code,
+        reason=first.reason,
+        brought_secret=first.brought_secret,
+        client=described.client,
+        query=described.query,
+        headers=json.dumps(described.headers),
+        body_bytes=described.body_bytes,
+        times=len(group),
+        last_at=group[-1].received_at,
+    )
+    return int(connection.execute(row.returning(rejections.c.id)).scalar_one())
+
+
+def _count(connection: Connection, group: Sequence[Rejection]) -> Insert:
+    c = rejection_counts.c
+    key = dict(zip((c.webhook, c.status_code, c.reason), _reason(group[0]), strict=True))
+    row = upsert(connection, rejection_counts).values(
+        {
+            **key,
+            c.times: len(group),
+            c.first_at: group[0].received_at,
+            c.last_at: group[-1].received_at,
+        }
+    )
+    more = {"times": c.times + row.excluded.times, "last_at": row.excluded.last_at}
+    counted: Insert = row.on_conflict_do_update(index_elements=list(key), set_=more)
+    return counted
+
+
+def _surplus(*, known: bool) -> Select[Any]:
+    """Select the ids of the rows beyond `KEPT_ROWS`: of each kind the newest row is kept before the
+    second of any, and so on."""
+    c = rejections.c
+    kind = (c.webhook, c.status_code, c.reason, c.client)
+    rank = func.row_number().over(partition_by=kind, order_by=c.id.desc()).label("rank")
+    ranked = select(c.id, rank).where(c.brought_secret.is_(known)).subquery()
+    return select(ranked.c.id).order_by(ranked.c.rank, ranked.c.id.desc()).offset(KEPT_ROWS)
 
 
 def _stored(row: Mapping[Any, Any]) -> StoredRejection:
     headers = tuple((name, value) for name, value in json.loads(row["headers"]))
     return StoredRejection(**{**row, "headers": headers})
-
-
-def _alike(note: Any) -> _Alike:
-    """Return what kind a rejection, or a row of `_KINDS`, is of."""
-    network = network_of(note.client or "")
-    return note.brought_secret, note.webhook, note.status_code, note.reason, network
-
-
-def _insert(connection: Connection, note: Rejection, told: Described, tally: _Tally) -> int:
-    row = insert(rejections).values(
-        received_at=tally.first_at,
-        webhook=note.webhook,
-        method=told.method,
-        status_code=note.status_code,
-        reason=note.reason,
-        brought_secret=note.brought_secret,
-        client=told.client,
-        query=told.query,
-        headers=json.dumps(told.headers),
-        body_bytes=told.body_bytes,
-        times=tally.times,
-        last_at=tally.last_at,
-    )
-    return int(connection.execute(row.returning(rejections.c.id)).scalar_one())
-
-
-def _add_to(connection: Connection, row_id: int, tally: _Tally) -> None:
-    more = {"times": rejections.c.times + tally.times, "last_at": tally.last_at}
-    connection.execute(update(rejections).where(rejections.c.id == row_id).values(more))
-
-
-def _count(connection: Connection, reason: _Reason, tally: _Tally) -> Insert:
-    c = rejection_counts.c
-    named = dict(zip((c.webhook, c.status_code, c.reason), reason, strict=True))
-    row = upsert(connection, rejection_counts).values(
-        {**named, c.times: tally.times, c.first_at: tally.first_at, c.last_at: tally.last_at}
-    )
-    more = {"times": c.times + row.excluded.times, "last_at": row.excluded.last_at}
-    counted: Insert = row.on_conflict_do_update(index_elements=list(named), set_=more)
-    return counted

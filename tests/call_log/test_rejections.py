@@ -248,7 +248,7 @@ def test_what_cannot_be_written_harms_nobody_and_the_next_is(
 
     log = RejectionLog(write, lambda _: DESCRIBED)
     log.note(rejection())
-    eventually(lambda: "1 refused requests could not be written down" in caplog.text)
+    eventually(lambda: "1 rejected requests could not be written" in caplog.text)
     log.note(rejection())
     log.close()
     assert [row.times for row in Queries(opened_log.reader).rejections()] == [1]
@@ -257,9 +257,8 @@ def test_what_cannot_be_written_harms_nobody_and_the_next_is(
 def test_nobody_waits_for_a_refusal_to_be_written() -> None:
     release = threading.Event()
 
-    def write(_: object) -> dict[Any, int]:
+    def write(_: object) -> None:
         release.wait(10)
-        return {}
 
     log = RejectionLog(write, lambda _: DESCRIBED)
     for _ in range(1_000):

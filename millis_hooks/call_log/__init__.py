@@ -1,6 +1,6 @@
-"""Storage: the tables, the one writer, processing, queries and migrations.
+"""The call log: its tables, the one writer, processing, queries and migrations.
 
-Knows nothing of HTTP and nothing of handlers.
+It knows nothing of HTTP and calls no handlers.
 """
 
 from __future__ import annotations

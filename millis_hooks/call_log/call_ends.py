@@ -1,4 +1,4 @@
-"""The ends of a call that were received, and what they come to."""
+"""The end-of-call deliveries of one call, merged into what the call is now."""
 
 from __future__ import annotations
 

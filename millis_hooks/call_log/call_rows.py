@@ -1,12 +1,9 @@
-"""Writes what digests say: calls, costs, search text and runs, in the caller's transaction.
+"""Writes projections to the tables: calls, costs, search text and pending runs.
 
-Repeating it changes nothing. This is for the first prefetch and the first end of a call, and for
-exact repetitions; `changes` is for what differs from what came before.
-
-The row of a run that is yet to be done.
-
-Whose a session is: the agent that began it. A secret that is bound to an agent is good for that
-agent's sessions alone.
+Everything happens in the caller's transaction, and repeating it changes nothing. It is for the
+first prefetch and the first end-of-call of a session and for exact repetitions of them;
+`rederive.py` handles a delivery that differs from an earlier one. A session belongs to the agent
+that began it: a secret that is bound to an agent is accepted for the sessions of that agent only.
 """
 
 from __future__ import annotations
@@ -181,7 +178,7 @@ def _already_ended(connection: Connection, session_ids: Sequence[str]) -> Collec
 
 def _require_repetitions(connection: Connection, digests: Sequence[Digest]) -> None:
     """Raise `StorageError` for an end that differs from those there are: another process has
-    written the first one since this was read, and `changes` puts them together."""
+    written the first one since this was read, and `rederive.py` puts them together."""
     read = {(each.call["session_id"], each.end.content_hash) for each in digests if each.end}
     if not read:
         return

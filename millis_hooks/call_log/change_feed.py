@@ -1,15 +1,9 @@
-"""Tells whoever listens in this process that calls have changed.
+"""The change feed: subscribers of this process learn which calls have changed.
 
-The one seam between those who write and those who watch: what happens in other processes is told
-here too, by `elsewhere.py` or `replicas.py`.
-
-What replicas tell one another of changes, as the text of a note: who tells, and what.
-
-Notices that another process has changed the call log's file, while somebody here listens.
-
-SQLite tells a connection whether others have written since: asked on the connection of the one
-writer, it leaves out what this process wrote, which was told by name already. `replicas.py` has the
-same for a server.
+Changes made by other processes are announced here too. On SQLite a thread polls
+`PRAGMA data_version` while somebody subscribes; it asks on the writer's connection, so that the
+writes of this process, which were announced by name, do not count. On PostgreSQL
+`notifications.py` does the same with LISTEN and NOTIFY.
 """
 
 from __future__ import annotations

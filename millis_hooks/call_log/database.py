@@ -1,11 +1,8 @@
-"""Opens the call log's database: where the file is made and how SQLite is set up.
+"""Opens the database of the call log, and creates and guards its file on SQLite.
 
 SQLite runs in WAL mode with `synchronous=FULL`: NORMAL passes every kill test and still loses
 acknowledged calls when the power goes (https://www.sqlite.org/wal.html#performance_considerations).
-
-The call log's file: made private, told from the files of others, and watched while it is open.
-
-A file that is damaged, or that another program made, is left exactly as it is.
+A file that is damaged, or that another program created, is left exactly as it is.
 """
 
 from __future__ import annotations

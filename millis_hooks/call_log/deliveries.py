@@ -1,4 +1,4 @@
-"""One request as it goes into the log, and the statements that put it there."""
+"""A delivery as it is stored, and the statements that insert it."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What has to be said differently to SQLite and to PostgreSQL, beyond what SQLAlchemy knows of.
+"""Differences between SQLite and PostgreSQL that SQLAlchemy does not cover.
 
-What PostgreSQL's errors mean to us, by SQLSTATE: https://www.postgresql.org/docs/current/errcodes-appendix.html
-
-Errors are known by their attributes: the driver is only imported where there is a PostgreSQL.
+Errors of PostgreSQL are classified by SQLSTATE
+(https://www.postgresql.org/docs/current/errcodes-appendix.html) and recognized by their attributes,
+so that the driver is only imported for a call log in PostgreSQL.
 """
 
 from __future__ import annotations

@@ -1,13 +1,9 @@
-"""The drift report: what Millis sent that nobody knew, how often, and since when.
-
-Finds are kept under the delivery they were made in, so that counts stay true when deliveries are
-read again or go.
-
-What of a message is new to us: unknown fields, unknown values, and what could not be read.
+"""The drift report: fields and values from Millis that this version does not know.
 
 Unknown is normal and refuses nothing; it is counted, so that somebody sees when Millis changes its
-format. Source of what is known: docs.millis.ai, core-concepts/webhooks, its OpenAPI file, and the
-payloads that public receivers handle.
+format. Each find is stored under its delivery, so counts stay true when deliveries are read again
+or removed. Known fields come from docs.millis.ai (core-concepts/webhooks), from its OpenAPI file,
+and from payloads that public receivers handle.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Tells whether a delivery would be stored now, by storing one and taking it back.
+"""Health of the call log: whether a delivery can be stored now, and how much work waits.
 
-How much waits in the call log, and for how long: questions for what watches the service.
-
-Marks a call log as the unfinished copy of another, which no service may take for the whole.
+The check stores a delivery and takes it back. A call log that is the unfinished copy of another is
+marked as such, and no service starts on it.
 """
 
 from __future__ import annotations

@@ -1,12 +1,9 @@
-"""One lock of the operating system for all processes of ours that write to a call log in a file.
+"""Locks of the operating system, held by one process at a time and released when it dies.
 
-Releases of SQLite from 3.7.0 to 3.51.2 have a bug (https://www.sqlite.org/wal.html#walresetbug):
-when one process commits while another copies the -wal file into the log, what was committed may be
-left out of the log for good, and the log be damaged. Where SQLite has it, a transaction and the
-copying that its commit may begin are done by one process at a time.
-
-One process at a time holds a lock that the operating system takes back when it dies, however it
-dies.
+SQLite 3.7.0 to 3.51.2 has a bug (https://www.sqlite.org/wal.html#walresetbug): when one process
+commits while another copies the -wal file into the database, the commit may be left out for good,
+and the file be damaged. On such versions a transaction, and the checkpoint that its commit may
+begin, happen under one lock of all processes of ours.
 """
 
 from __future__ import annotations

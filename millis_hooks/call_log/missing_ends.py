@@ -1,11 +1,9 @@
-"""What the call log lacks of what Millis' call logs have, and what is fetched to fill it in.
+"""Sessions without an end-of-call, and ends-of-call fetched from Millis' call logs.
 
-Functions work in the caller's transaction. What is fetched goes into the inbox like a webhook: it
-is processed, and handlers are called for it, by the service. Whether a call lacks its end is
-decided in the transaction that stores one, so only an end that says that the call was under way is
-ever followed by one that was fetched.
-
-An entry of Millis' call logs, as the end-of-call it tells of.
+Functions work in the caller's transaction. What is fetched goes into the inbox like a webhook: the
+service processes it and calls handlers for it. Whether a session lacks its end is decided in the
+transaction that stores one, so only an end that says that the call was still under way is ever
+followed by a fetched one.
 """
 
 from __future__ import annotations

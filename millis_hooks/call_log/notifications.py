@@ -1,10 +1,10 @@
-"""Tells the other processes on a PostgreSQL what changes here, and hears of it from them.
+"""The change feed between processes on one PostgreSQL, by LISTEN and NOTIFY.
 
-By LISTEN and NOTIFY. A note is sent after what it tells of was committed, in a transaction of its
-own: NOTIFY holds a lock of the whole database until its COMMIT is through, and that of a note does
-not wait for the disk. So writing takes as long as without. A note may be lost, with the process
-that was to send it or in a pooler that knows no LISTEN. So it is looked, too: whatever happens to
-calls draws from a sequence, and where something did and no note came, pages refresh.
+A notification is sent after the commit it tells of, in a transaction of its own: NOTIFY holds a
+lock of the whole database until its COMMIT is done, and this one does not wait for the disk. A
+notification may be lost, with its sender or in a pooler that does not support LISTEN. Therefore
+the sequences that every change draws from are polled as well, and pages refresh when one moved
+without a notification.
 """
 
 from __future__ import annotations

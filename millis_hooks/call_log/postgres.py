@@ -1,13 +1,10 @@
-"""Opens a call log that is in PostgreSQL: the two ways in, and how their sessions are set up.
+"""Opens a call log in PostgreSQL, and runs the transactions of its writer.
 
-Whatever the server's defaults are, nothing is acknowledged before it is on its disk.
-
-Runs the writer's transactions; on PostgreSQL again, if a lost connection has undone them.
-
-A connection that is lost while COMMIT is on its way leaves open whether it was carried out. So each
+Whatever the defaults of the server are, nothing is acknowledged before it is on its disk. When the
+connection is lost during COMMIT, nobody knows whether the transaction took place. So each
 transaction writes its number into a row of its writer: if the number is there, so is all the rest.
-Whoever repeats writes it first, and so waits until the server is through with the transaction that
-was given up. A statement the server comes to only later finds the number there, and does nothing.
+A repetition writes that row first, and so waits until the server has finished the transaction that
+was given up; a statement that reaches the server only later finds the number, and does nothing.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What the call log's schema is on PostgreSQL, as far as it is not the same everywhere.
+"""The schema of the call log on PostgreSQL, where it differs from SQLite.
 
 Text is compared by its bytes, as SQLite does, so lists have the same order on both and indexes are
-small. Calls are found by trigrams where the extension may be had, and by reading all texts where
-not.
+small. Search uses trigrams where the extension pg_trgm is available, and reads every text where it
+is not.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The triggers of `triggers.py`, as PostgreSQL has them: each calls a function of its own."""
+"""The triggers of `triggers.py` for PostgreSQL: each calls a function of its own."""
 
 from __future__ import annotations
 

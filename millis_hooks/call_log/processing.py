@@ -1,15 +1,13 @@
 """Turns stored deliveries into calls, after they were acknowledged.
 
 A stored delivery is its own to-do: its id stays in the inbox until one transaction has written
-everything derived from it. So a crash at any moment loses nothing, doing the work twice changes
-nothing, and a delivery that cannot be read holds up nobody.
+everything derived from it. So a crash at any moment loses nothing, repeating the work changes
+nothing, and a delivery that cannot be read delays no other.
 
-What may end the process is read alone, and counted before: what is large, and what another process
-left over. After two attempts that no process survived it is set aside. All else is read without a
-count: a process that dies of it leaves it over, and so does one that was killed by chance.
-
-One process at a time reads what another may have died of, so that nobody takes a delivery for
-poison while it is being read.
+A delivery that may have ended a process is read alone, and its attempt is counted before: large
+ones, and those that another process left behind. After two attempts that no process survived, it
+is set aside. One process at a time reads such deliveries, so that none is taken for poison while it
+is being read. All others are read without a count: a process that dies of one leaves it behind.
 """
 
 from __future__ import annotations

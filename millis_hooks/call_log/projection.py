@@ -1,6 +1,6 @@
-"""What a delivery says about its call, as rows: the derived columns, costs, search text and runs.
+"""Projects a delivery to rows: columns of its call, costs, search text and runs.
 
-Pure: bytes in, rows out. Everything here can be derived again from the raw delivery.
+Pure: bytes in, rows out. All of it can be derived again from the stored delivery.
 """
 
 from __future__ import annotations

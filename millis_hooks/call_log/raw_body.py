@@ -1,7 +1,7 @@
-"""Bodies as the database has them: as they were received, or in less room.
+"""The column type of bodies: stored as received, or compressed.
 
-New ones are stored as they come, since compressing takes longer than writing and somebody waits;
-`packing.py` compresses what is old. Whoever reads them through `RawBytes` sees no difference.
+New bodies are stored as they come, since compressing takes longer than writing and somebody waits;
+`upkeep/vacuum.py` compresses old ones. `RawBytes` reads both alike.
 """
 
 from __future__ import annotations

@@ -1,12 +1,9 @@
-"""Deliveries of a kind that the call has already: a second end, a second prefetch.
+"""Derives calls again from all their deliveries, when one differs from an earlier one.
 
-What is known of the call is derived anew from all its deliveries, so that it comes out the same
-whatever order they came in; and who has asked for it is called again where an end has changed it.
-
-Derives calls anew in a small log in memory, and brings the call log up to what came out.
-
-The code that processes deliveries writes into both, so what comes out is what a fresh call log
-would hold. Only what differs is written: most calls are what they were.
+A second end-of-call or a second prefetch may change a call. The call is derived anew from all its
+deliveries, so the result is the same in any order of arrival, and handlers that asked for it are
+called again. The code that processes deliveries writes into a small database in memory, so the
+result is what a fresh call log would hold; only what differs is then written to the call log.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Makes values from the wire fit for a column of any database.
 
-Databases refuse what JSON allows: NUL, lone surrogates, NaN, absurd figures and times.
+Databases refuse values that JSON allows: NUL, lone surrogates, NaN, absurd figures and times.
 """
 
 from __future__ import annotations

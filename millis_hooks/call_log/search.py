@@ -1,18 +1,14 @@
-"""Finding calls by what was said, by number and by id, on an index of trigrams.
+"""Finds calls by their text, by number and by id, on an index of trigrams.
 
-A search is a substring, not words, of the form that `folding.py` gives to texts and searches. The
-index starts at three characters; shorter searches read every text. SQLite has the index in FTS5,
-PostgreSQL in pg_trgm, which does not know where in a text a trigram is: all texts that have those
-of a search are read.
+A search is a substring, not a list of words. Texts and searches are folded by the same function on
+every database: lower case without accents, one blank for any white space, one kind of quotes,
+apostrophes, dashes and digits, no width forms. Signs that are letters of their own stay, such as
+the vowels of Thai and Hindi and the voicing of Japanese. The digits of all numbers follow each
+text, so a number is found in any spelling.
 
-Numbers are found however they are written: behind each text stand the digits of those in it.
-
-The form in which texts are searched: what a person does not tell apart is the same in it.
-
-Texts and searches go through the same function, on every database: small letters without accents,
-one blank for any white space, one kind of quotes, apostrophes, dashes and digits, no width forms.
-Signs that are letters of their own, as the vowels of Thai and Hindi and the voicing of Japanese,
-stay.
+The index starts at three characters; shorter searches read every text. SQLite has it in FTS5,
+PostgreSQL in pg_trgm, which does not know where in a text a trigram is, so it reads every text that
+has those of the search.
 """
 
 from __future__ import annotations

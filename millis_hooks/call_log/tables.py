@@ -1,7 +1,7 @@
 """The tables of the call log, as SQLAlchemy Core sees them.
 
-`migrations/` creates them; a test holds the two to each other. Raw bytes are evidence and stay as
-they came; every other column is derived from them and can be derived again.
+Raw bytes are evidence and stay as they came; every other column is derived from them and can be
+derived again.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
 """Triggers that count the changes to the calls of each hour, whatever code makes them.
 
 A summary remembers the count it was made at, so it is known to be out of date as soon as anything
-that it holds is added, changed or removed. Runs and attempts belong to the hour in which their call
-was received. Cost items are many and have no triggers: whoever writes them writes the call's
-`cost_total` in the same transaction. A migration that makes one of these tables anew has to make
-its triggers anew, too.
+in it is added, changed or removed. Runs and attempts belong to the hour in which their call was
+received. Cost items have no triggers: the code that writes them writes the call's `cost_total` in
+the same transaction. A migration that recreates one of these tables has to recreate its triggers.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """The one thread that writes, and the group commit.
 
-Whoever waits while a commit is being synced goes into the next one together: hundreds of
-deliveries share a sync, and so does the work of processing and of handler runs. A commit that fails
-acknowledges nobody. While nothing can be written, records that nobody waits for are kept in memory.
+Deliveries that arrive while a commit is being synced share the next one: hundreds of deliveries
+share a sync, and so does the work of processing and of handler runs. A commit that fails
+acknowledges none of them. While nothing can be written, records that nobody waits for are kept in
+memory.
 """
 
 from __future__ import annotations

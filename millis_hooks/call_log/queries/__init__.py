@@ -1,7 +1,6 @@
-"""What the pages and the command line read from the call log: lists, totals and one call.
+"""What pages and commands read from the call log: lists, totals and single calls.
 
-Everything here only reads, blocks while it does, and takes the time as an argument. How calls are
-found is in `filters.py`, `ways.py` and `listing.py`.
+Everything here only reads, blocks while it does, and takes the time as an argument.
 """
 
 from __future__ import annotations

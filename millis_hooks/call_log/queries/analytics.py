@@ -1,18 +1,10 @@
-"""Answers what the analytics page asks, from one state of the call log.
+"""The analytics report, read from one state of the call log.
 
-Whatever belongs to a call counts where the call was received, also a handler that was replayed
-long after. Costs of a redelivered call count once, as its rows do.
-
-What `Analytics` answers with: frozen, no database behind it.
-
-Durations are in seconds, latencies in milliseconds, costs in credits. Percentiles are exact and of
-single values, by the nearest rank. Names are as Millis sent them, cut to 100 characters; "" stands
-for those it did not send.
-
-Exact percentiles of numbers that come in several sorted lists, without merging them.
-
-A percentile is the smallest number that at least that share of all does not exceed (the nearest
-rank), so it is always one that was measured.
+Everything that belongs to a call counts at the time the call was received, also a handler that was
+replayed long after. The costs of a redelivered call count once, as its rows do. Durations are in
+seconds, latencies in milliseconds, costs in credits. Percentiles are exact, by the nearest rank: a
+percentile is the smallest measured value that at least that share of all does not exceed. Names are
+as Millis sent them, cut to 100 characters; "" stands for a missing name.
 """
 
 from __future__ import annotations

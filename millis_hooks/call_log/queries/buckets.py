@@ -1,6 +1,6 @@
-"""Cuts a period into hours, days or weeks as the clocks of a time zone show them.
+"""Hours, days and weeks of a period, as the clocks of a time zone show them.
 
-A day on which clocks change has 23 or 25 hours and is one bucket all the same.
+A day on which clocks change has 23 or 25 hours and is still one bucket.
 """
 
 from __future__ import annotations

@@ -1,12 +1,8 @@
-"""Which calls somebody wants to see, and each such wish as conditions on `calls`.
+"""Filters of calls, each as a condition on `calls` and, where one helps, an index.
 
-A wish is a condition that holds or not, and, where an index helps, a way to find what it leaves:
-`ways.py` chooses between them.
-
-Which calls have ended since a list of them was looked at.
-
-Ends are processed in the order they were stored in, so the delivery of the newest end is a mark in
-time that needs no clock.
+`index_plan.py` chooses between the indexes. Ends-of-call are processed in the order they were
+stored in, so the delivery of the newest end marks a moment without a clock: with it, pages ask
+which calls have ended since.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What has happened to calls since the last look, for who follows the call log from outside."""
+"""What has happened to calls since the last look, for `millis-hooks tail`."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""How to find the calls that are wanted, newest first, without reading all of them.
+"""Chooses how to find the newest calls that match some filters without reading all calls.
 
 SQLite does not know how many calls a condition leaves, and a plan that is quick for one agent takes
-seconds for another. So the log is asked: what leaves few calls names them, and they are sorted;
-else an index that has the calls in order of time is followed, and all else that is wanted is
-checked on the way.
+seconds for another. So the log is asked: a filter that leaves few calls names them, and they are
+sorted; otherwise an index in the order of time is followed, and all other filters are checked on
+the way.
 """
 
 from __future__ import annotations

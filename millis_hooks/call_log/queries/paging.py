@@ -1,6 +1,6 @@
-"""One page of calls, newest first, and how many calls there are of each outcome.
+"""One page of calls, newest first, and the number of calls of each outcome.
 
-Lists are paged by (received time, id), so calls that arrive do not shift a page that is open.
+Pages are keyed by (received time, id), so calls that arrive do not shift an open page.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What a question to the call log is answered with: frozen rows, no database behind them.
+"""The results of queries: frozen rows without a database behind them.
 
-See `tables.py` for what each column means, its unit and where it comes from.
+`tables.py` documents each column, its unit and its source.
 """
 
 from __future__ import annotations

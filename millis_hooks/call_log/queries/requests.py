@@ -1,8 +1,7 @@
-"""One page of requests to the webhooks, newest first: what was delivered, and what was refused.
+"""One page of requests to the webhooks, newest first: deliveries and rejected requests.
 
-The two are kept in tables of their own and listed as one, paged by (received time, table, id).
-
-What has come in so far, for a person who connects an agent: questions for `Queries.ask`.
+The two are in tables of their own and listed as one, keyed by (received time, table, id). The Setup
+page asks here what has arrived so far.
 """
 
 from __future__ import annotations

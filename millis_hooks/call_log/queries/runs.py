@@ -1,4 +1,4 @@
-"""What the command line reads of runs across calls: a list, how many there are, and the handlers.
+"""Runs across calls, for the command line: a list, their number, and the handlers.
 
 Everything here only reads, on the caller's connection.
 """

@@ -1,7 +1,7 @@
-"""Tallies of whole UTC hours, kept so that long periods need not be read call by call.
+"""Tallies of whole UTC hours, stored so that long periods need not be read call by call.
 
-An hour's summaries count for as long as nothing of the hour has changed since they were made: see
-`triggers.py`. What changes often, the last hours, is not summarized.
+The summary of an hour is valid until something of that hour changes, see `triggers.py`. The last
+hours change often and are not summarized.
 """
 
 from __future__ import annotations

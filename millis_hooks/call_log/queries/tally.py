@@ -1,11 +1,7 @@
-"""What is counted of a stretch of time: numbers by measure and name, and samples by measure.
+"""Tallies of a span of time, from the rows: numbers by measure and name, and samples.
 
-Tallies of several stretches add up to that of all of them, which averages and percentiles do not:
-samples are therefore kept one by one.
-
-Tallies stretches of time from the rows themselves: what is true, and slow for long stretches.
-
-Calls that were made up are no part of it.
+Tallies of several spans add up to the tally of all of them; averages and percentiles would not, so
+samples are kept one by one. Made-up calls are left out. Correct, and slow for long spans.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Out and in: calls as CSV and JSON lines, and back from JSON lines."""
+"""Export and import of calls as CSV and JSON lines, and copies of whole call logs."""

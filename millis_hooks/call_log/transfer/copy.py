@@ -1,20 +1,11 @@
-"""Makes one call log the copy of another, on either kind of database.
+"""Makes one call log a copy of another, on either kind of database.
 
-Table by table, in the order of the primary keys, a batch of rows is held against what the copy has
-between the same keys, and what differs is written. So a copy that was cut short is simply begun
-again, and a second time takes over what has changed since the first. What is read is one state of
-the source, however long it takes. Rows are copied as they are stored: ids stay, and so do packed
-bodies.
-
-The tables that hold data, with their values as they are stored, and ways to go through them.
-
-What ids a call log gives next: of one that was copied, none that was ever given away.
-
-Writes the rows in which a copy of a call log differs from what it is a copy of.
-
-The steps of copying a call log: who may be copied where, the comparison, and the end.
-
-From the first step to the last the target is marked as unfinished, and no service starts on it.
+Table by table, in the order of the primary keys, a batch of rows is compared with the rows of the
+copy between the same keys, and what differs is written. A copy that was interrupted is simply begun
+again; repeating it takes over what has changed since. The source is read in one state, however long
+that takes. Rows are copied as they are stored, with their ids, and the copy never gives an id that
+the source has given. From the first step to the last the target is marked as unfinished, and no
+service starts on it.
 """
 
 from __future__ import annotations

@@ -1,26 +1,18 @@
-"""Writes calls in one of the formats, with what the masking policy hides hidden.
+"""Exports calls as CSV or JSON lines, with the masking policy applied.
 
-Which calls go out, and reading them one after another.
-
-Which ones they are is settled at once, in one look at the log: what comes later is not among them.
-Each is then read at its turn, the first received first, so no write waits for an export, and memory
+The calls are chosen at once, in one look at the log: calls that arrive later are not among them.
+Each is then read in its turn, the first received first, so no write waits for an export, and memory
 holds one number for each call (8 bytes) and a handful of calls.
 
-Calls as CSV, fit for programs and safe in spreadsheets.
-
-RFC 4180: commas, quotes where they are needed, CRLF; in UTF-8, with a row of names first. Times are
-ISO 8601 in UTC, booleans `true` and `false`, and what is not known is empty.
-
-A spreadsheet takes a cell that begins with = + - @ for a formula, whoever wrote it. So a text that
-begins with one of these (blanks and control characters aside), with a tab or with a line break gets
-an apostrophe in front, which spreadsheets take for "this is text". Two kinds of text are left as
-they are, because programs look them up and no formula can be written in them: phone numbers (`+`
-and digits) and ids (`-` and then letters, digits, `-` and `_`). `-Ox1demo` stays, `-1+1|cmd` does
-not, nor does `-A1-B2`, which names cells.
-A text that begins with an apostrophe gets one more, so a program that takes one away wherever
-there is one has what the call log has.
-
-An export in pieces, for somebody who takes it as it is made.
+CSV follows RFC 4180: commas, quotes where they are needed, CRLF; UTF-8, with a row of names first.
+Times are ISO 8601 in UTC, booleans `true` and `false`, unknown values empty. A spreadsheet takes a
+cell that begins with = + - @ for a formula, whatever its source. So a text that begins with one of
+these (after blanks and control characters), with a tab or with a line break gets an apostrophe in
+front, which spreadsheets read as "this is text". Phone numbers (`+` and digits) and ids (`-`, then
+letters, digits, `-` and `_`) stay as they are, because programs look them up and cannot hold a
+formula: `-Ox1demo` stays, `-1+1|cmd` and `-A1-B2`, which names cells, do not. A text that begins
+with an apostrophe gets one more, so a program that removes one from every such text has what the
+call log has.
 """
 
 from __future__ import annotations

@@ -1,17 +1,13 @@
-"""Calls from a file, into the call log.
+"""Imports calls from a file into the call log.
 
-What is read becomes deliveries and is stored and processed as if it had come in by webhook, except
-that it is marked as imported: handlers are for calls that have just ended, and none is called for
-it. A delivery the log already has is left out, so an import that was cut short is simply begun
-again.
+Each becomes deliveries that are stored and processed like webhooks, except that they are marked as
+imported and no handler is called for them: handlers are for calls that have just ended. A delivery
+that the log already has is left out, so an interrupted import is simply begun again.
 
-Besides lines that `millis-hooks export --raw` made, entries of Millis' call logs are read: alone,
-in a list, or in the object that Millis' API answers with. An entry is kept as the end-of-call it
-tells of, in compact JSON, as if received when the call ended.
-
-Files of JSON, value after value: one on each line, or a whole file that is one value.
-
-Millis' API answers with one value, which may be spread over many lines: `{"histories": [...]}`.
+A file has lines of `millis-hooks export --raw`, or entries of Millis' call logs: alone, in a list,
+or in the object that Millis' API answers with (`{"histories": [...]}`), one value a line or one
+value over many lines. An entry is stored as its end-of-call, in compact JSON, as if received when
+the call ended.
 """
 
 from __future__ import annotations

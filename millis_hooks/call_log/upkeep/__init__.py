@@ -1,1 +1,1 @@
-"""Keeps the call log in order."""
+"""Removal, retention, backup, vacuum and reprocessing of the call log."""

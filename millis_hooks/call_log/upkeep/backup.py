@@ -1,10 +1,8 @@
 """Copies a live call log into another file, by SQLite's online backup.
 
-One read transaction holds from the first page to the last. So the copy is the log as it was when
-it began, with every call that was acknowledged by then, and nobody who writes has to wait; until
-the end the -wal file grows by what is written meanwhile.
-
-Statements that take long and that Ctrl-C should end all the same.
+One read transaction holds from the first page to the last. So the copy is the log as it was at the
+beginning, with every call that was acknowledged by then, and no writer waits; until the end the
+-wal file grows by what is written meanwhile. Ctrl-C ends it within a statement.
 """
 
 from __future__ import annotations

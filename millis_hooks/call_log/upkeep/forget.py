@@ -1,7 +1,7 @@
-"""Finds and removes everything kept about a telephone number, or under one session.
+"""Finds and removes everything stored about a telephone number, or under one session.
 
-A number is compared by its digits, in whatever spelling it is given or stored. `erasure.py` sees
-to what deleted rows leave in the file.
+A number is compared by its digits, in whatever spelling it is given or stored. `removal.py` also
+erases what deleted rows leave in the file.
 """
 
 from __future__ import annotations

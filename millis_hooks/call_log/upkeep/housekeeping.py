@@ -1,8 +1,7 @@
-"""Removes what is older than `MILLIS_HOOKS_RETENTION_DAYS`, sums up what is settled and compresses
-old bodies, on a thread inside the service.
+"""Retention, summaries and compression of old bodies, on a thread of the service.
 
-Whoever delivers comes first: a batch is small, and after each the thread rests for many times as
-long as it took.
+Deliveries come first: a batch is small, and after each the thread rests for many times as long as
+it took.
 """
 
 from __future__ import annotations

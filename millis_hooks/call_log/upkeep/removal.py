@@ -1,12 +1,9 @@
-"""Takes sessions out of the log, with everything that is kept under them, in small batches.
+"""Removes sessions with everything stored under them, in small batches, and erases them.
 
-A call whose handlers are not done stays, and so does one with a delivery that is not processed yet:
-it would come back without what was known of it.
-
-Sees to it that what was deleted is gone from the file too.
-
-SQLite leaves deleted rows in the file until their place is used again, its full-text index keeps
-what it had until it is merged, and the -wal file holds pages as they were.
+A call stays while its handlers are not done or one of its deliveries is not processed yet: it would
+come back incomplete. SQLite leaves deleted rows in the file until their place is used again, its
+full-text index keeps their text until it is merged, and the -wal file holds the pages as they were;
+all three are erased.
 """
 
 from __future__ import annotations

@@ -1,18 +1,10 @@
-"""Reads stored deliveries again with the code there is now: after an upgrade, a fix, a setting.
+"""Reads stored deliveries again with the present code: after an upgrade, a fix, a setting.
 
-Session by session, so that each comes out as in a fresh call log: a session is taken at its first
-delivery that is chosen, with all of its deliveries that were processed. Those that still wait in
-the inbox are left to the service, which adds them as it always does.
-
-How far it came is kept in the call log; an interrupted one goes on there. Memory stays flat.
-
-Reads the deliveries of some sessions again, and puts what they tell in the place of what there
-is.
-
-What cannot be read any more becomes unparsed, and what can be read at last is stored as if it had
-just come in.
-
-Reads one stored delivery again, with all of its session, while the service goes on.
+It goes session by session, so that each comes out as in a fresh call log: a session is taken at its
+first chosen delivery, with all of its processed deliveries. Deliveries that still wait in the inbox
+are left to the service. A delivery that cannot be read any more becomes unparsed, and one that can
+be read at last is stored as if it had just come in. The progress is stored in the call log, so an
+interrupted run goes on there, and memory stays flat.
 """
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
-"""Removes what is older than it may become: calls with all their deliveries, and deliveries that
-belong to no call.
+"""Removes calls with all their deliveries, and deliveries without a call, by their age.
 
 Age is counted from the first delivery of a call. Memory stays flat however long the log is.
 """

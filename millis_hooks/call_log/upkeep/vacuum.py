@@ -1,11 +1,8 @@
-"""Writes the log's search index and then its file anew, without what deleted rows left in them.
+"""Rewrites the search index and the file without deleted rows, and compresses old bodies.
 
-Nobody else can write to the log meanwhile, and it takes twice its size of free disk for a time:
-once for the copy, and once for the -wal file the copy goes through.
-
-Compresses the bodies of old deliveries where they are: they then take about a quarter.
-
-The room they leave is used by what comes next; `millis-hooks vacuum` gives it back.
+A vacuum keeps all others from writing, and takes twice the size of the file on the disk for a time:
+once for the copy, and once for the -wal file that the copy goes through. Compressed bodies take
+about a quarter; new rows use the space they leave, and a vacuum gives it back.
 """
 
 from __future__ import annotations

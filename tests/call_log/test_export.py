@@ -319,6 +319,7 @@ def test_a_filter_that_means_nothing_is_refused(
     assert told in refused.stderr
 
 
+@pytest.mark.sqlite_only
 @pytest.mark.parametrize("form", ["csv", "jsonl"])
 def test_a_terminal_obeys_nothing_that_a_caller_said(
     log: StoredCalls, tmp_path: Path, form: str

@@ -31,8 +31,8 @@ from millis_hooks.call_log.tables import (
     keys,
     metadata,
 )
+from millis_hooks.call_log.upkeep import reprocess
 from millis_hooks.call_log.upkeep.reprocess import (
-    BATCH_DELIVERIES,
     Chosen,
     Reparse,
     Reread,
@@ -304,14 +304,22 @@ def test_a_delivery_that_nothing_can_be_derived_from_holds_up_no_other(
     assert "delivery 3 could not be processed" in caplog.text
 
 
+@pytest.fixture
+def _small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reprocess, "BATCH_DELIVERIES", 5)
+
+
+@pytest.mark.usefixtures("_small_batches")
 def test_an_interrupted_one_goes_on_where_it_was(log: Log) -> None:
-    log.take(*(ended(f"-s{number}") for number in range(BATCH_DELIVERIES + 20)))
+    log.take(*(ended(f"-s{number}") for number in range(7)))
     next(Reparse(log.database, Chosen(), version="1").batches())
     going_on = Reparse(log.database, Chosen(), version="1")
-    assert (going_on.is_resumed, going_on.place.after) == (True, BATCH_DELIVERIES)
-    assert sum(going_on.batches(), Reread()).deliveries == 20
+    assert (going_on.is_resumed, going_on.place.after) == (True, 5)
+    assert sum(going_on.batches(), Reread()).deliveries == 2
 
 
+@pytest.mark.sqlite_only
+@pytest.mark.usefixtures("_small_batches")
 @pytest.mark.parametrize(
     "other",
     [
@@ -322,7 +330,7 @@ def test_an_interrupted_one_goes_on_where_it_was(log: Log) -> None:
     ],
 )
 def test_other_work_begins_at_the_beginning(log: Log, other: dict[str, Any]) -> None:
-    log.take(*(ended(f"-s{number}") for number in range(BATCH_DELIVERIES + 20)))
+    log.take(*(ended(f"-s{number}") for number in range(7)))
     same: dict[str, Any] = {"chosen": Chosen(), "version": "1"}
     next(Reparse(log.database, **same).batches())
     assert Reparse(log.database, **same | other).place.after == 0

@@ -17,7 +17,6 @@ from millis_hooks import EndOfCall, MillisHooks, PrefetchRequest, PrefetchRespon
 from millis_hooks.dashboard.sandbox.form import read_draft
 from millis_hooks.operators import accounts
 from millis_hooks.operators.accounts import hash_password
-from millis_hooks.protocol.call_status import CallStatus
 from millis_hooks.sandbox.emulator.store import Notebook
 from support.app import MakeHooks
 from support.dashboard_site import HOSTILE, Page
@@ -240,8 +239,8 @@ def test_calls_of_the_sandbox_stay_out_of_the_analytics(sandbox: Sandbox) -> Non
     assert "No calls" in Page(sandbox.client.get("/analytics")).text
 
 
-@pytest.mark.parametrize("status", list(CallStatus))
-def test_a_call_ends_with_any_status(sandbox: Sandbox, status: str) -> None:
+@pytest.mark.parametrize("status", ["user-ended", "no-answer", "error"])
+def test_a_call_ends_with_the_chosen_status(sandbox: Sandbox, status: str) -> None:
     sandbox.start()
     assert sandbox.end(status=status, message="why")["hung_up"]["call_status"] == status
 
@@ -427,9 +426,7 @@ def test_a_link_has_the_draft_and_no_secret(sandbox: Sandbox) -> None:
     assert (params["key1"], params["value2"], params["include"]) == ("api_key", "gold", "1")
 
 
-@pytest.mark.parametrize(
-    "name", ["inbound", "outbound", "web", "voicemail", "error", "tool-calls", "hostile"]
-)
+@pytest.mark.parametrize("name", ["inbound", "tool-calls", "hostile"])
 def test_a_shipped_scenario_is_loaded_and_begins(sandbox: Sandbox, name: str) -> None:
     view = sandbox.view(f"scenario={name}")
     assert (view["draft"]["scenario"], view["problems"]) == (name, [])

@@ -276,14 +276,15 @@ class Race:
 
 @pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.usefixtures("_hasty")
-def test_of_a_thousand_handlers_interrupted_on_their_loop_none_is_lost(
-    loop: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("count", [100, pytest.param(1000, marks=pytest.mark.long)])
+def test_of_many_handlers_interrupted_on_their_loop_none_is_lost(
+    loop: str, count: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     choose(loop, monkeypatch)
     chance = random.Random(1)
 
     def work(executor: Executor) -> None:
-        races = [Race(chance.randrange(50_000)) for _ in range(1000)]
+        races = [Race(chance.randrange(50_000)) for _ in range(count)]
         for race in races:
             hit, missed = handler(race.run_later), handler(later)
             running = executor.submit(hit, CALL, race.told.done, race.told.left)

@@ -15,6 +15,7 @@ from filelock import FileLock
 from sqlalchemy import insert, select, text
 from typer.testing import CliRunner, Result
 
+from millis_hooks.call_log import database as database_module
 from millis_hooks.call_log.database import Database
 from millis_hooks.call_log.tables import keys
 from millis_hooks.call_log.upkeep import vacuum as vacuuming
@@ -217,7 +218,8 @@ def test_a_vacuum_that_has_to_wait_too_long_leaves_the_log_as_it_was(
             with other.writer.connect() as waiting:
                 raw: Any = waiting.connection.driver_connection
                 raw.execute("PRAGMA busy_timeout=0")
-            monkeypatch.setattr(vacuuming, "BUSY_TIMEOUT_S", 0.01)
+            for module in (database_module, vacuuming):
+                monkeypatch.setattr(module, "BUSY_TIMEOUT_S", 0.01)
             with pytest.raises(StorageError, match="is as it was"):
                 vacuuming.vacuum(other)
         finally:

@@ -389,11 +389,12 @@ def test_runs_are_for_the_handlers_that_were_written_down(log: Log) -> None:
     assert runs_for(EndOfCall.parse(end_of_call_body())) == ["all", "phone"]
 
 
+@pytest.mark.usefixtures("_small_batches")
 def test_where_others_write_it_rests_as_long_as_they_had_to_wait(log: Log) -> None:
-    log.take(*(ended(f"-s{number}") for number in range(2 * BATCH_DELIVERIES)))
+    log.take(*(ended(f"-s{number}") for number in range(10)))
     rests: list[float] = []
     batches = list(Reparse(log.database, Chosen(), version="1").batches(rest=rests.append))
-    assert sum(batches, Reread()).deliveries == 2 * BATCH_DELIVERIES
+    assert sum(batches, Reread()).deliveries == 10
     assert len(rests) == len(batches)
     assert min(rests) > 0
 
@@ -446,18 +447,19 @@ def test_the_command_reads_with_the_settings_there_are_now(log: Log) -> None:
     assert [call.direction for call in rows(log.database, calls)] == ["inbound"]
 
 
+@pytest.mark.usefixtures("_small_batches")
 def test_the_command_goes_on_where_it_was_stopped(
     log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    log.take(*(ended(f"-s{number}") for number in range(BATCH_DELIVERIES + 20)))
+    log.take(*(ended(f"-s{number}") for number in range(7)))
     with monkeypatch.context() as patched:
         patched.setattr(cli_reparse, "progress", _interrupted)
         stopped = run(log)
     assert stopped.exit_code == 130
-    assert f"Stopped. Deliveries read: {BATCH_DELIVERIES}; calls changed: 0." in stopped.output
+    assert "Stopped. Deliveries read: 5; calls changed: 0." in stopped.output
     gone_on = run(log)
     assert "Going on where the last one was stopped." in gone_on.output
-    assert "Deliveries read: 20; calls changed: 0." in gone_on.output
+    assert "Deliveries read: 2; calls changed: 0." in gone_on.output
 
 
 @contextmanager

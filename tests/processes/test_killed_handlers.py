@@ -40,10 +40,10 @@ def work(call):
 """
 
 UNCLAIMED = """
-from millis_hooks.runs import ledger
+from millis_hooks.runs import store
 
 if "unclaimed" in arguments:
-    ledger.claim = lambda *_, **__: []
+    store.claim = lambda *_, **__: []
 """
 
 POISONED = """

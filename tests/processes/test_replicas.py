@@ -33,14 +33,14 @@ def work(call):
 
 #: A process that is killed is missed sooner than by default.
 HANDLERS = f"""
-from millis_hooks.runs import many_processes
-many_processes.DEAD_AFTER_S = 2.0
+from millis_hooks.runs import processes
+processes.DEAD_AFTER_S = 2.0
 {WORK}"""
 
 #: Works until the file `go-on` is there.
 PATIENT = """
-from millis_hooks.runs import many_processes
-many_processes.DEAD_AFTER_S = 2.0
+from millis_hooks.runs import processes
+processes.DEAD_AFTER_S = 2.0
 
 @hooks.on_end_of_call
 def work(call):

@@ -28,10 +28,10 @@ from support.storage import opened
 # copied the -wal file, if it was time to.
 PROGRAM = """
 import json, sys, time
-from millis_hooks.call_log import write_lock
+from millis_hooks.call_log import locks
 from millis_hooks.call_log.database import Database
 
-write_lock.has_wal_reset_bug = lambda: True
+locks.has_wal_reset_bug = lambda: True
 database, spans = Database("sqlite:///" + sys.argv[1]), []
 print("ready", flush=True)
 sys.stdin.readline()
@@ -46,12 +46,12 @@ for number in range(int(sys.argv[2])):
         log = connection.connection.driver_connection
         log.ended = lambda: spans.append((begun, time.monotonic_ns()))
     if sys.argv[3] == "-1" and number % 10 == 9:
-        from millis_hooks.call_log.erasure import empty_wal
+        from millis_hooks.call_log.upkeep.removal import empty_wal
         empty_wal(database.writer)
 print(json.dumps(spans))
 """
 ENDED = """
-from millis_hooks.call_log.write_lock import LockedConnection
+from millis_hooks.call_log.locks import LockedConnection
 unlock = LockedConnection.unlock
 def unlock_and_note(self):
     if hasattr(self, "ended") and not self.in_transaction:

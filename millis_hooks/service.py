@@ -276,19 +276,8 @@ class Service:
         )
         self._close_later(self.end_of_call.close)
         self.near_misses = NearMisses(settings, self._rejections.note)
-        self._share_last_good_answers()
-
-    def _share_last_good_answers(self) -> None:
-        last_good, settings = self.prefetch.last_good, self._settings
-        if last_good is None:
-            return
-        from .webhooks.prefetch_cache import GoodAnswers, SharedAnswers
-
-        reader = self.call_log.database.reader
-        answers = GoodAnswers(reader, most=settings.last_good_max_entries)
-        shared = SharedAnswers(answers, last_good, max_age_s=settings.last_good_max_age_s, now=_now)
-        shared.start()
-        self._close_later(shared.close)
+        if self.prefetch.cache is not None:
+            self.prefetch.cache.load(log.database.reader, now=_now())
 
     def _start_metrics(self) -> None:
         metrics, runner = self.metrics, self.runner

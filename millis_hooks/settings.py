@@ -117,12 +117,6 @@ class Settings(BaseModel):
     prefetch_default: dict[str, Any] = Field(
         {}, description='The default answer, as JSON: {"metadata": {}, "extra_prompt": ""}.'
     )
-    last_good_max_age_s: float = Field(
-        24 * 3600, gt=0, description="Seconds a last good answer may be reused."
-    )
-    last_good_max_entries: int = Field(
-        10_000, gt=0, description="Callers whose last good answer is remembered."
-    )
     extra_prompt_max_chars: int = Field(
         8_000, gt=0, description="Characters of extra_prompt that are sent; more is cut off."
     )

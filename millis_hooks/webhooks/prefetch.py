@@ -37,7 +37,8 @@ from ..protocol.plain_values import as_object
 from ..protocol.test_marks import MarkOf, of_millis
 from ..settings import Settings
 from .auth import Gate, Grant
-from .prefetch_answer import Answer, LastGood, merge, read_answer
+from .prefetch_answer import Answer, merge, read_answer
+from .prefetch_cache import PrefetchCache
 from .responses import Refusals, reply, take_query, tell_of_secret
 
 if TYPE_CHECKING:
@@ -88,8 +89,7 @@ class PrefetchEndpoint:
         self._default = default
         self._mark_of = mark_of
         self._tracing = tracing
-        #: What callers were answered last, if that is what goes out when handlers fail.
-        self.last_good = _last_good(settings)
+        self.cache = PrefetchCache() if settings.prefetch_fallback == "last_good" else None
         named = [handler.name for handler in router if handler.hook == "prefetch"]
         self._outcomes = metrics.outcomes("prefetch", OUTCOMES)
         self._prefetch_s = metrics.prefetch_s
@@ -183,8 +183,8 @@ class PrefetchEndpoint:
         answer = merge(answers)
         body = answer.encode()
         # What is made up in a rehearsal is no good answer for the real caller.
-        if self.last_good is not None and not errors and not call.sandbox:
-            self.last_good.keep(call, body)
+        if self.cache is not None and not errors and not call.sandbox:
+            self.cache.keep(call, body)
         return Prepared(body, "fresh", reasons + answer.notes)
 
     async def _run(
@@ -228,23 +228,13 @@ class PrefetchEndpoint:
         reasons: list[str],
     ) -> Prepared:
         """Choose what goes out when no handler has answered."""
-        last_good = self.last_good.find(call) if self.last_good is not None else None
+        last_good = self.cache.find(call) if self.cache is not None else None
         if last_good is not None:
             return Prepared(last_good, "last_good", reasons)
         if self._settings.prefetch_fallback != "empty" and self._default is not None:
             return Prepared(self._default, "default", reasons)
         late = any(isinstance(error, HandlerTimeoutError) for error in errors)
         return Prepared(b"{}", "late" if late else "failed", reasons)
-
-
-def _last_good(settings: Settings) -> LastGood | None:
-    if settings.prefetch_fallback != "last_good":
-        return None
-    return LastGood(
-        max_entries=settings.last_good_max_entries,
-        max_age_s=settings.last_good_max_age_s,
-        monotonic=time.monotonic,
-    )
 
 
 def encode_default(settings: Settings) -> bytes | None:

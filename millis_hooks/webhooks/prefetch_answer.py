@@ -1,4 +1,4 @@
-"""What a prefetch is answered with: reads what handlers return, merges it, and remembers it.
+"""Prefetch answers: what handlers return, read and merged into what Millis takes.
 
 Millis reads `metadata` and `extra_prompt` (https://docs.millis.ai/core-concepts/webhooks). Other
 top-level names are the format of 2024; they are passed through and flagged.
@@ -7,9 +7,7 @@ top-level names are the format of 2024; they are passed through and flagged.
 from __future__ import annotations
 
 import re
-import threading
-from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -127,43 +125,3 @@ def _clean(prompt: str, max_chars: int, notes: list[str]) -> str:
         notes.append(f"extra_prompt was cut from {len(prompt)} to {max_chars} characters")
         prompt = prompt[:max_chars]
     return _UNSPEAKABLE.sub("", prompt.replace("\r\n", "\n"))
-
-
-class LastGood:
-    """The last good answer per caller and agent: bounded in number and in age."""
-
-    def __init__(
-        self, *, max_entries: int, max_age_s: float, monotonic: Callable[[], float]
-    ) -> None:
-        self._max_entries = max_entries
-        self._max_age_s = max_age_s
-        self._monotonic = monotonic
-        self._lock = threading.Lock()
-        self._answers: OrderedDict[tuple[str | None, ...], tuple[float, bytes]] = OrderedDict()
-
-    def keep(self, call: PrefetchRequest[Any], answer: bytes, *, age_s: float = 0.0) -> None:
-        """Remember `answer`, given so long ago, unless there is a newer one for this caller.
-
-        Without a phone number nobody is known. May be called from any thread.
-        """
-        if not (call.from_phone or call.to_phone):
-            return
-        key, given_at = _caller(call), self._monotonic() - age_s
-        with self._lock:
-            if key in self._answers and self._answers[key][0] > given_at:
-                return
-            self._answers[key] = (given_at, answer)
-            self._answers.move_to_end(key)
-            if len(self._answers) > self._max_entries:
-                self._answers.popitem(last=False)
-
-    def find(self, call: PrefetchRequest[Any]) -> bytes | None:
-        """Return the answer this caller got last, unless it is too old."""
-        kept_at, answer = self._answers.get(_caller(call), (0.0, None))
-        return answer if self._monotonic() - kept_at <= self._max_age_s else None
-
-
-def _caller(call: PrefetchRequest[Any]) -> tuple[str | None, ...]:
-    # Both numbers: where ours are not configured, one alone may be the agent's own on an outbound
-    # call, and the next customer would get the last one's answer.
-    return call.agent_id, call.from_phone, call.to_phone

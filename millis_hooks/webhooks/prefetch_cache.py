@@ -1,108 +1,85 @@
-"""Fills the memory of last good answers from the call log: with what other replicas answered, and
-with what was answered before the last start.
-
-On a thread of its own, every few seconds: whoever falls back looks into memory and waits for
-nobody. So an answer of another replica may be missing for as long.
-
-Reads what prefetches were answered with when nothing was wrong, by whichever process.
+"""The last good prefetch answer of each caller, for when handlers fail. It is kept in memory, and
+loaded from the call log at start.
 """
 
 from __future__ import annotations
 
-import logging
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections import OrderedDict
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Engine, Row, Select, func, select
+from sqlalchemy import Engine, Select, func, select
 
 from ..call_log.tables import deliveries
-from ..masking.error_report import describe_failure
 from ..protocol.events import PrefetchRequest
-from .prefetch_answer import LastGood
 
-logger = logging.getLogger("millis_hooks.prefetch")
+#: Callers whose last good answer is kept.
+MAX_CALLERS = 10_000
+#: How old an answer may be.
+MAX_AGE = timedelta(hours=24)
+#: How many of the newest deliveries are searched for answers at start.
+_SEARCHED = 20_000
 
-EVERY_S = 5.0
 
-
-class SharedAnswers:
-    """Remembers what others have answered."""
+class PrefetchCache:
+    """The last good answer by caller and agent."""
 
     def __init__(
-        self,
-        answers: GoodAnswers,
-        last_good: LastGood,
-        *,
-        max_age_s: float,
-        now: Callable[[], datetime],
+        self, *, max_callers: int = MAX_CALLERS, monotonic: Callable[[], float] = time.monotonic
     ) -> None:
-        self._answers = answers
-        self._last_good = last_good
-        self._max_age = timedelta(seconds=max_age_s)
-        self._now = now
-        self._closing = threading.Event()
-        self._thread = threading.Thread(
-            target=self._run, name="millis-hooks-shared-answers", daemon=True
-        )
+        self._max_callers = max_callers
+        self._monotonic = monotonic
+        self._lock = threading.Lock()
+        self._answers: OrderedDict[tuple[str | None, ...], tuple[float, bytes]] = OrderedDict()
 
-    def start(self) -> None:
-        self._thread.start()
+    def keep(self, call: PrefetchRequest[Any], answer: bytes, *, age_s: float = 0.0) -> None:
+        """Keep `answer`, given `age_s` seconds ago, unless there is a newer one for this caller.
 
-    def close(self) -> None:
-        self._closing.set()
-        self._thread.join()
+        Without a phone number there is no caller to keep it for. Any thread may call it.
+        """
+        if not (call.from_phone or call.to_phone):
+            return
+        key, given_at = _caller(call), self._monotonic() - age_s
+        with self._lock:
+            if key in self._answers and self._answers[key][0] > given_at:
+                return
+            self._answers[key] = (given_at, answer)
+            self._answers.move_to_end(key)
+            if len(self._answers) > self._max_callers:
+                self._answers.popitem(last=False)
 
-    def look(self) -> None:
-        """Remember what is new in the call log."""
-        now = self._now()
-        for row in self._answers.read(now - self._max_age):
-            call = PrefetchRequest.parse((row.query or "").encode())
-            age_s = max((now - row.received_at).total_seconds(), 0.0)
-            self._last_good.keep(call, row.answer, age_s=age_s)
+    def find(self, call: PrefetchRequest[Any]) -> bytes | None:
+        """Return the last good answer of this caller, unless it is too old."""
+        given_at, answer = self._answers.get(_caller(call), (0.0, None))
+        return answer if self._monotonic() - given_at <= MAX_AGE.total_seconds() else None
 
-    def _run(self) -> None:
-        wait_s, is_cut_off = 0.0, False
-        while not self._closing.wait(wait_s):
-            wait_s = EVERY_S
-            try:
-                self.look()
-                is_cut_off = False
-            except Exception as error:  # whatever it is: the thread must live
-                if not is_cut_off:
-                    logger.warning("answers are not shared for now: %s", describe_failure(error))
-                is_cut_off = True
+    def load(self, reader: Engine, *, now: datetime) -> None:
+        """Keep what callers were answered before the start, by any process on this call log.
 
-
-#: So many deliveries are looked through for each answer that is wanted, at most.
-_LOOKED_THROUGH = 20
-
-
-class GoodAnswers:
-    """Reads on where it read last, at most `most` at a time, the newest."""
-
-    def __init__(self, reader: Engine, *, most: int) -> None:
-        self._reader = reader
-        self._most = most
-        self._last_id = 0
-
-    def read(self, since: datetime) -> Sequence[Row[Any]]:
-        """Return `query`, `answer` and `received_at` of what came since then and since the last
-        time, the oldest first. Raises what SQLAlchemy raises."""
+        Raises what SQLAlchemy raises.
+        """
         d = deliveries.c
-        with self._reader.connect() as connection:
+        with reader.connect() as connection:
             newest = connection.scalar(select(func.max(d.id))) or 0
-            after = max(self._last_id, newest - _LOOKED_THROUGH * self._most)
             good: Select[Any] = (
                 select(d.query, d.answer, d.received_at)
-                .where(d.id > after, d.id <= newest, d.received_at >= since)
+                .where(d.id > newest - _SEARCHED, d.received_at >= now - MAX_AGE)
                 .where(d.kind == "prefetch", d.outcome == "fresh", d.reason.is_(None))
-                # What is made up in a rehearsal, or masked, is nobody's answer.
+                # Not what was made up for a rehearsal, or masked.
                 .where(d.source.is_(None), ~d.redacted, ~d.imported, d.answer.is_not(None))
                 .order_by(d.id.desc())
-                .limit(self._most)
+                .limit(self._max_callers)
             )
-            found = connection.execute(good).all()
-        self._last_id = newest
-        return found[::-1]
+            rows = connection.execute(good).all()
+        for row in reversed(rows):
+            age_s = max((now - row.received_at).total_seconds(), 0.0)
+            self.keep(PrefetchRequest.parse((row.query or "").encode()), row.answer, age_s=age_s)
+
+
+def _caller(call: PrefetchRequest[Any]) -> tuple[str | None, ...]:
+    # Both numbers: where ours are not configured, one alone may be the agent's own on an outbound
+    # call, and the next customer would get the last one's answer.
+    return call.agent_id, call.from_phone, call.to_phone

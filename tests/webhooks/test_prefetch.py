@@ -6,7 +6,6 @@ import asyncio
 import json
 import logging
 import threading
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,9 @@ import pytest
 from pydantic import BaseModel
 
 from millis_hooks import ConfigError, MillisHooks, PrefetchRequest, PrefetchResponse
-from millis_hooks.call_log.deliveries import insert_deliveries
 from millis_hooks.exceptions import HandlerError
-from millis_hooks.webhooks.prefetch_cache import GoodAnswers
 from support.app import END_OF_CALL, PREFETCH, MakeHooks, Rows, our_log, serving
 from support.paths import SAMPLES
-from support.storage import NOW, opened, prefetched
 from support.waiting import eventually
 
 DEFAULT = {"extra_prompt": "Ask for the name."}
@@ -335,27 +331,6 @@ def test_the_last_good_answer_may_be_one_of_another_process(make_hooks: MakeHook
     with serving(failing) as client:
         eventually(lambda: client.get(PREFETCH).json() == {"extra_prompt": "Hello Ann."})
         assert client.get(PREFETCH.replace("15550100", "15550111")).json() == {}
-
-
-@pytest.mark.both_databases
-def test_what_a_rehearsal_or_a_failure_was_answered_is_shared_with_nobody(
-    tmp_path: Path,
-) -> None:
-    with opened(tmp_path) as database, database.writer.begin() as connection:
-        insert_deliveries(
-            connection,
-            [
-                prefetched("-a", answer=b"{}", source="sandbox"),
-                prefetched("-b", answer=b"{}", outcome="default", reason="failed"),
-                prefetched("-c", answer=b"{}", reason="one of two failed"),
-                prefetched("-d", answer=b"good"),
-                prefetched("-e", answer=b"old", at=NOW - timedelta(days=2)),
-            ],
-        )
-    with opened(tmp_path) as database:
-        answers = GoodAnswers(database.reader, most=10)
-        assert [row.answer for row in answers.read(NOW - timedelta(days=1))] == [b"good"]
-        assert not answers.read(NOW - timedelta(days=1))
 
 
 @pytest.mark.parametrize(

@@ -1,24 +1,15 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import NullPool, create_engine
 
 from millis_hooks import PrefetchRequest, PrefetchResponse
 from millis_hooks.exceptions import HandlerError
-from millis_hooks.webhooks.prefetch_answer import Answer, LastGood, merge, read_answer
-from millis_hooks.webhooks.prefetch_cache import GoodAnswers, SharedAnswers
-from support.storage import NOW
-from support.waiting import eventually
-
-
-def caller(phone: str | None = "+15550100", agent_id: str = "-agent") -> PrefetchRequest:
-    return PrefetchRequest(session_id="-Ox1", agent_id=agent_id, from_phone=phone)
+from millis_hooks.webhooks.prefetch_answer import Answer, merge, read_answer
 
 
 def read(value: object, *, max_chars: int = 100, **metadata: str) -> Answer:
@@ -188,86 +179,3 @@ def test_any_text_or_dict_is_sent_as_json_or_refused(value: object) -> None:
     except HandlerError:
         return
     assert isinstance(json.loads(body), dict)
-
-
-class Clock:
-    now_s = 1000.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
-def last_good(clock: Clock, *, max_entries: int = 2) -> LastGood:
-    return LastGood(max_entries=max_entries, max_age_s=60, monotonic=clock)
-
-
-def test_a_caller_gets_the_last_good_answer_again() -> None:
-    remembered = last_good(Clock())
-    remembered.keep(caller(), b"old")
-    remembered.keep(caller(), b"new")
-    assert remembered.find(caller()) == b"new"
-
-
-@pytest.mark.parametrize("other", [caller("+15550199"), caller(agent_id="-other"), caller(None)])
-def test_nobody_gets_the_answer_of_somebody_else(other: PrefetchRequest) -> None:
-    remembered = last_good(Clock())
-    remembered.keep(caller(), b"mine")
-    assert remembered.find(other) is None
-
-
-def test_a_caller_of_our_one_number_is_told_from_the_next() -> None:
-    remembered = last_good(Clock())
-    outbound = PrefetchRequest(session_id="-1", from_phone="+15550199", to_phone="+15550100")
-    remembered.keep(outbound, b"mine")
-    next_one = PrefetchRequest(session_id="-2", from_phone="+15550199", to_phone="+15550101")
-    assert remembered.find(next_one) is None
-
-
-def test_without_a_number_nobody_is_known() -> None:
-    remembered = last_good(Clock())
-    remembered.keep(caller(None), b"somebody's")
-    assert remembered.find(caller(None)) is None
-
-
-def test_a_good_answer_is_good_for_its_time() -> None:
-    clock = Clock()
-    remembered = last_good(clock)
-    remembered.keep(caller(), b"good")
-    clock.now_s += 60
-    assert remembered.find(caller()) == b"good"
-    clock.now_s += 0.001
-    assert remembered.find(caller()) is None
-
-
-def test_an_older_answer_takes_no_newer_ones_place() -> None:
-    remembered = last_good(Clock())
-    remembered.keep(caller(), b"newer", age_s=10)
-    remembered.keep(caller(), b"older", age_s=20)
-    assert remembered.find(caller()) == b"newer"
-
-
-def test_of_many_callers_the_latest_are_remembered() -> None:
-    remembered = last_good(Clock())
-    for phone in ("1", "2", "1", "3"):
-        remembered.keep(caller(phone), phone.encode())
-    found = [remembered.find(caller(phone)) for phone in ("1", "2", "3")]
-    assert found == [b"1", None, b"3"]
-
-
-def test_answers_that_cannot_be_shared_are_told_of_once(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr("millis_hooks.webhooks.prefetch_cache.EVERY_S", 0.001)
-    looks: list[datetime] = []
-
-    def now() -> datetime:
-        looks.append(NOW)
-        return NOW
-
-    nowhere = create_engine("sqlite://", poolclass=NullPool)
-    last_good = LastGood(max_entries=1, max_age_s=1, monotonic=lambda: 0)
-    shared = SharedAnswers(GoodAnswers(nowhere, most=1), last_good, max_age_s=1, now=now)
-    shared.start()
-    eventually(lambda: len(looks) > 3)
-    shared.close()
-    assert caplog.text.count("answers are not shared for now") == 1

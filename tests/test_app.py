@@ -90,7 +90,7 @@ def test_a_service_that_cannot_store_is_alive_and_not_ready(
 
 
 @pytest.mark.parametrize("slashes", ["/", "//"])
-def test_a_slash_at_the_end_is_no_redirect(hooks: MillisHooks, slashes: str) -> None:
+def test_a_trailing_slash_is_not_redirected(hooks: MillisHooks, slashes: str) -> None:
     with serving(hooks, follow_redirects=False) as client:
         assert client.get(f"/millis/prefetch{slashes}?session_id=-Ox1").status_code == 200
         assert client.post(END_OF_CALL + slashes, content=BODY).status_code == 200
@@ -523,7 +523,7 @@ def test_a_handler_added_later_is_called_for_what_ends_from_then_on(
         assert eventually(lambda: ended) == ["-Ox2"]
 
 
-def test_a_database_that_is_none_is_a_storage_error(make_hooks: MakeHooks, tmp_path: Path) -> None:
+def test_an_invalid_database_is_a_storage_error(make_hooks: MakeHooks, tmp_path: Path) -> None:
     path = tmp_path / "not.db"
     path.write_bytes(b"this is no database, whatever its name says" * 100)
     hooks = make_hooks(database_url=f"sqlite:///{path}")

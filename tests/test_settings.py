@@ -223,7 +223,7 @@ def test_numbers_are_kept_as_millis_sends_them() -> None:
     "url", ["postgresql://u:sekret/calls", "postgresql://u:sekret@db:port/calls",
             "postgresql+psycopg://u:sekret@[::1/calls"],
 )  # fmt: skip
-def test_a_port_that_is_no_number_is_refused_and_may_be_the_password(url: str) -> None:
+def test_an_invalid_port_is_refused_without_being_shown(url: str) -> None:
     message = refusal(database_url=url)
     assert "expected postgresql://user:password@host/database" in message
     assert "sekret" not in message

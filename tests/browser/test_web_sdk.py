@@ -166,7 +166,7 @@ def test_the_call_is_in_the_dashboard_with_its_metadata(
     assert "the method 'app_background', which is none here" in notes
 
 
-def test_who_speaks_pauses_the_agent(page: Page, sandbox: Server) -> None:
+def test_speaking_pauses_the_agent(page: Page, sandbox: Server) -> None:
     agent = {
         "agent_id": "-Ox1ofTheSdk",
         "agent_config": {"first_message": "This is a long message. " * 40},

@@ -106,7 +106,7 @@ def test_a_file_that_appears_meanwhile_is_not_replaced(database: Database, targe
     assert target.read_text() == "mine"
 
 
-def test_the_log_is_no_place_for_its_copy(database: Database, tmp_path: Path) -> None:
+def test_a_backup_into_the_log_itself_is_refused(database: Database, tmp_path: Path) -> None:
     link = tmp_path / "link.db"
     link.hardlink_to(database.path)
     for target in (database.path, link):

@@ -216,7 +216,7 @@ def test_an_end_that_another_process_wrote_meanwhile_is_put_together_with_ours(l
 
 
 @pytest.mark.both_databases
-def test_by_default_a_change_calls_nobody_again(log: Log) -> None:
+def test_by_default_a_change_calls_no_handler_again(log: Log) -> None:
     log.take(end(UNDER_WAY, 0))
     log.succeed()
     log.take(end(OVER, 1))
@@ -252,7 +252,7 @@ def test_a_handler_that_wants_the_call_only_now_is_called_for_the_first_time(log
     assert not log.call().unhandled
 
 
-def test_what_is_imported_calls_nobody_on_a_change(log: Log) -> None:
+def test_an_imported_change_calls_no_handler(log: Log) -> None:
     log.hearing = {"usual"}
     log.take(end(UNDER_WAY, 0))
     log.succeed()
@@ -280,7 +280,7 @@ def test_of_very_many_ends_the_first_and_the_last_tell(log: Log) -> None:
     assert len(rows(log.database, deliveries)) == 24
 
 
-def test_fields_nobody_knows_and_objects_within_objects_are_put_together_too() -> None:
+def test_unknown_fields_and_nested_objects_are_merged() -> None:
     first = read({"x": {"a": {"b": 1, "c": []}, "d": 0}, "y": "kept", "z": False})
     later = read({"x": {"a": {"b": "", "c": [2]}, "d": 0}, "y": {}, "z": None})
     both = {"x": {"a": {"b": 1, "c": [2]}, "d": 0}, "y": "kept", "z": False}

@@ -34,7 +34,7 @@ def nothing() -> None:
     pass
 
 
-def test_a_change_is_told_to_everybody_who_listens() -> None:
+def test_every_listener_gets_a_change() -> None:
     news = Announcer()
     with news.listen(nothing) as one, news.listen(nothing) as other:
         news.tell([Change("started", "-s1"), Change("ended", "-s2")])
@@ -50,7 +50,7 @@ def test_the_same_change_is_told_once() -> None:
         assert listener.take() == (Change("runs", "-s1"),)
 
 
-def test_who_is_slow_is_told_to_refresh() -> None:
+def test_a_slow_listener_is_told_to_refresh() -> None:
     news = Announcer()
     with news.listen(nothing) as listener:
         news.tell(Change("ended", f"-{number}") for number in range(MOST_WAITING + 1))
@@ -69,7 +69,7 @@ def test_a_listener_is_woken_once_until_it_takes() -> None:
         assert len(woken) == 2
 
 
-def test_nobody_listening_costs_nothing() -> None:
+def test_changes_without_listeners_are_not_even_read() -> None:
     def changes() -> Iterator[Change]:
         raise AssertionError("nobody wants to know")
         yield

@@ -277,9 +277,7 @@ def test_a_log_is_not_copied_into_itself(logs: Logs) -> None:
     assert "the same call log" in result.output
 
 
-def test_an_unfinished_copy_is_of_one_log_and_the_source_of_none(
-    logs: Logs, tmp_path: Path
-) -> None:
+def test_an_unfinished_copy_has_one_source_and_is_none_itself(logs: Logs, tmp_path: Path) -> None:
     with (
         at(logs.source) as database,
         serving(MillisHooks(secrets=SECRET, database_url=logs.source)),

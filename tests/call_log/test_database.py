@@ -47,7 +47,7 @@ def test_every_connection_is_set_up_alike(
         assert connection.execute(text(f"PRAGMA {pragma}")).scalar() == value
 
 
-def test_nobody_writes_through_the_reader(tmp_path: Path) -> None:
+def test_the_reader_cannot_write(tmp_path: Path) -> None:
     with (
         opened(tmp_path) as database,
         database.reader.connect() as connection,
@@ -107,7 +107,7 @@ def test_a_file_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         Database(url_in(tmp_path / "nowhere"))
 
 
-def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
     (tmp_path / "log.db").write_bytes(b"minutes of the meeting" * 100)
     with pytest.raises(StorageError, match="is no call log: file is not a database"):
         CallLog(url_in(tmp_path))
@@ -124,7 +124,7 @@ def test_an_error_is_described_without_the_statement_and_its_values(tmp_path: Pa
     assert describe(ValueError("+14155550134")) == "ValueError"
 
 
-def test_a_key_is_made_once_for_all_who_open_the_log(tmp_path: Path) -> None:
+def test_a_key_is_made_once_and_kept(tmp_path: Path) -> None:
     made = []
     for _ in range(2):
         log = CallLog(url_in(tmp_path))

@@ -353,7 +353,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
     site.stored.database.close()
 
 
-def test_the_page_asks_who_is_there(site: Site) -> None:
+def test_the_drift_page_requires_sign_in(site: Site) -> None:
     assert site.get("/drift").status_code == 303
     assert site.get("/drift.json").status_code in {303, 401}
 

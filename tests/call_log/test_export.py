@@ -137,7 +137,7 @@ def test_jsonl_has_a_call_on_each_line_with_what_was_received(run: Run, log: Sto
     assert (delivery["answer_text"], delivery["latency_ms"]) == ("{}", 1.5)
 
 
-def test_bytes_that_are_no_text_are_in_base64(run: Run, log: StoredCalls) -> None:
+def test_binary_bodies_are_exported_in_base64(run: Run, log: StoredCalls) -> None:
     log.add_delivery(body=b"\xff\x00", outcome="unparsed", reason="not JSON")
     (line,) = lines(run("export", "--format", "jsonl", "--raw").stdout)
     assert line["session_id"] is None
@@ -218,7 +218,7 @@ def test_an_export_that_was_interrupted_leaves_no_file(
     assert list(tmp_path.glob("calls*")) == []
 
 
-def test_what_is_no_file_is_never_replaced(run: Run, log: StoredCalls, tmp_path: Path) -> None:
+def test_an_export_replaces_only_files(run: Run, log: StoredCalls, tmp_path: Path) -> None:
     assert f"{tmp_path} is no file" in run("export", str(tmp_path), "--force").stderr
 
 
@@ -244,7 +244,7 @@ def test_what_comes_later_is_not_in_it_and_what_goes_is_left_out(log: StoredCall
     assert told == ["-0", "-2"]
 
 
-def test_a_format_nobody_knows_is_refused(run: Run, log: StoredCalls) -> None:
+def test_an_unknown_format_is_refused(run: Run, log: StoredCalls) -> None:
     assert "Known: csv, jsonl." in run("export", "--format", "xls").stderr
 
 

@@ -229,7 +229,7 @@ def test_other_sessions_in_which_it_is_spoken_of_are_named(database: Database) -
 
 
 @pytest.mark.parametrize("who", ["-s1", "12345", "", "+", "4930x901820"])
-def test_what_is_no_number_is_told_apart(who: str) -> None:
+def test_a_text_that_is_not_a_number_is_reported(who: str) -> None:
     assert not forgetting.is_number(who)
 
 
@@ -322,7 +322,7 @@ def test_ones_own_number_is_in_every_call_and_is_refused(
     assert len(rows(database, calls)) == 1
 
 
-def test_nobody_is_forgotten_unless_somebody_says_yes(database: Database, run: Run) -> None:
+def test_forget_asks_before_it_deletes(database: Database, run: Run) -> None:
     receive(database, *whole_call("-s1", NUMBER))
     assert run(NUMBER).exit_code == 2
     assert len(rows(database, calls)) == 1

@@ -124,7 +124,7 @@ def test_the_system_takes_the_lock_from_a_program_that_dies(log: Database) -> No
     insert(log)
 
 
-def test_who_waits_goes_on_when_the_lock_is_free(log: Database) -> None:
+def test_a_waiting_writer_continues_when_the_lock_is_free(log: Database) -> None:
     for work in (insert, vacuum, lambda log: empty_wal(log.writer)):
         thread = threading.Thread(target=work, args=(log,))
         with held(log):

@@ -101,7 +101,7 @@ def test_a_replica_that_was_cut_off_listens_again(tmp_path: Path) -> None:
         eventually(lambda: was_told(Change("ended", "-a")))
 
 
-def test_what_nobody_told_of_is_noticed(tmp_path: Path) -> None:
+def test_a_change_without_a_notification_is_noticed(tmp_path: Path) -> None:
     refused = {"received_at": NOW, "last_at": NOW, "webhook": "prefetch", "method": "GET"}
     refused |= {"status_code": 401, "reason": "", "query": "", "headers": "[]", "times": 1}
     with replicas(tmp_path) as (one, other), watching(other) as was_told:
@@ -109,7 +109,7 @@ def test_what_nobody_told_of_is_noticed(tmp_path: Path) -> None:
         eventually(lambda: was_told(REFRESH))
 
 
-def test_nobody_listens_before_a_page_is_open(tmp_path: Path) -> None:
+def test_a_replica_listens_only_while_a_page_is_open(tmp_path: Path) -> None:
     with replicas(tmp_path) as (one, other):
         one.record(ended("-a"))
         assert listeners(one) == 0
@@ -146,7 +146,7 @@ def test_a_note_has_the_size_postgresql_takes() -> None:
 
 
 @pytest.mark.parametrize("note", ["", "[", "[1]", "7", '["x", [1]]', '["x", [["ended"]]]', "null"])
-def test_a_note_of_somebody_else_is_taken_for_any_change(note: str) -> None:
+def test_an_unreadable_notification_counts_as_any_change(note: str) -> None:
     assert read_note(note) == (None, (REFRESH,))
 
 

@@ -132,7 +132,7 @@ def test_what_is_being_read_elsewhere_is_neither_read_nor_set_aside(log: Log) ->
 
 
 @pytest.mark.both_databases
-def test_what_another_process_took_meanwhile_is_no_attempt(
+def test_a_delivery_taken_by_another_process_counts_no_attempt(
     log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log.store(ended("a"))
@@ -143,7 +143,7 @@ def test_what_another_process_took_meanwhile_is_no_attempt(
     assert log.attempts() == [0]
 
 
-def test_what_a_process_survived_is_no_attempt(log: Log) -> None:
+def test_a_delivery_that_a_process_survived_counts_no_attempt(log: Log) -> None:
     log.store(ended("a"))
     process = log.process()
 
@@ -160,7 +160,7 @@ def test_what_a_process_survived_is_no_attempt(log: Log) -> None:
     assert len(rows(log.database, calls)) == 1
 
 
-def test_what_there_is_no_memory_for_is_given_up_alone(
+def test_a_delivery_too_large_for_memory_is_set_aside_alone(
     log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log.deadly.clear()

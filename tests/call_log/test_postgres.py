@@ -281,7 +281,7 @@ def test_a_delivery_is_not_to_blame_for_a_session_that_ends_while_it_is_read(url
         assert [row.session_id for row in rows(database, calls)] == ["-s1"]
 
 
-def test_nobody_is_acknowledged_while_the_server_is_gone(
+def test_nothing_is_acknowledged_while_the_server_is_gone(
     log: CallLog, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("millis_hooks.call_log.database.BUSY_TIMEOUT_S", 0)

@@ -89,7 +89,7 @@ def test_an_end_of_call_becomes_a_call_with_costs_text_and_runs(log: Log) -> Non
     assert (run.call_id, run.handler, run.state) == (call.id, "notify", "pending")
 
 
-def test_whoever_does_runs_is_woken_only_when_there_are_some(log: Log) -> None:
+def test_the_runner_is_woken_only_for_new_runs(log: Log) -> None:
     log.process(ended("-s1"), prefetched("-s2"))
     assert log.times_woken == 1
     log.handlers = []
@@ -196,7 +196,7 @@ def test_a_prefetch_alone_is_a_call_that_has_not_ended(log: Log) -> None:
     assert rows(log.database, handler_runs) == []
 
 
-def test_a_prefetch_that_names_no_session_is_no_call(log: Log) -> None:
+def test_a_prefetch_without_a_session_makes_no_call(log: Log) -> None:
     assert log.process(prefetched("-s1", "agent_id=-a1"), prefetched("-s2", "")) == [2]
     assert rows(log.database, calls) == []
 
@@ -228,7 +228,7 @@ def test_what_is_another_agent_s_is_kept_and_means_nothing(log: Log, foreign: De
     assert [(call.agent_id, call.ended_at) for call in rows(log.database, calls)] == [("B", NOW)]
 
 
-def test_who_began_a_session_is_known_first_where_both_are_written_together(log: Log) -> None:
+def test_the_beginning_of_a_session_is_processed_before_its_end(log: Log) -> None:
     may_write = threading.Event()
     log.writer.submit(lambda _connection: may_write.wait(5))
 
@@ -244,7 +244,7 @@ def test_who_began_a_session_is_known_first_where_both_are_written_together(log:
     assert [row.outcome for row in rows(log.database, deliveries)] == ["fresh", "rejected"]
 
 
-def test_what_cannot_be_read_holds_up_nobody(log: Log) -> None:
+def test_an_unreadable_delivery_delays_no_other(log: Log) -> None:
     unreadable = [ended(f"-u{n}", body) for n, body in enumerate([b"", b"[1]", b"{", b"\xff" * 9])]
     log.process(*unreadable, ended("-s1"))
     assert [call.session_id for call in rows(log.database, calls)] == ["-s1"]

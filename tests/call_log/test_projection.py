@@ -121,7 +121,7 @@ def test_only_people_and_agents_take_turns() -> None:
     assert digest(chat=[{"role": role, "content": "-"} for role in roles]).call["turns"] == 3
 
 
-def test_a_prefetch_tells_who_calls_and_how_it_was_answered() -> None:
+def test_a_prefetch_has_the_caller_and_the_answer() -> None:
     query = b"session_id=-s1&agent_id=-a1&from=%2B15550100&to=%2B15550199&plan=gold"
     call = PrefetchRequest.parse(query, own_numbers=OWN)
     found = digest_prefetch(4, NOW, call, outcome="late", latency_ms=2000.5)

@@ -79,7 +79,7 @@ def test_calls_that_arrive_do_not_shift_an_open_page(stored: StoredCalls) -> Non
     "cursor",
     ["", "x", "!!", "é", "bnVsbA", "WzEsIDJd", "W10", "WyIyMDI2LTAxLTAxVDAwOjAwOjAwIiwgMWU5OTld"],
 )
-def test_a_cursor_that_is_none_is_ignored(stored: StoredCalls, cursor: str) -> None:
+def test_an_invalid_cursor_is_ignored(stored: StoredCalls, cursor: str) -> None:
     stored.add_call("-a")
     page = stored.queries.list_calls(CallFilter(), now=NOW, before=cursor)
     assert sessions(page) == ["-a"]
@@ -301,7 +301,7 @@ def test_of_many_runs_those_that_were_replaced_long_ago_are_left_out(stored: Sto
 
 
 @pytest.mark.parametrize("session_id", ["", "-none", "\x00", "\ud800", "' OR ''='", "x" * 10_000])
-def test_a_session_that_is_not_there_is_none(stored: StoredCalls, session_id: str) -> None:
+def test_an_unknown_session_is_none(stored: StoredCalls, session_id: str) -> None:
     stored.add_call("-a")
     assert stored.queries.call(session_id) is None
 

@@ -155,7 +155,7 @@ def test_a_flood_of_wrong_secrets_is_counted_and_kept_small(
     assert len(stored) < 2_000_000
 
 
-def test_who_comes_from_many_addresses_gets_few_rows_a_minute(opened_log: Database) -> None:
+def test_many_addresses_share_a_limit_of_rows_a_minute(opened_log: Database) -> None:
     note(opened_log, *(rejection(f"10.0.0.{number}") for number in range(200)))
     queries = Queries(opened_log.reader)
     assert 0 < len(queries.rejections()) <= rejections.ROWS_PER_MINUTE
@@ -236,7 +236,7 @@ def test_in_another_minute_they_are_another_row(opened_log: Database) -> None:
     assert [row.times for row in queries.rejections()] == [1, 1]
 
 
-def test_what_cannot_be_written_harms_nobody_and_the_next_is(
+def test_a_rejection_that_cannot_be_written_does_not_stop_the_next(
     opened_log: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
     answers = iter([StorageError("no disk")])
@@ -254,7 +254,7 @@ def test_what_cannot_be_written_harms_nobody_and_the_next_is(
     assert [row.times for row in Queries(opened_log.reader).rejections()] == [1]
 
 
-def test_nobody_waits_for_a_refusal_to_be_written() -> None:
+def test_a_refusal_is_answered_before_it_is_written() -> None:
     release = threading.Event()
 
     def write(_: object) -> None:

@@ -44,7 +44,7 @@ def test_a_finite_float_is_kept(number: float | None) -> None:
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf, 1.1e12, -1e300])
-def test_what_is_no_number_is_dropped(number: float) -> None:
+def test_a_value_that_is_not_a_number_is_dropped(number: float) -> None:
     assert clean_float(number) is None
 
 

@@ -185,7 +185,7 @@ def test_a_number_is_found_in_any_way_of_writing_it(numbers: StoredCalls, q: str
 
 
 @pytest.mark.parametrize("q", ["\u0301", "\u200b", " \u00ad ", "\x00", "ǀ"])
-def test_a_search_for_nothing_that_can_be_seen_is_no_search(stored: StoredCalls, q: str) -> None:
+def test_a_search_for_invisible_characters_is_ignored(stored: StoredCalls, q: str) -> None:
     assert clean_query(q) == ""
     stored.add_call("-a", text="anything")
     assert found(stored, q) == ["-a"]

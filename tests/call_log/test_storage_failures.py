@@ -81,7 +81,7 @@ def fault(library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fau
     ],
     ids=["full", "read-only", "failing disk", "failing sync"],
 )
-def test_a_disk_that_fails_acknowledges_nobody_until_it_works_again(
+def test_nothing_is_acknowledged_while_the_disk_fails(
     tmp_path: Path, fault: Fault, kind: str, error_number: int
 ) -> None:
     site = Site(tmp_path, "")
@@ -98,7 +98,7 @@ def test_a_disk_that_fails_acknowledges_nobody_until_it_works_again(
     assert kept(tmp_path).count("prefetch") >= 2  # the one from the outage too
 
 
-def test_a_full_disk_acknowledges_nobody_until_there_is_room(tmp_path: Path) -> None:
+def test_nothing_is_acknowledged_while_the_disk_is_full(tmp_path: Path) -> None:
     with small_disk(tmp_path, size_bytes=16 * 1024 * 1024) as disk:
         site = Site(disk, "")
         with site.serving() as server:
@@ -153,7 +153,7 @@ def test_a_file_that_another_program_has_locked_is_written_once_it_is_free(
     assert prefetches[0]["n"] >= 2
 
 
-def test_a_file_that_was_moved_away_gets_no_calls_that_nobody_would_find(
+def test_a_moved_file_gets_no_more_calls(
     hooks: MillisHooks, database: Path, impatient: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     elsewhere = database.with_name("elsewhere.db")

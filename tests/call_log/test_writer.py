@@ -111,7 +111,7 @@ def test_what_is_stored_is_there_byte_for_byte_and_to_be_processed(
     assert [todo.delivery_id for todo in rows(database, inbox)] == [row.id]
 
 
-def test_all_who_wait_share_one_commit(database: Database, writer: Writer) -> None:
+def test_waiting_deliveries_share_one_commit(database: Database, writer: Writer) -> None:
     commits = commits_of(database)
     assert store_all(writer, *(ended(f"-s{n}") for n in range(40))) == [None] * 40
     assert len(commits) == 2  # the one they waited for, and theirs
@@ -199,7 +199,7 @@ def test_work_may_fail_in_different_ways_in_one_group(writer: Writer) -> None:
 
 
 @pytest.mark.sqlite_only
-def test_a_full_disk_acknowledges_nobody(database: Database, writer: Writer) -> None:
+def test_a_full_disk_acknowledges_nothing(database: Database, writer: Writer) -> None:
     writer.run(fill_disk)
     large = b"." * 100_000
     results = store_all(writer, *(ended(f"-s{n}", large) for n in range(3)))
@@ -219,7 +219,7 @@ def test_writing_goes_on_once_there_is_room_again(database: Database, writer: Wr
 
 
 @pytest.mark.sqlite_only
-def test_a_commit_that_fails_acknowledges_nobody(database: Database, writer: Writer) -> None:
+def test_a_failed_commit_acknowledges_nothing(database: Database, writer: Writer) -> None:
     commits = commits_of(database)
 
     def refuse(_connection: Connection) -> None:
@@ -249,7 +249,7 @@ def test_all_fail_at_once_while_the_file_is_locked(
     assert len(caplog.messages) == 1  # one wait for the lock, not one for each
 
 
-def test_records_nobody_waits_for_are_written_soon(database: Database, writer: Writer) -> None:
+def test_records_without_a_waiter_are_written_soon(database: Database, writer: Writer) -> None:
     writer.record(prefetched("-a"))
     eventually(lambda: stored(database) == ["-a"])
 
@@ -309,7 +309,7 @@ def test_a_flood_is_when_many_wait_for_one_commit(
     assert not writer.is_flooded
 
 
-def test_whoever_no_longer_waits_holds_up_nobody(database: Database, writer: Writer) -> None:
+def test_a_cancelled_waiter_delays_no_other(database: Database, writer: Writer) -> None:
     async def store() -> None:
         with held(writer):
             tasks = [asyncio.create_task(writer.store(d)) for d in (ended("-a"), NOT_STORABLE)]
@@ -323,7 +323,7 @@ def test_whoever_no_longer_waits_holds_up_nobody(database: Database, writer: Wri
     assert stored(database) == ["-a", "-b"]
 
 
-def test_a_loop_that_has_ended_holds_up_nobody(database: Database, writer: Writer) -> None:
+def test_a_closed_event_loop_delays_no_other(database: Database, writer: Writer) -> None:
     async def leave() -> None:
         task = asyncio.create_task(writer.store(ended("-a")))
         await asyncio.sleep(0)

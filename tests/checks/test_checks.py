@@ -222,7 +222,7 @@ def test_a_damaged_call_log_is_bad(tmp_path: Path, log: StoredCalls) -> None:
     assert "integrity" not in by_name(check_installation(settings(tmp_path), now, reads_all=False))
 
 
-def test_a_file_that_is_none_of_ours_is_bad(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_call_log_is_bad(tmp_path: Path) -> None:
     (tmp_path / "log.db").write_text("minutes of the meeting" * 100)
     found = by_name(check_installation(settings(tmp_path), now))["call log"]
     assert (found.state, "is no call log" in found.found) == ("bad", True)
@@ -510,7 +510,7 @@ def encrypted(certificate: Path) -> Iterator[str]:
         thread.join()
 
 
-def test_a_certificate_that_nobody_trusts_is_bad(run: Run, encrypted: str) -> None:
+def test_an_untrusted_certificate_is_bad(run: Run, encrypted: str) -> None:
     assert "CERTIFICATE_VERIFY_FAILED" in run("--url", encrypted, "--json").stdout
 
 

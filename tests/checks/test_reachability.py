@@ -98,7 +98,7 @@ def test_every_way_to_get_no_answer_has_a_name(error: httpx2.HTTPError, problem:
     assert problem_of(error) == problem
 
 
-def test_a_port_that_nobody_listens_on_refuses() -> None:
+def test_a_closed_port_refuses() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     assert ask(f"http://127.0.0.1:{port}/").problem == "no_connection"

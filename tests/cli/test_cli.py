@@ -386,7 +386,7 @@ def test_a_server_that_does_not_speak_http_is_told_of(run: Run) -> None:
     assert (result.exit_code, url in result.stderr) == (1, True)
 
 
-def test_an_address_that_is_none_is_told_of(run: Run) -> None:
+def test_an_invalid_address_is_reported(run: Run) -> None:
     result = run("send", "prefetch", "--url", "http://a\x01b", secrets=SECRET)
     assert result.exit_code == 2
     assert result.stderr.startswith("Error: --url 'http://a\\x01b': ")
@@ -419,7 +419,7 @@ def test_without_a_call_log_nothing_is_made(run: Run, tmp_path: Path, command: l
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_that_is_no_call_log_is_told_of(run: Run, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_call_log_is_reported(run: Run, tmp_path: Path) -> None:
     (tmp_path / "millis_hooks.db").write_text("something else, and long enough to be read" * 50)
     result = run("calls")
     assert result.exit_code == 2

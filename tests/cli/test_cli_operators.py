@@ -72,7 +72,7 @@ def test_an_operator_may_only_view_unless_told_otherwise(run: Run, database: Dat
     assert [row.role for row in rows(database, operators)] == ["view"]
 
 
-def test_a_password_is_made_and_printed_once_where_nobody_can_be_asked(
+def test_without_a_terminal_a_password_is_made_and_printed_once(
     run: Run, database: Database
 ) -> None:
     made = run("operator", "add", "Anna").stdout.splitlines()[-1]
@@ -136,7 +136,7 @@ def test_operators_are_listed_without_their_hashes(
 @pytest.mark.parametrize(
     "command", [("remove", "anna"), ("password", "anna", "--generate"), ("role", "anna", "view")]
 )
-def test_whoever_is_not_there_cannot_be_changed(run: Run, command: tuple[str, ...]) -> None:
+def test_an_unknown_operator_cannot_be_changed(run: Run, command: tuple[str, ...]) -> None:
     result = run("operator", *command)
     assert result.exit_code == 1
     assert "There is no operator anna" in result.stderr

@@ -165,7 +165,7 @@ def test_runs_as_json_have_what_the_table_has(run: Run, log: StoredCalls) -> Non
     assert listed.items() >= (known | {"spent": 5, "max_attempts": 5}).items()
 
 
-def test_without_runs_there_are_none(run: Run, log: StoredCalls) -> None:
+def test_a_log_without_runs_lists_none(run: Run, log: StoredCalls) -> None:
     assert run("runs").stdout == "No runs.\n"
     assert run("runs", "--json").stdout == "[]\n"
     assert run("runs", "--status", "lost").exit_code == 2
@@ -294,12 +294,12 @@ def test_a_time_without_a_zone_is_utc(run: Run, log: StoredCalls) -> None:
     assert [row.call_id for row in rows(log.database, handler_runs)] == [2]
 
 
-def test_nobody_is_asked_for_nothing(run: Run, log: StoredCalls) -> None:
+def test_replay_asks_nothing_where_no_run_matches(run: Run, log: StoredCalls) -> None:
     result = run("replay", "--status", "parked")
     assert (result.exit_code, result.stdout) == (0, "nothing to replay.\n")
 
 
-def test_where_nobody_can_be_asked_many_are_not_replayed(run: Run, log: StoredCalls) -> None:
+def test_without_a_terminal_many_runs_are_not_replayed(run: Run, log: StoredCalls) -> None:
     log.add_run(ended_call(log), CRM, "parked")
     result = run("replay", "--status", "parked")
     assert (result.exit_code, "Add --yes" in result.stderr) == (2, True)
@@ -319,7 +319,7 @@ def test_a_person_is_asked_first(
     assert states(log) == become
 
 
-def test_whoever_interrupts_is_told_how_far_it_came(
+def test_an_interrupted_replay_says_how_far_it_came(
     run: Run, log: StoredCalls, tmp_path: Path
 ) -> None:
     park_many(log, 20_000)

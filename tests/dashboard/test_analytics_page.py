@@ -181,7 +181,7 @@ def test_more_failures_are_worse_only_if_there_are_more_of_all(
     assert figure(value, before, "count", of=part, less_is_better=True).verdict == verdict
 
 
-def test_a_sparkline_has_gaps_where_there_is_no_figure() -> None:
+def test_a_sparkline_has_gaps_for_missing_figures() -> None:
     tile = Tile(1, None, (1, 2, None, None, 3, 1))
     assert len(Figure("n", "N", "ms", tile).strokes) == 2
     assert Figure("n", "N", "ms", Tile(1, None, (1,))).strokes == ()
@@ -416,14 +416,14 @@ def test_names_that_hold_numbers_are_masked_by_the_policy(tmp_path: Path) -> Non
     site.stored.database.close()
 
 
-def test_nobody_sees_a_chart_without_signing_in(tmp_path: Path) -> None:
+def test_charts_require_sign_in(tmp_path: Path) -> None:
     site = Site(tmp_path)
     assert site.get("/analytics/calls.csv").status_code == 303
     assert site.get("/analytics.json").status_code == 401
     site.stored.database.close()
 
 
-def test_there_is_no_csv_of_a_chart_that_does_not_exist(site: Site) -> None:
+def test_the_csv_of_an_unknown_chart_is_not_found(site: Site) -> None:
     add(site)
     assert site.get("/analytics/secrets.csv").status_code == 404
 

@@ -94,7 +94,7 @@ def test_without_an_end_the_timeline_says_what_is_missing(
     assert [step["kind"] for step in steps(site)] == ["unasked", kind]
 
 
-def test_metadata_shows_who_changed_it(site: Site) -> None:
+def test_metadata_shows_its_source(site: Site) -> None:
     add_prefetch(
         site,
         "session_id=-call&tier=silver&id=7&campaign=autumn&mood=calm",
@@ -158,7 +158,7 @@ def test_the_next_and_the_previous_call_are_those_of_the_list(site: Site) -> Non
     assert "/calls?outcome=failed" in page.links()
 
 
-def test_at_the_ends_of_the_list_there_is_no_further_call(site: Site) -> None:
+def test_the_first_and_last_call_have_no_further_link(site: Site) -> None:
     site.stored.add_call("-only")
     page = site.page("/calls/-only?in=")
     assert [("href" in link) for rel in ("prev", "next") for link in page.all("a", rel=rel)] == [
@@ -311,7 +311,7 @@ def test_the_player_comes_only_where_there_is_a_recording(site: Site) -> None:
     assert "noreferrer" in (link["rel"] or "")
 
 
-def test_a_caller_who_asked_not_to_be_called_and_slow_replies_are_told(site: Site) -> None:
+def test_an_opt_out_and_slow_replies_are_shown(site: Site) -> None:
     metrics = {"utterance_latency": {"avg": 812}}
     body = {"session_id": "-call", "call_metrics": metrics}
     delivery_id = site.stored.add_delivery(session_id="-call", body=json.dumps(body).encode())

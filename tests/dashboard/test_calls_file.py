@@ -75,7 +75,7 @@ def test_an_empty_list_is_a_file_with_a_heading_alone(site: Site) -> None:
 
 
 @pytest.mark.parametrize("path", ["/calls/export.csv", "/calls/export.jsonl"])
-def test_nobody_exports_without_signing_in(tmp_path: Path, path: str) -> None:
+def test_exports_require_sign_in(tmp_path: Path, path: str) -> None:
     site = Site(tmp_path)
     assert site.get(path).headers["location"].startswith("/login")
     site.stored.database.close()

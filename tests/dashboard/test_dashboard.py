@@ -36,7 +36,7 @@ def anonymous(tmp_path: Path) -> Iterator[Site]:
 @pytest.mark.parametrize(
     "path", ["/", "/calls", "/calls/-call", "/deliveries", "/deliveries/1", "/calls/x/y"]
 )
-def test_nobody_sees_a_page_without_signing_in(anonymous: Site, path: str) -> None:
+def test_pages_require_sign_in(anonymous: Site, path: str) -> None:
     anonymous.add_ended_call()
     response = anonymous.get(path)
     assert response.status_code == 303

@@ -118,7 +118,7 @@ async def test_a_silent_stream_has_heartbeats(site: Dashboard) -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("cookie", ["", "mh_session=forged"])
-async def test_nobody_follows_without_a_session(site: Dashboard, cookie: str) -> None:
+async def test_the_stream_requires_sign_in(site: Dashboard, cookie: str) -> None:
     async with opened(site, Announcer(), cookie=cookie) as tab:
         assert (await tab.start())["status"] == 401
 
@@ -248,7 +248,7 @@ def test_new_calls_are_counted_if_they_match_the_filter(site: Dashboard) -> None
 
 
 @pytest.mark.parametrize("mark", ["", "x", "-1", "9" * 40])
-def test_a_mark_that_is_none_counts_nothing(site: Dashboard, mark: str) -> None:
+def test_an_invalid_mark_counts_nothing(site: Dashboard, mark: str) -> None:
     site.add_ended_call()
     assert "new call" not in site.page(f"/live/calls?mark={mark}").text
 
@@ -279,7 +279,7 @@ def test_followed_calls_are_escaped(site: Dashboard) -> None:
     assert not followed.all("img")
 
 
-def test_nobody_else_follows_calls(site: Dashboard) -> None:
+def test_following_calls_requires_sign_in(site: Dashboard) -> None:
     site.browser.cookies.clear()
     for path in ("/live/calls", "/live/calls/-one"):
         assert site.get(path).status_code == 303

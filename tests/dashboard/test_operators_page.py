@@ -72,12 +72,12 @@ def replay(site: Team) -> httpx.Response:
     return site.post("/replay", session_id="-call")
 
 
-def test_who_may_operate_replays_and_it_is_recorded(site: Team) -> None:
+def test_a_replay_by_an_operator_is_recorded(site: Team) -> None:
     assert replay(site).status_code == 303
     assert site.actions()[-1] == ("admin", "replay", "-call")
 
 
-def test_who_may_only_view_is_refused_on_the_server(site: Team) -> None:
+def test_a_viewer_is_refused_on_the_server(site: Team) -> None:
     site.enter_as("view")
     refused = replay(site)
     assert refused.status_code == 403
@@ -86,7 +86,7 @@ def test_who_may_only_view_is_refused_on_the_server(site: Team) -> None:
     assert "replay" not in {action for _, action, _ in site.actions()}
 
 
-def test_who_may_only_view_is_offered_nothing_that_is_refused(site: Team) -> None:
+def test_a_viewer_is_offered_only_allowed_actions(site: Team) -> None:
     replay(site)
     site.enter_as("view")
     page = site.page("/calls/-call")
@@ -110,7 +110,7 @@ OPEN_TO_ALL = {
 }
 
 
-def test_every_form_but_a_few_is_for_who_may_operate(site: Team) -> None:
+def test_forms_require_the_operate_role_with_few_exceptions(site: Team) -> None:
     site.enter_as("view")
     closed = {route.path for route in changing_routes(site)} - OPEN_TO_ALL
     assert {"/replay", "/forget", "/setup/reveal"} <= closed
@@ -118,14 +118,14 @@ def test_every_form_but_a_few_is_for_who_may_operate(site: Team) -> None:
     assert refused == closed
 
 
-def test_no_form_does_anything_for_somebody_who_is_not_signed_in(anonymous: Team) -> None:
+def test_forms_require_sign_in(anonymous: Team) -> None:
     for route in changing_routes(anonymous):
         response = anonymous.post(route.path)
         assert (response.status_code, route.path) in {(303, route.path), (401, "/login")}
         assert response.headers.get("location", "/login").startswith("/login")
 
 
-def test_exports_are_for_who_may_operate_and_recorded(site: Team) -> None:
+def test_exports_require_the_operate_role_and_are_recorded(site: Team) -> None:
     site.add_ended_call()
     assert site.get("/calls/export.csv?number=%2B4930901820&outcome=completed").status_code == 200
     assert site.actions()[-1][1] == "export"
@@ -224,7 +224,7 @@ def test_a_session_is_ended_from_the_page(site: Team) -> None:
     assert site.get("/calls").status_code == 303
 
 
-def test_nobody_ends_what_is_not_there(site: Team) -> None:
+def test_ending_an_unknown_session_is_refused(site: Team) -> None:
     assert site.post("/operators/end-session", session="x").status_code == 404
 
 
@@ -316,7 +316,7 @@ def test_a_call_whose_handlers_are_not_done_is_not_deleted(site: Team) -> None:
     assert "forget" not in {action for _, action, _ in site.actions()}
 
 
-def test_who_may_only_view_deletes_nothing(site: Team) -> None:
+def test_a_viewer_deletes_nothing(site: Team) -> None:
     site.add_ended_call("-call")
     site.enter_as("view")
     assert site.get("/forget?session_id=-call").status_code == 403

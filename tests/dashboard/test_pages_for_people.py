@@ -54,7 +54,7 @@ def test_today_begins_at_midnight_in_the_zone(site: Site) -> None:
 @pytest.mark.parametrize(
     "zone", ["", "Mars/Olympus", "../../etc/passwd", "/etc/localtime", "a\0b", "x" * 5000, HOSTILE]
 )
-def test_what_is_no_zone_is_not_taken(site: Site, zone: str) -> None:
+def test_an_unknown_time_zone_is_ignored(site: Site, zone: str) -> None:
     assert choose(site, zone).status_code == 400
     assert "mh_tz" not in site.browser.cookies
 
@@ -114,7 +114,7 @@ def test_every_field_has_a_name_of_its_own(site: Site) -> None:
             assert field.get("id") in labelled or field.get("aria-label")
 
 
-def test_pages_are_packed_for_those_who_can_unpack_them(site: Site) -> None:
+def test_pages_are_compressed_for_browsers_that_accept_it(site: Site) -> None:
     site.stored.add_call("-a")
     packed = site.browser.get("/calls", headers={"accept-encoding": "gzip"})
     assert packed.headers["content-encoding"] == "gzip"
@@ -122,7 +122,7 @@ def test_pages_are_packed_for_those_who_can_unpack_them(site: Site) -> None:
     assert "content-encoding" not in plain.headers
 
 
-def test_nothing_moves_for_those_who_do_not_want_it() -> None:
+def test_nothing_moves_where_less_motion_is_preferred() -> None:
     sheet = (templates_dir() / "static" / "app.css").read_text()
     without = re.search(r"prefers-reduced-motion: no-preference\) \{\s*@view-transition", sheet)
     assert without

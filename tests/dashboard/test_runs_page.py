@@ -390,7 +390,7 @@ def test_a_replay_from_another_site_is_refused(
     assert len(runs_of(site)) == 1
 
 
-def test_who_is_not_signed_in_is_led_back_to_the_call_and_nothing_runs(
+def test_a_replay_without_sign_in_runs_nothing_and_leads_back_to_the_call(
     site: Site, call_id: int
 ) -> None:
     site.stored.add_run(call_id, "sync_crm", "parked")

@@ -113,7 +113,7 @@ def sandbox(hooks: MillisHooks) -> Iterator[Sandbox]:
         yield sandbox
 
 
-def test_it_is_for_those_who_may_operate(hooks: MillisHooks) -> None:
+def test_the_sandbox_page_requires_the_operate_role(hooks: MillisHooks) -> None:
     with TestClient(hooks, follow_redirects=False) as client:
         add = partial(
             accounts.add, name="eve", role="view", password_hash=hash_password(PASSWORD), now=NOW
@@ -126,7 +126,7 @@ def test_it_is_for_those_who_may_operate(hooks: MillisHooks) -> None:
         assert "/sandbox" not in Page(client.get("/calls")).links()
 
 
-def test_there_is_no_such_page_in_production(make_hooks: MakeHooks) -> None:
+def test_the_sandbox_page_is_absent_in_production(make_hooks: MakeHooks) -> None:
     hooks = make_hooks(dashboard_password=PASSWORD)
     with TestClient(hooks, follow_redirects=False) as client:
         Sandbox(client).sign_in()
@@ -135,7 +135,7 @@ def test_there_is_no_such_page_in_production(make_hooks: MakeHooks) -> None:
         assert "/sandbox" not in Page(client.get("/setup")).links()
 
 
-def test_nobody_comes_in_who_is_not_signed_in(hooks: MillisHooks) -> None:
+def test_the_sandbox_page_requires_sign_in(hooks: MillisHooks) -> None:
     with TestClient(hooks, follow_redirects=False) as client:
         assert client.get("/sandbox").headers["location"].startswith("/login")
         assert client.post("/sandbox/start", data=DRAFT).headers["location"].startswith("/login")
@@ -215,7 +215,7 @@ def test_a_function_is_called(sandbox: Sandbox) -> None:
 
 
 @pytest.mark.parametrize("params", ["[1]", "{", "1"])
-def test_parameters_that_are_no_object_are_refused(sandbox: Sandbox, params: str) -> None:
+def test_function_parameters_must_be_an_object(sandbox: Sandbox, params: str) -> None:
     sandbox.start()
     led_to = sandbox.post("function", name="find_slot", params=params).headers["location"]
     assert "no JSON object" in Page(sandbox.client.get(led_to)).text
@@ -342,13 +342,13 @@ def test_a_call_that_is_over_takes_no_more_words(sandbox: Sandbox) -> None:
         assert "refused=gone" in sandbox.post(name, **fields).headers["location"]
 
 
-def test_a_call_that_nobody_knows_is_said_to_be_unknown(sandbox: Sandbox) -> None:
+def test_an_unknown_sandbox_call_is_reported(sandbox: Sandbox) -> None:
     sandbox.session = "-nobody"
     assert "is not known here" in sandbox.page().text
 
 
 @pytest.mark.parametrize("choice", [{"status": "x"}, {"vintage": "x"}, {"times": "x"}, {}])
-def test_an_ending_that_is_none_is_refused(sandbox: Sandbox, choice: dict[str, str]) -> None:
+def test_an_invalid_ending_is_refused(sandbox: Sandbox, choice: dict[str, str]) -> None:
     sandbox.start()
     assert sandbox.post("end", **choice).status_code == 400
 

@@ -103,7 +103,7 @@ def test_what_proxies_say_of_the_host_is_not_believed(site: Site) -> None:
 
 
 @pytest.mark.parametrize("host", ["[", "a b", "<script>", "evil.example/x?y", ""])
-def test_a_host_that_is_none_is_not_shown(site: Site, host: str) -> None:
+def test_an_invalid_host_is_not_shown(site: Site, host: str) -> None:
     view = site.browser.get("/setup.json", headers={"Host": host}).json()
     assert view["address"]["url"] == PUBLIC
 
@@ -133,7 +133,7 @@ def test_the_setting_comes_before_the_browser_and_what_is_typed_before_both(tmp_
         "https://" + "a" * 10_000,
     ],
 )
-def test_what_is_no_address_is_said_so_and_used_for_nothing(site: Site, typed: str) -> None:
+def test_an_invalid_public_address_is_reported_and_not_used(site: Site, typed: str) -> None:
     answer = site.browser.get("/setup", params={"url": typed})
     field = Page(answer).all("input", name="url")[0]
     assert field["aria-invalid"] == "true"
@@ -143,7 +143,7 @@ def test_what_is_no_address_is_said_so_and_used_for_nothing(site: Site, typed: s
     )
 
 
-def test_who_cannot_be_reached_is_told_how_to_be(tmp_path: Path) -> None:
+def test_an_unreachable_service_is_told_what_to_do(tmp_path: Path) -> None:
     site = signed_in(tmp_path)
     view = site.browser.get("/setup.json", headers={"Host": "localhost:8000"}).json()
     assert "cannot reach localhost" in view["address"]["warning"]
@@ -201,7 +201,7 @@ def test_a_reveal_asks_for_the_password_again_after_a_while(site: Site) -> None:
     assert (SECRET in revealed.text, PUBLIC in revealed.text) == (True, True)
 
 
-def test_who_may_only_look_reveals_and_sends_nothing(tmp_path: Path) -> None:
+def test_a_viewer_reveals_and_sends_nothing(tmp_path: Path) -> None:
     site = through(tmp_path, not_asked)
     hashed = hash_password(PASSWORD)
     site.stored.write(
@@ -347,7 +347,7 @@ def test_the_end_that_is_sent_is_that_of_the_last_test_prefetch(tmp_path: Path) 
     assert sent(tried, "end_of_call")["session_id"] == "-open"
 
 
-def test_an_answer_of_somebody_else_is_no_success(
+def test_an_answer_of_another_service_is_a_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("millis_hooks.dashboard.connection_test._PATIENCE_S", 0.0)
@@ -447,9 +447,7 @@ LINK_LOCAL = [
 
 
 @pytest.mark.parametrize("host", LINK_LOCAL)
-def test_an_address_of_the_network_card_is_no_address_however_it_is_spelled(
-    tmp_path: Path, host: str
-) -> None:
+def test_private_addresses_are_refused_in_any_spelling(tmp_path: Path, host: str) -> None:
     site = through(tmp_path, not_asked)
     for port in ("", ":8080"):
         url = f"http://{host}{port}"

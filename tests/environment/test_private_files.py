@@ -46,7 +46,7 @@ def test_every_file_is_for_its_owner_alone(tmp_path: Path, monkeypatch: pytest.M
     assert set((while_it_runs | left).values()) == {0o600}
 
 
-def test_a_new_application_has_private_settings_and_code_that_nobody_else_changes(
+def test_a_new_application_has_private_settings_and_code(
     tmp_path: Path,
 ) -> None:
     assert CliRunner().invoke(app, ["new", "shop"]).exit_code == 0

@@ -34,7 +34,7 @@ def test_every_handler_keeps_one() -> None:
     assert places.room(greedy) == 0
 
 
-def test_who_has_the_fewest_comes_first() -> None:
+def test_the_handler_with_the_fewest_places_comes_first() -> None:
     a, b, c = handlers("a", "b", "c")
     assert Places([a, b, c], 4, busy=[a, a, b]).in_turn() == [c, b, a]
 

@@ -186,7 +186,7 @@ def test_a_loop_that_is_not_ours_is_not_interrupted(
     assert "interrupted" not in caplog.text
 
 
-def test_those_who_wait_for_a_handler_that_has_the_loop_are_left_alone(
+def test_handlers_waiting_for_a_blocked_loop_are_not_interrupted(
     signals: Signals, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def wait(call: PrefetchRequest) -> None:

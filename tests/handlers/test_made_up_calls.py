@@ -265,7 +265,7 @@ def test_a_stand_in_that_a_test_gives_itself_is_asked(testing: MillisHooks) -> N
         assert client.millis_requests == []
 
 
-def test_what_goes_on_after_the_handler_reaches_nobody_during_a_test(testing: MillisHooks) -> None:
+def test_work_after_the_handler_reaches_no_service_during_a_test(testing: MillisHooks) -> None:
     released, done = threading.Event(), threading.Event()
 
     def call_later() -> None:

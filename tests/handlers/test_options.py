@@ -106,7 +106,7 @@ def test_a_value_of_another_kind_is_refused(option: str, value: Any, why: str) -
 
 
 @pytest.mark.parametrize("nobody", ["", [], [""], [None], b"-a"])
-def test_a_filter_that_lets_nobody_through_is_refused(nobody: Any) -> None:
+def test_a_filter_that_matches_no_call_is_refused(nobody: Any) -> None:
     assert "lets no call through" in refusal("prefetch", agent_id=nobody)
     assert "lets no call through" in refusal("parked", handler=nobody)
 

@@ -48,7 +48,7 @@ def test_no_delay_is_negative_or_over_the_longest(
     assert 0 <= backoff.delay_s(attempt, lambda: random) <= 3600
 
 
-def test_who_wants_no_delay_has_none_however_often() -> None:
+def test_retries_without_a_delay_are_never_delayed() -> None:
     assert Backoff(first_s=0).delay_s(10**9, lambda: 1) == 0
 
 

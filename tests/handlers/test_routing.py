@@ -290,7 +290,7 @@ def test_filters_are_told_by_name_and_sorted() -> None:
     assert only(router).filters() == {"agent_id": ["-a", "-b"], "call_status": ["no-answer"]}
 
 
-def test_who_filters_nothing_has_no_filters() -> None:
+def test_a_handler_without_options_has_no_filters() -> None:
     router = Router()
     router.on_parked(alert)
     assert only(router).filters() == {}
@@ -317,7 +317,7 @@ def test_whom_a_handler_wants_to_hear_of_may_be_registered_later() -> None:
     ("wanted", "hint"),
     [("notes", "Did you mean 'note'? Known: note."), ("xyz", "has that name. Known: note.")],
 )
-def test_nobody_hears_of_a_handler_there_is_not(wanted: str, hint: str) -> None:
+def test_on_parked_of_an_unknown_handler_is_refused(wanted: str, hint: str) -> None:
     router = Router()
     router.on_prefetch(name="xyz")(greet)
     router.on_end_of_call(note)

@@ -152,7 +152,7 @@ def test_a_model_of_a_function_is_found_while_the_function_is_at_work() -> None:
         metadata_model(greet)
 
 
-def test_what_is_not_annotated_or_of_no_model_has_none() -> None:
+def test_a_parameter_without_a_model_has_no_metadata_type() -> None:
     assert metadata_model(lambda call: None) is None
     assert metadata_model(lambda *calls: None) is None
 

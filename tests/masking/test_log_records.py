@@ -272,6 +272,6 @@ async def test_a_long_segment_stays_only_where_a_page_was_found(
 
 
 @pytest.mark.usefixtures("known")
-def test_a_known_secret_is_in_nobodys_line() -> None:
+def test_a_known_secret_is_in_no_log_line() -> None:
     line = ConsoleFormatter().format(record(f"{SECRET} and {escaped(SECRET, 1)}, in short"))
     assert line.endswith("• and •, in short")

@@ -139,7 +139,7 @@ def test_every_documented_payload_stays_readable(name: str, policy: MaskPolicy) 
     assert policy.payload(after.raw) == after.raw
 
 
-def test_a_payload_is_only_searched_for_secrets_where_nothing_else_is_hidden() -> None:
+def test_without_other_masking_a_payload_is_searched_for_secrets_only() -> None:
     sent = SENT | {"api_key": "abc"}
     assert MaskPolicy().payload(sent) == SENT | {"api_key": MASK}
 
@@ -337,7 +337,7 @@ def test_a_partial_number_stands_in_the_list_and_on_the_page(tmp_path: Path) -> 
     site.stored.database.close()
 
 
-def test_the_page_tells_a_hidden_recording_from_none(hidden: Site) -> None:
+def test_a_hidden_recording_looks_different_from_no_recording(hidden: Site) -> None:
     page = hidden.page("/calls/-call")
     assert "MILLIS_HOOKS_MASK_TEXT hides what was said" in page.text
     assert page.all("audio") == []

@@ -77,7 +77,7 @@ def test_a_value_shaped_like_a_secret_is_masked_under_any_name(value: str) -> No
      "support-agent-v2-for-the-weekend", "Good morning, how may I help you?",
      "https://files.example/recordings/2026/r.wav"],
 )  # fmt: skip
-def test_an_id_an_address_or_a_sentence_is_no_secret(value: str) -> None:
+def test_ids_addresses_and_sentences_are_not_masked_as_secrets(value: str) -> None:
     assert mask_secrets(value).value == value
 
 
@@ -183,7 +183,7 @@ def test_a_secret_is_found_wherever_a_long_text_is_divided() -> None:
         assert mask_text(text) == text.replace(secret, MASK)
 
 
-def test_who_signs_in_at_a_recording_is_left_out_of_its_address() -> None:
+def test_credentials_are_left_out_of_recording_addresses() -> None:
     sent: Any = {"recording": {"recording_url": "https://ann:p@ss@files.example/a.mp3?sig=1"}}
     assert MaskPolicy().payload(sent) == {
         "recording": {"recording_url": "https://files.example/a.mp3?sig=1"}

@@ -73,18 +73,18 @@ def test_numbers_are_sent_as_millis_takes_them(millis: FakeMillis) -> None:
 
 
 @pytest.mark.parametrize("phone", ["4155550134", "", "+1415;rm", "+0123456789", "+1" * 30, "anna"])
-def test_what_is_no_number_is_not_called(millis: FakeMillis, phone: str) -> None:
+def test_an_invalid_phone_number_is_not_called(millis: FakeMillis, phone: str) -> None:
     with pytest.raises(MillisRefusedError, match="to_phone is no number"):
         run(millis.client().start_outbound_call(OURS, phone))
     assert millis.asked == []
 
 
-def test_what_is_no_json_is_not_sent(millis: FakeMillis) -> None:
+def test_values_that_are_not_json_are_not_sent(millis: FakeMillis) -> None:
     with pytest.raises(MillisRefusedError, match="no JSON"):
         start(millis, metadata={"when": object()})
 
 
-def test_whoever_wants_to_is_told_of_started_calls(millis: FakeMillis) -> None:
+def test_listeners_are_told_of_started_calls(millis: FakeMillis) -> None:
     told: list[StartedCall] = []
 
     async def remember(started: StartedCall) -> None:
@@ -138,7 +138,7 @@ def test_an_entry_of_another_session_is_not_taken(millis: FakeMillis) -> None:
 
 
 @pytest.mark.parametrize("session_id", ["", ".", "..", " ", "s" * 10_000])
-def test_what_is_no_id_leads_nowhere(millis: FakeMillis, session_id: str) -> None:
+def test_an_invalid_id_is_refused(millis: FakeMillis, session_id: str) -> None:
     with pytest.raises(MillisNotFoundError):
         run(millis.client().call_log(session_id))
     assert millis.asked == []
@@ -200,12 +200,12 @@ def test_entries_that_name_no_session_are_counted_and_left_out(millis: FakeMilli
     assert run(pages()) == [(1, 4)]
 
 
-def test_where_there_are_no_calls_millis_may_say_not_found(millis: FakeMillis) -> None:
+def test_not_found_may_mean_an_empty_list(millis: FakeMillis) -> None:
     millis.troubles = [JSONResponse({"detail": "No call history"}, 404)]
     assert run(every(millis)) == []
 
 
-def test_an_address_that_is_none_of_millis_is_not_taken_for_an_empty_log(
+def test_an_unknown_api_address_is_not_an_empty_list(
     millis: FakeMillis,
 ) -> None:
     millis.troubles = [JSONResponse({"detail": "Not Found"}, 404)]
@@ -275,7 +275,7 @@ def test_a_call_that_may_have_begun_is_never_asked_for_again(
     assert (len(millis.asked), caught.value.may_be_done) == (1, True)
 
 
-def test_who_is_to_come_much_later_is_told_when(millis: FakeMillis) -> None:
+def test_a_long_retry_after_is_reported_instead_of_waited_for(millis: FakeMillis) -> None:
     millis.troubles = [JSONResponse({"detail": "Too many calls"}, 429, {"Retry-After": "120"})]
     with pytest.raises(MillisBusyError, match="Too many calls") as caught:
         start(millis)
@@ -358,7 +358,7 @@ def test_what_cannot_be_a_key_is_refused_and_not_shown(key: str) -> None:
 
 
 @pytest.mark.parametrize("url", ["millis.ai", "ftp://millis.ai", "https://", "http://[", "/x"])
-def test_what_is_no_address_is_refused(url: str) -> None:
+def test_an_invalid_address_is_refused(url: str) -> None:
     with pytest.raises(ConfigError, match="address"):
         MillisApi(KEY, base_url=url)
 

@@ -130,7 +130,7 @@ def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transport, "FIRST_WAIT_S", 0.0)
 
 
-def test_a_call_that_came_while_nobody_listened_is_filled_in(log: Log) -> None:
+def test_a_call_missed_during_downtime_is_filled_in(log: Log) -> None:
     log.millis.add("-s1", at=HOUR_AGO, duration=60)
     assert log.look(DAY_AGO) == Reconciled(listed=1, filled=1)
     call = log.call("-s1")
@@ -304,7 +304,7 @@ def test_one_call_that_cannot_be_had_holds_up_no_other(
         ([JSONResponse({}, 429, {"Retry-After": "60"})], MillisBusyError),
     ],
 )
-def test_a_look_that_fails_is_no_look(
+def test_a_failed_reconciliation_does_not_count(
     log: Log, troubles: list[Any], error: type[Exception]
 ) -> None:
     log.receive(prefetched("-s1", at=HOUR_AGO))
@@ -352,7 +352,7 @@ def test_a_trial_stores_nothing(log: Log) -> None:
     assert rows(log.database, deliveries) == rows(log.database, reconciled) == []
 
 
-def test_millis_is_asked_at_leisure(log: Log) -> None:
+def test_requests_to_millis_are_paced(log: Log) -> None:
     for number in range(5):
         log.millis.add(f"-s{number}", at=HOUR_AGO - timedelta(minutes=number))
     log.look(DAY_AGO)
@@ -496,7 +496,7 @@ def test_a_service_with_a_key_fills_in_and_handles(
     assert [row.session_id for row in rows(log.database, outbound_calls)] == [started]
 
 
-def test_a_run_that_may_have_called_somebody_is_parked_and_calls_nobody_again(
+def test_a_run_that_may_have_called_is_not_repeated(
     log: Log, make_hooks: MakeHooks, tmp_path: Path
 ) -> None:
     hooks, api = make_hooks(database_url=url_in(tmp_path)), log.millis.client()
@@ -514,14 +514,14 @@ def test_a_run_that_may_have_called_somebody_is_parked_and_calls_nobody_again(
     assert log.millis.paths == ["/start_outbound_call"]
 
 
-def test_a_service_without_a_key_has_no_part_in_it(hooks: MillisHooks) -> None:
+def test_a_service_without_a_key_does_not_reconcile(hooks: MillisHooks) -> None:
     with serving(hooks):
         assert "millis-hooks-reconcile" not in {thread.name for thread in threading.enumerate()}
     with pytest.raises(ConfigError, match="MILLIS_HOOKS_API_KEY"):
         _ = hooks.millis
 
 
-def test_a_service_starts_with_no_key_that_cannot_be_one(make_hooks: MakeHooks) -> None:
+def test_an_invalid_api_key_stops_the_start(make_hooks: MakeHooks) -> None:
     with pytest.raises(ConfigError, match="cannot be sent"):
         asyncio.run(make_hooks(api_key="Bearer key")._start())
 

@@ -147,7 +147,7 @@ def test_errors_of_the_database_are_counted(hooks: MillisHooks, client: TestClie
     assert value(client, "database_errors_total", operation="write") == 0
 
 
-def test_openmetrics_is_spoken_to_who_asks_for_it(client: TestClient) -> None:
+def test_openmetrics_is_sent_on_request(client: TestClient) -> None:
     headers = BEARER | {"Accept": "application/openmetrics-text; version=1.0.0"}
     answer = client.get("/metrics", headers=headers)
     assert answer.headers["content-type"].startswith("application/openmetrics-text")
@@ -170,7 +170,7 @@ def test_a_strange_name_of_a_handler_stays_a_label(make_hooks: MakeHooks) -> Non
     [{}, AUTHORIZED, {"Authorization": f"Basic {TOKEN}"}, {"Authorization": "Bearer "}],
     ids=["nothing", "the webhooks' secret", "another scheme", "an empty token"],
 )
-def test_nobody_else_may_read_them(hooks: MillisHooks, headers: dict[str, str]) -> None:
+def test_metrics_require_a_token_or_sign_in(hooks: MillisHooks, headers: dict[str, str]) -> None:
     with serving(hooks, headers=headers) as client:
         answer = client.get("/metrics")
     assert answer.status_code == 401
@@ -183,7 +183,7 @@ def test_without_a_token_an_empty_one_does_not_do(make_hooks: MakeHooks) -> None
         assert client.get("/metrics").status_code == 401
 
 
-def test_an_operator_who_is_signed_in_may_read_them(make_hooks: MakeHooks) -> None:
+def test_a_signed_in_operator_may_read_metrics(make_hooks: MakeHooks) -> None:
     with serving(make_hooks(dashboard_password=PASSWORD), headers={}) as client:
         form = {"username": "admin", "password": PASSWORD}
         origin = {"Origin": "http://testserver"}

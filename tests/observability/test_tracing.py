@@ -140,7 +140,7 @@ def test_the_trace_of_a_sender_is_gone_on_with(
 
 
 @pytest.mark.parametrize("hostile", ["", "00-", "x" * 10_000, "00-" + "0" * 32 + "-1-01"])
-def test_a_context_that_is_none_begins_a_trace(
+def test_an_invalid_trace_context_begins_a_new_trace(
     hostile: str, make_traced: Callable[[], Any], spans: Spans
 ) -> None:
     with serving(make_traced()) as client:

@@ -118,7 +118,9 @@ def test_anything_else_is_refused_in_the_same_way(desk: Desk, username: str, pas
 
 
 @pytest.mark.parametrize("password", [None, "", SecretStr("")])
-def test_without_a_password_nobody_gets_in(desk: Desk, password: SecretStr | str | None) -> None:
+def test_without_a_password_sign_in_is_refused(
+    desk: Desk, password: SecretStr | str | None
+) -> None:
     operators = desk.made_with(password)
     assert not operators.has_password
     assert operators.log_in("admin", "") == Refused()
@@ -152,7 +154,7 @@ def test_admin_is_listed_where_there_is_a_password_for_it(desk: Desk) -> None:
     assert [each.name for each in desk.made_with(None).accounts()] == ["anna"]
 
 
-def test_whoever_is_removed_while_signing_in_is_not_signed_in(
+def test_an_operator_removed_during_sign_in_is_refused(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     desk.add("anna")
@@ -207,7 +209,7 @@ def test_not_every_text_is_a_name(name: str) -> None:
     assert accounts.clean_name(name) is None
 
 
-def test_nobody_else_may_be_called_admin(desk: Desk) -> None:
+def test_the_name_admin_is_reserved(desk: Desk) -> None:
     added = desk.stored.write(
         lambda connection: accounts.add(
             connection, "admin", role="operate", password_hash="x", now=NOW
@@ -274,7 +276,7 @@ def test_that_a_session_is_seen_is_written_once_a_minute(desk: Desk) -> None:
     assert seen() == desk.now
 
 
-def test_a_log_that_cannot_be_written_keeps_nobody_from_reading(desk: Desk) -> None:
+def test_operators_may_read_while_the_log_cannot_be_written(desk: Desk) -> None:
     cookie = desk.sign_in()
 
     def refuse(*_: object) -> None:
@@ -306,7 +308,7 @@ def test_signing_in_again_takes_the_place_of_the_session_before(desk: Desk) -> N
 
 
 @pytest.mark.parametrize("cookie", [None, "", "x", "a.b.c", "é", "\ud800", "a.\ud800", '"admin".x'])
-def test_a_cookie_that_is_none_of_ours_is_nobody(desk: Desk, cookie: str | None) -> None:
+def test_a_foreign_cookie_signs_nobody_in(desk: Desk, cookie: str | None) -> None:
     assert desk.operators.resume(cookie) is None
     desk.operators.log_out(cookie)
 
@@ -341,7 +343,7 @@ def test_a_changed_password_or_a_removed_operator_ends_their_sessions(desk: Desk
     assert desk.operators.resume(admins)
 
 
-def test_a_removed_operator_who_comes_back_is_not_signed_in(desk: Desk) -> None:
+def test_an_operator_added_again_has_no_old_session(desk: Desk) -> None:
     desk.add("anna")
     cookie = desk.sign_in("anna", ANNAS)
     desk.stored.write(lambda connection: accounts.remove(connection, "anna"))
@@ -381,7 +383,7 @@ def test_sessions_are_listed_with_where_they_are_from(desk: Desk) -> None:
     assert len(session.browser or "") <= 300
 
 
-def test_who_may_operate_ends_any_session_and_others_their_own(desk: Desk) -> None:
+def test_operators_end_any_session_and_viewers_their_own(desk: Desk) -> None:
     desk.add("anna", "view")
     admins, annas = desk.sign_in(), desk.sign_in("anna", ANNAS)
     admin, anna = desk.operator(admins), desk.operator(annas)
@@ -426,7 +428,7 @@ def test_what_operators_do_is_on_record(desk: Desk) -> None:
     assert max(len(each.subject or "") for each in desk.audit_log()) == 200
 
 
-def test_who_may_only_view_sees_what_is_their_own(desk: Desk) -> None:
+def test_a_viewer_sees_only_their_own_sessions(desk: Desk) -> None:
     desk.add("anna", "view")
     desk.sign_in()
     anna = desk.operator(desk.sign_in("anna", ANNAS))
@@ -452,7 +454,7 @@ def test_refused_sign_ins_are_counted_by_client_and_hour(desk: Desk) -> None:
     ]
 
 
-def test_a_name_that_is_nobodys_is_not_put_on_record(desk: Desk) -> None:
+def test_an_unknown_name_is_not_recorded(desk: Desk) -> None:
     desk.guess(1, name="my password by mistake")
     desk.guess(1, name="nobody")
     assert [(each.operator, each.times) for each in desk.audit_log()] == [(None, 2)]
@@ -476,7 +478,7 @@ def test_the_record_is_pruned_with_the_calls(desk: Desk) -> None:
         assert connection.scalars(select(audit_log.c.action)).all() == ["replay"]
 
 
-def test_a_full_disk_is_told_to_who_has_the_right_password_alone(desk: Desk) -> None:
+def test_a_full_disk_is_reported_only_after_the_right_password(desk: Desk) -> None:
     def refuse(*_: object) -> None:
         raise StorageError("The disk is full.")
 

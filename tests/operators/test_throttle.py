@@ -92,7 +92,7 @@ def is_in(outcome: SignedIn | Refused) -> bool:
     return isinstance(outcome, SignedIn)
 
 
-def test_whoever_guesses_has_to_wait(door: Door) -> None:
+def test_wrong_passwords_are_throttled(door: Door) -> None:
     assert door.guess(100) == 5
     assert door.enter() == Refused(1)
     door.now += timedelta(minutes=1)
@@ -115,7 +115,7 @@ def test_from_everywhere_together_a_name_is_guessed_once_a_second(door: Door) ->
 
 
 @pytest.mark.parametrize("rounds", [3, 60])
-def test_signing_in_between_makes_nobody_guess_faster(door: Door, rounds: int) -> None:
+def test_signing_in_between_does_not_speed_up_guessing(door: Door, rounds: int) -> None:
     add_anna(door)
     annas = door.known("anna", ANNAS)
     looked_at = 0
@@ -181,7 +181,7 @@ def test_a_new_password_makes_all_browsers_strangers(door: Door) -> None:
     assert door.enter(ANNAS, name="anna", known=annas) == Refused(1)
 
 
-def test_whoever_repeats_the_same_wrong_password_takes_nobodys_turn(door: Door) -> None:
+def test_repeating_one_wrong_password_delays_no_other(door: Door) -> None:
     for _ in range(200):
         door.enter("the password of last year")
         door.now += timedelta(milliseconds=50)
@@ -201,7 +201,7 @@ def test_a_new_browser_gets_in_the_second_time_while_its_address_guesses(
     assert is_in(door.enter())
 
 
-def test_repeating_guesses_makes_nobody_guess_faster(door: Door) -> None:
+def test_repeated_guesses_do_not_speed_up_guessing(door: Door) -> None:
     door.guess(100)
     looked_at = 0
     for number in range(100):
@@ -220,7 +220,7 @@ def test_confirming_has_tries_of_its_own(door: Door) -> None:
     assert is_in(door.enter(client=ELSEWHERE))
 
 
-def test_a_clock_that_is_set_back_keeps_nobody_waiting(door: Door) -> None:
+def test_a_clock_set_back_does_not_lengthen_the_throttle(door: Door) -> None:
     door.guess(100)
     door.now -= timedelta(hours=1)
     assert is_in(door.enter())

@@ -163,7 +163,7 @@ def believed() -> Iterator[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("place", "proxies"), [*believed()])
-def test_nobody_chooses_the_address_their_guesses_are_counted_by(place: str, proxies: str) -> None:
+def test_a_client_cannot_choose_the_address_its_guesses_count_for(place: str, proxies: str) -> None:
     for trusted in proxies.split(","):
         assert ip_network(trusted).is_private, place
         proxy = str(ip_network(trusted)[7])

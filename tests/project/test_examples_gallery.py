@@ -101,20 +101,20 @@ def test_other_calls_are_not_followed_up(follow_up: Any, call: dict[str, Any]) -
     assert (handled.runs, asked) == ((), [])
 
 
-def test_who_asked_not_to_be_called_is_not(follow_up: Any) -> None:
+def test_a_caller_who_opted_out_is_not_called(follow_up: Any) -> None:
     follow_up.people.note(CUSTOMER_PHONE, may_call=False, said_at=datetime.now(UTC))
     call, asked = unreached(follow_up)
     assert (call.run("follow_up").state, asked) == ("succeeded", [])
 
 
-def test_nobody_is_called_before_it_is_time(load: Load) -> None:
+def test_no_call_is_placed_before_its_time(load: Load) -> None:
     call, asked = unreached(load("follow_up", **_calling(after_s="3600")))
     run = call.run("follow_up")
     assert (run.state, asked) == ("failed", [])
     assert "not yet" in (run.attempts[0].error_message or "")
 
 
-def test_a_dry_run_calls_nobody(follow_up: Any) -> None:
+def test_a_dry_run_places_no_call(follow_up: Any) -> None:
     call, asked = unreached(follow_up, dry_run=True)
     assert (call.run("follow_up").state, asked) == ("succeeded", [])
     assert follow_up.claims.claim(call.call.session_id)
@@ -138,7 +138,7 @@ def test_a_call_that_did_not_begin_is_tried_again(follow_up: Any) -> None:
     assert follow_up.claims.claim(call.call.session_id)
 
 
-def test_after_a_crash_nobody_is_called_twice(follow_up: Any) -> None:
+def test_after_a_crash_no_call_is_placed_twice(follow_up: Any) -> None:
     follow_up.claims.claim("-crashed")
     call, asked = unreached(follow_up, session_id="-crashed")
     assert (call.run("follow_up").state, asked) == ("parked", [])
@@ -151,7 +151,7 @@ def test_follow_ups_want_to_know_our_numbers(load: Load) -> None:
         pass
 
 
-def test_who_opts_out_is_on_the_list_until_they_say_otherwise(load: Load) -> None:
+def test_an_opt_out_lasts_until_it_is_withdrawn(load: Load) -> None:
     with HooksClient(load("do_not_call").hooks) as client:
         client.end_of_call(content=OPT_OUT, vintage="v2-extras")
         assert client.prefetch().metadata == {"may_be_called": False}
@@ -167,7 +167,7 @@ def test_a_wish_that_comes_late_does_not_undo_a_later_one(load: Load, tmp_path: 
     assert people.forbids("+1 (415) 555-0134")
 
 
-def test_a_dry_run_puts_nobody_on_the_list(load: Load) -> None:
+def test_a_dry_run_adds_no_opt_out(load: Load) -> None:
     with HooksClient(load("do_not_call").hooks) as client:
         client.end_of_call(content=OPT_OUT, vintage="v2-extras", dry_run=True)
         assert client.prefetch().body == {}
@@ -231,7 +231,7 @@ def test_slack_hears_of_a_parked_run(load: Load, outside: Outside) -> None:
 
 
 @pytest.mark.parametrize("status", [404, 429])
-def test_slack_is_told_later_and_its_address_is_told_nobody(
+def test_slack_is_told_later_and_its_address_stays_out_of_logs(
     load: Load, outside: Outside, status: int
 ) -> None:
     outside.answers = [httpx2.Response(status, headers={"retry-after": "60"})]

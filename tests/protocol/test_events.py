@@ -82,7 +82,7 @@ def test_a_status_is_spelled_as_millis_documents_it(sent: str, status: CallStatu
     assert call(call_status=sent).call_status == status
 
 
-def test_a_status_nobody_has_seen_stays_as_it_came() -> None:
+def test_an_unknown_status_stays_as_it_came() -> None:
     event = call(call_status="Put_On-Hold")
     assert (event.call_status, event.outcome) == ("Put_On-Hold", Outcome.UNKNOWN)
 
@@ -156,14 +156,14 @@ def test_no_credit_is_not_a_credit_of_nothing() -> None:
     ["javascript:alert(1)", "data:text/html,x", "//host/x", "https://", "https://[", "https://a b/",
      "https://a/\u202ex", "file:///etc/passwd"],
 )  # fmt: skip
-def test_a_recording_that_is_no_web_address_is_not_linked(url: str) -> None:
+def test_only_web_addresses_of_recordings_are_linked(url: str) -> None:
     event = call(recording={"recording_url": url})
     assert event.recording_url is None
     assert [problem.field for problem in event.problems] == ["recording.recording_url"]
 
 
 @pytest.mark.parametrize("detected", [False, None, "false", "No", "", {}])
-def test_an_opt_out_that_was_not_detected_is_none(detected: Any) -> None:
+def test_an_absent_opt_out_is_none(detected: Any) -> None:
     assert not call(call_analysis={"opt_out_detection": detected}).opted_out
 
 

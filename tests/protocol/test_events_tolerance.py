@@ -215,6 +215,6 @@ def test_a_call_made_by_hand_is_as_tolerant_but_for_its_id() -> None:
         EndOfCall(session_id=[])
 
 
-def test_a_latency_too_large_to_be_one_is_none() -> None:
+def test_an_impossible_latency_is_none() -> None:
     event = call(call_metrics={"utterance_latency": {"avg": 10**400}})
     assert event.average_latency_ms is None

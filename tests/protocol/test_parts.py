@@ -137,7 +137,7 @@ def test_what_is_left_out_is_left_out_in_any_coding(coding: str) -> None:
         "{" * MANY,
     ],
 )
-def test_what_has_many_parts_and_is_no_json_is_refused(body: str) -> None:
+def test_many_parts_of_invalid_json_are_refused(body: str) -> None:
     with pytest.raises(PayloadError):
         read(body)
 

@@ -29,7 +29,7 @@ def test_numbers_compare_by_their_digits() -> None:
 
 
 @pytest.mark.parametrize("phone", [None, "", "anonymous"])
-def test_a_side_without_digits_is_nobody(phone: str | None) -> None:
+def test_a_side_without_digits_has_no_number(phone: str | None) -> None:
     assert direction_of(phone, phone, OWN) is None
 
 

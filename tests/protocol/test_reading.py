@@ -94,7 +94,7 @@ def test_other_threads_run_while_a_million_surrogates_are_read(body: bytes) -> N
         (b"\xff\\ud800", "\ufffd\ufffd"),
     ],
 )
-def test_a_byte_that_is_no_utf8_costs_that_byte(raw: bytes, text: str) -> None:
+def test_an_invalid_utf8_byte_is_replaced_alone(raw: bytes, text: str) -> None:
     assert read_json(b'{"name": "%b", "age": 7}' % raw) == {"name": text, "age": 7}
 
 
@@ -123,7 +123,7 @@ def test_a_large_body_of_many_parts_leaves_the_collector_as_it_was(item: bytes) 
     ],
     ids=["empty", "broken", "cut", "endless", "deep"],
 )
-def test_what_is_no_json_is_refused_with_a_reason(body: bytes, reason: str) -> None:
+def test_invalid_json_is_refused_with_a_reason(body: bytes, reason: str) -> None:
     with pytest.raises(PayloadError, match=reason) as refusal:
         read_json(body)
     assert "\n" not in str(refusal.value)

@@ -55,7 +55,7 @@ def test_a_mark_is_known_again(purpose: Purpose, mark: Mark) -> None:
         {HEADER: mark_header(THEIRS, SESSION, "test")[HEADER].replace("test", "dry-run")},
     ],
 )
-def test_nothing_else_is_a_mark(header: dict[str, str]) -> None:
+def test_other_values_are_not_marks(header: dict[str, str]) -> None:
     assert read(header) == Mark()
 
 
@@ -132,7 +132,7 @@ def test_production_stores_nothing_that_is_rehearsed(hooks: MillisHooks, rows: R
     assert (seen, rows("SELECT * FROM deliveries")) == ([], [])
 
 
-def test_what_is_rehearsed_is_no_drift(make_hooks: MakeHooks, rows: Rows) -> None:
+def test_rehearsals_count_no_drift(make_hooks: MakeHooks, rows: Rows) -> None:
     hooks = make_hooks(sandbox=True)
     with serving(hooks) as client:
         headers = mark_header(SECRET, SESSION, "sandbox")
@@ -142,7 +142,7 @@ def test_what_is_rehearsed_is_no_drift(make_hooks: MakeHooks, rows: Rows) -> Non
     assert rows("SELECT * FROM drift") == []
 
 
-def test_what_a_rehearsal_was_told_is_no_last_good_answer(make_hooks: MakeHooks) -> None:
+def test_answers_to_rehearsals_are_never_the_last_good_answer(make_hooks: MakeHooks) -> None:
     hooks = make_hooks(sandbox=True, prefetch_fallback="last_good")
 
     @hooks.on_prefetch

@@ -159,7 +159,7 @@ def test_a_handlers_own_limit_holds_for_all_processes_together(tmp_path: Path) -
     assert at_once == [1] * 20
 
 
-def test_nobody_waits_while_another_process_chooses_among_a_handlers_runs(tmp_path: Path) -> None:
+def test_choosing_runs_of_a_handler_delays_no_other_process(tmp_path: Path) -> None:
     router = Router()
     router.on_end_of_call(name="limited", concurrency=1)(lambda call: None)
     router.on_end_of_call(name="other")(lambda call: None)
@@ -222,7 +222,7 @@ def test_the_end_of_an_attempt_that_was_taken_for_interrupted_changes_nothing(
             eventually(lambda: other.outcomes() == ["interrupted", "succeeded"])
 
 
-def test_nobody_waits_for_what_a_process_that_was_stopped_has_locked(tmp_path: Path) -> None:
+def test_locks_of_a_stopped_process_delay_no_other(tmp_path: Path) -> None:
     release = threading.Event()
     with process(tmp_path) as frozen, process(tmp_path) as other, frozen.at_work():
         begin_one(frozen, release)
@@ -280,7 +280,7 @@ def test_who_leads_does_not_take_the_clock_of_another_for_one_that_was_set_back(
         assert one.states() == ["failed"]
 
 
-def test_who_could_not_watch_takes_nobody_for_dead(tmp_path: Path) -> None:
+def test_a_runner_that_was_paused_declares_no_other_dead(tmp_path: Path) -> None:
     with process(tmp_path) as one, process(tmp_path) as other:
         one.place.check_in(NOW)
         other.place.check_in(NOW)
@@ -293,7 +293,7 @@ def test_who_could_not_watch_takes_nobody_for_dead(tmp_path: Path) -> None:
         assert [row.name for row in rows(other.database, runners)] == [other.place.runner]
 
 
-def test_who_was_struck_off_puts_itself_on_the_list_again(tmp_path: Path) -> None:
+def test_a_removed_runner_registers_again(tmp_path: Path) -> None:
     with process(tmp_path) as one:
         one.place.check_in(NOW)
         one.writer.run(lambda connection: connection.execute(delete(runners)))
@@ -328,7 +328,7 @@ def refuse(_work: object) -> None:
     raise StorageError
 
 
-def test_only_who_leads_wakes_what_is_due(tmp_path: Path) -> None:
+def test_only_the_leader_wakes_due_runs(tmp_path: Path) -> None:
     router = Router()
     tries: list[str] = []
 

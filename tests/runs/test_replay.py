@@ -153,7 +153,7 @@ def test_a_replaced_run_stands_for_its_handler(log: StoredCalls) -> None:
     assert [each.id for each in runs_of(log) if not each.is_latest] == [run, latest]
 
 
-def test_whoever_clicks_twice_has_it_done_once_however_fast_it_is_done(log: StoredCalls) -> None:
+def test_two_clicks_replay_once(log: StoredCalls) -> None:
     run = log.add_run(ended_call(log), CRM, "parked")
     again(log, run, unless_replaced=True)
     park_all(log)
@@ -175,12 +175,12 @@ def test_an_alert_is_sent_again_and_only_that_one(log: StoredCalls) -> None:
 
 
 @pytest.mark.parametrize("run_id", [7, 0, -1, 2**64])
-def test_a_run_that_is_not_there_is_none(log: StoredCalls, run_id: int) -> None:
+def test_an_unknown_run_is_none(log: StoredCalls, run_id: int) -> None:
     assert log.write(lambda connection: replay_run(connection, run_id, LATER)) is None
 
 
 @pytest.mark.parametrize("session_id", ["-nowhere", "", "\0", "\ud800"])
-def test_a_call_that_is_not_there_is_none(log: StoredCalls, session_id: str) -> None:
+def test_an_unknown_call_is_none(log: StoredCalls, session_id: str) -> None:
     assert log.write(lambda connection: replay_call(connection, session_id, LATER)) is None
 
 
@@ -277,7 +277,7 @@ def test_first_runs_are_for_the_calls_that_the_filters_let_through(log: StoredCa
     assert waiting_calls(log) == ["-fits"]
 
 
-def test_a_first_run_is_no_repetition(log: StoredCalls) -> None:
+def test_a_first_run_is_not_a_repetition(log: StoredCalls) -> None:
     ended_call(log)
     assert in_bulk(log, Wanted("charge_card", "never")) == Replayed(queued=1)
 
@@ -310,7 +310,7 @@ def test_a_time_to_begin_at_is_enough(log: StoredCalls) -> None:
     ("wanted", "told"),
     [({}, "Name a handler"), ({"until": NOW}, "Name a handler"), ({"status": "never"}, "Which")],
 )
-def test_who_wants_everything_must_say_more(wanted: dict[str, Any], told: str) -> None:
+def test_replaying_everything_needs_an_explicit_filter(wanted: dict[str, Any], told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         Wanted(**wanted)
 

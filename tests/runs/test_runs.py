@@ -230,7 +230,7 @@ def test_an_async_handler_is_cancelled_when_its_time_is_over(
     assert (attempt.outcome, attempt.error_message) == ("timed_out", "took over 0.02 s")
 
 
-def test_a_handler_that_never_returns_holds_up_nobody(
+def test_a_handler_that_never_returns_delays_no_other(
     tmp_path: Path, router: Router, release: threading.Event
 ) -> None:
     @router.on_end_of_call(timeout_s=0.02)

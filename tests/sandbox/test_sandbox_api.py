@@ -72,7 +72,7 @@ def test_fields_that_are_missing_or_wrong_are_named_as_fastapi_does(client: Test
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"[" * 9999])
-def test_a_body_that_is_no_json_is_422(client: TestClient, body: bytes) -> None:
+def test_a_body_that_is_not_json_gets_422(client: TestClient, body: bytes) -> None:
     answer = client.post(f"{API}/start_outbound_call", content=body)
     assert answer.status_code == 422
     assert answer.json()["detail"][0]["type"] == "json_invalid"
@@ -309,9 +309,7 @@ def test_overrides_of_a_call_are_merged_over_its_agent(client: TestClient) -> No
     assert json.loads(log["chat"])[0] == {"role": "assistant", "content": "Hi Grace"}
 
 
-def test_a_webhook_that_the_agent_has_as_null_is_none(
-    client: TestClient, ended: list[EndOfCall]
-) -> None:
+def test_a_null_webhook_of_an_agent_is_none(client: TestClient, ended: list[EndOfCall]) -> None:
     silent = CONFIG | {"extra_prompt_webhook": None, "session_data_webhook": None}
     agent = post(client, "/agents", {"name": "Silent", "config": silent})
     ids = post(client, "/start_outbound_call", OUTBOUND | {"agent_id": agent["id"]})
@@ -344,7 +342,7 @@ def test_the_policy_in_an_address_is_that_of_the_call(
     assert eventually(lambda: ended)[0].call_status == "failed"
 
 
-def test_a_policy_that_there_is_not_is_no_address(client: TestClient) -> None:
+def test_an_unknown_policy_is_not_found(client: TestClient) -> None:
     for policy in ("merge=sideways", "merge", "", "no_such=1", "late_by_s=nan"):
         answer = client.post(f"{API}/with/{policy}/start_outbound_call", json=OUTBOUND)
         assert answer.status_code == 404
@@ -468,7 +466,9 @@ def test_agents_that_keep_no_data_leave_no_trace(
         {"sec-fetch-site": "cross-site", "origin": "https://evil.example"},
     ],
 )
-def test_nobody_comes_in_from_elsewhere(client: TestClient, headers: dict[str, str]) -> None:
+def test_requests_from_other_machines_are_refused(
+    client: TestClient, headers: dict[str, str]
+) -> None:
     assert client.get(f"{API}/agents", headers=headers).status_code == 403
 
 
@@ -485,7 +485,7 @@ def test_pages_on_this_machine_come_in(client: TestClient, headers: dict[str, st
     assert client.get(f"{API}/agents", headers=headers).status_code == 200
 
 
-def test_who_has_the_key_comes_in_from_anywhere(
+def test_requests_with_the_key_are_accepted_from_anywhere(
     make_hooks: MakeHooks, ended: list[EndOfCall]
 ) -> None:
     key = "a key of the whole team"

@@ -292,7 +292,7 @@ def test_parts_of_answers_to_older_requests_come_to_nothing(
     assert [turn.content for turn in one.chat] == ["May I", "smoke?", "Yes, always."]
 
 
-def test_an_answer_without_words_is_no_turn(
+def test_an_empty_answer_makes_no_turn(
     client: TestClient, model_at: MakeModel, ended: list[EndOfCall]
 ) -> None:
     def silent(model: Model, message: dict[str, Any]) -> None:

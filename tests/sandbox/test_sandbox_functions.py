@@ -161,7 +161,7 @@ def test_it_may_run_when_the_call_is_over(policy: Policy, order: list[str]) -> N
     assert result.log.of(EndDelivered)
 
 
-def test_one_that_nobody_configured_or_that_has_no_webhook_is_noted() -> None:
+def test_a_function_without_configuration_or_webhook_is_noted() -> None:
     receiver = Receiver()
     unknown = use(receiver, ToolUse("fly", {}))
     without = use(receiver, tool={"webhook": None})

@@ -200,7 +200,7 @@ def test_what_was_expected_and_did_not_come_is_told(expect: str, found: str) -> 
     assert str(findings[0]).startswith(found)
 
 
-def test_who_expects_nothing_still_expects_to_be_taken() -> None:
+def test_a_scenario_without_expectations_still_expects_acceptance() -> None:
     scenario = read('[[turns]]\nuser = "Hello"')
     assert [one.is_met for one in rehearse(scenario, Receiver())] == [True]
     refused = rehearse(scenario, Receiver(end=json_answer({}, 401)))

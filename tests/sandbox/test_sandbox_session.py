@@ -141,7 +141,7 @@ def test_what_millis_does_with_flat_keys_is_for_the_policy_to_say() -> None:
     }
 
 
-def test_parts_of_an_answer_that_are_no_use_are_left_out_and_noted() -> None:
+def test_unusable_parts_of_an_answer_are_left_out_and_noted() -> None:
     result = call(Receiver(prefetch=json_answer({"metadata": 3, "extra_prompt": ["x"]})))
     assert (result.metadata, result.texts.prompt) == ({}, "")
     assert len(result.log.of(Prefetched)[0].notes) == 2
@@ -266,7 +266,7 @@ class Waiting:
         return Ending()
 
 
-def test_somebody_else_may_hang_up() -> None:
+def test_another_party_may_hang_up() -> None:
     def soon(session: Session) -> None:
         session.log.listen(
             lambda step: session.hang_up("api-ended") if isinstance(step, Said) else None
@@ -276,7 +276,7 @@ def test_somebody_else_may_hang_up() -> None:
     assert result.ending.call_status == "api-ended"
 
 
-def test_who_hangs_up_before_the_first_word_is_heard() -> None:
+def test_hanging_up_before_the_first_word_is_heard() -> None:
     result = call(Receiver(), agent=Waiting(), during=lambda session: session.hang_up("user-ended"))
     assert result.ending.call_status == "user-ended"
 
@@ -324,7 +324,7 @@ def test_steps_hold_no_secret_of_the_configuration() -> None:
     assert "Bearer of the tests" in json.dumps(result.log_entry)
 
 
-def test_who_follows_late_hears_everything() -> None:
+def test_a_late_follower_hears_everything() -> None:
     result = call(Receiver())
 
     async def heard(log: StepLog) -> list[int]:
@@ -333,7 +333,7 @@ def test_who_follows_late_hears_everything() -> None:
     assert asyncio.run(heard(result.log)) == list(range(1, len(result.log) + 1))
 
 
-def test_who_follows_hears_each_step_as_it_comes() -> None:
+def test_a_follower_hears_each_step_as_it_comes() -> None:
     heard: list[int] = []
     followers: list[asyncio.Task[None]] = []
 

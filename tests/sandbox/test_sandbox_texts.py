@@ -30,7 +30,7 @@ def test_null_is_a_value_or_removes_the_key() -> None:
     assert (removed.metadata, removed.removed) == ({}, ("a",))
 
 
-def test_the_same_value_again_is_no_change() -> None:
+def test_setting_the_same_value_is_not_a_change() -> None:
     assert merge_metadata({"a": 1}, {"a": 1}, Policy()).changed == ()
 
 

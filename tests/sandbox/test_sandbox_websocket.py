@@ -104,9 +104,7 @@ def silence(seconds: float) -> bytes:
     return bytes(2 * round(seconds * SAMPLES_PER_S))
 
 
-def test_who_speaks_while_the_agent_does_interrupts_it(
-    client: TestClient, ended: list[EndOfCall]
-) -> None:
+def test_speaking_over_the_agent_interrupts_it(client: TestClient, ended: list[EndOfCall]) -> None:
     agent = {"agent_id": "a", "agent_config": {"first_message": "A long message. " * 40}}
     with call(client, data=initiate() | {"agent": agent}) as socket:
         until(socket, "onresponsetext", agent["agent_config"]["first_message"])  # type: ignore[index]
@@ -253,6 +251,6 @@ def test_a_page_of_another_site_gets_no_connection(client: TestClient) -> None:
         pass
 
 
-def test_without_a_sandbox_nobody_is_connected(make_hooks: MakeHooks) -> None:
+def test_without_a_sandbox_no_connection_is_accepted(make_hooks: MakeHooks) -> None:
     with client_of(make_hooks()) as client, pytest.raises(WebSocketDisconnect), call(client):
         pass

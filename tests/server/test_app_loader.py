@@ -59,7 +59,7 @@ def test_a_package_itself_can_be_the_target(write: Write) -> None:
     assert load_target(str(file)).import_string == "shop:hooks"
 
 
-def test_two_names_of_one_application_are_no_choice(write: Write) -> None:
+def test_two_names_of_one_application_are_one(write: Write) -> None:
     write("shop.py", HOOKS + "application = hooks\n")
     assert load_target("shop.py").attribute == "hooks"
 

@@ -254,7 +254,7 @@ def test_a_long_path_is_answered_431(connect: Connect) -> None:
     assert answer_to(connect, request).startswith(b"HTTP/1.1 431 ")
 
 
-def test_a_large_body_is_no_large_header(connect: Connect) -> None:
+def test_a_large_body_does_not_count_as_headers(connect: Connect) -> None:
     peer = connect()
     peer.sendall(HEAD_OF_POST + b"Content-Length: 100000\r\n\r\n" + b"x" * 99_999 + b"!")
     assert read_until(peer, b"x!").startswith(b"HTTP/1.1 200 ")
@@ -438,7 +438,7 @@ WAITS = {
 
 
 @pytest.mark.parametrize("wait", WAITS)
-def test_everybody_gets_a_place_from_who_waits_longest(wait: str) -> None:
+def test_a_new_connection_takes_the_place_of_the_longest_idle(wait: str) -> None:
     patient = Limits(300, 300, strangers_idle_s=300, max_connections=3)
     with serving(patient) as connect:
         peers = [sent(connect, *WAITS[wait]) for _ in range(3)]
@@ -456,7 +456,7 @@ def test_half_a_request_that_gives_way_is_told_to_come_back() -> None:
             assert b"\r\nretry-after: 1\r\n" in read_all(peer)
 
 
-def test_who_brought_a_secret_gives_way_last() -> None:
+def test_authenticated_connections_give_way_last() -> None:
     with serving(Limits(max_connections=3)) as connect:
         known, known_body = sent(connect, KNOWN, b"known!"), connect()
         known_body.sendall(b"POST /known HTTP/1.1\r\nContent-Length: 4\r\n\r\nha")
@@ -527,7 +527,7 @@ def test_one_network_with_all_its_places_at_work_is_told_to_come_back(
             pass  # the request may still be on its way
 
 
-def test_only_who_brought_a_secret_and_proxies_may_be_idle_for_long() -> None:
+def test_only_authenticated_peers_and_proxies_may_idle_for_long() -> None:
     with serving(Limits(strangers_idle_s=0)) as connect:
         assert answer_to(connect, GET).startswith(b"HTTP/1.1 200 ")
         proxied = GET[:-2] + b"X-Forwarded-For: 203.0.113.7\r\n\r\n"

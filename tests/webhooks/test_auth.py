@@ -155,7 +155,7 @@ def test_the_secret_of_an_agent_is_good_for_that_agent_alone(agent_id: str | Non
         grant.require_agent(agent_id)
 
 
-def test_the_secret_of_an_agent_without_a_name_is_good_for_none() -> None:
+def test_a_secret_of_an_agent_without_a_name_opens_nothing() -> None:
     grant = gate(agent_secrets={"": [OTHER]}).admit(bearer(OTHER))
     with pytest.raises(AuthenticationError):
         grant.require_agent("-Ox1")

@@ -91,7 +91,7 @@ def test_a_coding_we_do_not_know_is_named(content_encoding: str, named: str) -> 
     assert unknown_coding(content_encoding) == f"content-encoding '{named}' is not one we can read"
 
 
-def test_a_coding_s_name_is_bounded_and_a_known_one_is_none() -> None:
+def test_unknown_content_codings_are_named_briefly() -> None:
     assert len(unknown_coding("x" * 10_000) or "") < 100
     assert unknown_coding("GZIP, deflate,") is None
 

@@ -91,7 +91,9 @@ def test_the_content_type_does_not_matter(
 
 
 @pytest.mark.parametrize("length", [b"-1", b"many", b"", b"\xb2"])
-def test_a_length_that_is_none_is_measured(client: TestClient, length: bytes) -> None:
+def test_an_invalid_length_is_replaced_by_the_measured_one(
+    client: TestClient, length: bytes
+) -> None:
     headers = {b"content-length": length}
     assert client.post(END_OF_CALL, content=BODY, headers=headers).status_code == 200
 
@@ -327,7 +329,7 @@ async def _deliver_to(
     return statuses
 
 
-def test_a_sender_who_leaves_is_not_answered_and_nothing_is_stored(
+def test_a_request_that_is_cut_off_stores_nothing(
     hooks: MillisHooks, rows: Rows, caplog: pytest.LogCaptureFixture
 ) -> None:
     part = {"type": "http.request", "body": BODY, "more_body": True}

@@ -33,7 +33,7 @@ def ask(hooks: MillisHooks, url: str = PREFETCH) -> Any:
 
 
 @pytest.mark.both_databases
-def test_an_answer_goes_out_and_into_the_log(hooks: MillisHooks, rows: Rows) -> None:
+def test_an_answer_is_sent_and_logged(hooks: MillisHooks, rows: Rows) -> None:
     @hooks.on_prefetch
     async def greet(call: PrefetchRequest) -> PrefetchResponse:
         return PrefetchResponse(metadata={"plan": call.metadata["plan"]}, extra_prompt="Hi.")
@@ -213,7 +213,7 @@ def test_a_plain_handler_that_never_returns_is_late(
     assert rows(RECORD)[0]["outcome"] == "late"
 
 
-def test_who_is_in_time_is_heard_without_who_is_late(
+def test_answers_in_time_go_out_without_late_ones(
     make_hooks: MakeHooks, released: threading.Event, rows: Rows
 ) -> None:
     hooks = make_hooks()
@@ -341,7 +341,7 @@ def test_the_last_good_answer_may_be_one_of_another_process(make_hooks: MakeHook
         ({"metadata": {"a": object()}}, "PREFETCH_DEFAULT: metadata.a: "),
     ],
 )
-def test_a_default_that_is_no_answer_stops_the_start(
+def test_an_invalid_default_answer_stops_the_start(
     make_hooks: MakeHooks, tmp_path: Path, default: dict[str, Any], message: str
 ) -> None:
     url = f"sqlite:///{tmp_path}/new.db"

@@ -96,7 +96,7 @@ def unfinished() -> Any:
 @pytest.mark.parametrize(
     "item", [object(), b"\xff", pytest.param(unfinished, id="raises while read")]
 )
-def test_what_is_no_json_is_refused(item: Any) -> None:
+def test_an_answer_that_is_not_json_is_refused(item: Any) -> None:
     with pytest.raises(HandlerError, match="cannot be sent as JSON"):
         read({"tier": item() if callable(item) else item})
 

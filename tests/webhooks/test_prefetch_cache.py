@@ -37,7 +37,7 @@ def test_a_caller_gets_the_last_good_answer_again() -> None:
 
 
 @pytest.mark.parametrize("other", [caller("+15550199"), caller(agent_id="-other"), caller(None)])
-def test_nobody_gets_the_answer_of_somebody_else(other: PrefetchRequest) -> None:
+def test_no_caller_gets_the_answer_of_another(other: PrefetchRequest) -> None:
     remembered = cache(Clock())
     remembered.keep(caller(), b"mine")
     assert remembered.find(other) is None
@@ -51,7 +51,7 @@ def test_a_caller_of_our_one_number_is_told_from_the_next() -> None:
     assert remembered.find(next_one) is None
 
 
-def test_without_a_number_nobody_is_known() -> None:
+def test_a_caller_without_a_number_is_unknown() -> None:
     remembered = cache(Clock())
     remembered.keep(caller(None), b"somebody's")
     assert remembered.find(caller(None)) is None

@@ -188,7 +188,7 @@ def check_handler(found: Report, within: Sequence[Told]) -> None:
     st.sampled_from([(), ("a",), ("a", "b")]),
     st.sampled_from(["type", "provider"]),
 )
-@settings(max_examples=10)
+@settings(max_examples=settings().max_examples // 5)
 def test_figures_are_those_of_the_calls_one_by_one_with_summaries_and_without(
     told: list[Told], zone: Any, agents: tuple[str, ...], split: Any
 ) -> None:

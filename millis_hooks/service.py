@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from .observability.tracing import Tracing
     from .operators import Operators
     from .runs.replay import Replayed
-    from .sandbox.emulator import StandIn
+    from .sandbox.emulator.app import Emulator
     from .sandbox.emulator.rehearsals import Rehearsals
 
 logger = logging.getLogger("millis_hooks")
@@ -316,12 +316,12 @@ class Service:
         self.call_log.writer.run(work)
         self.call_log.news.tell([Change("rejected")])
 
-    def _build_emulator(self) -> StandIn:
-        from .sandbox.emulator import StandIn
+    def _build_emulator(self) -> Emulator:
+        from .sandbox.emulator.app import Emulator
 
         if self._app is None:
             raise RuntimeError("The service was started without its application.")
-        return StandIn(self._app, self._settings, now=_now)
+        return Emulator(self._app, self._settings, now=_now)
 
     def _build_dashboard(self) -> ASGIApp:
         from .call_log.queries import Queries

@@ -30,7 +30,7 @@ from ..call_log.upkeep.removal import (
 from ..exceptions import ConfigError
 from ..masking.error_report import printable
 from ..protocol.phones import digits_of, looked_for
-from ..sandbox.emulator.app import sandbox_file
+from ..sandbox.emulator.store import sandbox_file
 from ..settings import Settings
 from .common import is_served, open_log, record
 from .terminal import INTERRUPTED, fail, note, progress

@@ -23,7 +23,7 @@ from ..masking.error_report import printable
 from ..masking.policy import MaskPolicy
 from ..sandbox.scenario import Scenario, load_scenario, shipped_scenarios
 from ..sandbox.simulator import Latencies, Load, RunningService, Simulation
-from ..sandbox.steps import EndDelivered, Prefetched, Step, shown
+from ..sandbox.steps import EndDelivered, Prefetched, Step, masked_step
 from ..server.app_loader import load_target
 from ..settings import Hook, Settings
 from ..testing import HooksClient
@@ -139,7 +139,7 @@ def _running(url: str, secret: str | None, *, anywhere: bool) -> Iterator[_Stand
         raise ConfigError(f"{url} is not on this machine. With --anywhere it is reached, too.")
     with _call_log(settings, url) as log:
         service = RunningService(
-            lambda agent_id: _webhooks(settings, url, secret, agent_id),
+            webhooks=lambda agent_id: _webhooks(settings, url, secret, agent_id),
             log=log,
             mark=Marker(settings, "sandbox"),
             anywhere=anywhere,
@@ -203,8 +203,8 @@ def _as_json(mask: MaskPolicy, scenario: Scenario, simulation: Simulation) -> di
         "scenario": scenario.name,
         "session_id": simulation.result.session_id,
         "ok": not simulation.unmet,
-        "expected": [asdict(finding) for finding in simulation.findings],
-        "steps": [shown(step, mask) for step in simulation.result.log],
+        "expected": [asdict(each) for each in simulation.expectations],
+        "steps": [masked_step(step, mask) for step in simulation.result.log],
         "outcome": handled and handled.call.outcome,
         "handlers": {run.handler: run.state for run in runs},
     }
@@ -213,7 +213,7 @@ def _as_json(mask: MaskPolicy, scenario: Scenario, simulation: Simulation) -> di
 def _print_step(mask: MaskPolicy, step: Step | None) -> None:
     if step is None:
         return
-    told = shown(step, mask)
+    told = masked_step(step, mask)
     head = f"{step.at_s:7.1f} s  {step.kind.replace('_', ' '):<15}  "
     for number, line in enumerate([*_lines(told), *told["notes"]]):
         lead = head if number == 0 else " " * len(head)
@@ -290,8 +290,8 @@ def _print_ending(stands: _Stands, simulation: Simulation) -> None:
     for run in simulation.handled.runs if simulation.handled else ():
         reason = f": {run.reason}" if run.reason else ""
         typer.echo(_short(f"  handler {run.handler} {run.state}{reason}"))
-    for finding in simulation.findings:
-        typer.echo(_short(f"  {'ok  ' if finding.is_met else 'FAIL'} {mask.text(str(finding))}"))
+    for each in simulation.expectations:
+        typer.echo(_short(f"  {'ok  ' if each.is_met else 'FAIL'} {mask.text(str(each))}"))
 
 
 def _load(

@@ -1,4 +1,4 @@
-"""The sandbox's API in place of Millis', for handlers that work for a rehearsed call."""
+"""Answers what handlers of a sandbox call ask of Millis' API, from the sandbox's own API."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ _STOPPED = "The service has stopped, and its sandbox with it."
 
 
 class SandboxAnswers:
-    """Hands requests to the sandbox of the application, on the loop that serves it."""
+    """Sends requests to the sandbox of the application, on the loop that serves it."""
 
     def __init__(
         self, app: ASGIApp, key: SecretStr | None, loop: asyncio.AbstractEventLoop
     ) -> None:
-        """`key` is the one that the sandbox asks for, if it asks for any."""
+        """`key` is the sandbox's key, if one is set."""
         self._app = app
-        self._key = "rehearsed" if key is None else key.get_secret_value()
+        self._key = "any-key" if key is None else key.get_secret_value()
         self._loop = loop
 
     async def __call__(self, request: MillisRequest) -> tuple[int, bytes]:
         """Return the status and the body of the sandbox's answer."""
-        asking = self._ask(request)
+        sending = self._send(request)
         try:
-            # In a context of its own: what the sandbox begins does not belong to the handler.
-            answer = Context().run(asyncio.run_coroutine_threadsafe, asking, self._loop)
+            # An empty context: a call that starts here does not belong to the handler's call.
+            answer = Context().run(asyncio.run_coroutine_threadsafe, sending, self._loop)
         except RuntimeError:
-            asking.close()
+            sending.close()
             raise MillisUnreachableError(_STOPPED) from None
         return await asyncio.wrap_future(answer)
 
-    async def _ask(self, request: MillisRequest) -> tuple[int, bytes]:
+    async def _send(self, request: MillisRequest) -> tuple[int, bytes]:
         import httpx2
 
         transport = httpx2.ASGITransport(app=self._app, raise_app_exceptions=False)
@@ -57,6 +57,6 @@ class SandboxAnswers:
 
 
 def _api_path(base_url: str) -> str:
-    """Return the path of the sandbox's API; an address that names a scenario of it keeps that."""
+    """Return the path of the sandbox's API, with the scenario or policy that `base_url` names."""
     _, is_sandbox, rest = urlsplit(base_url).path.partition(_API)
     return f"{_API}{rest}" if is_sandbox else _API

@@ -1,49 +1,19 @@
-"""What a scenario expects of a call, and whether it was met: the exit code of `simulate`."""
+"""Compares what a scenario expects of a call with what happened: the exit code of `simulate`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal
-
-from pydantic import ConfigDict
 
 from ..protocol.call_status import spell_status
-from ..protocol.reading import Json
+from .scenario import Expectations
+from .session import Session
 from .steps import EndDelivered, FunctionCalled, Prefetched
-
-if TYPE_CHECKING:
-    from .session import SessionResult
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Expectations:
-    """What should have happened. None, or empty, expects nothing."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=False)
-
-    prefetch: Literal["answered", "failed", "none"] | None = None
-    prefetch_within_ms: float | None = None
-    #: Keys and values among those the call ends with.
-    metadata: Mapping[str, Json] = field(default_factory=dict)
-    prompt_contains: Sequence[str] = ()
-    prompt_lacks: Sequence[str] = ()
-    first_message: str | None = None
-    #: The names that nothing was known of, in whatever place, in any order.
-    unresolved: Sequence[str] | None = None
-    #: What the result of each of these functions contains.
-    functions: Mapping[str, str] = field(default_factory=dict)
-    call_status: str | None = None
-    end_of_call: Literal["accepted", "refused", "none"] | None = None
-    #: Of the stored call; known only where the call log is at hand.
-    outcome: str | None = None
-    #: How the run of each of these handlers ended; known only there, too.
-    handlers: Mapping[str, Literal["succeeded", "failed", "parked"]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """One expectation: `found` says what there was where it was not met."""
+class ExpectationResult:
+    """One expectation: `found` says what happened instead where it was not met."""
 
     expected: str
     is_met: bool
@@ -55,7 +25,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class StoredCall:
-    """What the call log says of a call; nothing where no end of it has arrived."""
+    """What the call log has of a call; empty where no end-of-call has arrived."""
 
     outcome: str | None = None
     #: The state of the latest run of each handler.
@@ -63,82 +33,85 @@ class StoredCall:
 
 
 def check(
-    expected: Expectations, result: SessionResult, stored: StoredCall | None
-) -> list[Finding]:
-    """Compare what was expected with what came of it; without `stored` a part is left out.
+    expected: Expectations, session: Session, stored: StoredCall | None
+) -> list[ExpectationResult]:
+    """Compare an ended session with what was expected.
 
-    Who expects nothing still expects that what is sent is taken.
+    Without `stored` the expectations about the call log are left out. A scenario without
+    expectations still expects that both webhooks accept what they are sent.
     """
     if expected == Expectations():
-        return [_all_is_taken(result)]
-    findings = [
-        *_of_prefetch(expected, result),
-        *_of_texts(expected, result),
-        *_of_ending(expected, result),
+        return [_all_accepted(session)]
+    results = [
+        *_of_prefetch(expected, session),
+        *_of_texts(expected, session),
+        *_of_ending(expected, session),
     ]
-    return findings if stored is None else [*findings, *_of_log(expected, stored)]
+    return results if stored is None else [*results, *_of_log(expected, stored)]
 
 
-def _all_is_taken(result: SessionResult) -> Finding:
-    told = [step.failure for step in result.log.of(Prefetched)]
-    told += [step.failure for step in result.log.of(EndDelivered)]
-    failures = [failure for failure in told if failure is not None]
-    return Finding("both webhooks take what they are sent", not failures, "; ".join(failures))
+def _all_accepted(session: Session) -> ExpectationResult:
+    steps = [*session.log.of(Prefetched), *session.log.of(EndDelivered)]
+    failures = [step.failure for step in steps if step.failure is not None]
+    text = "both webhooks take what they are sent"
+    return ExpectationResult(text, not failures, "; ".join(failures))
 
 
-def _of_prefetch(expected: Expectations, result: SessionResult) -> Iterator[Finding]:
-    asked = [step for step in result.log.of(Prefetched) if step.sent is not None]
+def _of_prefetch(expected: Expectations, session: Session) -> Iterator[ExpectationResult]:
+    step = next((step for step in session.log.of(Prefetched) if step.sent is not None), None)
     if expected.prefetch is not None:
-        found = "none" if not asked else "failed" if asked[-1].failure else "answered"
-        why = f" ({asked[-1].failure})" if asked and asked[-1].failure else ""
-        yield _same("prefetch", expected.prefetch, found, why)
+        outcome = "none" if step is None else "failed" if step.failure else "answered"
+        yield _same("prefetch", expected.prefetch, outcome, step.failure if step else None)
     if expected.prefetch_within_ms is not None:
-        took_ms = asked[-1].took_ms if asked else 0.0
-        is_met = bool(asked) and took_ms <= expected.prefetch_within_ms
         text = f"prefetch within {expected.prefetch_within_ms:g} ms"
-        yield Finding(text, is_met, f"it took {took_ms:.0f} ms" if asked else "none was sent")
+        is_met = step is not None and step.took_ms <= expected.prefetch_within_ms
+        found = "none was sent" if step is None else f"it took {step.took_ms:.0f} ms"
+        yield ExpectationResult(text, is_met, found)
     for key, value in expected.metadata.items():
-        known = key in result.metadata
-        found_value = repr(result.metadata[key]) if known else "nothing"
-        is_met = known and result.metadata[key] == value
-        yield Finding(f"metadata {key} is {value!r}", is_met, found_value)
+        is_known = key in session.metadata
+        found = repr(session.metadata[key]) if is_known else "nothing"
+        is_met = is_known and session.metadata[key] == value
+        yield ExpectationResult(f"metadata {key} is {value!r}", is_met, found)
 
 
-def _of_texts(expected: Expectations, result: SessionResult) -> Iterator[Finding]:
-    prompt = result.texts.prompt
+def _of_texts(expected: Expectations, session: Session) -> Iterator[ExpectationResult]:
+    texts = session.texts
     for part in expected.prompt_contains:
-        yield Finding(f"the prompt contains {part!r}", part in prompt, "it does not")
+        text = f"the prompt contains {part!r}"
+        yield ExpectationResult(text, part in texts.prompt, "it does not")
     for part in expected.prompt_lacks:
-        yield Finding(f"the prompt lacks {part!r}", part not in prompt, "it contains it")
+        text = f"the prompt lacks {part!r}"
+        yield ExpectationResult(text, part not in texts.prompt, "it contains it")
     if expected.first_message is not None:
-        yield _same("first message", expected.first_message, result.texts.first_message or "")
+        yield _same("first message", expected.first_message, texts.first_message or "")
     if expected.unresolved is not None:
-        names = {name for names in result.texts.unresolved.values() for name in names}
-        wanted = ", ".join(sorted(expected.unresolved)) or "none"
-        yield _same("unknown variables", wanted, ", ".join(sorted(names)) or "none")
+        names = {name for names in texts.unresolved.values() for name in names}
+        expected_names = ", ".join(sorted(expected.unresolved)) or "none"
+        yield _same("unknown variables", expected_names, ", ".join(sorted(names)) or "none")
 
 
-def _of_ending(expected: Expectations, result: SessionResult) -> Iterator[Finding]:
-    results = {step.name: step.result or "" for step in result.log.of(FunctionCalled)}
+def _of_ending(expected: Expectations, session: Session) -> Iterator[ExpectationResult]:
+    results = {step.name: step.result or "" for step in session.log.of(FunctionCalled)}
     for name, part in expected.functions.items():
         found = repr(results[name]) if name in results else "it was not called"
         is_met = name in results and part in results[name]
-        yield Finding(f"{name} gives {part!r}", is_met, found)
+        yield ExpectationResult(f"{name} gives {part!r}", is_met, found)
     if expected.call_status is not None:
-        yield _same("status", spell_status(expected.call_status), result.ending.call_status)
+        yield _same("status", spell_status(expected.call_status), session.ending.call_status)
     if expected.end_of_call is not None:
-        sent = [step for step in result.log.of(EndDelivered) if step.sent is not None]
-        last = sent[-1].failure if sent else None
-        found = "none" if not sent else "refused" if last else "accepted"
-        yield _same("end-of-call", expected.end_of_call, found, f" ({last})" if last else "")
+        sent = [step for step in session.log.of(EndDelivered) if step.sent is not None]
+        failure = sent[-1].failure if sent else None
+        outcome = "none" if not sent else "refused" if failure else "accepted"
+        yield _same("end-of-call", expected.end_of_call, outcome, failure)
 
 
-def _of_log(expected: Expectations, stored: StoredCall) -> Iterator[Finding]:
+def _of_log(expected: Expectations, stored: StoredCall) -> Iterator[ExpectationResult]:
     if expected.outcome is not None:
         yield _same("outcome", expected.outcome, stored.outcome or "none")
     for name, state in expected.handlers.items():
         yield _same(f"handler {name}", state, stored.handlers.get(name, "not called"))
 
 
-def _same(what: str, expected: str, found: str, why: str = "") -> Finding:
-    return Finding(f"{what}: {expected}", expected == found, f"{found}{why}")
+def _same(what: str, expected: str, found: str, why: str | None = None) -> ExpectationResult:
+    because = f" ({why})" if why else ""
+    return ExpectationResult(f"{what}: {expected}", expected == found, f"{found}{because}")

@@ -13,9 +13,9 @@ from ..environment.sources import ENV_PREFIX
 from .agent import CHARS_PER_S
 from .emulator import custom_llm, http_api, sessions, store, websocket
 from .emulator.rehearsals import LONGEST_S
-from .functions import MAX_RESULT_CHARS
 from .policy import PolicySetting, policy_settings
-from .session import IGNORED
+from .session import MAX_RESULT_CHARS
+from .texts import IGNORED
 from .transport import MAX_ANSWER_BYTES
 from .webhook_client import PER_MINUTE, TTS_PER_1000_CHARS
 
@@ -113,7 +113,7 @@ MADE_UP: tuple[MadeUp, ...] = (
         _AGENTS,
         "An `agent_id` that was not made here is taken, and the call's page says so: an agent "
         "stands in that says "
-        f'"{sessions.STAND_IN_CONFIG["first_message"]}". What the call overrides counts.',
+        f'"{sessions.DEFAULT_CONFIG["first_message"]}". What the call overrides counts.',
     ),
     _row(
         _AGENTS,
@@ -166,9 +166,9 @@ MADE_UP: tuple[MadeUp, ...] = (
     _row(
         _API,
         "`call-histories` begins with the call at `start_at` and goes back in time, with at most "
-        f"{sessions.MAX_HISTORIES:,} calls. Where a call has nothing, it has 0, an empty text "
+        f"{http_api.MAX_HISTORIES:,} calls. Where a call has nothing, it has 0, an empty text "
         "or an empty list.",
-        "emulator.sessions.MAX_HISTORIES",
+        "emulator.http_api.MAX_HISTORIES",
     ),
     _row(
         _API,
@@ -218,14 +218,14 @@ MADE_UP: tuple[MadeUp, ...] = (
         _TEXTS,
         "The agent says the first of a function's `messages` before it; `session_timeout.message` "
         "when a call ends with `timeout`, and `flow.voicemail.message` with `voicemail-message`.",
-        "agent._DEEPEST",
+        "texts._DEEPEST",
     ),
     _row(
         _TEXTS,
         "A function that fails is told to the agent as `Failed: ` and why. Of a result "
         f"{MAX_RESULT_CHARS:,} characters are handed on, and of an answer "
         f"{MAX_ANSWER_BYTES:,} bytes are read.",
-        "functions.MAX_RESULT_CHARS",
+        "session.MAX_RESULT_CHARS",
         "transport.MAX_ANSWER_BYTES",
     ),
     _row(

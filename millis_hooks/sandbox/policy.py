@@ -1,4 +1,4 @@
-"""What Millis does not document, as settings: each is a guess that a team may want to turn round.
+"""Settings for what Millis does not document: each default is a guess that a team may change.
 
 Source of what is known and what is not: docs.millis.ai, core-concepts/webhooks and variables.
 """
@@ -20,7 +20,7 @@ def _setting(default: Any, meaning: str) -> Any:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """How the stand-in behaves where nothing says how Millis does."""
+    """How the sandbox behaves where Millis' behaviour is not documented."""
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(
         extra="forbid", strict=False, allow_inf_nan=False
@@ -38,21 +38,21 @@ class Policy:
     )
     null_removes: bool = _setting(False, "Whether null in a prefetch's metadata removes the key.")
     missing_variables: Literal["kept", "blank"] = _setting(
-        "kept", "What stands where nothing is known of a {name}."
+        "kept", "What stands in the text for an unknown {name}."
     )
     variables_in_headers: bool = _setting(
         True, "Whether {name} is filled in the headers of webhooks and functions, too."
     )
     prefetch_if_unreached: bool = _setting(
-        False, "Whether a call that never connects is asked about first."
+        False, "Whether a call that never connects is prefetched."
     )
     end_of_call_if_unreached: bool = _setting(
-        False, "Whether a call that never connected is told about. Most likely it is not."
+        False, "Whether a call that never connected has an end-of-call. Most likely it has none."
     )
     end_of_call_timeout_s: float = _setting(10.0, "Seconds it waits for an acknowledgement.")
     end_of_call_attempts: int = _setting(1, "How often it sends what was not acknowledged.")
     end_of_call_retry_after_s: float = _setting(30.0, "Seconds between those attempts.")
-    late_by_s: float = _setting(600.0, "Seconds by which an end-of-call is late when it is late.")
+    late_by_s: float = _setting(600.0, "Seconds by which a late end-of-call is late.")
     tool_method: Literal["GET", "POST"] = _setting(
         "GET", "How a function is called that names no method."
     )
@@ -70,7 +70,7 @@ class Policy:
     )
     odd_messages: Literal["ignored", "end-call"] = _setting(
         "ignored",
-        "What becomes of a client's message that is no JSON or no method.",
+        "What becomes of a client's message that is not JSON or names no known method.",
     )
     tool_turns_in_chat: bool = _setting(
         False, "Whether `chat` has the turns of functions in the current format, too."
@@ -83,20 +83,20 @@ class Policy:
 _POLICIES: TypeAdapter[Policy] = TypeAdapter(Policy)
 
 
-def read_policy(given: Mapping[str, Any]) -> Policy:
-    """Return a policy of settings by their names; the others are as they usually are.
+def read_policy(settings: Mapping[str, Any]) -> Policy:
+    """Return a policy with these settings, by name, and defaults for the others.
 
-    Raises `PayloadError`, which names what is no setting or no value of one.
+    Raises `PayloadError`, which lists the names that are unknown or have a bad value.
     """
     try:
-        return _POLICIES.validate_python(dict(given))
+        return _POLICIES.validate_python(dict(settings))
     except ValidationError as error:
         names = ", ".join(str(each["loc"][-1]) for each in error.errors(include_url=False))
         raise PayloadError(f"The policy has no such value: {names}") from error
 
 
 class PolicySetting(NamedTuple):
-    """One of the settings, as a form or a list shows it; `choices` is empty for numbers."""
+    """One setting for a form or a list; `choices` is empty for numbers."""
 
     name: str
     default: object
@@ -106,13 +106,13 @@ class PolicySetting(NamedTuple):
 
 def policy_settings() -> list[PolicySetting]:
     """Return every setting of `Policy`, in order."""
-    kinds = get_type_hints(Policy)
+    types = get_type_hints(Policy)
     return [
         PolicySetting(
-            spec.name,
-            spec.default,
-            (True, False) if kinds[spec.name] is bool else get_args(kinds[spec.name]),
-            spec.metadata["meaning"],
+            each.name,
+            each.default,
+            (True, False) if types[each.name] is bool else get_args(types[each.name]),
+            each.metadata["meaning"],
         )
-        for spec in fields(Policy)
+        for each in fields(Policy)
     ]

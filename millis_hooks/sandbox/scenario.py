@@ -1,4 +1,4 @@
-"""Scenarios: whole calls written down in TOML, to be rehearsed again and again.
+"""Scenarios: whole calls, written in TOML or in Python, that the sandbox runs again and again.
 
     title = "A gold customer books a table"
 
@@ -13,7 +13,7 @@
     [[turns]]
     user = "A table for two, please."
     [[turns]]
-    call = "find_slot"            # a function, with what it answers below [answers.find_slot]
+    call = "find_slot"            # a function; [answers.find_slot] has what it answers
     params = { day = "tuesday" }
     [[turns]]
     assistant = "Half past ten?"
@@ -25,19 +25,16 @@
     metadata = { customer_name = "Ada" }
 
 `[faults]` and `[policy]` have the fields of `Faults` and `Policy`.
-
-Finds the line of a TOML file on which a value stands, for messages about it.
 """
 
 from __future__ import annotations
 
-import re
 import tomllib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias, get_args
 
 from pydantic import (
     AfterValidator,
@@ -54,85 +51,149 @@ from ..exceptions import ConfigError
 from ..protocol.call_status import CallStatus, spell_status
 from ..protocol.reading import Json
 from ..protocol.samples import AGENT_ID, Vintage
-from .agent import Ending, Line, Script, ToolUse
-from .call_spec import PHONE_WAYS, Faults, SessionSpec, Way
-from .expectations import Expectations
 from .policy import Policy
 from .transport import Answer
-from .webhook_client import UNREACHED
-
-TomlPath: TypeAlias = tuple[str | int, ...]
-
-_NAME = r"""(?:[\w-]+|"[^"]*"|'[^']*')"""
-_NAMES = rf"({_NAME}(?:\s*\.\s*{_NAME})*)"
-_HEADER = re.compile(rf"\s*(\[\[?)\s*{_NAMES}\s*\]\]?\s*(#.*)?")
-_KEY = re.compile(rf"\s*{_NAMES}\s*=")
-_QUOTES = ('"""', "'''")
-
-
-def line_of(source: str, path: Sequence[str | int]) -> int:
-    """Return the line, from 1, of the value at `path`, or of the nearest that holds it."""
-    lines = _lines_by_path(source)
-    wanted = tuple(path)
-    while wanted and wanted not in lines:
-        wanted = wanted[:-1]
-    return lines.get(wanted, 1)
-
-
-def _lines_by_path(source: str) -> dict[TomlPath, int]:
-    lines: dict[TomlPath, int] = {}
-    counts: dict[TomlPath, int] = {}
-    table: TomlPath = ()
-    open_quote: str | None = None
-    for number, line in enumerate(source.splitlines(), start=1):
-        if open_quote is not None:
-            open_quote = None if open_quote in line else open_quote
-        elif header := _HEADER.fullmatch(line):
-            table = _table(header[1] == "[[", _names(header[2]), counts)
-            lines.setdefault(table, number)
-        elif key := _KEY.match(line):
-            lines.setdefault((*table, *_names(key[1])), number)
-            open_quote = _left_open(line)
-    return lines
-
-
-def _table(is_array: bool, names: TomlPath, counts: dict[TomlPath, int]) -> TomlPath:
-    """Return the path of a table; one of an array ends with its number there."""
-    if is_array:
-        counts[names] = counts.get(names, -1) + 1
-    path: TomlPath = ()
-    seen: TomlPath = ()
-    for name in names:
-        path, seen = (*path, name), (*seen, name)
-        if seen in counts:
-            path = (*path, counts[seen])
-    return path
-
-
-def _names(text: str) -> TomlPath:
-    """Split a dotted key; quotes may hold dots."""
-    try:
-        value: Any = tomllib.loads(f"{text} = 0")
-    except tomllib.TOMLDecodeError:
-        return (text,)
-    names: list[str] = []
-    while isinstance(value, dict):
-        name, value = next(iter(value.items()))
-        names.append(name)
-    return tuple(names)
-
-
-def _left_open(line: str) -> str | None:
-    """Return the quotes of a text of several lines that begins on this one."""
-    return next((quotes for quotes in _QUOTES if line.count(quotes) % 2), None)
-
 
 SHIPPED = Path(__file__).with_name("scenarios")
+
+#: How a call is placed, and so how its metadata is attached.
+Way: TypeAlias = Literal[
+    "inbound", "outbound", "web-sdk", "widget", "websocket", "registered", "chat"
+]
+#: Only these have phone numbers.
+PHONE_WAYS = frozenset({"inbound", "outbound"})
+#: Only these take an agent that is made up for one session.
+SOCKET_WAYS = frozenset({"web-sdk", "widget", "websocket"})
+
+PrefetchFault: TypeAlias = Literal["slow", "error", "bad-json", "unreachable"]
+PREFETCH_FAULTS: tuple[PrefetchFault, ...] = get_args(PrefetchFault)
+EndOfCallTimes: TypeAlias = Literal["once", "twice", "late", "never"]
+END_OF_CALL_TIMES: tuple[EndOfCallTimes, ...] = get_args(EndOfCallTimes)
+
+#: Statuses of calls that never connected.
+UNREACHED = frozenset(
+    {CallStatus.BUSY, CallStatus.NO_ANSWER, CallStatus.CANCELED, CallStatus.FAILED}
+)
+
+#: Who says a line, by Millis' names.
+Role: TypeAlias = Literal["user", "assistant"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Faults:
+    """What goes wrong on purpose."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=False)
+
+    #: What Millis would see of the prefetch, whatever the receiver answers.
+    prefetch: PrefetchFault | None = None
+    #: How much later a slow answer comes, in seconds.
+    prefetch_slow_s: float = 10.0
+    #: How often, and when, the end-of-call comes.
+    end_of_call: EndOfCallTimes = "once"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionSpec:
+    """What may differ from one call to the next: caller, agent, metadata, faults and policy."""
+
+    way: Way = "inbound"
+    agent_id: str | None = AGENT_ID
+    #: Millis' `AgentConfig`, overrides included: `prompt`, `first_message`, `tools`,
+    #: `extra_prompt_webhook`, `session_data_webhook` and the rest.
+    agent_config: Mapping[str, Json] = field(default_factory=dict)
+    metadata: Mapping[str, Json] = field(default_factory=dict)
+    include_metadata_in_prompt: bool = False
+    from_phone: str | None = None
+    to_phone: str | None = None
+    #: The messages of the conversation that this one continues.
+    earlier: Sequence[Mapping[str, Json]] = ()
+    #: Generated by the session where they are None.
+    session_id: str | None = None
+    call_id: str | None = None
+    #: Why the call never connects: busy, no-answer, canceled or failed.
+    unreached: CallStatus | None = None
+    #: Answers, by name, of functions that are not called over HTTP.
+    function_answers: Mapping[str, Answer] = field(default_factory=dict)
+    vintage: Vintage = "v2"
+    #: Further fields of the end-of-call, such as `call_analysis`; in v2-extras only.
+    extra_fields: Mapping[str, Json] = field(default_factory=dict)
+    #: What handlers see as `call.dry_run`.
+    dry_run: bool = False
+    #: Remarks for a person about how the call was requested.
+    notes: Sequence[str] = ()
+    faults: Faults = field(default_factory=Faults)
+    policy: Policy = field(default_factory=Policy)
+
+    @property
+    def is_on_the_phone(self) -> bool:
+        """Whether the call runs over a phone network."""
+        return self.from_phone is not None or self.to_phone is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Something to say, after a pause in seconds."""
+
+    role: Role
+    text: str
+    pause_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ToolUse:
+    """A function to call. In `params` each `{name}` is filled in as in a prompt."""
+
+    name: str
+    params: Mapping[str, Json] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a conversation ends: one of Millis' statuses, or a new one."""
+
+    call_status: str = CallStatus.USER_ENDED
+    error_message: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Script:
+    """Both sides of a conversation, without the agent's first message."""
+
+    turns: Sequence[Line | ToolUse] = ()
+    ending: Ending = Ending()
+    #: How long the call takes, in seconds; by default as long as it takes to say its words.
+    duration_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expectations:
+    """What should happen in a call. None, or empty, expects nothing."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=False)
+
+    prefetch: Literal["answered", "failed", "none"] | None = None
+    prefetch_within_ms: float | None = None
+    #: Keys and values among those the call ends with.
+    metadata: Mapping[str, Json] = field(default_factory=dict)
+    prompt_contains: Sequence[str] = ()
+    prompt_lacks: Sequence[str] = ()
+    first_message: str | None = None
+    #: The unknown names of variables, in any place and order.
+    unresolved: Sequence[str] | None = None
+    #: What the result of each of these functions contains.
+    functions: Mapping[str, str] = field(default_factory=dict)
+    call_status: str | None = None
+    end_of_call: Literal["accepted", "refused", "none"] | None = None
+    #: Of the stored call; checked only where the call log can be read.
+    outcome: str | None = None
+    #: How the run of each of these handlers ended; checked only there, too.
+    handlers: Mapping[str, Literal["succeeded", "failed", "parked"]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
-    """A call to be rehearsed, what is said in it, and what is expected of it."""
+    """A call to run, what is said in it, and what should happen."""
 
     name: str
     title: str
@@ -162,7 +223,7 @@ def load_scenario(name: str) -> Scenario:
 
 
 def read_scenario(source: str, *, file: str, name: str) -> Scenario:
-    """Read the text of a scenario; `file` names it in what `ConfigError` says."""
+    """Read the text of a scenario; raises `ConfigError`, which names it by `file`."""
     try:
         value = tomllib.loads(source)
     except tomllib.TOMLDecodeError as error:
@@ -177,7 +238,7 @@ def read_scenario(source: str, *, file: str, name: str) -> Scenario:
 
 
 _NO_FIELD = "there is no such field"
-#: For pydantic's own words, by the kind of an error.
+#: In place of pydantic's words, by the type of an error.
 _MESSAGES = {"extra_forbidden": _NO_FIELD, "unexpected_keyword_argument": _NO_FIELD}
 
 
@@ -185,26 +246,58 @@ def _unreadable(name: str, file: Path, error: Exception) -> str:
     if file.suffix == ".toml" or "/" in name:
         why = error.strerror if isinstance(error, OSError) else str(error)
         return f"{file} cannot be read: {why}."
-    known = sorted(path.stem for path in SHIPPED.glob("*.toml"))
-    near = get_close_matches(name, known, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    return f"There is no scenario {name!r}.{hint} Shipped: {', '.join(known)}; or name a file."
+    names = sorted(path.stem for path in SHIPPED.glob("*.toml"))
+    shipped = f"Shipped: {', '.join(names)}; or name a file."
+    return f"There is no scenario {name!r}.{_suggestion(name, names)} {shipped}"
+
+
+def _suggestion(name: str, names: Sequence[str]) -> str:
+    near = get_close_matches(name, names, n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def _explain(detail: ErrorDetails, source: str, file: str) -> str:
-    place = [part for part in detail["loc"] if not str(part).startswith("function-")]
-    where = ".".join(map(str, place)) or "scenario"
+    path = [part for part in detail["loc"] if not str(part).startswith("function-")]
+    field_name = ".".join(map(str, path)) or "scenario"
     message = _MESSAGES.get(detail["type"], detail["msg"].removeprefix("Value error, "))
-    return f"{file}:{line_of(source, place)}: {where}: {message}"
+    return f"{file}:{line_of(source, path)}: {field_name}: {message}"
+
+
+def line_of(source: str, path: Sequence[str | int]) -> int:
+    """Return the line, from 1, of the TOML value at `path`, or of the nearest that holds it.
+
+    Of the beginnings of the file that are TOML themselves, it looks for the first with the value.
+    """
+    lines = source.splitlines()
+    line, deepest = 1, 0
+    first = 1  # of the statement that is being read
+    for end in range(1, len(lines) + 1):
+        try:
+            value = tomllib.loads("\n".join(lines[:end]))
+        except tomllib.TOMLDecodeError:
+            continue
+        depth = sum(1 for _ in _values_along(value, path))
+        if depth > deepest:
+            line, deepest = first, depth
+        first = end + 1
+    return line
+
+
+def _values_along(value: Any, path: Sequence[str | int]) -> Iterator[Any]:
+    for part in path:
+        try:
+            value = value[part]
+        except (KeyError, IndexError, TypeError):
+            return
+        yield value
 
 
 def _known_status(value: str) -> str:
     status = spell_status(value)
-    if status in list(CallStatus):
-        return status
-    near = get_close_matches(value, [str(known) for known in CallStatus], n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"{value!r} is none of Millis' statuses.{hint}")
+    if status not in list(CallStatus):
+        suggestion = _suggestion(value, [str(known) for known in CallStatus])
+        raise ValueError(f"{value!r} is none of Millis' statuses.{suggestion}")
+    return status
 
 
 _Status = Annotated[str, AfterValidator(_known_status)]
@@ -267,9 +360,6 @@ class _Answer(_Part):
     body: str = ""
     content_type: str = "application/json"
 
-    def answer(self) -> Answer:
-        return Answer(self.status, self.body.encode(), self.content_type)
-
 
 class _Ending(_Part):
     call_status: _Status = CallStatus.USER_ENDED
@@ -289,29 +379,29 @@ class _File(_Part):
     expect: Expectations = Field(default_factory=Expectations)
 
     def scenario(self, name: str) -> Scenario:
-        fields: dict[str, Any] = dict(self.session)
-        unreached = fields.pop("unreached")
-        spec = SessionSpec(
-            **fields,
-            unreached=None if unreached is None else CallStatus(unreached),
-            agent_config=self.agent,
-            function_answers={name: answer.answer() for name, answer in self.answers.items()},
-            faults=self.faults,
-            policy=self.policy,
-        )
-        ending = Ending(self.ending.call_status, self.ending.error_message)
-        turns = tuple(turn.turn() for turn in self.turns)
-        script = Script(turns=turns, ending=ending, duration_s=self.ending.duration_s)
         return Scenario(
             name=name,
             title=self.title or name,
-            spec=spec,
-            script=script,
+            spec=self._spec(),
+            script=Script(
+                turns=tuple(turn.turn() for turn in self.turns),
+                ending=Ending(self.ending.call_status, self.ending.error_message),
+                duration_s=self.ending.duration_s,
+            ),
             expected=self.expect,
         )
 
-
-def with_agent_webhooks(scenario: Scenario, webhooks: Mapping[str, Json]) -> Scenario:
-    """Return the scenario with these webhooks where its agent names none of its own."""
-    config = {**webhooks, **scenario.spec.agent_config}
-    return replace(scenario, spec=replace(scenario.spec, agent_config=config))
+    def _spec(self) -> SessionSpec:
+        fields: dict[str, Any] = dict(self.session)
+        if self.session.unreached is not None:
+            fields["unreached"] = CallStatus(self.session.unreached)
+        return SessionSpec(
+            **fields,
+            agent_config=self.agent,
+            function_answers={
+                name: Answer(answer.status, answer.body.encode(), answer.content_type)
+                for name, answer in self.answers.items()
+            },
+            faults=self.faults,
+            policy=self.policy,
+        )

@@ -1,7 +1,7 @@
-"""What happens in a session, step by step: typed, in order, and never changed afterwards.
+"""The steps of a session: typed, numbered in order, and never changed afterwards.
 
-A step holds no secret of the configuration: they are masked before they come here. Numbers, what
-people said and metadata are as they were; who shows steps masks them by the one policy.
+Secrets of the agent's configuration are masked before they get here. Phone numbers, what was said
+and metadata are not: `masked_step` masks them by the team's policy before a step is shown.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .transport import Answer, Request
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """A request as it may be shown: the values of its headers are masked."""
+    """A request, with its secrets and the values of its headers masked."""
 
     method: str
     url: str
@@ -31,20 +31,20 @@ class Sent:
 
     @classmethod
     def of(cls, request: Request) -> Sent:
-        """Return what may be shown of `request`."""
+        """Return `request` masked."""
         query = request.query.decode("ascii", "replace")
         joint = ("&" if "?" in request.url else "?") if query else ""
         return cls(
             request.method,
             _without_secrets(f"{request.url}{joint}{query}"),
-            {name: _shown(name, value) for name, value in request.headers},
-            None if request.body is None else _body(request.body),
+            {name: _masked_header(name, value) for name, value in request.headers},
+            None if request.body is None else _masked_body(request.body),
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """An answer as it may be shown."""
+    """An answer; `body` is decoded as UTF-8."""
 
     status_code: int
     body: str
@@ -52,11 +52,11 @@ class Answered:
 
     @classmethod
     def of(cls, answer: Answer) -> Answered:
-        """Return what may be shown of `answer`."""
+        """Return `answer` as steps have it."""
         return cls(answer.status_code, answer.text, answer.content_type)
 
 
-def _body(body: bytes) -> str:
+def _masked_body(body: bytes) -> str:
     try:
         return json.dumps(mask_secrets(read_json(body)).value)
     except PayloadError:
@@ -67,30 +67,41 @@ def _without_secrets(text: str) -> str:
     return str(mask_secrets(text).value)
 
 
-def _shown(name: str, value: str) -> str:
+def _masked_header(name: str, value: str) -> str:
     return value if name.lower() in {"content-type", "accept"} else MASK
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """Something that happened. `number` counts from 1, `at_s` are seconds since the beginning."""
+    """Something that happened. `number` counts from 1, `at_s` is seconds since the beginning."""
 
     kind: ClassVar[str] = "step"
 
     #: Set by the log.
     number: int = 0
     at_s: float = 0.0
-    #: What a person should know of it, in sentences.
+    #: Remarks for a person, in sentences.
     notes: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        """Return the step as JSON, its `kind` among the rest."""
+        """Return the step's fields and its `kind`."""
         return {"kind": self.kind, **asdict(self)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HttpStep(Step):
+    """A request and its answer. `sent` is None where nothing was sent, and the notes say why."""
+
+    sent: Sent | None = None
+    answered: Answered | None = None
+    took_ms: float = 0.0
+    #: Why the request failed.
+    failure: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Attached(Step):
-    """The call was set up: who, and with which metadata."""
+    """The call was placed, with this metadata attached."""
 
     kind: ClassVar[str] = "attached"
 
@@ -104,21 +115,15 @@ class Attached(Step):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Prefetched(Step):
-    """The prefetch webhook was asked. `sent` is None where there is none to ask."""
+class Prefetched(HttpStep):
+    """The prefetch webhook was called."""
 
     kind: ClassVar[str] = "prefetched"
-
-    sent: Sent | None = None
-    answered: Answered | None = None
-    took_ms: float = 0.0
-    #: Why the call got nothing from it; None if it did, or there was nobody to ask.
-    failure: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Merged(Step):
-    """The answer's metadata was merged over what was attached."""
+    """The answer's metadata was merged over what was attached; with the keys that it touched."""
 
     kind: ClassVar[str] = "merged"
 
@@ -138,15 +143,15 @@ class Rendered(Step):
     prompt: str
     first_message: str | None = None
     #: Each function as the agent knows it, its descriptions filled in.
-    tools: tuple[Mapping[str, Json], ...] = ()
-    #: What else the agent says, filled in, by its place in the configuration.
+    tools: tuple[Mapping[str, Any], ...] = ()
+    #: Other messages of the agent, filled in, by their place in the configuration.
     messages: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     unresolved: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Said(Step):
-    """Somebody said something: the `user` who calls, or the `assistant`.
+    """The caller (`user`) or the agent (`assistant`) said something.
 
     An answer that is spoken piece by piece is a step a piece, and one turn: `continues` says that
     `text` goes on with the turn before, `is_final` that the turn is complete with it.
@@ -161,18 +166,15 @@ class Said(Step):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FunctionCalled(Step):
-    """The agent called a function. `sent` is None where it has no webhook, or it is for later."""
+class FunctionCalled(HttpStep):
+    """The agent called a function."""
 
     kind: ClassVar[str] = "function_called"
 
     name: str
     params: Mapping[str, Json]
-    sent: Sent | None = None
-    answered: Answered | None = None
-    took_ms: float = 0.0
+    #: None where the function runs after the call.
     result: str | None = None
-    failure: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,16 +189,12 @@ class HungUp(Step):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EndDelivered(Step):
-    """The end-of-call was sent. `sent` is None where it is not, and the notes say why."""
+class EndDelivered(HttpStep):
+    """The end-of-call webhook was called."""
 
     kind: ClassVar[str] = "end_delivered"
 
     vintage: str
-    sent: Sent | None = None
-    answered: Answered | None = None
-    took_ms: float = 0.0
-    failure: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,16 +205,10 @@ class Logged(Step):
 
     entry: Mapping[str, Json]
 
-    @classmethod
-    def of(cls, entry: Mapping[str, Json]) -> Logged:
-        """Return the step of an entry, without its secrets."""
-        shown = mask_secrets(dict(entry)).value
-        return cls(entry=shown if isinstance(shown, dict) else {})
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Noted(Step):
-    """Something that changed nothing, and that a person should know of: the notes say it."""
+    """A remark about the call; nothing else happened."""
 
     kind: ClassVar[str] = "noted"
 
@@ -224,39 +216,40 @@ class Noted(Step):
 S = TypeVar("S", bound=Step)
 
 
-def shown(step: Step, mask: MaskPolicy) -> dict[str, Any]:
-    """Return a step as JSON, as it may be seen."""
-    return seen(json.loads(json.dumps(step.as_json())), mask)
-
-
-def seen(step: dict[str, Any], mask: MaskPolicy) -> dict[str, Any]:
-    """Return a step that is JSON already as it may be seen."""
-    masked = mask.payload(step, SANDBOX_STEP)
+def masked_step(step: Step | dict[str, Any], mask: MaskPolicy) -> dict[str, Any]:
+    """Return a step as JSON, masked by the policy."""
+    as_json = json.loads(json.dumps(step.as_json())) if isinstance(step, Step) else step
+    masked = mask.payload(as_json, SANDBOX_STEP)
     return masked if isinstance(masked, dict) else {}
 
 
 def with_whole_turns(steps: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return steps that are JSON with the pieces of each turn in one: in parts nothing is masked
-    that stands across two of them.
+    """Return steps that are JSON with the pieces of each turn joined.
+
+    Masking needs that: a number that is spread over two pieces would not be recognised.
     """
-    whole: list[dict[str, Any]] = []
+    joined: list[dict[str, Any]] = []
     turn: dict[str, Any] = {}
     for step in steps:
         if step["kind"] == "said" and step.get("continues"):
             turn["text"] = turn.get("text", "") + step["text"]
             continue
-        whole.append(dict(step))
+        joined.append(dict(step))
         if step["kind"] == "said":
-            turn = whole[-1]
-    return whole
+            turn = joined[-1]
+    return joined
+
+
+#: Called with each step, and with None after the last one.
+Listener = Callable[[Step | None], None]
 
 
 class StepLog:
-    """The steps of one session, for who looks on and for who comes later. For one event loop."""
+    """The steps of one session, to read now or to follow. For one event loop."""
 
     def __init__(self) -> None:
         self._steps: list[Step] = []
-        self._listeners: list[Callable[[Step | None], None]] = []
+        self._listeners: list[Listener] = []
         self.is_closed = False
 
     def __iter__(self) -> Iterator[Step]:
@@ -267,26 +260,26 @@ class StepLog:
         return len(self._steps)
 
     def add(self, step: Step, *, at_s: float) -> None:
-        """Number a step, keep it and tell the listeners."""
+        """Number a step, keep it and pass it to the listeners."""
         numbered = replace(step, number=len(self._steps) + 1, at_s=round(at_s, 3))
         self._steps.append(numbered)
-        self._tell(numbered)
+        self._notify(numbered)
 
     def close(self) -> None:
-        """Say that no further step comes."""
+        """Tell the listeners that no further step comes."""
         self.is_closed = True
-        self._tell(None)
+        self._notify(None)
 
-    def listen(self, tell: Callable[[Step | None], None]) -> Callable[[], None]:
-        """Have `tell` called with each step from now on, and with None at the end.
+    def listen(self, listener: Listener) -> Callable[[], None]:
+        """Have `listener` called from now on; it must neither wait nor raise.
 
-        Returns what ends that. `tell` must neither wait nor raise.
+        Returns a function that removes it.
         """
-        self._listeners.append(tell)
-        return lambda: self._listeners.remove(tell)
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
 
     async def follow(self) -> AsyncIterator[Step]:
-        """Yield the steps that were and those that come, until the log is closed."""
+        """Yield earlier steps and those to come, until the log is closed."""
         queue: asyncio.Queue[Step | None] = asyncio.Queue()
         for step in (*self._steps, *([None] if self.is_closed else [])):
             queue.put_nowait(step)
@@ -298,13 +291,13 @@ class StepLog:
             stop()
 
     def of(self, kind: type[S]) -> list[S]:
-        """Return the steps of one kind."""
+        """Return the steps of one type."""
         return [step for step in self._steps if isinstance(step, kind)]
 
     def as_json(self) -> list[dict[str, Any]]:
         """Return every step as JSON."""
         return [step.as_json() for step in self._steps]
 
-    def _tell(self, step: Step | None) -> None:
-        for tell in tuple(self._listeners):
-            tell(step)
+    def _notify(self, step: Step | None) -> None:
+        for listener in tuple(self._listeners):
+            listener(step)

@@ -1,6 +1,6 @@
-"""How requests leave the sandbox: over HTTP, or into an ASGI application without sockets.
+"""How the sandbox sends requests: over HTTP, or into an ASGI application without sockets.
 
-A webhook as an agent's configuration names it: an address, or one with headers.
+Also reads webhooks as an agent's configuration has them: an address, or an address with headers.
 """
 
 from __future__ import annotations
@@ -19,11 +19,14 @@ if TYPE_CHECKING:
     import httpx2
     from starlette.types import ASGIApp
 
-#: The address of an application in the same process; `.test` is nobody's.
+#: The address of an application in the same process; RFC 6761 reserves `.test`.
 IN_PROCESS = "http://receiver.test"
 
-#: More of an answer is not read.
+#: Longer answers are refused.
 MAX_ANSWER_BYTES = 1024 * 1024
+
+#: An agent's keys for the two webhooks.
+PREFETCH, END_OF_CALL = "extra_prompt_webhook", "session_data_webhook"
 
 
 class TransportError(MillisHooksError):
@@ -32,7 +35,7 @@ class TransportError(MillisHooksError):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is sent. `query` is the encoded query string; what `url` has of one is kept before."""
+    """A request. `query` is an encoded query string, appended to the one `url` may have."""
 
     method: str
     url: str
@@ -43,7 +46,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back."""
+    """An HTTP response."""
 
     status_code: int
     body: bytes = b""
@@ -51,7 +54,7 @@ class Answer:
 
     @property
     def is_success(self) -> bool:
-        """Whether the status is one of success."""
+        """Whether the status is 2xx."""
         return 200 <= self.status_code < 300
 
     @property
@@ -67,7 +70,7 @@ class Transport(Protocol):
         """Return the answer; raises `TransportError` if none comes within `timeout_s` seconds."""
 
 
-class _Client:
+class _HttpTransport:
     """Sends through a client of httpx2."""
 
     def __init__(self, client: httpx2.AsyncClient, *, may_reach: Callable[[str], bool]) -> None:
@@ -81,7 +84,7 @@ class _Client:
             url = _url_of(request)
             if not self._may_reach(url.host):
                 raise TransportError(f"{url.host} is not on this machine")
-            # The client's own limits are for each read; and an application has none.
+            # The client's own timeouts are for each read, and an ASGI application has none.
             async with asyncio.timeout(timeout_s):
                 return await self._send(request, url)
         except TimeoutError:
@@ -102,26 +105,26 @@ class _Client:
 async def over_http(*, anywhere: bool = False) -> AsyncIterator[Transport]:
     """Send over HTTP; to this machine only, unless `anywhere`. No redirect is followed."""
     async with _client(trust_env=anywhere) as client:
-        yield _Client(client, may_reach=lambda host: anywhere or is_loopback(host))
+        yield _HttpTransport(client, may_reach=lambda host: anywhere or is_loopback(host))
 
 
 @asynccontextmanager
-async def in_process(
-    app: ASGIApp, *, base_url: str = IN_PROCESS, anywhere: bool = False
-) -> AsyncIterator[Transport]:
-    """Send what is below `base_url` straight into `app`, which is running; the rest over HTTP."""
+async def in_process(app: ASGIApp, *, anywhere: bool = False) -> AsyncIterator[Transport]:
+    """Send requests below `IN_PROCESS` straight into `app`, which is running; others over HTTP."""
     import httpx2
 
-    mounts = {base_url: httpx2.ASGITransport(app=app, raise_app_exceptions=False)}
-    host = httpx2.URL(base_url).host
+    own_host = httpx2.URL(IN_PROCESS).host
+    mounts = {IN_PROCESS: httpx2.ASGITransport(app=app, raise_app_exceptions=False)}
     async with _client(mounts=mounts, trust_env=anywhere) as client:
-        yield _Client(client, may_reach=lambda to: to == host or anywhere or is_loopback(to))
+        yield _HttpTransport(
+            client, may_reach=lambda host: host == own_host or anywhere or is_loopback(host)
+        )
 
 
 def _client(**options: Any) -> httpx2.AsyncClient:
     import httpx2
 
-    # How many sessions there are at once is for others to limit.
+    # The callers limit how many sessions run at once.
     limits = httpx2.Limits(max_connections=None)
     return httpx2.AsyncClient(timeout=None, limits=limits, **options)
 
@@ -132,28 +135,22 @@ def _url_of(request: Request) -> httpx2.URL:
     url = httpx2.URL(request.url)
     if url.scheme not in {"http", "https"} or not url.host:
         raise TransportError("no http or https address")
-    # As bytes, because what is hostile must not be repaired on the way.
+    # As bytes: a hostile query must reach the receiver unrepaired.
     query = b"&".join(part for part in (url.query, request.query) if part)
     return url.copy_with(query=query or None)
 
 
 async def _read(response: httpx2.Response) -> bytes:
-    chunks: list[bytes] = []
-    size = 0
+    body = bytearray()
     async for chunk in response.aiter_bytes():
-        size += len(chunk)
-        if size > MAX_ANSWER_BYTES:
+        body += chunk
+        if len(body) > MAX_ANSWER_BYTES:
             raise TransportError(f"the answer is over {MAX_ANSWER_BYTES:,} bytes")
-        chunks.append(chunk)
-    return b"".join(chunks)
-
-
-#: Where an agent's configuration has the two webhooks.
-PREFETCH, END_OF_CALL = "extra_prompt_webhook", "session_data_webhook"
+    return bytes(body)
 
 
 class Webhook(NamedTuple):
-    """Where to send to, and the configured headers."""
+    """The address of a webhook, and its configured headers."""
 
     url: str
     headers: tuple[tuple[str, str], ...] = ()
@@ -165,19 +162,19 @@ def webhook_of(value: Json) -> Webhook | None:
         return Webhook(value) if value else None
     if not isinstance(value, dict) or not isinstance(value.get("url"), str) or not value["url"]:
         return None
-    return Webhook(str(value["url"]), headers_of(value.get("headers")))
+    return Webhook(str(value["url"]), _headers_of(value.get("headers")))
 
 
 def webhook_of_tool(tool: Mapping[str, Json]) -> Webhook | None:
     """Read the webhook of a function, Millis' `Function`; None where it has none."""
-    address = tool.get("webhook")
-    if not isinstance(address, str) or not address:
+    url = tool.get("webhook")
+    if not isinstance(url, str) or not url:
         return None
-    return Webhook(address, headers_of(tool.get("header")))
+    return Webhook(url, _headers_of(tool.get("header")))
 
 
-def headers_of(value: Json) -> tuple[tuple[str, str], ...]:
-    """Read an object of headers; what is no text is left out."""
+def _headers_of(value: Json) -> tuple[tuple[str, str], ...]:
+    """Read an object of headers; values that are not text are left out."""
     if not isinstance(value, dict):
         return ()
     return tuple((name, text) for name, text in value.items() if isinstance(text, str))

@@ -32,18 +32,17 @@ from ..protocol.samples import (
     push_id,
 )
 from ..protocol.test_marks import Purpose, purpose_of
-from ..sandbox.call_spec import SessionSpec
-from ..sandbox.scenario import Scenario, load_scenario
+from ..sandbox.scenario import Scenario, SessionSpec, load_scenario
 from ..sandbox.simulator import (
     HandledCall,
     Load,
     Simulation,
-    Stage,
-    Tell,
+    Simulator,
     handled_call,
     wait_for,
     wait_for_handlers,
 )
+from ..sandbox.steps import Listener
 from ..sandbox.transport import IN_PROCESS, Answer, Request, Transport, Webhook, in_process
 from ..settings import Hook
 from ..webhooks import Marker, secret_for, secret_header, webhook_url
@@ -210,7 +209,7 @@ class HooksClient:
         self,
         scenario: str | Path | Scenario,
         *,
-        tell: Tell | None = None,
+        tell: Listener | None = None,
         sandbox: bool = False,
         **changes: Any,
     ) -> Simulation:
@@ -224,8 +223,8 @@ class HooksClient:
             scenario = load_scenario(str(scenario))
         if changes:
             scenario = replace(scenario, spec=replace(scenario.spec, **changes))
-        stage = self._stage(scenario.spec, sandbox=sandbox)
-        result = self._run(lambda: stage.rehearse(scenario, tell=tell))
+        simulator = self._simulator(scenario.spec, sandbox=sandbox)
+        result = self._run(lambda: simulator.run(scenario, listener=tell))
         handled = handled_call(self.log, result.session_id, timeout_s=self._wait_s)
         return Simulation.of(scenario, result, handled)
 
@@ -239,8 +238,8 @@ class HooksClient:
         sandbox: bool = False,
     ) -> Load:
         """Go through a scenario so many times, several at once; handlers are not waited for."""
-        stage = self._stage(scenario.spec, sandbox=sandbox)
-        many = partial(stage.rehearse_many, count=count, concurrency=concurrency, done=done)
+        simulator = self._simulator(scenario.spec, sandbox=sandbox)
+        many = partial(simulator.run_many, count=count, concurrency=concurrency, done=done)
         return self._run(lambda: many(scenario))
 
     def wait_for(self, session_id: str) -> HandledCall:
@@ -251,10 +250,10 @@ class HooksClient:
         self.millis_requests.append(request)
         return await self.millis_answers(request)
 
-    def _stage(self, spec: SessionSpec, *, sandbox: bool) -> Stage:
+    def _simulator(self, spec: SessionSpec, *, sandbox: bool) -> Simulator:
         webhooks = agent_config(self.hooks.settings, IN_PROCESS, agent_id=spec.agent_id)
         mark = Marker(self.hooks.settings, purpose_of(sandbox=sandbox, dry_run=spec.dry_run))
-        return Stage(transport=self._transport, webhooks=webhooks, mark=mark)
+        return Simulator(transport=self._transport, webhooks=webhooks, mark=mark)
 
     def _webhook(
         self, hook: Hook, agent_id: str | None, session_id: str, purpose: Purpose

@@ -17,7 +17,7 @@ from millis_hooks import EndOfCall, MillisHooks, PrefetchRequest, PrefetchRespon
 from millis_hooks.dashboard.sandbox.form import read_draft
 from millis_hooks.operators import accounts
 from millis_hooks.operators.accounts import hash_password
-from millis_hooks.sandbox.emulator.store import Notebook
+from millis_hooks.sandbox.emulator.store import Store
 from support.app import MakeHooks
 from support.dashboard_site import HOSTILE, Page
 from support.sandbox_doors import API, KEY, OUTBOUND
@@ -192,7 +192,7 @@ def test_a_call_that_cannot_be_noted_goes_on(
         raise sqlite3.OperationalError("database or disk is full")
 
     with monkeypatch.context() as patched:
-        patched.setattr(Notebook, "put", refuse)
+        patched.setattr(Store, "put_rehearsal", refuse)
         sandbox.start()
         sandbox.post("say", text="Twice charged")
         assert sandbox.call()["lines"][-1]["text"] == "You said: Twice charged"

@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field, create_model, field_validator
 
 from millis_hooks.protocol.events import PrefetchRequest
 from millis_hooks.protocol.reading import Json
-from millis_hooks.sandbox.call_spec import SessionSpec
+from millis_hooks.sandbox.scenario import SessionSpec
 from millis_hooks.sandbox.transport import Webhook
 from millis_hooks.sandbox.webhook_client import prefetch_request
 

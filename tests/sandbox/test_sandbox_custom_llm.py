@@ -15,7 +15,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.server import ServerConnection, serve
 
 from millis_hooks import EndOfCall
-from millis_hooks.sandbox.emulator.custom_llm import Answer, CustomLlm
+from millis_hooks.sandbox.emulator.custom_llm import CustomLlm, SpokenAnswer
 from support.app import MakeHooks
 from support.sandbox_doors import API, OUTBOUND, call, client_of, entry, initiate, rehearsing, until
 from support.waiting import eventually
@@ -342,7 +342,7 @@ def test_what_was_not_heard_when_the_caller_interrupts_was_never_said(
 )
 def test_a_sentence_is_complete_where_its_mark_ends_it(parts: list[str], spoken: list[str]) -> None:
     said: list[str] = []
-    answer = Answer(0, speak=said.append, chars_per_s=1e9)
+    answer = SpokenAnswer(0, speak=said.append, chars_per_s=1e9)
     for part in parts:
         answer.take(part, is_flushed=False, pause_s=0, is_last=False)
     answer.take("", is_flushed=False, pause_s=0, is_last=True)

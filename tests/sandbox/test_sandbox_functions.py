@@ -8,8 +8,11 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
-from millis_hooks.sandbox import Answer, Policy, SessionResult, ToolUse, TransportError
+from millis_hooks.sandbox.policy import Policy
+from millis_hooks.sandbox.scenario import ToolUse
+from millis_hooks.sandbox.session import Session
 from millis_hooks.sandbox.steps import EndDelivered, FunctionCalled
+from millis_hooks.sandbox.transport import Answer, TransportError
 from support.sandbox_calls import Receiver, call, json_answer
 
 ADDRESS = "https://tools.example/slots"
@@ -17,7 +20,7 @@ ADDRESS = "https://tools.example/slots"
 
 def use(
     receiver: Receiver, *uses: ToolUse, tool: dict[str, Any] | None = None, **spec: Any
-) -> SessionResult:
+) -> Session:
     """Have the one function of an agent called."""
     configured = {"name": "find", "webhook": ADDRESS, **(tool or {})}
     turns = uses or (ToolUse("find", {"day": "tuesday"}),)

@@ -8,9 +8,17 @@ from pathlib import Path
 import pytest
 
 from millis_hooks.exceptions import ConfigError
-from millis_hooks.sandbox import Line, Scenario, Stage, ToolUse, load_scenario, shipped_scenarios
-from millis_hooks.sandbox.expectations import Finding, StoredCall, check
-from millis_hooks.sandbox.scenario import line_of, read_scenario
+from millis_hooks.sandbox.expectations import ExpectationResult, StoredCall, check
+from millis_hooks.sandbox.scenario import (
+    Line,
+    Scenario,
+    ToolUse,
+    line_of,
+    load_scenario,
+    read_scenario,
+    shipped_scenarios,
+)
+from millis_hooks.sandbox.simulator import Simulator
 from support.sandbox_calls import Receiver, json_answer
 
 WHOLE = '''
@@ -127,7 +135,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         (("turns", 0, "pause_s"), 16),
         (("turns", 1, "params"), 20),
         (("answers", "find", "body"), 24),
-        (("turns", 7), 1),
+        (("turns", 7), 14),
     ],
 )
 def test_the_line_of_a_value_is_found(path: tuple[str | int, ...], line: int) -> None:
@@ -150,25 +158,25 @@ def test_what_was_promised_is_shipped() -> None:
     ]  # fmt: skip
 
 
-def rehearse(scenario: Scenario, receiver: Receiver) -> list[Finding]:
+def rehearse(scenario: Scenario, receiver: Receiver) -> list[ExpectationResult]:
     webhooks = {
         "extra_prompt_webhook": "http://receiver.test/prefetch",
         "session_data_webhook": "http://receiver.test/end",
     }
 
-    async def once() -> list[Finding]:
-        stage = Stage(transport=receiver, webhooks=webhooks)
-        result = await stage.rehearse(scenario)
+    async def once() -> list[ExpectationResult]:
+        simulator = Simulator(transport=receiver, webhooks=webhooks)
+        session = await simulator.run(scenario)
         stored = StoredCall("completed", {"book": "parked"})
-        return check(scenario.expected, result, stored)
+        return check(scenario.expected, session, stored)
 
     return asyncio.run(once())
 
 
 @pytest.mark.parametrize("scenario", SHIPPED, ids=lambda scenario: scenario.name)
 def test_a_receiver_that_answers_nothing_meets_what_is_shipped(scenario: Scenario) -> None:
-    findings = rehearse(scenario, Receiver())
-    assert {str(one) for one in findings if not one.is_met} <= {
+    results = rehearse(scenario, Receiver())
+    assert {str(one) for one in results if not one.is_met} <= {
         "outcome: voicemail: completed", "outcome: failed: completed",
     }  # fmt: skip
 
@@ -195,9 +203,9 @@ def test_a_receiver_that_answers_nothing_meets_what_is_shipped(scenario: Scenari
 )
 def test_what_was_expected_and_did_not_come_is_told(expect: str, found: str) -> None:
     source = WHOLE.replace('call_status = "agent-ended"\n', f"{expect}\n")
-    findings = rehearse(read(source), Receiver())
-    assert [one.is_met for one in findings] == [False]
-    assert str(findings[0]).startswith(found)
+    results = rehearse(read(source), Receiver())
+    assert [one.is_met for one in results] == [False]
+    assert str(results[0]).startswith(found)
 
 
 def test_a_scenario_without_expectations_still_expects_acceptance() -> None:

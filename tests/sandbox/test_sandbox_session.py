@@ -11,20 +11,20 @@ import pytest
 from millis_hooks.protocol.call_status import CallStatus
 from millis_hooks.protocol.events import EndOfCall
 from millis_hooks.protocol.samples import Vintage
-from millis_hooks.sandbox import (
-    Answer,
-    Conversation,
-    Ending,
-    Faults,
-    Line,
-    Policy,
-    Script,
-    Session,
+from millis_hooks.sandbox.agent import Conversation
+from millis_hooks.sandbox.policy import Policy
+from millis_hooks.sandbox.scenario import Ending, Faults, Line, Script, ToolUse
+from millis_hooks.sandbox.session import Session
+from millis_hooks.sandbox.steps import (
+    EndDelivered,
+    HungUp,
+    Merged,
+    Prefetched,
+    Rendered,
+    Said,
     StepLog,
-    ToolUse,
-    TransportError,
 )
-from millis_hooks.sandbox.steps import EndDelivered, HungUp, Merged, Prefetched, Rendered, Said
+from millis_hooks.sandbox.transport import Answer, TransportError
 from support.sandbox_calls import PREFETCH, Receiver, Reply, call, json_answer
 
 
@@ -261,7 +261,7 @@ class Waiting:
     """An agent that waits for ever."""
 
     async def converse(self, conversation: Conversation) -> Ending:
-        await conversation.say("Hello?")
+        await conversation.speak("assistant", "Hello?")
         await asyncio.get_running_loop().create_future()
         return Ending()
 

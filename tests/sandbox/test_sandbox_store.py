@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from millis_hooks.sandbox.emulator.schemas import LogQuery
-from millis_hooks.sandbox.emulator.store import KnownAgent, Shelf
+from millis_hooks.sandbox.emulator.store import Rehearsal, Store, StoredAgent
 
 NOW = datetime(2026, 11, 21, 14, 20, tzinfo=UTC)
 
@@ -37,20 +37,29 @@ def entry(session_id: str, at: datetime = NOW, **fields: Any) -> dict[str, Any]:
     return {"session_id": session_id, "ts": at.timestamp(), "call_status": "user-ended"} | fields
 
 
+def rehearsal_steps(store: Store, session_id: str) -> list[dict[str, Any]]:
+    rehearsal = store.rehearsal(session_id)
+    return [] if rehearsal is None else list(rehearsal.steps)
+
+
 def test_a_call_is_kept_for_a_day(file: Path, clock: Clock) -> None:
-    shelf = Shelf(file, now=clock)
-    shelf.keep(
+    store = Store(file, now=clock)
+    store.put_call(
         entry("-old"), messages=[{"role": "user", "content": "Hello"}], steps=[{"kind": "x"}]
     )
     clock.now += timedelta(hours=23)
-    shelf.keep(entry("-new", clock.now))
-    assert shelf.messages("-old") == [{"role": "user", "content": "Hello"}]
-    assert shelf.steps("-old") == [{"kind": "x"}]
+    store.put_call(entry("-new", clock.now))
+    assert store.messages("-old") == [{"role": "user", "content": "Hello"}]
+    assert rehearsal_steps(store, "-old") == [{"kind": "x"}]
     clock.now += timedelta(hours=2)
-    assert (shelf.call("-old"), shelf.messages("-old"), shelf.steps("-old")) == (None, [], [])
-    assert [one["session_id"] for one in shelf.calls(LogQuery())] == ["-new"]
-    shelf.keep(entry("-newer", clock.now))
-    shelf.close()
+    assert (store.call("-old"), store.messages("-old"), rehearsal_steps(store, "-old")) == (
+        None,
+        [],
+        [],
+    )
+    assert [one["session_id"] for one in store.calls(LogQuery())] == ["-new"]
+    store.put_call(entry("-newer", clock.now))
+    store.close()
     with sqlite3.connect(file) as connection:
         kept = connection.execute("SELECT session_id FROM calls ORDER BY 1").fetchall()
     connection.close()
@@ -58,21 +67,21 @@ def test_a_call_is_kept_for_a_day(file: Path, clock: Clock) -> None:
 
 
 def test_no_two_calls_are_told_apart_by_the_same_time(file: Path, clock: Clock) -> None:
-    shelf = Shelf(file, now=clock)
+    store = Store(file, now=clock)
     for session_id in ("-a", "-b", "-c", "-a"):
-        shelf.keep(entry(session_id))
-    times = [one["ts"] for one in shelf.calls(LogQuery())]
+        store.put_call(entry(session_id))
+    times = [one["ts"] for one in store.calls(LogQuery())]
     assert len(times) == len(set(times)) == 3
-    shelf.close()
+    store.close()
 
 
 def test_a_call_that_was_cut_off_is_not_under_way_for_ever(file: Path, clock: Clock) -> None:
-    shelf = Shelf(file, now=clock)
-    shelf.keep(entry("-cut", call_status="in-progress"))
-    shelf.close()
-    shelf = Shelf(file, now=clock)
-    assert shelf.call("-cut") is None
-    shelf.close()
+    store = Store(file, now=clock)
+    store.put_call(entry("-cut", call_status="in-progress"))
+    store.close()
+    store = Store(file, now=clock)
+    assert store.call("-cut") is None
+    store.close()
 
 
 def test_a_file_of_another_version_is_begun_anew(file: Path, clock: Clock) -> None:
@@ -80,7 +89,21 @@ def test_a_file_of_another_version_is_begun_anew(file: Path, clock: Clock) -> No
         connection.execute("CREATE TABLE agents (something TEXT)")
         connection.execute("PRAGMA user_version = 99")
     connection.close()
-    shelf = Shelf(file, now=clock)
-    shelf.put_agent(KnownAgent("-a", "Bookings", {"prompt": "p"}, 1))
-    assert shelf.agents() == [KnownAgent("-a", "Bookings", {"prompt": "p"}, 1)]
-    shelf.close()
+    store = Store(file, now=clock)
+    store.put_agent(StoredAgent("-a", "Bookings", {"prompt": "p"}, 1))
+    assert store.agents() == [StoredAgent("-a", "Bookings", {"prompt": "p"}, 1)]
+    store.close()
+
+
+def test_a_rehearsal_is_kept_with_its_form_for_a_day(file: Path, clock: Clock) -> None:
+    store = Store(file, now=clock)
+    rehearsal = Rehearsal({"dry_run": True}, [{"kind": "x"}])
+    store.put_rehearsal("-a", Rehearsal({}, []))
+    store.put_rehearsal("-a", rehearsal)
+    store.close()
+    store = Store(file, now=clock)
+    assert store.rehearsal("-a") == rehearsal
+    assert store.rehearsal("-\ud83d") is None
+    clock.now += timedelta(hours=25)
+    assert store.rehearsal("-a") is None
+    store.close()

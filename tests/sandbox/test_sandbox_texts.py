@@ -9,8 +9,8 @@ from urllib.parse import unquote
 import pytest
 
 from millis_hooks.protocol.reading import Json
-from millis_hooks.sandbox.agent import Filling, merge_metadata
 from millis_hooks.sandbox.policy import Policy, policy_settings
+from millis_hooks.sandbox.texts import Filling, merge_metadata
 from support.sandbox_calls import END, PREFETCH, Receiver, call
 
 

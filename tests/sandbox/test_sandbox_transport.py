@@ -13,8 +13,15 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from millis_hooks.sandbox import Answer, Request, TransportError, in_process, over_http
-from millis_hooks.sandbox.transport import IN_PROCESS, MAX_ANSWER_BYTES
+from millis_hooks.sandbox.transport import (
+    IN_PROCESS,
+    MAX_ANSWER_BYTES,
+    Answer,
+    Request,
+    TransportError,
+    in_process,
+    over_http,
+)
 
 
 class Echo(BaseHTTPRequestHandler):

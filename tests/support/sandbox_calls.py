@@ -9,20 +9,10 @@ from random import Random
 from typing import Any
 from urllib.parse import parse_qsl
 
-from millis_hooks.sandbox import (
-    Agent,
-    Answer,
-    Line,
-    Request,
-    Script,
-    ScriptedAgent,
-    Session,
-    SessionResult,
-    SessionSpec,
-    SkippingClock,
-    ToolUse,
-    TransportError,
-)
+from millis_hooks.sandbox.agent import Agent, ScriptedAgent
+from millis_hooks.sandbox.scenario import Line, Script, SessionSpec, ToolUse
+from millis_hooks.sandbox.session import Session
+from millis_hooks.sandbox.transport import Answer, Request, TransportError
 
 PREFETCH, END = "http://receiver.test/prefetch", "http://receiver.test/end"
 WEBHOOKS: Mapping[str, Any] = {
@@ -80,14 +70,14 @@ def call(
     config: Mapping[str, Any] | None = None,
     during: Callable[[Session], object] = lambda session: None,
     **spec: Any,
-) -> SessionResult:
+) -> Session:
     """Run one call, made of `turns` or of a whole script, against `receiver`."""
     talking = agent or ScriptedAgent(script or Script(turns=turns or SAID))
     agent_config = {**WEBHOOKS, "prompt": prompt, **(config or {})}
 
-    async def run() -> SessionResult:
+    async def run() -> Session:
         whole = SessionSpec(agent_config=agent_config, **spec)
-        session = Session(whole, talking, receiver, clock=SkippingClock(), rng=Random(1))
+        session = Session(whole, talking, receiver, rng=Random(1))
         during(session)
         return await session.run()
 

@@ -19,7 +19,7 @@ from millis_hooks import EndOfCall, MillisHooks, PrefetchRequest, PrefetchRespon
 from millis_hooks.call_log.queries.filters import CallFilter
 from millis_hooks.exceptions import ConfigError
 from millis_hooks.protocol.samples import CallContent
-from millis_hooks.sandbox import Scenario, Script, SessionSpec
+from millis_hooks.sandbox.scenario import Scenario, Script, SessionSpec
 from millis_hooks.testing import HooksClient
 from support.paths import ROOT
 

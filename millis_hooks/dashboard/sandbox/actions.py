@@ -20,9 +20,8 @@ from ...operators import Operator
 from ...protocol.call_status import CallStatus
 from ...protocol.reading import Json, read_json
 from ...protocol.samples import VINTAGES
-from ...sandbox.agent import Ending, Line
-from ...sandbox.call_spec import END_OF_CALL_TIMES, Faults
 from ...sandbox.emulator.sessions import BusyError
+from ...sandbox.scenario import END_OF_CALL_TIMES, Ending, Faults, Line
 from ..pages import PageRequest, Pages, link
 from .form import Draft, params_of, read_draft
 from .page import Sandbox, SandboxView, asked_for, asked_of, problems_of
@@ -105,7 +104,7 @@ class SandboxForms:
         rehearsals, base = self._sandbox.rehearsals(), asked.address
 
         async def start() -> str:
-            spec = await rehearsals.switchboard.spec_of(asked_of(draft), base)
+            spec = await rehearsals.sessions.spec_of(asked_of(draft), base)
             spec = asked_for(draft, spec)
             about = {
                 "draft": params_of(draft),

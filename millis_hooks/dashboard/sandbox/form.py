@@ -15,9 +15,14 @@ from ...masking.secret_patterns import is_secret_name
 from ...protocol.reading import read_json
 from ...protocol.samples import AGENT_ID, CUSTOMER_PHONE, OWN_PHONE
 from ...protocol.typed_metadata import as_text
-from ...sandbox.call_spec import PHONE_WAYS, PREFETCH_FAULTS
 from ...sandbox.policy import Policy, policy_settings, read_policy
-from ...sandbox.scenario import SHIPPED, Scenario, load_scenario
+from ...sandbox.scenario import (
+    PHONE_WAYS,
+    PREFETCH_FAULTS,
+    SHIPPED,
+    Scenario,
+    load_scenario,
+)
 from ...sandbox.webhook_client import RESERVED
 
 #: How a call can be begun here. Nothing is attached to one that comes in by phone.

@@ -21,7 +21,6 @@ from ...call_log.queries.requests import FoundHandler, found_handlers
 from ...exceptions import PayloadError
 from ...protocol.call_status import CallStatus
 from ...protocol.samples import VINTAGES
-from ...sandbox.call_spec import END_OF_CALL_TIMES, PREFETCH_FAULTS, Faults, SessionSpec
 from ...sandbox.emulator.app import PATH
 from ...sandbox.emulator.rehearsals import Rehearsals
 from ...sandbox.emulator.schemas import (
@@ -33,6 +32,7 @@ from ...sandbox.emulator.schemas import (
 )
 from ...sandbox.emulator.sessions import SessionRequest
 from ...sandbox.policy import PolicySetting, policy_settings
+from ...sandbox.scenario import END_OF_CALL_TIMES, PREFETCH_FAULTS, Faults, SessionSpec
 from ..pages import PageRequest
 from .form import SCENARIOS, Draft, params_of, policy_texts, read_draft, warning_about
 from .result import Rehearsed, rehearsed
@@ -294,7 +294,7 @@ class Sandbox:
     ) -> tuple[Rehearsed | None, Mapping[str, object]]:
         rehearsals = self.rehearsals()
         live = rehearsals.live(session_id)
-        note = rehearsals.note(session_id)
+        note = rehearsals.rehearsal(session_id)
         if note is None:
             return None, {}
         call = rehearsed(

@@ -14,8 +14,8 @@ from ...exceptions import PayloadError
 from ...masking.policy import MaskPolicy
 from ...protocol.reading import read_json
 from ...protocol.variables import pieces, variables_of
-from ...sandbox.emulator.store import Note
-from ...sandbox.steps import seen, with_whole_turns
+from ...sandbox.emulator.store import Rehearsal
+from ...sandbox.steps import masked_step, with_whole_turns
 from ..formats import as_text
 from ..payloads import Entry, reason_of, shown_metadata
 from ..transcript import Function, Line, grouped
@@ -94,7 +94,7 @@ class Rehearsed:
 
 def rehearsed(
     session_id: str,
-    note: Note,
+    note: Rehearsal,
     *,
     is_live: bool,
     elapsed_s: float,
@@ -141,7 +141,7 @@ class _Steps:
 
     def __init__(self, steps: Sequence[dict[str, Any]], mask: MaskPolicy) -> None:
         self.raw = with_whole_turns(steps)
-        self._seen = [seen(step, mask) for step in self.raw]
+        self._seen = [masked_step(step, mask) for step in self.raw]
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return iter(self._seen)
@@ -232,7 +232,7 @@ def _entries(steps: _Steps, mask: MaskPolicy) -> Iterator[Entry]:
         yield Entry(name, None, value, "gone", "prefetch")
 
 
-def _parts(note: Note, steps: _Steps, mask: MaskPolicy) -> Iterator[Part]:
+def _parts(note: Rehearsal, steps: _Steps, mask: MaskPolicy) -> Iterator[Part]:
     """Take the prompt apart; where something of it is hidden, or it is another, it is one part."""
     rendered, shown = steps.last_raw("rendered"), steps.last("rendered")
     if shown is None:
@@ -246,7 +246,7 @@ def _parts(note: Note, steps: _Steps, mask: MaskPolicy) -> Iterator[Part]:
     yield Part("plain", whole[len(text.strip()) :])
 
 
-def _own_parts(note: Note, steps: _Steps) -> Iterator[Part]:
+def _own_parts(note: Rehearsal, steps: _Steps) -> Iterator[Part]:
     attached, merged = steps.last_raw("attached"), steps.last_raw("merged")
     variables = variables_of(
         merged.get("metadata", {}),

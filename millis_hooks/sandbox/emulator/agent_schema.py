@@ -1,7 +1,7 @@
-"""An agent's configuration as Millis takes it, so that what it would refuse is refused here.
+"""An agent's configuration as Millis takes it, so that the sandbox refuses what Millis refuses.
 
-The names of the models are those in its OpenAPI file of June 2025: where a value may be one of two
-kinds, errors name them. Parts that are not in that file are kept, because later pages have more.
+The models have the names of its OpenAPI file of June 2025, because errors name them where a value
+may be one of two kinds. Parts that the file does not have are kept: later pages have more.
 """
 
 from __future__ import annotations
@@ -14,18 +14,24 @@ from pydantic_core import PydanticCustomError
 from ...protocol.reading import Json
 
 
+class _Part(BaseModel):
+    """A part of a configuration: it keeps fields that it does not name."""
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+
+
 def _one_of(words: str) -> PlainValidator:
-    """Return what takes one of these words, and refuses others as an enumeration does."""
+    """Return a validator that refuses other words as an enumeration does."""
     known = words.split()
     quoted = [f"'{word}'" for word in known]
     expected = " or ".join([", ".join(quoted[:-1]), quoted[-1]])
 
-    def check(value: Any) -> Any:
+    def validate(value: Any) -> Any:
         if value not in known:
             raise PydanticCustomError("enum", "Input should be {expected}", {"expected": expected})
         return value
 
-    return PlainValidator(check)
+    return PlainValidator(validate)
 
 
 VoiceProvider = Annotated[
@@ -55,24 +61,15 @@ Language = Annotated[
         "my nn mo so mr tn sd sn uz de-CH fo en-GB zh ro pt or ga ta mg en be am te is"
     ),
 ]
-
-
-class _Part(BaseModel):
-    """Keeps what it does not name, so that a configuration comes back as it was given."""
-
-    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+ResponseMode = Literal["strict", "flexible"]
 
 
 class WebhookConfig(_Part):
-    """A webhook with its headers."""
-
     url: str
     headers: dict[str, str] | None = None
 
 
 class Param(_Part):
-    """A parameter of a function."""
-
     name: str
     required: bool
     type: str
@@ -91,15 +88,13 @@ class Function(_Part):
     timeout: int | None = None
     run_after_call: bool | None = None
     messages: list[str] | None = None
-    response_mode: Literal["strict", "flexible"] | None = None
+    response_mode: ResponseMode | None = None
     execute_after_message: bool | None = None
     exclude_session_id: bool | None = None
     include_metadata: bool | None = None
 
 
 class MillisFunctionData(_Part):
-    """The parameter of a form; later pages have several."""
-
     param: Param | None = None
 
 
@@ -111,19 +106,15 @@ class MillisFunction(_Part):
     data: MillisFunctionData
     type: str
     messages: list[str] | None = None
-    response_mode: Literal["strict", "flexible"] | None = None
+    response_mode: ResponseMode | None = None
 
 
 class AppFunction(_Part):
-    """A function of another application."""
-
     name: str
     credentials: dict[str, str] | None = None
 
 
 class Voice(_Part):
-    """Who speaks."""
-
     provider: VoiceProvider
     voice_id: str
     model: str | None = None
@@ -131,22 +122,18 @@ class Voice(_Part):
 
 
 class HistorySettings(_Part):
-    """How much of the conversation the model is sent."""
-
     history_message_limit: int | None = None
     history_tool_result_limit: int | None = None
 
 
 class LLM(_Part):
-    """The model."""
-
     model: LlmProvider
     temperature: float = 0.0
     history_settings: HistorySettings | None = None
 
 
 class Interruption(_Part):
-    """Whether the caller may interrupt; the third name is spelt so."""
+    """Whether the caller may interrupt. Millis spells the third field so."""
 
     allowed: bool | None = None
     keep_interruption_message: bool | None = None
@@ -168,31 +155,23 @@ class AutoFillResponses(_Part):
 
 
 class AgentTerminateCall(_Part):
-    """Whether the agent may end a call."""
-
     enabled: bool
     instruction: str | None = None
     messages: list[str] | None = None
 
 
 class Voicemail(_Part):
-    """What becomes of a call that a machine answers."""
-
     action: VoicemailAction
     message: str | None = None
     continue_on_voice_activity: bool | None = None
 
 
 class TransferOption(_Part):
-    """A number to transfer a call to."""
-
     phone: str
     description: str | None = None
 
 
 class CallTransfer(_Part):
-    """Where calls may be transferred to."""
-
     phone: str | None = None
     phones: list[TransferOption] | None = None
     instruction: str | None = None
@@ -200,22 +179,18 @@ class CallTransfer(_Part):
 
 
 class InactivityHandling(_Part):
-    """What is said to a caller who says nothing; in seconds."""
+    """What is said to a silent caller; in seconds."""
 
     idle_time: float
     message: str
 
 
 class DTMFDial(_Part):
-    """Whether the agent may dial tones."""
-
     enabled: bool = False
     instruction: str | None = None
 
 
 class Flow(_Part):
-    """How a conversation goes."""
-
     user_start_first: bool | None = None
     interruption: Interruption | None = None
     response_delay: int | ResponseDelay | None = None
@@ -236,61 +211,45 @@ class SessionTimeout(_Part):
 
 
 class PrivacySetting(_Part):
-    """What is kept of a call."""
-
     opt_out_data_collection: bool
     do_not_call_detection: bool = False
 
 
 class CustomVocabulary(_Part):
-    """Words and their weights."""
-
     keywords: dict[str, int]
 
 
 class SwitchLanguage(_Part):
-    """Languages among which a call may change."""
-
     languages: list[str]
 
 
 class KnowledgeBase(_Part):
-    """Files by their ids."""
-
     files: list[str] | None = None
     messages: list[str] | None = None
 
 
 class SpeechToText(_Part):
-    """Who writes down what the caller says."""
-
     provider: SpeechToTextProvider | None = None
     multilingual: bool | None = None
     model: str | None = None
 
 
 class BackgroundSetting(_Part):
-    """A sound behind the agent."""
-
     url: str
     volume: float | None = None
 
 
 class CallSettings(_Part):
-    """Whether a call is recorded, and what is heard behind it."""
-
     enable_recording: bool = False
     background: BackgroundSetting | None = None
 
 
 class MemoryConfig(_Part):
-    """By which metadata a caller is known again."""
-
     user_identifier_key: str = ""
 
 
 class PartialConfig(_Part):
-    """A part of an agent's configuration."""
+    """A part of an agent's configuration, as clients of the websocket may name it."""
 
     prompt: str | None = None
     voice: Voice | None = None
@@ -316,18 +275,18 @@ class PartialConfig(_Part):
     timezone: str | None = None
 
     def as_given(self) -> dict[str, Json]:
-        """Return it as it came."""
+        """Return it as it came, without defaults."""
         return self.model_dump(exclude_unset=True)
 
 
 class PartialAgentConfig(PartialConfig):
-    """What the HTTP API takes for a part of a configuration: no other key."""
+    """A part of a configuration as the HTTP API takes it: with no other key."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 class AgentConfig(PartialConfig):
-    """The whole configuration of an agent: a prompt and a voice it must have."""
+    """The whole configuration of an agent."""
 
     prompt: str
     voice: Voice

@@ -1,9 +1,12 @@
-"""Puts the doors together: one application below `/sandbox/api`.
+"""The emulator as one ASGI application below `/sandbox/api`: its routes, and access to them.
 
-The widget: a page by whose address a call is made. What is in its query becomes metadata.
+Without a key it is for this machine only. A page of another site in the developer's browser is on
+this machine as well, and a tunnel brings the whole world here: so the host, the origin, what
+browsers say of the page that asks and what proxies add are checked, too. A tunnel of bytes adds
+nothing: only a key shuts it out.
 
-Source: docs.millis.ai, integration/embeddable-call-widget. `id` is the agent, `k` the public key
-and `c` the look and feel, which is ignored here.
+Source of the widget: docs.millis.ai, integration/embeddable-call-widget. `id` is the agent, `k` the
+public key and `c` the look and feel, which is ignored here; the rest of the query is metadata.
 """
 
 from __future__ import annotations
@@ -11,35 +14,38 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from sqlalchemy import make_url
 from starlette.applications import Starlette
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Mount, Route, Router, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.websockets import WebSocket
 
-from ...call_log.database import is_file
+from ...environment.addresses import is_loopback
 from ...exceptions import PayloadError
 from ...settings import Settings
 from ..policy import read_policy
 from ..scenario import SHIPPED, load_scenario
-from .access import Gate, Keys
-from .http_api import HttpApi, refused, unprocessable
+from .http_api import Address, HttpApi, Keys, refuse
 from .rehearsals import Rehearsals
 from .schemas import UnprocessableError
-from .sessions import BusyError, Switchboard
-from .store import Notebook, Shelf
-from .websocket import Calls
+from .sessions import BusyError, SessionManager
+from .store import Store, sandbox_file
+from .websocket import WebSocketApi
 
-_FILES = Path(__file__).with_name("widget_files")
+#: The path of all of it, below the address of the application.
+PATH = "/sandbox/api"
 
-_HEADERS = {
+_WIDGET_FILES = Path(__file__).with_name("widget_files")
+_WIDGET_HEADERS = {
     # Teams put it into a frame of their own pages.
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
@@ -52,27 +58,7 @@ _HEADERS = {
 }
 
 
-def widget_routes() -> list[Route]:
-    """Return the page and its two files; they come before agents of any id."""
-    return [
-        Route("/agents/embedded", _file("widget.html"), methods=["GET"]),
-        Route("/agents/embedded/widget.js", _file("widget.js"), methods=["GET"]),
-        Route("/agents/embedded/widget.css", _file("widget.css"), methods=["GET"]),
-    ]
-
-
-def _file(name: str) -> Callable[[Request], Awaitable[Response]]:
-    async def serve(_request: Request) -> Response:
-        return FileResponse(_FILES / name, headers=_HEADERS)
-
-    return serve
-
-
-#: Where all of it is, below the address of the application.
-PATH = "/sandbox/api"
-
-
-class StandIn:
+class Emulator:
     """Millis, as far as its clients can tell: an ASGI application for HTTP and websockets."""
 
     def __init__(
@@ -83,84 +69,84 @@ class StandIn:
         now: Callable[[], datetime],
         rng: random.Random | None = None,
     ) -> None:
-        """Open the sandbox's file; blocks. `app` receives the webhooks of what is called here."""
+        """Open the sandbox's file; blocks. `app` receives the webhooks of the calls."""
         key = settings.sandbox_key
         keys = Keys(None if key is None else key.get_secret_value())
-        self.shelf = Shelf(sandbox_file(settings), now=now)
-        #: Starts calls, and knows those that are under way.
-        self.switchboard = Switchboard(app, settings, shelf=self.shelf, now=now, rng=rng)
+        self._store = Store(sandbox_file(settings), now=now)
+        self._sessions = SessionManager(app, settings, store=self._store, now=now, rng=rng)
         #: Holds the calls of the sandbox's page.
-        self.rehearsals = Rehearsals(self.switchboard, Notebook(sandbox_file(settings), now=now))
-        doors = Router(
+        self.rehearsals = Rehearsals(self._sessions)
+        api = Router(
             [
-                *widget_routes(),
-                *HttpApi(self.switchboard, keys, now=now).routes(),
-                WebSocketRoute("/millis", Calls(self.switchboard, keys).take),
+                # Before agents of any id.
+                Route("/agents/embedded", _file("widget.html")),
+                Route("/agents/embedded/widget.js", _file("widget.js")),
+                Route("/agents/embedded/widget.css", _file("widget.css")),
+                *HttpApi(self._sessions, keys, now=now).routes(),
+                WebSocketRoute("/millis", WebSocketApi(self._sessions, keys).handle),
             ],
             redirect_slashes=False,
         )
-        by_scenario = [Mount("/as/{scenario}", _Scenarios(doors)), Mount("", doors)]
-        by_policy = Mount("/with/{policy}", _Policies(Router(by_scenario, redirect_slashes=False)))
+        by_scenario = [Mount("/as/{scenario}", _ByScenario(api)), Mount("", api)]
+        by_policy = Mount("/with/{policy}", _ByPolicy(Router(by_scenario, redirect_slashes=False)))
         self._app = Starlette(
             routes=[Mount(PATH, routes=[by_policy, *by_scenario])],
-            middleware=[Middleware(Gate, has_key=keys.is_set)],
-            exception_handlers={
-                UnprocessableError: unprocessable,
-                BusyError: refused,
-                HTTPException: refused,
-            },
+            middleware=[] if keys.is_set else [Middleware(_OnlyThisMachine)],
+            exception_handlers=dict.fromkeys(
+                (UnprocessableError, BusyError, HTTPException), refuse
+            ),
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request or one call."""
-        state = {**scope.get("state", {}), "base": _base(scope)}
+        address = Address(_base(scope))
+        state = {**scope.get("state", {}), "address": address}
         await self._app({**scope, "state": state}, receive, send)
 
     async def close(self) -> None:
         """Cut the calls off and close the file."""
-        await self.switchboard.close()
+        await self._sessions.close()
         await self.rehearsals.close()
-        await asyncio.to_thread(self.shelf.close)
+        await asyncio.to_thread(self._store.close)
 
 
-class _Scenarios:
-    """The same doors, to calls that go as a shipped scenario does."""
+def _file(name: str) -> Callable[[Request], Awaitable[Response]]:
+    async def serve(_request: Request) -> Response:
+        return FileResponse(_WIDGET_FILES / name, headers=_WIDGET_HEADERS)
 
-    def __init__(self, doors: ASGIApp) -> None:
-        self._doors = doors
+    return serve
+
+
+class _ByScenario:
+    """The API for calls that go as a shipped scenario does."""
+
+    def __init__(self, api: ASGIApp) -> None:
+        self._api = api
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         name = scope["path_params"]["scenario"]
         if not (SHIPPED / f"{name}.toml").is_file():
             raise HTTPException(404, "There is no scenario of this name")
-        state = {**scope["state"], "scenario": load_scenario(name)}
-        await self._doors({**scope, "state": state}, receive, send)
+        address = replace(scope["state"]["address"], scenario=load_scenario(name))
+        await self._api({**scope, "state": {**scope["state"], "address": address}}, receive, send)
 
 
-class _Policies:
-    """The same doors, to calls where Millis does what these settings of the policy say."""
+class _ByPolicy:
+    """The API for calls with other settings of the policy."""
 
-    def __init__(self, doors: ASGIApp) -> None:
-        self._doors = doors
+    def __init__(self, api: ASGIApp) -> None:
+        self._api = api
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         pairs = (each.partition("=") for each in scope["path_params"]["policy"].split(","))
-        given = {name: value for name, _, value in pairs}
+        texts = {name: value for name, _, value in pairs}
         try:
-            policy = read_policy(given)
+            policy = read_policy(texts)
         except PayloadError as error:
             raise HTTPException(404, f"{error}.") from error
-        chosen = {name: getattr(policy, name) for name in given}
-        await self._doors({**scope, "state": {**scope["state"], "policy": chosen}}, receive, send)
-
-
-def sandbox_file(settings: Settings) -> Path | str:
-    """Return the file of the sandbox, beside the call log's; in memory if that is redacted, or no
-    file."""
-    if settings.redact_before_store or not is_file(settings.database_url):
-        return ":memory:"
-    file = Path(make_url(settings.database_url).database or "")
-    return file.with_name(f"{file.stem}-sandbox.db")
+        settings = {name: getattr(policy, name) for name in texts}
+        address = replace(scope["state"]["address"], policy=settings)
+        await self._api({**scope, "state": {**scope["state"], "address": address}}, receive, send)
 
 
 def _base(scope: Scope) -> str:
@@ -168,3 +154,79 @@ def _base(scope: Scope) -> str:
     scheme = {"ws": "http", "wss": "https"}.get(scope["scheme"], scope["scheme"])
     host = Headers(scope=scope).get("host", "localhost")
     return f"{scheme}://{host}{scope.get('root_path', '')}"
+
+
+#: How headers begin that proxies, load balancers and tunnels add, and clients do not send.
+_PROXY_HEADERS = (
+    "cdn-loop",
+    "cf-",
+    "client-ip",
+    "cloudfront-",
+    "fastly-",
+    "fly-",
+    "forwarded",
+    "ngrok-",
+    "tailscale-",
+    "true-client-ip",
+    "via",
+    "x-amz",
+    "x-appengine-",
+    "x-arr-",
+    "x-azure-",
+    "x-client-ip",
+    "x-cloud-trace-",
+    "x-cluster-client-ip",
+    "x-envoy-",
+    "x-forwarded",
+    "x-nf-",
+    "x-original-",
+    "x-real-ip",
+    "x-vercel-",
+)
+_REFUSAL = (
+    "The sandbox is for this machine only. To open it to others, set MILLIS_HOOKS_SANDBOX_KEY: "
+    "they need that key."
+)
+
+
+class _OnlyThisMachine:
+    """Middleware that refuses requests from elsewhere."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan" or _is_local(scope):
+            await self._app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            # Before it is accepted, which the client sees as status 403.
+            await WebSocket(scope, receive, send).close()
+        else:
+            await JSONResponse({"detail": _REFUSAL}, 403)(scope, receive, send)
+
+
+def _is_local(scope: Scope) -> bool:
+    """Return whether a request comes from this machine, to this machine, on a page of it."""
+    headers = Headers(scope=scope)
+    client = scope.get("client")
+    if client is None or not is_loopback(client[0]):
+        return False
+    if any(name.startswith(_PROXY_HEADERS) for name in headers):
+        return False
+    return all(map(_names_this_machine, (f"//{headers.get('host', '')}", *_pages(headers))))
+
+
+def _pages(headers: Headers) -> list[str]:
+    """Return the address of the page that asks, or an empty one where it is another site's."""
+    if "origin" in headers:
+        return [headers["origin"]]
+    # Where a browser names no origin, as for a picture or a frame, the page may still be known.
+    is_foreign = headers.get("sec-fetch-site") == "cross-site"
+    return [headers.get("referer", "")] if is_foreign else []
+
+
+def _names_this_machine(address: str) -> bool:
+    try:
+        return is_loopback(urlsplit(address).hostname)
+    except ValueError:
+        return False

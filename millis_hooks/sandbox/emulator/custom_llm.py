@@ -1,23 +1,17 @@
-"""The team's own model as the agent: the client of Millis' `custom_llm_websocket` protocol.
+"""The team's own model as the agent: a client of Millis' `custom_llm_websocket` protocol.
+
+One `stream_id` is one answer, and one turn of the conversation with all its white space. A piece is
+spoken as soon as a sentence is complete, or when the model says `flush`.
 
 Source: docs.millis.ai, integration/custom-llm. What it does not say: a greeting that does not come
 and an answer that does not end are waited for `answer_timeout_s`; a transfer ends the call; what
 was not heard yet when the caller interrupts is never said.
-
-Tasks that are ended together.
-
-An answer that a model streams: put together, and spoken as fast as it would be heard.
-
-One `stream_id` is one answer, and one turn of the conversation with all its white space. A piece is
-spoken as soon as a sentence is complete, or when the model says `flush`. Source: docs.millis.ai,
-integration/custom-llm.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -30,71 +24,76 @@ from websockets.exceptions import ConnectionClosed, WebSocketException
 from ...exceptions import MillisHooksError, PayloadError
 from ...protocol.call_status import CallStatus
 from ...protocol.reading import describe, finite, read_json
-from ..agent import CHARS_PER_S, Conversation, Ending, ToolUse
-from .users import Caller, Heard
+from ..agent import CHARS_PER_S, Caller, Conversation, Heard
+from ..scenario import Ending, ToolUse
 
+#: The function under which a transfer is logged. Source: the agent's `call_transfer`.
+TRANSFER = "call_transfer"
 
-async def end(tasks: Iterable[asyncio.Future[Any]]) -> None:
-    """Cancel tasks and return when they have ended; what they raise is nobody's any more."""
-    ending = set(tasks)
-    for task in ending:
-        task.cancel()
-    if ending:
-        # Not gather: cancelled itself, it would forget who cancelled it.
-        await asyncio.wait(ending)
-    for task in ending:
-        if not task.cancelled():
-            task.exception()
+#: The close code for a violation of the protocol. Source: RFC 6455.
+VIOLATION = 1008
 
+OPEN_TIMEOUT_S = 10.0
+
+#: How long a scripted caller waits for a greeting, and for an answer that does not end.
+ANSWER_TIMEOUT_S = 10.0
 
 #: Where a sentence is complete: its mark and the quotes that close after it, before white space.
 _SENTENCE_END = re.compile(r"""(?<![.!?…])[.!?…]++["'”’»)\]]*+(?=\s|\Z)|[。！？؟।\n]""")
 
+_TYPES = frozenset({"stream_response", "end_call", "transfer_call"})
 
-class Answer:
-    """One answer, from its request until the last of it was heard."""
 
-    def __init__(
-        self,
-        stream_id: int,
-        *,
-        speak: Callable[[str], None],
-        chars_per_s: float,
-    ) -> None:
+async def cancel(tasks: Iterable[asyncio.Future[Any]]) -> None:
+    """Cancel tasks, wait until they have ended, and ignore their exceptions."""
+    cancelled = set(tasks)
+    for task in cancelled:
+        task.cancel()
+    if cancelled:
+        # Not gather: if it is cancelled itself, it raises before the tasks have ended.
+        await asyncio.wait(cancelled)
+    for task in cancelled:
+        if not task.cancelled():
+            task.exception()
+
+
+class SpokenAnswer:
+    """One answer of the model, from its request until the last of it was heard."""
+
+    def __init__(self, stream_id: int, *, speak: Callable[[str], None], chars_per_s: float) -> None:
         """`speak` is called with each piece when its time has come."""
         self.stream_id = stream_id
         #: Whether all of it has come.
         self.is_complete = False
-        #: Whether some of it has come that is more than white space.
+        #: Whether more of it than white space has come.
         self.has_begun = False
         #: Whether a piece of it is being heard.
         self.is_heard = False
         self._speak = speak
         self._chars_per_s = chars_per_s
-        self._held: list[str] = []
+        #: Parts of a sentence that is not complete.
+        self._parts: list[str] = []
+        #: Texts to speak and seconds to pause; None is the end.
         self._pieces: asyncio.Queue[str | float | None] = asyncio.Queue()
 
     def take(self, content: str, *, is_flushed: bool, pause_s: float, is_last: bool) -> None:
-        """Take the next part of it; what comes after the last one is not said."""
+        """Take the next part of it; nothing is said after the last one."""
         if self.is_complete:
             return
         self.has_begun = self.has_begun or bool(content.strip())
         is_due = is_flushed or pause_s > 0 or is_last
         ends_at = len(content) if is_due else _sentences_end(content)
-        self._held.append(content[:ends_at])
+        self._parts.append(content[:ends_at])
         if (is_due or ends_at) and self.has_begun:
-            self._release()
-        self._held.append(content[ends_at:])
+            if piece := "".join(self._parts):
+                self._pieces.put_nowait(piece)
+            self._parts.clear()
+        self._parts.append(content[ends_at:])
         if pause_s > 0:
             self._pieces.put_nowait(pause_s)
         if is_last:
             self.is_complete = True
             self._pieces.put_nowait(None)
-
-    def _release(self) -> None:
-        if piece := "".join(self._held):
-            self._pieces.put_nowait(piece)
-        self._held.clear()
 
     async def play(self) -> None:
         """Speak each piece when those before it were heard; return after the last one."""
@@ -102,11 +101,9 @@ class Answer:
             if isinstance(piece, str):
                 self._speak(piece)
             self.is_heard = True
-            await asyncio.sleep(piece if isinstance(piece, float) else self._lasts_s(piece))
+            seconds = piece if isinstance(piece, float) else len(piece) / self._chars_per_s
+            await asyncio.sleep(seconds)
             self.is_heard = False
-
-    def _lasts_s(self, piece: str) -> float:
-        return len(piece) / self._chars_per_s
 
 
 def _sentences_end(text: str) -> int:
@@ -114,22 +111,8 @@ def _sentences_end(text: str) -> int:
     return max((match.end() for match in _SENTENCE_END.finditer(text)), default=0)
 
 
-#: The function under which a transfer is noted. Source: the agent's `call_transfer`.
-TRANSFER = "call_transfer"
-
-#: Why a socket is closed that breaks the protocol: policy violation, in RFC 6455.
-VIOLATION = 1008
-
-OPEN_TIMEOUT_S = 10.0
-
-#: How long is waited for a greeting, and for an answer that does not end.
-ANSWER_TIMEOUT_S = 10.0
-
-logger = logging.getLogger("millis_hooks.sandbox")
-
-
 class CustomLlmError(MillisHooksError):
-    """The model cannot be reached, hung up, or said what the protocol does not have."""
+    """The model cannot be reached, hung up, or broke the protocol."""
 
 
 class CustomLlm:
@@ -144,7 +127,7 @@ class CustomLlm:
         chars_per_s: float = CHARS_PER_S,
         answer_timeout_s: float = ANSWER_TIMEOUT_S,
     ) -> None:
-        """`chars_per_s` is how fast its words are played, until `playback_finished`."""
+        """`may_reach` decides by the host. `chars_per_s` is how fast answers are spoken."""
         self._url = url
         self._caller = caller
         self._may_reach = may_reach
@@ -158,23 +141,15 @@ class CustomLlm:
                 raise CustomLlmError("The model's websocket is not on this machine.")
             async with connect(self._url, open_timeout=OPEN_TIMEOUT_S, proxy=None) as socket:
                 talk = _Talk(
-                    socket,
-                    conversation,
-                    self._caller,
-                    chars_per_s=self._chars_per_s,
-                    answer_timeout_s=self._answer_timeout_s,
+                    socket, conversation, self._caller, self._chars_per_s, self._answer_timeout_s
                 )
-                return await _closing(socket, talk)
+                try:
+                    return await talk.run()
+                except CustomLlmError as error:
+                    await socket.close(VIOLATION, str(error)[:100])
+                    raise
         except (OSError, WebSocketException, ValueError) as error:
             raise CustomLlmError(f"The model's websocket: {error}") from error
-
-
-async def _closing(socket: ClientConnection, talk: _Talk) -> Ending:
-    try:
-        return await talk.run()
-    except CustomLlmError as error:
-        await socket.close(VIOLATION, str(error)[:100])
-        raise
 
 
 class _Talk:
@@ -185,7 +160,6 @@ class _Talk:
         socket: ClientConnection,
         conversation: Conversation,
         caller: Caller,
-        *,
         chars_per_s: float,
         answer_timeout_s: float,
     ) -> None:
@@ -194,25 +168,24 @@ class _Talk:
         self._caller = caller
         self._chars_per_s = chars_per_s
         self._answer_timeout_s = answer_timeout_s
-        self._answer = self._new_answer(0)
         #: Whether the model was asked for more than its greeting.
         self._has_asked = False
-        #: Whether the agent is neither answering nor being heard.
+        #: Set while the agent is neither answering nor being heard.
         self._idle = asyncio.Event()
-        self._playing = asyncio.ensure_future(self._play(self._answer))
+        self._expect_answer(0)
 
     async def run(self) -> Ending:
         tasks: set[asyncio.Task[Ending]] = set()
         try:
-            await self._send("start_call", self._start())
+            await self._send("start_call", self._start_call())
             tasks = {asyncio.ensure_future(work) for work in (self._listen(), self._relay())}
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            await end([*tasks, self._playing])
+            await cancel([*tasks, self._playing])
             self._conversation.end_turn()
         return done.pop().result()
 
-    def _start(self) -> dict[str, Any]:
+    def _start_call(self) -> dict[str, Any]:
         conversation, spec = self._conversation, self._conversation.spec
         voip = {"from": spec.from_phone, "to": spec.to_phone}
         return {
@@ -224,8 +197,14 @@ class _Talk:
             "voip": voip if spec.is_on_the_phone else None,
         }
 
+    def _expect_answer(self, stream_id: int) -> None:
+        speak = self._conversation.say_more
+        self._answer = SpokenAnswer(stream_id, speak=speak, chars_per_s=self._chars_per_s)
+        self._idle.clear()
+        self._playing = asyncio.ensure_future(self._play(self._answer))
+
     async def _relay(self) -> Ending:
-        """Tell the model what the caller says, until the caller hangs up."""
+        """Send the model what the caller says, until the caller hangs up."""
         while (heard := await self._next()) is not None:
             if isinstance(heard, ToolUse):
                 await self._conversation.call_function(heard.name, heard.params)
@@ -234,7 +213,7 @@ class _Talk:
             partial = {"session_id": self._conversation.session_id, "transcript": heard.text}
             await self._send("partial_transcript", {**partial, "is_final": heard.is_final})
             if heard.is_final:
-                await self._conversation.hear(heard.text)
+                await self._conversation.speak("user", heard.text)
                 await self._request()
         return self._caller.ending
 
@@ -258,16 +237,10 @@ class _Talk:
         conversation = self._conversation
         self._playing.cancel()
         self._has_asked = True
-        self._answer = self._new_answer(self._answer.stream_id + 1)
-        self._idle.clear()
-        self._playing = asyncio.ensure_future(self._play(self._answer))
+        self._expect_answer(self._answer.stream_id + 1)
         transcript = [*map(dict, conversation.spec.earlier), *conversation.messages]
         data = {"stream_id": self._answer.stream_id, "transcript": transcript}
         await self._send("stream_request", data)
-
-    def _new_answer(self, stream_id: int) -> Answer:
-        speak = self._conversation.say_more
-        return Answer(stream_id, speak=speak, chars_per_s=self._chars_per_s)
 
     async def _interrupt(self) -> None:
         if self._idle.is_set() or not self._answer.has_begun:
@@ -282,10 +255,10 @@ class _Talk:
         """Say what the model says, until it ends the call."""
         try:
             while True:
-                kind, data = _read(await self._socket.recv())
-                if kind == "end_call":
+                type_, data = _read(await self._socket.recv())
+                if type_ == "end_call":
                     return Ending(CallStatus.AGENT_ENDED)
-                if kind == "transfer_call":
+                if type_ == "transfer_call":
                     destination = {"destination": data.get("destination")}
                     await self._conversation.call_function(TRANSFER, destination)
                     return Ending(CallStatus.AGENT_ENDED)
@@ -294,10 +267,10 @@ class _Talk:
             raise CustomLlmError(f"The model hung up: {error}") from error
 
     def _take(self, data: Mapping[str, Any]) -> None:
-        """Take a part of an answer. What belongs to an older request is superseded.
+        """Take a part of an answer, unless its request has been superseded.
 
-        The greeting may have any id: there are models that greet before they know that of the
-        call. Those of requests come after it.
+        The greeting may have any id: some models greet before they know that of the call. Those of
+        requests count on from it.
         """
         if not self._has_asked and not self._answer.has_begun:
             self._answer.stream_id = data["stream_id"]
@@ -310,7 +283,7 @@ class _Talk:
             is_last=data.get("end_of_stream") is True,
         )
 
-    async def _play(self, answer: Answer) -> None:
+    async def _play(self, answer: SpokenAnswer) -> None:
         await answer.play()
         self._conversation.end_turn()
         finished = {"session_id": self._conversation.session_id, "stream_id": answer.stream_id}
@@ -318,11 +291,8 @@ class _Talk:
             await self._send("playback_finished", finished)
         self._idle.set()
 
-    async def _send(self, kind: str, data: Mapping[str, Any]) -> None:
-        await self._socket.send(json.dumps({"type": kind, "data": data}))
-
-
-_KINDS = frozenset({"stream_response", "end_call", "transfer_call"})
+    async def _send(self, type_: str, data: Mapping[str, Any]) -> None:
+        await self._socket.send(json.dumps({"type": type_, "data": data}))
 
 
 def _read(text: str | bytes) -> tuple[str, Mapping[str, Any]]:
@@ -333,9 +303,9 @@ def _read(text: str | bytes) -> tuple[str, Mapping[str, Any]]:
         raise CustomLlmError(f"The model sent no JSON: {error}.") from error
     if not isinstance(message, dict):
         raise CustomLlmError(f"The model sent {describe(message)}, not an object.")
-    kind, data = message.get("type"), message.get("data")
-    if kind not in _KINDS:
-        raise CustomLlmError(f"The model's type is none of {', '.join(sorted(_KINDS))}.")
+    type_, data = message.get("type"), message.get("data")
+    if type_ not in _TYPES:
+        raise CustomLlmError(f"The model's type is none of {', '.join(sorted(_TYPES))}.")
     if not isinstance(data, dict) or not isinstance(data.get("stream_id"), int):
-        raise CustomLlmError(f"A {kind} of the model has no data with a stream_id.")
-    return str(kind), data
+        raise CustomLlmError(f"A {type_} of the model has no data with a stream_id.")
+    return str(type_), data

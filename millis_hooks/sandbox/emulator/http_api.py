@@ -1,9 +1,8 @@
 """Millis' HTTP API, as far as calls and agents go. Errors have the shape of FastAPI's.
 
-Text chat: `POST /chat/completions`, answered as server-sent events.
-
-There is no model here, so the answer is an echo. Of a chat that ends with `end_of_session` there is
-an end-of-call, with the status `chat_completion`; before that Millis' documents name no webhook.
+A text chat, `POST /chat/completions`, is answered as server-sent events. There is no model here, so
+the answer is an echo. A chat that ends with `end_of_session` has an end-of-call with the status
+`chat_completion`; before that Millis' documents name no webhook.
 """
 
 from __future__ import annotations
@@ -11,21 +10,20 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from hmac import compare_digest
 from typing import Any
 
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from ...protocol.call_status import CallStatus
 from ...protocol.reading import Json
-from ..agent import Conversation, Ending
-from ..call_spec import SessionSpec, Way
-from ..scenario import Scenario
-from .access import Keys
+from ..agent import Conversation, echo
+from ..scenario import Ending, Scenario, SessionSpec, Way
 from .schemas import (
     AgentOfPhone,
     ChangedAgent,
@@ -43,70 +41,61 @@ from .schemas import (
     check,
     read,
 )
-from .sessions import SessionRequest, Switchboard
-from .store import KnownAgent
-from .users import echo
+from .sessions import SessionManager, SessionRequest
+from .store import StoredAgent
+
+#: Longer bodies are refused.
+MAX_BODY_BYTES = 1024 * 1024
+#: So many of an agent's calls are listed at once.
+MAX_HISTORIES = 1000
+#: The host in SIP addresses, where no server is.
+SIP_HOST = "sip.invalid"
+
+_Handler = Callable[[Request], Awaitable[Response]]
 
 
 @dataclass(frozen=True, slots=True)
-class _Told:
-    """Goes through a chat that was held elsewhere."""
+class Address:
+    """What the address of a request says: our own, and how calls go there."""
 
-    messages: Sequence[Message]
-    answer: str
-
-    async def converse(self, conversation: Conversation) -> Ending:
-        for message in self.messages:
-            if message.role == "user" and message.content:
-                await conversation.hear(message.content)
-            elif message.role == "assistant" and message.content:
-                await conversation.say(message.content)
-        if self.answer:
-            await conversation.say(self.answer)
-        return Ending(CallStatus.CHAT_COMPLETION)
+    base: str
+    scenario: Scenario | None = None
+    #: Settings of the policy.
+    policy: Mapping[str, Any] = field(default_factory=dict)
 
 
-async def chat_events(
-    switchboard: Switchboard, spec: SessionSpec, chat: Chat, base: str
-) -> AsyncIterator[dict[str, str]]:
-    """Yield the answer word by word; a session that is to be closed is told of meanwhile."""
-    answer = _answer(chat.messages)
-    if chat.end_of_session:
-        await switchboard.connect(spec, _Told(chat.messages, answer), base)
-    for number, word in enumerate(answer.split(" ")):
-        yield _event({"content": f" {word}" if number else word})
-    yield _event({}, finish_reason="stop")
-    yield {"data": "[DONE]"}
+def address_of(connection: HTTPConnection) -> Address:
+    """Return the address of a request or a websocket, as the application has put it there."""
+    address: Address = connection.scope["state"]["address"]
+    return address
 
 
-def _answer(messages: Sequence[Message]) -> str:
-    if messages and messages[-1].role == "user":
-        return echo(messages[-1].content or "")
-    return ""
+class Keys:
+    """Millis' keys, private and public: any key is right, unless one was set."""
 
+    def __init__(self, key: str | None) -> None:
+        self._key = None if key is None else key.encode()
 
-def _event(delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, str]:
-    choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
-    return {"data": json.dumps({"object": "chat.completion.chunk", "choices": [choice]})}
+    @property
+    def is_set(self) -> bool:
+        """Whether one certain key is required."""
+        return self._key is not None
 
-
-#: More of a body is not read.
-MAX_BODY_BYTES = 1024 * 1024
-
-#: Where a call by SIP would go; nobody is there.
-SIP_HOST = "sip.invalid"
-
-_Answer = Callable[[Request], Awaitable[Response]]
+    def fits(self, key: str | None) -> bool:
+        """Return whether a client's key is right."""
+        if self._key is None:
+            return bool(key)
+        return compare_digest((key or "").encode("utf-8", "replace"), self._key)
 
 
 class HttpApi:
-    """The routes, below any address."""
+    """The routes of the API."""
 
     def __init__(
-        self, switchboard: Switchboard, keys: Keys, *, now: Callable[[], datetime]
+        self, sessions: SessionManager, keys: Keys, *, now: Callable[[], datetime]
     ) -> None:
-        self._switchboard = switchboard
-        self._shelf = switchboard.shelf
+        self._sessions = sessions
+        self._store = sessions.store
         self._keys = keys
         self._now = now
 
@@ -134,13 +123,14 @@ class HttpApi:
         ]
 
     def _route(
-        self, method: str, path: str, answer: _Answer, *, requires_key: bool = False
+        self, method: str, path: str, handler: _Handler, *, requires_key: bool = False
     ) -> Route:
-        """Return a route that asks for the private key. Without one it is 401, or 422 where Millis'
-        OpenAPI file has the header as required.
+        """Return a route that asks for the private key.
+
+        Without one it is 401, or 422 where Millis' OpenAPI file has the header as required.
         """
 
-        async def admitted(request: Request) -> Response:
+        async def authorized(request: Request) -> Response:
             key = request.headers.get("authorization")
             if key is None and requires_key:
                 missing = {"msg": "Field required", "type": "missing"}
@@ -149,17 +139,16 @@ class HttpApi:
                 raise HTTPException(401, "The key stands alone in the header, without Bearer")
             if not self._keys.fits(key):
                 raise HTTPException(401, "Unauthorized")
-            return await answer(request)
+            return await handler(request)
 
-        return Route(path, admitted, methods=[method], max_body_size=MAX_BODY_BYTES)
+        return Route(path, authorized, methods=[method], max_body_size=MAX_BODY_BYTES)
 
     async def _start(self, request: Request) -> Response:
         call = read(OutboundCall, await request.body())
-        asked = _asked("outbound", call, request)
-        base = base_of(request)
-        spec = await self._switchboard.spec_of(asked, base)
-        agent = self._switchboard.agent_for(spec, asked.scenario, None)
-        session = await self._switchboard.connect(spec, agent, base)
+        address = address_of(request)
+        spec = await self._sessions.spec_of(_requested("outbound", call, address), address.base)
+        agent = self._sessions.agent_for(spec, scenario=address.scenario)
+        session = await self._sessions.connect(spec, agent, address.base)
         return JSONResponse({"call_id": session.call_id, "session_id": session.session_id})
 
     async def _register(self, request: Request) -> Response:
@@ -167,159 +156,178 @@ class HttpApi:
         return JSONResponse({"call_id": spec.call_id, "session_id": spec.session_id})
 
     async def _register_sip(self, request: Request) -> Response:
-        """Answer with what Millis' guide names and with what its sample has; nothing is there."""
+        """Answer with both fields, that of Millis' guide and that of its sample."""
         spec = await self._registered(request)
         address = f"sip:call-{spec.call_id}@{SIP_HOST}"
         return JSONResponse({"call_id": spec.call_id, "sip": address, "sip_uri": address})
 
     async def _registered(self, request: Request) -> SessionSpec:
-        asked = _asked("registered", read(Registration, await request.body()), request)
-        spec = await self._switchboard.spec_of(asked, base_of(request))
-        self._switchboard.register(spec, asked.scenario)
+        call, address = read(Registration, await request.body()), address_of(request)
+        spec = await self._sessions.spec_of(_requested("registered", call, address), address.base)
+        self._sessions.register(spec, address.scenario)
         return spec
 
     async def _terminate(self, request: Request) -> Response:
         body = await request.body()
         message = read(Termination, body).message if body.strip() not in (b"", b"null") else None
-        session_id = request.path_params["session_id"]
-        if not await self._switchboard.terminate(session_id, message):
+        if not await self._sessions.terminate(request.path_params["session_id"], message):
             raise HTTPException(404, "Session not found")
         return JSONResponse({"success": True})
 
     async def _call_function(self, request: Request) -> Response:
-        called = read(FunctionCall, await request.body())
+        function = read(FunctionCall, await request.body())
         session_id = request.path_params["session_id"]
-        result = await self._switchboard.call_function(session_id, called.name, called.params)
+        result = await self._sessions.call_function(session_id, function.name, function.params)
         if result is None:
-            raise HTTPException(404, "Session not found, or nobody is talking in it")
+            raise HTTPException(404, "Session not found, or not in a conversation")
         return JSONResponse({"result": result})
 
     async def _chat(self, request: Request) -> Response:
         from sse_starlette import EventSourceResponse
 
-        chat = read(Chat, await request.body())
-        asked = SessionRequest(
-            way="chat",
-            choice=chat.agent,
-            metadata=chat.agent.metadata or {},
-            include_metadata_in_prompt=bool(chat.agent.include_metadata_in_prompt),
-            policy=policy_of(request),
-        )
-        base = base_of(request)
-        spec = await self._switchboard.spec_of(asked, base)
-        return EventSourceResponse(chat_events(self._switchboard, spec, chat, base))
+        chat, address = read(Chat, await request.body()), address_of(request)
+        asked = SessionRequest.of("chat", chat.agent, chat.agent, policy=address.policy)
+        spec = await self._sessions.spec_of(asked, address.base)
+        return EventSourceResponse(self._chat_events(spec, chat, address.base))
+
+    async def _chat_events(
+        self, spec: SessionSpec, chat: Chat, base: str
+    ) -> AsyncIterator[dict[str, str]]:
+        """Yield the answer word by word; a chat that ends is run as a session meanwhile."""
+        last = chat.messages[-1] if chat.messages else None
+        answer = echo(last.content) if last is not None and last.role == "user" else ""
+        if chat.end_of_session:
+            await self._sessions.connect(spec, _EndedChat(chat.messages, answer), base)
+        for number, word in enumerate(answer.split(" ")):
+            yield _chat_event({"content": f" {word}" if number else word})
+        yield _chat_event({}, finish_reason="stop")
+        yield {"data": "[DONE]"}
 
     async def _call_logs(self, request: Request) -> Response:
         query = check(LogQuery, dict(request.query_params), "query")
-        histories, cursor = await self._switchboard.call_logs(query)
-        return JSONResponse({"histories": histories, "next_cursor": cursor})
+        one_more = query.model_copy(update={"limit": query.limit + 1})
+        entries = await asyncio.to_thread(self._store.calls, one_more)
+        page = entries[: query.limit]
+        cursor = page[-1]["ts"] if len(entries) > query.limit else None
+        return JSONResponse({"histories": page, "next_cursor": cursor})
 
     async def _call_log(self, request: Request) -> Response:
-        entry = await self._switchboard.call_log(request.path_params["session_id"])
+        entry = await asyncio.to_thread(self._store.call, request.path_params["session_id"])
         if entry is None:
             raise HTTPException(404, "Call history not found")
         return JSONResponse(entry)
 
     async def _histories(self, request: Request) -> Response:
         query = check(HistoriesQuery, dict(request.query_params), "query")
-        items = await self._switchboard.histories(request.path_params["agent_id"], query)
+        filters = LogQuery.model_construct(
+            limit=min(max(query.limit, 0), MAX_HISTORIES),
+            agent_id=request.path_params["agent_id"],
+            end_time=query.start_at,
+        )
+        entries = await asyncio.to_thread(self._store.calls, filters)
+        items = [_without_nulls(entry) for entry in entries]
         return JSONResponse({"items": items, "pagination": {"success": True}})
 
     async def _phones(self, _request: Request) -> Response:
-        return JSONResponse(await asyncio.to_thread(self._shelf.phones))
+        return JSONResponse(await asyncio.to_thread(self._store.phones))
 
     async def _set_phone_agent(self, request: Request) -> Response:
-        asked = read(PhoneAgent, await request.body())
-        return await self._put_phone(asked.phone, asked.agent_id)
+        body = read(PhoneAgent, await request.body())
+        return await self._put_phone(body.phone, body.agent_id)
 
     async def _set_agent(self, request: Request) -> Response:
-        asked = read(AgentOfPhone, await request.body())
+        agent_id = read(AgentOfPhone, await request.body()).agent_id
         phone = check(PhoneAgent, {"phone": request.path_params["phone"]}, "path").phone
-        return await self._put_phone(phone, asked.agent_id)
+        return await self._put_phone(phone, agent_id)
 
     async def _put_phone(self, phone: str, agent_id: str | None) -> Response:
-        await asyncio.to_thread(self._shelf.set_agent_of_phone, phone, agent_id)
+        await asyncio.to_thread(self._store.set_agent_of_phone, phone, agent_id)
         return JSONResponse({"success": True})
 
     async def _agents(self, _request: Request) -> Response:
-        agents = await asyncio.to_thread(self._shelf.agents)
+        agents = await asyncio.to_thread(self._store.agents)
         return JSONResponse([agent.as_json() for agent in agents])
 
     async def _make_agent(self, request: Request) -> Response:
         new = read(NewAgent, await request.body())
-        return await self._put_agent(new.name, new.config.as_given())
+        return await self._put_new_agent(new.name, new.config.as_given())
 
     async def _duplicate_agent(self, request: Request) -> Response:
-        agent = await self._known(request)
-        return await self._put_agent(agent.name, dict(agent.config))
+        agent = await self._stored_agent(request)
+        return await self._put_new_agent(agent.name, agent.config)
 
-    async def _put_agent(self, name: str, config: dict[str, Json]) -> Response:
+    async def _put_new_agent(self, name: str, config: dict[str, Json]) -> Response:
         created_at = int(self._now().timestamp())
-        agent = KnownAgent(self._switchboard.new_id(), name, config, created_at)
-        await asyncio.to_thread(self._shelf.put_agent, agent)
+        agent = StoredAgent(self._sessions.new_id(), name, config, created_at)
+        await asyncio.to_thread(self._store.put_agent, agent)
         return JSONResponse(agent.as_json())
 
     async def _agent(self, request: Request) -> Response:
-        return JSONResponse((await self._known(request)).as_json())
+        return JSONResponse((await self._stored_agent(request)).as_json())
 
     async def _change_agent(self, request: Request) -> Response:
-        agent, change = await self._known(request), read(ChangedAgent, await request.body())
+        agent, change = await self._stored_agent(request), read(ChangedAgent, await request.body())
         config = {**agent.config, **change.config.as_given()}
-        changed = KnownAgent(agent.id, change.name, config, agent.created_at)
-        await asyncio.to_thread(self._shelf.put_agent, changed)
+        changed = replace(agent, name=change.name, config=config)
+        await asyncio.to_thread(self._store.put_agent, changed)
         return JSONResponse({"success": True})
 
     async def _remove_agent(self, request: Request) -> Response:
-        agent = await self._known(request)
-        await asyncio.to_thread(self._shelf.remove_agent, agent.id)
+        agent = await self._stored_agent(request)
+        await asyncio.to_thread(self._store.remove_agent, agent.id)
         return JSONResponse({"success": True})
 
-    async def _known(self, request: Request) -> KnownAgent:
-        agent = await asyncio.to_thread(self._shelf.agent, request.path_params["agent_id"])
+    async def _stored_agent(self, request: Request) -> StoredAgent:
+        agent = await asyncio.to_thread(self._store.agent, request.path_params["agent_id"])
         if agent is None:
             raise HTTPException(404, "Agent not found")
         return agent
 
 
-def _asked(way: Way, call: OutboundCall | Registration, request: Request) -> SessionRequest:
-    return SessionRequest(
-        way=way,
-        choice=call,
-        metadata=call.metadata or {},
-        include_metadata_in_prompt=bool(call.include_metadata_in_prompt),
+def _requested(way: Way, call: OutboundCall | Registration, address: Address) -> SessionRequest:
+    return SessionRequest.of(
+        way,
+        call,
+        call,
         continuation=call.session_continuation,
         from_phone=call.from_phone,
         to_phone=call.to_phone,
-        scenario=scenario_of(request),
-        policy=policy_of(request),
+        scenario=address.scenario,
+        policy=address.policy,
     )
 
 
-def scenario_of(request: Any) -> Scenario | None:
-    """Return the scenario that is named in the address; set by the stand-in."""
-    scenario: Scenario | None = request.scope.get("state", {}).get("scenario")
-    return scenario
+@dataclass(frozen=True, slots=True)
+class _EndedChat:
+    """An agent that goes through a chat which has ended."""
+
+    messages: Sequence[Message]
+    answer: str
+
+    async def converse(self, conversation: Conversation) -> Ending:
+        for message in self.messages:
+            if message.role != "tool" and message.content:
+                await conversation.speak(message.role, message.content)
+        if self.answer:
+            await conversation.speak("assistant", self.answer)
+        return Ending(CallStatus.CHAT_COMPLETION)
 
 
-def policy_of(request: Any) -> Mapping[str, Any]:
-    """Return the settings of the policy that are in the address; set by the stand-in."""
-    policy: Mapping[str, Any] = request.scope.get("state", {}).get("policy", {})
-    return policy
+def _chat_event(delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, str]:
+    choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
+    return {"data": json.dumps({"object": "chat.completion.chunk", "choices": [choice]})}
 
 
-def base_of(request: Any) -> str:
-    """Return the address of the application that the sandbox is part of; set by the stand-in."""
-    return str(request.scope["state"]["base"])
+def _without_nulls(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a call as `call-histories` has it. Source: what `CallHistory` of agents requires."""
+    defaults: dict[str, Any] = {"duration": 0, "chat": "", "chars_used": 0, "cost_breakdown": []}
+    return {**entry, **{key: value for key, value in defaults.items() if entry.get(key) is None}}
 
 
-async def unprocessable(_request: Request, error: Exception) -> Response:
-    """Answer what cannot be processed as Millis' API does."""
-    detail = error.detail if isinstance(error, UnprocessableError) else str(error)
-    return JSONResponse({"detail": detail}, 422)
-
-
-async def refused(_request: Request, error: Exception) -> Response:
-    """Answer what is refused for another reason; a `BusyError` may be tried again soon."""
+async def refuse(_request: Request, error: Exception) -> Response:
+    """Answer an error as Millis' API does; after a `BusyError` clients may try again soon."""
+    if isinstance(error, UnprocessableError):
+        return JSONResponse({"detail": error.detail}, 422)
     if isinstance(error, HTTPException):
         return JSONResponse({"detail": error.detail}, error.status_code, error.headers)
     return JSONResponse({"detail": str(error)}, 429, {"Retry-After": "1"})

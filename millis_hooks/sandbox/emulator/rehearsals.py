@@ -1,7 +1,7 @@
-"""Calls that a person holds by typing: the other side is a script's lines, an echo or a model.
+"""Calls that a person holds by typing on the sandbox's page.
 
-What is typed reaches the session at once and in order, so whoever asks afterwards sees it there.
-Everything here happens on the event loop that the sessions run on.
+The other side is the lines of a scenario, an echo, or the team's model. Everything here happens on
+the event loop of the sessions.
 """
 
 from __future__ import annotations
@@ -9,71 +9,45 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from ...protocol.call_status import CallStatus
 from ...protocol.reading import Json
-from ..agent import Agent, Conversation, ConversationTimeoutError, Ending, Role
-from ..call_spec import SessionSpec
+from ..agent import Conversation, ConversationTimeoutError, LiveCaller
+from ..scenario import Ending, Role, SessionSpec
 from ..session import Session
-from .sessions import Live, Switchboard
-from .store import Note, Notebook
-from .users import LiveCaller, echo
+from .sessions import LiveCall, SessionManager
+from .store import Rehearsal
 
 logger = logging.getLogger("millis_hooks.sandbox")
 
-#: A call that nobody ends is over after so long.
+#: After so many seconds a call ends by itself.
 LONGEST_S = 3600.0
-#: How long is waited for what usually comes at once, before there is an answer without it.
+#: How many seconds a form waits for the agent's answer before it shows the call without it.
 PATIENCE_S = 1.0
-
-
-class TypedCall:
-    """Greets, and lets others do the talking until one of them hangs up."""
-
-    def __init__(self, replies: Sequence[str] = ()) -> None:
-        #: Set when the caller can begin.
-        self.is_ready = asyncio.Event()
-        self._replies = iter(replies)
-
-    async def converse(self, conversation: Conversation) -> Ending:
-        """Hold the line."""
-        await conversation.greet()
-        self.is_ready.set()
-        await conversation.pause(LONGEST_S)
-        return Ending(CallStatus.TIMEOUT)
-
-    def reply(self, heard: str) -> str:
-        """Return the next line of the script, or an echo when there is none left."""
-        return next(self._replies, None) or echo(heard)
 
 
 @dataclass(frozen=True, slots=True)
 class _Held:
     session: Session
-    agent: Agent
-    #: Where the team's own model talks, who it talks to.
-    caller: LiveCaller | None
+    caller: LiveCaller
     about: Mapping[str, Any]
 
 
-@dataclass(slots=True)
 class Rehearsals:
-    """Begins the calls of the page, passes on what is typed, and notes what happens."""
+    """Begins the calls of the page, passes on what is typed, and stores each step."""
 
-    switchboard: Switchboard
-    notebook: Notebook
-    patience_s: float = PATIENCE_S
-    _held: dict[str, _Held] = field(default_factory=dict)
-    _notes: set[asyncio.Task[None]] = field(default_factory=set)
+    def __init__(self, sessions: SessionManager) -> None:
+        self.sessions = sessions
+        self._held: dict[str, _Held] = {}
+        self._storing: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
-        """Note what there is to note of the calls, which have been cut off, and close the file."""
-        await asyncio.gather(*self._notes, return_exceptions=True)
-        await asyncio.to_thread(self.notebook.close)
+        """Wait until the calls, which have been cut off, are stored."""
+        await asyncio.gather(*self._storing, return_exceptions=True)
 
     async def start(
         self,
@@ -83,38 +57,42 @@ class Rehearsals:
         replies: Sequence[str] = (),
         about: Mapping[str, Any],
     ) -> str:
-        """Begin a call and return its session; raises `BusyError`. `about` is noted with it."""
-        caller = LiveCaller() if spec.agent_config.get("custom_llm_websocket") else None
-        typed = TypedCall(replies)
-        agent = typed if caller is None else self.switchboard.agent_for(spec, None, caller)
-        session = await self.switchboard.connect(spec, agent, base)
-        self._held[session.session_id] = _Held(session, agent, caller, about)
-        task = asyncio.ensure_future(self._write_down(session, about))
-        self._notes.add(task)
-        task.add_done_callback(self._notes.discard)
-        if caller is None:
-            await self._first_of(typed.is_ready.wait(), session.session_id)
+        """Begin a call and return its session id; raises `BusyError`.
+
+        The agent says `replies` before it echoes. `about` is stored with the call.
+        """
+        caller = LiveCaller()
+        agent = self.sessions.agent_for(spec, caller=caller, replies=replies)
+        session = await self.sessions.connect(spec, agent, base)
+        held = _Held(session, caller, about)
+        self._held[session.session_id] = held
+        task = asyncio.ensure_future(self._store_steps(held))
+        self._storing.add(task)
+        task.add_done_callback(self._storing.discard)
+        end = session.hang_up
+        asyncio.get_running_loop().call_later(LONGEST_S, end, CallStatus.TIMEOUT)
+        await self._until_awaited(held)
         return session.session_id
 
     async def say(self, session_id: str, text: str, role: Role = "user") -> bool:
-        """Have one of the two say something; the caller is answered. Tells whether it could be."""
-        held = self._held.get(session_id)
-        conversation = held.session.conversation if held else None
+        """Have caller or agent say something; return whether the call was at that point.
+
+        What the caller says is answered, if that takes no longer than `PATIENCE_S`.
+        """
+        held, conversation = self._talking(session_id)
         if held is None or conversation is None:
             return False
-        with suppress(ConversationTimeoutError):
-            if held.caller is not None and role == "user":
-                held.caller.say(text)
-            else:
+        if role == "user":
+            held.caller.say(text)
+            await self._until_awaited(held)
+        else:
+            with suppress(ConversationTimeoutError):
                 await conversation.speak(role, text)
-                if role == "user" and isinstance(held.agent, TypedCall):
-                    await conversation.say(held.agent.reply(text))
         return True
 
     async def call_function(self, session_id: str, name: str, params: Mapping[str, Json]) -> bool:
-        """Have the agent call a function; tells whether it could."""
-        held = self._held.get(session_id)
-        conversation = held.session.conversation if held else None
+        """Have the agent call a function; return whether the call was at that point."""
+        _, conversation = self._talking(session_id)
         if conversation is None:
             return False
         with suppress(ConversationTimeoutError):
@@ -122,54 +100,54 @@ class Rehearsals:
         return True
 
     async def end(self, session_id: str, ending: Ending, **changes: Any) -> bool:
-        """Hang up, with another end of the specification; tells whether the call was live."""
-        live = self.live(session_id)
-        if live is None:
+        """Hang up, with changes to the spec; return whether the call was under way."""
+        call = self.live(session_id)
+        if call is None:
             return False
-        live.session.change(**changes)
-        live.session.hang_up(ending.call_status, ending.error_message)
-        await asyncio.wait({live.task}, timeout=self.patience_s)
+        call.session.change(**changes)
+        call.session.hang_up(ending.call_status, ending.error_message)
+        await asyncio.wait({call.task}, timeout=PATIENCE_S)
         return True
 
-    def live(self, session_id: str) -> Live | None:
-        """Return a call that is under way, whichever door it came in by."""
-        return self.switchboard.live.get(session_id)
+    def live(self, session_id: str) -> LiveCall | None:
+        """Return a call that is under way, also one that was not begun on the page."""
+        return self.sessions.live.get(session_id)
 
-    def note(self, session_id: str) -> Note | None:
-        """Return what is known of a call: of one that is under way as it stands, else as noted.
+    def rehearsal(self, session_id: str) -> Rehearsal | None:
+        """Return the steps of a call: of one that is under way as they are, else as stored.
 
         Blocks; for any thread.
         """
-        held, live = self._held.get(session_id), self.live(session_id)
-        if live is not None:
-            return Note(held.about if held else {}, live.session.log.as_json())
-        kept = self.notebook.get(session_id)
-        if kept is not None:
-            return kept
-        steps = self.switchboard.shelf.steps(session_id)
-        return Note({}, steps) if steps else None
+        held, call = self._held.get(session_id), self.live(session_id)
+        if call is not None:
+            return Rehearsal(held.about if held else {}, call.session.log.as_json())
+        return self.sessions.store.rehearsal(session_id)
 
-    async def _write_down(self, session: Session, about: Mapping[str, Any]) -> None:
-        """Note the call with each of its steps: the process may end before it does."""
+    def _talking(self, session_id: str) -> tuple[_Held | None, Conversation | None]:
+        held = self._held.get(session_id)
+        return held, held.session.conversation if held else None
+
+    async def _store_steps(self, held: _Held) -> None:
+        """Store the call with each of its steps: the process may end before the call does."""
         try:
-            async for _ in session.log.follow():
-                steps = session.log.as_json()
-                await asyncio.to_thread(self._put, session.session_id, about, steps)
+            async for _ in held.session.log.follow():
+                rehearsal = Rehearsal(held.about, held.session.log.as_json())
+                await asyncio.to_thread(self._put, held.session.session_id, rehearsal)
         finally:
-            del self._held[session.session_id]
+            del self._held[held.session.session_id]
 
-    def _put(self, session_id: str, about: Mapping[str, Any], steps: list[dict[str, Any]]) -> None:
+    def _put(self, session_id: str, rehearsal: Rehearsal) -> None:
         try:
-            self.notebook.put(session_id, about, steps)
+            self.sessions.store.put_rehearsal(session_id, rehearsal)
         except sqlite3.Error:
-            logger.warning("a call of the sandbox could not be noted; it goes on", exc_info=True)
+            logger.warning("a call of the sandbox could not be stored; it goes on", exc_info=True)
 
-    async def _first_of(self, moment: Awaitable[object], session_id: str) -> None:
-        """Wait for a moment of a call, unless the call is over before, but not for long."""
-        waiting = asyncio.ensure_future(moment)
-        live = self.live(session_id)
-        over = {live.task} if live else set()
+    async def _until_awaited(self, held: _Held) -> None:
+        """Wait until the agent waits for the caller, or the call is over, but not for long."""
+        waiting = asyncio.ensure_future(held.caller.is_awaited.wait())
+        call = self.live(held.session.session_id)
+        over = {call.task} if call else set()
         await asyncio.wait(
-            {waiting, *over}, timeout=self.patience_s, return_when=asyncio.FIRST_COMPLETED
+            {waiting, *over}, timeout=PATIENCE_S, return_when=asyncio.FIRST_COMPLETED
         )
         waiting.cancel()

@@ -1,4 +1,4 @@
-"""What clients ask for, as Millis' OpenAPI file has it. Fields it does not name are ignored."""
+"""The bodies and queries of Millis' API, by its OpenAPI file. Other fields are ignored."""
 
 from __future__ import annotations
 
@@ -12,16 +12,42 @@ from .agent_schema import AgentConfig, PartialAgentConfig, PartialConfig
 
 Model = TypeVar("Model", bound=BaseModel)
 
-#: Source: `from_phone` and `to_phone`, E.164 without spaces or dashes.
-Phone = Annotated[str, StringConstraints(pattern=r"^\+[1-9][0-9]{5,14}$")]
-
 
 class UnprocessableError(MillisHooksError):
-    """What was sent is not what Millis takes; `detail` says so as its API does."""
+    """A request that Millis would refuse; `detail` is what its API answers, as FastAPI's."""
 
     def __init__(self, detail: list[dict[str, Any]]) -> None:
         self.detail = detail
-        super().__init__("; ".join(f"{_where(one['loc'])}: {one['msg']}" for one in detail))
+        super().__init__("; ".join(f"{_dotted(one['loc'])}: {one['msg']}" for one in detail))
+
+
+def read(model: type[Model], body: bytes | str) -> Model:
+    """Read the body of a request; raises `UnprocessableError`."""
+    try:
+        value = read_json(body)
+    except PayloadError as error:
+        detail = {"loc": ["body"], "msg": f"JSON decode error: {error}", "type": "json_invalid"}
+        raise UnprocessableError([detail]) from error
+    return check(model, value, "body")
+
+
+def check(model: type[Model], value: object, *place: str) -> Model:
+    """Return `value` as a model; raises `UnprocessableError`, located below `place`."""
+    try:
+        # FastAPI reads bodies from attributes, which decides the words of errors.
+        return model.model_validate(value, from_attributes=True)
+    except ValidationError as error:
+        details = error.errors(include_url=False, include_input=False, include_context=False)
+        raise UnprocessableError(
+            [
+                {"loc": [*place, *detail["loc"]], "msg": detail["msg"], "type": detail["type"]}
+                for detail in details
+            ]
+        ) from error
+
+
+def _dotted(loc: list[object]) -> str:
+    return ".".join(map(str, loc))
 
 
 class _Body(BaseModel):
@@ -33,8 +59,6 @@ class _Message(BaseModel):
 
 
 class UserMessage(_Message):
-    """What a person said."""
-
     role: Literal["user"]
     content: str
 
@@ -47,24 +71,18 @@ class CalledFunction(_Message):
 
 
 class ToolCall(_Message):
-    """That a function was called."""
-
     id: str
     type: str
     function: CalledFunction
 
 
 class AssistantMessage(_Message):
-    """What the agent said, and the functions it called."""
-
     role: Literal["assistant"]
     content: str
     tool_calls: list[ToolCall] | None = None
 
 
 class ToolMessage(_Message):
-    """What a function answered."""
-
     role: Literal["tool"]
     content: str
     tool_call_id: str
@@ -74,17 +92,11 @@ Message = UserMessage | AssistantMessage | ToolMessage
 
 
 class Continuation(_Body):
-    """The earlier conversation that a session continues."""
+    """The earlier conversation that a session continues: by its id, or by its messages."""
 
     session_id: str | None = None
     messages: list[Message] = Field(default_factory=list)
     identifier_variable: str | None = None
-
-
-class _Call(_Body):
-    metadata: dict[str, Json] | None = None
-    include_metadata_in_prompt: bool | None = None
-    session_continuation: Continuation | None = None
 
 
 class AgentChoice(_Body):
@@ -94,26 +106,41 @@ class AgentChoice(_Body):
     agent_config: PartialConfig | None = None
 
 
-class _AgentOfApi(AgentChoice):
+class _ApiAgentChoice(AgentChoice):
     agent_config: PartialAgentConfig | None = None
 
 
+class Attached(_Body):
+    """The metadata of a call."""
+
+    metadata: dict[str, Json] | None = None
+    include_metadata_in_prompt: bool | None = None
+
+
+class _Call(Attached):
+    session_continuation: Continuation | None = None
+
+
 class Initiate(_Call):
-    """What a client of the websocket says first."""
+    """The first message of a client of the websocket."""
 
     agent: AgentChoice = AgentChoice()
     call_id: str | None = None
     public_key: str | None = None
 
 
-class Registration(_AgentOfApi, _Call):
+class Registration(_ApiAgentChoice, _Call):
     """The body of `register_call` and of `register_sip_call`."""
 
     from_phone: str | None = None
     to_phone: str | None = None
 
 
-class OutboundCall(_AgentOfApi, _Call):
+#: Source: `from_phone` and `to_phone`, E.164 without spaces or dashes.
+Phone = Annotated[str, StringConstraints(pattern=r"^\+[1-9][0-9]{5,14}$")]
+
+
+class OutboundCall(_ApiAgentChoice, _Call):
     """The body of `start_outbound_call`."""
 
     from_phone: Phone
@@ -121,49 +148,46 @@ class OutboundCall(_AgentOfApi, _Call):
 
 
 class Termination(_Body):
-    """The body of `terminate`; the message is said before the call ends."""
+    """The body of `terminate`; the agent says the message before the call ends."""
 
     message: str | None = None
 
 
 class FunctionCall(_Body):
-    """A function that the agent of a call is to call; the sandbox's own."""
+    """A function that the agent of a call shall call; the sandbox's own."""
 
     name: str
     params: dict[str, Json] = Field(default_factory=dict)
 
 
 class NewAgent(_Body):
-    """An agent to be made."""
+    """The body of `POST agents`."""
 
     name: str
     config: AgentConfig
 
 
 class ChangedAgent(_Body):
-    """What is to be changed of an agent; of its configuration, key by key."""
+    """The body of `PUT agents/{id}`: of the configuration only the keys to change."""
 
     name: str
     config: PartialAgentConfig
 
 
 class AgentOfPhone(_Body):
-    """The agent of a number, or none."""
+    """The body of `phones/{phone}/set_agent`."""
 
     agent_id: str | None = None
 
 
 class PhoneAgent(AgentOfPhone):
-    """A number and its agent."""
+    """The body of `set_phone_agent`."""
 
     phone: Phone
 
 
-class ChatAgent(_AgentOfApi):
+class ChatAgent(_ApiAgentChoice, Attached):
     """The agent of a text chat, and its metadata."""
-
-    metadata: dict[str, Json] | None = None
-    include_metadata_in_prompt: bool | None = None
 
 
 class Chat(_Body):
@@ -191,32 +215,3 @@ class LogQuery(_Body):
     agent_id: str | None = None
     call_status: str | None = None
     phone_number: str | None = None
-
-
-def read(model: type[Model], body: bytes | str) -> Model:
-    """Read the body of a request; raises `UnprocessableError`."""
-    try:
-        value = read_json(body)
-    except PayloadError as error:
-        wrong = {"loc": ["body"], "msg": f"JSON decode error: {error}", "type": "json_invalid"}
-        raise UnprocessableError([wrong]) from error
-    return check(model, value, "body")
-
-
-def check(model: type[Model], value: object, *where: str) -> Model:
-    """Return `value` as that model; raises `UnprocessableError`, which says where it is wrong."""
-    try:
-        # As FastAPI reads a body, which decides the words.
-        return model.model_validate(value, from_attributes=True)
-    except ValidationError as error:
-        details = error.errors(include_url=False, include_input=False, include_context=False)
-        raise UnprocessableError(
-            [
-                {"loc": [*where, *detail["loc"]], "msg": detail["msg"], "type": detail["type"]}
-                for detail in details
-            ]
-        ) from error
-
-
-def _where(loc: list[object]) -> str:
-    return ".".join(map(str, loc))

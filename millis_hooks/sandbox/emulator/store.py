@@ -1,9 +1,6 @@
-"""What the sandbox keeps: the agents that were made in it, and the calls of the last day.
+"""The file of the sandbox: its agents, and the calls of the last day.
 
-It is a file of its own beside the call log, which has nothing in it that was not received.
-Whoever removes it loses rehearsals and nothing else.
-
-What the sandbox's page remembers of its calls for a day: how they were begun, and every step.
+It lies beside the call log, which holds only what was received. Removing it loses nothing else.
 """
 
 from __future__ import annotations
@@ -12,39 +9,44 @@ import json
 import sqlite3
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import make_url
+
+from ...call_log.database import is_file
 from ...environment.private_files import make_private
 from ...masking.policy import mask_secrets
 from ...protocol.call_status import CallStatus
 from ...protocol.reading import Json
+from ...settings import Settings
 from .schemas import LogQuery
 
 #: How long calls are kept.
 KEPT = timedelta(days=1)
 
-_VERSION = 1
+_VERSION = 2
+#: `calls` are Millis' call logs; `rehearsals` are the calls of the sandbox's page.
 _TABLES = """
 DROP TABLE IF EXISTS agents;
+DROP TABLE IF EXISTS phones;
 DROP TABLE IF EXISTS calls;
+DROP TABLE IF EXISTS rehearsals;
 CREATE TABLE agents (
   id TEXT PRIMARY KEY, name TEXT NOT NULL, config TEXT NOT NULL, created_at INTEGER NOT NULL
 );
+CREATE TABLE phones (phone TEXT PRIMARY KEY, agent_id TEXT, created_at REAL NOT NULL);
 CREATE TABLE calls (
   session_id TEXT PRIMARY KEY, ts REAL NOT NULL UNIQUE, agent_id TEXT, call_status TEXT,
   from_phone TEXT, to_phone TEXT, entry TEXT NOT NULL, messages TEXT NOT NULL, steps TEXT NOT NULL
 );
+CREATE TABLE rehearsals (
+  session_id TEXT PRIMARY KEY, ts REAL NOT NULL, about TEXT NOT NULL, steps TEXT NOT NULL
+);
 """
-#: It came later; those who have the others keep what is in them.
-_PHONES = """
-CREATE TABLE IF NOT EXISTS phones (
-  phone TEXT PRIMARY KEY, agent_id TEXT, created_at REAL NOT NULL
-)
-"""
-#: A condition each, for what a query may ask for.
+#: The SQL of each filter of `call-logs`.
 _CONDITIONS = {
     "start_after_ts": "ts < :start_after_ts",
     "start_time": "ts >= :start_time",
@@ -55,213 +57,177 @@ _CONDITIONS = {
 }
 
 
+def sandbox_file(settings: Settings) -> Path | str:
+    """Return the path of the sandbox's file.
+
+    It is in memory where the call log is not a file, or stores only redacted calls.
+    """
+    if settings.redact_before_store or not is_file(settings.database_url):
+        return ":memory:"
+    file = Path(make_url(settings.database_url).database or "")
+    return file.with_name(f"{file.stem}-sandbox.db")
+
+
 @dataclass(frozen=True, slots=True)
-class KnownAgent:
-    """An agent as Millis has it. `created_at` are Unix seconds."""
+class StoredAgent:
+    """An agent as Millis' API has it. `created_at` are Unix seconds."""
 
     id: str
     name: str
-    config: Mapping[str, Json]
+    config: dict[str, Json]
     created_at: int
 
     def as_json(self) -> dict[str, Any]:
         """Return it as the API shows it."""
-        return {
-            "id": self.id,
-            "name": self.name,
-            "config": dict(self.config),
-            "created_at": self.created_at,
-        }
+        return asdict(self)
 
 
-class Shelf:
+@dataclass(frozen=True, slots=True)
+class Rehearsal:
+    """The steps of a call, as JSON; `about` is what else the sandbox's page has to know of it."""
+
+    about: Mapping[str, Any]
+    steps: Sequence[dict[str, Any]]
+
+
+class Store:
     """The file. Its methods block for as long as SQLite takes, and may be called by any thread."""
 
     def __init__(self, file: Path | str, *, now: Callable[[], datetime]) -> None:
-        """Open the file, and make its tables if they are not there or of another version."""
+        """Open the file, and make its tables if they are missing or of another version."""
         self._now = now
         self._lock = threading.RLock()
         if isinstance(file, Path):
             make_private(file)
         self._database = sqlite3.connect(file, check_same_thread=False)
-        self._database.row_factory = sqlite3.Row
-        if self._ask("PRAGMA user_version")[0][0] != _VERSION:
+        if self._execute("PRAGMA user_version")[0][0] != _VERSION:
             self._database.executescript(f"{_TABLES} PRAGMA user_version = {_VERSION};")
-        self._ask(_PHONES)
-        # The process that they were under way in has ended.
-        self._ask("DELETE FROM calls WHERE call_status = ?", (CallStatus.IN_PROGRESS,))
+        # The process that ran them has ended.
+        self._execute("DELETE FROM calls WHERE call_status = ?", CallStatus.IN_PROGRESS)
 
     def close(self) -> None:
         """Close the file."""
         with self._lock:
             self._database.close()
 
-    def agents(self) -> list[KnownAgent]:
-        """Return every agent, those first that were made first."""
-        return [_agent(row) for row in self._ask("SELECT * FROM agents ORDER BY id")]
+    def agents(self) -> list[StoredAgent]:
+        """Return every agent, the oldest first."""
+        return [_agent(row) for row in self._execute("SELECT * FROM agents ORDER BY id")]
 
-    def agent(self, agent_id: str) -> KnownAgent | None:
+    def agent(self, agent_id: str) -> StoredAgent | None:
         """Return an agent by its id."""
-        rows = self._ask("SELECT * FROM agents WHERE id = ?", (agent_id,))
+        rows = self._execute("SELECT * FROM agents WHERE id = ?", agent_id)
         return _agent(rows[0]) if rows else None
 
-    def put_agent(self, agent: KnownAgent) -> None:
-        """Keep an agent, in place of the one that has its id."""
+    def put_agent(self, agent: StoredAgent) -> None:
+        """Store an agent, in place of the one that has its id."""
         row = (agent.id, agent.name, json.dumps(agent.config), agent.created_at)
-        self._ask("INSERT OR REPLACE INTO agents VALUES (?, ?, ?, ?)", row)
+        self._execute("INSERT OR REPLACE INTO agents VALUES (?, ?, ?, ?)", *row)
 
-    def remove_agent(self, agent_id: str) -> bool:
-        """Remove an agent; tells whether there was one."""
-        return bool(self._ask("DELETE FROM agents WHERE id = ? RETURNING id", (agent_id,)))
+    def remove_agent(self, agent_id: str) -> None:
+        """Remove an agent."""
+        self._execute("DELETE FROM agents WHERE id = ?", agent_id)
 
     def phones(self) -> list[dict[str, Any]]:
         """Return every number whose agent was set, as the API shows it."""
-        rows = self._ask("SELECT phone, agent_id, created_at FROM phones ORDER BY phone")
+        rows = self._execute("SELECT phone, agent_id, created_at FROM phones ORDER BY phone")
         names = ("id", "agent_id", "create_at")
         return [{**dict(zip(names, row, strict=True)), "status": "active"} for row in rows]
 
     def agent_of_phone(self, phone: str) -> str | None:
         """Return the id of a number's agent."""
-        rows = self._ask("SELECT agent_id FROM phones WHERE phone = ?", (phone,))
+        rows = self._execute("SELECT agent_id FROM phones WHERE phone = ?", phone)
         return rows[0][0] if rows else None
 
     def set_agent_of_phone(self, phone: str, agent_id: str | None) -> None:
-        """Have a number answered by, and call for, an agent; or by none."""
-        row = (phone, agent_id, self._now().timestamp(), agent_id)
-        self._ask(
-            "INSERT INTO phones VALUES (?, ?, ?) ON CONFLICT (phone) DO UPDATE SET agent_id = ?",
-            row,
-        )
+        """Have a number used by an agent, or by none."""
+        sql = "INSERT INTO phones VALUES (?, ?, ?) ON CONFLICT (phone) DO UPDATE SET agent_id = ?"
+        self._execute(sql, phone, agent_id, self._now().timestamp(), agent_id)
 
-    def keep(
+    def put_call(
         self,
         entry: Mapping[str, Any],
         *,
         messages: Sequence[Mapping[str, Any]] = (),
         steps: Sequence[Mapping[str, Any]] = (),
     ) -> None:
-        """Keep a call: what Millis' call logs have of it, what was said and every step.
+        """Store a call: its entry in Millis' call logs, what was said, and its steps.
 
         Secrets of the agent's configuration are masked. No two calls have the same `ts`, because
-        that is what pages of call logs are told apart by.
+        it is the cursor of the pages.
         """
         with self._lock:
-            self._forget_old()
-            masked = mask_secrets(dict(entry.get("agent_config") or {})).value
-            entry = {**entry, "agent_config": masked, "ts": self._free_ts(entry)}
+            self._execute("DELETE FROM calls WHERE ts <= ?", self._oldest())
+            config = mask_secrets(dict(entry.get("agent_config") or {})).value
+            entry = {**entry, "agent_config": config, "ts": self._free_ts(entry)}
             voip = entry.get("voip") or {}
-            row = (
-                entry["session_id"],
-                entry["ts"],
-                entry.get("agent_id"),
-                entry.get("call_status"),
-                voip.get("from"),
-                voip.get("to"),
+            self._execute(
+                "INSERT OR REPLACE INTO calls VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                *(entry.get(name) for name in ("session_id", "ts", "agent_id", "call_status")),
+                *(voip.get(name) for name in ("from", "to")),
                 *map(json.dumps, (entry, list(messages), list(steps))),
             )
-            self._ask("INSERT OR REPLACE INTO calls VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
 
     def calls(self, query: LogQuery) -> list[dict[str, Any]]:
         """Return a page of the call logs, the newest calls first."""
-        asked = query.model_dump(exclude_none=True)
-        conditions = [_CONDITIONS[name] for name in asked if name in _CONDITIONS]
-        where = " AND ".join(["ts > :since", *conditions])
-        # The conditions are constants of this module; what is asked for is bound.
-        rows = self._ask(
-            f"SELECT entry FROM calls WHERE {where} ORDER BY ts DESC LIMIT :limit",  # noqa: S608
-            {"since": self._since(), **asked},
-        )
-        return [json.loads(row["entry"]) for row in rows]
+        values = query.model_dump(exclude_none=True)
+        conditions = [_CONDITIONS[name] for name in values if name in _CONDITIONS]
+        where = " AND ".join(["ts > :oldest", *conditions])
+        # The conditions are constants; the values are bound.
+        sql = f"SELECT entry FROM calls WHERE {where} ORDER BY ts DESC LIMIT :limit"  # noqa: S608
+        with self._lock:
+            rows = self._database.execute(sql, {"oldest": self._oldest(), **values}).fetchall()
+        return [json.loads(entry) for (entry,) in rows]
 
     def call(self, session_id: str) -> dict[str, Any] | None:
-        """Return what the call logs have of a call."""
-        found = self._column("entry", session_id)
-        return found if isinstance(found, dict) else None
+        """Return the entry of a call in the call logs."""
+        entry = self._column("entry", session_id)
+        return entry if isinstance(entry, dict) else None
 
     def messages(self, session_id: str) -> list[dict[str, Json]]:
         """Return what was said in a call."""
         return self._column("messages", session_id) or []
 
-    def steps(self, session_id: str) -> list[dict[str, Any]]:
-        """Return every step of a call, as JSON."""
-        return self._column("steps", session_id) or []
+    def put_rehearsal(self, session_id: str, rehearsal: Rehearsal) -> None:
+        """Store a call of the sandbox's page, in place of its earlier state."""
+        self._execute("DELETE FROM rehearsals WHERE ts <= ?", self._oldest())
+        texts = map(json.dumps, (rehearsal.about, rehearsal.steps))
+        row = (session_id, self._now().timestamp(), *texts)
+        self._execute("INSERT OR REPLACE INTO rehearsals VALUES (?, ?, ?, ?)", *row)
+
+    def rehearsal(self, session_id: str) -> Rehearsal | None:
+        """Return a call of the sandbox's page; or the steps of another call."""
+        session_id = session_id.encode("utf-8", "replace").decode()
+        rows = self._execute(
+            "SELECT about, steps FROM rehearsals WHERE session_id = ? AND ts > ?",
+            session_id,
+            self._oldest(),
+        )
+        if rows:
+            return Rehearsal(*map(json.loads, rows[0]))
+        steps = self._column("steps", session_id)
+        return Rehearsal({}, steps) if steps else None
 
     def _column(self, name: str, session_id: str) -> Any:
         sql = f"SELECT {name} FROM calls WHERE session_id = ? AND ts > ?"  # noqa: S608
-        rows = self._ask(sql, (session_id, self._since()))
+        rows = self._execute(sql, session_id, self._oldest())
         return json.loads(rows[0][0]) if rows else None
 
     def _free_ts(self, entry: Mapping[str, Any]) -> float:
         ts = round(float(entry["ts"]), 6)
         others = "SELECT 1 FROM calls WHERE ts = ? AND session_id != ?"
-        while self._ask(others, (ts, entry["session_id"])):
+        while self._execute(others, ts, entry["session_id"]):
             ts = round(ts + 0.000001, 6)
         return ts
 
-    def _forget_old(self) -> None:
-        self._ask("DELETE FROM calls WHERE ts <= ?", (self._since(),))
-
-    def _since(self) -> float:
+    def _oldest(self) -> float:
         return (self._now() - KEPT).timestamp()
 
-    def _ask(self, sql: str, values: Sequence[object] | Mapping[str, object] = ()) -> list[Any]:
+    def _execute(self, sql: str, *values: object) -> list[Any]:
         with self._lock, self._database:
             return self._database.execute(sql, values).fetchall()
 
 
-def _agent(row: sqlite3.Row) -> KnownAgent:
-    return KnownAgent(row["id"], row["name"], json.loads(row["config"]), row["created_at"])
-
-
-#: How long a call is remembered.
-
-_TABLE = """
-CREATE TABLE IF NOT EXISTS rehearsals (
-  session_id TEXT PRIMARY KEY, kept_at REAL NOT NULL, about TEXT NOT NULL, steps TEXT NOT NULL
-)
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Note:
-    """A call as it was noted last. `about` is what the page needs to know beside the steps."""
-
-    about: Mapping[str, Any]
-    steps: Sequence[dict[str, Any]]
-
-
-class Notebook:
-    """A table in a file of the sandbox. Its methods block, and may be called by any thread."""
-
-    def __init__(self, file: Path | str, *, now: Callable[[], datetime]) -> None:
-        self._now = now
-        self._lock = threading.Lock()
-        if isinstance(file, Path):
-            make_private(file)
-        self._database = sqlite3.connect(file, check_same_thread=False)
-        self._ask(_TABLE)
-
-    def close(self) -> None:
-        """Close the file."""
-        with self._lock:
-            self._database.close()
-
-    def put(
-        self, session_id: str, about: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]
-    ) -> None:
-        """Note a call in place of what was noted of it, and forget those that are too old."""
-        now = self._now()
-        self._ask("DELETE FROM rehearsals WHERE kept_at <= ?", (now - KEPT).timestamp())
-        row = (session_id, now.timestamp(), json.dumps(about), json.dumps(steps))
-        self._ask("INSERT OR REPLACE INTO rehearsals VALUES (?, ?, ?, ?)", *row)
-
-    def get(self, session_id: str) -> Note | None:
-        """Return what was noted of a call."""
-        since = (self._now() - KEPT).timestamp()
-        sql = "SELECT about, steps FROM rehearsals WHERE session_id = ? AND kept_at > ?"
-        rows = self._ask(sql, session_id.encode("utf-8", "replace").decode(), since)
-        return Note(*map(json.loads, rows[0])) if rows else None
-
-    def _ask(self, sql: str, *values: object) -> list[Any]:
-        with self._lock, self._database:
-            return self._database.execute(sql, values).fetchall()
+def _agent(row: Sequence[Any]) -> StoredAgent:
+    agent_id, name, config, created_at = row
+    return StoredAgent(agent_id, name, json.loads(config), created_at)

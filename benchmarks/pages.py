@@ -29,8 +29,15 @@ from millis_hooks.call_log.deliveries import insert_deliveries
 from millis_hooks.call_log.projection import digest_delivery
 from millis_hooks.call_log.queries import Queries
 from millis_hooks.call_log.tables import deliveries
-from millis_hooks.dashboard import DashboardSettings, dashboard
+from millis_hooks.dashboard import (
+    CallActions,
+    ConnectionTest,
+    DashboardSettings,
+    Setup,
+    dashboard,
+)
 from millis_hooks.operators import Operators
+from millis_hooks.settings import Settings
 
 from .bystanders import Bystanders
 from .generate import NEWEST, OWN_NUMBERS, Generator, make
@@ -54,6 +61,8 @@ class Answer:
     status: int = 0
     headers: dict[bytes, bytes] = field(default_factory=dict)
     body: bytes = b""
+    #: Names and values as they are sent back.
+    cookies: list[bytes] = field(default_factory=list)
 
 
 class Timed:
@@ -89,7 +98,7 @@ class Browser:
         form = f"username=admin&password={PASSWORD}".replace(" ", "+").encode()
         kind = (b"content-type", b"application/x-www-form-urlencoded")
         answer = await self.ask("POST", "/login", body=form, headers=[kind])
-        self._headers.append((b"cookie", answer.headers[b"set-cookie"].split(b";")[0]))
+        self._headers.append((b"cookie", b"; ".join(answer.cookies)))
 
     async def ask(
         self,
@@ -112,6 +121,8 @@ class Browser:
         async def send(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "http.response.start":
                 answer.status, answer.headers = message["status"], dict(message["headers"])
+                cookies = (each for name, each in message["headers"] if name == b"set-cookie")
+                answer.cookies += [cookie.split(b";")[0] for cookie in cookies]
             else:
                 answer.body += message.get("body", b"")
 
@@ -180,11 +191,18 @@ async def measure(file: Path, rounds: int) -> list[Row]:
         password=PASSWORD,
         now=lambda: NOW,
     )
+    settings = Settings.load(secrets="a-secret-for-benchmarks")
     queries = [Timed(Queries(database.reader)), Timed(operators)]
     app = dashboard(
         cast("Queries", queries[0]),
         cast("Operators", queries[1]),
-        replay=lambda _work: None,
+        actions=CallActions(
+            database.reader,
+            lambda work: _write(database, work),
+            replay=lambda _work: None,
+            reread=lambda _id: None,
+        ),
+        setup=Setup(settings, ConnectionTest(settings)),
         settings=DashboardSettings("0"),
         now=lambda: NOW,
     )

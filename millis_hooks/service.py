@@ -325,27 +325,31 @@ class Service:
 
     def _build_dashboard(self) -> ASGIApp:
         from .call_log.queries import Queries
-        from .dashboard import DashboardSettings, Forgetting, dashboard
+        from .dashboard import CallActions, DashboardSettings, dashboard
         from .masking.policy import MaskPolicy
 
         log, settings = self.call_log, self._settings
-        remembers = settings.prefetch_fallback == "last_good"
+        actions = CallActions(
+            log.database.reader,
+            log.writer.run,
+            replay=self._replay,
+            reread=self._reread,
+            remembers=settings.prefetch_fallback == "last_good",
+        )
         return dashboard(
             Queries(log.database.reader),
             self._operators,
-            replay=self._replay,
+            actions=actions,
+            setup=self._setup(),
             settings=DashboardSettings(
                 version=__version__,
                 mask=MaskPolicy.of(settings),
                 damage=lambda: log.damage,
                 public_url=settings.public_url,
             ),
-            setup=self._setup(),
-            forgetting=Forgetting(log.database.reader, log.writer.run, remembers=remembers),
-            reread=self._reread,
-            sandbox=self._sandbox(),
             now=_now,
-            news=log.news,
+            sandbox=self._sandbox(),
+            changes=log.news,
         )
 
     @cached_property
@@ -379,10 +383,10 @@ class Service:
 
     def _setup(self) -> Setup:
         from .checks.local import check_installation
-        from .dashboard import Setup, Trials
+        from .dashboard import ConnectionTest, Setup
 
         check = partial(check_installation, self._settings, _now, reads_all=False, measures=False)
-        return Setup(self._settings, Trials(self._settings), check)
+        return Setup(self._settings, ConnectionTest(self._settings), check)
 
     def _sandbox(self) -> Sandbox | None:
         if not self._settings.sandbox or self._app is None:

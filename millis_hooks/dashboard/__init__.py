@@ -1,12 +1,10 @@
-"""The pages an operator looks at: a Starlette application to be mounted anywhere.
+"""The dashboard: a Starlette application that can be mounted anywhere.
 
-It reads the call log. It writes who signs in and out, replays, deletions, and the record of what
-operators do.
+It reads the call log, and writes sessions of operators, replays, deletions and the audit log.
 """
 
-from .call_actions import Forgetting as Forgetting
-from .call_actions import Replay as Replay
-from .connection_test import Trials as Trials
+from .call_actions import CallActions as CallActions
+from .connection_test import ConnectionTest as ConnectionTest
 from .pages import DashboardSettings as DashboardSettings
 from .setup import Setup as Setup
 from .site import dashboard as dashboard

@@ -1,12 +1,9 @@
-"""The analytics page: the figures of a period beside those of the period before.
+"""The analytics page: the figures of a period beside those of the period before, and six charts.
 
-What the analytics page is asked, in an address and back.
-
-`range` names a period that ends now; `from` and `to` are dates or times of the time zone and take
-its place, and a date in `to` is the last day. `agent` may repeat. `tz` is the name of a time zone,
-`split` how costs are told apart and `interval` how long a bar is. What makes no sense is left out.
-
-The six figures on top: each with the one before it, and whether that is for the better.
+In its address, `range` names a period that ends now; `from` and `to` are dates or times in the
+time zone and replace it; a date in `to` is the last day. `agent` may repeat, `tz` is the name of a
+time zone, `split` is how costs are divided and `interval` the length of a bar. Invalid values are
+left out.
 """
 
 from __future__ import annotations
@@ -20,10 +17,15 @@ from itertools import groupby
 from threading import Lock
 from typing import Literal, NamedTuple, TypeAlias
 
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.routing import Route
+
 from ..call_log.queries.analytics import Report, Scope, Split, Tile, Tiles
 from ..call_log.queries.buckets import INTERVALS, last_days
 from .call_filters import Params, every, read_time
-from .charts import Chart, Charts, Unit, written
+from .charts import Chart, Charts, Unit, as_csv, formatted
+from .endpoints import Endpoints, OperatorRequest
 from .formats import amount, iso
 from .pages import PageRequest, zone_named
 
@@ -31,7 +33,7 @@ Range: TypeAlias = Literal["24h", "7d", "30d", "90d", "12mo"]
 
 
 class Span(NamedTuple):
-    """A range, on its button and in a sentence; its days are those of the calendar, with today."""
+    """A range: its label, its words in a sentence, and its calendar days up to today."""
 
     label: str
     words: str
@@ -50,9 +52,9 @@ DEFAULT_RANGE: Range = "30d"
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A period, chosen by its range unless that is None, and what is asked of it.
+    """The period and the options of a report, and the same as parameters without the defaults.
 
-    `params` say the same in an address, without what is the default.
+    `range` is None if the period was chosen by dates.
     """
 
     range: Range | None
@@ -61,17 +63,17 @@ class Question:
 
     @property
     def key(self) -> str:
-        """What the same question has in common with this one, whenever it is asked."""
+        """The same for the same question at another time."""
         period = self.range or (self.scope.since, self.scope.until)
         return repr((period, str(self.scope.zone), sorted(self.params.items())))
 
 
 def read_question(query: Mapping[str, str], *, now: datetime, zone: tzinfo) -> Question:
-    """Read what a query string asks; `zone` is that of the operator."""
+    """Read the question of a query string; `zone` is the operator's."""
     zone = zone_named(query.get("tz", "")) or zone
     split: Split = "provider" if query.get("split") == "provider" else "type"
     interval = next((each for each in INTERVALS if each == query.get("interval")), None)
-    scope = _told_scope(query, now, zone)
+    scope = _dated_scope(query, now, zone)
     range_ = None if scope else _range(query.get("range"))
     scope = scope or _scope(range_ or DEFAULT_RANGE, now, zone)
     scope = replace(scope, agents=every(query, "agent"), split=split, interval=interval)
@@ -91,7 +93,7 @@ def _params(query: Mapping[str, str], scope: Scope, range_: Range | None) -> Par
     return {name: value for name, value in named.items() if value}
 
 
-def _told_scope(query: Mapping[str, str], now: datetime, zone: tzinfo) -> Scope | None:
+def _dated_scope(query: Mapping[str, str], now: datetime, zone: tzinfo) -> Scope | None:
     since = read_time(query.get("from"), zone)
     until = read_time(query.get("to"), zone, end_of_day=True)
     if not since and not until:
@@ -116,7 +118,7 @@ def _range(text: str | None) -> Range:
 
 Verdict: TypeAlias = Literal["better", "worse"]
 
-#: A sparkline is drawn in a box of 100 by 34, with some air above and below.
+#: A sparkline is drawn in a box of 100 by 34, with a margin at the top and the bottom.
 _WIDTH, _HIGHEST, _LOWEST = 100, 4, 30
 
 _SUFFIXES = {"ms": "ms", "credits": "credits"}
@@ -124,10 +126,10 @@ _SUFFIXES = {"ms": "ms", "credits": "credits"}
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A tile: its figure, the one before, and that of each bucket.
+    """A tile: its figure, that of the period before, and that of each bucket.
 
-    `of` is what the figure is a part of, `without` stands where there is none. A change of it is
-    neither better nor worse unless `less_is_better`, nor where its share tells the contrary.
+    `of` is the whole that the figure is a part of, `without` the text if there is no figure. Only
+    if `less_is_better` has a change a verdict, and only if the share of the whole agrees.
     """
 
     name: str
@@ -141,25 +143,25 @@ class Figure:
     @property
     def text(self) -> str:
         value = self.tile.value
-        return self.without if value is None else written(value, self.unit)
+        return self.without if value is None else formatted(value, self.unit)
 
     @property
     def suffix(self) -> str:
-        """What stands small behind the figure."""
+        """The small text after the figure."""
         if self.of is not None:
             return f"of {self.of.value or 0:,.0f}"
         return "" if self.tile.value is None else _SUFFIXES.get(self.unit, "")
 
     @property
     def was(self) -> str | None:
-        """The figure before, if there was one."""
+        """The figure of the period before, if there was one."""
         if self.tile.before is None:
             return None
-        return written(self.tile.before, self.unit) + (" ms" if self.unit == "ms" else "")
+        return formatted(self.tile.before, self.unit) + (" ms" if self.unit == "ms" else "")
 
     @property
     def change(self) -> str | None:
-        """How the figure changed: in percent where it is an amount, else in its own unit."""
+        """The change of the figure: of amounts in percent, else in its own unit."""
         value, before = self.tile.value, self.tile.before
         if value is None or before is None:
             return None
@@ -174,7 +176,7 @@ class Figure:
 
     @property
     def verdict(self) -> Verdict | None:
-        """Whether the change is for the better, where that is clear."""
+        """Whether the change is better or worse, if that is clear."""
         change = self.change or ""
         if not self.less_is_better or not change.startswith(("+", "−")):
             return None
@@ -184,7 +186,7 @@ class Figure:
         return "worse" if is_more else "better"
 
     def _is_clear(self, is_more: bool) -> bool:
-        """Whether the share of the whole, where there is one, changed the same way."""
+        """Tell whether the share of the whole, if there is one, changed in the same direction."""
         if self.of is None:
             return True
         now = _share(self.tile.value, self.of.value)
@@ -193,12 +195,12 @@ class Figure:
 
     @property
     def strokes(self) -> tuple[str, ...]:
-        """The sparkline as points of SVG, one text for each stretch without a gap."""
+        """The sparkline as SVG points, one text for each part without a gap."""
         return tuple(_strokes(self.tile.series))
 
 
 def figures(tiles: Tiles) -> tuple[Figure, ...]:
-    """Return the tiles in the order in which they stand on the page."""
+    """Return the tiles in their order on the page."""
     return (
         Figure("calls", "Calls", "count", tiles.calls),
         Figure("error_rate", "Error rate", "share", tiles.error_rate, less_is_better=True),
@@ -228,43 +230,43 @@ def _signed(number: float, unit: str = "", *, digits: int = 0) -> str:
 
 
 def _strokes(series: Sequence[float | None]) -> Iterator[str]:
-    known = [value for value in series if value is not None]
-    if len(known) < 2:
+    values = [value for value in series if value is not None]
+    if len(values) < 2:
         return
-    least, span = min(known), max(known) - min(known)
+    least, span = min(values), max(values) - min(values)
     step = _WIDTH / (len(series) - 1)
 
     def point(place: int, value: float) -> str:
         height = (value - least) / span if span else 0
         return f"{place * step:.1f} {_LOWEST - (_LOWEST - _HIGHEST) * height:.1f}"
 
-    for is_gap, stretch in groupby(enumerate(series), key=lambda each: each[1] is None):
-        points = [point(place, value) for place, value in stretch if value is not None]
+    for is_gap, part in groupby(enumerate(series), key=lambda each: each[1] is None):
+        points = [point(place, value) for place, value in part if value is not None]
         if not is_gap and len(points) > 1:
             yield " ".join(points)
 
 
-#: A report that took longer is not made again for the same question as long as it is kept.
+#: A report that took longer is kept, and answers the same question until it is too old.
 SLOW_S = 2.0
 KEPT_FOR = timedelta(minutes=5)
-_KEPT = 32
+_MOST_KEPT = 32
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A report, what it was an answer to, and when that was asked."""
+    """A report, its question and its time."""
 
     question: Question
     report: Report
-    asked_at: datetime
+    made_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
 class AnalyticsView:
     """What the analytics page shows.
 
-    `period` is how long the time before is that is compared; `read_at` tells that the figures were
-    kept since then, because they take long. Without `is_anything` there was no call.
+    `period` is the length of the period before, which is compared; `read_at` is when the figures
+    were read if that was not now. `is_anything` is false if there was no call.
     """
 
     params: Params
@@ -282,7 +284,6 @@ class AnalyticsView:
     read_at: datetime | None
     tiles: tuple[Figure, ...]
     charts: tuple[Chart, ...]
-    live_count: int
 
     @property
     def ranges(self) -> Mapping[Range, Span]:
@@ -291,16 +292,21 @@ class AnalyticsView:
 
 
 class AnalyticsPage:
-    """Builds the page and its charts; `clock` counts seconds."""
+    """Builds the page and its charts, and keeps slow reports; `clock` counts seconds."""
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock = clock
-        self._slow: OrderedDict[object, Answer] = OrderedDict()
+        self._kept: OrderedDict[str, Answer] = OrderedDict()
         self._lock = Lock()
 
-    def show(self, asked: PageRequest) -> AnalyticsView:
-        """Build the page that the query string asks for."""
-        answer = self._answer(asked)
+    def routes(self, endpoints: Endpoints) -> Iterator[Route]:
+        """Yield the routes of the page and of each chart as CSV."""
+        yield from endpoints.page("/analytics", "analytics", self.show)
+        yield endpoints.get("/analytics/{chart}.csv", "analytics_csv", self._csv)
+
+    def show(self, request: PageRequest) -> AnalyticsView:
+        """Build the page that the query string describes."""
+        answer = self._answer(request)
         scope, report = answer.question.scope, answer.report
         return AnalyticsView(
             params=answer.question.params,
@@ -310,56 +316,56 @@ class AnalyticsPage:
             until=report.until,
             days=_days(report),
             period=_period(answer.question),
-            agents=asked.log.agents(),
+            agents=request.log.agents(),
             agent=scope.agents,
             split=scope.split,
             interval=report.interval,
             is_anything=bool(report.tiles.calls.value),
-            read_at=None if answer.asked_at == asked.now else answer.asked_at,
+            read_at=None if answer.made_at == request.now else answer.made_at,
             tiles=figures(report.tiles),
-            charts=_charts(answer, asked),
-            live_count=asked.log.live_count(now=asked.now),
+            charts=_charts(answer, request),
         )
 
-    def chart(self, asked: PageRequest) -> Chart | None:
-        """Build one chart of the page, or None if there is no such one."""
-        charts = _charts(self._answer(asked), asked)
-        return next((each for each in charts if each.name == asked.path["chart"]), None)
+    def _csv(self, request: OperatorRequest) -> Response:
+        page_request = request.page_request()
+        charts = _charts(self._answer(page_request), page_request)
+        name = page_request.path["chart"]
+        chart = next((each for each in charts if each.name == name), None)
+        if chart is None:
+            raise HTTPException(404)
+        headers = {"Content-Disposition": f'attachment; filename="{chart.name}.csv"'}
+        return Response(as_csv(chart), media_type="text/csv", headers=headers)
 
-    def _answer(self, asked: PageRequest) -> Answer:
-        question = read_question(asked.query, now=asked.now, zone=asked.zone)
+    def _answer(self, request: PageRequest) -> Answer:
+        question = read_question(request.query, now=request.now, zone=request.zone)
         with self._lock:
-            kept = self._slow.get(question.key)
-        if kept and asked.now - kept.asked_at < KEPT_FOR:
+            kept = self._kept.get(question.key)
+        if kept and request.now - kept.made_at < KEPT_FOR:
             return kept
         began_s = self._clock()
-        answer = Answer(question, asked.log.report(question.scope), asked.now)
+        answer = Answer(question, request.log.report(question.scope), request.now)
         if self._clock() - began_s > SLOW_S:
             self._keep(answer)
         return answer
 
     def _keep(self, answer: Answer) -> None:
         with self._lock:
-            self._slow[answer.question.key] = answer
-            self._slow.move_to_end(answer.question.key)
-            while len(self._slow) > _KEPT:
-                self._slow.popitem(last=False)
+            self._kept[answer.question.key] = answer
+            self._kept.move_to_end(answer.question.key)
+            while len(self._kept) > _MOST_KEPT:
+                self._kept.popitem(last=False)
 
 
-def _charts(answer: Answer, asked: PageRequest) -> tuple[Chart, ...]:
-    charts = Charts(
-        answer.report,
-        agents=answer.question.scope.agents,
-        split=answer.question.scope.split,
-        slow_prefetch_ms=asked.settings.slow_prefetch_ms,
-        mask=asked.settings.mask,
-    )
-    return charts.all() if answer.report.tiles.calls.value else ()
+def _charts(answer: Answer, request: PageRequest) -> tuple[Chart, ...]:
+    if not answer.report.tiles.calls.value:
+        return ()
+    scope = answer.question.scope
+    return Charts(answer.report, scope.agents, scope.split, request.settings.mask).all()
 
 
 def _days(report: Report) -> str:
-    """Name the first and the last day of a report."""
-    # The end is no part of it: a period until midnight ends on the day before.
+    """Return the first and last day of a report in words."""
+    # The end is exclusive: a period until midnight ends on the day before.
     first, last = report.since, report.until - timedelta(microseconds=1)
     year = "" if first.year == last.year else ", %Y"
     days = (f"{day:%b} {day.day}{day.strftime(year)}" for day in (first, last))

@@ -1,9 +1,7 @@
-"""One call: what was said, what it cost, what we answered and what the handlers made of it.
+"""The page of one call: what was said, what it cost, our answers and the runs of its handlers.
 
 The columns of the call log carry the facts; everything else is read from the raw deliveries, so
-the page shows what Millis sent. What may not be seen is masked before a view is built.
-
-What later ends of a call changed: which fields, from what to what, as far as it may be seen.
+the page shows what Millis sent. A view holds masked values only.
 """
 
 from __future__ import annotations
@@ -14,6 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from pydantic import JsonValue
+from starlette.routing import Route
 
 from ..call_log.call_ends import End, changes, end_of, put_together
 from ..call_log.queries.records import Call, CallRecord, CostItem, Delivery, Run, State
@@ -22,21 +21,30 @@ from ..masking.places import END_OF_CALL
 from ..masking.policy import MaskPolicy
 from ..protocol.events import EndOfCall
 from .call_filters import Params, list_query, params_of, read_list, read_page_size
+from .endpoints import Endpoints
 from .formats import as_text
 from .pages import PageRequest
-from .payloads import MOST_SHOWN, Entry, Payload, Room, entries_of, payload_of, read_bytes
+from .payloads import MOST_KEYS, Entry, Payload, Room, entries_of, payload_of, read_bytes
 from .runs import Notice, in_order, read_notice
+from .security import RECORDING_POLICY
 from .timeline import EndReceived, Prefetch, Step, end_received, prefetch_of, steps_of
 from .transcript import Function, Line, Transcript, functions_of, transcript_of
 
-#: Fields of one end that are listed, and what is shown of a value.
+#: Changed fields that are listed of one end-of-call, and characters of each value.
 _MOST_FIELDS = 50
-_VALUE_CHARS = 200
+_MOST_VALUE_CHARS = 200
+
+
+def routes(endpoints: Endpoints) -> Iterator[Route]:
+    """Yield the routes of the page and its fragment."""
+    path = "/calls/{session_id:anytext}"
+    yield endpoints.fragment(f"/live{path}", "live_call", follow_call)
+    yield from endpoints.page(path, "call", show_call, RECORDING_POLICY)
 
 
 @dataclass(frozen=True, slots=True)
 class ChangedField:
-    """A field that is not what it was. Of a value its beginning is shown, as text."""
+    """A changed field, with the beginnings of its values as text."""
 
     name: str
     before: str
@@ -45,7 +53,7 @@ class ChangedField:
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """What one end changed when it came in."""
+    """The fields that one end-of-call changed when it arrived."""
 
     delivery_id: int
     received_at: datetime
@@ -53,33 +61,9 @@ class Changed:
     left_out: int
 
 
-def changed_by(ends: Sequence[End], mask: MaskPolicy) -> Iterator[Changed]:
-    """Yield what each end changed, in the order in which they came."""
-    for end, before, after in changes(ends):
-        names = [name for name in after.raw if after.raw[name] != before.raw.get(name)]
-        fields = tuple(
-            ChangedField(mask.line(name), _shown(before, name, mask), _shown(after, name, mask))
-            for name in names[:_MOST_FIELDS]
-        )
-        left_out = max(len(names) - _MOST_FIELDS, 0)
-        yield Changed(end.delivery_id, end.received_at, fields, left_out)
-
-
-def _shown(call: EndOfCall, name: str, mask: MaskPolicy) -> str:
-    value: JsonValue = call.raw.get(name)
-    if value is None:
-        return ""
-    if isinstance(value, list):
-        return f"{len(value):,} item{'s' if len(value) != 1 else ''}"
-    masked = mask.payload({name: value}, END_OF_CALL)
-    shown = masked.get(name) if isinstance(masked, dict) else None
-    text = as_text(shown)
-    return text if len(text) <= _VALUE_CHARS else f"{text[:_VALUE_CHARS]}…"
-
-
 @dataclass(frozen=True, slots=True)
 class CostLine:
-    """A line of the bill, with its share of the whole and where that begins, both 0 to 1."""
+    """A cost, with its share of the total and the sum of the shares before it, both 0 to 1."""
 
     item: CostItem
     share: float = 0
@@ -88,10 +72,10 @@ class CostLine:
 
 @dataclass(frozen=True, slots=True)
 class InList:
-    """Where the call stands in the list it was opened from: the sessions next to it.
+    """The list that the call was opened from, and its neighbours there.
 
-    `listed` names the list in the address of a call, and is empty for the one there is without
-    filters; `params` do in its own.
+    `listed` is the query string of the list, `params` the same as parameters; both are empty for
+    the list without filters.
     """
 
     listed: str
@@ -132,115 +116,154 @@ class CallView:
     changes: tuple[Changed, ...]
     payloads: tuple[Payload, ...]
     deliveries_left_out: int
-    live_count: int
 
     @property
     def unread(self) -> tuple[Payload, ...]:
-        """The deliveries that could not be read."""
+        """The unparsed deliveries."""
         return tuple(payload for payload in self.payloads if payload.outcome == "unparsed")
 
     @property
     def handled(self) -> tuple[Run, ...]:
-        """How its handlers stand now: without what was replaced, and what tells of parked runs."""
+        """The latest run of each handler of the end-of-call."""
         return tuple(run for run in self.runs if run.is_latest and run.hook == "end_of_call")
 
     @property
-    def parked(self) -> tuple[Run, ...]:
-        """Those of `handled` that somebody has to look after."""
+    def failed(self) -> tuple[Run, ...]:
+        """Those of `handled` that will not be tried again by themselves."""
         return tuple(run for run in self.handled if run.state == "parked")
 
     @property
     def retrying(self) -> tuple[Run, ...]:
-        """Those of `handled` that wait for their next attempt, the next one first."""
-        failed = (run for run in self.handled if run.state == "failed")
-        return tuple(sorted(failed, key=lambda run: run.due_at or run.state_since))
+        """Those of `handled` that wait for their next attempt, the soonest first."""
+        retrying = (run for run in self.handled if run.state == "failed")
+        return tuple(sorted(retrying, key=lambda run: run.due_at or run.state_since))
 
     @property
     def handled_at(self) -> datetime | None:
-        """When the last of `handled` ended, once all are over."""
+        """When the last of `handled` ended; None while one has not."""
         ends = [run.state_since for run in self.handled if run.is_over]
         return max(ends) if ends and len(ends) == len(self.handled) else None
 
     @property
     def slowest_ms(self) -> float:
-        """What the longest attempt took."""
+        """The duration of the longest attempt."""
         return max((each.duration_ms or 0 for run in self.runs for each in run.attempts), default=0)
 
     def run(self, run_id: int | None) -> Run | None:
-        """Return one of the runs shown here."""
+        """Return one of `runs` by its id."""
         return next((run for run in self.runs if run.id == run_id), None)
 
 
-def show_call(asked: PageRequest) -> CallView | None:
+@dataclass(frozen=True, slots=True)
+class FollowedCall:
+    """Changes of a call's page; `listed` is the list that it was opened from."""
+
+    session_id: str
+    listed: str | None
+    state: State
+    has_ended: bool
+
+
+def show_call(request: PageRequest) -> CallView | None:
     """Build the page of one call, or None if there is no such session."""
-    record = asked.log.call(asked.path["session_id"])
+    record = request.log.call(request.path["session_id"])
     if record is None:
         return None
-    call, mask, room = record.call, asked.settings.mask, Room()
+    call, mask, room = record.call, request.settings.mask, Room()
     return CallView(
         call=masked_call(call, mask),
-        in_list=_in_list(asked, call),
-        prints_all=asked.query.get("print") == "full",
+        in_list=_in_list(request, call),
+        prints_all=request.query.get("print") == "full",
         recording_is_hidden=bool(call.recording_url) and mask.url(call.recording_url) is None,
-        elapsed_s=max((asked.now - call.received_at).total_seconds(), 0),
-        **_told(record, call.state(asked.now), mask),
+        elapsed_s=max((request.now - call.received_at).total_seconds(), 0),
+        **_from_deliveries(record, call.state(request.now), mask),
         ends_received=sum(each.kind == "end_of_call" for each in record.deliveries),
         costs=tuple(_cost_lines(record.costs)),
         runs=in_order(masked_run(run, mask) for run in record.runs),
         runs_left_out=record.run_count - len(record.runs),
-        notice=read_notice(asked.query),
+        notice=read_notice(request.query),
         payloads=tuple(payload_of(delivery, mask, room) for delivery in record.deliveries),
         deliveries_left_out=max(record.delivery_count - len(record.deliveries), 0),
-        live_count=asked.log.live_count(now=asked.now),
     )
 
 
-def _in_list(asked: PageRequest, call: Call) -> InList:
-    wanted = read_list(asked.query.get("in"), asked.zone)
-    newer, older = asked.log.neighbours(call, wanted, now=asked.now)
-    params = params_of(wanted, read_page_size({}))
-    return InList(list_query(wanted), params, newer, older)
+def follow_call(request: PageRequest) -> FollowedCall | None:
+    """Build the fragment for a call's page, which showed the call in the state `seen`."""
+    call = request.log.standing(request.path["session_id"])
+    if call is None:
+        return None
+    state = call.state(request.now)
+    has_ended = state == "ended" and request.query.get("seen") in ("live", "lost")
+    return FollowedCall(call.session_id, request.query.get("in"), state, has_ended)
 
 
-def _told(record: CallRecord, state: State, mask: MaskPolicy) -> dict[str, Any]:
-    """The parts of the view that come from the bytes of the deliveries."""
-    call = record.call
-    asked, ended = _first(record.deliveries, "prefetch"), _end_delivery(record)
+def _in_list(request: PageRequest, call: Call) -> InList:
+    filters = read_list(request.query.get("in"), request.zone)
+    newer, older = request.log.neighbours(call, filters, now=request.now)
+    params = params_of(filters, read_page_size({}))
+    return InList(list_query(filters), params, newer, older)
+
+
+def _from_deliveries(record: CallRecord, state: State, mask: MaskPolicy) -> dict[str, Any]:
+    """Return the fields of the view that come from the bodies and answers of deliveries."""
+    prefetched, ended = _first(record.deliveries, "prefetch"), _end_delivery(record)
     ends = list(_read_ends(record.deliveries))
-    answer, event = _answer(asked), put_together(ends).call if ends else None
-    prefetch = prefetch_of(asked, answer, mask) if asked else None
-    end = end_received(ended, call) if ended else None
-    metadata = tuple(entries_of(event, asked, answer, mask))
+    answer, event = _answer(prefetched), put_together(ends).call if ends else None
+    prefetch = prefetch_of(prefetched, answer, mask) if prefetched else None
+    end = end_received(ended, record.call) if ended else None
+    metadata = tuple(entries_of(event, prefetched, answer, mask))
     return {
         "state": state,
         "prefetch": prefetch,
         "end": end,
-        "changes": tuple(changed_by(ends, mask)),
-        "metadata": metadata[:MOST_SHOWN],
-        "metadata_left_out": max(len(metadata) - MOST_SHOWN, 0),
-        "timeline": tuple(steps_of(call, state, prefetch, end, metadata)),
-        **_said(event, mask),
+        "changes": tuple(_changes(ends, mask)),
+        "metadata": metadata[:MOST_KEYS],
+        "metadata_left_out": max(len(metadata) - MOST_KEYS, 0),
+        "timeline": tuple(steps_of(record.call, state, prefetch, end, metadata)),
+        **_from_event(event, mask),
     }
 
 
-def _said(event: EndOfCall | None, mask: MaskPolicy) -> dict[str, Any]:
-    """The parts of the view that are read from the body of the end-of-call."""
-    said = transcript_of(event, mask) if event else Transcript()
+def _from_event(event: EndOfCall | None, mask: MaskPolicy) -> dict[str, Any]:
+    """Return the fields of the view that come from the end-of-call."""
+    transcript = transcript_of(event, mask) if event else Transcript()
     functions = functions_of(event, mask) if event else ()
-    sent = Room().beginning(event.agent_config if event else None)
-    config = mask.masked(sent, END_OF_CALL["agent_config"])
-    problems = event.problems if event else ()
+    beginning = Room().beginning(event.agent_config if event else None)
+    config = mask.masked(beginning, END_OF_CALL["agent_config"])
     return {
-        "lines": said.lines,
-        "lines_left_out": said.left_out,
+        "lines": transcript.lines,
+        "lines_left_out": transcript.left_out,
         "functions": functions,
         "functions_left_out": len(event.function_calls) - len(functions) if event else 0,
-        "has_tools_in_place": said.has_tools,
+        "has_tools_in_place": transcript.has_tools,
         "average_latency_ms": event.average_latency_ms if event else None,
         "agent_config": config.value,
         "secrets_masked": config.count,
-        "problems": tuple(map(str, problems)),
+        "problems": tuple(map(str, event.problems)) if event else (),
     }
+
+
+def _changes(ends: Sequence[End], mask: MaskPolicy) -> Iterator[Changed]:
+    """Yield what each end-of-call changed, in the order of arrival."""
+    for end, before, after in changes(ends):
+        names = [name for name in after.raw if after.raw[name] != before.raw.get(name)]
+        fields = tuple(
+            ChangedField(mask.line(name), _value(before, name, mask), _value(after, name, mask))
+            for name in names[:_MOST_FIELDS]
+        )
+        left_out = max(len(names) - _MOST_FIELDS, 0)
+        yield Changed(end.delivery_id, end.received_at, fields, left_out)
+
+
+def _value(event: EndOfCall, name: str, mask: MaskPolicy) -> str:
+    value: JsonValue = event.raw.get(name)
+    if value is None:
+        return ""
+    if isinstance(value, list):
+        return f"{len(value):,} item{'s' if len(value) != 1 else ''}"
+    masked = mask.payload({name: value}, END_OF_CALL)
+    text = as_text(masked.get(name) if isinstance(masked, dict) else None)
+    return text if len(text) <= _MOST_VALUE_CHARS else f"{text[:_MOST_VALUE_CHARS]}…"
 
 
 def _first(deliveries: Iterable[Delivery], kind: str) -> Delivery | None:
@@ -253,10 +276,10 @@ def _end_delivery(record: CallRecord) -> Delivery | None:
 
 
 def _read_ends(deliveries: Iterable[Delivery]) -> Iterator[End]:
-    """Read the ends that tell of the call; what repeats another's bytes does not."""
+    """Yield the ends-of-call that could be read, without those that repeat the bytes of another."""
     for delivery in deliveries:
-        is_told = delivery.kind == "end_of_call" and delivery.outcome == "stored"
-        end = end_of(delivery) if is_told and delivery.body else None
+        is_read = delivery.kind == "end_of_call" and delivery.outcome == "stored"
+        end = end_of(delivery) if is_read and delivery.body else None
         if end is not None:
             yield end
 

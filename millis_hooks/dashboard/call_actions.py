@@ -1,141 +1,129 @@
-"""The form that has a delivery read again, once what could not read it is fixed.
-
-The form that has handlers called again, for one run or for a whole call.
-
-Deletes a call for good, after a page that says what goes.
-"""
+"""Actions on a call: replay its handlers, read a delivery again, delete the call."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from typing import TypeAlias
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import Response
+from starlette.routing import Route
 
 from ..call_log.upkeep import forget
 from ..call_log.upkeep.removal import Removal, Write
 from ..call_log.upkeep.reprocess import Reread
 from ..exceptions import StorageError
-from ..operators import Operator
 from ..runs.replay import Replayed, replay_call, replay_run
+from .endpoints import Endpoints, OperatorRequest
 from .formats import read_number
-from .pages import PageRequest, link
+from .pages import PageRequest
 
-#: Reads a delivery again, and has its handlers called if it can be read at last.
+#: Does work in a transaction of the call log's writer, and wakes the runner.
+Replay: TypeAlias = Callable[[Callable[[Connection], Replayed | None]], Replayed | None]
+#: Processes a delivery again; None if there is no such delivery.
 RereadDelivery: TypeAlias = Callable[[int], Reread | None]
 
 
-class RereadForm:
-    """Takes which delivery to read again, and shows it with what came of it."""
+class CallActions:
+    """The forms of these actions, and the page that asks before a call is deleted."""
 
-    def __init__(self, reread: RereadDelivery) -> None:
-        self._reread = reread
-
-    def submit(self, request: Request, _: Operator, fields: Mapping[str, str]) -> Response:
-        """Answer `POST /reread`; raises HTTPException for what is not there, and StorageError."""
-        number = read_number(fields.get("delivery_id", ""))
-        if number is None or self._reread(number) is None:
-            raise HTTPException(404)
-        shown = link(request, "delivery", {"reread": 1}, delivery_id=number)
-        return RedirectResponse(shown, 303)
-
-
-def subject_of(request: Request, fields: Mapping[str, str]) -> str | None:
-    """Name the delivery, for the record."""
-    return f"delivery {fields.get('delivery_id')}"
-
-
-#: Does work in a transaction of the call log's one writer, and has the runs it wrote done.
-Replay: TypeAlias = Callable[[Callable[[Connection], Replayed | None]], Replayed | None]
-
-
-class ReplayForm:
-    """Takes what a person asked for and shows the call again, with what became of it."""
-
-    def __init__(self, replay: Replay, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        reader: Engine,
+        write: Write,
+        *,
+        replay: Replay,
+        reread: RereadDelivery,
+        remembers: bool = False,
+    ) -> None:
+        """`remembers`: the service may still answer for a deleted caller (last_good)."""
+        self._reader = reader
+        self._write = write
         self._replay = replay
-        self._now = now
+        self._reread = reread
+        self._remembers = remembers
 
-    def submit(self, request: Request, _: Operator, fields: Mapping[str, str]) -> Response:
-        """Answer `POST /replay`; raises HTTPException for what is not there, and StorageError."""
-        session_id = fields.get("session_id")
-        if not session_id:
+    def routes(self, endpoints: Endpoints) -> Iterator[Route]:
+        """Yield the routes of the forms and the page."""
+        yield endpoints.form("/replay", "replay", self._submit_replay)
+        yield endpoints.form("/reread", "reread", self._submit_reread)
+        yield from endpoints.page("/forget", "forget", self._show_forget, role="operate")
+        yield endpoints.form("/forget", "forget_now", self._submit_forget)
+
+    def _submit_replay(self, request: OperatorRequest) -> Response:
+        """Replay one run, or all handlers of a call, and show the call with the counts."""
+        fields = request.fields
+        session_id, run_id = fields.get("session_id", ""), fields.get("run_id")
+        number = None if run_id is None else read_number(run_id)
+        if not session_id or (run_id is not None and number is None):
             raise HTTPException(404)
-        replayed = self._replay(self._work(session_id, fields.get("run_id")))
+        now = request.page_request().now
+
+        def work(connection: Connection) -> Replayed | None:
+            if number is None:
+                return replay_call(connection, session_id, now)
+            return replay_run(connection, number, now, unless_replaced=True)
+
+        replayed = self._replay(work)
         if replayed is None:
             raise HTTPException(404)
-        told = _told(replayed) | {name: fields[name] for name in ("in",) if name in fields}
-        return RedirectResponse(link(request, "call", told, session_id=session_id), 303)
+        request.record("replay", session_id)
+        query: dict[str, object] = {
+            "queued": replayed.queued,
+            "forward": replayed.brought_forward,
+            "skipped": sum(replayed.skipped.values()),
+        }
+        query |= {name: fields[name] for name in ("in",) if name in fields}
+        return request.redirect("call", query, session_id=session_id)
 
-    def _work(self, session_id: str, run_id: str | None) -> Callable[[Connection], Replayed | None]:
-        now = self._now()
-        if run_id is None:
-            return lambda connection: replay_call(connection, session_id, now)
-        number = read_number(run_id)
-        if number is None:
+    def _submit_reread(self, request: OperatorRequest) -> Response:
+        """Process a delivery again and show it with the result."""
+        number = read_number(request.fields.get("delivery_id", ""))
+        if number is None or self._reread(number) is None:
             raise HTTPException(404)
-        return lambda connection: replay_run(connection, number, now, unless_replaced=True)
+        request.record("replay", f"delivery {number}")
+        return request.redirect("delivery", {"reread": 1}, delivery_id=number)
 
+    def _show_forget(self, request: PageRequest) -> ForgetView | None:
+        session_id = request.query.get("session_id")
+        if not session_id:
+            return None
+        with _storage_errors():
+            subject = forget.find_session(self._reader, session_id)
+            planned = forget.plan(self._reader, subject)
+        return ForgetView(session_id, bool(subject.session_ids), planned, self._remembers)
 
-def _told(replayed: Replayed) -> dict[str, object]:
-    """Put what happened into the address, in numbers: the page says it in words."""
-    return {
-        "queued": replayed.queued,
-        "forward": replayed.brought_forward,
-        "skipped": sum(replayed.skipped.values()),
-    }
+    def _submit_forget(self, request: OperatorRequest) -> Response:
+        """Delete a call; 409 if it has handlers or deliveries that are not done."""
+        session_id = request.fields.get("session_id", "")
+        with _storage_errors():
+            subject = forget.find_session(self._reader, session_id)
+        removed = sum(forget.forget(self._write, subject), Removal())
+        if removed.kept:
+            raise HTTPException(409)
+        if not removed.total:
+            raise HTTPException(404)
+        request.record("forget", session_id)
+        return request.redirect("forget", {"session_id": session_id})
 
 
 @dataclass(frozen=True, slots=True)
 class ForgetView:
-    """What would go; `is_kept` if there is anything, or it has gone already."""
+    """What deleting a call would remove; `is_kept` is false once it is deleted."""
 
     session_id: str
     is_kept: bool
     goes: Removal
     remembers: bool
-    live_count: int
 
 
-class Forgetting:
-    """Shows the page and takes its form."""
-
-    def __init__(self, reader: Engine, write: Write, *, remembers: bool = False) -> None:
-        """`remembers` says that the service may answer for a caller from memory (last_good)."""
-        self._reader = reader
-        self._write = write
-        self._remembers = remembers
-
-    def show(self, asked: PageRequest) -> ForgetView | None:
-        """Build the page about the session that the query names. Raises StorageError."""
-        session_id = asked.query.get("session_id")
-        if not session_id:
-            return None
-        try:
-            found = forget.find_session(self._reader, session_id)
-            planned = forget.plan(self._reader, found)
-        except SQLAlchemyError as error:
-            raise StorageError("the call log could not be read") from error
-        live_count = asked.log.live_count(now=asked.now)
-        is_kept = bool(found.session_ids)
-        return ForgetView(session_id, is_kept, planned, self._remembers, live_count)
-
-    def submit(self, request: Request, _: Operator, fields: Mapping[str, str]) -> Response:
-        """Answer `POST /forget`; raises HTTPException 409 for a call that is not done."""
-        session_id = fields.get("session_id", "")
-        try:
-            found = forget.find_session(self._reader, session_id)
-        except SQLAlchemyError as error:
-            raise StorageError("the call log could not be read") from error
-        gone = sum(forget.forget(self._write, found), Removal())
-        if gone.kept:
-            raise HTTPException(409)
-        if not gone.total:
-            raise HTTPException(404)
-        return RedirectResponse(link(request, "forget", {"session_id": session_id}), 303)
+@contextmanager
+def _storage_errors() -> Iterator[None]:
+    try:
+        yield
+    except SQLAlchemyError as error:
+        raise StorageError("the call log could not be read") from error

@@ -1,16 +1,14 @@
-"""The filters of the list of calls, in an address and back.
+"""Filters of the list of calls: read from an address, written to one, and put into words.
 
-`status`, `agent` and `meta` may repeat. `from` and `to` are dates or times, in the operator's zone
-unless they say otherwise; a date in `to` is the last day of the list. Addresses that we make name
-moments, so that they are the same list to whoever opens them.
-
-The filters that are applied to a list, in words, each of which can be taken away.
+`status`, `agent` and `meta` may repeat. `from` and `to` are dates or times, in the operator's time
+zone unless they name another; a date in `to` is the last day of the list. Addresses that the pages
+make name moments, so that they list the same calls for operators of every zone.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, time, timedelta, tzinfo
 from typing import NamedTuple, TypeAlias, TypeVar
@@ -36,31 +34,37 @@ PAGE_SIZE = 50
 Params: TypeAlias = dict[str, str | list[str]]
 
 _DATE = len("2026-11-21")
-#: What an outcome was called in addresses that may be kept somewhere.
+#: Earlier names of outcomes, which bookmarks may have.
 _OLD_OUTCOMES = {"error": "failed"}
-#: No call is of another year. Moments at the very ends of the calendar are not in every time zone.
+#: Moments outside are ignored: at the ends of the calendar, not every time zone has them.
 _YEARS = range(1900, 9000)
 
 
+T = TypeVar("T")
+
+_NO_FILTERS = CallFilter()
+
+
 class TimeField(NamedTuple):
-    """The type and the value of a form's field."""
+    """The type and value of a form field."""
 
     type: str
     value: str
 
 
 def read_filter(query: Mapping[str, str], zone: tzinfo = UTC) -> CallFilter:
-    """Read the filters of a query string; what it cannot mean is left out."""
+    """Read the filters of a query string; invalid ones are left out."""
+    outcome = query.get("outcome", "")
     return CallFilter(
         zone=zone,
         q=clean_query(query.get("q", "")),
-        outcome=_one_of(OUTCOMES, _OLD_OUTCOMES.get(asked := query.get("outcome", ""), asked)),
+        outcome=_one_of(OUTCOMES, _OLD_OUTCOMES.get(outcome, outcome)),
         status=every(query, "status"),
         agent=every(query, "agent"),
         channel=_one_of(CHANNELS, query.get("channel")),
         direction=_one_of(DIRECTIONS, query.get("direction")),
         number=clean_query(query.get("number", "")) or None,
-        range=_one_of(tuple(RANGES), query.get("range")) or CallFilter().range,
+        range=_one_of(tuple(RANGES), query.get("range")) or _NO_FILTERS.range,
         since=read_time(query.get("from"), zone),
         until=read_time(query.get("to"), zone, end_of_day=True),
         min_s=_number(query.get("min")),
@@ -75,56 +79,56 @@ def read_filter(query: Mapping[str, str], zone: tzinfo = UTC) -> CallFilter:
 
 
 def read_page_size(query: Mapping[str, str]) -> int:
-    """Read how many calls a page has."""
+    """Read the number of calls on a page."""
     return next((size for size in PAGE_SIZES if query.get("size") == str(size)), PAGE_SIZE)
 
 
-def params_of(wanted: CallFilter, page_size: int) -> Params:
-    """Return the parameters that say this, without those that are the default."""
+def params_of(filters: CallFilter, page_size: int) -> Params:
+    """Return the parameters of these filters, without those at their defaults."""
     named: dict[str, str | list[str] | None] = {
-        "q": wanted.q,
-        "outcome": wanted.outcome,
-        "agent": _spread(wanted.agent),
-        "status": _spread(wanted.status),
-        "channel": wanted.channel,
-        "direction": wanted.direction,
-        "number": wanted.number,
-        "range": wanted.range if wanted.range != CallFilter().range else None,
-        "from": wanted.since.isoformat() if wanted.since else None,
-        "to": wanted.until.isoformat() if wanted.until else None,
-        "min": _written(wanted.min_s),
-        "max": _written(wanted.max_s),
-        "cost_min": _written(wanted.cost_min),
-        "cost_max": _written(wanted.cost_max),
-        "meta": _spread([f"{key}={value}" for key, value in wanted.metadata]),
-        "handler": wanted.handler,
-        "unparsed": "1" if wanted.unparsed else None,
-        "duplicate": "1" if wanted.duplicate else None,
+        "q": filters.q,
+        "outcome": filters.outcome,
+        "agent": _spread(filters.agent),
+        "status": _spread(filters.status),
+        "channel": filters.channel,
+        "direction": filters.direction,
+        "number": filters.number,
+        "range": filters.range if filters.range != _NO_FILTERS.range else None,
+        "from": filters.since.isoformat() if filters.since else None,
+        "to": filters.until.isoformat() if filters.until else None,
+        "min": _written(filters.min_s),
+        "max": _written(filters.max_s),
+        "cost_min": _written(filters.cost_min),
+        "cost_max": _written(filters.cost_max),
+        "meta": _spread([f"{key}={value}" for key, value in filters.metadata]),
+        "handler": filters.handler,
+        "unparsed": "1" if filters.unparsed else None,
+        "duplicate": "1" if filters.duplicate else None,
         "size": str(page_size) if page_size != PAGE_SIZE else None,
     }
     return {name: value for name, value in named.items() if value}
 
 
-def list_query(wanted: CallFilter) -> str:
-    """Return the query string that says this filter, and what a call's address has as `in`."""
-    return urlencode(params_of(wanted, PAGE_SIZE), doseq=True, errors="replace")
+def list_query(filters: CallFilter) -> str:
+    """Return the query string of these filters, which a call's address has as `in`."""
+    return urlencode(params_of(filters, PAGE_SIZE), doseq=True, errors="replace")
 
 
 def read_list(text: str | None, zone: tzinfo = UTC) -> CallFilter:
-    """Read the list that a call was opened from: `list_query` of its filter."""
+    """Read what `list_query` wrote: the filters of the list that a call was opened from."""
     return read_filter(QueryParams(text or ""), zone)
 
 
 def every(query: Mapping[str, str], name: str) -> tuple[str, ...]:
-    """Return the values of a parameter that may repeat, each once and none of them empty."""
+    """Return the distinct values of a repeated parameter, without empty ones."""
     values = query.getlist(name) if isinstance(query, QueryParams) else [query.get(name, "")]
     return tuple(dict.fromkeys(filter(None, values)))
 
 
 def read_time(text: str | None, zone: tzinfo, *, end_of_day: bool = False) -> datetime | None:
-    """Read a date or a time, in UTC; `zone` is that of one that names none.
+    """Read a date or time as a moment in UTC; `zone` applies if the text names none.
 
-    A date is when that day begins, or with `end_of_day` when it ends. None for anything else.
+    A date is the beginning of that day, or its end with `end_of_day`. None for any other text.
     """
     try:
         moment = datetime.fromisoformat(text or "")
@@ -137,18 +141,13 @@ def read_time(text: str | None, zone: tzinfo, *, end_of_day: bool = False) -> da
 
 
 def time_field(moment: datetime | None, zone: tzinfo, *, is_end: bool = False) -> TimeField:
-    """Return the field for `from`, or for `to` (`is_end`): a date where it is a whole day."""
+    """Return the form field of `from`, or of `to` (`is_end`): a date if the moment is midnight."""
     if moment is None:
         return TimeField("date", "")
     local = moment.astimezone(zone)
-    if not is_midnight(local):
+    if local.time() != time():
         return TimeField("datetime-local", local.replace(tzinfo=None).isoformat())
     return TimeField("date", (local.date() - timedelta(days=is_end)).isoformat())
-
-
-def is_midnight(local: datetime) -> bool:
-    """Whether a day begins then."""
-    return local.time() == time()
 
 
 def _one_of(known: Sequence[str], text: str | None) -> str | None:
@@ -173,21 +172,16 @@ def _spread(values: Sequence[str]) -> str | list[str]:
 
 
 def _written(number: float | None) -> str | None:
-    """Write a number exactly: the page after this one is of the same list."""
+    """Write a number exactly, so that the next page is of the same list."""
     return None if number is None else repr(number).removesuffix(".0")
 
 
-T = TypeVar("T")
-
-HANDLER_LABELS = {
-    "failed": "Failed, will be retried",
-    "parked": "Failed for good",
-    "none": "None ran",
-}
+#: Labels of `CallFilter.handler`.
+HANDLER_LABELS = {"failed": "Retrying", "parked": "Failed", "none": "None ran"}
 
 
 @dataclass(frozen=True, slots=True)
-class Chip:
+class ActiveFilter:
     """One filter in words, and the list's parameters without it."""
 
     label: str
@@ -195,67 +189,58 @@ class Chip:
     rest: Params
 
 
-def chips_of(wanted: CallFilter, page_size: int, zone: tzinfo = UTC) -> tuple[Chip, ...]:
-    """Return the filters of a list; its outcome and its range are shown elsewhere."""
+def active_filters(
+    filters: CallFilter, page_size: int, zone: tzinfo = UTC
+) -> tuple[ActiveFilter, ...]:
+    """Return the filters of a list; its outcome and range are shown elsewhere."""
     return tuple(
-        Chip(label, value, params_of(rest, page_size))
-        for label, value, rest in _parts(wanted, zone)
+        ActiveFilter(label, value, params_of(rest, page_size))
+        for label, value, rest in (*_single(filters, zone), *_repeated(filters))
     )
 
 
-def _parts(wanted: CallFilter, zone: tzinfo) -> Iterator[tuple[str, str, CallFilter]]:
-    if wanted.q:
-        yield "Call has", wanted.q, replace(wanted, q="")
-    yield from _periods(wanted, zone)
-    for agent in wanted.agent:
-        yield "Agent", agent, replace(wanted, agent=_but(wanted.agent, agent))
-    for status in wanted.status:
-        yield "Status", status_label(status), replace(wanted, status=_but(wanted.status, status))
-    if wanted.channel:
-        yield "Channel", wanted.channel, replace(wanted, channel=None)
-    if wanted.direction:
-        yield "Direction", wanted.direction, replace(wanted, direction=None)
-    if wanted.number:
-        yield "Number", wanted.number, replace(wanted, number=None)
-    yield from _measures(wanted)
-    for pair in wanted.metadata:
-        yield pair[0], pair[1], replace(wanted, metadata=_but(wanted.metadata, pair))
-    yield from _troubles(wanted)
+def _single(filters: CallFilter, zone: tzinfo) -> Iterator[tuple[str, str, CallFilter]]:
+    values: dict[str, tuple[str, str | None]] = {
+        "q": ("Call has", filters.q),
+        "since": ("From", _day(filters.since, zone)),
+        "until": ("Until", _day(filters.until, zone, is_end=True)),
+        "channel": ("Channel", filters.channel),
+        "direction": ("Direction", filters.direction),
+        "number": ("Number", filters.number),
+        "min_s": ("Length", _limit("at least", filters.min_s, clock)),
+        "max_s": ("Length", _limit("at most", filters.max_s, clock)),
+        "cost_min": ("Credits", _limit("at least", filters.cost_min, "{:g}".format)),
+        "cost_max": ("Credits", _limit("at most", filters.cost_max, "{:g}".format)),
+        "handler": ("Handlers", HANDLER_LABELS.get(filters.handler or "")),
+        "unparsed": ("Deliveries", "one is unparsed" if filters.unparsed else None),
+        "duplicate": ("Deliveries", "more than one end-of-call" if filters.duplicate else None),
+    }
+    for name, (label, value) in values.items():
+        if value:
+            yield label, value, replace(filters, **{name: getattr(_NO_FILTERS, name)})
 
 
-def _periods(wanted: CallFilter, zone: tzinfo) -> Iterator[tuple[str, str, CallFilter]]:
-    if wanted.since:
-        yield "From", _day(wanted.since, zone), replace(wanted, since=None)
-    if wanted.until:
-        yield "Until", _day(wanted.until, zone, is_end=True), replace(wanted, until=None)
-
-
-def _measures(wanted: CallFilter) -> Iterator[tuple[str, str, CallFilter]]:
-    if wanted.min_s is not None:
-        yield "Length", f"at least {clock(wanted.min_s)}", replace(wanted, min_s=None)
-    if wanted.max_s is not None:
-        yield "Length", f"at most {clock(wanted.max_s)}", replace(wanted, max_s=None)
-    if wanted.cost_min is not None:
-        yield "Credits", f"at least {wanted.cost_min:g}", replace(wanted, cost_min=None)
-    if wanted.cost_max is not None:
-        yield "Credits", f"at most {wanted.cost_max:g}", replace(wanted, cost_max=None)
-
-
-def _troubles(wanted: CallFilter) -> Iterator[tuple[str, str, CallFilter]]:
-    if wanted.handler:
-        yield "Handlers", HANDLER_LABELS[wanted.handler], replace(wanted, handler=None)
-    if wanted.unparsed:
-        yield "Deliveries", "one could not be read", replace(wanted, unparsed=False)
-    if wanted.duplicate:
-        yield "Deliveries", "the end came twice", replace(wanted, duplicate=False)
+def _repeated(filters: CallFilter) -> Iterator[tuple[str, str, CallFilter]]:
+    for agent in filters.agent:
+        yield "Agent", agent, replace(filters, agent=_but(filters.agent, agent))
+    for status in filters.status:
+        yield "Status", status_label(status), replace(filters, status=_but(filters.status, status))
+    for pair in filters.metadata:
+        yield *pair, replace(filters, metadata=_but(filters.metadata, pair))
 
 
 def _but(values: tuple[T, ...], one: T) -> tuple[T, ...]:
     return tuple(value for value in values if value != one)
 
 
-def _day(moment: datetime, zone: tzinfo, *, is_end: bool = False) -> str:
+def _limit(words: str, number: float | None, text: Callable[[float], str]) -> str | None:
+    return None if number is None else f"{words} {text(number)}"
+
+
+def _day(moment: datetime | None, zone: tzinfo, *, is_end: bool = False) -> str | None:
+    if moment is None:
+        return None
     local = moment.astimezone(zone)
-    if not is_midnight(local):
+    if local.time() != time():
         return local.strftime("%b %d, %H:%M")
     return (local - timedelta(days=is_end)).strftime("%b %d, %Y")

@@ -1,7 +1,4 @@
-"""The six charts of a report.
-
-A chart as numbers: the page draws it, its table is what it is drawn from, and so is its CSV.
-"""
+"""The six charts of a report as numbers, from which the page, its tables and its CSV are made."""
 
 from __future__ import annotations
 
@@ -28,8 +25,9 @@ from ..call_log.transfer.export import cell
 from ..masking.policy import MaskPolicy
 from .call_filters import Params
 from .formats import amount, clock, cost_key, iso, milliseconds, status_family, status_label
+from .pages import SLOW_PREFETCH_MS
 
-#: `stack` and `bars` stand, `shares` lie, `lines` may have gaps, and a `table` is nothing else.
+#: `stack` and `bars` are vertical, `shares` horizontal; `lines` may have gaps; a `table` stays.
 Kind: TypeAlias = Literal["stack", "bars", "shares", "lines", "table"]
 Unit: TypeAlias = Literal["count", "credits", "ms", "s", "share", "text"]
 Value: TypeAlias = float | str | None
@@ -41,7 +39,7 @@ _DIGITS = 6
 class Column:
     """A series: `total` is that of the whole period, `filters` narrow a list of calls to it.
 
-    `colour` names a mark of the style sheet; a column without one is in the table alone.
+    `colour` is a name of the style sheet; a column without one is only in the table.
     """
 
     name: str
@@ -51,13 +49,13 @@ class Column:
     filters: Params | None = None
 
     def text(self, value: Value) -> str:
-        """Return a value of the series as a person reads it."""
-        return written(value, self.unit)
+        """Format a value of the series."""
+        return formatted(value, self.unit)
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A bar, or a point of each line; `key` is its name to programs, `filters` find its calls."""
+    """A bar, or a point of each line; `key` is its name in CSV, `filters` select its calls."""
 
     name: str
     key: str
@@ -68,7 +66,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A line across a chart, `at` so many of its units: rows of bars, or milliseconds."""
+    """A line across a chart, `at` a row of bars or at milliseconds."""
 
     name: str
     at: float
@@ -76,7 +74,7 @@ class Mark:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chart:
-    """One chart. `summary` says in words what it shows, `instead` why there is nothing to draw."""
+    """One chart. `summary` describes it in words; `instead` is why there is nothing to draw."""
 
     name: str
     title: str
@@ -90,13 +88,13 @@ class Chart:
     instead: str | None = None
 
     def share(self, row: Row) -> float:
-        """Return how long the bar of a row is beside the longest one, 0 to 1."""
+        """Return the length of a row's bar relative to the longest, 0 to 1."""
         most = max((_number(each.values[0]) for each in self.rows), default=0)
         return _number(row.values[0]) / most if most else 0
 
 
-def written(value: Value, unit: Unit) -> str:
-    """Return a value of a unit as a person reads it; "" if there is none."""
+def formatted(value: Value, unit: Unit) -> str:
+    """Format a value of a unit; None becomes an empty string."""
     if value is None or isinstance(value, str):
         return value or ""
     match unit:
@@ -123,13 +121,13 @@ def as_csv(chart: Chart) -> str:
     return text.getvalue()
 
 
-def counted(count: float, noun: str) -> str:
-    """Return a number of things in words."""
+def _counted(count: float, noun: str) -> str:
+    """Return a number with its noun."""
     return f"{count:,.0f} {noun}{'' if count == 1 else 's'}"
 
 
-def listed(parts: Mapping[str, str]) -> str:
-    """Return names with their figures as a part of a sentence."""
+def _listed(parts: Mapping[str, str]) -> str:
+    """Return names and their figures as part of a sentence."""
     return ", ".join(f"{name} {figure}" for name, figure in parts.items())
 
 
@@ -138,13 +136,13 @@ def _number(value: Value) -> float:
 
 
 def _rounded(value: Value) -> object:
-    """Sums of decimal fractions end in digits that mean nothing."""
+    """Round away the noise of binary fractions."""
     return round(value, _DIGITS) if isinstance(value, float) else value
 
 
 N = TypeVar("N", int, float)
 
-#: Groups of outcomes: what they are called, their colour, and the tab of the list that has them.
+#: Group of outcomes -> its label, its colour, and the tab of the list that has it.
 _GROUPS = {
     "completed": ("Completed", "user", "completed"),
     "chat": ("Chat", "chat", "chat"),
@@ -154,36 +152,29 @@ _GROUPS = {
     "other": ("Unreached or no end", "other", None),
 }
 _COSTS = {"llm": "LLM", "tts": "TTS", "stt": "STT", "millis": "Millis", "": "Not named"}
-#: For costs that have no colour of their own.
+#: Colours of costs without one of their own.
 _COLOURS = ("user", "agent", "timeout", "voicemail", "chat", "hangup")
-#: Colours end, and so do the rows that anybody reads; the rest is one more.
+#: What exceeds these is one more row, "All others".
 _MOST_COSTS, _MOST_STATUSES = 7, 40
-#: Names are cut there.
+#: The report cuts names to this length.
 _NAME_CHARS = 100
 
 
 class Charts:
-    """Makes the charts of one report; `agents` are those whose calls it is of."""
+    """Makes the charts of a report; `agents` are those it is limited to."""
 
     def __init__(
-        self,
-        report: Report,
-        *,
-        agents: Sequence[str],
-        split: Split,
-        slow_prefetch_ms: float,
-        mask: MaskPolicy,
+        self, report: Report, agents: Sequence[str], split: Split, mask: MaskPolicy
     ) -> None:
         self._report = report
         self._split = split
-        self._slow_prefetch_ms = slow_prefetch_ms
         self._mask = mask
         self._agents: Params = {"agent": list(agents)} if agents else {}
         self._period = self._between(report.since, report.until)
         self._calls = sum(report.outcomes.values())
 
     def all(self) -> tuple[Chart, ...]:
-        """Return the charts in the order in which they stand on the page."""
+        """Return the charts in their order on the page."""
         return (
             self._per_interval(),
             self._costs(),
@@ -206,7 +197,7 @@ class Charts:
         )
         busiest = max(report.buckets, key=lambda bucket: bucket.calls)
         groups = {column.name.lower(): f"{column.total:,}" for column in columns if column.total}
-        summary = f"{counted(self._calls, 'call')}: {listed(groups)}. "
+        summary = f"{_counted(self._calls, 'call')}: {_listed(groups)}. "
         return Chart(
             name="calls",
             title=f"Calls per {report.interval}",
@@ -218,7 +209,7 @@ class Charts:
                 for bucket in report.buckets
             ),
             summary=summary + f"Most, {busiest.calls:,}, on {self._name(busiest)}.",
-            note=counted(self._calls, "call"),
+            note=_counted(self._calls, "call"),
         )
 
     def _costs(self) -> Chart:
@@ -241,7 +232,7 @@ class Charts:
             rows_are=_ROWS_ARE[report.interval],
             columns=tuple(columns),
             rows=tuple(self._row(bucket, [*values(bucket)]) for bucket in report.buckets),
-            summary=f"Credits by {self._split}: {listed(totals)}.",
+            summary=f"Credits by {self._split}: {_listed(totals)}.",
             instead=None if columns else "Millis sent no costs with these calls.",
         )
 
@@ -267,16 +258,16 @@ class Charts:
             rows_are="Status",
             columns=(Column("Calls", total=self._calls), Column("Share", "share")),
             rows=tuple(rows),
-            summary=f"How {counted(self._calls, 'call')} ended: {listed(most)} and so on.",
+            summary=f"How {_counted(self._calls, 'call')} ended: {_listed(most)} and so on.",
             note="select to list calls",
         )
 
     def _ending(self, status: str, count: int) -> Row:
-        shown = self._mask.line(status)
-        # An address would give away what is masked, and what was cut finds nothing.
-        is_whole = 0 < len(status) < _NAME_CHARS and shown == status
+        masked = self._mask.line(status)
+        # A link would reveal a masked status, and one that was cut finds nothing.
+        is_whole = 0 < len(status) < _NAME_CHARS and masked == status
         filters = self._period | {"status": status} if is_whole else None
-        return self._of_calls(status_label(shown), count, shown, filters, status_family(status))
+        return self._of_calls(status_label(masked), count, masked, filters, status_family(status))
 
     def _of_calls(
         self,
@@ -290,19 +281,19 @@ class Charts:
 
     def _durations(self) -> Chart:
         durations = self._report.durations
-        known = sum(durations.counts)
+        total = sum(durations.counts)
         middle = f"median {clock(durations.median_s)}, p90 {clock(durations.p90_s)}"
         return Chart(
             name="duration",
             title="Call duration",
             kind="bars",
             rows_are="Duration",
-            columns=(Column("Calls", colour="user", total=known),),
+            columns=(Column("Calls", colour="user", total=total),),
             rows=tuple(self._duration(step, count) for step, count in enumerate(durations.counts)),
-            summary=f"{counted(known, 'call')} by duration: {middle}." if known else "",
-            note=middle if known else "",
+            summary=f"{_counted(total, 'call')} by duration: {middle}." if total else "",
+            note=middle if total else "",
             marks=tuple(_duration_marks(durations)),
-            instead=None if known else "Millis sent no duration with these calls.",
+            instead=None if total else "Millis sent no duration with these calls.",
         )
 
     def _duration(self, step: int, count: int) -> Row:
@@ -310,7 +301,7 @@ class Charts:
         filters = self._period | {"min": str(least)}
         if step == DURATION_STEPS:
             return Row(f"{clock(least)} and more", f"{least}+", (count,), filters)
-        # Both ends of the list's filter are its own.
+        # The filter of the list includes its upper end; a bar does not.
         most = least + DURATION_STEP_S
         filters |= {"max": f"{most - 0.001:.3f}"}
         return Row(f"{clock(least)} to {clock(most)}", f"{least}-{most}", (count,), filters)
@@ -319,7 +310,7 @@ class Charts:
         report, whole = self._report, self._report.prefetch
         parts = {"p50": whole.p50_ms, "p95": whole.p95_ms, "p99": whole.p99_ms}
         colours = ("agent", "user", "timeout")
-        told = {name: milliseconds(value) for name, value in parts.items()}
+        latencies = {name: milliseconds(value) for name, value in parts.items()}
         return Chart(
             name="prefetch",
             title="Prefetch latency",
@@ -333,15 +324,15 @@ class Charts:
                 Column("Prefetches", total=whole.count),
             ),
             rows=tuple(self._row(bucket, _latencies(bucket)) for bucket in report.buckets),
-            summary=f"{counted(whole.count, 'prefetch answer')}: {listed(told)}.",
-            note=f"slow above {milliseconds(self._slow_prefetch_ms)}",
-            marks=(Mark("slow", self._slow_prefetch_ms),),
+            summary=f"{_counted(whole.count, 'prefetch answer')}: {_listed(latencies)}.",
+            note=f"slow above {milliseconds(SLOW_PREFETCH_MS)}",
+            marks=(Mark("slow", SLOW_PREFETCH_MS),),
             instead=_no_line(report),
         )
 
     def _handlers(self) -> Chart:
         handlers = self._report.handlers
-        parked = self._period | {"handler": "parked"}
+        failed_runs = self._period | {"handler": "parked"}
         failed = sum(each.failed_attempts for each in handlers)
         attempts = sum(each.attempts for each in handlers)
         return Chart(
@@ -353,13 +344,13 @@ class Charts:
                 Column("Runs after", "text"),
                 Column("Runs"),
                 Column("Attempts"),
-                Column("Failed", colour="error"),
-                Column("Parked", colour="error", filters=parked),
+                Column("Failed attempts", colour="error"),
+                Column("Failed runs", colour="error", filters=failed_runs),
                 Column("p50", "ms"),
                 Column("p95", "ms"),
             ),
             rows=tuple(map(_handler, handlers)),
-            summary=f"{counted(attempts, 'attempt')} by handlers, {failed:,} of them failed.",
+            summary=f"{_counted(attempts, 'attempt')} by handlers, {failed:,} of them failed.",
             instead=None if handlers else "No handler ran for these calls.",
         )
 
@@ -385,15 +376,15 @@ class Charts:
 
 _ROWS_ARE: Mapping[Interval, str] = {"hour": "Hour", "day": "Day", "week": "Week of"}
 
-#: What a handler is called after.
-_HOOKS = {"end_of_call": "End of call", "parked": "A parked run"}
+#: Hook -> what its handlers run after.
+_HOOKS = {"end_of_call": "End-of-call", "parked": "A failed run"}
 
-#: Colours that look the same as those of a type of cost.
+#: Colour -> the type of cost whose colour looks the same.
 _SAME = {"user": "llm", "agent": "tts", "timeout": "stt"}
 
 
 def _cut(named: Mapping[str, N], most: int) -> tuple[dict[str, N], dict[str, N]]:
-    """Return the first `most` of them, and the rest unless it is a single one."""
+    """Split into the first `most` and the rest, unless the rest is a single one."""
     names = list(named)
     first = len(names) if len(names) <= most + 1 else most
     head, tail = names[:first], names[first:]

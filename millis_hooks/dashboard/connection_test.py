@@ -1,4 +1,4 @@
-"""Tries the way that Millis takes: a sample of each webhook, sent through the public address."""
+"""The connection test: a sample of each webhook, sent through the public address like Millis'."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .formats import read_number
 if TYPE_CHECKING:
     from httpx2 import Client, Request
 
-#: What handlers can tell a test by.
+#: By this metadata, handlers can recognize a test.
 METADATA = {"millis_hooks_test": "setup"}
 
 _PATIENCE_S, _PAUSE_S = 2.0, 0.05
@@ -31,8 +31,8 @@ _NAMES: Mapping[str, str] = {"prefetch": "test prefetch", "end_of_call": "test e
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
-    """What became of a test. `session_id` is where it is shown, if it arrived."""
+class WebhookTest:
+    """The result of a test. `session_id` is the call that it made, if it arrived."""
 
     hook: str
     name: str
@@ -42,8 +42,8 @@ class Trial:
     session_id: str | None
 
 
-class Trials:
-    """Sends the tests. Blocks while it does."""
+class ConnectionTest:
+    """Sends the tests; blocks until the result is known."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class Trials:
         *,
         make_client: Callable[[str], Client] | None = None,
     ) -> None:
-        """`make_client` returns what talks to a host, and must not follow redirects."""
+        """`make_client` returns an HTTP client for a host; it must not follow redirects."""
         self._settings = settings
         self._mark = Marker(settings, "test")
         self._make_client = make_client or _client
@@ -59,9 +59,9 @@ class Trials:
     def send(
         self, log: Queries, hook: Hook, base: str, agent_id: str | None, now: datetime
     ) -> dict[str, object]:
-        """Send a test to the service at `base`, and return what `read_trial` reads of it.
+        """Send a test to the service at `base`, and return its result for `read_test`.
 
-        The end of a call is that of the last test prefetch, if there is one without.
+        An end-of-call ends the call of the last test prefetch, if that has not ended.
         """
         agent = agent_id or AGENT_ID
         session_id = self._session(log, hook, agent, now)
@@ -99,45 +99,38 @@ class Trials:
         return client.build_request("POST", url, headers=headers, content=body)
 
 
-def read_trial(query: Mapping[str, str], settings: Settings, host: str) -> Trial | None:
-    """Say in words what the address says in short became of a test; None if it says nothing."""
-    hook, told = query.get("tried", ""), query.get("told", "")
+def read_test(query: Mapping[str, str], settings: Settings, host: str) -> WebhookTest | None:
+    """Read the result of a test from an address; None if it has none."""
+    hook, result = query.get("tested", ""), query.get("result", "")
     if hook not in _NAMES:
         return None
-    status = read_number(query.get("status", ""), digits=3)
-    if told == "ok":
-        latency_ms = read_number(query.get("ms", ""), digits=6)
-        found = f"It arrived, and was answered 200 in {latency_ms or 0:,} ms."
-        return Trial(hook, _NAMES[hook], True, found, "", query.get("session"))
-    if told not in PROBLEMS:
+    if result == "ok":
+        latency_ms = read_number(query.get("ms", ""), digits=6) or 0
+        found = f"It arrived, and was answered 200 in {latency_ms:,} ms."
+        return WebhookTest(hook, _NAMES[hook], True, found, "", query.get("session"))
+    if result not in PROBLEMS:
         return None
-    told_of = {
+    values = {
         "host": host,
         "prefix": settings.prefix,
         "header": settings.secret_header,
-        "status": status or "no status",
+        "status": read_number(query.get("status", ""), digits=3) or "no status",
     }
-    trouble = PROBLEMS[told]
-    return Trial(
-        hook,
-        _NAMES[hook],
-        False,
-        trouble.message.format_map(told_of),
-        trouble.advice.format_map(told_of),
-        None,
-    )
+    problem = PROBLEMS[result]
+    found, advice = (text.format_map(values) for text in (problem.message, problem.advice))
+    return WebhookTest(hook, _NAMES[hook], False, found, advice, None)
 
 
 def _params(hook: Hook, result: SendResult, session_id: str) -> dict[str, object]:
     if result.problem is None:
         ms = round(result.latency_ms or 0)
-        return {"tried": hook, "told": "ok", "ms": ms, "session": session_id}
+        return {"tested": hook, "result": "ok", "ms": ms, "session": session_id}
     status = {} if result.status_code is None else {"status": result.status_code}
-    return {"tried": hook, "told": result.problem, **status}
+    return {"tested": hook, "result": result.problem, **status}
 
 
 def _is_here(log: Queries, hook: Hook, session_id: str) -> bool:
-    """Wait for it to be stored: a prefetch is answered first, and written down a moment later."""
+    """Wait until the test is stored: a prefetch is answered first, and stored a moment later."""
     question = partial(has_arrived, kind=hook, session_id=session_id)
     pause = threading.Event()
     for _ in range(round(_PATIENCE_S / _PAUSE_S)):
@@ -148,7 +141,7 @@ def _is_here(log: Queries, hook: Hook, session_id: str) -> bool:
 
 
 class _LinkLocalError(Exception):
-    """Nothing of ours is there, and clouds keep their secrets there."""
+    """A link-local address: never the service's, and clouds serve secrets there."""
 
 
 def _client(host: str) -> Client:
@@ -156,6 +149,6 @@ def _client(host: str) -> Client:
 
     if leads_to_link_local(host):
         raise _LinkLocalError
-    # A proxy for the outside cannot reach a service on this machine.
+    # A proxy cannot reach a service on this machine.
     outside = not is_loopback(host)
     return httpx2.Client(timeout=TIMEOUT_S, trust_env=outside, follow_redirects=False)

@@ -1,15 +1,17 @@
-"""How values read on a page: phone numbers, durations, sizes, statuses and coloured JSON.
+"""Formats of values on a page: phone numbers, times, sizes, statuses, icons and coloured JSON.
 
-These are the templates' filters. Markup is only ever built from escaped parts.
-
-Reads what the forms and addresses of these pages bring: a few short fields, whole numbers.
+Most are filters of the templates. Markup is only ever built from escaped parts. Two readers, of
+a form and of a number in an address, are the other direction.
 """
 
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Mapping
 from datetime import UTC, datetime, tzinfo
 from functools import lru_cache
+from html import escape as escape_text
 
 import phonenumbers
 from jinja2 import pass_context
@@ -17,32 +19,25 @@ from jinja2.runtime import Context
 from markupsafe import Markup, escape
 from phonenumbers import PhoneNumberFormat
 from pydantic import JsonValue
-from pygments.lexers.data import JsonLexer  # type: ignore[import-untyped]
-from pygments.token import Keyword, Literal, Name, Number, String  # type: ignore[import-untyped]
+from pydantic_core import to_json
 from starlette.requests import Request
 
-from ..call_log.queries.records import Call
+from ..call_log.queries.records import Call, State
 from ..call_log.search import Excerpt
 from ..masking.policy import HIDDEN
 from ..protocol.reading import web_url
 
-#: Colouring more than this takes longer than anybody reads; the rest is in the JSON twin.
-_COLOURED_CHARS = 200_000
+#: A page shows so much of one JSON value; all of it is in the JSON twin.
+_MOST_JSON_CHARS = 200_000
+_MOST_ARGUMENT_CHARS = 200
 
-_ARGUMENTS_CHARS = 200
+#: Larger numbers are written with an exponent: all their digits would not fit in a table.
+_TOO_LARGE = 1e9
 
-#: A senseless number would be as wide as hundreds of digits are.
-_ABSURD = 1e9
+#: The tokens of JSON; a text at the end may be cut. The last alternative never occurs in JSON.
+_JSON_TOKEN = re.compile(r'("(?:[^"\\]|\\.)*+"?)(:?)|-?\d[\d.eE+-]*|[a-zA-Z]+|[<>&]', re.DOTALL)
 
-_TOKEN_CLASSES = {
-    Name.Tag: "tk-k",
-    String: "tk-s",
-    Number: "tk-n",
-    Keyword: "tk-b",
-    Literal: "tk-n",
-}
-
-#: Status as sent -> (what a person reads, the family its badge belongs to).
+#: Status as Millis sends it -> (its label, the family its badge belongs to).
 STATUSES = {
     "user-ended": ("User ended", "user"),
     "agent-ended": ("Agent ended", "agent"),
@@ -66,7 +61,7 @@ STATUSES = {
     "unknown": ("Unknown", "other"),
 }
 
-#: What `CallFilter.range` is called.
+#: Labels of `CallFilter.range`.
 RANGE_LABELS = {
     "today": "Today",
     "24h": "Last 24 hours",
@@ -76,7 +71,7 @@ RANGE_LABELS = {
     "all": "All time",
 }
 
-#: `Call.source` of a call whose webhooks Millis did not send.
+#: Labels of `Call.source`, which calls have whose webhooks Millis did not send.
 SOURCE_LABELS = {
     "sandbox": "Sandbox",
     "test": "Test",
@@ -86,35 +81,41 @@ SOURCE_LABELS = {
 
 _COST_TYPES = frozenset({"llm", "tts", "stt", "millis"})
 _ICONS = {"phone": "phone", "web": "globe", "chat": "message-square"}
+_STATE_BADGES: Mapping[str, tuple[str, str]] = {
+    "live": ("In progress", "live"),
+    "lost": ("No end received", "lost"),
+    "unended": ("No end was sent", "other"),
+}
 
 
 def status_label(status: str | None) -> str:
-    """What a status is called; one that is new here keeps its own spelling."""
+    """Return the label of a status; an unknown one keeps its own spelling."""
     return STATUSES.get(status or "", (status or "No status", ""))[0]
 
 
 def status_family(status: str | None) -> str:
-    """Which colours a status has."""
+    """Return the family of a status, which decides the colours of its badge."""
     return STATUSES.get(status or "", ("", "other"))[1]
 
 
 def channel_icon(channel: str | None) -> str:
+    """Return the name of a channel's icon."""
     return _ICONS.get(channel or "", "phone")
 
 
 def source_label(source: str) -> str:
-    """Where a call comes from that Millis did not tell us of."""
+    """Return the label of the source of a call whose webhooks Millis did not send."""
     return SOURCE_LABELS.get(source, source)
 
 
 def cost_key(cost_type: str | None) -> str:
-    """Which colour a cost has."""
+    """Return the name of a cost's colour."""
     return cost_type if cost_type in _COST_TYPES else "other"
 
 
 @lru_cache(maxsize=4096)
 def phone(number: str) -> str:
-    """Write a number as people do, with its country; what is no number stays as it is."""
+    """Format a number with its country code and spaces; text that is not a number stays."""
     if HIDDEN in number or "••" in number:
         return number
     try:
@@ -125,10 +126,10 @@ def phone(number: str) -> str:
 
 
 def contact(call: Call) -> str:
-    """Who the call was with.
+    """Return the customer's phone number, or a name for a session without numbers.
 
-    Where our own numbers do not tell the sides apart, both are named: what `from` means has
-    changed between versions of Millis' documentation.
+    If the direction is unknown, both numbers are named: the meaning of `from` differs between
+    versions of Millis' documentation.
     """
     if call.direction and call.customer_phone:
         return phone(call.customer_phone)
@@ -140,10 +141,10 @@ def contact(call: Call) -> str:
 
 
 def clock(seconds: float | None) -> str:
-    """A length of time as 4:12, or 1:04:12."""
+    """Format a duration as 4:12 or 1:04:12."""
     if seconds is None:
         return ""
-    if seconds > _ABSURD:
+    if seconds > _TOO_LARGE:
         return f"{seconds:.3g} s"
     minutes, second = divmod(int(max(seconds, 0)), 60)
     hours, minute = divmod(minutes, 60)
@@ -151,7 +152,7 @@ def clock(seconds: float | None) -> str:
 
 
 def milliseconds(value: float | None) -> str:
-    """A measured time, in the unit that reads best."""
+    """Format a latency, in milliseconds or seconds."""
     if value is None:
         return ""
     if value < 10_000:
@@ -160,34 +161,35 @@ def milliseconds(value: float | None) -> str:
 
 
 def amount(value: float, digits: int = 4) -> str:
-    """An amount of money; one that nobody can have meant stays short."""
-    return f"{value:,.{digits}f}" if abs(value) < _ABSURD else f"{value:.3g}"
+    """Format an amount of money."""
+    return f"{value:,.{digits}f}" if abs(value) < _TOO_LARGE else f"{value:.3g}"
 
 
 def size(count: int) -> str:
-    """A number of bytes."""
+    """Format a number of bytes."""
     if count < 1000:
         return f"{count} B"
     return f"{count / 1000:,.1f} kB" if count < 1_000_000 else f"{count / 1_000_000:,.1f} MB"
 
 
 def at(moment: datetime, pattern: str = "%H:%M:%S", zone: tzinfo = UTC) -> str:
-    """A moment, as clocks in that zone have it."""
+    """Format a moment in a time zone."""
     return moment.astimezone(zone).strftime(pattern)
 
 
 @pass_context
 def _at(context: Context, moment: datetime, pattern: str = "%H:%M:%S") -> str:
-    """A moment, as clocks have it where the page is read."""
+    """Format a moment in the time zone of the operator."""
     return at(moment, pattern, context.get("zone", UTC))
 
 
 def iso(moment: datetime) -> str:
+    """Format a moment as ISO 8601 in UTC, to the second."""
     return moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def ago(moment: datetime, now: datetime) -> str:
-    """How long ago, roughly."""
+    """Format how long ago a moment was, in its largest unit."""
     minutes = int((now - moment).total_seconds() // 60)
     if minutes < 1:
         return "just now"
@@ -197,7 +199,7 @@ def ago(moment: datetime, now: datetime) -> str:
 
 
 def until(moment: datetime, now: datetime) -> str:
-    """How long until then, roughly."""
+    """Format the time until a moment, in its largest unit."""
     seconds = int((moment - now).total_seconds())
     if seconds < 1:
         return "now"
@@ -210,7 +212,7 @@ def until(moment: datetime, now: datetime) -> str:
 
 
 def marked(excerpt: Excerpt) -> Markup:
-    """An excerpt with what was searched for marked."""
+    """Mark the searched words in an excerpt."""
     if not excerpt.hit:
         return escape(excerpt.before + excerpt.after)
     parts = (excerpt.before, excerpt.hit, excerpt.after)
@@ -218,48 +220,74 @@ def marked(excerpt: Excerpt) -> Markup:
 
 
 def as_text(value: JsonValue) -> str:
-    """A JSON value as a word in a sentence: strings bare, everything else as JSON."""
+    """Return a string as it is, and any other value as JSON."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def arguments(value: JsonValue) -> str:
-    """What a function was called with, on one line and cut to what fits there."""
+    """Format the arguments of a function on one line, cut to its width."""
     if not isinstance(value, dict):
-        return as_text(value)[:_ARGUMENTS_CHARS]
+        return as_text(value)[:_MOST_ARGUMENT_CHARS]
     named = (f"{name}={as_text(each)}" for name, each in value.items())
-    return ", ".join(named)[:_ARGUMENTS_CHARS]
+    return ", ".join(named)[:_MOST_ARGUMENT_CHARS]
 
 
 def pretty(value: JsonValue) -> Markup:
-    """A JSON value, indented and coloured; text that is not JSON is only escaped."""
+    """Indent and colour a JSON value; a string is only escaped."""
+    text = value if isinstance(value, str) else _indented(value)
+    beginning = text[:_MOST_JSON_CHARS]
     if isinstance(value, str):
-        return _cut(value, escape(value[:_COLOURED_CHARS]))
-    text = json.dumps(value, indent=2, ensure_ascii=False)
-    tokens = JsonLexer(stripnl=False, ensurenl=False).get_tokens(text[:_COLOURED_CHARS])
-    coloured = "".join(_coloured(kind, token) for kind, token in tokens)
-    return _cut(text, Markup(coloured))  # noqa: S704 - each part of it is escaped
+        markup = escape_text(beginning)
+    else:
+        markup = _JSON_TOKEN.sub(_coloured, beginning)
+    if len(text) > len(beginning):
+        markup += f"\n… cut here: {len(text) - len(beginning):,} more characters"
+    return Markup(markup)  # noqa: S704 - each token of it is escaped
 
 
-def _coloured(kind: object, token: str) -> str:
-    name = "tk-m" if HIDDEN in token else _token_class(kind)
-    shown = str(escape(token))
-    return f'<span class="{name}">{shown}</span>' if name else shown
+def _indented(value: JsonValue) -> str:
+    try:
+        return to_json(value, indent=2).decode()
+    except ValueError:  # lone surrogates; ten times as slow
+        return json.dumps(value, indent=2, ensure_ascii=False)
 
 
-@lru_cache(maxsize=256)
-def _token_class(kind: object) -> str | None:
-    return next((name for family, name in _TOKEN_CLASSES.items() if kind in family), None)
-
-
-def _cut(text: str, shown: Markup) -> Markup:
-    if len(text) <= _COLOURED_CHARS:
-        return shown
-    return shown + f"\n… cut here: {len(text) - _COLOURED_CHARS:,} more characters"
+def _coloured(match: re.Match[str]) -> str:
+    string, colon = match[1], match[2]
+    token = escape_text(string or match[0], quote=False)
+    if string is None:
+        name = "tk-n" if token[-1].isdigit() else "tk-b"
+    else:
+        name = "tk-m" if HIDDEN in string else "tk-k" if colon else "tk-s"
+    return f'<span class="{name}">{token}</span>{colon or ""}'
 
 
 def web(url: str) -> str:
-    """An address that may be followed: `http` or `https`, and nowhere otherwise."""
+    """Return a URL if its scheme is http or https, else an empty string."""
     return web_url(url) or ""
+
+
+_ICON = Markup('<svg class="i {}" aria-hidden="true"><use href="{}#{}"/></svg>')
+_BADGE = Markup('<span class="badge st-{}">{}</span>')
+_MOMENT = Markup('<time datetime="{0}" title="{0}">{1}</time>')
+
+
+@lru_cache(maxsize=256)
+def icon(sprite: str, name: str, css_class: str = "") -> Markup:
+    """Return an icon of the sprite at this address."""
+    return _ICON.format(css_class, sprite, name)
+
+
+@lru_cache(maxsize=256)
+def badge(status: str | None, state: State = "ended") -> Markup:
+    """Return the badge of a call: its state, or its status once it has ended."""
+    label, family = _STATE_BADGES.get(state) or (status_label(status), status_family(status))
+    return _BADGE.format(family, label)
+
+
+def moment(zone: tzinfo, at_: datetime, pattern: str = "%H:%M:%S") -> Markup:
+    """Return a moment in a time zone, with its ISO form for programs and as a tooltip."""
+    return _MOMENT.format(iso(at_), at(at_, pattern, zone))
 
 
 FILTERS = {
@@ -285,7 +313,7 @@ FILTERS = {
 }
 
 
-#: The largest form here, in bytes.
+#: The largest form that is read, in bytes.
 MAX_FORM_BYTES = 16 * 1024
 
 _ROW_NUMBER_DIGITS = 18
@@ -303,6 +331,6 @@ async def read_form(request: Request, *, max_fields: int = 10) -> dict[str, str]
 
 
 def read_number(text: str, *, digits: int = _ROW_NUMBER_DIGITS) -> int | None:
-    """Read a number of at most so many digits; None for everything else."""
+    """Read a whole number of at most `digits` digits; None for anything else."""
     is_number = text.isascii() and text.isdigit() and len(text) <= digits
     return int(text) if is_number else None

@@ -1,20 +1,20 @@
-"""The stream of events that open pages follow: `GET /live`, as server-sent events.
+"""Live updates of open pages: `GET /live`, a stream of server-sent events.
 
-    event       a page learns that
+    event       meaning
     refresh     anything may have changed; the first event of each connection
     started     a call's prefetch was processed
-    ended       a call's end was processed
-    unparsed    an end of a call came that could not be read
+    ended       a call's end-of-call was processed
+    unparsed    an end-of-call could not be read
     runs        handlers of a call began or ended
-    rejected    a request was refused
-    signed-out  the session is over, and with it the stream
+    rejected    a request was rejected
+    signed-out  the session is over, and the stream ends
 
-The data is JSON, `{"session_id": "..."}`, where null may be any session. What has changed, masked
-and filtered, a page asks for by itself: nothing of a call travels here but its id. Events have no
-ids, because who comes back after a break just refreshes.
+The data is JSON, `{"session_id": "..."}`, where null means any session. The page then asks for
+what has changed, which comes masked and filtered: of a call, only its id travels here. Events have
+no ids, because a page that reconnects refreshes.
 
-sse-starlette carries the stream: it ends it when uvicorn is told to stop, ours or the one of an
-application we are mounted in, and when the peer goes; Starlette alone would do neither in time.
+sse-starlette ends the stream when the peer disconnects or uvicorn stops, also the uvicorn of an
+application that the dashboard is mounted in; Starlette alone would notice neither in time.
 """
 
 from __future__ import annotations
@@ -39,37 +39,36 @@ from ..exceptions import StorageError
 from ..operators import Operator, Operators
 from .security import Cookies
 
-#: Pages that are followed at once. More do not change by themselves, and lose nothing else.
-MOST_CLIENTS = 64
-#: When one of those may try again.
+#: Open streams. A page without one does not update itself, and loses nothing else.
+MOST_STREAMS = 64
+#: After this, a page without a stream may try again.
 RETRY_AFTER_S = 60
-#: How long a browser waits before it comes back after a break.
+#: A browser reconnects after this.
 RECONNECT_MS = 3000
-#: Between proxies that close what is silent. The session is looked at as often.
+#: Keeps proxies from closing a silent stream. The session is checked as often.
 HEARTBEAT_S = 15.0
-#: What happens so shortly after something was told is told together; where much happens, in so many
-#: times as long.
+#: Changes within this time are sent together; after many, changes of five times as long.
 GATHER_S = 1.0
-MUCH_PAUSES = 5
-#: What ending in good order may take when the service stops.
+BUSY_FACTOR = 5
+#: The stream's end may take so long when the service stops.
 STOP_S = 2.0
-#: A peer that takes nothing for so long is gone.
+#: A peer that reads nothing for so long is disconnected.
 SEND_TIMEOUT_S = 30.0
 
 
-class Live:
-    """An ASGI application for one route."""
+class LiveUpdates:
+    """The ASGI application of the stream."""
 
     def __init__(
         self,
-        news: Announcer,
+        changes: Announcer,
         operators: Operators,
         *,
         cookies: Cookies | None = None,
         heartbeat_s: float = HEARTBEAT_S,
         gather_s: float = GATHER_S,
     ) -> None:
-        self._news = news
+        self._changes = changes
         self._operators = operators
         self._cookies = cookies or Cookies()
         self._heartbeat_s = heartbeat_s
@@ -77,10 +76,10 @@ class Live:
         self._operator_of: dict[Listener, str] = {}  # by stream, the oldest first
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Stream until the peer goes, its session is over, or the service stops."""
+        """Stream until the peer disconnects, its session ends, or the service stops."""
         request = Request(scope, receive)
         operator = await self._operator(request)
-        if operator is None:  # any status but 200 keeps a browser from coming back by itself
+        if operator is None:  # a browser reconnects by itself only after a 200
             await PlainTextResponse("Sign in first.", 401)(scope, receive, send)
         elif not self._make_room(operator.name):
             again = {"Retry-After": str(RETRY_AFTER_S)}
@@ -92,10 +91,10 @@ class Live:
     def _make_room(self, name: str) -> bool:
         """Return whether one more stream of this operator may begin.
 
-        When all places are taken, the oldest stream of the operator who has most of them ends for
-        it, so that one operator's pages never keep out another's.
+        If there are as many as allowed, the oldest stream of the operator who has most is closed,
+        so that the pages of one operator never exclude those of another.
         """
-        if self._news.listeners < MOST_CLIENTS:
+        if self._changes.listeners < MOST_STREAMS:
             return True
         streams = Counter(self._operator_of.values())
         busiest = max(streams, key=lambda other: streams[other], default=name)
@@ -109,12 +108,12 @@ class Live:
     async def _stream(self, request: Request, name: str, send: Send) -> None:
         awake = asyncio.Event()
         wake = partial(_set, asyncio.get_running_loop(), awake)
-        with self._news.listen(wake) as listener, suppress(SendTimeoutError):
+        with self._changes.listen(wake) as listener, suppress(SendTimeoutError):
             self._operator_of[listener] = name
             stopping = anyio.Event()
             stream = EventSourceResponse(
                 self._events(request, listener, awake),
-                ping=0,  # heartbeats are ours: they look after the session, too
+                ping=0,  # `_events` sends heartbeats, and checks the session with each
                 send_timeout=SEND_TIMEOUT_S,
                 shutdown_event=stopping,
                 shutdown_grace_period=STOP_S,
@@ -129,7 +128,7 @@ class Live:
         self, request: Request, listener: Listener, awake: asyncio.Event
     ) -> AsyncIterator[bytes]:
         yield _event(REFRESH, retry=RECONNECT_MS)
-        with suppress(StorageError):  # who cannot be looked up may come back
+        with suppress(StorageError):  # the browser reconnects
             while not listener.is_closed:
                 if not await _is_set(awake, self._heartbeat_s):
                     yield ServerSentEvent(comment="").encode()
@@ -139,8 +138,8 @@ class Live:
                     return
                 if changes := listener.take():
                     yield b"".join(map(_event, changes))
-                    pauses = MUCH_PAUSES if REFRESH in changes else 1
-                    await _rest(listener, awake, self._gather_s * pauses)
+                    factor = BUSY_FACTOR if REFRESH in changes else 1
+                    await _gather(listener, awake, self._gather_s * factor)
 
     async def _operator(self, request: Request) -> Operator | None:
         resume = partial(self._operators.resume, self._cookies.session(request), is_use=False)
@@ -158,12 +157,12 @@ async def _close_at(stopping: anyio.Event, listener: Listener) -> None:
 
 
 def _set(loop: asyncio.AbstractEventLoop, awake: asyncio.Event) -> None:
-    with suppress(RuntimeError):  # a loop that has ended has nobody left to tell
+    with suppress(RuntimeError):  # the loop has ended, and its streams with it
         loop.call_soon_threadsafe(awake.set)
 
 
-async def _rest(listener: Listener, awake: asyncio.Event, pause_s: float) -> None:
-    """Let changes gather for so long, unless nothing more will come."""
+async def _gather(listener: Listener, awake: asyncio.Event, pause_s: float) -> None:
+    """Let changes gather for this time, or until the listener is closed."""
     time = asyncio.get_running_loop().time
     end, was_woken = time() + pause_s, False
     while not listener.is_closed and (left_s := end - time()) > 0:
@@ -174,7 +173,7 @@ async def _rest(listener: Listener, awake: asyncio.Event, pause_s: float) -> Non
 
 
 async def _is_set(event: asyncio.Event, timeout_s: float) -> bool:
-    """Wait for the event, for so long."""
+    """Wait for the event, and tell whether it was set in time."""
     try:
         async with asyncio.timeout(timeout_s):
             return await event.wait()

@@ -1,23 +1,24 @@
-"""The page about operators: where they are signed in, who there is, and what was done."""
+"""The page of operators: their sessions, their accounts and the audit log."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import Response
+from starlette.routing import Route
 
 from ..operators import COMMAND_LINE, Account, AuditEntry, Operator, Operators, Session
+from .endpoints import Endpoints, OperatorRequest
 from .formats import read_number
-from .pages import PageRequest, link
-from .sign_in import client_of
+from .pages import PageRequest
 
 _PAGE_SIZE = 50
 
-#: Many call themselves others too: the first that is found counts.
+#: The first that matches counts: many browsers name others too.
 _BROWSERS = {
     "Edge": r"Edg(e|A|iOS)?/",
     "Opera": r"OPR/",
@@ -37,9 +38,19 @@ _SYSTEMS = {
 }
 
 
+def routes(endpoints: Endpoints, operators: Operators) -> Iterator[Route]:
+    """Yield the routes of the page and its forms."""
+    yield from endpoints.page("/operators", "operators", partial(show_operators, operators))
+    for path, name, respond in (
+        ("/operators/end-session", "end_session", _end_session),
+        ("/operators/sign-out", "sign_out_everywhere", _sign_out_everywhere),
+    ):
+        yield endpoints.form(path, name, respond, role="view")
+
+
 @dataclass(frozen=True, slots=True)
 class ListedSession:
-    """A session, and whether it is the one the page was asked for in."""
+    """A session, and whether the page was requested in it."""
 
     session: Session
     is_own: bool
@@ -48,7 +59,7 @@ class ListedSession:
 
 @dataclass(frozen=True, slots=True)
 class ListedEntry:
-    """An entry of the audit log in words; the subject of one about a call is its session id."""
+    """An entry of the audit log in words; if `is_of_call`, its subject is a session id."""
 
     entry: AuditEntry
     words: str
@@ -57,7 +68,7 @@ class ListedEntry:
 
 @dataclass(frozen=True, slots=True)
 class OperatorsView:
-    """What the page shows; somebody who may only view sees what is their own."""
+    """What the page shows; an operator of the role view sees only their own."""
 
     name: str
     sees_all: bool
@@ -66,50 +77,36 @@ class OperatorsView:
     audit_log: tuple[ListedEntry, ...]
     before: int | None
     older: int | None
-    live_count: int
 
 
-class OperatorsPage:
-    """Shows the page and takes its forms."""
+def show_operators(operators: Operators, request: PageRequest) -> OperatorsView | None:
+    """Build the page; `before` in the query is the id that the audit log goes on from."""
+    operator = request.operator
+    if operator is None:
+        return None
+    before = read_number(request.query.get("before", ""))
+    entries = operators.audit_log(operator, before=before, size=_PAGE_SIZE + 1)
+    return OperatorsView(
+        operator.name,
+        operator.may_operate,
+        operators.accounts() if operator.may_operate else (),
+        tuple(_listed(session, operator) for session in operators.sessions(operator)),
+        tuple(ListedEntry(each, _words(each), _is_of_call(each)) for each in entries[:_PAGE_SIZE]),
+        before,
+        entries[_PAGE_SIZE - 1].id if len(entries) > _PAGE_SIZE else None,
+    )
 
-    def __init__(self, operators: Operators) -> None:
-        self._operators = operators
 
-    def show(self, asked: PageRequest) -> OperatorsView | None:
-        """Build the page; entries of the audit log older than the id `before` of the query."""
-        operator = asked.operator
-        if operator is None:
-            return None
-        before = read_number(asked.query.get("before", ""))
-        entries = self._operators.audit_log(operator, before=before, size=_PAGE_SIZE + 1)
-        return OperatorsView(
-            operator.name,
-            operator.may_operate,
-            self._operators.accounts() if operator.may_operate else (),
-            tuple(_listed(session, operator) for session in self._operators.sessions(operator)),
-            tuple(
-                ListedEntry(each, _words(each), _is_of_call(each)) for each in entries[:_PAGE_SIZE]
-            ),
-            before,
-            entries[_PAGE_SIZE - 1].id if len(entries) > _PAGE_SIZE else None,
-            asked.log.live_count(now=asked.now),
-        )
+def _end_session(request: OperatorRequest) -> Response:
+    key = request.fields.get("session", "")
+    if not request.operators.end_session(request.operator, key, client=request.client):
+        raise HTTPException(404)
+    return request.redirect("operators")
 
-    def end_session(
-        self, request: Request, operator: Operator, fields: Mapping[str, str]
-    ) -> Response:
-        """Answer `POST /operators/end-session`."""
-        key = fields.get("session", "")
-        if not self._operators.end_session(operator, key, client=client_of(request)):
-            raise HTTPException(404)
-        return RedirectResponse(link(request, "operators"), 303)
 
-    def sign_out_everywhere(
-        self, request: Request, operator: Operator, _: Mapping[str, str]
-    ) -> Response:
-        """Answer `POST /operators/sign-out`."""
-        self._operators.end_sessions(operator, client=client_of(request))
-        return RedirectResponse(link(request, "login"), 303)
+def _sign_out_everywhere(request: OperatorRequest) -> Response:
+    request.operators.end_sessions(request.operator, client=request.client)
+    return request.redirect("login")
 
 
 def _listed(session: Session, operator: Operator) -> ListedSession:
@@ -117,23 +114,23 @@ def _listed(session: Session, operator: Operator) -> ListedSession:
 
 
 def _browser(agent: str) -> str:
-    """Name a browser by what it calls itself: Firefox on Linux."""
+    """Return a browser and its system from a User-Agent header: Firefox on Linux."""
     browser, system = (
-        next((name for name, pattern in known.items() if re.search(pattern, agent)), None)
-        for known in (_BROWSERS, _SYSTEMS)
+        next((name for name, pattern in names.items() if re.search(pattern, agent)), None)
+        for names in (_BROWSERS, _SYSTEMS)
     )
-    return f"{browser or 'A program'}{f' on {system}' if system else ''}"
+    return f"{browser or 'Another program'}{f' on {system}' if system else ''}"
 
 
 def _words(entry: AuditEntry) -> str:
-    """Return the action in words, without its subject."""
+    """Return what was done, without its subject."""
     if entry.action == "refused" and entry.times > 1:
         return f"Wrong password, {entry.times:,} times"
     return _WORDS.get(entry.action, entry.action.replace("_", " ").capitalize())
 
 
 def _is_of_call(entry: AuditEntry) -> bool:
-    # One replay by command may be of many calls: its subject says so in words.
+    # A replay by command may be of many calls; its subject then describes them.
     return entry.action == "replay" and entry.operator != COMMAND_LINE and bool(entry.subject)
 
 
@@ -142,12 +139,12 @@ _WORDS = {
     "refused": "Wrong password",
     "sign_out": "Signed out",
     "end_session": "Ended a session of",
-    "reveal": "Had a secret shown",
+    "reveal": "Revealed",
     "send_test": "Sent a test with a secret to",
     "replay": "Replayed handlers",
     "export": "Exported calls",
     "forget": "Deleted",
-    "prune": "Deleted what was old",
+    "prune": "Deleted by age",
     "add_operator": "Added operator",
     "remove_operator": "Removed operator",
     "change_password": "Changed the password of",

@@ -1,9 +1,6 @@
-"""Deliveries as they came and as they were answered, as far as they may be seen.
+"""Payloads on a page: the beginning of each delivery and answer, masked, and metadata key by key.
 
-The beginning of what is too large for a page. It is cut before it is masked: that takes time,
-too.
-
-The metadata of a call before its prefetch and at its end, key by key.
+What is too large for a page is cut before it is masked, as masking takes time too.
 """
 
 from __future__ import annotations
@@ -23,61 +20,61 @@ from ..protocol.events import EndOfCall, PrefetchRequest
 from ..protocol.reading import read_json
 from .formats import as_text
 
-#: What a page shows of the contents of one call: characters of texts, and parts.
-_CHARS = 500_000
-_PARTS = 10_000
-#: What it shows of one text.
-_TEXT_CHARS = 100_000
-_MAX_DEPTH = 200
+#: What a page shows of the payloads of one call: characters of strings, and values.
+_MOST_CHARS = 500_000
+_MOST_VALUES = 10_000
+_MOST_STRING_CHARS = 100_000
+_MOST_DEPTH = 200
+#: Metadata keys that a page shows.
+MOST_KEYS = 500
 
 
 class Room:
-    """How much more may be shown on a page."""
+    """The room that is left on a page for payloads."""
 
     def __init__(self) -> None:
-        self._chars = _CHARS
-        self._parts = _PARTS
+        self._chars = _MOST_CHARS
+        self._values = _MOST_VALUES
 
     def beginning(self, value: JsonValue, depth: int = 0) -> JsonValue:
-        """Return as much of a value as there is room for, and say where there is more."""
-        self._parts -= 1
+        """Return as much of a value as there is room for, with a note where it is cut."""
+        self._values -= 1
         if isinstance(value, str):
-            return self._text(value)
+            return self.text(value)
         if isinstance(value, list):
-            items = [
-                self.beginning(item, depth + 1)
-                for item in value
-                if self._parts > 0 and depth < _MAX_DEPTH
-            ]
+            items = [self.beginning(each, depth + 1) for each in value if self._has_room(depth)]
             left_out = len(value) - len(items)
             return [*items, f"… {left_out:,} more"] if left_out else items
         if isinstance(value, dict):
-            return self._object(value, depth)
+            fields = {
+                name: self.beginning(each, depth + 1)
+                for name, each in value.items()
+                if self._has_room(depth)
+            }
+            left_out = len(value) - len(fields)
+            return fields | ({"…": f"{left_out:,} more"} if left_out else {})
         return value
 
-    def _object(self, value: dict[str, JsonValue], depth: int) -> JsonValue:
-        shown: dict[str, JsonValue] = {}
-        for name, item in value.items():
-            if self._parts <= 0 or depth >= _MAX_DEPTH:
-                shown["…"] = f"{len(value) - len(shown):,} more"
-                break
-            shown[name] = self.beginning(item, depth + 1)
-        return shown
-
-    def _text(self, text: str) -> str:
-        room = min(self._chars, _TEXT_CHARS)
+    def text(self, text: str) -> str:
+        """Return as much of a text as there is room for."""
+        room = min(self._chars, _MOST_STRING_CHARS)
         self._chars -= min(len(text), room)
         if len(text) <= room:
             return text
-        # Never half a word: what is masked by its shape would not be known by its half.
+        # Cut between words: masking recognizes a number or a secret only if it is whole.
         words = text[:room].rsplit(None, 1)
         beginning = words[0] if len(words) == 2 else ""
         return f"{beginning} … {len(text) - len(beginning):,} more characters"
 
+    def _has_room(self, depth: int) -> bool:
+        return self._values > 0 and depth < _MOST_DEPTH
+
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """One delivery. `content` is JSON, or text where the bytes are not; None if it repeats."""
+    """A delivery, masked. `content` is JSON, or text if the body is none; None if it `repeats` the
+    bytes of another delivery.
+    """
 
     delivery_id: int
     kind: str
@@ -98,14 +95,16 @@ class Payload:
 
 
 def payload_of(delivery: Delivery, mask: MaskPolicy, room: Room | None = None) -> Payload:
-    """Return what a page may show of a delivery that was read with its body, as far as there is
-    room for it."""
+    """Return a delivery that was read with its body, as far as there is room for it."""
     room = room or Room()
     is_prefetch = delivery.kind == "prefetch"
-    received = room.beginning(_content(delivery))
-    content = mask.masked(received, PREFETCH_QUERY if is_prefetch else END_OF_CALL)
-    answered = room.beginning(read_bytes(delivery.answer)) if delivery.answer else None
-    answer = mask.masked(answered, PREFETCH_ANSWER if is_prefetch else Place.OPEN)
+    content = mask.masked(
+        room.beginning(_content(delivery)), PREFETCH_QUERY if is_prefetch else END_OF_CALL
+    )
+    answer_json = read_bytes(delivery.answer) if delivery.answer else None
+    answer = mask.masked(
+        room.beginning(answer_json), PREFETCH_ANSWER if is_prefetch else Place.OPEN
+    )
     return Payload(
         delivery_id=delivery.id,
         kind=delivery.kind,
@@ -127,7 +126,7 @@ def payload_of(delivery: Delivery, mask: MaskPolicy, room: Room | None = None) -
 
 
 def reason_of(delivery: Delivery, mask: MaskPolicy) -> str | None:
-    """Return why a delivery has not the best outcome; a prefetch's handler may quote the call."""
+    """Return the reason of a bad outcome; that of a prefetch may quote the call."""
     if delivery.reason is None:
         return None
     hide = mask.text if delivery.kind == "prefetch" else mask.line
@@ -135,7 +134,7 @@ def reason_of(delivery: Delivery, mask: MaskPolicy) -> str | None:
 
 
 def read_bytes(body: bytes) -> JsonValue:
-    """Read bytes as JSON if they are, else as text in which nothing is lost."""
+    """Read bytes as JSON, or else as text, with bytes that are not UTF-8 escaped."""
     try:
         return read_json(body)
     except PayloadError:
@@ -143,7 +142,7 @@ def read_bytes(body: bytes) -> JsonValue:
 
 
 def query_of(query: str) -> JsonValue:
-    """Name the fields of a query string; a name that repeats has the list of its values."""
+    """Return the fields of a query string; a repeated name has a list of values."""
     values: dict[str, list[JsonValue]] = {}
     for name, value in PrefetchRequest.parse(query.encode("utf-8", "replace")).raw:
         values.setdefault(name, []).append(value)
@@ -156,18 +155,15 @@ def _content(delivery: Delivery) -> JsonValue:
     return read_bytes(delivery.body) if delivery.body is not None else None
 
 
-#: Keys that a page shows.
-MOST_SHOWN = 500
-
-#: `gone`: the call began with it, and its end does not mention it.
+#: `gone`: the call began with the key, and its end does not have it.
 Change = Literal["added", "changed", "gone"]
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A metadata key. `change` says what became of it since the prefetch asked, where known.
+    """A metadata key, masked, and its change since the prefetch.
 
-    `by` says who did: the answer to the prefetch, or something in the call.
+    The change was made `by` the answer to the prefetch, or by something in the call.
     """
 
     key: str
@@ -183,22 +179,22 @@ def entries_of(
     answer: Mapping[str, JsonValue],
     mask: MaskPolicy,
 ) -> Iterator[Entry]:
-    """Compare the metadata a call ended with to what its prefetch was asked with.
+    """Compare the metadata of a call's end to that of its prefetch.
 
-    Until the end is here, the answer merged over the question stands for it.
+    Until the end arrives, the metadata of the prefetch with that of its answer takes its place.
     """
     room = Room()
-    before, told = _asked(prefetch), answer.get("metadata")
-    answered = told if isinstance(told, dict) else {}
+    before, answered = _metadata_of(prefetch), answer.get("metadata")
+    answered = answered if isinstance(answered, dict) else {}
     ended = event.metadata if event else before | answered
     after = {key: room.beginning(value) for key, value in ended.items()}
-    shown_before = dict(shown_metadata(before, mask))
-    for key, (name, value) in shown_metadata(after, mask):
+    masked_before = dict(masked_metadata(before, mask))
+    for key, (name, value) in masked_metadata(after, mask):
         entry = Entry(name, value)
         if prefetch is not None:
-            entry = _compared(entry, key, before, answered, after, shown_before)
+            entry = _compared(entry, key, before, answered, after, masked_before)
         yield entry
-    for key, (name, value) in shown_before.items():
+    for key, (name, value) in masked_before.items():
         if key not in after:
             yield Entry(name, None, value, "gone", "call")
 
@@ -209,26 +205,26 @@ def _compared(
     before: Mapping[str, JsonValue],
     answered: Mapping[str, JsonValue],
     after: Mapping[str, JsonValue],
-    shown_before: Mapping[str, tuple[str, JsonValue]],
+    masked_before: Mapping[str, tuple[str, JsonValue]],
 ) -> Entry:
     text = as_text(after[key])
     if key in before and text == as_text(before[key]):
         return entry
     is_answer = key in answered and text == as_text(answered[key])
-    _, was = shown_before.get(key, ("", None))
+    _, was = masked_before.get(key, ("", None))
     change: Change = "changed" if key in before else "added"
     return Entry(entry.key, entry.value, was, change, "prefetch" if is_answer else "call")
 
 
-def _asked(prefetch: Delivery | None) -> dict[str, JsonValue]:
+def _metadata_of(prefetch: Delivery | None) -> dict[str, JsonValue]:
     query = (prefetch.query or "").encode("utf-8", "replace") if prefetch else b""
     return {**PrefetchRequest.parse(query).metadata}
 
 
-def shown_metadata(
+def masked_metadata(
     metadata: Mapping[str, JsonValue], mask: MaskPolicy
 ) -> Iterable[tuple[str, tuple[str, JsonValue]]]:
-    """Pair each key with its name and value as they may be seen."""
-    seen = mask.payload({**metadata}, Place.WORDS)
-    assert isinstance(seen, dict)  # noqa: S101 - masking keeps the shape
-    return zip(metadata, seen.items(), strict=True)
+    """Pair each key with its masked name and value."""
+    masked = mask.payload({**metadata}, Place.WORDS)
+    assert isinstance(masked, dict)  # noqa: S101 - masking keeps the shape
+    return zip(metadata, masked.items(), strict=True)

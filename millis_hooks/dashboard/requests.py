@@ -1,15 +1,13 @@
-"""Every request to the webhooks as it came and as it was answered, those that were refused too.
-
-What Millis sent that its documentation does not know: unknown is normal, and should be seen.
-"""
+"""The pages of deliveries, drift and rejected requests."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from urllib.parse import urlencode
 
 from pydantic import JsonValue
+from starlette.routing import Route
 
 from ..call_log.drift import COUNT_CAP, DriftGroup, masked_report
 from ..call_log.queries.filters import RANGES
@@ -18,19 +16,28 @@ from ..call_log.rejections import StoredRejection
 from ..masking.places import PREFETCH_QUERY
 from ..masking.policy import MaskPolicy
 from .call_filters import read_filter
+from .endpoints import Endpoints
 from .formats import read_number
 from .pages import PageRequest
 from .payloads import Payload, payload_of, query_of
 
-#: Beside `CallFilter.range`: most who look here look for what has just come.
+#: The default period of the list, unlike that of calls.
 _RANGE = "all"
+
+
+def routes(endpoints: Endpoints) -> Iterator[Route]:
+    """Yield the routes of the pages."""
+    yield from endpoints.page("/deliveries", "deliveries", list_deliveries)
+    yield from endpoints.page("/deliveries/{delivery_id}", "delivery", show_delivery)
+    yield from endpoints.page("/rejections/{rejection_id}", "rejection", show_rejection)
+    yield from endpoints.page("/drift", "drift", show_drift)
 
 
 @dataclass(frozen=True, slots=True)
 class DeliveriesView:
-    """One page of requests. `params` are the filters that are not the default.
+    """One page of requests to the webhooks. `params` are the filters that differ from the defaults.
 
-    `unparsed_count` is how many deliveries could not be read, whatever the filter; it is capped.
+    `unparsed_count` counts all unparsed deliveries, up to a cap.
     """
 
     filter: RequestFilter
@@ -39,89 +46,82 @@ class DeliveriesView:
     page: RequestPage
     outcomes: tuple[str, ...]
     unparsed_count: int
-    live_count: int
 
 
 @dataclass(frozen=True, slots=True)
 class DeliveryView:
-    """One delivery, whatever became of it; `was_reread` is just now, as somebody asked for."""
+    """One delivery; `was_reread` if an operator has just had it read again."""
 
     payload: Payload
     was_reread: bool
-    live_count: int
 
 
 @dataclass(frozen=True, slots=True)
 class RejectionView:
-    """A refused request, and with it those that were like it."""
+    """A rejected request, which stands for others like it."""
 
     rejection: StoredRejection
     query: JsonValue
-    live_count: int
 
 
-def list_deliveries(asked: PageRequest) -> DeliveriesView:
-    """Build the page of requests that the query string asks for."""
-    range_ = asked.query.get("range", "")
+def list_deliveries(request: PageRequest) -> DeliveriesView:
+    """Build the page of requests that the query string describes."""
+    query, log, mask = request.query, request.log, request.settings.mask
+    range_ = query.get("range", "")
     range_ = range_ if range_ in RANGES else _RANGE
-    wanted = _read(asked, range_)
-    before, after = asked.query.get("before"), asked.query.get("after")
-    page = asked.log.requests(wanted, before=before, after=after)
-    mask = asked.settings.mask
+    filters = _read(request, range_)
+    page = log.requests(filters, before=query.get("before"), after=query.get("after"))
     return DeliveriesView(
-        filter=wanted,
+        filter=filters,
         range=range_,
-        params=_params(wanted, range_, asked.query),
+        params=_params(filters, range_, query),
         page=replace(page, rows=tuple(_masked(row, mask) for row in page.rows)),
         outcomes=OUTCOMES,
-        unparsed_count=asked.log.unparsed_count(),
-        live_count=asked.log.live_count(now=asked.now),
+        unparsed_count=log.unparsed_count(),
     )
 
 
-def show_delivery(asked: PageRequest) -> DeliveryView | None:
-    """Build the page of one delivery, or None if there is no such one."""
-    number = read_number(asked.path["delivery_id"])
-    delivery = None if number is None else asked.log.delivery(number)
+def show_delivery(request: PageRequest) -> DeliveryView | None:
+    """Build the page of one delivery, or None if there is none of this id."""
+    number = read_number(request.path["delivery_id"])
+    delivery = None if number is None else request.log.delivery(number)
     if delivery is None:
         return None
-    payload = payload_of(delivery, asked.settings.mask)
-    live_count = asked.log.live_count(now=asked.now)
-    return DeliveryView(payload, "reread" in asked.query, live_count)
+    return DeliveryView(payload_of(delivery, request.settings.mask), "reread" in request.query)
 
 
-def show_rejection(asked: PageRequest) -> RejectionView | None:
-    """Build the page of a refused request, or None if there is no such one."""
-    number = read_number(asked.path["rejection_id"])
-    found = None if number is None else asked.log.rejection(number)
-    if found is None:
+def show_rejection(request: PageRequest) -> RejectionView | None:
+    """Build the page of a rejected request, or None if there is none of this id."""
+    number = read_number(request.path["rejection_id"])
+    rejection = None if number is None else request.log.rejection(number)
+    if rejection is None:
         return None
-    query = asked.settings.mask.payload(query_of(found.query), PREFETCH_QUERY)
-    shown = replace(found, query=urlencode(query, doseq=True) if isinstance(query, dict) else "")
-    return RejectionView(shown, query, asked.log.live_count(now=asked.now))
+    query = request.settings.mask.payload(query_of(rejection.query), PREFETCH_QUERY)
+    text = urlencode(query, doseq=True) if isinstance(query, dict) else ""
+    return RejectionView(replace(rejection, query=text), query)
 
 
-def _read(asked: PageRequest, range_: str) -> RequestFilter:
-    kind, outcome = asked.query.get("kind"), asked.query.get("outcome")
-    period = replace(read_filter(asked.query, asked.zone), range=range_)
-    since, until = period.period(asked.now)
+def _read(request: PageRequest, range_: str) -> RequestFilter:
+    kind, outcome = request.query.get("kind"), request.query.get("outcome")
+    period = replace(read_filter(request.query, request.zone), range=range_)
+    since, until = period.period(request.now)
     return RequestFilter(
         kind=kind if kind in KINDS else None,
         outcome=outcome if outcome in OUTCOMES else None,
-        session_id=asked.query.get("session") or None,
+        session_id=request.query.get("session") or None,
         since=since,
         until=until,
     )
 
 
-def _params(wanted: RequestFilter, range_: str, query: Mapping[str, str]) -> dict[str, str]:
+def _params(filters: RequestFilter, range_: str, query: Mapping[str, str]) -> dict[str, str]:
     named = {
-        "kind": wanted.kind,
-        "outcome": wanted.outcome,
-        "session": wanted.session_id,
+        "kind": filters.kind,
+        "outcome": filters.outcome,
+        "session": filters.session_id,
         "range": range_ if range_ != _RANGE else None,
-        "from": query.get("from") if wanted.since else None,
-        "to": query.get("to") if wanted.until else None,
+        "from": query.get("from") if filters.since else None,
+        "to": query.get("to") if filters.until else None,
     }
     return {name: value for name, value in named.items() if value}
 
@@ -135,17 +135,14 @@ def _masked(row: ListedRequest, mask: MaskPolicy) -> ListedRequest:
 
 @dataclass(frozen=True, slots=True)
 class DriftView:
-    """The drift report; counts that reach `count_cap` stop there."""
+    """What Millis sent that its documentation does not describe; counts stop at `count_cap`."""
 
     groups: tuple[DriftGroup, ...]
     is_complete: bool
     count_cap: int
-    live_count: int
 
 
-def show_drift(asked: PageRequest) -> DriftView:
+def show_drift(request: PageRequest) -> DriftView:
     """Build the page of the drift report."""
-    report = masked_report(asked.log.drift(), asked.settings.mask)
-    return DriftView(
-        report.groups, report.is_complete, COUNT_CAP, asked.log.live_count(now=asked.now)
-    )
+    report = masked_report(request.log.drift(), request.settings.mask)
+    return DriftView(report.groups, report.is_complete, COUNT_CAP)

@@ -1,4 +1,4 @@
-"""How runs are shown: their order, what may be done with each, and what a replay came to."""
+"""Runs on a page: their order, their replay, and the words and colours of their outcomes."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from ..call_log.queries.records import Attempt, Run
 from .formats import read_number
 
-#: Attempt outcome -> what a person reads before the exception, if there is one.
+#: Outcome of an attempt -> its words, before the exception if there is one.
 _OUTCOMES = {
     "succeeded": "done",
     "failed": "raised",
     "timed_out": "timed out",
-    "retry": "asked to be called again",
+    "retry": "asked for a retry",
     "gave_up": "gave up",
-    "interrupted": "the process ended in it",
-    "handed_back": "handed back when the service stopped, not counted",
+    "interrupted": "interrupted by the end of the process",
+    "handed_back": "handed back when the service stopped; not counted",
 }
 _ATTEMPT_KEYS = {"": "done", "succeeded": "done", "handed_back": "done", "retry": "retry"}
 _RUN_KEYS = {"parked": "error", "failed": "retry"}
@@ -25,40 +25,40 @@ _NOTICE_DIGITS = 6
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
-    """What a person may have done with a run; `refusal` says why it is not possible."""
+class ReplayOffer:
+    """A possible replay of a run; `refusal` is why it is not allowed."""
 
     label: str
     refusal: str | None = None
-    #: Something was completed, and would be done again.
+    #: The run has succeeded: its effects outside would happen again.
     is_repeat: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """What became of the runs that were asked for just now."""
+    """The result of a replay: numbers of runs."""
 
     queued: int
     brought_forward: int
     skipped: int
 
 
-def offer_for(run: Run) -> Offer | None:
-    """Say what may be done with a run; None where it is at work or another took its place."""
+def replay_offer(run: Run) -> ReplayOffer | None:
+    """Return whether a run can be replayed; None while it is at work or if it was replaced."""
     if not run.is_latest or run.state in ("pending", "running"):
         return None
     label = "Try now" if run.state == "failed" else "Replay"
     if run.max_attempts is None:
-        return Offer(label, f"No handler is named {run.handler} any more")
+        return ReplayOffer(label, f"No handler is named {run.handler} any more")
     if run.state != "failed" and not run.repeatable:
-        return Offer(label, f"{run.handler} is registered as not repeatable")
-    return Offer(label, is_repeat=run.state == "succeeded")
+        return ReplayOffer(label, f"{run.handler} is registered as not repeatable")
+    return ReplayOffer(label, is_repeat=run.state == "succeeded")
 
 
 def in_order(runs: Iterable[Run]) -> tuple[Run, ...]:
-    """Put each latest run where its handler's first was, followed by those it replaced.
+    """Sort runs by the first run of each handler, each latest run before those it replaced.
 
-    Runs that tell of parked ones come last.
+    Runs of `on_failed` hooks come last.
     """
     groups: dict[tuple[str, str, int | None], list[Run]] = {}
     for run in sorted(runs, key=lambda run: run.id):
@@ -68,7 +68,7 @@ def in_order(runs: Iterable[Run]) -> tuple[Run, ...]:
 
 
 def read_notice(query: Mapping[str, str]) -> Notice | None:
-    """Read what a replay has put into the address; anything else says nothing."""
+    """Read the result of a replay from an address; None if it has none."""
     names = ("queued", "forward", "skipped")
     read = [read_number(query.get(name, ""), digits=_NOTICE_DIGITS) for name in names]
     counts = [count for count in read if count is not None]
@@ -76,26 +76,26 @@ def read_notice(query: Mapping[str, str]) -> Notice | None:
 
 
 def attempt_of(run: Run) -> str:
-    """Which attempt a run is at, of how many."""
+    """Return the number of the last attempt, and of how many."""
     if not run.spent:
         return ""
-    if run.max_attempts is None or run.spent > run.max_attempts:  # registered anew, with fewer
+    if run.max_attempts is None or run.spent > run.max_attempts:  # now registered with fewer
         return f"{run.spent}"
     return f"{run.spent} of {run.max_attempts}"
 
 
 def outcome_words(attempt: Attempt) -> str:
-    """How an attempt ended."""
+    """Return the words for the outcome of an attempt."""
     return _OUTCOMES.get(attempt.outcome, attempt.outcome) if attempt.outcome else "at work"
 
 
 def attempt_key(attempt: Attempt) -> str:
-    """Which colour an attempt has."""
+    """Return the name of an attempt's colour."""
     return _ATTEMPT_KEYS.get(attempt.outcome or "", "error")
 
 
 def run_key(run: Run) -> str:
-    """Which colour a run has."""
+    """Return the name of a run's colour."""
     return _RUN_KEYS.get(run.state, "done")
 
 
@@ -106,7 +106,7 @@ def _newest_first(run: Run) -> tuple[bool, int]:
 FILTERS = {
     "attempt_key": attempt_key,
     "attempt_of": attempt_of,
-    "offer": offer_for,
+    "replay_offer": replay_offer,
     "outcome_words": outcome_words,
     "run_key": run_key,
 }

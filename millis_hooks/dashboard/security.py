@@ -1,15 +1,9 @@
-"""What stands before every page: response headers, the same-origin check, safe redirects.
-
-Whether a form comes from a page of ours, and what to say where it does not.
-
-The cookies of operators: their session, and by what a browser is known that signed in before.
-"""
+"""Security of pages: response headers, the same-origin check of forms, safe redirects, cookies."""
 
 from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterator
 from contextlib import suppress
 from urllib.parse import urlsplit
 
@@ -21,47 +15,40 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ..operators import KNOWN_FOR_S, SignedIn
 
 _PORTS = {"http": 80, "https": 443}
-_SHOWN_CHARS = 200
+_MOST_QUOTED_CHARS = 200
 
 
 def refusal_of(headers: Headers, scheme: str, public_url: str | None) -> str | None:
-    """Return why a form is not taken, None if it comes from one of our pages or from no page.
+    """Return why a form is refused, None if a page of this site or no page at all sent it.
 
-    Browsers say `Sec-Fetch-Site` over HTTPS and on this machine, and `Origin` with every form.
-    Both are compared by what they mean: default ports and the case of letters are no difference.
+    Browsers send `Sec-Fetch-Site` over HTTPS and to loopback, and `Origin` with every form.
+    Origins are compared after normalization of ports, case and host names.
     """
     site = headers.get("sec-fetch-site")
     if site is not None:
-        return None if site in ("same-origin", "none") else _CROSS_SITE.format(_shown(site))
-    sources = headers.getlist("origin") or [_origin_in(headers.get("referer", ""))]
-    ours = {_normal(url) for url in _own(headers, scheme, public_url)} - {None}
-    foreign = next((each for each in sources if each and _normal(each) not in ours), None)
+        return None if site in ("same-origin", "none") else _CROSS_SITE.format(_quoted(site))
+    origins = headers.getlist("origin") or [_origin_of(headers.get("referer", ""))]
+    own = [_quoted(f"{scheme}://{headers.get('host', '')}"), *([public_url] if public_url else [])]
+    allowed = {_normal(url) for url in own} - {None}
+    foreign = next((each for each in origins if each and _normal(each) not in allowed), None)
     if foreign is None:
         return None
-    return _FOREIGN.format(
-        foreign=_shown(foreign), ours=" and ".join(_own(headers, scheme, public_url))
-    )
+    return _FOREIGN.format(foreign=_quoted(foreign), own=" and ".join(own))
 
 
 _CROSS_SITE = (
-    "This form was sent from another site: the browser says Sec-Fetch-Site: {}. "
+    "This form was sent from another site (Sec-Fetch-Site: {}). "
     "Open the page itself, and send the form from there."
 )
 _FOREIGN = (
-    "This form was sent from {foreign}, and this site is {ours}. If {foreign} is where you open "
-    "this site, set MILLIS_HOOKS_PUBLIC_URL to it, or have the proxy pass on Host and "
-    "X-Forwarded-Proto as they came."
+    "This form was sent from {foreign}, and this site is {own}. If {foreign} is where you open "
+    "this site, set MILLIS_HOOKS_PUBLIC_URL to it, or let the proxy pass Host and "
+    "X-Forwarded-Proto on unchanged."
 )
 
 
-def _own(headers: Headers, scheme: str, public_url: str | None) -> Iterator[str]:
-    yield _shown(f"{scheme}://{headers.get('host', '')}")
-    if public_url:
-        yield public_url
-
-
-def _origin_in(referer: str) -> str:
-    """Return the origin that an address begins with; an address that has none as it is."""
+def _origin_of(referer: str) -> str:
+    """Return the origin of a Referer, or the Referer if it has none."""
     with suppress(ValueError):
         parts = urlsplit(referer)
         return f"{parts.scheme}://{parts.netloc}" if parts.netloc else referer
@@ -69,7 +56,7 @@ def _origin_in(referer: str) -> str:
 
 
 def _normal(url: str) -> tuple[str, str, int] | None:
-    """Return scheme, host and port; None where there is no host."""
+    """Return the scheme, host and port of a URL; None if it has no host."""
     try:
         parts = urlsplit(url)
         port = parts.port or _PORTS[parts.scheme]
@@ -88,9 +75,9 @@ def _normal_host(host: str) -> str:
     return host.lower()
 
 
-def _shown(text: str) -> str:
+def _quoted(text: str) -> str:
     printable = "".join(each if each.isprintable() else "\ufffd" for each in text)
-    return printable[:_SHOWN_CHARS]
+    return printable[:_MOST_QUOTED_CHARS]
 
 
 _POLICY = (
@@ -99,7 +86,7 @@ _POLICY = (
     "frame-ancestors 'none'"
 )
 CONTENT_POLICY = _POLICY.format(media="media-src 'self'; ")
-#: Recordings are played from where Millis keeps them; this server never fetches them.
+#: Browsers play recordings from Millis' storage; this server never fetches them.
 RECORDING_POLICY = _POLICY.format(media="media-src 'self' https: http:; ")
 
 HEADERS = {
@@ -107,8 +94,8 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Cross-Origin-Opener-Policy": "same-origin",
-    # Other sites learn nothing, as with `no-referrer`; but under that browsers also send
-    # `Origin: null` with our own forms, and over plain HTTP there is nothing else to check.
+    # Not `no-referrer`: with that, browsers send `Origin: null` with our own forms, and over plain
+    # HTTP there is nothing else to check. Other sites get no referrer either way.
     "Referrer-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
@@ -119,12 +106,12 @@ _SCHEME_AND_HOST = re.compile(r"^(?:[a-zA-Z][a-zA-Z0-9+.-]*:)?(?://[^/?#\\]*)?[/
 
 
 class Guards:
-    """Middleware: sets the headers a page did not set, refuses writes from other sites, and leads
-    nobody to another one.
+    """Middleware that sets missing security headers, refuses forms of other sites, and keeps
+    redirects on this site.
     """
 
     def __init__(self, app: ASGIApp, *, public_url: str | None = None) -> None:
-        """Take forms also from `public_url`, whatever a proxy makes of Host."""
+        """Accept forms from `public_url` too, whatever Host a proxy sends."""
         self._app = app
         self._public_url = public_url
 
@@ -142,23 +129,20 @@ class Guards:
                     headers["location"] = on_this_site(headers["location"])
             await send(message)
 
-        refusal = self._refusal(scope)
+        refusal = None
+        if scope["method"] not in _SAFE_METHODS:
+            refusal = refusal_of(Headers(scope=scope), scope["scheme"], self._public_url)
         app = self._app if refusal is None else PlainTextResponse(refusal, 403)
         await app(scope, receive, send_guarded)
 
-    def _refusal(self, scope: Scope) -> str | None:
-        if scope["method"] in _SAFE_METHODS:
-            return None
-        return refusal_of(Headers(scope=scope), scope["scheme"], self._public_url)
-
 
 def on_this_site(location: str) -> str:
-    """Return where to go without scheme and host: those a request brings are not to be believed."""
+    """Return a redirect's target without scheme and host, which come from the request."""
     return _SCHEME_AND_HOST.sub("/", location, count=1)
 
 
 def local_path(target: str | None) -> str | None:
-    """Return where to go after signing in if it is a path on this site, else None."""
+    """Return the target if it is a path on this site, else None."""
     return target if target and _LOCAL_PATH.fullmatch(target) else None
 
 
@@ -167,47 +151,43 @@ _KNOWN_BROWSER = "mh_known"
 
 
 class Cookies:
-    """Reads and sets them: for HTTPS alone where the request came so or `public_url` says so.
+    """Cookies of operators: their session, and a mark of browsers that have signed in before.
 
-    A proxy may do TLS and not say so, but nobody gives Millis an https address that is none.
+    They are `Secure` if the request or `public_url` uses HTTPS: a proxy may end TLS silently.
     """
 
     def __init__(self, public_url: str | None = None) -> None:
         self._is_https = (public_url or "").lower().startswith("https:")
 
     def session(self, request: Request) -> str | None:
-        """Return what the browser holds of a session."""
-        return request.cookies.get(self.session_name(request))
+        """Return the value of the session cookie."""
+        return request.cookies.get(self._name(request, _SESSION))
 
     def known_browser(self, request: Request) -> str | None:
-        """Return by what the browser is known, if it signed in before."""
+        """Return the mark of a browser that has signed in before."""
         return request.cookies.get(self._name(request, _KNOWN_BROWSER))
 
     def hand_out(self, request: Request, response: Response, signed_in: SignedIn) -> None:
-        """Have the browser keep a session, and by what it will be known."""
+        """Set the cookies of a session and of a known browser."""
         self._set(request, response, _SESSION, signed_in.cookie, signed_in.max_age_s)
         self._set(request, response, _KNOWN_BROWSER, signed_in.known_browser, KNOWN_FOR_S)
 
     def delete_session(self, request: Request, response: Response) -> None:
-        """Have the browser forget the session."""
+        """Delete the session cookie."""
         response.delete_cookie(
-            self.session_name(request),
+            self._name(request, _SESSION),
             path=_path(request),
             secure=self.is_secure(request),
             httponly=True,
             samesite="lax",
         )
 
-    def session_name(self, request: Request) -> str:
-        """Return the name of the session's cookie."""
-        return self._name(request, _SESSION)
-
     def is_secure(self, request: Request) -> bool:
-        """Tell whether browsers are to send cookies over HTTPS alone."""
+        """Tell whether cookies are restricted to HTTPS."""
         return self._is_https or request.url.scheme == "https"
 
     def _name(self, request: Request, name: str) -> str:
-        """Return the strictest name there is: sites beside this one cannot set such a cookie.
+        """Return the name with its strictest prefix, which keeps other sites from setting it.
 
         https://developer.mozilla.org/en-US/docs/Web/HTTP/Reference/Headers/Set-Cookie#cookie_prefixes
         """

@@ -1,49 +1,47 @@
-"""The page on which an agent is connected: what to paste, whether it works, and what is wrong.
+"""The setup page: what to paste into Millis, a test of both webhooks, and what is wrong.
 
-Which address Millis is to call: the one that was typed in, else that of the settings, else the
-one the browser has used.
-
-The forms of the setup page: have the secrets shown, have a test sent.
+Millis is to call the address that was typed in, else that of the settings, else the one that the
+browser has used.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 from urllib.parse import urlsplit
 
 from pydantic import JsonValue
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
 
 from ..call_log.queries.requests import Arrival, FoundHandler, found_handlers, newest
 from ..call_log.rejections import RejectionCount, count_rejections
 from ..checks import CheckResult
 from ..environment.addresses import is_link_local, is_loopback, web_address
 from ..masking.secret_patterns import MASK
-from ..operators import Action, Operator
 from ..settings import Hook, Settings
 from ..webhooks import secret_for, secret_header, webhook_url
 from ..webhooks.agent_config import Form, agent_config, warnings_about
-from .connection_test import Trial, Trials, read_trial
-from .pages import PageRequest, Pages, link
+from .connection_test import ConnectionTest, WebhookTest, read_test
+from .endpoints import Endpoints, OperatorRequest
+from .pages import PageRequest, link
 
-_MAX_CHARS = 500
-#: Where the browser does not say how it reached us.
+_MOST_ADDRESS_CHARS = 500
+#: If the browser's address cannot be used.
 _EXAMPLE = "https://hooks.example.com"
 
 
 @dataclass(frozen=True, slots=True)
 class PublicAddress:
-    """The address and what to know about it.
+    """The address of the service and what to know about it.
 
-    `is_ours` says that nobody could have put it into a link: it is not what was typed in, or the
-    same as would have been without. `refused` is what was typed in and is no address.
+    `is_ours` if no link can have put it into the page: it was not typed in, or is the same as
+    without. `refused` is typed text that is not an address.
     """
 
     url: str
@@ -59,50 +57,51 @@ class PublicAddress:
         return urlsplit(self.url).netloc
 
 
-def public_address(settings: Settings, asked: PageRequest) -> PublicAddress:
-    """Choose the address that the page is about."""
-    typed = asked.query.get("url", "").strip().rstrip("/")
+def public_address(settings: Settings, request: PageRequest) -> PublicAddress:
+    """Return the address that the page is about."""
+    typed = request.query.get("url", "").strip().rstrip("/")
     configured = (settings.public_url or "").rstrip("/")
-    own = asked.address if _is_usable(asked.address) else _EXAMPLE
-    known = configured or own
-    is_typed = bool(typed) and _is_usable(typed) and typed != known
-    url = typed if is_typed else known
+    browsers = request.address if _is_usable(request.address) else _EXAMPLE
+    default = configured or browsers
+    is_typed = bool(typed) and _is_usable(typed) and typed != default
+    url = typed if is_typed else default
     return PublicAddress(
         url=url,
         origin="typed" if is_typed else "settings" if configured else "browser",
-        is_ours=url in (configured, own),
-        refused=typed[:_MAX_CHARS] if typed and not _is_usable(typed) else None,
+        is_ours=url in (configured, browsers),
+        refused=typed[:_MOST_ADDRESS_CHARS] if typed and not _is_usable(typed) else None,
         warning=next(warnings_about(url), None),
-        tunnel=_tunnel(url, own),
+        tunnel=_tunnel(url, browsers),
     )
 
 
 def _is_usable(url: str) -> bool:
-    """Whether it can be the beginning of a webhook's address."""
+    """Tell whether the address of a webhook can begin with this URL."""
     try:
         return not is_link_local(urlsplit(web_address(url)).hostname or "")
     except ValueError:
         return False
 
 
-def _tunnel(url: str, own: str) -> str | None:
-    """Return a command that makes this service reachable, if it is not."""
+def _tunnel(url: str, browsers: str) -> str | None:
+    """Return a command that makes a service on loopback reachable from outside."""
     if not is_loopback(urlsplit(url).hostname):
         return None
-    port = urlsplit(own).port
+    port = urlsplit(browsers).port
     return f"cloudflared tunnel --url http://localhost{f':{port}' if port else ''}"
 
 
-#: Stands for a secret until its mask does: masks are no text for a path.
-_UNSHOWN = "millis-hooks-secret-not-shown"
+#: Replaced by the mask once it is in the configuration: a path may not contain the mask.
+_PLACEHOLDER = "millis-hooks-secret-not-shown"
 _HOOKS: Mapping[Hook, tuple[str, str]] = {
     "prefetch": ("Prefetch data webhook", "GET"),
     "end_of_call": ("End-of-call webhook", "POST"),
 }
-_REASONS_SHOWN = 6
+_MOST_REASONS = 6
+#: Check results are this old at most.
+_CHECKED_FOR_S = 30.0
 
-
-#: Looks the service over, as far as that is cheap.
+#: Runs the checks that are cheap.
 Examine: TypeAlias = Callable[[], Iterable[CheckResult]]
 
 
@@ -118,7 +117,7 @@ class Webhook:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """A header to paste; its value is masked unless an operator had it shown."""
+    """A header to paste; its value is masked unless an operator reveals it."""
 
     label: str
     name: str
@@ -127,27 +126,27 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """What has come in: the newest of each webhook from Millis, and of those this page sent.
+    """The newest deliveries of each webhook, from Millis and from the tests of this page.
 
-    `refused_count` is of all that were ever refused, `refused` has the last few reasons.
+    `rejected_count` counts all rejected requests, `rejected` has the last reasons.
     """
 
     prefetch: Arrival | None
     end_of_call: Arrival | None
-    tried_prefetch: Arrival | None
-    tried_end_of_call: Arrival | None
-    refused: tuple[RejectionCount, ...]
-    refused_count: int
+    tested_prefetch: Arrival | None
+    tested_end_of_call: Arrival | None
+    rejected: tuple[RejectionCount, ...]
+    rejected_count: int
 
     @property
     def is_connected(self) -> bool:
-        """Whether Millis has called both webhooks."""
+        """Tell whether Millis has called both webhooks."""
         return self.prefetch is not None and self.end_of_call is not None
 
 
 @dataclass(frozen=True, slots=True)
 class SetupView:
-    """What the page shows. `params` are what its forms keep of its address."""
+    """What the page shows. `params` are the parameters that its links and forms keep."""
 
     address: PublicAddress
     params: Mapping[str, str]
@@ -164,31 +163,40 @@ class SetupView:
     findings: tuple[CheckResult, ...]
     notes: tuple[CheckResult, ...]
     checks: int
-    trial: Trial | None
-    live_count: int
+    test: WebhookTest | None
 
 
 class Setup:
-    """Builds the page from the settings of the service."""
+    """Builds the page from the settings of the service, and takes its forms."""
 
-    def __init__(self, settings: Settings, trials: Trials, examine: Examine = tuple) -> None:
-        """Ask `examine` what is wrong, at most once in half a minute."""
-        self.settings = settings
-        self.trials = trials
-        self._examine = _Remembered(examine)
+    def __init__(self, settings: Settings, test: ConnectionTest, examine: Examine = tuple) -> None:
+        self._settings = settings
+        self._test = test
+        self._examine = examine
+        self._checked: tuple[datetime, tuple[CheckResult, ...]] | None = None
 
-    def show(self, asked: PageRequest, *, reveals: bool = False) -> SetupView:
+    def routes(self, endpoints: Endpoints) -> Iterator[Route]:
+        """Yield the routes of the page, its fragment and its forms."""
+        yield endpoints.fragment("/setup/received", "setup_received", self.show)
+        yield from endpoints.page("/setup", "setup", self.show)
+        yield endpoints.form(
+            "/setup/reveal", "setup_reveal", self._reveal, needs_password=lambda fields: True
+        )
+        yield endpoints.form(
+            "/setup/test", "setup_test", self._send, needs_password=self._leads_elsewhere
+        )
+
+    def show(self, request: PageRequest, *, reveals: bool = False) -> SetupView:
         """Build the page; secrets are masked unless it `reveals` them."""
-        settings = self.settings
-        address = public_address(settings, asked)
-        agents = tuple(sorted(settings.agent_secrets))
-        agent_id = self.agent(asked)
+        settings = self._settings
+        address = public_address(settings, request)
+        agent_id = self._agent(request)
         config = partial(_config, settings, address.url, agent_id, reveals=reveals)
-        found = self._examine(asked.now)
+        findings = self._findings(request.now)
         return SetupView(
             address=address,
-            params=self.params(asked),
-            agents=agents,
+            params=self._params(request),
+            agents=tuple(sorted(settings.agent_secrets)),
             agent_id=agent_id,
             webhooks=tuple(_webhooks(settings, address.url)),
             headers=tuple(_headers(settings, agent_id, reveals=reveals)),
@@ -196,47 +204,75 @@ class Setup:
             path_config=config(form="string") if settings.secret_in_path else None,
             is_open=settings.insecure,
             is_revealed=reveals,
-            received=_received(asked),
-            handlers=asked.log.ask(found_handlers),
-            findings=tuple(finding for finding in found if finding.state != "ok"),
-            notes=tuple(finding for finding in found if finding.state == "ok" and finding.link),
-            checks=len(found),
-            trial=read_trial(asked.query, settings, address.host),
-            live_count=asked.log.live_count(now=asked.now),
+            received=_received(request),
+            handlers=request.log.ask(found_handlers),
+            findings=tuple(finding for finding in findings if finding.state != "ok"),
+            notes=tuple(each for each in findings if each.state == "ok" and each.link),
+            checks=len(findings),
+            test=read_test(request.query, settings, address.host),
         )
 
-    def agent(self, asked: PageRequest) -> str | None:
-        """Return the agent whose secrets are shown: one is needed where all belong to agents."""
-        agents = sorted(self.settings.agent_secrets)
-        if asked.query.get("agent") in agents:
-            return asked.query["agent"]
-        is_needed = any(secret_for(self.settings, hook) is None for hook in _HOOKS)
+    def _agent(self, request: PageRequest) -> str | None:
+        """Return the agent whose secrets are shown; one is needed if every secret is an agent's."""
+        agents = sorted(self._settings.agent_secrets)
+        if request.query.get("agent") in agents:
+            return request.query["agent"]
+        is_needed = any(secret_for(self._settings, hook) is None for hook in _HOOKS)
         return agents[0] if agents and is_needed else None
 
-    def params(self, asked: PageRequest) -> dict[str, str]:
-        """Return what links and forms of the page keep of its address."""
-        address = public_address(self.settings, asked)
+    def _params(self, request: PageRequest) -> dict[str, str]:
+        """Return the parameters that links and forms of the page keep."""
+        address = public_address(self._settings, request)
         params = {"url": address.url} if address.origin == "typed" else {}
-        agent_id = asked.query.get("agent")
-        if agent_id is not None and agent_id in self.settings.agent_secrets:
+        agent_id = request.query.get("agent")
+        if agent_id is not None and agent_id in self._settings.agent_secrets:
             params["agent"] = agent_id
         return params
 
+    def _findings(self, now: datetime) -> tuple[CheckResult, ...]:
+        checked = self._checked
+        if checked is None or not 0 <= (now - checked[0]).total_seconds() < _CHECKED_FOR_S:
+            checked = self._checked = (now, tuple(self._examine()))
+        return checked[1]
 
-class _Remembered:
-    """An examination that is not repeated for every look at the page."""
+    def _leads_elsewhere(self, fields: Mapping[str, str]) -> bool:
+        """Tell whether a test would send a secret to another address than that of the settings.
 
-    _LASTS_S = 30.0
+        The Host of a request is no proof of an address.
+        """
+        typed, configured = (
+            (url or "").strip().rstrip("/")
+            for url in (fields.get("url"), self._settings.public_url)
+        )
+        return not configured or typed not in ("", configured)
 
-    def __init__(self, examine: Examine) -> None:
-        self._examine = examine
-        self._last: tuple[datetime, tuple[CheckResult, ...]] | None = None
+    def _reveal(self, request: OperatorRequest) -> Response:
+        """Answer with the page, secrets and all."""
+        view = self.show(request.page_request(request.fields), reveals=True)
+        response = request.pages.show(request.http, "setup.html", view)
+        agent_id = request.fields.get("agent")
+        of_agent = f" of agent {agent_id[:100]}" if agent_id else ""
+        request.record("reveal", f"webhook secrets{of_agent}")
+        return response
 
-    def __call__(self, now: datetime) -> tuple[CheckResult, ...]:
-        last = self._last
-        if last is None or not 0 <= (now - last[0]).total_seconds() < self._LASTS_S:
-            last = self._last = (now, tuple(self._examine()))
-        return last[1]
+    def _send(self, request: OperatorRequest) -> Response:
+        """Send a test, and show the page with its result.
+
+        It is recorded first: if that fails, no secret is sent. Raises HTTPException for an unknown
+        webhook, and for an address that a link may have put into the page, unless the operator
+        vouches for it.
+        """
+        page_request = request.page_request(request.fields)
+        hook = next((each for each in _HOOKS if each == request.fields.get("hook")), None)
+        address = public_address(self._settings, page_request)
+        is_trusted = address.is_ours or page_request.query.get("vouched")
+        if hook is None or address.refused is not None or not is_trusted:
+            raise HTTPException(400)
+        request.record("send_test", address.url)
+        agent_id, now = self._agent(page_request), page_request.now
+        result = self._test.send(page_request.log, hook, address.url, agent_id, now)
+        query = {**self._params(page_request), **result}
+        return RedirectResponse(link(request.http, "setup", query) + "#test", 303)
 
 
 def _webhooks(settings: Settings, base: str) -> Iterator[Webhook]:
@@ -245,15 +281,15 @@ def _webhooks(settings: Settings, base: str) -> Iterator[Webhook]:
 
 
 def _headers(settings: Settings, agent_id: str | None, *, reveals: bool) -> Iterator[Header]:
-    """Yield one header if both webhooks take the same, else one each."""
+    """Yield one header if both webhooks take the same, else one for each."""
     secrets = {hook: secret_for(settings, hook, agent_id) for hook in _HOOKS}
     labels = {hook: f"Header for the {label.lower()}" for hook, (label, _) in _HOOKS.items()}
     if len(set(secrets.values())) == 1:
         labels = {"prefetch": "Header for both"}
     for hook, label in labels.items():
         secret = secrets[hook]
-        shown = secret if secret is None or reveals else MASK
-        for name, value in secret_header(settings, shown).items():
+        value_shown = secret if secret is None or reveals else MASK
+        for name, value in secret_header(settings, value_shown).items():
             yield Header(label, name, value)
 
 
@@ -263,95 +299,25 @@ def _config(
     """Return the configuration as `millis-hooks config` prints it."""
     if reveals:
         return agent_config(settings, base, form=form, agent_id=agent_id)
-    config = agent_config(settings, base, form=form, agent_id=agent_id, choose=_unshown)
-    masked: dict[str, JsonValue] = json.loads(json.dumps(config).replace(_UNSHOWN, MASK))
+    config = agent_config(settings, base, form=form, agent_id=agent_id, choose=_placeholder)
+    masked: dict[str, JsonValue] = json.loads(json.dumps(config).replace(_PLACEHOLDER, MASK))
     return masked
 
 
-def _unshown(settings: Settings, hook: Hook, agent_id: str | None) -> str | None:
-    return None if secret_for(settings, hook, agent_id) is None else _UNSHOWN
+def _placeholder(settings: Settings, hook: Hook, agent_id: str | None) -> str | None:
+    return None if secret_for(settings, hook, agent_id) is None else _PLACEHOLDER
 
 
-def _received(asked: PageRequest) -> Received:
+def _received(request: PageRequest) -> Received:
     def arrival(kind: Hook, *, of_millis: bool) -> Arrival | None:
-        return asked.log.ask(partial(newest, kind=kind, of_millis=of_millis))
+        return request.log.ask(partial(newest, kind=kind, of_millis=of_millis))
 
-    refused = asked.log.ask(count_rejections)
+    rejected = request.log.ask(count_rejections)
     return Received(
         prefetch=arrival("prefetch", of_millis=True),
         end_of_call=arrival("end_of_call", of_millis=True),
-        tried_prefetch=arrival("prefetch", of_millis=False),
-        tried_end_of_call=arrival("end_of_call", of_millis=False),
-        refused=refused[:_REASONS_SHOWN],
-        refused_count=sum(count.times for count in refused),
+        tested_prefetch=arrival("prefetch", of_millis=False),
+        tested_end_of_call=arrival("end_of_call", of_millis=False),
+        rejected=rejected[:_MOST_REASONS],
+        rejected_count=sum(count.times for count in rejected),
     )
-
-
-_HOOK_NAMES: Mapping[str, Hook] = {"prefetch": "prefetch", "end_of_call": "end_of_call"}
-
-#: Writes down what an operator does with a request, and to what.
-Record: TypeAlias = Callable[[Request, Operator, Action, str | None], None]
-
-
-class SetupForms:
-    """Takes the forms. Which address and which agent they are about, their fields say."""
-
-    def __init__(self, setup: Setup, pages: Pages, record: Record) -> None:
-        self._setup = setup
-        self._pages = pages
-        self._record = record
-
-    def leads_elsewhere(self, fields: Mapping[str, str]) -> bool:
-        """Tell whether a test would take a secret to another address than that of the settings.
-
-        Which host a request names does not make it ours.
-        """
-        typed, configured = (
-            (url or "").strip().rstrip("/")
-            for url in (fields.get("url"), self._setup.settings.public_url)
-        )
-        return not configured or typed not in ("", configured)
-
-    def reveal(self, request: Request, operator: Operator, fields: Mapping[str, str]) -> Response:
-        """Answer `POST /setup/reveal` with the page, secrets and all."""
-        view = self._ask(request, fields, lambda asked: self._setup.show(asked, reveals=True))
-        return self._pages.render(
-            request, "setup.html", view=view, operator=operator, live_count=view.live_count
-        )
-
-    def send(self, request: Request, operator: Operator, fields: Mapping[str, str]) -> Response:
-        """Answer `POST /setup/test`: send a test, and show the page with what became of it.
-
-        It is recorded first: the secret goes nowhere where that cannot be written.
-        Raises HTTPException for what is no test, and for an address that somebody may have put
-        into a link: it gets the secret only if the operator vouches for it.
-        """
-        hook = _HOOK_NAMES.get(fields.get("hook", ""))
-        if hook is None:
-            raise HTTPException(400)
-        address = self._ask(request, fields, self._address)
-        self._record(request, operator, "send_test", address.url)
-        told = self._ask(request, fields, lambda asked: self._send(asked, hook, address.url))
-        return RedirectResponse(link(request, "setup", told) + "#test", 303)
-
-    def _address(self, asked: PageRequest) -> PublicAddress:
-        address = public_address(self._setup.settings, asked)
-        if address.refused is not None or not (address.is_ours or asked.query.get("vouched")):
-            raise HTTPException(400)
-        return address
-
-    def _send(self, asked: PageRequest, hook: Hook, url: str) -> dict[str, object]:
-        agent_id = self._setup.agent(asked)
-        became = self._setup.trials.send(asked.log, hook, url, agent_id, asked.now)
-        return {**self._setup.params(asked), **became}
-
-    def _ask(
-        self, request: Request, fields: Mapping[str, str], view: Callable[[PageRequest], Any]
-    ) -> Any:
-        return self._pages.ask(lambda asked: view(replace(asked, query=fields)), request)
-
-
-def revealed(_: Request, fields: Mapping[str, str]) -> str:
-    """Name what was shown, for the record."""
-    agent_id = fields.get("agent")
-    return f"webhook secrets of agent {agent_id[:100]}" if agent_id else "webhook secrets"

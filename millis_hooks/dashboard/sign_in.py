@@ -1,23 +1,22 @@
-"""Signing in and out, and the rule that nobody else sees a page."""
+"""The sign-in page, and who is signed in."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
-from typing import TypeAlias
 from urllib.parse import quote
 
 from starlette.concurrency import run_in_threadpool
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
 
 from ..exceptions import StorageError
-from ..operators import Action, Operator, Operators, Refused, Role, SignedIn, Turn
+from ..operators import Operator, Operators, Refused, SignedIn, Turn
 from ..operators.throttle import Key
-from .formats import read_form
+from .formats import MAX_FORM_BYTES, read_form
 from .pages import Pages, as_json, link
 from .security import Cookies, local_path
 
@@ -27,31 +26,21 @@ logger = logging.getLogger("millis_hooks.dashboard")
 _WRONG = "That is not the password."
 _WRONG_NAMED = "That is not the name and password of an operator."
 _WAIT = "Too many tries. Try again in {} s."
-_UNWRITTEN = (
-    "You cannot be signed in now: {} Make room on the disk of the call log, or end what locks it, "
-    "and sign in again. Whoever is signed in can go on reading; nothing has to be restarted."
+_NO_STORAGE = (
+    "You cannot be signed in now: {} Free space on the disk of the call log, or end the process "
+    "that locks it, and sign in again. Operators who are signed in can still read the pages; no "
+    "restart is needed."
 )
-
-#: So many sign in at once and so many strangers may wait for that: pages keep their threads, and
-#: operators whose browser is known need none of the strangers' places.
-_AT_ONCE = 4
-_MAY_WAIT = 100
 _RETRY_AFTER_S = 5
 
-#: Names what something was done to, for the record: `fields` are those of a form.
-Subject: TypeAlias = Callable[[Request, Mapping[str, str]], str | None]
-
-
-def subject_of(request: Request, fields: Mapping[str, str]) -> str | None:
-    """Name the session or, where there is none, which filters were chosen but not their values:
-    a number that is searched for has no place in the record.
-    """
-    named = request.path_params.get("session_id") or fields.get("session_id")
-    return str(named) if named else ", ".join(sorted(set(request.query_params))) or None
+#: Passwords checked at once, so that pages keep their threads, and unknown browsers that may wait.
+#: Known browsers of operators do not compete with these.
+_AT_ONCE = 4
+_MOST_UNKNOWN = 100
 
 
 class SignIn:
-    """The sign-in page and the guard in front of all others."""
+    """Signs operators in and out."""
 
     def __init__(self, operators: Operators, pages: Pages, cookies: Cookies) -> None:
         self._operators = operators
@@ -59,44 +48,23 @@ class SignIn:
         self._cookies = cookies
         self._queue = Queue()
 
+    def routes(self) -> Iterator[Route]:
+        """Yield the routes that do not require sign-in."""
+        yield Route("/login", self.show, name="login")
+        yield Route("/login", self.submit, methods=["POST"], max_body_size=MAX_FORM_BYTES)
+        yield Route("/logout", self.leave, methods=["POST"], name="logout")
+
     def operator(self, request: Request, *, is_use: bool = True) -> Operator | None:
-        """Return who is signed in, and keep it as `request.state.operator`. Blocks."""
+        """Return the operator who is signed in, kept as `request.state.operator` too. Blocks."""
         operator = self._operators.resume(self._cookies.session(request), is_use=is_use)
         request.state.operator = operator
         return operator
 
-    def required(
-        self,
-        page: Callable[[Request, Operator], Response],
-        *,
-        role: Role = "view",
-        audit: Action | None = None,
-        subject: Subject = subject_of,
-        is_use: bool = True,
-    ) -> Callable[[Request], Response]:
-        """Return an endpoint that shows `page` to operators and the sign-in page to others.
-
-        Operators of another role get 403. An `audit` action is recorded before the page goes
-        out: if it cannot be recorded, no page does.
-        """
-
-        def endpoint(request: Request) -> Response:
-            operator = self.operator(request, is_use=is_use)
-            if operator is None:
-                return self._ask_to_sign_in(request)
-            require_role(operator, role)
-            response = page(request, operator)
-            if audit is not None:
-                self.record(request, operator, audit, subject(request, {}))
-            return response
-
-        return endpoint
-
-    def record(
-        self, request: Request, operator: Operator, audit: Action, subject: str | None
-    ) -> None:
-        """Write down what an operator does with this request. Blocks; raises StorageError."""
-        self._operators.record(operator, audit, subject=subject, client=client_of(request))
+    def require(self, request: Request) -> Response:
+        """Return the answer to a request without a session: the way to the sign-in page."""
+        if request.url.path.endswith(".json"):
+            return as_json({"error": "Sign in first."}, 401)
+        return RedirectResponse(_login_path(request), 303)
 
     def show(self, request: Request) -> Response:
         """Answer `GET /login`."""
@@ -111,7 +79,7 @@ class SignIn:
         try:
             outcome = await self._outcome(request, fields)
         except StorageError as error:
-            return await run_in_threadpool(self._say_unwritten, request, fields, error)
+            return await run_in_threadpool(self._no_storage, request, fields, error)
         return await run_in_threadpool(self._answer, request, fields, outcome)
 
     def leave(self, request: Request) -> Response:
@@ -121,13 +89,8 @@ class SignIn:
         self._cookies.delete_session(request, response)
         return response
 
-    def _ask_to_sign_in(self, request: Request) -> Response:
-        if request.url.path.endswith(".json"):
-            return as_json({"error": "Sign in first."}, 401)
-        return RedirectResponse(_login_path(request), 303)
-
     async def _outcome(self, request: Request, fields: Mapping[str, str]) -> SignedIn | Refused:
-        # Whoever has to wait is sent away here, and keeps nobody from the queue.
+        # A throttled sign-in ends here, and takes no place in the queue.
         turn = await run_in_threadpool(self._turn, request, fields)
         if isinstance(turn, Refused):
             return turn
@@ -168,15 +131,15 @@ class SignIn:
         if not refused.retry_after_s:
             error = _WRONG_NAMED if self._operators.are_named else _WRONG
             return self._form(request, fields, error=error, status_code=401)
-        response = self._form(request, fields, error=told(refused), status_code=429)
+        response = self._form(request, fields, error=refusal_text(refused), status_code=429)
         response.headers["Retry-After"] = str(refused.retry_after_s)
         return response
 
-    def _say_unwritten(
+    def _no_storage(
         self, request: Request, fields: Mapping[str, str], error: StorageError
     ) -> Response:
-        logger.error("nobody can sign in: %s", error)
-        response = self._form(request, fields, error=_UNWRITTEN.format(error), status_code=503)
+        logger.error("no operator can sign in: %s", error)
+        response = self._form(request, fields, error=_NO_STORAGE.format(error), status_code=503)
         response.headers["Retry-After"] = str(_RETRY_AFTER_S)
         return response
 
@@ -202,43 +165,37 @@ class SignIn:
 
 
 class Queue:
-    """Who waits until their password is looked at: one for each place, served in order."""
+    """Sign-ins that wait until their password is checked: one per place, in order."""
 
     def __init__(self) -> None:
         self._turn = asyncio.Semaphore(_AT_ONCE)
         self._places: set[Key] = set()
-        self._strangers = 0
+        self._unknown = 0
 
     @asynccontextmanager
     async def place(self, turn: Turn) -> AsyncIterator[bool]:
-        """Wait for the turn, and yield True; yield False at once where there is no place."""
-        is_stranger = not turn.is_known
-        if turn.place in self._places or (is_stranger and self._strangers >= _MAY_WAIT):
+        """Wait for the turn and yield True, or yield False at once if the queue is full."""
+        is_unknown = not turn.is_known
+        if turn.place in self._places or (is_unknown and self._unknown >= _MOST_UNKNOWN):
             yield False
             return
         self._places.add(turn.place)
-        self._strangers += is_stranger
+        self._unknown += is_unknown
         try:
             async with self._turn:
                 yield True
         finally:
             self._places.discard(turn.place)
-            self._strangers -= is_stranger
+            self._unknown -= is_unknown
 
 
-def require_role(operator: Operator, role: Role) -> None:
-    """Raise HTTPException 403 unless the operator may do this."""
-    if not operator.may(role):
-        raise HTTPException(403)
-
-
-def told(refused: Refused) -> str:
-    """Say why a password was not taken."""
+def refusal_text(refused: Refused) -> str:
+    """Return why a password was refused."""
     return _WAIT.format(refused.retry_after_s) if refused.retry_after_s else _WRONG
 
 
 def client_of(request: Request) -> str:
-    """Return the address of the peer."""
+    """Return the IP address of the client."""
     return request.client.host if request.client else ""
 
 
@@ -250,7 +207,7 @@ def _login_path(request: Request) -> str:
     target = quote(request.scope["path"], safe="/")
     if request.url.query:
         target += "?" + request.url.query
-    # Who came for the list is led to it from home, or first to the setup page.
+    # The home page leads to the list of calls, or to the setup page while there are none.
     is_home = target in (_home(request), link(request, "calls"))
     query = {"next": target} if local_path(target) and not is_home else None
     return link(request, "login", query)

@@ -1,6 +1,6 @@
-"""What happened to a call, step by step, and by whose clock.
+"""The timeline of a call: its events in order, and the clock that each was measured by.
 
-Steps stand one below the other and not along one axis: 84 ms next to four minutes would be gone.
+Events stand in a list and not on one axis, where 84 ms beside four minutes would be invisible.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from ..masking.policy import MaskPolicy
 from .formats import clock, milliseconds, size, status_label
 from .payloads import Entry, reason_of
 
-#: A difference of two clocks beyond this says only that they disagree.
+#: A longer lag between the two clocks only shows that they disagree.
 _MOST_LAG_S = 3600
-#: No call lasts a year; of one that says so, nobody knows when it ended.
+#: A longer duration is an error of Millis, and no end is derived from it.
 _LONGEST_S = 365 * 24 * 3600
 
 Kind = Literal["prefetch", "unasked", "started", "ended", "received", "live", "lost", "unended"]
@@ -29,7 +29,7 @@ Kind = Literal["prefetch", "unasked", "started", "ended", "received", "live", "l
 
 @dataclass(frozen=True, slots=True)
 class Prefetch:
-    """What was asked before the call, and what became of it."""
+    """The prefetch of a call and its answer."""
 
     received_at: datetime
     latency_ms: float | None
@@ -41,7 +41,7 @@ class Prefetch:
 
 @dataclass(frozen=True, slots=True)
 class EndReceived:
-    """The end-of-call this page reads from; `lag_s` is from the end of the call to its arrival."""
+    """The end-of-call of the page; `lag_s` is from the end of the call to its arrival."""
 
     received_at: datetime
     body_bytes: int
@@ -52,9 +52,9 @@ class EndReceived:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One thing that happened. `clock` is whose it was: ours, or the one Millis sent times of.
+    """One event. `clock` is the one that measured it: here, or at Millis.
 
-    `after_s` is how long after the step before, where both clocks can be compared.
+    `after_s` is the time since the event before, if both clocks can be compared.
     """
 
     kind: Kind
@@ -67,7 +67,7 @@ class Step:
 
 
 def prefetch_of(delivery: Delivery, answer: dict[str, JsonValue], mask: MaskPolicy) -> Prefetch:
-    """Return what a prefetch came to, from the bytes of its answer."""
+    """Return a prefetch with the JSON of its answer, masked."""
     metadata = answer.get("metadata")
     prompt = mask.payload(answer.get("extra_prompt"), Place.WORDS)
     return Prefetch(
@@ -81,7 +81,7 @@ def prefetch_of(delivery: Delivery, answer: dict[str, JsonValue], mask: MaskPoli
 
 
 def end_received(delivery: Delivery, call: Call) -> EndReceived:
-    """Return how the end of a call came in."""
+    """Return the end-of-call of a call."""
     ended_at = ended_at_of(call)
     lag_s = (delivery.received_at - ended_at).total_seconds() if ended_at else -1
     return EndReceived(
@@ -94,7 +94,7 @@ def end_received(delivery: Delivery, call: Call) -> EndReceived:
 
 
 def ended_at_of(call: Call) -> datetime | None:
-    """Return when a call ended by Millis' clock, if that can be told."""
+    """Return when a call ended by Millis' clock, if it sent a start and a duration."""
     if call.started_at is None or call.duration_s is None or call.duration_s > _LONGEST_S:
         return None
     return call.started_at + timedelta(seconds=call.duration_s)
@@ -107,8 +107,8 @@ def steps_of(
     end: EndReceived | None,
     metadata: Sequence[Entry],
 ) -> Iterator[Step]:
-    """Yield the steps of a call up to its handlers."""
-    yield _asked(prefetch, metadata)
+    """Yield the events of a call before its handlers."""
+    yield _prefetched(prefetch, metadata)
     if call.started_at is not None:
         yield Step("started", True, "Call started", call.started_at, "millis")
     if end is not None:
@@ -118,23 +118,23 @@ def steps_of(
         details = ("prefetch seen, end-of-call not yet received",)
         yield Step("live", True, "In progress", details=details)
     elif state == "unended":
-        yield Step("unended", True, "No end was sent", details=("the call was made up",))
+        yield Step("unended", True, "No end was sent", details=("a sandbox call or a test",))
     else:
         yield Step("lost", False, "No end received", details=("no end-of-call webhook so far",))
 
 
-def _asked(prefetch: Prefetch | None, metadata: Sequence[Entry]) -> Step:
+def _prefetched(prefetch: Prefetch | None, metadata: Sequence[Entry]) -> Step:
     if prefetch is None:
         return Step("unasked", False, "No prefetch received")
-    told = [] if prefetch.latency_ms is None else [f"in {milliseconds(prefetch.latency_ms)}"]
-    if prefetch.outcome != "fresh":
-        told.append(f"fallback ({prefetch.outcome.replace('_', ' ')})")
-    told += _changes(prefetch, metadata)
-    if prefetch.extra_prompt:
-        told.append(f"extra prompt {len(prefetch.extra_prompt):,} characters")
+    details = [] if prefetch.latency_ms is None else [f"in {milliseconds(prefetch.latency_ms)}"]
     is_fresh = prefetch.outcome == "fresh"
+    if not is_fresh:
+        details.append(f"fallback ({prefetch.outcome.replace('_', ' ')})")
+    details += _changes(prefetch, metadata)
+    if prefetch.extra_prompt:
+        details.append(f"extra prompt {len(prefetch.extra_prompt):,} characters")
     at = prefetch.received_at
-    return Step("prefetch", is_fresh, "Prefetch answered", at, "here", details=tuple(told))
+    return Step("prefetch", is_fresh, "Prefetch answered", at, "here", details=tuple(details))
 
 
 def _changes(prefetch: Prefetch, metadata: Sequence[Entry]) -> Iterator[str]:
@@ -147,20 +147,19 @@ def _changes(prefetch: Prefetch, metadata: Sequence[Entry]) -> Iterator[str]:
 
 def _ended(call: Call) -> Step:
     details = () if call.duration_s is None else (f"{clock(call.duration_s)} long",)
+    at = ended_at_of(call)
     return Step(
         "ended",
         call.outcome != "failed",
         status_label(call.call_status),
-        ended_at_of(call),
-        "millis" if ended_at_of(call) else None,
+        at,
+        "millis" if at else None,
         details=details,
     )
 
 
 def _received(end: EndReceived) -> Step:
-    answered = f"answered {end.status_code}"
-    if end.latency_ms is not None:
-        answered += f" in {milliseconds(end.latency_ms)}"
-    details = (size(end.body_bytes), answered)
+    latency = "" if end.latency_ms is None else f" in {milliseconds(end.latency_ms)}"
+    details = (size(end.body_bytes), f"answered {end.status_code}{latency}")
     at = end.received_at
     return Step("received", True, "End-of-call received", at, "here", end.lag_s, details)

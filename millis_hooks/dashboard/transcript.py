@@ -1,4 +1,4 @@
-"""What was said, as bubbles grouped by speaker, with the tool calls where they were made."""
+"""The transcript of a call: messages grouped by speaker, with tool calls where they were made."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from ..masking.policy import MaskPolicy
 from ..protocol.events import EndOfCall, Message
 from .payloads import Room
 
-#: More lines, or more tools, are not shown: nobody reads them, and a page of them takes seconds.
-MOST_SHOWN = 2_000
-_NAME_CHARS = 200
+#: Lines or tool calls that a page shows: a browser takes seconds for more.
+MOST_LINES = 2_000
+_MOST_NAME_CHARS = 200
 
 Kind = Literal["user", "assistant", "tool", "other"]
 _KINDS: Mapping[str, Kind] = {"user": "user", "assistant": "assistant"}
@@ -23,7 +23,7 @@ _KINDS: Mapping[str, Kind] = {"user": "user", "assistant": "assistant"}
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """A tool the agent called, with what it was asked and what it gave."""
+    """A tool call of the agent, with its parameters and its result."""
 
     name: str
     params: JsonValue
@@ -32,7 +32,7 @@ class Function:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One bubble, or one tool call. `first` and `last` bound what one speaker said in a row."""
+    """A message or a tool call. `first` and `last` bound the lines of one speaker in a row."""
 
     kind: Kind
     role: str
@@ -44,9 +44,9 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Transcript:
-    """The first lines of what was said, as far as they may be seen; `left_out` counts the others.
+    """The first lines of a transcript, masked; `left_out` counts the others.
 
-    `has_tools` says that tools were called in it, be that among the lines left out.
+    `has_tools` if any line, also of those left out, is a tool call.
     """
 
     lines: tuple[Line, ...] = ()
@@ -55,30 +55,34 @@ class Transcript:
 
 
 def transcript_of(event: EndOfCall, mask: MaskPolicy) -> Transcript:
-    """Return what was said in a call."""
+    """Return the transcript of a call."""
     lines = tuple(_lines(event))
     room = Room()
+    masked = tuple(_masked(line, mask, room) for line in lines[:MOST_LINES])
     return Transcript(
-        tuple(_masked(line, mask, room) for line in grouped(lines[:MOST_SHOWN])),
-        max(len(lines) - MOST_SHOWN, 0),
+        grouped(masked),
+        max(len(lines) - MOST_LINES, 0),
         any(line.kind == "tool" for line in lines),
     )
 
 
 def functions_of(event: EndOfCall, mask: MaskPolicy) -> tuple[Function, ...]:
-    """Return the first of the tools that were called, in order; Millis sends no times for them."""
+    """Return the first tool calls of the agent, in order; Millis sends no times for them."""
     room = Room()
     return tuple(
-        _seen(Function(call.name or "function", dict(call.params), call.result), mask, room)
-        for call in event.function_calls[:MOST_SHOWN]
+        _masked_function(call.name or "function", dict(call.params), call.result, mask, room)
+        for call in event.function_calls[:MOST_LINES]
     )
 
 
-def grouped(lines: Sequence[Line]) -> Iterator[Line]:
-    """Yield the lines, knowing which of them begin and end what one speaker says in a row."""
+def grouped(lines: Sequence[Line]) -> tuple[Line, ...]:
+    """Mark the lines that begin and end what one speaker says in a row."""
     speakers = [None, *((line.kind, line.role) for line in lines), None]
-    for line, before, own, after in zip(lines, speakers, speakers[1:], speakers[2:], strict=False):
-        yield replace(line, first=before != own, last=own != after)
+    triples = zip(speakers, speakers[1:], speakers[2:], strict=False)
+    return tuple(
+        line if before != own != after else replace(line, first=before != own, last=own != after)
+        for line, (before, own, after) in zip(lines, triples, strict=True)
+    )
 
 
 def _lines(event: EndOfCall) -> Iterator[Line]:
@@ -90,12 +94,12 @@ def _lines(event: EndOfCall) -> Iterator[Line]:
     called = {call.id for message in event.chat for call in message.tool_calls}
     for message in event.chat:
         if message.role != "tool":
-            yield from _said(message, results)
+            yield from _lines_of(message, results)
         elif message.tool_call_id not in called:
             yield Line("tool", "tool", tool=Function("result", None, message.content))
 
 
-def _said(message: Message, results: Mapping[str | None, str | None]) -> Iterator[Line]:
+def _lines_of(message: Message, results: Mapping[str | None, str | None]) -> Iterator[Line]:
     role = message.role or "unknown"
     if message.content:
         yield Line(_KINDS.get(role, "other"), role, message.content)
@@ -106,13 +110,14 @@ def _said(message: Message, results: Mapping[str | None, str | None]) -> Iterato
 
 def _masked(line: Line, mask: MaskPolicy, room: Room) -> Line:
     if line.tool is not None:
-        return replace(line, tool=_seen(line.tool, mask, room))
-    text = room.beginning(line.text)
-    assert isinstance(text, str)  # noqa: S101 - the beginning of a text is one
-    return replace(line, text=mask.text(text))
+        tool = line.tool
+        masked = _masked_function(tool.name, tool.params, tool.result, mask, room)
+        return replace(line, tool=masked)
+    return Line(line.kind, line.role, mask.text(room.text(line.text)))
 
 
-def _seen(tool: Function, mask: MaskPolicy, room: Room) -> Function:
-    shown = (room.beginning(each) for each in (tool.params, tool.result))
-    params, result = (mask.payload(each, Place.WORDS) for each in shown)
-    return Function(tool.name[:_NAME_CHARS], params, result)
+def _masked_function(
+    name: str, params: JsonValue, result: JsonValue, mask: MaskPolicy, room: Room
+) -> Function:
+    masked = (mask.payload(room.beginning(each), Place.WORDS) for each in (params, result))
+    return Function(name[:_MOST_NAME_CHARS], *masked)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from base64 import b64decode
 from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 from typing import Literal, TypeAlias
 
 #: The values below a key that its name makes secret: none, its own texts, or all.
@@ -16,6 +17,8 @@ SecretValues: TypeAlias = Literal["nothing", "texts", "all"]
 #: Replaces a secret.
 MASK = "••••••••"
 
+#: Names are read up to here.
+_NAME_CHARS = 200
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 #: How a word in the name of a secret ends, in the singular: `accesstoken`, as `access_token`.
 _SECRET_ENDINGS = (
@@ -125,6 +128,11 @@ def is_secret_name(name: str) -> bool:
 
 def secret_values(name: str) -> SecretValues:
     """Return which values below a key of this name are secret."""
+    return _secret_values(name[:_NAME_CHARS])
+
+
+@lru_cache(maxsize=4096)
+def _secret_values(name: str) -> SecretValues:
     words = words_in(name)
     if not words or words[-1] in _ABOUT:
         return "nothing"
@@ -145,7 +153,7 @@ def secret_values(name: str) -> SecretValues:
 
 def words_in(name: str) -> list[str]:
     """Return the words of a name in snake_case, camelCase or kebab-case, in lower case."""
-    return [word.lower() for word in _WORD.findall(name[:200])]
+    return [word.lower() for word in _WORD.findall(name[:_NAME_CHARS])]
 
 
 def _singular(word: str) -> str:
@@ -226,4 +234,8 @@ def _matches(pattern: re.Pattern[str], text: str) -> Iterator[re.Match[str]]:
 
 
 def _has_any(words: Iterable[str], text: str) -> bool:
-    return any(word in text for word in words)
+    # Three times as fast as any(), and most of the time of masking.
+    for word in words:  # noqa: SIM110
+        if word in text:
+            return True
+    return False

@@ -25,7 +25,7 @@ from millis_hooks.dashboard.analytics import (
     Question,
     read_question,
 )
-from millis_hooks.dashboard.charts import Chart, Column, Row, as_csv, written
+from millis_hooks.dashboard.charts import Chart, Column, Row, as_csv, formatted
 from millis_hooks.dashboard.pages import PageRequest, templates_dir
 from millis_hooks.masking.policy import MaskPolicy
 from support.dashboard_site import HOSTILE, Page, Site
@@ -201,7 +201,7 @@ def test_a_sparkline_has_gaps_for_missing_figures() -> None:
     ],
 )
 def test_values_are_written_in_their_unit(value: Any, unit: Any, text: str) -> None:
-    assert written(value, unit) == text
+    assert formatted(value, unit) == text
 
 
 # The page
@@ -295,7 +295,7 @@ def test_handlers_are_counted_and_parked_runs_lead_to_their_calls(site: Site) ->
     site.stored.add_attempt(run_id, outcome="failed", duration_ms=12.0)
     assert rows_of(site, "handlers")[1] == [
         "save",
-        "End of call",
+        "End-of-call",
         "1",
         "1",
         "1",

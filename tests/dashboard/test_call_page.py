@@ -203,7 +203,7 @@ def test_a_delivery_that_could_not_be_read_is_announced_with_the_reason(site: Si
         session_id="-call", body=b"{broken", outcome="unparsed", reason="not JSON: line 1"
     )
     page = site.page("/calls/-call")
-    assert "A delivery could not be read. not JSON: line 1" in page.text
+    assert "A delivery is unparsed. not JSON: line 1" in page.text
     assert f"#delivery-{broken}" in page.links()
     assert page.all("section", id=f"delivery-{broken}")
 
@@ -329,7 +329,7 @@ def test_a_viewer_sees_the_runs_and_cannot_replay_them(site: Site) -> None:
     site.stored.write(partial(add, name="anna", role="view", password_hash=hashed, now=NOW))
     site.sign_in("a viewer's password", username="anna")
     page = site.page("/calls/-call")
-    assert "sync_crm Parked" in page.text
+    assert "sync_crm Failed" in page.text
     assert page.all("form", action="/replay") == []
 
 

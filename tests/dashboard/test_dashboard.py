@@ -111,7 +111,7 @@ def test_on_a_full_disk_signing_in_says_why_not_and_what_to_do(anonymous: Site) 
     anonymous.operators._write = refuse  # type: ignore[assignment]
     answer = anonymous.sign_in()
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
-    assert "database or disk is full. Make room on the disk" in Page(answer).text
+    assert "database or disk is full. Free space on the disk" in Page(answer).text
     assert anonymous.sign_in("wrong").status_code == 401
 
 
@@ -382,7 +382,7 @@ def test_deliveries_that_could_not_be_read_are_announced_and_shown(site: Site) -
     broken = site.stored.add_delivery(
         body=b"{broken <b>\x00\xff token=abcdef123456", outcome="unparsed", reason="not JSON"
     )
-    assert "1 delivery could not be read." in site.page("/calls").text
+    assert "1 delivery is unparsed." in site.page("/calls").text
     assert f"/deliveries/{broken}" in site.page("/deliveries?outcome=unparsed").links()
     page = site.page(f"/deliveries/{broken}")
     assert "{broken <b>" in page.text

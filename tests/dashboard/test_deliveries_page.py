@@ -150,7 +150,7 @@ def test_a_refused_request_shows_what_was_kept_of_it(site: Site) -> None:
         "Answered 401. The secret is not one of those accepted.",
         "203.0.113.9",
         f"authorization Bearer {MASK}",
-        "40 of this kind within a minute",
+        "40 like it within a minute",
         '"-desk"',
     ):
         assert said in page.text
@@ -205,7 +205,7 @@ def test_a_delivery_says_how_it_was_answered(site: Site) -> None:
 
 def test_without_any_requests_the_page_says_so(site: Site) -> None:
     assert "Nothing received yet" in site.page("/deliveries").text
-    assert "Every delivery could be read" in site.page("/deliveries?outcome=unparsed").text
+    assert "No delivery is unparsed" in site.page("/deliveries?outcome=unparsed").text
     assert "No deliveries match" in site.page("/deliveries?outcome=late").text
 
 
@@ -233,7 +233,7 @@ def test_a_delivery_is_read_again_once_it_can_be(make_hooks: MakeHooks, rows: Ro
         client.post("/login", data={"username": "admin", "password": PASSWORD})
         response = client.post("/reread", data={"delivery_id": "1"})
         eventually(lambda: len(handled) == 2)
-    assert "It can be read" in Page(response).text
+    assert "It is parsed" in Page(response).text
     assert rows("SELECT outcome FROM deliveries") == [{"outcome": "stored"}]
 
 
@@ -258,4 +258,4 @@ def test_what_still_cannot_be_read_says_so(make_hooks: MakeHooks, rows: Rows) ->
         eventually(lambda: not rows("SELECT * FROM inbox"))
         client.post("/login", data={"username": "admin", "password": PASSWORD})
         response = client.post("/reread", data={"delivery_id": "1"})
-    assert "It still cannot be read." in Page(response).text
+    assert "It is still unparsed." in Page(response).text

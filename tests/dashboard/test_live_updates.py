@@ -13,7 +13,7 @@ import pytest
 from starlette.types import Message
 
 from millis_hooks.call_log.change_feed import REFRESH, Announcer, Change
-from millis_hooks.dashboard.live_updates import MOST_CLIENTS, Live
+from millis_hooks.dashboard.live_updates import MOST_STREAMS, LiveUpdates
 from millis_hooks.masking.policy import MaskPolicy
 from millis_hooks.operators import SignedIn, accounts
 from millis_hooks.operators.accounts import hash_password
@@ -67,13 +67,13 @@ async def opened(
     cookie: str | None = None,
     heartbeat_s: float = NEVER_S,
     gather_s: float = 0,
-    live: Live | None = None,
+    live: LiveUpdates | None = None,
 ) -> AsyncIterator[Tab]:
     tab = Tab()
     headers = [(b"cookie", (site.cookie if cookie is None else cookie).encode())]
     scope = {"type": "http", "method": "GET", "path": "/live", "headers": headers}
     if live is None:
-        live = Live(news, site.operators, heartbeat_s=heartbeat_s, gather_s=gather_s)
+        live = LiveUpdates(news, site.operators, heartbeat_s=heartbeat_s, gather_s=gather_s)
     task = asyncio.create_task(live(scope, tab.receive, tab.sent.put))
     try:
         yield tab
@@ -138,7 +138,7 @@ async def test_a_stream_ends_with_its_session(site: Dashboard) -> None:
 async def test_one_page_too_many_is_told_when_to_try_again(site: Dashboard) -> None:
     news = Announcer()
     with ExitStack() as others:
-        for _ in range(MOST_CLIENTS):
+        for _ in range(MOST_STREAMS):
             others.enter_context(news.listen(lambda: None))
         async with opened(site, news) as tab:
             start = await tab.start()
@@ -163,11 +163,11 @@ def cookie_of_another_operator(site: Dashboard) -> str:
 async def test_the_operator_with_the_most_pages_makes_room_for_another(
     site: Dashboard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("millis_hooks.dashboard.live_updates.MOST_CLIENTS", 3)
+    monkeypatch.setattr("millis_hooks.dashboard.live_updates.MOST_STREAMS", 3)
     grace = cookie_of_another_operator(site)
     news = Announcer()
     async with AsyncExitStack() as tabs:
-        live = Live(news, site.operators, heartbeat_s=NEVER_S)
+        live = LiveUpdates(news, site.operators, heartbeat_s=NEVER_S)
         theirs: list[Tab] = []
         for _ in range(3):
             theirs.append(await tabs.enter_async_context(opened(site, news, live=live)))

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import httpx2 as httpx
 import pytest
-from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from millis_hooks.dashboard.site import _Site
+from millis_hooks.dashboard import Setup
+from millis_hooks.dashboard.endpoints import Endpoints, OperatorRequest
 from millis_hooks.exceptions import StorageError
 from millis_hooks.operators import Operator, Role, accounts
 from millis_hooks.operators.accounts import hash_password
@@ -165,14 +165,14 @@ def test_the_question_for_the_password_never_reaches_an_action(
 ) -> None:
     seen: list[Mapping[str, str]] = []
 
-    def act(request: Request, operator: Operator, fields: Mapping[str, str]) -> Response:
-        seen.append(fields)
+    def act(request: OperatorRequest) -> Response:
+        seen.append(request.fields)
         return PlainTextResponse("done")
 
-    def routes(self: _Site) -> Iterator[Route]:
-        yield self._actions.route("/act", "act", act, recent=lambda _: True)
+    def routes(_: Setup, endpoints: Endpoints) -> Iterator[Route]:
+        yield endpoints.form("/act", "act", act, needs_password=lambda _: True)
 
-    monkeypatch.setattr(_Site, "_setup_routes", routes)
+    monkeypatch.setattr(Setup, "routes", routes)
     site = Team(tmp_path)
     site.sign_in()
     site.now += timedelta(hours=1)
@@ -302,7 +302,7 @@ def test_a_call_is_deleted_after_a_page_that_says_what_goes(site: Team) -> None:
     assert site.get("/calls/-call").status_code == 200
     gone = site.post("/forget", session_id="-call")
     assert gone.headers["location"] == link
-    assert "Nothing is kept of this call" in site.page(link).text
+    assert "Nothing of this call is stored" in site.page(link).text
     assert site.get("/calls/-call").status_code == 404
     assert site.get("/calls/-other").status_code == 200
     assert site.actions()[-1] == ("admin", "forget", "-call")
@@ -310,7 +310,7 @@ def test_a_call_is_deleted_after_a_page_that_says_what_goes(site: Team) -> None:
 
 def test_a_call_whose_handlers_are_not_done_is_not_deleted(site: Team) -> None:
     site.stored.add_run(site.add_ended_call("-call"), "sync", "running")
-    assert "It stays for now" in site.page("/forget?session_id=-call").text
+    assert "Nothing can be deleted now" in site.page("/forget?session_id=-call").text
     assert site.post("/forget", session_id="-call").status_code == 409
     assert site.get("/calls/-call").status_code == 200
     assert "forget" not in {action for _, action, _ in site.actions()}

@@ -81,14 +81,14 @@ def test_the_list_says_what_most_needs_a_look(site: Site, states: list[str], sai
     ("state", "columns", "said"),
     [
         ("succeeded", {"spent": 1}, "sync_crm Done 1 of 5"),
-        ("parked", {"spent": 5}, "sync_crm Parked 5 of 5"),
+        ("parked", {"spent": 5}, "sync_crm Failed 5 of 5"),
         ("running", {"spent": 2}, "sync_crm Running 2 of 5"),
         ("pending", {}, "sync_crm Waiting"),
         ("pending", {"is_replay": True}, "sync_crm Replay Waiting"),
         (
             "failed",
             {"spent": 1, "due_at": NOW + timedelta(seconds=40)},
-            "sync_crm Next attempt in 40 s Nov 21, 14:20:40 1 of 5",
+            "sync_crm Retrying in 40 s Nov 21, 14:20:40 1 of 5",
         ),
     ],
 )
@@ -114,8 +114,8 @@ def test_attempts_are_counted_alone_where_the_limit_is_unknown_or_lower_now(
     site.stored.add_run(call_id, "charge", "parked", spent=3)
     site.stored.add_run(call_id, "gone", "parked", spent=4)
     text = site.page("/calls/-call").text
-    assert "charge Parked 3 Replay" in text
-    assert "gone Parked 4 Replay" in text
+    assert "charge Failed 3 Replay" in text
+    assert "gone Failed 4 Replay" in text
 
 
 def test_a_parked_run_is_announced_with_its_exception(site: Site, call_id: int) -> None:
@@ -126,9 +126,7 @@ def test_a_parked_run_is_announced_with_its_exception(site: Site, call_id: int) 
     for number in (1, 2):
         add_failure(site, run_id, number)
     page = site.page("/calls/-call")
-    assert (
-        "1 of 2 handler runs is parked. sync_crm raised TimeoutError after 2 attempts." in page.text
-    )
+    assert "1 of 2 handler runs failed. sync_crm raised TimeoutError after 2 attempts." in page.text
     assert "2 of 2 attempts failed TimeoutError: read <timed> out" in page.text
     assert f"#run-{run_id}" in page.links()
 
@@ -137,7 +135,7 @@ def test_a_run_that_was_given_up_is_announced_with_its_reason(site: Site, call_i
     run_id = site.stored.add_run(call_id, "sync_crm", "parked", reason="no such customer")
     add_failure(site, run_id, outcome="gave_up", error_type="GiveUp", traceback=None)
     text = site.page("/calls/-call").text
-    assert "is parked. sync_crm : no such customer ." in text
+    assert "failed. sync_crm : no such customer ." in text
 
 
 def test_a_run_that_is_tried_again_is_announced_with_the_time(site: Site, call_id: int) -> None:
@@ -145,8 +143,8 @@ def test_a_run_that_is_tried_again_is_announced_with_the_time(site: Site, call_i
         due_at = NOW + timedelta(seconds=seconds)
         site.stored.add_run(call_id, handler, "failed", due_at=due_at)
     text = site.page("/calls/-call").text
-    assert "2 of 2 handler runs wait for the next attempt. sync_crm is tried again in 40 s" in text
-    assert "Handlers wait for the next attempt" in text
+    assert "2 of 2 handler runs are retrying. sync_crm makes its next attempt in 40 s" in text
+    assert "Handlers are retrying" in text
 
 
 def test_each_attempt_has_its_outcome_and_traceback(site: Site, call_id: int) -> None:
@@ -158,10 +156,10 @@ def test_each_attempt_has_its_outcome_and_traceback(site: Site, call_id: int) ->
     text = site.page("/calls/-call").text
     for said in (
         "raised: TimeoutError: read <timed> out Traceback Traceback (attempt 1): <module>",
-        "the process ended in it",
-        "handed back when the service stopped, not counted",
+        "interrupted by the end of the process",
+        "handed back when the service stopped; not counted",
         "timed out",
-        "asked to be called again",
+        "asked for a retry",
         "new_here",
         "at work",
     ):
@@ -184,8 +182,8 @@ def test_a_replaced_run_stays_below_the_one_that_replaced_it(site: Site, call_id
     runs = site.get("/calls/-call.json").json()["runs"]
     assert [run["id"] for run in runs] == [third, second, first, other]
     page = site.page("/calls/-call")
-    assert "sync_crm Replay Replaced Parked" in page.text
-    assert "handler runs is parked" not in page.text
+    assert "sync_crm Replay Replaced Failed" in page.text
+    assert "handler runs failed" not in page.text
     assert "Handlers ran" in page.text
 
 
@@ -193,8 +191,8 @@ def test_a_run_that_tells_of_a_parked_one_names_it(site: Site, call_id: int) -> 
     parked = site.stored.add_run(call_id, "sync_crm", "parked")
     site.stored.add_run(call_id, "to_slack", "succeeded", hook="parked", parked_run_id=parked)
     page = site.page("/calls/-call")
-    assert f"to_slack Alert tells of sync_crm , run {parked} Done" in page.text
-    assert "1 of 1 handler runs is parked." in page.text
+    assert f"to_slack Alert about sync_crm , run {parked} Done" in page.text
+    assert "1 of 1 handler runs failed." in page.text
 
 
 def test_a_page_with_too_many_runs_says_so(site: Site, call_id: int) -> None:
@@ -243,8 +241,8 @@ def test_what_waits_for_its_next_attempt_is_tried_now_at_a_click(site: Site, cal
 @pytest.mark.parametrize(
     ("state", "what"),
     [
-        ("succeeded", "What it does outside, it does again."),
-        ("parked", "What it did outside before it failed, it may do again."),
+        ("succeeded", "Its effects outside happen again."),
+        ("parked", "Effects outside that it had before it failed may happen again."),
     ],
 )
 def test_a_replay_says_what_it_does_and_has_to_be_confirmed(
@@ -296,10 +294,10 @@ def test_replaying_a_call_says_first_what_it_does_to_each_handler(site: Site, ca
     ):
         site.stored.add_run(call_id, handler, state)
     text = site.page("/calls/-call").text
-    assert "sync_crm is done, and runs again" in text
-    assert "charge is left alone: not repeatable" in text
-    assert "gone is left alone: not registered any more" in text
-    assert "busy is left alone: already waiting" in text
+    assert "sync_crm has succeeded, and runs again" in text
+    assert "charge is skipped: not repeatable" in text
+    assert "gone is skipped: no longer registered" in text
+    assert "busy is skipped: already waiting" in text
 
 
 def test_a_call_without_runs_has_nothing_to_replay(site: Site, call_id: int) -> None:

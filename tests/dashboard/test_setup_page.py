@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from millis_hooks.call_log.tables import audit_log, rejection_counts
 from millis_hooks.checks import CheckResult, bad, ok, warn
 from millis_hooks.cli.commands import app
-from millis_hooks.dashboard import Setup, Trials
+from millis_hooks.dashboard import ConnectionTest, Setup
 from millis_hooks.environment.addresses import is_link_local
 from millis_hooks.exceptions import StorageError
 from millis_hooks.operators import accounts
@@ -51,7 +51,7 @@ def through(folder: Path, peer: Peer, **settings: Any) -> Site:
     def make_client(_: str) -> httpx2.Client:
         return httpx2.Client(transport=httpx2.MockTransport(peer))
 
-    site = Site(folder, setup=Setup(loaded, Trials(loaded, make_client=make_client)))
+    site = Site(folder, setup=Setup(loaded, ConnectionTest(loaded, make_client=make_client)))
     site.sign_in()
     return site
 
@@ -68,7 +68,7 @@ def send(site: Site, hook: str, **fields: str) -> httpx2.Response:
 def sent(site: Site, hook: str, **fields: str) -> dict[str, Any]:
     """Send a test, and return what the page then says became of it."""
     led_to = send(site, hook, **fields).headers["location"]
-    trial: dict[str, Any] = shown(site, "?" + led_to.partition("?")[2].partition("#")[0])["trial"]
+    trial: dict[str, Any] = shown(site, "?" + led_to.partition("?")[2].partition("#")[0])["test"]
     return trial
 
 
@@ -233,7 +233,7 @@ def test_where_every_secret_is_an_agents_the_first_agents_is_shown(tmp_path: Pat
 def test_an_open_service_has_nothing_to_hide_and_says_so(tmp_path: Path) -> None:
     site = signed_in(tmp_path, secrets="", insecure=True)
     assert shown(site)["headers"] == []
-    assert "anybody may deliver" in site.page("/setup").text
+    assert "anyone can deliver" in site.page("/setup").text
 
 
 def test_the_newest_arrival_of_each_webhook_is_shown(site: Site) -> None:
@@ -262,7 +262,7 @@ def test_refused_requests_are_counted_by_reason(site: Site) -> None:
     site.stored.write(
         lambda connection: connection.execute(insert(rejection_counts), row | moments)
     )
-    assert shown(site)["received"]["refused_count"] == 1200
+    assert shown(site)["received"]["rejected_count"] == 1200
     page = site.page("/setup")
     assert "1,200 ×" in page.text
     assert not page.all("img")
@@ -452,7 +452,7 @@ def test_private_addresses_are_refused_in_any_spelling(tmp_path: Path, host: str
     for port in ("", ":8080"):
         url = f"http://{host}{port}"
         assert send(site, "prefetch", url=url, vouched="1").status_code == 400
-        assert shown(site, f"?url={url}")["address"]["refused"] == url
+        assert shown(site, f"?url={url}")["address"]["rejected"] == url
 
 
 @pytest.mark.parametrize("addresses", [["169.254.169.254"], ["192.0.2.1", "fe80::1%eth0"]])
@@ -496,14 +496,14 @@ def test_tests_are_sent_by_forms_of_our_own_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "query",
     [
-        "?tried=prefetch",
-        f"?tried=prefetch&told={HOSTILE}",
-        "?tried=x&told=ok",
-        "?told=unknown_host",
+        "?tested=prefetch",
+        f"?tested=prefetch&result={HOSTILE}",
+        "?tested=x&result=ok",
+        "?result=unknown_host",
     ],
 )
 def test_an_address_cannot_put_words_into_the_pages_mouth(site: Site, query: str) -> None:
-    assert shown(site, query)["trial"] is None
+    assert shown(site, query)["test"] is None
 
 
 def test_the_side_of_the_page_is_had_alone_to_follow_what_arrives(site: Site) -> None:

@@ -31,6 +31,7 @@ KNOWN = set(
     re.findall(
         r"\w+",
         """
+    badge icon moment
     damage view operator live_count link static has_page is_at here theme zone now version without
     handler_labels page_sizes range_labels slow_prefetch_ms statuses
     title text error target username are_named has_password password_field longest_days fields back

@@ -16,7 +16,13 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 from starlette.testclient import TestClient
 
-from millis_hooks.dashboard import DashboardSettings, Forgetting, Setup, Trials, dashboard
+from millis_hooks.dashboard import (
+    CallActions,
+    ConnectionTest,
+    DashboardSettings,
+    Setup,
+    dashboard,
+)
 from millis_hooks.dashboard.setup import Examine
 from millis_hooks.exceptions import StorageError
 from millis_hooks.masking.policy import SECRETS_ALONE, MaskPolicy
@@ -33,7 +39,7 @@ HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)> \u202e\u05e
 def make_setup(examine: Examine = tuple, **settings: Any) -> Setup:
     """What the setup page is made from, where the webhooks take SECRET unless told otherwise."""
     loaded = Settings.load(**({"secrets": SECRET} | settings))
-    return Setup(loaded, Trials(loaded), examine)
+    return Setup(loaded, ConnectionTest(loaded), examine)
 
 
 class Page(HTMLParser):
@@ -91,11 +97,15 @@ class Site:
         app = dashboard(
             self.stored.queries,
             self.operators,
-            replay=self._replay,
+            actions=CallActions(
+                self.stored.database.reader,
+                self.stored.write,
+                replay=self._replay,
+                reread=lambda delivery_id: None,
+            ),
+            setup=setup or make_setup(),
             settings=DashboardSettings("1.2.3", mask=mask, public_url=public_url),
             now=self._now,
-            setup=setup or make_setup(),
-            forgetting=Forgetting(self.stored.database.reader, self.stored.write),
         )
         self.app = Starlette(routes=[Mount(prefix, app)]) if prefix else app
         self.browser = TestClient(self.app, follow_redirects=False, raise_server_exceptions=False)

@@ -6,25 +6,24 @@ said there: nothing that was typed is lost.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
 from functools import partial
 
 from anyio import from_thread
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import Response
+from starlette.routing import Route
 
 from ...exceptions import PayloadError
-from ...operators import Operator
 from ...protocol.call_status import CallStatus
 from ...protocol.reading import Json, read_json
 from ...protocol.samples import VINTAGES
 from ...sandbox.emulator.sessions import BusyError
 from ...sandbox.scenario import END_OF_CALL_TIMES, Ending, Faults, Line
-from ..pages import PageRequest, Pages, link
+from ..endpoints import Endpoints, OperatorRequest
+from ..pages import PageRequest
 from .form import Draft, params_of, read_draft
-from .page import Sandbox, SandboxView, asked_for, asked_of, problems_of
+from .page import Sandbox, asked_for, asked_of, problems_of
 
 #: What is typed is cut there: nobody says more in one breath.
 _MOST_CHARS = 4000
@@ -34,23 +33,36 @@ _ENDINGS = ("status", "vintage", "times")
 class SandboxForms:
     """Takes the forms; they come on threads, and calls live on the event loop."""
 
-    def __init__(self, sandbox: Sandbox, pages: Pages) -> None:
+    def __init__(self, sandbox: Sandbox) -> None:
         self._sandbox = sandbox
-        self._pages = pages
 
-    def start(self, request: Request, operator: Operator, fields: Mapping[str, str]) -> Response:
+    def routes(self, endpoints: Endpoints) -> Iterator[Route]:
+        """Yield the routes of the page, its fragment and its forms."""
+        show = self._sandbox.show
+        yield endpoints.fragment("/sandbox/call", "sandbox_call", show, role="operate")
+        yield from endpoints.page("/sandbox", "sandbox", show, role="operate")
+        for path, respond in (
+            ("start", self.start),
+            ("say", self.say),
+            ("function", self.call_function),
+            ("end", self.end),
+        ):
+            yield endpoints.form(f"/sandbox/{path}", f"sandbox_{path}", respond, max_fields=120)
+
+    def start(self, request: OperatorRequest) -> Response:
         """Answer `POST /sandbox/start`: begin a call, or show what is wrong with its draft."""
-        draft = read_draft(fields)
+        draft = read_draft(request.fields)
         if problems_of(draft):
-            return self._show_again(request, operator, fields)
+            return self._show_again(request, request.fields)
         try:
-            session_id = self._pages.ask(partial(self._start, draft), request)
+            session_id = self._start(draft, request.page_request())
         except BusyError:
-            return self._show_again(request, operator, {**fields, "refused": "busy"})
+            return self._show_again(request, {**request.fields, "refused": "busy"})
         return _to(request, {"session": session_id})
 
-    def say(self, request: Request, _: Operator, fields: Mapping[str, str]) -> Response:
+    def say(self, request: OperatorRequest) -> Response:
         """Answer `POST /sandbox/say`: say something as the caller, or as the agent."""
+        fields = request.fields
         text, role = fields.get("text", "").strip()[:_MOST_CHARS], fields.get("role", "user")
         session_id = _session(fields)
         if not text:
@@ -59,8 +71,9 @@ class SandboxForms:
         was_said = from_thread.run(say, "assistant" if role == "assistant" else "user")
         return _to_call(request, session_id, None if was_said else "gone")
 
-    def call_function(self, request: Request, _: Operator, fields: Mapping[str, str]) -> Response:
+    def call_function(self, request: OperatorRequest) -> Response:
         """Answer `POST /sandbox/function`: have the agent call one of its functions."""
+        fields = request.fields
         session_id, name = _session(fields), fields.get("name", "").strip()[:_MOST_CHARS]
         params = _object(fields.get("params", ""))
         if params is None or not name:
@@ -69,11 +82,12 @@ class SandboxForms:
         was_called = from_thread.run(call, session_id, name, params)
         return _to_call(request, session_id, None if was_called else "gone")
 
-    def end(self, request: Request, _: Operator, fields: Mapping[str, str]) -> Response:
+    def end(self, request: OperatorRequest) -> Response:
         """Answer `POST /sandbox/end`: hang up, and have the end of the call delivered as chosen.
 
         Raises HTTPException for a choice that is none.
         """
+        fields = request.fields
         session_id = _session(fields)
         status, vintage, times = (fields.get(name, "") for name in _ENDINGS)
         if status not in {*CallStatus} or vintage not in VINTAGES or times not in END_OF_CALL_TIMES:
@@ -88,17 +102,11 @@ class SandboxForms:
         )
         return _to_call(request, session_id, None if from_thread.run(end) else "gone")
 
-    def _show_again(
-        self, request: Request, operator: Operator, fields: Mapping[str, str]
-    ) -> Response:
+    def _show_again(self, request: OperatorRequest, fields: Mapping[str, str]) -> Response:
         """Answer with the page as it was filled in: not all of that is for an address."""
 
-        def show(asked: PageRequest) -> SandboxView:
-            return self._sandbox.show(replace(asked, query={**fields, "session": ""}))
-
-        view = self._pages.ask(show, request)
-        context = {"view": view, "operator": operator, "live_count": view.live_count}
-        return self._pages.render(request, "sandbox.html", status_code=422, **context)
+        view = self._sandbox.show(request.page_request({**fields, "session": ""}))
+        return request.pages.show(request.http, "sandbox.html", view, status_code=422)
 
     def _start(self, draft: Draft, asked: PageRequest) -> str:
         rehearsals, base = self._sandbox.rehearsals(), asked.address
@@ -135,9 +143,9 @@ def _session(fields: Mapping[str, str]) -> str:
     return fields.get("session", "")[:_MOST_CHARS]
 
 
-def _to_call(request: Request, session_id: str, refused: str | None) -> Response:
+def _to_call(request: OperatorRequest, session_id: str, refused: str | None) -> Response:
     return _to(request, {"session": session_id} | ({"refused": refused} if refused else {}))
 
 
-def _to(request: Request, query: Mapping[str, str]) -> Response:
-    return RedirectResponse(link(request, "sandbox", query), 303)
+def _to(request: OperatorRequest, query: Mapping[str, str]) -> Response:
+    return request.redirect("sandbox", query)

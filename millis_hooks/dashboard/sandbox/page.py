@@ -250,7 +250,6 @@ class SandboxView:
     ending: Mapping[str, str]
     refusal: str | None
     handlers: tuple[FoundHandler, ...]
-    live_count: int
     #: For the pieces of the call's page.
     prints_all: bool = False
 
@@ -286,7 +285,6 @@ class Sandbox:
             ending=_ending(draft, asked.query),
             refusal=REFUSALS.get(asked.query.get("refused", "")),
             handlers=asked.log.ask(found_handlers),
-            live_count=asked.log.live_count(now=asked.now),
         )
 
     def _call(

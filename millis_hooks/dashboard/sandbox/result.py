@@ -17,7 +17,7 @@ from ...protocol.variables import pieces, variables_of
 from ...sandbox.emulator.store import Rehearsal
 from ...sandbox.steps import masked_step, with_whole_turns
 from ..formats import as_text
-from ..payloads import Entry, reason_of, shown_metadata
+from ..payloads import Entry, masked_metadata, reason_of
 from ..transcript import Function, Line, grouped
 
 #: `cut`: the process that held it has ended.
@@ -117,7 +117,7 @@ def rehearsed(
         is_typed=bool(note.about),
         is_dry_run=bool(note.about.get("dry_run")),
         progress=tuple(_progress(steps, stage, runs)),
-        lines=tuple(grouped(tuple(_lines(steps)))),
+        lines=grouped(tuple(_lines(steps))),
         notes=tuple(_notes(steps)),
         tools=tuple(tool["name"] for tool in steps.last_raw("rendered").get("tools", ())),
         prefetch=prefetch,
@@ -219,8 +219,8 @@ def _entries(steps: _Steps, mask: MaskPolicy) -> Iterator[Entry]:
     attached, merged = steps.last_raw("attached"), steps.last_raw("merged")
     before: Mapping[str, JsonValue] = attached.get("metadata", {})
     after: Mapping[str, JsonValue] = merged.get("metadata", before)
-    was = dict(shown_metadata(before, mask))
-    for key, (name, value) in shown_metadata(after, mask):
+    was = dict(masked_metadata(before, mask))
+    for key, (name, value) in masked_metadata(after, mask):
         if key in merged.get("added", ()):
             yield Entry(name, value, None, "added", "prefetch")
         elif key in merged.get("changed", ()):

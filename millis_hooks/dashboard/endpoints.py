@@ -1,0 +1,222 @@
+"""Endpoints of pages, fragments and forms: each requires sign-in and a role."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TypeAlias
+from urllib.parse import urlsplit
+
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+
+from ..operators import Action, Operator, Operators, Role
+from .formats import MAX_FORM_BYTES, read_form
+from .pages import PageRequest, Pages, View, as_json, link
+from .security import CONTENT_POLICY, local_path
+from .sign_in import SignIn, client_of, refusal_text
+
+#: The field of the confirmation form; no other form has one of this name.
+_PASSWORD_FIELD = "confirm_password"
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorRequest:
+    """A request of an operator, with the fields of the form if it sends one."""
+
+    http: Request
+    operator: Operator
+    pages: Pages
+    operators: Operators
+    fields: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def client(self) -> str:
+        """The IP address of the client."""
+        return client_of(self.http)
+
+    def page_request(self, query: Mapping[str, str] | None = None) -> PageRequest:
+        """Return the request as a view takes it; `query` replaces that of the address."""
+        return self.pages.request(self.http, query)
+
+    def record(self, action: Action, subject: str | None) -> None:
+        """Write an action to the audit log. Blocks; raises StorageError.
+
+        Call it before the answer is sent: an action that cannot be recorded gets no answer.
+        """
+        self.operators.record(self.operator, action, subject=subject, client=self.client)
+
+    def redirect(
+        self, name: str, query: Mapping[str, object] | None = None, **params: object
+    ) -> Response:
+        """Return a redirect to a page."""
+        return RedirectResponse(link(self.http, name, query, **params), 303)
+
+
+#: Answers a request of an operator, on a thread.
+Respond: TypeAlias = Callable[[OperatorRequest], Response]
+
+
+class Endpoints:
+    """Makes the routes of pages and forms."""
+
+    def __init__(
+        self, pages: Pages, sign_in: SignIn, operators: Operators, now: Callable[[], datetime]
+    ) -> None:
+        self._pages = pages
+        self._sign_in = sign_in
+        self._operators = operators
+        self._now = now
+
+    def page(
+        self,
+        path: str,
+        name: str,
+        view: View,
+        policy: str = CONTENT_POLICY,
+        *,
+        role: Role = "view",
+    ) -> Iterator[Route]:
+        """Yield the routes of a page and its twin; the twin first, as any text may end in `.json`.
+
+        The page is rendered by the template of its name.
+        """
+
+        def page(request: OperatorRequest) -> Response:
+            shown = view(request.page_request())
+            if shown is None:
+                raise HTTPException(404)
+            response = self._pages.show(request.http, f"{name}.html", shown)
+            response.headers["Content-Security-Policy"] = policy
+            return response
+
+        def twin(request: OperatorRequest) -> Response:
+            shown = view(request.page_request())
+            if shown is not None:
+                return as_json(shown)
+            params = request.http.path_params
+            for parameter in params:  # an id may itself end in ".json"
+                params[parameter] += ".json"
+            return page(request)
+
+        yield self.get(f"{path}.json", f"{name}_json", twin, role=role)
+        yield self.get(path, name, page, role=role)
+
+    def fragment(self, path: str, name: str, view: View, *, role: Role = "view") -> Route:
+        """Return the route of what an open page asks for to replace parts of itself."""
+
+        def fragment(request: OperatorRequest) -> Response:
+            shown = view(request.page_request())
+            if shown is None:
+                raise HTTPException(404)
+            return self._pages.show(request.http, f"{name}.html", shown)
+
+        return self.get(path, name, fragment, role=role, is_use=False)
+
+    def get(
+        self, path: str, name: str, respond: Respond, *, role: Role = "view", is_use: bool = True
+    ) -> Route:
+        """Return a route for operators; others are led to the sign-in page, or get 401 or 403.
+
+        Unless a request `is_use`, it does not prolong the session: pages make it by themselves.
+        """
+
+        def endpoint(request: Request) -> Response:
+            operator = self._sign_in.operator(request, is_use=is_use)
+            if operator is None:
+                return self._sign_in.require(request)
+            _require_role(operator, role)
+            return respond(OperatorRequest(request, operator, self._pages, self._operators))
+
+        return Route(path, endpoint, name=name)
+
+    def form(
+        self,
+        path: str,
+        name: str,
+        respond: Respond,
+        *,
+        role: Role = "operate",
+        needs_password: Callable[[Mapping[str, str]], bool] = lambda fields: False,
+        max_fields: int = 10,
+    ) -> Route:
+        """Return the route of a form, which takes POST alone.
+
+        Operators of another role get 403. If the form `needs_password` and it was not given in the
+        last minutes, it is asked for first; the fields of the form are kept meanwhile.
+        """
+
+        def answer(request: Request, fields: Mapping[str, str]) -> Response:
+            operator = self._sign_in.operator(request)
+            if operator is None:
+                page = _page_of_form(request)
+                query = {"next": page} if page else None
+                return RedirectResponse(link(request, "login", query), 303)
+            _require_role(operator, role)
+            question = self._confirm(request, operator, fields) if needs_password(fields) else None
+            sent = _without_password(fields)
+            return question or respond(
+                OperatorRequest(request, operator, self._pages, self._operators, sent)
+            )
+
+        async def endpoint(request: Request) -> Response:
+            fields = await read_form(request, max_fields=max_fields)
+            return await run_in_threadpool(answer, request, fields)
+
+        return Route(path, endpoint, methods=["POST"], name=name, max_body_size=MAX_FORM_BYTES)
+
+    def _confirm(
+        self, request: Request, operator: Operator, fields: Mapping[str, str]
+    ) -> Response | None:
+        """Return a form that asks for the password, None if it was given lately. Blocks.
+
+        It has the fields of the form that was sent, and the same address: so it works without
+        scripts, and nothing has to be stored.
+        """
+        if operator.has_confirmed(self._now()):
+            return None
+        password = fields.get(_PASSWORD_FIELD)
+        if password is None:
+            return self._ask_password(request, operator, fields)
+        refused = self._operators.confirm(operator, password, client=client_of(request))
+        if refused is None:
+            return None
+        status_code = 429 if refused.retry_after_s else 401
+        return self._ask_password(request, operator, fields, status_code, refusal_text(refused))
+
+    def _ask_password(
+        self,
+        request: Request,
+        operator: Operator,
+        fields: Mapping[str, str],
+        status_code: int = 200,
+        error: str | None = None,
+    ) -> Response:
+        return self._pages.render(
+            request,
+            "confirm.html",
+            status_code=status_code,
+            operator=operator,
+            fields=_without_password(fields),
+            password_field=_PASSWORD_FIELD,
+            back=_page_of_form(request) or link(request, "calls"),
+            error=error,
+        )
+
+
+def _require_role(operator: Operator, role: Role) -> None:
+    if not operator.may(role):
+        raise HTTPException(403)
+
+
+def _without_password(fields: Mapping[str, str]) -> Mapping[str, str]:
+    return {name: value for name, value in fields.items() if name != _PASSWORD_FIELD}
+
+
+def _page_of_form(request: Request) -> str | None:
+    """Return the path of the page a form was on."""
+    return local_path(urlsplit(request.headers.get("referer", "")).path)

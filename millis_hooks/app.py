@@ -1,7 +1,7 @@
-"""`MillisHooks`: the application a team writes its handlers on, and serves.
+"""`MillisHooks`: the application on which a team registers its handlers, and which it serves.
 
-The two webhooks are answered here, ahead of the dashboard's router, because somebody is waiting on
-the line; whatever else is asked for goes to the dashboard.
+The two webhooks are answered here, ahead of the dashboard's router, because a caller is waiting on
+the line; every other request goes to the dashboard.
 """
 
 from __future__ import annotations
@@ -26,8 +26,7 @@ from .masking.error_report import describe_failure
 from .masking.known_secrets import safe_path
 from .service import Service
 from .settings import NOT_EXPOSED, STOPPING, Settings
-from .webhooks.refused import MOST_HEAD_BYTES, head_bytes
-from .webhooks.responses import reply
+from .webhooks.responses import MOST_HEAD_BYTES, head_bytes, reply
 
 if TYPE_CHECKING:
     from .handlers.made_up_calls import Answers
@@ -37,7 +36,7 @@ logger = logging.getLogger("millis_hooks")
 
 _SLASHES = re.compile("//+")
 _WEBHOOKS = frozenset({"prefetch", "end-of-call"})
-#: What stands in for Millis, if it does; the sandbox's page is one of the dashboard.
+#: The API of the sandbox, in place of Millis'; its page belongs to the dashboard.
 _SANDBOX = "/sandbox/api/"
 _METRICS = "/metrics"
 
@@ -69,14 +68,14 @@ class MillisHooks:
 
     @property
     def service(self) -> Service:
-        """What works between start and stop; raises `RuntimeError` before and after."""
+        """The running service; raises `RuntimeError` before the start and after the stop."""
         if self._service is None:
             raise RuntimeError("The application is not started.")
         return self._service
 
     @cached_property
     def millis(self) -> MillisApi:
-        """The client of Millis' API: the calls it starts are followed until their end is known.
+        """The client of Millis' API; it follows calls that it starts until their end-of-call.
 
         For a rehearsed call the sandbox answers, and in a test `HooksClient`; Millis is not asked.
         Raises `ConfigError` without `MILLIS_HOOKS_API_KEY`, except in tests.
@@ -90,7 +89,7 @@ class MillisHooks:
             return
         try:
             await self._service.remember_started(started.session_id)
-        except StorageError as error:  # the call has begun, whatever becomes of the note
+        except StorageError as error:  # the call has begun all the same
             logger.error("a call that was started may not be followed: %s", error)
 
     def under(self, *, millis: Answers | None = None, **settings: Any) -> MillisHooks:
@@ -112,7 +111,7 @@ class MillisHooks:
         service = self._service or await self._start()
         path = _path_in(scope)
         webhook, path_secret = self._webhook_at(path)
-        if self._is_unsafe and self._is_kept_from_others(scope, path, webhook):
+        if self._is_unsafe and self._is_for_this_machine_alone(scope, path, webhook):
             await _refuse(scope, send)
             return
         if scope["type"] == "http" and head_bytes(scope) > MOST_HEAD_BYTES:
@@ -178,7 +177,7 @@ class MillisHooks:
     async def _serve_other(
         self, service: Service, path: str, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        asked = {**scope}
+        original = {**scope}
         # Servers write access lines from the scope; no page of ours has a secret in its path.
         scope["path"] = safe_path(scope["path"])
         if scope["type"] == "http" and path in _PROBES:
@@ -189,25 +188,26 @@ class MillisHooks:
             await service.emulator(scope, receive, send)
         else:
             await service.page_turn()
-            await service.near_misses.serve(service.dashboard, scope, receive, send, asked)
+            await service.near_misses.serve(service.dashboard, scope, receive, send, original)
 
-    def _is_kept_from_others(self, scope: Scope, path: str, webhook: str | None) -> bool:
-        """Tell whether a request that came in from elsewhere asks for what only this machine may
-        have. Where it came in, the server says: a name, or nothing, says too little."""
-        asks = (webhook is not None and self.settings.insecure) or (
+    def _is_for_this_machine_alone(self, scope: Scope, path: str, webhook: str | None) -> bool:
+        """Tell whether a request arrived at an address that other machines can reach, and asks for
+        what only this machine may have. The server tells the address; a name tells too little."""
+        is_unsafe = (webhook is not None and self.settings.insecure) or (
             path.startswith("/sandbox") and self.settings.sandbox
         )
-        return asks and is_elsewhere((scope.get("server") or [None])[0])
+        return is_unsafe and is_elsewhere((scope.get("server") or [None])[0])
 
     def _webhook_at(self, path: str) -> tuple[str | None, bytes | None]:
         """Return the webhook at `path`, and the secret before its name if there is one."""
         if path in self._paths:
             return self._paths[path], None
-        found = self._near(path)
-        # Of two addresses that were put together, as in `https://host//millis/prefetch`.
-        return found if found[0] or "//" not in path else self._near(_SLASHES.sub("/", path))
+        webhook = self._webhook_below_prefix(path)
+        if webhook[0] is None and "//" in path:  # as in `https://host//millis/prefetch`
+            return self._webhook_below_prefix(_SLASHES.sub("/", path))
+        return webhook
 
-    def _near(self, path: str) -> tuple[str | None, bytes | None]:
+    def _webhook_below_prefix(self, path: str) -> tuple[str | None, bytes | None]:
         prefix = f"{self.settings.prefix}/"
         if path.startswith(prefix):
             *secret, name = path[len(prefix) :].rstrip("/").rsplit("/", 1)

@@ -1,10 +1,7 @@
-"""Every setting: its name, default, unit and meaning.
+"""Settings: their names, defaults, units and meaning.
 
 A value comes from an argument of `MillisHooks`, else from `MILLIS_HOOKS_<NAME>` in the environment,
 else from a `.env` file in the working directory, else from the default written here.
-
-How a server tells its application that it is about to stop: a key of the `state` in the scope of
-each request (https://asgi.readthedocs.io/en/latest/specs/lifespan.html#lifespan-state).
 """
 
 from __future__ import annotations
@@ -541,4 +538,6 @@ def _bounds(field: FieldInfo) -> Iterator[str]:
                 yield f"{words} {getattr(bound, name):,}"
 
 
+#: The key in a scope's `state` by which the server tells the application that it will stop:
+#: https://asgi.readthedocs.io/en/latest/specs/lifespan.html#lifespan-state
 STOPPING = "millis_hooks.stopping"

@@ -1,6 +1,5 @@
-"""One rule for every address that is typed in or set: the service's, or that of Millis' API.
-
-Addresses: whom they stand for, and which mean a machine or its network card, however spelled.
+"""Addresses: how one that is typed in or set must look, and which ones mean this machine, a network
+card, or one subscriber.
 """
 
 from __future__ import annotations

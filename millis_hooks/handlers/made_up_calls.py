@@ -1,11 +1,9 @@
-"""What answers in place of Millis: its API is never asked for a call that Millis did not make.
+"""Answers in place of Millis: its API is never called for a call that Millis did not make.
 
-That is so for the code of a handler that works on such a call, and for the tasks, threads and jobs
-of thread pools that it begins. What of these goes on after the handler is refused: it may by then
+This holds for the code of a handler that works on such a call, and for the tasks, threads and jobs
+of thread pools that it begins. Those that go on after the handler get an error: by then they may
 work for a real call, as a thread does that serves a queue. In a test nothing in the process reaches
 Millis.
-
-Answers as Millis does where all goes well, for calls that it is not asked to make.
 """
 
 from __future__ import annotations

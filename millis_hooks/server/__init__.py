@@ -35,9 +35,6 @@ __all__ = ["Limits", "serve"]
 #: How long tasks get to end once their connection is cut, and again once they are cancelled.
 ABANDON_S = 1.0
 
-#: After so many new objects the collector looks for what refers to itself; Python has 700.
-GC_THRESHOLD = 10_000
-
 #: The longest path an access line shows.
 MAX_LOGGED_PATH = 200
 
@@ -158,11 +155,8 @@ class Server(uvicorn.Server):
             if self.lifespan.refusal is not None:
                 raise self.lifespan.refusal  # noqa: B904 - its own cause stays
             raise
-        # What start-up made lives as long as the process; the collector need not walk it again, and
-        # not now either: of a hundred thousand objects a few hundred could go. What a request makes
-        # goes without it; a twentieth of its time went into looking for what does not.
+        # What start-up made lives as long as the process: the collector need not walk it again.
         gc.freeze()
-        gc.set_threshold(GC_THRESHOLD)
         gc.enable()
         if self._announce is not None:
             self._announce()

@@ -146,40 +146,6 @@ class Deadline:
             self._timer = None
 
 
-class Corked:
-    """A transport that writes at once what is written in one turn of the loop.
-
-    uvicorn writes an answer's headers and its body apart; each would be a system call and a packet.
-    """
-
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
-        self._transport = transport
-        self._loop = loop
-        self._held: list[bytes] = []
-        self.is_closing = transport.is_closing  # asked for often: not by way of `__getattr__`
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
-
-    def write(self, data: bytes) -> None:
-        if not self._held:
-            self._loop.call_soon(self.flush)
-        self._held.append(data)
-
-    def flush(self) -> None:
-        if self._held:
-            held, self._held = self._held, []
-            self._transport.write(b"".join(held))
-
-    def write_eof(self) -> None:
-        self.flush()
-        self._transport.write_eof()
-
-    def close(self) -> None:
-        self.flush()
-        self._transport.close()
-
-
 class Protocol(HttpToolsProtocol):
     """One connection. Whenever a request is incomplete, a deadline is running."""
 
@@ -206,7 +172,6 @@ class Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.transport = Corked(transport, self.loop)  # type: ignore[assignment]
         host = self.client[0] if self.client is not None else None
         self._is_trusted = self.config.trusts(host)
         self._place.network = None if self._is_trusted or host is None else network_of(host)
@@ -320,7 +285,6 @@ class Protocol(HttpToolsProtocol):
         self._note_turn()
 
     def on_response_complete(self) -> None:
-        cast("Corked", self.transport).flush()
         self.timeout_keep_alive = self._idle_time()
         super().on_response_complete()
         self._note_turn()
@@ -405,8 +369,7 @@ class Protocol(HttpToolsProtocol):
         """Close at once: somebody else needs the place, and the peer was the one to act."""
         if not self._deaf and self._phase is not Phase.IDLE and self._is_answerable:
             self._answer(HTTPStatus.SERVICE_UNAVAILABLE)
-            cast("Corked", self.transport).flush()
-        self._deaf = True
+            self._deaf = True
         self.connections.discard(self)
         self.transport.abort()
 

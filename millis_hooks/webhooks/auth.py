@@ -1,4 +1,4 @@
-"""Who may deliver: the secret in a header, or in the path where Millis takes only a URL.
+"""Authentication of deliveries: a secret in a header, or in the path where Millis takes only a URL.
 
 Millis signs nothing; the static headers of its webhook configuration are all there is to check
 (https://docs.millis.ai/core-concepts/webhooks). Everything is compared as bytes, and always

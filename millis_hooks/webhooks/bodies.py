@@ -1,12 +1,9 @@
-"""Bodies of webhooks: taken whole or not at all, within bounds, and read by what they are.
+"""Bodies of webhook requests: received whole or not at all, decompressed within bounds, and read.
 
-Servers differ in what they do with a body that was cut off, or that came with the offer of another
-protocol: some hand on an empty one. So what was announced is compared with what came, here.
-
-Undoes gzip and deflate, by what a body is and not by what its header says of it.
-
-Senders and proxies leave the header out, repeat it, or name a coding that is not there. Never more
-bytes come out than allowed.
+Servers differ in what they do with a body that was cut off, or that offers another protocol: some
+hand on an empty one. So what was announced is compared here with what arrived. Compression is
+recognised by the body itself, because senders and proxies leave the header out, repeat it, or name
+a coding that was not applied.
 """
 
 from __future__ import annotations
@@ -76,7 +73,7 @@ def decode(body: bytes, content_encoding: str, *, max_bytes: int) -> Decoded:
 
 
 def unknown_coding(content_encoding: str) -> str | None:
-    """Say which coding the header names that cannot be undone here, if it names one."""
+    """Return a message about a coding in the header that cannot be decoded, if there is one."""
     names = (name.strip() for name in content_encoding.lower().split(",", MOST_CODINGS))
     unknown = next((name for name in names if name not in _READ), None)
     return unknown and f"content-encoding {unknown[:40]!r} is not one we can read"
@@ -127,7 +124,7 @@ def _inflate(wbits: int, body: bytes, max_bytes: int) -> tuple[bytes, bytes]:
 #: What all bodies under way may take together, in bytes, unless a single one may be larger.
 MOST_BYTES = 64 * 1024 * 1024
 
-#: What announces a body whose length nobody told.
+#: Headers that announce a body without its length.
 _ANNOUNCES = (b"transfer-encoding", b"upgrade")
 
 
@@ -149,9 +146,9 @@ def read_body(received: bytes, content_encoding: str = "", *, max_bytes: int) ->
         body, left_out = decode(received, content_encoding, max_bytes=max_bytes)
     except PayloadError as error:
         return Reading(received, None, str(error))
-    told = f"left out: {left_out:,} bytes behind the compressed body" if left_out else None
+    reason = f"left out: {left_out:,} bytes behind the compressed body" if left_out else None
     try:
-        return Reading(body, identify(body), told)
+        return Reading(body, identify(body), reason)
     except PayloadError as error:
         return Reading(body, None, unknown_coding(content_encoding) or str(error))
 
@@ -195,27 +192,27 @@ class Share:
 
 
 class Headers:
-    """What the headers of a request say of its body."""
+    """What the headers of a request say about its body."""
 
     def __init__(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
         self._headers = list(headers)
 
     @property
     def content_encoding(self) -> str:
-        """All codings that are named."""
+        """The named codings."""
         return b",".join(self._all(b"content-encoding")).decode("latin-1")
 
     @property
     def content_type(self) -> str | None:
-        """The first content type that is named."""
+        """The first named content type."""
         named = self._all(b"content-type")
         return named[0].decode("latin-1") if named else None
 
     @property
     def lengths(self) -> set[int]:
-        """The lengths that are told, in bytes, leaving out what is no number."""
-        told = (value.strip() for value in self._all(b"content-length"))
-        return {int(length[:19]) for length in told if length.isdigit()}
+        """The announced lengths in bytes, without those that are not numbers."""
+        lengths = (value.strip() for value in self._all(b"content-length"))
+        return {int(length[:19]) for length in lengths if length.isdigit()}
 
     def require_all(self, size: int) -> None:
         """Raise `IncompleteBodyError` unless `size` bytes are what was announced."""
@@ -258,7 +255,7 @@ class Bodies:
         self._thread.shutdown()
 
     def share(self) -> Share:
-        """Return what a request may hold its body in."""
+        """Return the part of the budget of one request."""
         return self._budget.share()
 
     async def receive(self, headers: Headers, receive: Receive, share: Share) -> bytes:
@@ -286,7 +283,7 @@ class Bodies:
                 return b"".join(chunks)
 
     async def read(self, received: bytes, content_encoding: str, share: Share) -> Reading:
-        """Read as `read_body` does, without keeping the event loop from anybody."""
+        """Read as `read_body` does, large bodies off the event loop."""
         read = partial(read_body, received, content_encoding)
         if len(received) <= LARGE_BYTES:
             # What is larger once decompressed is left to the thread, which has the real limit.

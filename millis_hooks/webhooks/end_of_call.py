@@ -1,7 +1,7 @@
-"""The end-of-call webhook: authenticate, read bounded, store raw, acknowledge.
+"""The end-of-call webhook: authenticate, read within bounds, store the raw bytes, acknowledge.
 
-The bytes are on disk before the 200 goes out. What they say is looked at later, and nothing in them
-can make us refuse them: only what is unauthenticated, too large or broken as HTTP is refused.
+The bytes are on disk before the 200 goes out. Processing comes later, and no content of a body can
+have it refused: only what is unauthenticated, too large or broken as HTTP is.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ..protocol.test_marks import MarkOf, of_millis
 from ..settings import Settings
 from .auth import Gate, Grant
 from .bodies import MOST_BYTES, Bodies, Budget, Headers, Reading, Share
-from .responses import RETRY_AFTER, Refusals, reply, take_query, tell_of_secret
+from .responses import RETRY_AFTER, Refusals, reply, report_secret, take_query
 
 if TYPE_CHECKING:
     from ..observability.metrics import Metrics
@@ -54,10 +54,10 @@ class EndOfCallEndpoint:
         mark_of: MarkOf = of_millis,
         tracing: Tracing | None = None,
     ) -> None:
-        """Acknowledge once `store` returns; refusals go to `note`, which must not wait.
+        """Acknowledge once `store` returns; rejections go to `note`, which must not wait.
 
-        `agent_of` tells the agent of a session that is known; it may block. `tell` is told of
-        what could not be read: the rest is when it is processed.
+        `agent_of` returns the agent of a known session; it may block. `tell` announces bodies that
+        could not be read; others are announced when they are processed.
         """
         self._settings = settings
         self._store = store
@@ -73,7 +73,7 @@ class EndOfCallEndpoint:
         self._store_s = metrics.store_s
 
     def close(self) -> None:
-        """End what reads large bodies. Blocks while it does."""
+        """End the thread that reads large bodies. Blocks while it reads."""
         self._bodies.close()
 
     async def __call__(
@@ -135,7 +135,7 @@ class EndOfCallEndpoint:
         if scope["method"] != "POST":
             raise MethodNotAllowedError
         grant = self._gate.admit(scope["headers"], path_secret=path_secret, query=query)
-        tell_of_secret(scope)
+        report_secret(scope)
         headers = Headers(scope["headers"])
         received = await self._bodies.receive(headers, receive, share)
         received_at = datetime.now(UTC)
@@ -159,13 +159,12 @@ class EndOfCallEndpoint:
         )
 
     async def _session_of(self, reading: Reading, grant: Grant) -> str | None:
-        """Return the session a body is about. Raises `AuthenticationError` if the call, or what is
-        known of its session, is of another agent than the secret."""
+        """Return the session of a body. Raises `AuthenticationError` if the call, or the session as
+        it was stored before, belongs to another agent than the secret."""
         if reading.identity is None:
             return None
         session_id, agent_id = reading.identity
         grant.require_agent(agent_id)
         if grant.agent_id is not None:
-            known = await asyncio.to_thread(self._agent_of, session_id)
-            grant.require_session(known)
+            grant.require_session(await asyncio.to_thread(self._agent_of, session_id))
         return clean_text(session_id)

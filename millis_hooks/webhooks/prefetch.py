@@ -1,7 +1,7 @@
 """The prefetch webhook: authenticate, parse, run the handlers within the budget, answer, record.
 
-Somebody is on the line, waiting for the first word: whatever the team's code does, an answer goes
-out in time. The record of it is queued and never waited for.
+A caller is waiting for the first word: whatever the team's code does, an answer goes out in time.
+The record of it is queued and never waited for.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from ..settings import Settings
 from .auth import Gate, Grant
 from .prefetch_answer import Answer, merge, read_answer
 from .prefetch_cache import PrefetchCache
-from .responses import Refusals, reply, take_query, tell_of_secret
+from .responses import Refusals, reply, report_secret, take_query
 
 if TYPE_CHECKING:
     from ..observability.metrics import Metrics
@@ -53,7 +53,7 @@ OUTCOMES = ("fresh", "last_good", "default", "late", "failed", "rejected")
 
 @dataclass(slots=True)
 class Prepared:
-    """What goes out, and what the log will say about it."""
+    """An answer, and what its record says about it."""
 
     body: bytes
     outcome: str
@@ -76,9 +76,9 @@ class PrefetchEndpoint:
         mark_of: MarkOf = of_millis,
         tracing: Tracing | None = None,
     ) -> None:
-        """Hand what is answered to `record` and what is refused to `note`, which must not wait.
+        """Hand answered requests to `record` and rejected ones to `note`, which must not wait.
 
-        `default` is a fallback.
+        `default` is the answer to fall back to, as JSON.
         """
         self._settings = settings
         self._router = router
@@ -102,11 +102,11 @@ class PrefetchEndpoint:
         started = time.perf_counter()
         received_at = datetime.now(UTC)
         query = take_query(scope)
-        asked = clean_text(query.decode("utf-8", "replace")) or ""
+        text = clean_text(query.decode("utf-8", "replace")) or ""
         try:
             grant = self._admit(scope, path_secret, query)
             # What is stored is what is read again when it is processed.
-            call = PrefetchRequest.parse(asked.encode(), own_numbers=self._settings.own_numbers)
+            call = PrefetchRequest.parse(text.encode(), own_numbers=self._settings.own_numbers)
             grant.require_agent(call.agent_id)
             mark = self._mark_of(scope["headers"], call.session_id, grant.secret)
         except DeliveryError as error:
@@ -126,7 +126,7 @@ class PrefetchEndpoint:
             kind="prefetch",
             session_id=clean_text(call.session_id) or None,
             received_at=received_at,
-            query=asked,
+            query=text,
             outcome=prepared.outcome,
             reason=clean_text("\n".join(prepared.reasons), max_chars=_MAX_REASON_CHARS) or None,
             status_code=200,
@@ -143,38 +143,38 @@ class PrefetchEndpoint:
         if deliveries_log.isEnabledFor(logging.INFO):
             log_delivery(scope, delivery)
 
-    async def _refuse(self, scope: Scope, send: Send, error: DeliveryError, **asked: Any) -> None:
+    async def _refuse(self, scope: Scope, send: Send, error: DeliveryError, **request: Any) -> None:
         self._outcomes["rejected"].inc()
-        await self._refusals.refuse(scope, send, error, **asked)
+        await self._refusals.refuse(scope, send, error, **request)
         log_refusal(scope, "prefetch", error)
 
     def _admit(self, scope: Scope, path_secret: bytes | None, query: bytes) -> Grant:
         if scope["method"] != "GET":
             raise MethodNotAllowedError
         grant = self._gate.admit(scope["headers"], path_secret=path_secret, query=query)
-        tell_of_secret(scope)
+        report_secret(scope)
         return grant
 
     async def _prepare(
         self, call: PrefetchRequest[dict[str, str]], span: DeliverySpan | None
     ) -> Prepared:
         handlers = self._router.matching("prefetch", call)
-        asked = [call.copy() for _ in handlers]  # what a handler does to its call is its business
-        finished = await self._run(handlers, asked, span)
+        calls = [call.copy() for _ in handlers]  # a handler may change its own
+        results = await self._run(handlers, calls, span)
         answers: list[Answer] = []
         errors: list[HandlerError] = []
         reasons = [str(problem) for problem in call.problems]
-        for handler, own_call, end in zip(handlers, asked, finished, strict=True):
+        for handler, own_call, result in zip(handlers, calls, results, strict=True):
             reasons += [str(problem) for problem in own_call.problems[len(call.problems) :]]
             try:
-                read = self._read(end, call)
+                read = self._read(result, call)
                 _tell_left_out(handler, read)
                 answers += read
             except HandlerError as error:
                 errors.append(error)
                 reasons.append(_explain(handler, error, call.session_id))
                 if call.sandbox and error.__cause__ is not None:
-                    # Who rehearses a call looks at its page, not into the log.
+                    # A rehearsal is read on its page, not in the log.
                     reasons.append(describe_failure(error.__cause__).traceback)
                 if isinstance(error, HandlerTimeoutError) and not call.is_made_up:
                     self._budget_misses[handler.name].inc()
@@ -182,7 +182,7 @@ class PrefetchEndpoint:
             return self._fall_back(call, errors, reasons)
         answer = merge(answers)
         body = answer.encode()
-        # What is made up in a rehearsal is no good answer for the real caller.
+        # An answer to a rehearsal is not for the real caller.
         if self.cache is not None and not errors and not call.sandbox:
             self.cache.keep(call, body)
         return Prepared(body, "fresh", reasons + answer.notes)
@@ -194,7 +194,7 @@ class PrefetchEndpoint:
         span: DeliverySpan | None,
     ) -> list[HandlerResult]:
         """Run the handlers side by side, each on its call and within its budget."""
-        asking = [
+        running = [
             self._executor.run(
                 handler,
                 call,
@@ -203,19 +203,19 @@ class PrefetchEndpoint:
             )
             for handler, call in zip(handlers, calls, strict=True)
         ]
-        return [await asking[0]] if len(asking) == 1 else await asyncio.gather(*asking)
+        return [await running[0]] if len(running) == 1 else await asyncio.gather(*running)
 
-    def _read(self, finished: HandlerResult, call: PrefetchRequest[Any]) -> list[Answer]:
+    def _read(self, result: HandlerResult, call: PrefetchRequest[Any]) -> list[Answer]:
         """Return the handler's answer, if it gave one; raise `HandlerError` if it failed."""
-        if isinstance(finished.error, HandlerError):
-            raise finished.error
-        if finished.error is not None:
-            raise HandlerError(str(describe_failure(finished.error))) from finished.error
-        if finished.value is NOT_WANTED:
+        if isinstance(result.error, HandlerError):
+            raise result.error
+        if result.error is not None:
+            raise HandlerError(str(describe_failure(result.error))) from result.error
+        if result.value is NOT_WANTED:
             return []
         max_chars = self._settings.extra_prompt_max_chars
         try:
-            return [read_answer(finished.value, call, max_chars=max_chars)]
+            return [read_answer(result.value, call, max_chars=max_chars)]
         except HandlerError:
             raise
         except Exception as error:  # a dict of the team's own may do anything when it is read
@@ -227,7 +227,7 @@ class PrefetchEndpoint:
         errors: Sequence[HandlerError],
         reasons: list[str],
     ) -> Prepared:
-        """Choose what goes out when no handler has answered."""
+        """Choose the answer when no handler has given one."""
         last_good = self.cache.find(call) if self.cache is not None else None
         if last_good is not None:
             return Prepared(last_good, "last_good", reasons)
@@ -238,7 +238,7 @@ class PrefetchEndpoint:
 
 
 def encode_default(settings: Settings) -> bytes | None:
-    """Return the configured default answer; raises `ConfigError` if it is none."""
+    """Return the configured default answer as JSON; raises `ConfigError` if it is invalid."""
     if not settings.prefetch_default:
         if settings.prefetch_fallback == "default":
             raise ConfigError(

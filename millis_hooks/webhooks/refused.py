@@ -1,14 +1,9 @@
-"""What may be kept of a request that was refused: enough to see who misconfigured what, no secret.
+"""Rejected requests: what may be kept of one, and requests with an accepted secret that miss the
+address of a webhook.
 
-Values of headers are hidden, but for a few that are known to hold none; what was hidden is taken
-out of everything else as well. Numbers are shortened in any case: nobody could ask later that
-they be forgotten.
-
-Requests that bring an accepted secret to an address where no webhook is, or with more in the
-query and the headers than is read.
-
-They are written down among the rejected ones: somebody has a wrong address, and their calls are
-lost. Requests for pages that exist are not.
+Enough is kept to see who misconfigured what, and no secret: values of headers are hidden, except a
+few that are known to hold none, and what was hidden is taken out of everything else as well.
+Numbers are always shortened, because no later request to forget them could find them.
 """
 
 from __future__ import annotations
@@ -34,7 +29,7 @@ from ..protocol.reading import read_query
 from ..settings import Settings
 from . import webhook_url
 from .auth import Gate
-from .responses import Refusals, take_query
+from .responses import MOST_HEAD_BYTES, Refusals, head_bytes, take_query
 
 if TYPE_CHECKING:
     from ..settings import Hook
@@ -51,7 +46,7 @@ _HEADER_CHARS = 300
 _CLIENT_CHARS = 100
 _QUERY_CHARS = 2_000
 _QUERY_BYTES = 8_000
-#: What is shorter is found in ordinary words.
+#: A shorter text also occurs in ordinary words.
 _LEAST_HIDDEN_CHARS = 4
 
 
@@ -64,13 +59,13 @@ class Describer:
 
     @classmethod
     def of(cls, settings: Settings) -> Describer:
-        """Return the one for these settings."""
-        shown = MaskPolicy.of(settings)
-        numbers, words = shown.numbers, shown.words
+        """Return the describer for these settings."""
+        policy = MaskPolicy.of(settings)
+        numbers, words = policy.numbers, policy.words
         if settings.redact_before_store and numbers == words == "none":
             numbers = words = "full"
         mask = replace(
-            shown,
+            policy,
             numbers="partial" if numbers == "none" else numbers,
             words="partial" if words == "none" else words,
         )
@@ -99,8 +94,8 @@ class Describer:
     def _query(self, query: bytes, needles: Collection[str]) -> str:
         fields = []
         for name, value in read_query(query[:_QUERY_BYTES], []):
-            found = {_without(name, needles): _without(value, needles)}
-            masked = self.mask.payload({**found}, PREFETCH_QUERY)
+            field = {_without(name, needles): _without(value, needles)}
+            masked = self.mask.payload({**field}, PREFETCH_QUERY)
             fields += list(masked.items()) if isinstance(masked, dict) else []
         return (clean_text(urlencode(fields)) or "")[:_QUERY_CHARS]
 
@@ -115,8 +110,8 @@ def _value(name: str, value: str, needles: Collection[str]) -> str:
 
 def _line(text: str, needles: Collection[str], max_chars: int) -> str:
     """Return a text without secrets, cut before its rest is searched for what looks like one."""
-    shown = SECRETS_ALONE.line(_without(text, needles)[:max_chars])
-    return (clean_text(shown) or "")[:max_chars]
+    line = SECRETS_ALONE.line(_without(text, needles)[:max_chars])
+    return (clean_text(line) or "")[:max_chars]
 
 
 def _hidden_in(headers: Iterable[tuple[str, str]]) -> Iterable[str]:
@@ -151,21 +146,14 @@ _NO_LETTERS = re.compile(r"[^a-z]+")
 #: A part of a path that may be repeated: what is longer may be a secret, and digits a number.
 _HARMLESS = re.compile(rf"(?!.*\d{{5}})[\w.~-]{{0,{MIN_CHARS - 1}}}", re.ASCII)
 _MOST_SEGMENTS = 8
-#: The most bytes of path, query and headers together; servers have limits of their own as well.
-MOST_HEAD_BYTES = 32 * 1024
-
-
-def head_bytes(scope: Scope) -> int:
-    """Return how many bytes the path, the query and the headers of a request have."""
-    headers = sum(len(name) + len(value) + 4 for name, value in scope["headers"])
-    return len(scope["path"]) + len(scope["query_string"]) + headers
 
 
 class NearMisses:
-    """Watches what is not for a webhook."""
+    """Records requests with an accepted secret that are answered with an error: their sender has
+    a wrong address, and its calls are lost."""
 
     def __init__(self, settings: Settings, note: Callable[[Rejection], None]) -> None:
-        """Hand what is refused to `note`, which must not wait."""
+        """Hand such requests to `note`, which must not wait."""
         self._settings = settings
         self._gates = {hook: Gate(settings, hook) for hook in _METHODS}
         self._refusals = {
@@ -173,14 +161,14 @@ class NearMisses:
         }
 
     async def serve(
-        self, app: ASGIApp, scope: Scope, receive: Receive, send: Send, asked: Scope
+        self, app: ASGIApp, scope: Scope, receive: Receive, send: Send, original: Scope
     ) -> None:
-        """Have `app` answer, and write it down if the request was meant for a webhook.
+        """Have `app` answer, and record the request if it was meant for a webhook.
 
-        `asked` is the scope as it came: servers write access lines from `scope`, where no secret
-        may stand.
+        `original` is the scope as it arrived: servers write access lines from `scope`, which may
+        hold no secret.
         """
-        if scope["type"] != "http" or not self._brings_secret(asked):
+        if scope["type"] != "http" or not self._brings_secret(original):
             await app(scope, receive, send)
             return
         status = 200
@@ -190,16 +178,16 @@ class NearMisses:
             status = message.get("status", status)
             await send(message)
 
-        if any(gate.is_in_query(asked["query_string"]) for gate in self._gates.values()):
+        if any(gate.is_in_query(original["query_string"]) for gate in self._gates.values()):
             take_query(scope)
-        await app({**scope, "query_string": asked["query_string"]}, receive, observed)
+        await app({**scope, "query_string": original["query_string"]}, receive, observed)
         if status >= 300:
-            self._note(asked, status)
+            self._note(original, status)
 
     async def refuse_head(self, scope: Scope, send: Send) -> None:
-        """Refuse a request with more than `MOST_HEAD_BYTES`; write it down if it has a secret."""
+        """Refuse a request with more than `MOST_HEAD_BYTES`; record it if it has a secret."""
         refusals = self._refusals[_meant(scope)]
-        is_known = self._brings_secret(scope)
+        has_secret = self._brings_secret(scope)
         error = HeadTooLargeError(
             f"The query and the headers have {_kb(head_bytes(scope))} kB, at most "
             f"{_kb(MOST_HEAD_BYTES)} kB are read; {_kb(len(scope['query_string']))} kB are the "
@@ -207,7 +195,7 @@ class NearMisses:
         )
         scope["path"], query = safe_path(scope["path"]), take_query(scope)
         await refusals.answer(send, error)
-        if is_known:
+        if has_secret:
             refusals.note(scope, error, query=query, brought_secret=True)
 
     def _brings_secret(self, scope: Scope) -> bool:
@@ -225,9 +213,9 @@ class NearMisses:
 
     def _reason(self, scope: Scope, hook: Hook) -> str:
         right = webhook_url(self._settings, hook, scope.get("root_path", ""))
-        shown = "/".join(map(_shown, scope["path"].split("/")[:_MOST_SEGMENTS]))
+        path = "/".join(map(_shortened, scope["path"].split("/")[:_MOST_SEGMENTS]))
         reason = (
-            f"No webhook is at {scope['method'][:10]} {shown}. The address is "
+            f"No webhook is at {scope['method'][:10]} {path}. The address is "
             f"{_METHODS[hook]} {right}."
         )
         try:
@@ -251,12 +239,12 @@ def _segments(scope: Scope) -> list[bytes]:
 
 
 def _meant(scope: Scope) -> Hook:
-    """Guess which webhook a request was for."""
+    """Guess which webhook a request was meant for."""
     letters = _NO_LETTERS.sub("", scope["path"].lower())
     if "prefetch" in letters or "endofcall" in letters:
         return "prefetch" if "prefetch" in letters else "end_of_call"
     return "prefetch" if scope["method"] == "GET" else "end_of_call"
 
 
-def _shown(segment: str) -> str:
+def _shortened(segment: str) -> str:
     return segment if _HARMLESS.fullmatch(segment) else "…"

@@ -1,9 +1,6 @@
-"""What the webhooks answer with: short JSON, never an echo of what came.
+"""JSON responses of the webhooks, rejections and their records, and the head of a request.
 
-Raw ASGI: a webhook is answered ahead of any router, because somebody is waiting on the line.
-
-How an application tells its server that the peer of a request brought a secret: by a function in
-the `extensions` of the request's scope. Such a connection is kept longer, and closed last.
+Raw ASGI: a webhook is answered ahead of any router, because a caller is waiting on the line.
 """
 
 from __future__ import annotations
@@ -19,19 +16,21 @@ from ..call_log.rejections import Rejection
 from ..exceptions import DeliveryError, MethodNotAllowedError
 from .auth import Gate
 
+#: The key in a scope's `extensions` of a function of the server, which is called when the peer has
+#: sent an accepted secret. Such a connection is kept longer, and closed last.
 BROUGHT_SECRET = "millis_hooks.brought_secret"
 
 
-def tell_of_secret(scope: Mapping[str, Any]) -> None:
-    """Tell the server that this request carried an accepted secret; other servers are not told."""
-    tell = scope.get("extensions", {}).get(BROUGHT_SECRET)
-    if tell is not None:
-        tell()
+def report_secret(scope: Mapping[str, Any]) -> None:
+    """Tell the server that this request carried an accepted secret, if it wants to know."""
+    report = scope.get("extensions", {}).get(BROUGHT_SECRET)
+    if report is not None:
+        report()
 
 
 RETRY_AFTER = (b"retry-after", b"5")
 _JSON = (b"content-type", b"application/json")
-_AS_IT_SAYS = (b"x-content-type-options", b"nosniff")
+_NO_SNIFFING = (b"x-content-type-options", b"nosniff")
 
 
 async def reply(send: Send, status_code: int, body: bytes, *headers: tuple[bytes, bytes]) -> None:
@@ -41,19 +40,19 @@ async def reply(send: Send, status_code: int, body: bytes, *headers: tuple[bytes
         {
             "type": "http.response.start",
             "status": status_code,
-            "headers": [_JSON, _AS_IT_SAYS, length, *headers],
+            "headers": [_JSON, _NO_SNIFFING, length, *headers],
         }
     )
     await send({"type": "http.response.body", "body": body})
 
 
 class Refusals:
-    """Answers refused deliveries, and has written down why."""
+    """Answers rejected requests to one webhook, and has them recorded with the reason."""
 
     def __init__(
         self, kind: Kind, method: str, gate: Gate, note: Callable[[Rejection], None]
     ) -> None:
-        """Refuse on the webhook `kind`, which takes `method`; `note` must not wait."""
+        """`kind` is the webhook, which takes `method`; `note` must not wait."""
         self._kind = kind
         self._gate = gate
         self._allow = (b"allow", method.encode())
@@ -68,13 +67,13 @@ class Refusals:
         query: bytes,
         path_secret: bytes | None,
     ) -> None:
-        """Tell the sender the short truth and the log the whole one."""
+        """Send the short reason to the sender, and record the whole one."""
         brought_secret = self._gate.is_secret_in(scope["headers"], query, path_secret)
         self.note(scope, error, query=query, path_secret=path_secret, brought_secret=brought_secret)
         await self.answer(send, error)
 
     async def answer(self, send: Send, error: DeliveryError) -> None:
-        """Tell the sender the short truth."""
+        """Send the short reason to the sender."""
         answer = b'{"error":"%s"}' % error.detail.encode()
         await reply(send, error.status_code, answer, *self._headers(error))
 
@@ -87,7 +86,7 @@ class Refusals:
         path_secret: bytes | None = None,
         brought_secret: bool,
     ) -> None:
-        """Have it written down that a request was refused, and why."""
+        """Have the rejected request recorded."""
         client = scope.get("client")
         self._note(
             Rejection(
@@ -120,3 +119,13 @@ def take_query(scope: Scope) -> bytes:
     query: bytes = scope["query_string"]
     scope["query_string"] = b""
     return query
+
+
+#: The most bytes of path, query and headers together; servers have limits of their own as well.
+MOST_HEAD_BYTES = 32 * 1024
+
+
+def head_bytes(scope: Scope) -> int:
+    """Return how many bytes the path, the query and the headers of a request have."""
+    headers = sum(len(name) + len(value) + 4 for name, value in scope["headers"])
+    return len(scope["path"]) + len(scope["query_string"]) + headers

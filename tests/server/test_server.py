@@ -27,7 +27,7 @@ from starlette.websockets import WebSocket
 from millis_hooks.exceptions import MillisHooksError, StorageError
 from millis_hooks.server import Config, Limits, Server, run_child
 from millis_hooks.server.connection import affordable
-from millis_hooks.webhooks.responses import tell_of_secret
+from millis_hooks.webhooks.responses import report_secret
 
 GET = b"GET /seen HTTP/1.1\r\nHost: test\r\n\r\n"
 HEAD_OF_POST = b"POST /echo HTTP/1.1\r\nHost: test\r\n"
@@ -60,7 +60,7 @@ async def large(request: Request) -> Response:
 
 
 async def known(request: Request) -> Response:
-    tell_of_secret(request.scope)
+    report_secret(request.scope)
     return Response(await request.body() or b"known!")
 
 

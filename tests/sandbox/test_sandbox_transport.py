@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -151,3 +153,12 @@ def test_what_is_not_the_application_s_goes_over_http(address: str) -> None:
             return await transport.send(Request("GET", f"{address}/tool"), timeout_s=10)
 
     assert asyncio.run(once()).body == b"/tool"
+
+
+def test_one_small_part_of_the_sandbox_loads_no_other() -> None:
+    heavy = "{'agent', 'session', 'scenario', 'simulator', 'emulator'}"
+    code = (
+        "import sys, millis_hooks.sandbox.api_answers\n"
+        f"assert not {{f'millis_hooks.sandbox.{{name}}' for name in {heavy}}} & sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -114,13 +114,15 @@ class Rehearsals:
         return self.sessions.live.get(session_id)
 
     def rehearsal(self, session_id: str) -> Rehearsal | None:
-        """Return the steps of a call: of one that is under way as they are, else as stored.
+        """Return the steps of a call: as they are until all are stored, then as stored.
 
         Blocks; for any thread.
         """
         held, call = self._held.get(session_id), self.live(session_id)
+        if held is not None:
+            return Rehearsal(held.about, held.session.log.as_json())
         if call is not None:
-            return Rehearsal(held.about if held else {}, call.session.log.as_json())
+            return Rehearsal({}, call.session.log.as_json())
         return self.sessions.store.rehearsal(session_id)
 
     def _talking(self, session_id: str) -> tuple[_Held | None, Conversation | None]:

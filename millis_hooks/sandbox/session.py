@@ -235,36 +235,39 @@ class Session:
             prefetch_request(self.spec, webhook, self.session_id),
             timeout_s=self.spec.policy.prefetch_timeout_s,
         )
-        exchange, notes = await self._with_fault(exchange)
+        exchange = await self._with_fault(exchange)
         answer = PrefetchAnswer(failure=exchange.failure)
         if exchange.answer is not None and exchange.failure is None:
             answer = read_prefetch_answer(exchange.answer, self.spec.policy)
-        notes = (*notes_on_prefetch(self.spec), *notes, *answer.notes)
-        self._add(Prefetched(**exchange.fields(answer.failure), notes=notes))
+        notes = (*notes_on_prefetch(self.spec), *exchange.notes, *answer.notes)
+        exchange = replace(exchange, notes=notes)
+        self._add(Prefetched(**exchange.fields(answer.failure)))
         return answer
 
-    async def _with_fault(self, exchange: Exchange) -> tuple[Exchange, tuple[str, ...]]:
-        """Return what Millis would see of a prefetch under the spec's fault, and a note of it."""
+    async def _with_fault(self, exchange: Exchange) -> Exchange:
+        """Return what Millis would see of a prefetch under the spec's fault, with a note of it."""
         fault = self.spec.faults.prefetch
         if fault is None:
-            return exchange, ()
+            return exchange
         if fault == "slow":
             return await self._slowed(exchange)
         if fault == "unreachable":
-            lost = replace(exchange, answer=None, failure="could not be reached")
-            return lost, ("The answer was lost on purpose.",)
-        replaced = replace(exchange, answer=_FAULTY_ANSWERS[fault], failure=None)
-        return replaced, ("The answer was replaced on purpose.",)
+            note, answer, failure = "lost", None, "could not be reached"
+        else:
+            note, answer, failure = "replaced", _FAULTY_ANSWERS[fault], None
+        notes = (f"The answer was {note} on purpose.",)
+        return replace(exchange, answer=answer, failure=failure, notes=notes)
 
-    async def _slowed(self, exchange: Exchange) -> tuple[Exchange, tuple[str, ...]]:
+    async def _slowed(self, exchange: Exchange) -> Exchange:
         slow_s, timeout_s = self.spec.faults.prefetch_slow_s, self.spec.policy.prefetch_timeout_s
         left_s = max(timeout_s - exchange.took_ms / 1000, 0.0)
         await self._clock.pass_time(min(slow_s, left_s))
         took_ms = exchange.took_ms + slow_s * 1000
-        slowed = replace(exchange, took_ms=min(took_ms, timeout_s * 1000))
+        notes = (f"The answer was held back for {slow_s:g} s on purpose.",)
+        slowed = replace(exchange, took_ms=min(took_ms, timeout_s * 1000), notes=notes)
         if took_ms > timeout_s * 1000:
             slowed = replace(slowed, answer=None, failure=f"no answer within {timeout_s:g} s")
-        return slowed, (f"The answer was held back for {slow_s:g} s on purpose.",)
+        return slowed
 
     def _new_conversation(self) -> Conversation:
         return Conversation(
@@ -320,28 +323,26 @@ class Session:
         self._functions_for_later.clear()
 
     async def _call_function_now(self, name: str, params: Mapping[str, Json]) -> str:
-        exchange, notes = await self._function_exchange(name, params)
+        exchange = await self._function_exchange(name, params)
         text = "" if exchange.answer is None else exchange.answer.text
         failure = exchange.refusal
         result = (f"Failed: {failure}" if failure else text)[:MAX_RESULT_CHARS]
         fields = exchange.fields(failure)
-        self._add(FunctionCalled(name=name, params=params, result=result, notes=notes, **fields))
+        self._add(FunctionCalled(name=name, params=params, result=result, **fields))
         self._function_calls.append({"name": name, "params": dict(params), "result": result})
         return result
 
-    async def _function_exchange(
-        self, name: str, params: Mapping[str, Json]
-    ) -> tuple[Exchange, tuple[str, ...]]:
+    async def _function_exchange(self, name: str, params: Mapping[str, Json]) -> Exchange:
         policy, tool = self.spec.policy, self._tools.get(name, {})
         request = function_request(
             tool, params, metadata=self.metadata, filling=self._filling, policy=policy
         )
         answer = self.spec.function_answers.get(name)
         if answer is not None:
-            return Exchange(Sent.of(request) if request else None, answer), (_ANSWERED,)
+            return Exchange(Sent.of(request) if request else None, answer, notes=(_ANSWERED,))
         if request is None:
-            return Exchange(), (_NO_WEBHOOK if name in self._tools else _UNKNOWN,)
-        return await self._client.send(request, timeout_s=function_timeout_s(tool, policy)), ()
+            return Exchange(notes=(_NO_WEBHOOK if name in self._tools else _UNKNOWN,))
+        return await self._client.send(request, timeout_s=function_timeout_s(tool, policy))
 
     async def _deliver(self) -> None:
         """Send the end-of-call as often as the spec says, or log why not."""
@@ -384,8 +385,8 @@ class Session:
                 request, timeout_s=policy.end_of_call_timeout_s
             )
             failure = exchange.refusal
-            fields = exchange.fields(failure)
-            self._add(EndDelivered(vintage=self.spec.vintage, notes=notes, **fields))
+            fields = replace(exchange, notes=notes).fields(failure)
+            self._add(EndDelivered(vintage=self.spec.vintage, **fields))
             if failure is None:
                 return
 

@@ -43,6 +43,7 @@ class Exchange:
     answer: Answer | None = None
     failure: str | None = None
     took_ms: float = 0.0
+    notes: tuple[str, ...] = ()
 
     @property
     def refusal(self) -> str | None:
@@ -58,6 +59,7 @@ class Exchange:
             "answered": None if self.answer is None else Answered.of(self.answer),
             "took_ms": round(self.took_ms, 3),
             "failure": failure,
+            "notes": self.notes,
         }
 
 

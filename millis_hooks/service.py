@@ -33,7 +33,7 @@ from .observability.metrics import Metrics, MetricsEndpoint, StateCollector
 from .protocol.events import EndOfCall
 from .protocol.test_marks import REHEARSALS, TESTS_ONLY, Marks
 from .runs.outcome import OUTCOMES, write_handlers
-from .runs.processes import dispatcher_of
+from .runs.processes import coordinator_of
 from .runs.runner import Runner
 from .settings import Settings
 from .version import __version__
@@ -215,7 +215,7 @@ class Service:
             log.writer,
             self._executor,
             self._router,
-            dispatcher_of(log.database, log.writer, takes_part=self._settings.run_handlers),
+            coordinator_of(log.database, log.writer, takes_part=self._settings.run_handlers),
             concurrency=self._settings.handler_concurrency,
             own_numbers=self._settings.own_numbers,
             tell=log.tell_of_runs,

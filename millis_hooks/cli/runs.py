@@ -22,7 +22,15 @@ from ..call_log.redaction import masked_listed_run
 from ..exceptions import ConfigError
 from ..masking.error_report import printable
 from ..masking.policy import MaskPolicy
-from ..runs.replay import Preview, Replayed, Wanted, preview, replay_batch, replay_call, replay_run
+from ..runs.replay import (
+    Preview,
+    Replayed,
+    Selection,
+    preview,
+    replay_batch,
+    replay_call,
+    replay_run,
+)
 from ..settings import Settings
 from .common import open_log, print_json, record
 from .options import read_time
@@ -155,7 +163,7 @@ def replay(
     """Run handlers again with the stored payload: for one call, one run, or many runs."""
     require_known(status, _STATUSES)
     filters = (handler, status, read_time(since), read_time(until))
-    wanted = Wanted(*filters) if any(filters) else None
+    wanted = Selection(*filters) if any(filters) else None
     if sum(way is not None for way in (session_id, run, wanted)) != 1:
         raise ConfigError(_ONE_WAY)
     with open_log(Settings.load()) as database:
@@ -192,7 +200,7 @@ def _replay_run(database: Database, run_id: int) -> Replayed:
     return replayed
 
 
-def _replay_many(database: Database, wanted: Wanted, *, asks: bool) -> Replayed:
+def _replay_many(database: Database, wanted: Selection, *, asks: bool) -> Replayed:
     with database.reader.connect() as connection:
         _require_handler(wanted.handler, handler_names(connection))
         planned = preview(connection, wanted)
@@ -232,7 +240,7 @@ def _ask() -> None:
         fail("Nothing was replayed.")
 
 
-def _carry_out(database: Database, wanted: Wanted, total: int) -> Replayed:
+def _carry_out(database: Database, wanted: Selection, total: int) -> Replayed:
     done = Replayed()
     try:
         with progress(total) as tell_done:
@@ -246,7 +254,7 @@ def _carry_out(database: Database, wanted: Wanted, total: int) -> Replayed:
     return done
 
 
-def _batches(database: Database, wanted: Wanted) -> Iterator[Replayed]:
+def _batches(database: Database, wanted: Selection) -> Iterator[Replayed]:
     """Replay batch by batch; a service that acknowledges meanwhile gets its turns."""
     cursor = None
     while True:

@@ -116,6 +116,10 @@ _PLAIN = re.compile(r"(?!.*\d{7})[\w-]{1,64}", re.ASCII)
 _MAYBE_NUMBER = re.compile(r"\d{5,}(?=\d\d)")
 
 
+#: States of runs in words, where the database has others.
+_STATE_WORDS = {"failed": "retrying", "parked": "failed"}
+
+
 class Attempt(NamedTuple):
     """An attempt at a run that has ended."""
 
@@ -194,8 +198,14 @@ def log_attempt(
         "due_at": None if due_at is None else due_at.isoformat(),
         "error_type": None if failure is None else failure.error_type,
     }
-    words = (attempt.run_id, attempt.handler, attempt.attempt, failure or attempt.outcome, state)
-    runs_log.log(level, "run %d of %s, attempt %d: %s; it is %s now", *words, extra=_extra(told))
+    words = (
+        attempt.run_id,
+        attempt.handler,
+        attempt.attempt,
+        failure or attempt.outcome,
+        _STATE_WORDS.get(state, state),
+    )
+    runs_log.log(level, "run %d of %s, attempt %d: %s; the run is %s", *words, extra=_extra(told))
 
 
 def _rounded(duration_ms: float | None) -> float | None:

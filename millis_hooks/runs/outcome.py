@@ -1,6 +1,6 @@
-"""What becomes of a run after an attempt: done, tried again later, or parked.
+"""Decides the state of a run after an attempt: succeeded, retried later, or failed.
 
-Writes down which handlers there are, for pages and commands that do not import them.
+Also stores the registered handlers, for pages and commands that do not import the application.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..handlers.routing import DEFAULT_TIMEOUT_S, Handler
 from ..masking.error_report import describe_failure
 from .store import AttemptEnd, ClaimedRun
 
-#: How an attempt may end that was wanted.
+#: Outcomes of attempts, without `not_wanted`: the filter of the handler rejected the call.
 OUTCOMES = ("succeeded", "failed", "timed_out", "retry", "gave_up", "handed_back")
 
 
@@ -36,7 +36,7 @@ def end_of_attempt(
     now: datetime,
     random: Callable[[], float],
 ) -> AttemptEnd:
-    """Say how the attempt ended and what state its run is in from `now` on."""
+    """Return how the attempt ended, and the state of its run from `now` on."""
     error = finished.error
     if error is None:
         state: dict[str, Any] = {"state": "succeeded"}
@@ -62,15 +62,15 @@ def _after_failure(
     now: datetime,
     random: Callable[[], float],
 ) -> dict[str, Any]:
-    wish = _wish(error)
-    if isinstance(wish, GiveUp):
-        return {"state": "parked", "reason": describe_failure(wish).message or "given up"}
+    request = _request(error)
+    if isinstance(request, GiveUp):
+        return {"state": "parked", "reason": describe_failure(request).message or "given up"}
     if run.spent >= handler.max_attempts:
         return {
             "state": "parked",
             "reason": f"{run.spent} of {handler.max_attempts} attempts failed",
         }
-    delay_s = wish.after_s if wish else handler.retry_backoff.delay_s(run.spent, random)
+    delay_s = request.after_s if request else handler.retry_backoff.delay_s(run.spent, random)
     return {"state": "failed", "due_at": now + timedelta(seconds=delay_s)}
 
 
@@ -82,18 +82,18 @@ def _outcome(finished: HandlerResult) -> str:
         return "handed_back"
     if isinstance(error, HandlerTimeoutError):
         return "timed_out"
-    wish = _wish(error)
-    return "gave_up" if isinstance(wish, GiveUp) else "retry" if wish else "failed"
+    request = _request(error)
+    return "gave_up" if isinstance(request, GiveUp) else "retry" if request else "failed"
 
 
-def _wish(error: BaseException) -> Retry | GiveUp | None:
-    """Return what the handler asked for, if it asked: from a task group it comes in a group."""
-    raised = list(_leaves(error))
-    wishes = [each for each in raised if isinstance(each, Retry | GiveUp)]
-    if len(wishes) < len(raised):
+def _request(error: BaseException) -> Retry | GiveUp | None:
+    """Return the `Retry` or `GiveUp` that a handler raised; a task group raises them in a group."""
+    errors = list(_leaves(error))
+    requests = [each for each in errors if isinstance(each, Retry | GiveUp)]
+    if len(requests) < len(errors):
         return None
-    latest = max((each for each in wishes if isinstance(each, Retry)), key=_after_s, default=None)
-    return next((each for each in wishes if isinstance(each, GiveUp)), latest)
+    latest = max((each for each in requests if isinstance(each, Retry)), key=_after_s, default=None)
+    return next((each for each in requests if isinstance(each, GiveUp)), latest)
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:
@@ -115,9 +115,9 @@ def write_handlers(
     *,
     prefetch_budget_s: float,
 ) -> None:
-    """Put the handlers of the application that starts in the place of those of the last one.
+    """Replace the stored handlers by those of the application that starts.
 
-    A prefetch handler without a budget of its own has that of the application.
+    The timeout of a prefetch handler without a budget of its own is `prefetch_budget_s`.
     """
     connection.execute(delete(handlers))
     rows = [_columns(handler, now, prefetch_budget_s) for handler in registered]
@@ -126,11 +126,11 @@ def write_handlers(
 
 
 def _insert_or_update(connection: Connection) -> Any:
-    """Another process may be starting too, and have written its own meanwhile."""
+    """Return an upsert: another process that starts may have written its handlers meanwhile."""
     row = upsert(connection, handlers)
     key = handlers.primary_key.columns
-    told = {each.name: row.excluded[each.name] for each in handlers.c if each.name not in key}
-    return row.on_conflict_do_update(index_elements=list(key), set_=told)
+    values = {each.name: row.excluded[each.name] for each in handlers.c if each.name not in key}
+    return row.on_conflict_do_update(index_elements=list(key), set_=values)
 
 
 def _columns(handler: Handler, now: datetime, prefetch_budget_s: float) -> dict[str, Any]:

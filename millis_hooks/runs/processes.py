@@ -1,12 +1,11 @@
-"""Decides which of the processes on a call log do its runs, and sees to it that those of a process
-that has died are done by another.
+"""Decides which processes execute the runs of a call log, and takes over those of dead processes.
 
-On PostgreSQL every process does runs, and says once a second that it is there.
-
-Whose beat stands still for ten seconds is taken for dead: it is struck off the list, and what it
-was at is pending again. If it was only held up, it finds the ends of its attempts refused, and puts
-itself on the list again. No clock is compared with another: a beat is old when this process has
-watched it stand still, and who could not watch, because the server was gone, begins anew.
+On SQLite, the process that holds a lock file executes all runs. On PostgreSQL every process does,
+and writes a heartbeat once a second. A process whose heartbeat has not changed for ten seconds is
+considered dead: it is deleted from the list, and its runs are pending again. If it was only slow,
+the ends of its attempts are ignored, and it adds itself to the list again. Clocks are not compared:
+a process measures by its own clock how long a heartbeat has not changed, and starts measuring anew
+after it could not read.
 """
 
 from __future__ import annotations
@@ -35,57 +34,57 @@ from . import store
 logger = logging.getLogger("millis_hooks.runs")
 
 
-class Dispatcher(Protocol):
-    """What a runner asks about the others. Used by one thread; `is_in` and `leads` by any."""
+class Coordinator(Protocol):
+    """The part of this process among all. For one thread; `is_active` and `leads` for any."""
 
     @property
     def runner(self) -> str | None:
-        """The name under which this process takes runs; None where it is the only one."""
+        """The name that this process claims runs under; None where only one process does."""
 
     @property
-    def is_in(self) -> bool:
-        """Whether this process does runs."""
+    def is_active(self) -> bool:
+        """Whether this process executes runs."""
 
     @property
     def leads(self) -> bool:
-        """Whether this process, of all that do runs, sees to what one has to."""
+        """Whether this process, of all, does the work that one process does for all."""
 
     def check_in(self, now: datetime) -> bool:
-        """Say, before every turn, that this process is there; return whether it may do runs.
+        """Return whether this process may execute runs; called before every turn.
 
-        Runs that were at work in a process that has died are pending again. Raises `StorageError`,
-        and OSError where the call log is a file beside which none can be made.
+        Makes runs of dead processes pending. Raises `StorageError`, and OSError if the lock file
+        cannot be made.
         """
 
     def leave(self) -> None:
-        """Leave the place to others; nothing that this process has taken may be at work."""
+        """Leave runs to other processes; none of this process may be running."""
 
 
-def dispatcher_of(database: Database, writer: Writer, *, takes_part: bool = True) -> Dispatcher:
-    """Return the one for this call log; a process that takes no part leaves all runs to others."""
+def coordinator_of(database: Database, writer: Writer, *, takes_part: bool = True) -> Coordinator:
+    """Return the coordinator for a call log; without `takes_part` other processes execute runs."""
     if not takes_part:
-        return Bystander()
+        return Inactive()
     if database.is_file:
-        return OneProcess(writer, FileHolder(database.runner_lock))
-    return ManyProcesses(writer)
+        return SingleProcess(writer, FileHolder(database.runner_lock))
+    return Heartbeats(writer)
 
 
-class Bystander:
-    """For a process whose handlers are called by others."""
+class Inactive:
+    """For a process that leaves all runs to others."""
 
     runner = None
-    is_in = False
+    is_active = False
     leads = False
 
     def check_in(self, now: datetime) -> bool:
         return False
 
     def leave(self) -> None:
-        """There is no place to leave."""
+        """Do nothing."""
 
 
-class OneProcess:
-    """For a call log in a file: the process that holds its lock does all runs."""
+class SingleProcess:
+    """For a call log in a file: the process that holds its lock executes all runs."""
 
     runner = None
 
@@ -94,10 +93,10 @@ class OneProcess:
         self._holder = holder
 
     @property
-    def is_in(self) -> bool:
+    def is_active(self) -> bool:
         return self._holder.is_held
 
-    leads = is_in
+    leads = is_active
 
     def check_in(self, now: datetime) -> bool:
         if self._holder.is_held:
@@ -105,7 +104,7 @@ class OneProcess:
         if not self._holder.hold():
             return False
         try:
-            tell_interrupted(self._writer.run(partial(_take_over, now=now)))
+            log_interrupted(self._writer.run(partial(_take_over, now=now)))
         except BaseException:
             self._holder.let_go()
             raise
@@ -120,81 +119,81 @@ def _take_over(connection: Connection, now: datetime) -> int:
     return store.take_over(connection, now)
 
 
-def tell_interrupted(runs: int) -> None:
-    """Write into the log how many runs were taken over, if any were."""
+def log_interrupted(runs: int) -> None:
+    """Log how many runs were interrupted, if any."""
     if runs:
         logger.warning("%d runs were interrupted when their process ended", runs)
 
 
 BEAT_S = 1.0
 DEAD_AFTER_S = 10.0
-#: Who has not looked for so long has not watched.
-_BLINK_S = 3 * BEAT_S
+#: After a longer break between two readings, heartbeats are measured anew.
+_MAX_BREAK_S = 3 * BEAT_S
 
 
-class ManyProcesses:
-    """The place of this process among those that do the runs of a call log."""
+class Heartbeats:
+    """For a call log in PostgreSQL: all processes with a recent heartbeat execute runs."""
 
     def __init__(
         self, writer: Writer, *, monotonic_s: Callable[[], float] = time.monotonic
     ) -> None:
         self.runner = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
-        self.is_in = False
+        self.is_active = False
         self.leads = False
         self._writer = writer
         self._monotonic_s = monotonic_s
-        self._looked_at_s: float | None = None
+        self._read_at_s: float | None = None
         self._watched: dict[str, tuple[datetime, float]] = {}
 
     def check_in(self, now: datetime) -> bool:
-        at_s = self._monotonic_s()
-        if self._looked_at_s is not None and at_s < self._looked_at_s + BEAT_S:
-            return self.is_in
-        if self._looked_at_s is None or at_s > self._looked_at_s + _BLINK_S:
+        now_s = self._monotonic_s()
+        if self._read_at_s is not None and now_s < self._read_at_s + BEAT_S:
+            return self.is_active
+        if self._read_at_s is None or now_s > self._read_at_s + _MAX_BREAK_S:
             self._watched.clear()
         beats = self._writer.run(self._beat)
-        self.is_in, self._looked_at_s = True, at_s
-        dead = self._standing_still(beats, at_s)
+        self.is_active, self._read_at_s = True, now_s
+        dead = self._dead(beats, now_s)
         alive = beats.keys() - dead.keys()
         leads = min(alive, key=lambda name: (beats[name].started_at, name)) == self.runner
         if leads and not self.leads:
             self._writer.run(partial(store.wake_stranded, now=now))
         self.leads = leads
         if dead or leads:
-            tell_interrupted(self._writer.run(partial(_take_over_from_dead, dead=dead, now=now)))
+            log_interrupted(self._writer.run(partial(_take_over_from_dead, dead=dead, now=now)))
         return True
 
     def leave(self) -> None:
-        self.is_in = self.leads = False
-        strike_off = delete(runners).where(runners.c.name == self.runner)
-        with suppress(StorageError):  # then another does
-            self._writer.run(lambda connection: connection.execute(strike_off))
+        self.is_active = self.leads = False
+        deletion = delete(runners).where(runners.c.name == self.runner)
+        with suppress(StorageError):  # then another process deletes it
+            self._writer.run(lambda connection: connection.execute(deletion))
 
     def _beat(self, connection: Connection) -> dict[str, Any]:
-        """Say that this process is there, and return the rows of all that said so, by name."""
+        """Write a heartbeat, and return the rows of all processes by name."""
         now = func.clock_timestamp()
         row = upsert(connection, runners).values(name=self.runner, started_at=now, beat_at=now)
         again = {"beat_at": row.excluded.beat_at}
         connection.execute(row.on_conflict_do_update(index_elements=["name"], set_=again))
         return {each.name: each for each in connection.execute(select(runners))}
 
-    def _standing_still(self, beats: dict[str, Any], at_s: float) -> dict[str, datetime]:
-        """Return who has not beaten for too long, and when each did last."""
+    def _dead(self, beats: dict[str, Any], now_s: float) -> dict[str, datetime]:
+        """Return the dead processes by name, each with its last heartbeat."""
         for name, row in beats.items():
             if self._watched.get(name, (None,))[0] != row.beat_at:
-                self._watched[name] = row.beat_at, at_s
+                self._watched[name] = row.beat_at, now_s
         self._watched = {name: self._watched[name] for name in beats}
         return {
             name: beat_at
             for name, (beat_at, since_s) in self._watched.items()
-            if at_s - since_s >= DEAD_AFTER_S
+            if now_s - since_s >= DEAD_AFTER_S
         }
 
 
 def _take_over_from_dead(connection: Connection, dead: dict[str, datetime], now: datetime) -> int:
     for name, beat_at in dead.items():
         unchanged = and_(runners.c.name == name, runners.c.beat_at == beat_at)
-        # One that was stopped while it wrote has its row locked until the server ends its session.
+        # A process that stopped while writing holds a lock until the server ends its session.
         free = select(runners.c.name).where(unchanged).correlate(None)
         free = free.with_for_update(skip_locked=True)
         connection.execute(delete(runners).where(runners.c.name.in_(free)))
@@ -202,7 +201,7 @@ def _take_over_from_dead(connection: Connection, dead: dict[str, datetime], now:
 
 
 def processes_at_work(connection: Connection) -> list[str]:
-    """Name the processes that do runs now, by the database's clock."""
+    """Return the names of the processes with a recent heartbeat, by the database's clock."""
     lately = func.clock_timestamp() - timedelta(seconds=DEAD_AFTER_S)
     alive = select(runners.c.name).where(runners.c.beat_at > lately)
     return list(connection.scalars(alive.order_by(runners.c.started_at)))

@@ -1,7 +1,6 @@
-"""Replays: what a person asks to be done again, and calls that a handler has never had.
+"""Replays runs on request, and gives a handler calls that it has never had.
 
-Works on the tables alone, in the caller's transaction; whoever runs the handlers does what is
-written here.
+Works on the tables alone, in the caller's transaction; the runner executes what is written here.
 """
 
 from __future__ import annotations
@@ -21,12 +20,12 @@ from ..call_log.sanitize import clean_int, clean_text
 from ..call_log.tables import HAS_FAILED, IS_OF_CALL, calls, handler_runs, handlers
 from ..exceptions import ConfigError
 
-#: The status of calls that a handler wants and has no run for.
+#: The status of calls that match a handler and have no run of it.
 NEVER = "never"
 
-#: So many ids are looked through in one transaction at most, however few of them are wanted:
+#: So many ids are examined in one transaction at most, however few of them match:
 #: acknowledgements wait for it.
-_STRETCH = 5_000
+_RANGE = 5_000
 
 _runs = handler_runs.c
 
@@ -36,7 +35,7 @@ _Registered = Mapping[tuple[str, str], Row[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """What became of the runs that were asked for; `skipped` counts the others by reason."""
+    """The result of a replay; `skipped` counts the runs that stay as they are, by reason."""
 
     queued: int = 0
     brought_forward: int = 0
@@ -49,7 +48,7 @@ class Replayed:
 
     @property
     def total(self) -> int:
-        """How many runs were looked at."""
+        """How many runs were examined."""
         return self.changed + sum(self.skipped.values())
 
     def __add__(self, other: Replayed) -> Replayed:
@@ -60,18 +59,18 @@ class Replayed:
         )
 
     def __str__(self) -> str:
-        told = [f"{self.queued:,} queued"] if self.queued else []
+        parts = [f"{self.queued:,} queued"] if self.queued else []
         if self.brought_forward:
-            told.append(f"{self.brought_forward:,} brought forward")
-        told += [f"{count:,} skipped: {reason}" for reason, count in self.skipped.items()]
-        return "; ".join(told) or "nothing to replay"
+            parts.append(f"{self.brought_forward:,} brought forward")
+        parts += [f"{count:,} skipped: {reason}" for reason, count in self.skipped.items()]
+        return "; ".join(parts) or "nothing to replay"
 
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """What a bulk replay would do: to runs there are, and for calls that have none yet.
+    """What a bulk replay would do: with runs, and with calls that have none yet.
 
-    Of the calls a handler's `when` may still refuse some: that is the team's code.
+    The handler's `when`, which is the team's code, may still reject some of the calls.
     """
 
     runs: Replayed
@@ -84,16 +83,16 @@ class Preview:
 
     @property
     def total(self) -> int:
-        """How many runs it would look at or write."""
+        """How many runs it would examine or write."""
         return self.runs.total + self.first_runs
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """Which runs a bulk replay takes. Raises ConfigError if it says too little.
+class Selection:
+    """The runs of a bulk replay. Raises ConfigError if too little is given.
 
-    `status` is a state, or "never" for calls that the handler wants and has no run for; without it
-    a handler gets both. `since` (inclusive) and `until` (exclusive) are when a call was received.
+    `status` is a state, or "never" for calls that match the handler and have no run of it; without
+    a status it is both. `since` (inclusive) and `until` (exclusive) are when a call was received.
     """
 
     handler: str | None = None
@@ -109,19 +108,19 @@ class Wanted:
 
     @property
     def takes_runs(self) -> bool:
-        """Whether runs there are belong to it."""
+        """Whether it includes runs."""
         return self.status != NEVER
 
     @property
     def takes_calls(self) -> bool:
-        """Whether calls without a run belong to it."""
+        """Whether it includes calls without a run."""
         return self.handler is not None and self.status in (None, NEVER)
 
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """How far a bulk replay has come. What was written since it began has higher ids than its end:
-    a replay never takes its own runs."""
+    """The position of a bulk replay. Its ends are fixed when it begins, so that it never replays
+    runs of its own."""
 
     run: int
     last_run: int
@@ -139,16 +138,16 @@ def replay_run(
 ) -> Replayed | None:
     """Replay a run, or the one that took its place; None if there is no such run.
 
-    With `unless_replaced` a run whose place is taken is skipped: whoever clicked twice, or on a
-    page that is no longer true, has what was asked for.
+    With `unless_replaced` a run that was replayed already is skipped, as after a double click or on
+    an old page.
     """
-    asked = select(handler_runs).where(_runs.id == clean_int(run_id))
-    run = connection.execute(asked).one_or_none()
+    query = select(handler_runs).where(_runs.id == clean_int(run_id))
+    run = connection.execute(query).one_or_none()
     if run is None:
         return None
-    # Whoever replays the same call waits here, and then finds what this one has done.
+    # Another replay of the same call waits here, and then sees the new run.
     connection.execute(_CALL.where(calls.c.id == run.call_id).with_for_update())
-    run = connection.execute(asked).one()
+    run = connection.execute(query).one()
     if unless_replaced and not run.is_latest:
         return Replayed(skipped={"already replayed": 1})
     latest = _LATEST.where(
@@ -162,77 +161,77 @@ def replay_run(
 
 def replay_call(connection: Connection, session_id: str, now: datetime) -> Replayed | None:
     """Replay every handler that ran for a call; None if there is no such call."""
-    asked = _CALL.where(calls.c.session_id == clean_text(session_id))
-    call_id = connection.scalar(asked.with_for_update())
+    call = _CALL.where(calls.c.session_id == clean_text(session_id))
+    call_id = connection.scalar(call.with_for_update())
     if call_id is None:
         return None
     latest = _LATEST.where(IS_OF_CALL, _runs.call_id == call_id).order_by(_runs.id)
     return _replay(connection, connection.execute(latest).all(), now)
 
 
-def preview(connection: Connection, wanted: Wanted) -> Preview:
-    """Count what a bulk replay would do; reads every run or call there is."""
+def preview(connection: Connection, selection: Selection) -> Preview:
+    """Count what a bulk replay would do; reads all runs or calls."""
     registered = _registered(connection)
     grouped: Sequence[Row[Any]] = []
-    if wanted.takes_runs:
+    if selection.takes_runs:
         kinds = (_runs.hook, _runs.handler, _runs.state)
-        chosen = select(*kinds, func.count().label("number")).where(*_run_conditions(wanted))
+        chosen = select(*kinds, func.count().label("number")).where(*_run_conditions(selection))
         grouped = connection.execute(chosen.group_by(*kinds)).all()
     first_runs = 0
-    if wanted.takes_calls:
-        chosen = select(func.count()).where(*_call_conditions(wanted, registered))
+    if selection.takes_calls:
+        chosen = select(func.count()).where(*_call_conditions(selection, registered))
         first_runs = connection.scalar(chosen) or 0
     return Preview(_tally(((run, run.number) for run in grouped), registered), first_runs)
 
 
 def replay_batch(
     connection: Connection,
-    wanted: Wanted,
+    selection: Selection,
     now: datetime,
     after: Cursor | None = None,
     size: int = 200,
 ) -> tuple[Replayed, Cursor | None]:
-    """Replay the next `size` runs at most, first those there are; the cursor is None at the end."""
-    place = _beginning(connection, wanted) if after is None else after
-    if place.run < place.last_run:
-        end = min(place.run + _STRETCH, place.last_run)
-        replayed, come_to = _replay_runs(connection, wanted, now, place.run, end, size)
-        place = replace(place, run=come_to)
+    """Replay at most `size` runs, before calls without one; the cursor is None at the end."""
+    cursor = _start_of(connection, selection) if after is None else after
+    if cursor.run < cursor.last_run:
+        end = min(cursor.run + _RANGE, cursor.last_run)
+        replayed, come_to = _replay_runs(connection, selection, now, cursor.run, end, size)
+        cursor = replace(cursor, run=come_to)
     else:
-        end = min(place.call + _STRETCH, place.last_call)
-        replayed, come_to = _write_first_runs(connection, wanted, now, place.call, end, size)
-        place = replace(place, call=come_to)
-    return replayed, None if place.is_at_end else place
+        end = min(cursor.call + _RANGE, cursor.last_call)
+        replayed, come_to = _write_first_runs(connection, selection, now, cursor.call, end, size)
+        cursor = replace(cursor, call=come_to)
+    return replayed, None if cursor.is_at_end else cursor
 
 
-def _beginning(connection: Connection, wanted: Wanted) -> Cursor:
-    last_run = connection.scalar(select(func.max(_runs.id))) if wanted.takes_runs else 0
-    last_call = connection.scalar(select(func.max(calls.c.id))) if wanted.takes_calls else 0
+def _start_of(connection: Connection, selection: Selection) -> Cursor:
+    last_run = connection.scalar(select(func.max(_runs.id))) if selection.takes_runs else 0
+    last_call = connection.scalar(select(func.max(calls.c.id))) if selection.takes_calls else 0
     return Cursor(0, last_run or 0, 0, last_call or 0)
 
 
 def _replay_runs(
-    connection: Connection, wanted: Wanted, now: datetime, after: int, end: int, size: int
+    connection: Connection, selection: Selection, now: datetime, after: int, end: int, size: int
 ) -> tuple[Replayed, int]:
-    chosen = _stretch(_LATEST.where(*_run_conditions(wanted)), _runs.id, after, end, size)
+    chosen = _limited(_LATEST.where(*_run_conditions(selection)), _runs.id, after, end, size)
     runs = connection.execute(chosen).all()
     return _replay(connection, runs, now), runs[-1].id if len(runs) == size else end
 
 
 def _write_first_runs(
-    connection: Connection, wanted: Wanted, now: datetime, after: int, end: int, size: int
+    connection: Connection, selection: Selection, now: datetime, after: int, end: int, size: int
 ) -> tuple[Replayed, int]:
-    conditions = _call_conditions(wanted, _registered(connection))
-    chosen = _stretch(select(calls.c.id).where(*conditions), calls.c.id, after, end, size)
+    conditions = _call_conditions(selection, _registered(connection))
+    chosen = _limited(select(calls.c.id).where(*conditions), calls.c.id, after, end, size)
     ids = connection.scalars(chosen).all()
-    if ids and wanted.handler is not None:
-        rows = [pending_run(id_, wanted.handler, now, is_replay=True) for id_ in ids]
-        # Somebody may be asking for the same.
+    if ids and selection.handler is not None:
+        rows = [pending_run(id_, selection.handler, now, is_replay=True) for id_ in ids]
+        # Another replay may write the same.
         connection.execute(upsert(connection, handler_runs).on_conflict_do_nothing(), rows)
     return Replayed(len(ids)), ids[-1] if len(ids) == size else end
 
 
-def _stretch(
+def _limited(
     chosen: Select[Any], key: ColumnElement[int], after: int, end: int, size: int
 ) -> Select[Any]:
     return chosen.where(key > after, key <= end).order_by(key).limit(size)
@@ -250,22 +249,23 @@ _LATEST: Select[Any] = select(
 ).where(_runs.is_latest)
 
 
-def _run_conditions(wanted: Wanted) -> list[ColumnElement[bool]]:
+def _run_conditions(selection: Selection) -> list[ColumnElement[bool]]:
     conditions: list[ColumnElement[bool]] = [IS_OF_CALL]
-    if wanted.handler is not None:
-        conditions.append(_runs.handler == clean_text(wanted.handler))
-    if wanted.status is not None:
-        conditions.append(_runs.state == wanted.status)
-    received = _received(wanted)
+    if selection.handler is not None:
+        conditions.append(_runs.handler == clean_text(selection.handler))
+    if selection.status is not None:
+        conditions.append(_runs.state == selection.status)
+    received = _received(selection)
     if received:
-        # By its key, row for row: a join could begin at the calls and read all of them each time.
+        # By key for each row: a join could start with the calls and read all of them.
         conditions.append(select(calls.c.id).where(calls.c.id == _runs.call_id, *received).exists())
     return conditions
 
 
-def _call_conditions(wanted: Wanted, registered: _Registered) -> list[ColumnElement[bool]]:
-    """Tell which calls a handler wants and has no run for; none if there is no such handler."""
-    handler = registered.get(("end_of_call", wanted.handler or ""))
+def _call_conditions(selection: Selection, registered: _Registered) -> list[ColumnElement[bool]]:
+    """Return the conditions of calls that match a handler and have no run of it; none match if
+    there is no such handler."""
+    handler = registered.get(("end_of_call", selection.handler or ""))
     if handler is None:
         return [calls.c.id.is_(None)]
     filters = json.loads(handler.filters)
@@ -276,16 +276,16 @@ def _call_conditions(wanted: Wanted, registered: _Registered) -> list[ColumnElem
         calls.c.delivery_id.is_not(None),
         ~had.exists(),
         *(calls.c[name].in_(map(clean_text, values)) for name, values in filters.items()),
-        *_received(wanted),
+        *_received(selection),
     ]
 
 
-def _received(wanted: Wanted) -> list[ColumnElement[bool]]:
+def _received(selection: Selection) -> list[ColumnElement[bool]]:
     conditions = []
-    if wanted.since is not None:
-        conditions.append(calls.c.received_at >= wanted.since)
-    if wanted.until is not None:
-        conditions.append(calls.c.received_at < wanted.until)
+    if selection.since is not None:
+        conditions.append(calls.c.received_at >= selection.since)
+    if selection.until is not None:
+        conditions.append(calls.c.received_at < selection.until)
     return conditions
 
 
@@ -294,16 +294,16 @@ def _registered(connection: Connection) -> _Registered:
 
 
 def _replay(connection: Connection, runs: Sequence[Row[Any]], now: datetime) -> Replayed:
-    """Bring forward the runs that wait for their next attempt, and replace those that are over."""
+    """Bring forward runs that wait for a retry, and replace runs that are over."""
     registered = _registered(connection)
-    granted = [run for run in runs if _refusal(run, registered) is None]
-    _bring_forward(connection, [run.id for run in granted if run.state == "failed"], now)
-    _replace(connection, [run for run in granted if run.state != "failed"], now)
+    replayable = [run for run in runs if _refusal(run, registered) is None]
+    _bring_forward(connection, [run.id for run in replayable if run.state == "failed"], now)
+    _replace(connection, [run for run in replayable if run.state != "failed"], now)
     return _tally(((run, 1) for run in runs), registered)
 
 
 def _refusal(run: Row[Any], registered: _Registered) -> str | None:
-    """Say in words why a run stays as it is, or None."""
+    """Return in words why a run stays as it is, or None."""
     handler = registered.get((run.hook, run.handler))
     if handler is None:
         return f"no handler is named {run.handler!r} any more"
@@ -315,7 +315,7 @@ def _refusal(run: Row[Any], registered: _Registered) -> str | None:
 
 
 def _tally(runs: Iterable[tuple[Row[Any], int]], registered: _Registered) -> Replayed:
-    """Add up what becomes of runs, each given with how many there are like it."""
+    """Return the result for runs, each given with how many there are like it."""
     queued = brought_forward = 0
     skipped: Counter[str] = Counter()
     for run, number in runs:
@@ -332,7 +332,7 @@ def _tally(runs: Iterable[tuple[Row[Any], int]], registered: _Registered) -> Rep
 def _bring_forward(connection: Connection, ids: Sequence[int], now: datetime) -> None:
     if ids:
         due_now = {"state": "pending", "state_since": now, "due_at": None}
-        # Another process may have begun one of them meanwhile.
+        # Another process may have begun some of them meanwhile.
         waiting = update(handler_runs).where(_runs.id.in_(ids), HAS_FAILED)
         connection.execute(waiting.values(due_now))
 
@@ -343,7 +343,7 @@ def _replace(connection: Connection, runs: Sequence[Row[Any]], now: datetime) ->
     ids = [run.id for run in runs]
     replaced = update(handler_runs).where(_runs.id.in_(ids), _runs.is_latest)
     replaced = replaced.values(is_latest=False).returning(_runs.id)
-    # The others were replaced meanwhile by somebody who asked for the same.
+    # The others were replaced meanwhile by another replay.
     ours = set(connection.scalars(replaced))
     rows = [
         pending_run(

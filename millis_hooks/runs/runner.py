@@ -1,11 +1,8 @@
-"""Does the pending runs: takes them from the ledger, gives them to the executor, writes down how
-they ended.
+"""Executes pending runs: claims them, calls their handlers, and records how attempts ended.
 
-One thread decides everything, and each of its turns is one transaction: what has ended is recorded
-and as many new runs are taken as there are places for. Whether this process may, its dispatcher
-says.
-
-What runs hand to their handlers: the end-of-call they are about, or the run that is parked.
+One thread decides everything. Each of its turns is one transaction, which records the attempts that
+have ended and claims as many runs as there are slots for. Handlers get the end-of-call of the run,
+or, of `on_failed`, the run that failed.
 """
 
 from __future__ import annotations
@@ -38,9 +35,9 @@ from ..observability.log_records import Attempt, log_attempt, trace_id
 from ..observability.metrics import Role, RunnerStatus
 from ..protocol.events import EndOfCall
 from . import store
-from .concurrency import HungHandlers, Places
+from .concurrency import HungHandlers, Key, Slots, key_of
 from .outcome import HandedBackError, end_of_attempt
-from .processes import Dispatcher
+from .processes import Coordinator
 from .store import AttemptEnd, ClaimedRun
 
 if TYPE_CHECKING:
@@ -49,7 +46,7 @@ if TYPE_CHECKING:
 #: Takes hook, handler, outcome and seconds of an attempt.
 CountAttempt: TypeAlias = Callable[[str, str, str, float], None]
 
-#: The bodies of calls, each with what is known of its sender, by the call's id.
+#: The bodies of calls and their sources, by the id of the call.
 Bodies = dict[int, Row[Any]]
 
 
@@ -75,7 +72,7 @@ def event_of(
     if run.parked_run_id is None:
         return call
     with reader.connect() as connection:
-        return _parked_run(connection, run.parked_run_id, call)
+        return _failed_run(connection, run.parked_run_id, call)
 
 
 def _whole(reader: Engine, told: Row[Any], own_numbers: frozenset[str]) -> EndOfCall:
@@ -104,11 +101,12 @@ _BODIES: Select[Any] = (
 )
 
 
-def _parked_run(connection: Connection, run_id: int, call: EndOfCall) -> FailedRun:
+def _failed_run(connection: Connection, run_id: int, call: EndOfCall) -> FailedRun:
     run = connection.execute(select(handler_runs).where(handler_runs.c.id == run_id)).one()
     call._change = run.change
-    tried = select(attempts).where(attempts.c.run_id == run_id).order_by(attempts.c.number.desc())
-    tries = connection.execute(tried).all()
+    latest_first = attempts.c.number.desc()
+    of_run = select(attempts).where(attempts.c.run_id == run_id).order_by(latest_first)
+    tries = connection.execute(of_run).all()
     return FailedRun(
         run_id=run_id,
         call=call,
@@ -123,19 +121,18 @@ def _parked_run(connection: Connection, run_id: int, call: EndOfCall) -> FailedR
 
 logger = logging.getLogger("millis_hooks.runs")
 
-#: Runs are looked for at least this often, whoever wrote them, and so is the place of a process
-#: that has died.
+#: Seconds between two looks for runs of other processes, and for dead processes.
 POLL_S = 0.5
-#: The first look is taken this late: who calls first should not wait for what was left behind.
+#: Delay of the first look in seconds: the first requests must not wait for a backlog.
 FIRST_LOOK_S = 0.2
-#: How long what happens is gathered in a flood.
+#: In a flood of deliveries, events of so many seconds go into one turn.
 GATHER_S = 0.02
-#: How often runs are looked for that got lost, and those whose handler nobody knows.
+#: Seconds between two searches for lost runs, and for runs of unknown handlers.
 SEARCH_EVERY_S = 60.0
-#: A run of an unknown handler is parked when it has waited this long: until then another release of
-#: the application may take over that knows it.
+#: After this time a run of an unknown handler fails: until then, another release of the application
+#: that has the handler may start.
 UNKNOWN_FOR = timedelta(hours=1)
-#: What writing down the last ends may take when the service stops.
+#: Seconds for recording the last ends when the service stops.
 RECORDING_S = 5.0
 
 
@@ -145,7 +142,7 @@ def _utc_now() -> datetime:
 
 @dataclass(slots=True, eq=False)
 class _AtWork:
-    """An attempt at work; it is late once it was given up and its code goes on."""
+    """A running attempt; it is late if it timed out and its code still runs."""
 
     run: ClaimedRun
     handler: Handler
@@ -161,14 +158,14 @@ class _AtWork:
 
     @property
     def deadline(self) -> float | None:
-        """When the attempt is given up, on the monotonic clock; None while it has not begun."""
+        """When the attempt times out, on the monotonic clock; None while it has not begun."""
         if self.is_late or self.running is None or self.running.begun_at is None:
             return None
         return self.running.begun_at + self.timeout_s
 
 
 class Runner:
-    """Keeps at most `concurrency` handlers at work."""
+    """Runs at most `concurrency` handlers at a time."""
 
     def __init__(
         self,
@@ -176,7 +173,7 @@ class Runner:
         writer: Writer,
         executor: Executor,
         router: Router,
-        dispatcher: Dispatcher,
+        coordinator: Coordinator,
         *,
         concurrency: int,
         own_numbers: frozenset[str] = frozenset(),
@@ -186,13 +183,13 @@ class Runner:
         hung: HungHandlers | None = None,
         now: Callable[[], datetime] = _utc_now,
     ) -> None:
-        """Call `tell` with the ids of calls of which runs began or ended, and `count` with the
-        hook, handler, outcome and duration in seconds of each attempt that ended."""
+        """Call `tell` with the ids of calls whose runs began or ended, and `count` with the hook,
+        handler, outcome and duration in seconds of each attempt that ended."""
         self._reader = reader
         self._writer = writer
         self._executor = executor
         self._router = router
-        self._dispatcher = dispatcher
+        self._coordinator = coordinator
         self._concurrency = concurrency
         self._own_numbers = own_numbers
         self._tell = tell
@@ -200,22 +197,22 @@ class Runner:
         self._now = now
         self._latest = now()
         self._search_at = time.monotonic()
-        self._served: Counter[tuple[str, str]] = Counter()  # when each was served last, in turns
+        self._served: Counter[Key] = Counter()  # the turn in which each was last served
         self._turns = 0
         self._hung = hung or HungHandlers()
         self._at_work: set[_AtWork] = set()
         self._count = count
         self._ended: list[AttemptEnd] = []
-        self._notes: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._events: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._stop_at: float | None = None
         self._thread = threading.Thread(target=self._run, name="millis-hooks-runner", daemon=True)
 
     @property
     def status(self) -> RunnerStatus:
-        """What it is doing at this moment; may be asked from any thread."""
+        """The current state; from any thread."""
         at_work = list(self._at_work)
         late = sum(each.is_late for each in at_work)
-        role: Role = "working" if self._dispatcher.is_in else "standby"
+        role: Role = "working" if self._coordinator.is_active else "standby"
         return RunnerStatus(
             role if self._thread.is_alive() else "stopped",
             len(at_work) - late,
@@ -224,24 +221,24 @@ class Runner:
         )
 
     @property
-    def handlers(self) -> list[tuple[str, str]]:
+    def handlers(self) -> list[Key]:
         """The hook and name of every handler, also of prefetches."""
-        return [(handler.hook, handler.name) for handler in self._router]
+        return list(map(key_of, self._router))
 
     @property
     def leads(self) -> bool:
-        """Whether this process sees to what one of all has to; may be asked from any thread."""
-        return self._dispatcher.leads
+        """Whether this process does the work that one process does for all; from any thread."""
+        return self._coordinator.leads
 
     def start(self) -> None:
         self._thread.start()
 
     def wake(self) -> None:
-        """Say that there may be new runs."""
-        self._notes.put(None)
+        """Look for new runs now."""
+        self._events.put(None)
 
     def close(self, *, grace_s: float = 5.0) -> None:
-        """Take no more runs, give those at work `grace_s` to end, and hand back the others."""
+        """Claim no more runs, give running ones `grace_s` to end, and hand back the rest."""
         self._stop_at = time.monotonic() + grace_s
         self.wake()
         self._thread.join(grace_s + RECORDING_S)
@@ -253,22 +250,22 @@ class Runner:
                 for step in (self._take_turn, self._wait, self._give_up_late):
                     self._try(step)
         finally:
-            self._dispatcher.leave()
+            self._coordinator.leave()
 
     def _try(self, step: Callable[[], None]) -> None:
         try:
             step()
-        except Exception as error:  # whatever it is: the thread must live
+        except Exception as error:  # of any kind: the thread must go on
             if self._stop_at is not None and isinstance(error, StorageError):
-                self._ended.clear()  # the call log may be closed: there is nothing to wait for
-            logger.error("runs wait: %s", describe_failure(error))
+                self._ended.clear()  # the call log may be closed: do not wait for it
+            logger.error("runs are delayed: %s", describe_failure(error))
 
     def _is_done(self) -> bool:
         is_stopping = self._stop_at is not None
         return is_stopping and not self._ended and all(each.is_late for each in self._at_work)
 
     def _take_turn(self) -> None:
-        """Record what has ended and take what there is room for."""
+        """Record attempts that have ended, and claim runs."""
         self._hung.note(self._hung_now())
         if not self._may_work():
             return
@@ -280,40 +277,40 @@ class Runner:
         self._tell({*(end.run.call_id for end in ended), *(run.call_id for run in claimed)})
 
     def _may_work(self) -> bool:
-        """Check in; who is stopping takes no place any more."""
+        """Check in; a process that stops does not become active."""
         is_stopping = self._stop_at is not None
-        may_check_in = self._dispatcher.is_in or not is_stopping
-        return may_check_in and self._dispatcher.check_in(self._now())
+        may_check_in = self._coordinator.is_active or not is_stopping
+        return may_check_in and self._coordinator.check_in(self._now())
 
     def _write(self, connection: Connection, *, ended: Sequence[AttemptEnd]) -> list[ClaimedRun]:
         """Runs in the writer's transaction, while this thread waits."""
-        telling_of, now = self._router.failure_handlers, self._now()
-        store.record(connection, ended, telling_of)
+        failure_hooks, now = self._router.failure_handlers, self._now()
+        store.record(connection, ended, failure_hooks)
         if self._stop_at is not None:
             return []
-        if self._dispatcher.leads:
+        if self._coordinator.leads:
             self._wake(connection, now)
         if time.monotonic() >= self._search_at:
             self._search_at = time.monotonic() + SEARCH_EVERY_S
             self._search(connection, now)
         for handler, wait, reason in self._hung.given_up():
             since = now - wait
-            store.park_waiting(
-                connection, handler, reason, now, waiting_since=since, telling_of=telling_of
+            store.fail_waiting(
+                connection, handler, reason, now, waiting_since=since, failure_hooks=failure_hooks
             )
         return store.claim(
             connection,
-            self._places(),
+            self._slots(),
             now,
             late=[each.run for each in self._at_work if each.is_late],
-            telling_of=telling_of,
+            failure_hooks=failure_hooks,
             flip=partial(random.randrange, 2),
-            runner=self._dispatcher.runner,
+            runner=self._coordinator.runner,
         )
 
-    def _places(self) -> Places:
+    def _slots(self) -> Slots:
         at_work, is_blocked = self._at_work, self._executor.is_blocked
-        return Places(
+        return Slots(
             [each for each in self._handlers() if not (each.is_async and is_blocked)],
             self._concurrency,
             busy=[each.handler for each in at_work if not each.is_late],
@@ -321,58 +318,58 @@ class Runner:
         )
 
     def _hung_now(self) -> list[Handler]:
-        """Return the handlers that have no place because of calls that do not return."""
-        places, hung_prefetches = self._places(), self._executor.hung_prefetches
+        """Return the handlers that have no slot because of calls that do not return."""
+        slots, hung_prefetches = self._slots(), self._executor.hung_prefetches
         is_blocked = self._executor.is_blocked
         return [
             each
             for each in self._router
             if (each.is_async and is_blocked)
-            or (each.name in hung_prefetches if each.hook == "prefetch" else places.is_hung(each))
+            or (each.name in hung_prefetches if each.hook == "prefetch" else slots.is_hung(each))
         ]
 
     def _handlers(self) -> list[Handler]:
-        """Return the handlers that have runs; who was served longest ago comes first."""
+        """Return the handlers that have runs, the least recently served first."""
         handlers = [handler for handler in self._router if handler.hook != "prefetch"]
-        return sorted(handlers, key=lambda handler: self._served[handler.hook, handler.name])
+        return sorted(handlers, key=lambda handler: self._served[key_of(handler)])
 
     def _wake(self, connection: Connection, now: datetime) -> None:
-        """Wake the runs that wait for their time."""
+        """Make pending the runs whose retry is due."""
         store.wake_due(connection, now)
         if now < self._latest - store.CLOCK_TOLERANCE:
             store.wake_stranded(connection, now)
         self._latest = now
 
     def _search(self, connection: Connection, now: datetime) -> None:
-        """See to the runs that nothing else would become of."""
+        """Recover runs that would otherwise wait forever."""
         at_work = [each.run for each in self._at_work]
-        lost = store.take_back(connection, self._dispatcher.runner, at_work, now)
+        lost = store.take_back(connection, self._coordinator.runner, at_work, now)
         if lost:
-            logger.warning("%d runs were taken and never begun; they are pending again", lost)
-        if self._dispatcher.leads:
-            known = {(handler.hook, handler.name) for handler in self._router}
-            store.park_unknown(
+            logger.warning("%d runs were claimed and never begun; they are pending again", lost)
+        if self._coordinator.leads:
+            known = set(map(key_of, self._router))
+            store.fail_unknown(
                 connection,
                 known,
                 now,
                 waiting_since=now - UNKNOWN_FOR,
-                telling_of=self._router.failure_handlers,
+                failure_hooks=self._router.failure_handlers,
             )
 
     def _wait(self, longest_s: float | None = None) -> None:
-        """Wait until something happens or the next handler is late, then note all that happened."""
+        """Wait for an event or the next deadline, then handle all events."""
         ends = [at_work.deadline for at_work in self._at_work]
         waits = [end - time.monotonic() for end in [*ends, self._stop_at] if end is not None]
         try:
-            happened = [self._notes.get(timeout=max(min([longest_s or POLL_S, *waits]), 0.001))]
+            events = [self._events.get(timeout=max(min([longest_s or POLL_S, *waits]), 0.001))]
         except Empty:
             return
         if self._writer.is_flooded:  # acknowledgements come first: more goes into one turn
             time.sleep(GATHER_S)
-        happened += [self._notes.get_nowait() for _ in range(self._notes.qsize())]
-        for note in happened:
-            if note is not None:
-                note()
+        events += [self._events.get_nowait() for _ in range(self._events.qsize())]
+        for event in events:
+            if event is not None:
+                event()
 
     def _begin(self, claimed: Sequence[ClaimedRun]) -> None:
         if not claimed:
@@ -380,7 +377,7 @@ class Runner:
         bodies: Bodies = {}
         try:
             bodies = read_bodies(self._reader, claimed)
-        except SQLAlchemyError as error:  # each run fails for want of its body, and is tried again
+        except SQLAlchemyError as error:  # each attempt fails for lack of its body, and is retried
             logger.error("the bodies of runs could not be read: %s", describe_failure(error))
         for run in claimed:
             self._begin_one(run, bodies)
@@ -393,7 +390,7 @@ class Runner:
         self._at_work.add(at_work)
         try:
             event = event_of(self._reader, run, bodies, own_numbers=self._own_numbers)
-        except Exception as error:  # for the stored bytes nobody can vouch
+        except Exception as error:  # the stored bytes may be anything
             self._finished(at_work, HandlerResult(error=error))
             self._left(at_work)
         else:
@@ -421,12 +418,12 @@ class Runner:
         )
 
     def _finished(self, at_work: _AtWork, finished: HandlerResult) -> None:
-        """Called on the handler's thread: only leaves a note for ours."""
-        self._notes.put(partial(self._note_end, at_work, finished))
+        """Called on the handler's thread: adds an event for ours."""
+        self._events.put(partial(self._note_end, at_work, finished))
 
     def _left(self, at_work: _AtWork) -> None:
-        """Called on the handler's thread once its code is over, maybe long after its attempt."""
-        self._notes.put(partial(self._note_left, at_work))
+        """Called on the handler's thread when its code ends, maybe long after its attempt."""
+        self._events.put(partial(self._note_left, at_work))
 
     def _note_end(self, at_work: _AtWork, finished: HandlerResult) -> None:
         run = at_work.run

@@ -1,12 +1,12 @@
-"""The book of runs and their attempts: what becomes of them is written here, in the caller's
-transaction. (`replay.py` adds what a person asks for.)
+"""The tables of runs and attempts: claim, record, wake and fail, in the caller's transaction.
 
     pending -> running -> succeeded | failed | parked
     failed -> pending, when it is due        running -> pending, when handed back or interrupted
 
-Several processes may write in it at once: each takes runs that no other has its hands on, and what
-became of an attempt is written once. What another has locked is left for later, as acknowledgements
-would wait with us.
+These are the states in the database: pages say *retrying* for `failed`, and *failed* for `parked`.
+Several processes may write at once. Each claims runs that no other has locked, and the end of an
+attempt is written once. Locked rows are skipped, as acknowledgements would wait for this
+transaction.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ from ..call_log.sanitize import clean_text
 from ..call_log.tables import HAS_FAILED, IS_OPEN, attempts, handler_runs, runners
 from ..handlers.routing import Handler
 from ..masking.error_report import Failure
-from .concurrency import Places
+from .concurrency import Slots
 
-#: Says whom to tell that a run of the handler of this name is parked.
-TellingOf = Callable[[str], Sequence[Handler]]
+#: Returns the `on_failed` handlers for runs of the handler of this name.
+FailureHooks = Callable[[str], Sequence[Handler]]
 
-#: Runs that are parked in one transaction at most: acknowledgements wait for it.
-MOST_PARKED = 500
-#: What was written further in the future than this was written by a clock that has since been set
-#: back; less is the correction every clock gets.
+#: So many runs fail in one transaction at most: acknowledgements wait for it.
+MOST_FAILED = 500
+#: A time further in the future was written before the clock was set back. Smaller differences are
+#: the corrections that every clock gets.
 CLOCK_TOLERANCE = timedelta(minutes=1)
 
 _runs = handler_runs.c
@@ -55,7 +55,7 @@ _WAITS = and_(IS_OPEN, _runs.state.in_(["pending", "failed"]))
 
 @dataclass(frozen=True, slots=True)
 class ClaimedRun:
-    """A run that is now ours to do; `spent` counts this attempt too."""
+    """A run that this process has begun; `spent` includes this attempt."""
 
     id: int
     call_id: int
@@ -69,9 +69,9 @@ class ClaimedRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptEnd:
-    """How one attempt ended, and what becomes of its run: outcomes and states of `tables.py`.
+    """How an attempt ended, and the next state of its run: outcomes and states of `tables.py`.
 
-    A call that the handler's `when` did not want has the outcome `not_wanted`.
+    The outcome is `not_wanted` if the handler's `when` rejected the call.
     """
 
     run: ClaimedRun
@@ -86,71 +86,72 @@ class AttemptEnd:
 
 def claim(
     connection: Connection,
-    places: Places,
+    slots: Slots,
     now: datetime,
     *,
     late: Collection[ClaimedRun],
-    telling_of: TellingOf,
+    failure_hooks: FailureHooks,
     flip: Callable[[], int],
     runner: str | None = None,
 ) -> list[ClaimedRun]:
-    """Take as many pending runs as there are places for; their attempts count from here on.
+    """Begin as many pending runs as there are slots for; their attempts count from now on.
 
-    `runner` is the name of this process where others do runs too. A handler's own `concurrency`
-    holds for all of them together.
+    `runner` is the name of this process among several. The `concurrency` of a handler limits all
+    of them together.
 
-    One that has no attempt left, because its process died in the last, is parked instead. Handlers
-    are not called for calls they still have at work as `late`, though that was given up. `flip`
-    returns 0 or 1.
+    A run without attempts left, because its process died in the last, fails instead. Runs wait
+    for calls with a `late` run of the same handler. `flip` returns 0 or 1.
     """
     taken: list[int] = []
-    for handler in places.in_turn():
-        room = places.room(handler)
+    for handler in slots.fair_order():
+        room = slots.available(handler)
         if room > 0 and handler.concurrency is not None and runner is not None:
-            room = _room_beside_others(connection, places, handler, runner)
+            room = _room_beside_others(connection, slots, handler, runner)
         picked = _pick(connection, handler, room, late, flip)
         exhausted = [run for run in picked if run.spent >= handler.max_attempts]
         reason = f"{handler.max_attempts} of {handler.max_attempts} attempts did not end"
-        _park(connection, exhausted, reason, now, telling_of)
+        _fail(connection, exhausted, reason, now, failure_hooks)
         ids = [run.id for run in picked if run.spent < handler.max_attempts]
-        places.take(handler, len(ids))
+        slots.take(handler, len(ids))
         taken += ids
     return _begin(connection, taken, now, runner) if taken else []
 
 
-def record(connection: Connection, ends: Sequence[AttemptEnd], telling_of: TellingOf) -> None:
-    """Write how attempts ended, and with them their runs; one nobody wanted leaves no trace.
+def record(connection: Connection, ends: Sequence[AttemptEnd], failure_hooks: FailureHooks) -> None:
+    """Write the ends of attempts and the states of their runs; delete runs that were not wanted.
 
-    What was taken for interrupted meanwhile is another's by now: its end changes nothing.
+    An attempt that was marked interrupted meanwhile belongs to another process: it is skipped.
     """
     ends = _still_ours(connection, ends)
     for end in ends:
         if end.outcome == "not_wanted":
-            _forget(connection, end.run)
+            _delete(connection, end.run)
     ended = [end for end in ends if end.outcome != "not_wanted"]
     if ended:
         connection.execute(_END_ATTEMPT, [_attempt_columns(end) for end in ended])
         connection.execute(_END_RUN, [_run_columns(end) for end in ended])
     for end in ended:
         if end.state == "parked":
-            _tell(connection, end.run, end.ended_at, telling_of)
+            _call_hooks(connection, end.run, end.ended_at, failure_hooks)
 
 
 def wake_due(connection: Connection, now: datetime) -> None:
-    """Make the failed runs pending whose time has come."""
+    """Make pending the runs whose retry is due."""
     connection.execute(_WAKE_DUE, {"now": now})
 
 
 def wake_stranded(connection: Connection, now: datetime) -> None:
-    """Make the failed runs pending that failed in what is now the future: the clock was set back,
-    and they would wait for that long again."""
+    """Make pending the runs whose last attempt failed in the future: the clock was set back, and
+    they would wait too long."""
     stranded = and_(HAS_FAILED, _runs.state_since > now + CLOCK_TOLERANCE)
     connection.execute(_to_pending(stranded), {"now": now})
 
 
 def take_over(connection: Connection, now: datetime) -> int:
-    """Make the runs pending that were at work when their process died: of those that are running,
-    all that no runner in the list of runners has. Return how many."""
+    """Make pending the running runs of processes that are not in the list of runners any more.
+
+    Return how many.
+    """
     alive = _runs.runner.in_(select(runners.c.name))
     return _interrupt(connection, or_(_runs.runner.is_(None), ~alive), now)
 
@@ -158,52 +159,52 @@ def take_over(connection: Connection, now: datetime) -> int:
 def take_back(
     connection: Connection, runner: str | None, at_work: Collection[ClaimedRun], now: datetime
 ) -> int:
-    """Make the runs pending that are running in the name of `runner` and are not `at_work` there:
-    it never learned that it took them. Return how many."""
+    """Make pending the running runs of `runner` that are not `at_work` there: their claim was
+    committed and its answer lost. Return how many."""
     known = [run.id for run in at_work]
     theirs = and_(_runs.runner.is_not_distinct_from(runner), _runs.id.not_in(known))
     return _interrupt(connection, theirs, now)
 
 
-def park_unknown(
+def fail_unknown(
     connection: Connection,
     known: Collection[tuple[str, str]],
     now: datetime,
     *,
     waiting_since: datetime,
-    telling_of: TellingOf,
+    failure_hooks: FailureHooks,
 ) -> None:
-    """Park what has waited since `waiting_since` for a handler not in `known` (hook and name)."""
+    """Fail runs that have waited since `waiting_since` for a handler that is not in `known`."""
     names = select(_runs.hook, _runs.handler).where(_WAITS).distinct()
     for hook, name in connection.execute(names).all():
         if (hook, name) not in known:
             reason = f"no handler is named {name} any more"
-            park_waiting(
+            fail_waiting(
                 connection,
                 (hook, name),
                 reason,
                 now,
                 waiting_since=waiting_since,
-                telling_of=telling_of,
+                failure_hooks=failure_hooks,
             )
 
 
-def park_waiting(
+def fail_waiting(
     connection: Connection,
     handler: tuple[str, str],
     reason: str,
     now: datetime,
     *,
     waiting_since: datetime,
-    telling_of: TellingOf,
+    failure_hooks: FailureHooks,
 ) -> None:
-    """Park what has waited since `waiting_since` for `handler` (hook and name), for `reason`."""
+    """Fail runs that have waited since `waiting_since` for `handler` (hook, name)."""
     hook, name = handler
     theirs = and_(_WAITS, _runs.hook == hook, _runs.handler == name)
     waited = and_(theirs, _runs.state_since <= waiting_since)
-    old = select(handler_runs).where(waited).limit(MOST_PARKED)
+    old = select(handler_runs).where(waited).limit(MOST_FAILED)
     old = old.with_for_update(skip_locked=True)
-    _park(connection, connection.execute(old).all(), reason, now, telling_of)
+    _fail(connection, connection.execute(old).all(), reason, now, failure_hooks)
 
 
 def _pick(
@@ -213,18 +214,18 @@ def _pick(
     late: Collection[ClaimedRun],
     flip: Callable[[], int],
 ) -> Sequence[Row[Any]]:
-    """Choose pending runs: the oldest, but if not all fit, the newest get half of the places.
+    """Choose pending runs: the oldest, but if not all fit, the newest get half of the slots.
 
-    New calls are not kept waiting by a backlog, and the backlog gets done.
+    New calls do not wait for a backlog, and the backlog becomes shorter.
     """
     if room <= 0:
         return ()
-    wanted = {
+    parameters = {
         "hook": handler.hook,
         "handler": handler.name,
         "late": [run.call_id for run in late if run.handler == handler.name],
     }
-    oldest = connection.execute(_OLDEST, wanted | {"most": room + 1}).all()
+    oldest = connection.execute(_OLDEST, parameters | {"most": room + 1}).all()
     if len(oldest) <= room:
         return oldest
     newest = (room + flip()) // 2
@@ -232,29 +233,26 @@ def _pick(
         return oldest[:room]
     return [
         *oldest[: room - newest],
-        *connection.execute(_NEWEST, wanted | {"most": newest}).all(),
+        *connection.execute(_NEWEST, parameters | {"most": newest}).all(),
     ]
 
 
-def _room_beside_others(
-    connection: Connection, places: Places, handler: Handler, runner: str
-) -> int:
-    """Return the room that the runs in other processes leave, and keep those from taking more;
-    none while another is taking some."""
+def _room_beside_others(connection: Connection, slots: Slots, handler: Handler, runner: str) -> int:
+    """Return the slots that runs in other processes leave; 0 while another process claims some."""
     name = {"name": f"{handler.hook} {handler.name}"}
     if is_postgresql(connection) and not connection.scalar(_LOCK_HANDLER, name):
         return 0
     running = and_(IS_OPEN, _runs.state == "running", _runs.runner != runner)
     of_handler = and_(_runs.hook == handler.hook, _runs.handler == handler.name)
     count = select(func.count()).select_from(handler_runs).where(running, of_handler)
-    return places.room(handler, elsewhere=connection.execute(count).scalar_one())
+    return slots.available(handler, elsewhere=connection.execute(count).scalar_one())
 
 
 def _interrupt(connection: Connection, condition: ColumnElement[bool], now: datetime) -> int:
-    """Make running runs pending whose attempts nobody will end; return how many."""
+    """Make running runs pending and mark their attempts interrupted; return how many."""
     running = and_(IS_OPEN, _runs.state == "running", condition)
-    wanted = select(_runs.id).where(running).with_for_update(skip_locked=True)
-    ids = connection.scalars(wanted).all()
+    interrupted = select(_runs.id).where(running).with_for_update(skip_locked=True)
+    ids = connection.scalars(interrupted).all()
     if ids:
         unended = and_(attempts.c.run_id.in_(ids), attempts.c.outcome.is_(None))
         connection.execute(update(attempts).where(unended).values(outcome="interrupted"))
@@ -280,33 +278,36 @@ def _begin(
     return sorted(claimed, key=lambda run: run.id)
 
 
-def _park(
+def _fail(
     connection: Connection,
     runs: Sequence[Row[Any]],
     reason: str,
     now: datetime,
-    telling_of: TellingOf,
+    failure_hooks: FailureHooks,
 ) -> None:
     for run in runs:
-        parked = {"state": "parked", "state_since": now, "due_at": None, "reason": reason}
-        connection.execute(update(handler_runs).where(_runs.id == run.id).values(parked))
-        _tell(connection, run, now, telling_of)
+        failed = {"state": "parked", "state_since": now, "due_at": None, "reason": reason}
+        connection.execute(update(handler_runs).where(_runs.id == run.id).values(failed))
+        _call_hooks(connection, run, now, failure_hooks)
 
 
-def _tell(
-    connection: Connection, parked: ClaimedRun | Row[Any], now: datetime, telling_of: TellingOf
+def _call_hooks(
+    connection: Connection,
+    failed: ClaimedRun | Row[Any],
+    now: datetime,
+    failure_hooks: FailureHooks,
 ) -> None:
-    """Write a run for each handler that is to be told; of its own parking nobody is told."""
-    if parked.hook == "end_of_call":
-        for teller in telling_of(parked.handler):
-            told = pending_run(
-                parked.call_id, teller.name, now, hook="parked", parked_run_id=parked.id
+    """Write a run for each `on_failed` handler; runs of these cause no others when they fail."""
+    if failed.hook == "end_of_call":
+        for hook in failure_hooks(failed.handler):
+            run = pending_run(
+                failed.call_id, hook.name, now, hook="parked", parked_run_id=failed.id
             )
-            connection.execute(insert(handler_runs), told)
+            connection.execute(insert(handler_runs), run)
 
 
-def _forget(connection: Connection, run: ClaimedRun) -> None:
-    """Delete a run; if it had taken the place of another, that one is the latest again."""
+def _delete(connection: Connection, run: ClaimedRun) -> None:
+    """Delete a run; the one that it had replaced is the latest again."""
     connection.execute(delete(handler_runs).where(_runs.id == run.id))
     same = and_(_runs.call_id == run.call_id, _runs.hook == run.hook, _runs.handler == run.handler)
     latest = select(func.max(_runs.id)).where(same).scalar_subquery()
@@ -360,7 +361,7 @@ _BEGIN_RUNS = (
     )
 )
 
-_EARLIER = (
+_EARLIER_ATTEMPTS = (
     select(func.count()).where(attempts.c.run_id == _runs.id).correlate(handler_runs)
 ).scalar_subquery()
 
@@ -368,7 +369,7 @@ _BEGIN_ATTEMPTS = (
     insert(attempts)
     .from_select(
         ["run_id", "number", "started_at"],
-        select(_runs.id, literal(1) + _EARLIER, _NOW).where(_runs.id.in_(_IDS)),
+        select(_runs.id, literal(1) + _EARLIER_ATTEMPTS, _NOW).where(_runs.id.in_(_IDS)),
     )
     .returning(attempts.c.run_id, attempts.c.number)
 )

@@ -91,7 +91,7 @@ def test_runs_wait_for_a_handler_for_some_of_its_timeouts(
     clock.now = waits_s
     [(key, wait, reason)] = hung.given_up()
     assert (key, wait.total_seconds()) == (("end_of_call", "work"), waits_s)
-    assert reason.startswith("all places of work are taken by calls that do not return")
+    assert reason.startswith("calls that do not return take all slots of work")
 
 
 def age_runs(runs: Runs) -> None:

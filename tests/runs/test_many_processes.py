@@ -24,8 +24,8 @@ from millis_hooks.handlers.routing import Router
 from millis_hooks.protocol.events import EndOfCall
 from millis_hooks.runs import store
 from millis_hooks.runs.outcome import write_handlers
-from millis_hooks.runs.processes import DEAD_AFTER_S, ManyProcesses, processes_at_work
-from millis_hooks.runs.replay import Wanted, replay_batch
+from millis_hooks.runs.processes import DEAD_AFTER_S, Heartbeats, processes_at_work
+from millis_hooks.runs.replay import Selection, replay_batch
 from millis_hooks.runs.runner import Runner
 from support import databases
 from support.storage import NOW, ended, opened, rows, writing
@@ -54,7 +54,7 @@ class Process:
     def __init__(self, database: Database, writer: Writer, router: Router) -> None:
         self.database, self.writer = database, writer
         self.time = Time()
-        self.place = ManyProcesses(writer, monotonic_s=self.time)
+        self.place = Heartbeats(writer, monotonic_s=self.time)
         self.executor = Executor()
         self.router = router
         self.runner = Runner(
@@ -253,11 +253,11 @@ def test_a_run_that_another_process_is_taking_is_not_parked(tmp_path: Path) -> N
     with process(tmp_path, router) as one:
         one.receive("-s1")
         park = partial(
-            store.park_unknown,
+            store.fail_unknown,
             known=(),
             now=NOW,
             waiting_since=NOW,
-            telling_of=router.failure_handlers,
+            failure_hooks=router.failure_handlers,
         )
         with locked(one, select(handler_runs)):
             one.writer.run(park)
@@ -320,7 +320,7 @@ def test_a_process_that_leaves_while_nothing_can_be_written_is_missed_by_the_oth
         with monkeypatch.context() as patch:
             patch.setattr(one.writer, "submit", refuse)
             one.place.leave()
-        assert not one.place.is_in
+        assert not one.place.is_active
         assert one.at_the_log() == [one.place.runner]
 
 
@@ -376,8 +376,8 @@ def change(process: Process, state: str) -> None:
 
 
 def replay_all(process: Process, status: str) -> None:
-    wanted = Wanted(handler="work", status=status)
-    process.writer.run(partial(replay_batch, wanted=wanted, now=NOW))
+    wanted = Selection(handler="work", status=status)
+    process.writer.run(partial(replay_batch, selection=wanted, now=NOW))
 
 
 def test_a_run_that_another_process_begins_is_not_brought_forward(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from millis_hooks.runs import replay as replay_module
 from millis_hooks.runs.replay import (
     Cursor,
     Replayed,
-    Wanted,
+    Selection,
     preview,
     replay_batch,
     replay_call,
@@ -63,12 +63,12 @@ def call_again(log: StoredCalls, session_id: str = "-call") -> Replayed:
 
 
 def one_batch(
-    log: StoredCalls, wanted: Wanted, after: Cursor | None = None, size: int = 200
+    log: StoredCalls, wanted: Selection, after: Cursor | None = None, size: int = 200
 ) -> tuple[Replayed, Cursor | None]:
     return log.write(lambda connection: replay_batch(connection, wanted, LATER, after, size))
 
 
-def in_bulk(log: StoredCalls, wanted: Wanted, size: int = 200) -> Replayed:
+def in_bulk(log: StoredCalls, wanted: Selection, size: int = 200) -> Replayed:
     """Replay all batches; what they come to must have been foreseen."""
     with log.database.reader.connect() as connection:
         planned = preview(connection, wanted)
@@ -221,7 +221,7 @@ def test_a_status_takes_the_runs_in_it(log: StoredCalls) -> None:
     for number, state in enumerate(["parked", "succeeded", "failed", "parked"]):
         log.add_run(ended_call(log, f"-{number}"), CRM, state)
     log.add_run(1, "charge_card", "parked")
-    assert in_bulk(log, Wanted(CRM, "parked")) == Replayed(queued=2)
+    assert in_bulk(log, Selection(CRM, "parked")) == Replayed(queued=2)
     assert waiting_calls(log) == ["-0", "-3"]
 
 
@@ -230,7 +230,7 @@ def test_a_status_alone_takes_the_runs_of_every_handler(log: StoredCalls) -> Non
     call = ended_call(log)
     for handler in (CRM, "mail", "charge_card", "gone"):
         log.add_run(call, handler, "parked")
-    replayed = in_bulk(log, Wanted(status="parked"))
+    replayed = in_bulk(log, Selection(status="parked"))
     assert (replayed.queued, sum(replayed.skipped.values())) == (2, 2)
 
 
@@ -240,7 +240,7 @@ def test_alerts_and_replaced_runs_are_not_replayed_in_bulk(log: StoredCalls) -> 
     log.add_run(call, CRM, "parked", is_latest=False)
     parked = log.add_run(call, CRM, "succeeded")
     log.add_run(call, CRM, "parked", hook="parked", parked_run_id=parked)
-    assert in_bulk(log, Wanted(CRM, "parked")) == Replayed()
+    assert in_bulk(log, Selection(CRM, "parked")) == Replayed()
 
 
 def test_never_takes_the_calls_that_a_handler_has_not_had(log: StoredCalls) -> None:
@@ -248,14 +248,14 @@ def test_never_takes_the_calls_that_a_handler_has_not_had(log: StoredCalls) -> N
     log.add_run(ended_call(log, "-had"), CRM, "succeeded")
     log.add_run(ended_call(log, "-other"), "charge_card", "succeeded")
     log.add_unended_call("-live", minutes_ago=1)
-    assert in_bulk(log, Wanted(CRM, "never")) == Replayed(queued=2)
+    assert in_bulk(log, Selection(CRM, "never")) == Replayed(queued=2)
     assert waiting_calls(log) == ["-new", "-other"]
 
 
 def test_a_handler_alone_takes_runs_and_calls_it_has_not_had(log: StoredCalls) -> None:
     log.add_run(ended_call(log, "-had"), CRM, "succeeded")
     ended_call(log, "-new")
-    assert in_bulk(log, Wanted(CRM)) == Replayed(queued=2)
+    assert in_bulk(log, Selection(CRM)) == Replayed(queued=2)
     assert waiting_calls(log) == ["-had", "-new"]
 
 
@@ -273,20 +273,20 @@ def test_first_runs_are_for_the_calls_that_the_filters_let_through(log: StoredCa
         ended_call(log, f"-other-{name}", **fits | {name: "other"})
         if name != "outcome":
             ended_call(log, f"-no-{name}", **fits | {name: None})
-    assert in_bulk(log, Wanted("picky")) == Replayed(queued=1)
+    assert in_bulk(log, Selection("picky")) == Replayed(queued=1)
     assert waiting_calls(log) == ["-fits"]
 
 
 def test_a_first_run_is_not_a_repetition(log: StoredCalls) -> None:
     ended_call(log)
-    assert in_bulk(log, Wanted("charge_card", "never")) == Replayed(queued=1)
+    assert in_bulk(log, Selection("charge_card", "never")) == Replayed(queued=1)
 
 
 def test_a_handler_that_is_gone_wants_no_call(log: StoredCalls) -> None:
     log.add_run(ended_call(log), "gone", "succeeded")
     ended_call(log, "-new")
-    assert in_bulk(log, Wanted("gone")).queued == 0
-    assert in_bulk(log, Wanted("go\0ne\ud800")) == Replayed()
+    assert in_bulk(log, Selection("gone")).queued == 0
+    assert in_bulk(log, Selection("go\0ne\ud800")) == Replayed()
 
 
 @pytest.mark.parametrize("status", [None, "parked"])
@@ -296,14 +296,14 @@ def test_only_calls_received_in_the_time_are_taken(log: StoredCalls, status: str
         if status or minutes < 15:
             log.add_run(call, CRM, "parked")
     since, until = NOW - timedelta(minutes=15), NOW - timedelta(minutes=5)
-    assert in_bulk(log, Wanted(CRM, status, since, until)) == Replayed(queued=2)
+    assert in_bulk(log, Selection(CRM, status, since, until)) == Replayed(queued=2)
     assert waiting_calls(log) == ["-10", "-15"]
 
 
 def test_a_time_to_begin_at_is_enough(log: StoredCalls) -> None:
     for minutes in (5, 50):
         log.add_run(ended_call(log, f"-{minutes}", minutes_ago=minutes), CRM, "succeeded")
-    assert in_bulk(log, Wanted(since=NOW - timedelta(minutes=10))) == Replayed(queued=1)
+    assert in_bulk(log, Selection(since=NOW - timedelta(minutes=10))) == Replayed(queued=1)
 
 
 @pytest.mark.parametrize(
@@ -312,7 +312,7 @@ def test_a_time_to_begin_at_is_enough(log: StoredCalls) -> None:
 )
 def test_replaying_everything_needs_an_explicit_filter(wanted: dict[str, Any], told: str) -> None:
     with pytest.raises(ConfigError, match=told):
-        Wanted(**wanted)
+        Selection(**wanted)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 10])
@@ -322,7 +322,7 @@ def test_batches_of_any_size_take_everything_once(log: StoredCalls, size: int) -
         if number % 2:
             log.add_run(call, CRM, "parked")
             log.add_run(call, "charge_card", "parked")
-    assert in_bulk(log, Wanted(CRM), size) == Replayed(queued=6)
+    assert in_bulk(log, Selection(CRM), size) == Replayed(queued=6)
     assert waiting_calls(log) == [f"-{number}" for number in range(6)]
 
 
@@ -334,14 +334,14 @@ def test_few_among_many_are_found_in_short_stretches(
         state = "parked" if number in (0, 6) else "succeeded"
         log.add_run(ended_call(log, f"-{number}"), CRM, state)
     ended_call(log, "-new")
-    assert in_bulk(log, Wanted(CRM, "parked")) == Replayed(queued=2)
-    assert in_bulk(log, Wanted(CRM, "never")) == Replayed(queued=1)
+    assert in_bulk(log, Selection(CRM, "parked")) == Replayed(queued=2)
+    assert in_bulk(log, Selection(CRM, "never")) == Replayed(queued=1)
 
 
 def test_what_comes_while_a_replay_goes_on_is_not_taken(log: StoredCalls) -> None:
     log.add_run(ended_call(log, "-1"), CRM, "parked")
     log.add_run(ended_call(log, "-2"), CRM, "parked")
-    wanted = Wanted(CRM)
+    wanted = Selection(CRM)
     first, cursor = one_batch(log, wanted, size=1)
     assert (first, cursor) == (Replayed(queued=1), Cursor(1, 2, 0, 2))
     park_all(log)
@@ -360,7 +360,7 @@ def test_a_batch_costs_a_few_statements_however_many_runs_it_has(log: StoredCall
         log.add_run(call_id, CRM, "parked")
     statements: list[object] = []
     event.listen(log.database.writer, "before_cursor_execute", lambda *args: statements.append(1))
-    in_bulk(log, Wanted(CRM))
+    in_bulk(log, Selection(CRM))
     assert len(statements) < 15
 
 
@@ -378,4 +378,4 @@ def test_a_latest_run_is_unique_for_its_handler_and_call(log: StoredCalls) -> No
     call = ended_call(log)
     row = pending_run(call, CRM, NOW)
     log.write(lambda connection: connection.execute(insert(handler_runs), row))
-    assert in_bulk(log, Wanted(CRM)) == Replayed(skipped={"already waiting": 1})
+    assert in_bulk(log, Selection(CRM)) == Replayed(skipped={"already waiting": 1})

@@ -23,8 +23,8 @@ from millis_hooks.handlers.executor import Executor
 from millis_hooks.handlers.routing import Router
 from millis_hooks.protocol.events import EndOfCall
 from millis_hooks.runs import store
-from millis_hooks.runs.concurrency import HungHandlers, Places
-from millis_hooks.runs.processes import dispatcher_of
+from millis_hooks.runs.concurrency import HungHandlers, Slots
+from millis_hooks.runs.processes import coordinator_of
 from millis_hooks.runs.runner import Runner
 from support.storage import NOW, commits_of, ended, opened, rows, writing
 from support.waiting import eventually
@@ -52,7 +52,7 @@ class Runs:
             writer,
             self.executor,
             router,
-            dispatcher_of(database, writer),
+            coordinator_of(database, writer),
             concurrency=2,
             hung=hung,
             now=lambda: self.now,
@@ -517,7 +517,7 @@ def test_a_mistake_of_our_own_does_not_end_the_runner(
         eventually(lambda: runs.runner.status.role == "working")
         patch.setattr("millis_hooks.runs.store.wake_due", None)
         runs.receive("-s1")
-        eventually(lambda: "runs wait: TypeError" in caplog.text)
+        eventually(lambda: "runs are delayed: TypeError" in caplog.text)
         patch.undo()
         runs.until("succeeded")
 
@@ -546,13 +546,13 @@ def die_at_work(folder: Path, router: Router, session_id: str, *, times: int) ->
         runs.receive(session_id)
 
         def claim_and_die(connection: Connection) -> None:
-            places = Places(list(router), 1)
+            slots = Slots(list(router), 1)
             assert store.claim(
                 connection,
-                places,
+                slots,
                 runs.now,
                 late=(),
-                telling_of=router.failure_handlers,
+                failure_hooks=router.failure_handlers,
                 flip=lambda: 0,
             )
 
@@ -623,7 +623,7 @@ def test_runs_outlive_a_failing_call_log(
         eventually(lambda: runs.states() == ["running"])
         rename(runs.writer, "attempts", "gone")
         release.set()
-        eventually(lambda: "runs wait: StorageError" in caplog.text)
+        eventually(lambda: "runs are delayed: StorageError" in caplog.text)
         rename(runs.writer, "gone", "attempts")
         assert [attempt.outcome for attempt in runs.do_all()] == ["succeeded"]
 

@@ -1,9 +1,8 @@
-"""Sessions without an end-of-call, and ends-of-call fetched from Millis' call logs.
+"""Ends-of-call that the call log lacks, and entries of Millis' call logs stored in their place.
 
-Functions work in the caller's transaction. What is fetched goes into the inbox like a webhook: the
-service processes it and calls handlers for it. Whether a session lacks its end is decided in the
-transaction that stores one, so only an end that says that the call was still under way is ever
-followed by a fetched one.
+Functions with a connection work in the caller's transaction. A fetched end goes into the inbox like
+a webhook: the service processes it and calls its handlers. Whether an end is missing is decided in
+the transaction that stores it, so a fetched end only ever follows one of a call in progress.
 """
 
 from __future__ import annotations
@@ -22,16 +21,18 @@ from .deliveries import Delivery, content_hash, insert_deliveries
 from .sanitize import clean_text, clean_time
 from .tables import calls, deliveries, forgotten, outbound_calls, reconciled
 
-#: `source` of what is fetched.
+#: The `source` of fetched deliveries.
 SOURCE = "millis_api"
-#: So many sessions go into one question.
+#: Sessions in one query.
 _AT_ONCE = 500
 _IS_UNDER_WAY = calls.c.call_status.in_(sorted(UNDER_WAY))
 
 
-def lacking(connection: Connection, session_ids: Collection[str]) -> set[str]:
-    """Return those of the sessions whose end is to be fetched: it is neither here nor about to be
-    processed, or says that the call was under way; and nobody wanted it forgotten."""
+def missing_of(connection: Connection, session_ids: Collection[str]) -> set[str]:
+    """Return the sessions whose end is missing, without those that were deleted by `forget`.
+
+    An end is missing if there is none, stored or processed, or only one of a call in progress.
+    """
     hashes = {_hash(session_id): session_id for session_id in session_ids}
     d = deliveries.c
     was_fetched = and_(d.source.is_not(None), d.reason.is_not(None))
@@ -39,46 +40,48 @@ def lacking(connection: Connection, session_ids: Collection[str]) -> set[str]:
     has_end = select(d.session_id).where(
         d.session_id.in_(session_ids),
         d.kind == "end_of_call",
-        # One that came broken does not help; one that was fetched would come the same again.
+        # An unparsed one does not count; a fetched one would be the same again.
         or_(and_(d.outcome == "stored", ~is_open), was_fetched),
     )
-    gone = select(forgotten.c.session_hash).where(forgotten.c.session_hash.in_(hashes))
+    deleted = select(forgotten.c.session_hash).where(forgotten.c.session_hash.in_(hashes))
     return (
         set(session_ids)
         - set(connection.scalars(has_end))
-        - {hashes[gone_hash] for gone_hash in connection.scalars(gone)}
+        - {hashes[hash_] for hash_ in connection.scalars(deleted)}
     )
 
 
 def unended(connection: Connection, *, since: datetime, before: datetime) -> list[str]:
-    """Name the sessions that began in a period and have no end: calls that were asked about, and
-    calls that Millis was asked to make."""
+    """Return the sessions without an end that began in a period.
+
+    These are calls with a prefetch, and calls that were requested from Millis.
+    """
     c, o = calls.c, outbound_calls.c
-    asked = select(c.session_id).where(
+    received = select(c.session_id).where(
         or_(c.ended_at.is_(None), _IS_UNDER_WAY),
         c.received_at >= since,
         c.received_at < before,
-        or_(c.source.is_(None), c.source.not_in(MADE_UP_SOURCES)),  # Millis knows nothing of them
+        or_(c.source.is_(None), c.source.not_in(MADE_UP_SOURCES)),  # unknown to Millis
     )
-    made = select(o.session_id).where(o.started_at >= since, o.started_at < before)
-    found = sorted({*connection.scalars(asked), *connection.scalars(made)})
-    stretches = (found[start : start + _AT_ONCE] for start in range(0, len(found), _AT_ONCE))
-    return [each for stretch in stretches for each in sorted(lacking(connection, stretch))]
+    requested = select(o.session_id).where(o.started_at >= since, o.started_at < before)
+    sessions = sorted({*connection.scalars(received), *connection.scalars(requested)})
+    parts = (sessions[start : start + _AT_ONCE] for start in range(0, len(sessions), _AT_ONCE))
+    return [each for part in parts for each in sorted(missing_of(connection, part))]
 
 
 def fill_in(connection: Connection, fetched: Sequence[Delivery]) -> int:
-    """Store those ends that are still lacking; return how many."""
+    """Store those of the ends that are still missing; return how many."""
     by_session = {end.session_id: end for end in fetched if end.session_id is not None}
-    lacked = sorted(lacking(connection, by_session))
-    made_up = _made_up(connection, lacked)
-    storable = [by_session[each]._replace(**made_up.get(each, {})) for each in lacked]
+    missing = sorted(missing_of(connection, by_session))
+    made_up = _made_up(connection, missing)
+    storable = [by_session[each]._replace(**made_up.get(each, {})) for each in missing]
     if storable:
         insert_deliveries(connection, storable)
     return len(storable)
 
 
 def _made_up(connection: Connection, session_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Return how those of the sessions are marked that Millis did not make."""
+    """Return the marks of those sessions that Millis did not make."""
     d = deliveries.c
     marked = select(d.session_id, func.max(d.source), func.max(cast(d.dry_run, Integer))).where(
         d.session_id.in_(session_ids), d.source.in_(MADE_UP_SOURCES)
@@ -88,14 +91,14 @@ def _made_up(connection: Connection, session_ids: Sequence[str]) -> dict[str, di
 
 
 def remember_started(connection: Connection, session_id: str, now: datetime) -> None:
-    """Remember that Millis was asked to make this call, until its end is known."""
+    """Note that this call was requested from Millis, until its end is known."""
     cleaned = clean_text(session_id)
     connection.execute(delete(outbound_calls).where(outbound_calls.c.session_id == cleaned))
     connection.execute(insert(outbound_calls).values(session_id=cleaned, started_at=now))
 
 
 def forget_at_millis(connection: Connection, session_ids: Sequence[str]) -> None:
-    """See to it that these sessions are never fetched."""
+    """Note that these sessions must never be fetched."""
     if not session_ids:
         return
     hashes = {_hash(session_id) for session_id in session_ids}
@@ -105,17 +108,17 @@ def forget_at_millis(connection: Connection, session_ids: Sequence[str]) -> None
 
 
 def read_until(connection: Connection, api: str) -> datetime | None:
-    """Return how far these call logs of Millis' have been read without a gap, if ever."""
-    found: datetime | None = connection.scalar(
+    """Return until when these call logs of Millis have been read without a gap, if ever."""
+    until: datetime | None = connection.scalar(
         select(reconciled.c.until).where(reconciled.c.api == api)
     )
-    return found
+    return until
 
 
 def note_read(connection: Connection, api: str, *, since: datetime, until: datetime) -> None:
-    """Note that they have been read from `since` on, unless that leaves a gap.
+    """Note that they have been read from `since` until `until`, unless that leaves a gap.
 
-    Calls that Millis was asked to make before then are asked about no more.
+    Calls that were requested before `since` are not looked for any more.
     """
     before = read_until(connection, api)
     if before is not None and not since <= before <= until:
@@ -127,8 +130,8 @@ def note_read(connection: Connection, api: str, *, since: datetime, until: datet
 
 def first_received(connection: Connection) -> datetime | None:
     """Return when the first call of this log was received."""
-    found: datetime | None = connection.scalar(select(func.min(calls.c.received_at)))
-    return found
+    first: datetime | None = connection.scalar(select(func.min(calls.c.received_at)))
+    return first
 
 
 def _hash(session_id: str) -> bytes:
@@ -138,8 +141,7 @@ def _hash(session_id: str) -> bytes:
 def delivery_of(
     entry: EndOfCall, now: datetime, *, imported: bool = False, source: str | None = None
 ) -> Delivery:
-    """Return the delivery that `entry` is kept as: compact JSON, as if received when the call
-    ended."""
+    """Return an entry as a delivery: compact JSON, received when the call ended."""
     return Delivery(
         kind="end_of_call",
         received_at=min(ended_at(entry) or now, now),
@@ -155,7 +157,7 @@ def delivery_of(
 
 
 def ended_at(entry: EndOfCall) -> datetime | None:
-    """Return when the call was over by Millis' clock; None if that is not known."""
+    """Return when the call ended by Millis' clock; None if unknown."""
     started_at = clean_time(entry.started_at)
     if started_at is None:
         return None

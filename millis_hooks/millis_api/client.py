@@ -1,7 +1,7 @@
 """A client of Millis' HTTP API: starts calls, ends them, and reads Millis' call logs.
 
 Source: the OpenAPI file in Millis' documentation, and what public clients of it handle. The key
-goes out bare, without `Bearer`, as in Millis' own samples.
+is sent without `Bearer`, as in Millis' own samples.
 """
 
 from __future__ import annotations
@@ -40,19 +40,19 @@ BASE_URLS: dict[Region, str] = {
     "us": "https://api-west.millis.ai",
     "eu": "https://api-eu-west.millis.ai",
 }
-#: Millis gives at most so many entries at once.
+#: Entries in an answer of Millis, at most.
 PAGE_SIZE = 100
-#: More pages are not read in one go: 100,000 calls.
+#: Pages that are read at most: 100,000 calls.
 MAX_PAGES = 1_000
 
-#: The entries in an answer: of `/call-logs`, and of `/agents/{id}/call-histories`.
+#: Where the entries stand in an answer of `/call-logs` and of `/agents/{id}/call-histories`.
 _LISTS = ("histories", "items")
-#: What people write between the digits of a telephone number.
-_BETWEEN = re.compile(r"[\s().\-/]")
+#: Characters between the digits of a phone number.
+_SEPARATOR = re.compile(r"[\s().\-/]")
 _E164 = re.compile(r"\+[1-9][0-9]{5,14}")
-_AGAIN = "Millis' call logs do not end: a page has only calls that were on an earlier one."
+_REPEATED = "Millis' call logs do not end: a page has only calls of earlier pages."
 _ENDLESS = (
-    f"Millis' call logs have more than {MAX_PAGES:,} pages. What was read until now is kept; begin "
+    f"Millis' call logs have more than {MAX_PAGES:,} pages. The calls until here are kept; start "
     "with a later --since."
 )
 _NO_KEY = (
@@ -61,25 +61,24 @@ _NO_KEY = (
 
 
 class CallMayHaveBegunError(MillisUnreachableError, GiveUp):
-    """Nobody knows whether Millis makes the call: look before you call anybody twice.
+    """It is unknown whether Millis makes the call: check before the same person is called twice.
 
-    Where a handler raises it, its run is parked, for a person to look.
+    If a handler raises it, its run fails without a retry.
     """
 
     def __init__(self, error: MillisUnreachableError) -> None:
-        told = f"{error} The call may have begun."
-        super().__init__(told, may_be_done=True, status=error.status)
+        super().__init__(f"{error} The call may have begun.", may_be_done=True, status=error.status)
 
 
 class StartedCall(WireModel):
-    """A call that Millis was asked to make; its end-of-call will have the same `session_id`."""
+    """A call that was requested from Millis; its end-of-call has the same `session_id`."""
 
     session_id: str | None = None
     call_id: str | None = None
 
 
 class LoggedCall(EndOfCall):
-    """A call in Millis' call logs: as an `EndOfCall`, but it may not be over yet."""
+    """A call in Millis' call logs: an `EndOfCall` that may not be over yet."""
 
     @property
     def is_over(self) -> bool:
@@ -89,14 +88,14 @@ class LoggedCall(EndOfCall):
 
 @dataclass(frozen=True, slots=True)
 class CallLogPage:
-    """Some calls of Millis' call logs; of `unreadable` entries nobody knows which call they are."""
+    """A page of Millis' call logs; `unreadable` counts the entries without a session id."""
 
     calls: tuple[LoggedCall, ...]
     unreadable: int = 0
 
 
 class CallLogFilters(TypedDict, total=False):
-    """Which calls of Millis' call logs; times are aware."""
+    """Filters of Millis' call logs; times are aware."""
 
     since: datetime
     until: datetime
@@ -106,12 +105,12 @@ class CallLogFilters(TypedDict, total=False):
 
 
 class MillisApi:
-    """Asks Millis, with one key and in one region; every method raises `MillisApiError`.
+    """A client with one key and region; every method raises `MillisApiError`.
 
-    It may be used on any event loop, and from plain functions by `asyncio.run`: each request then
-    has a connection of its own. `async with` keeps connections open, on the loop it is entered on.
+    It works on any event loop, and in plain functions by `asyncio.run`: each request then has a
+    connection of its own. `async with` keeps connections open, on the loop where it is entered.
 
-    For a call that Millis did not make, and in tests, Millis is not asked, and no key is sent: see
+    For a call that Millis did not make, and in tests, no request and no key is sent to Millis: see
     `in_place_of_millis`.
     """
 
@@ -125,10 +124,10 @@ class MillisApi:
         remember: Callable[[StartedCall], Awaitable[None]] | None = None,
         transport: AsyncBaseTransport | None = None,
     ) -> None:
-        """`base_url` stands in for the region's address, and `transport` for the network.
+        """Use `base_url` in place of the region's address, and `transport` in place of the network.
 
-        `remember` is told of each call that was started. Raises `ConfigError` for a key that cannot
-        be one, and for an address over which others could read it.
+        `remember` is called with each started call. Raises `ConfigError` for a malformed key, and
+        for an address without https.
         """
         self.base_url = (base_url or BASE_URLS[region]).rstrip("/")
         self._transport = Transport(self.base_url, api_key, transport=transport)
@@ -137,7 +136,7 @@ class MillisApi:
 
     @property
     def is_stand_in(self) -> bool:
-        """Whether something on this machine answers: calls there are rehearsed."""
+        """Whether the address is an emulator on this machine, whose calls are not real."""
         return is_loopback(urlsplit(self.base_url).hostname)
 
     @classmethod
@@ -147,9 +146,9 @@ class MillisApi:
         *,
         remember: Callable[[StartedCall], Awaitable[None]] | None = None,
     ) -> MillisApi:
-        """Return the client that is set up; raises `ConfigError` if none is.
+        """Return the client of these settings; raises `ConfigError` without an API key.
 
-        A test needs no key, as Millis is not asked in it.
+        Tests need no key, as no request is sent.
         """
         if settings.api_key is None and not is_in_a_test():
             raise ConfigError(_NO_KEY)
@@ -186,8 +185,8 @@ class MillisApi:
     ) -> StartedCall:
         """Have Millis call `to_phone` from one of your agent's numbers.
 
-        It is asked again only where it cannot have begun the call. Raises `CallMayHaveBegunError`
-        where that is not known.
+        Retried only if Millis cannot have started the call. Raises `CallMayHaveBegunError` if that
+        is unknown.
         """
         body = {
             "from_phone": _e164("from_phone", from_phone),
@@ -219,7 +218,7 @@ class MillisApi:
         to_phone: str | None = None,
         session_continuation: Mapping[str, Json] | None = None,
     ) -> StartedCall:
-        """Announce a call that is then made by your own means."""
+        """Register a call that you then make yourself."""
         return await self._start(
             "register_call",
             {
@@ -234,39 +233,41 @@ class MillisApi:
         )
 
     async def terminate(self, session_id: str, message: str | None = None) -> None:
-        """End a call that is under way; the agent says `message` first, if there is one."""
+        """End a call in progress; the agent first says `message`, if given."""
         path = f"sessions/{_segment(session_id)}/terminate"
         body = {} if message is None else {"message": message}
         await self._transport.request("POST", path, body=body, is_repeatable=True)
 
     async def call_log(self, session_id: str) -> LoggedCall:
-        """Return what Millis' call log has of a session; raises `MillisNotFoundError` if nothing.
+        """Return the entry of a session in Millis' call logs; raises `MillisNotFoundError` without.
 
-        Of an agent that keeps no data there is nothing.
+        Millis has no entries of agents that opted out of data collection.
         """
-        found = await self._transport.request("GET", f"call-logs/{_segment(session_id)}")
-        if not isinstance(found, dict):
-            raise _odd(found)
-        told = identifier(found.get("session_id")) or session_id
-        if told != session_id:
-            raise MillisUnreachableError("Millis answered about another call than was asked about.")
-        return self._logged({**found, "session_id": told})
+        entry = await self._transport.request("GET", f"call-logs/{_segment(session_id)}")
+        if not isinstance(entry, dict):
+            raise _unexpected(entry)
+        answered_id = identifier(entry.get("session_id")) or session_id
+        if answered_id != session_id:
+            raise MillisUnreachableError(
+                "Millis answered with another call than the requested one."
+            )
+        return self._logged({**entry, "session_id": answered_id})
 
     async def call_logs(self, **filters: Unpack[CallLogFilters]) -> AsyncIterator[LoggedCall]:
-        """Go through the calls in Millis' call logs."""
+        """Iterate over the calls in Millis' call logs."""
         async for page in self.pages(**filters):
             for call in page.calls:
                 yield call
 
     async def pages(self, **filters: Unpack[CallLogFilters]) -> AsyncIterator[CallLogPage]:
-        """Go through Millis' call logs page by page, of at most `PAGE_SIZE` calls.
+        """Iterate over the pages of Millis' call logs, each of at most `PAGE_SIZE` calls.
 
-        Raises `MillisUnreachableError` where they do not end: where a page has no call that was not
-        on one before, and after `MAX_PAGES`.
+        Raises `MillisUnreachableError` if they do not end: for a page that has only calls of
+        earlier pages, and after `MAX_PAGES`.
         """
         query = _query(filters)
         cursors: set[str] = set()
-        known: set[str] = set()
+        seen: set[str] = set()
         for _ in range(MAX_PAGES):
             answer = await self._call_logs(query)
             page = self._page(answer)
@@ -275,11 +276,11 @@ class MillisApi:
             if isinstance(cursor, bool) or not isinstance(cursor, int | float | str):
                 return
             if str(cursor) in cursors or not (page.calls or page.unreadable):
-                return  # it would go on for ever
+                return  # it would never end
             listed = {call.session_id for call in page.calls}
-            if listed and listed <= known:
-                raise MillisUnreachableError(_AGAIN)
-            known |= listed
+            if listed and listed <= seen:
+                raise MillisUnreachableError(_REPEATED)
+            seen |= listed
             cursors.add(str(cursor))
             query["start_after_ts"] = str(cursor)
         raise MillisUnreachableError(_ENDLESS)
@@ -288,24 +289,26 @@ class MillisApi:
         try:
             answer = await self._transport.request("GET", "call-logs", query=query)
         except MillisNotFoundError as error:
-            # So public clients say it answers where there is no call; FastAPI answers with these
-            # two words where there is no such address.
+            # By public clients, a 404 also means that there is no call. FastAPI answers with these
+            # two words if there is no such address.
             if "Not Found" in str(error):
                 raise
             return {}
         if not isinstance(answer, dict):
-            raise _odd(answer)
+            raise _unexpected(answer)
         return answer
 
     def _page(self, answer: Mapping[str, Json]) -> CallLogPage:
         entries = next((answer[name] for name in _LISTS if name in answer), [])
         if not isinstance(entries, list):
-            raise _odd(entries)
-        # A session known by its call_id would be another one here than its webhook is about.
-        known = [
-            entry for entry in entries if isinstance(entry, dict) and _session_in(entry) is not None
+            raise _unexpected(entries)
+        # An entry with only a call_id cannot be matched with the session of its webhook.
+        readable = [
+            entry
+            for entry in entries
+            if isinstance(entry, dict) and identifier(entry.get("session_id")) is not None
         ]
-        return CallLogPage(tuple(map(self._logged, known)), len(entries) - len(known))
+        return CallLogPage(tuple(map(self._logged, readable)), len(entries) - len(readable))
 
     def _logged(self, entry: dict[str, Json]) -> LoggedCall:
         return LoggedCall.from_raw(entry, own_numbers=self._own_numbers)
@@ -326,24 +329,20 @@ def _query(filters: CallLogFilters) -> dict[str, str]:
     return {name: str(value) for name, value in query.items() if value is not None}
 
 
-def _session_in(entry: Mapping[str, Json]) -> str | None:
-    return identifier(entry.get("session_id"))
-
-
-def _odd(answer: Json) -> MillisUnreachableError:
+def _unexpected(answer: Json) -> MillisUnreachableError:
     return MillisUnreachableError(f"Millis answered with {describe(answer)}.")
 
 
 def _segment(session_id: str) -> str:
-    """Return an id as a part of an address: what would lead elsewhere is no session's."""
+    """Return an id as a segment of a path. Raises `MillisNotFoundError` if it cannot be one."""
     if identifier(session_id) in {None, ".", ".."}:
-        raise MillisNotFoundError("That is no id of a session.")
+        raise MillisNotFoundError("This is not the id of a session.")
     return quote(session_id, safe="", errors="replace")
 
 
 def _e164(name: str, phone: str | None) -> str:
     """Return a number as Millis takes it: a plus and digits."""
-    plain = _BETWEEN.sub("", phone or "")
+    plain = _SEPARATOR.sub("", phone or "")
     if not _E164.fullmatch(plain):
-        raise MillisRefusedError(f"{name} is no number such as +14155550134, with its country.")
+        raise MillisRefusedError(f"{name} is not a number with country code, such as +14155550134.")
     return plain

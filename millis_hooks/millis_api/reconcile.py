@@ -1,10 +1,8 @@
-"""Fetches from Millis' call logs the ends that never arrived: of calls that came in while the
-receiver was down, and of calls that never connected, of which Millis tells nobody.
+"""Fetches ends-of-call that never arrived from Millis' call logs.
 
-An end that is fetched is kept as a delivery, marked with its source, and handled like one that was
-sent. Every step can be repeated: what was cut short is begun again, and fills in what is left.
-
-Reconciles with Millis' call logs now and then, on a thread inside the service.
+These are of calls while the receiver was down, and of calls that never connected, for which Millis
+sends no webhook. A fetched end is stored as a delivery, marked with its source, and handled like
+one that was sent. Every step can be repeated: a look that was interrupted is simply done again.
 """
 
 from __future__ import annotations
@@ -12,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 
@@ -32,37 +30,48 @@ from .client import CallLogPage, LoggedCall, MillisApi
 
 logger = logging.getLogger("millis_hooks.reconcile")
 
-#: A webhook has so long to arrive by itself: Millis does not say how long it may take.
+#: A webhook may take so long; Millis documents no limit.
 SETTLES_IN = timedelta(minutes=5)
-#: Each look begins so long before the end of the last: a call under way then is over by now.
+#: Each look begins so long before the end of the last one: calls in progress then are over now.
 OVERLAP = LIVE_FOR + timedelta(minutes=15)
-#: The first look goes back no further, and not to before the log's first call: handlers are for
-#: calls that have just ended.
+#: The first look goes back so far at most, and not beyond the first call of the log: handlers are
+#: for calls that have just ended.
 FIRST_LOOK = timedelta(days=1)
-#: Rested between two requests, in seconds: Millis states no limit.
+#: Seconds between two requests: Millis documents no rate limit.
 REST_S = 0.5
 
-#: Stored in one transaction, which acknowledgements wait for.
+#: Ends stored in one transaction: acknowledgements wait for it.
 _AT_ONCE = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Reconciled:
-    """What came of a look: calls that Millis listed, ends that were filled in (in a trial: would
-    be), sessions that Millis knows nothing of, and what could not be read."""
+    """The result of a look.
+
+    Counts calls that Millis listed, ends that were filled in (in a trial: would be), sessions that
+    Millis does not know, and unreadable entries.
+    """
 
     listed: int = 0
     filled: int = 0
     unknown: int = 0
     unreadable: int = 0
 
+    def __add__(self, other: Reconciled) -> Reconciled:
+        return Reconciled(
+            self.listed + other.listed,
+            self.filled + other.filled,
+            self.unknown + other.unknown,
+            self.unreadable + other.unreadable,
+        )
+
     def __str__(self) -> str:
-        told = f"Calls in Millis' call logs: {self.listed:,}; filled in: {self.filled:,}."
+        text = f"Calls in Millis' call logs: {self.listed:,}; filled in: {self.filled:,}."
         if self.unknown:
-            told += f" Not in them, and without an end here: {self.unknown:,}."
+            text += f" Not in them, and without an end here: {self.unknown:,}."
         if self.unreadable:
-            told += f" Could not be read: {self.unreadable:,}."
-        return told
+            text += f" Could not be read: {self.unreadable:,}."
+        return text
 
 
 class Reconciliation:
@@ -81,10 +90,10 @@ class Reconciliation:
         rest: Callable[[float], Awaitable[None]] = asyncio.sleep,
         tell: Callable[[Reconciled], None] = lambda so_far: None,
     ) -> None:
-        """Pass everything through `redact` before it is stored; store nothing in a trial.
+        """Pass every end through `redact` before it is stored; store nothing in a trial.
 
-        A webhook has `settles_in` to arrive by itself, from the end of its call on.
-        `tell` hears how far it is.
+        An end is fetched once its call is over for `settles_in`: until then the webhook may
+        arrive. `tell` is called with the results so far.
         """
         self._api = api
         self._reader = reader
@@ -99,7 +108,7 @@ class Reconciliation:
         self._seen: set[str] = set()
 
     def since(self) -> datetime:
-        """Return from when on there may be something to fetch."""
+        """Return the time from which ends may be missing."""
         with self._reader.connect() as connection:
             until = missing_ends.read_until(connection, self._api.base_url)
             first = missing_ends.first_received(connection)
@@ -107,14 +116,14 @@ class Reconciliation:
         return until - OVERLAP if until else max(now - FIRST_LOOK, first or now)
 
     async def look(self, since: datetime) -> Reconciled:
-        """Fetch what is lacking of the calls that began at `since` or later."""
+        """Fetch the missing ends of calls that began at `since` or later."""
         began = self._now()
         async with self._api as api:
             async for page in api.pages(since=since):
                 await self._take_page(page, began)
                 await self._rest(REST_S)
             for session_id in self._unended(since, before=began - self._settles_in):
-                await self._ask_for(session_id, began)
+                await self._take_session(session_id, began)
                 await self._rest(REST_S)
         if not self._is_trial:
             note = partial(missing_ends.note_read, api=api.base_url, since=since, until=began)
@@ -123,40 +132,40 @@ class Reconciliation:
 
     def _unended(self, since: datetime, *, before: datetime) -> list[str]:
         with self._reader.connect() as connection:
-            found = missing_ends.unended(connection, since=since, before=before)
-        return [session_id for session_id in found if session_id not in self._seen]
+            unended = missing_ends.unended(connection, since=since, before=before)
+        return [session_id for session_id in unended if session_id not in self._seen]
 
     async def _take_page(self, page: CallLogPage, now: datetime) -> None:
         self._seen |= {call.session_id for call in page.calls}
         over = {call.session_id: call for call in page.calls if self._is_settled(call, now)}
         with self._reader.connect() as connection:
-            wanted = missing_ends.lacking(connection, over)
-        fetched = [await self._in_full(over[session_id]) for session_id in sorted(wanted)]
-        for some in _stretches(fetched):
-            self._fill_in(some, now)
-        self._add(listed=len(page.calls), unreadable=page.unreadable)
+            missing = missing_ends.missing_of(connection, over)
+        fetched = [await self._in_full(over[session_id]) for session_id in sorted(missing)]
+        for start in range(0, len(fetched), _AT_ONCE):
+            self._fill_in(fetched[start : start + _AT_ONCE], now)
+        self._add(Reconciled(listed=len(page.calls), unreadable=page.unreadable))
 
     async def _in_full(self, call: LoggedCall) -> LoggedCall:
-        """Return a call with what was said in it: a list may leave that out."""
+        """Return a call with its transcript, which lists may leave out."""
         if call.chat or not call.duration_s:
             return call
         await self._rest(REST_S)
         try:
             return await self._api.call_log(call.session_id)
         except MillisApiError as error:
-            _raise_unless_of_one(error)
+            _raise_if_general(error)
             return call
 
-    async def _ask_for(self, session_id: str, now: datetime) -> None:
+    async def _take_session(self, session_id: str, now: datetime) -> None:
         """Fetch the end of a call that was not listed."""
         try:
             call = await self._api.call_log(session_id)
         except MillisNotFoundError:
-            self._add(unknown=1)
+            self._add(Reconciled(unknown=1))
         except MillisApiError as error:
-            _raise_unless_of_one(error)
+            _raise_if_general(error)
             logger.warning("a call could not be fetched: %s", error)
-            self._add(unreadable=1)
+            self._add(Reconciled(unreadable=1))
         else:
             if self._is_settled(call, now):
                 self._fill_in([call], now)
@@ -169,44 +178,30 @@ class Reconciliation:
         else:
             storable = [self._redact(end) if self._redact else end for end in ends]
             filled = self._write(partial(missing_ends.fill_in, fetched=storable))
-        self._add(filled=filled)
+        self._add(Reconciled(filled=filled))
 
     def _is_settled(self, call: LoggedCall, now: datetime) -> bool:
-        """Tell whether a call has been over for so long that its webhook will not come."""
+        """Tell whether a call has been over for so long that its webhook will not arrive."""
         over_since = ended_at(call)
         return call.is_over and (over_since is None or over_since <= now - self._settles_in)
 
-    def _add(
-        self, *, listed: int = 0, filled: int = 0, unknown: int = 0, unreadable: int = 0
-    ) -> None:
-        before = self._so_far
-        self._so_far = replace(
-            before,
-            listed=before.listed + listed,
-            filled=before.filled + filled,
-            unknown=before.unknown + unknown,
-            unreadable=before.unreadable + unreadable,
-        )
+    def _add(self, result: Reconciled) -> None:
+        self._so_far += result
         self._tell(self._so_far)
 
 
-def _raise_unless_of_one(error: MillisApiError) -> None:
-    """Raise the error again if there would be more of its kind: nothing can be fetched now."""
+def _raise_if_general(error: MillisApiError) -> None:
+    """Raise the error again if it is not about one call: the next request would fail as well."""
     if error.status is None or isinstance(error, MillisKeyError | MillisBusyError):
         raise error
 
 
-def _stretches(calls: Sequence[LoggedCall]) -> Iterable[Sequence[LoggedCall]]:
-    return (calls[start : start + _AT_ONCE] for start in range(0, len(calls), _AT_ONCE))
-
-
-#: After a start there is other work to do first, for so many seconds; and after as many more, one
-#: process of several sees that it is the one now.
+#: Seconds before the first look, and between checks whether this process is the one that looks.
 FIRST_S = 30.0
 
 
 class Reconciler:
-    """Looks every `every_s` seconds, in the one process of several that `is_ours` says."""
+    """Looks every `every_s` seconds, on a thread, in the process where `is_ours` returns True."""
 
     def __init__(
         self,
@@ -216,7 +211,7 @@ class Reconciler:
         is_ours: Callable[[], bool],
         on_filled: Callable[[], None] = lambda: None,
     ) -> None:
-        """`prepare` makes each look; `on_filled` is called when ends were stored."""
+        """Make each look by `prepare`, and call `on_filled` when ends were stored."""
         self._prepare = prepare
         self._every_s = every_s
         self._is_ours = is_ours
@@ -231,24 +226,24 @@ class Reconciler:
         self._thread.start()
 
     def close(self) -> None:
-        """Leave off, wherever it is; what is not fetched yet is the next time."""
+        """Stop, also during a look: the next start looks again."""
         with suppress(RuntimeError):  # the loop has ended
             self._loop.call_soon_threadsafe(self._closing.set)
         self._thread.join()
 
     async def look(self) -> None:
-        """Look once, and say in the log what came of it; never raises."""
+        """Look once and log the result; never raises."""
         try:
             reconciliation = self._prepare()
-            found = await reconciliation.look(reconciliation.since())
+            result = await reconciliation.look(reconciliation.since())
         except MillisApiError as error:
-            logger.warning("calls without an end wait for the next look: %s", error)
-        except Exception as error:  # whatever it is: the thread must live
+            logger.warning("reconciliation failed, and is repeated later: %s", error)
+        except Exception as error:  # of any kind: the thread must go on
             failure = describe_failure(error)
-            logger.error("calls without an end wait for the next look: %s", failure)
+            logger.error("reconciliation failed, and is repeated later: %s", failure)
         else:
-            if found.filled:
-                logger.info("%d calls filled in from Millis' call logs", found.filled)
+            if result.filled:
+                logger.info("%d calls filled in from Millis' call logs", result.filled)
                 self._on_filled()
 
     def _run(self) -> None:
@@ -256,13 +251,13 @@ class Reconciler:
             runner.run(self._look_until_closed())
 
     async def _look_until_closed(self) -> None:
-        looking = asyncio.create_task(self._look_now_and_then())
+        looking = asyncio.create_task(self._look_repeatedly())
         await self._closing.wait()
         looking.cancel()
         with suppress(asyncio.CancelledError):
             await looking
 
-    async def _look_now_and_then(self) -> None:
+    async def _look_repeatedly(self) -> None:
         while True:
             await asyncio.sleep(FIRST_S)
             if self._is_ours():

@@ -74,7 +74,7 @@ def test_numbers_are_sent_as_millis_takes_them(millis: FakeMillis) -> None:
 
 @pytest.mark.parametrize("phone", ["4155550134", "", "+1415;rm", "+0123456789", "+1" * 30, "anna"])
 def test_an_invalid_phone_number_is_not_called(millis: FakeMillis, phone: str) -> None:
-    with pytest.raises(MillisRefusedError, match="to_phone is no number"):
+    with pytest.raises(MillisRefusedError, match="to_phone is not a number"):
         run(millis.client().start_outbound_call(OURS, phone))
     assert millis.asked == []
 

@@ -326,10 +326,10 @@ def test_batches_of_any_size_take_everything_once(log: StoredCalls, size: int) -
     assert waiting_calls(log) == [f"-{number}" for number in range(6)]
 
 
-def test_few_among_many_are_found_in_short_stretches(
+def test_few_among_many_are_found_in_short_ranges(
     log: StoredCalls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replay_module, "_STRETCH", 2)
+    monkeypatch.setattr(replay_module, "_RANGE", 2)
     for number in range(7):
         state = "parked" if number in (0, 6) else "succeeded"
         log.add_run(ended_call(log, f"-{number}"), CRM, state)

@@ -175,7 +175,7 @@ def test_choosing_runs_of_a_handler_delays_no_other_process(tmp_path: Path) -> N
 def begin_one(one: Process, release: threading.Event) -> None:
     """Have a process begin a run that lasts until it is released."""
 
-    @one.router.on_end_of_call(name="work")
+    @one.router.on_end_of_call(name="work", concurrency=1)
     def wait(call: EndOfCall) -> None:
         release.wait(20)
 

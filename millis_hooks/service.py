@@ -270,7 +270,7 @@ class Service:
             self._rejections.note,
             metrics=self.metrics,
             agent_of=partial(agent_of_session, log.database.reader),
-            tell=log.news.tell,
+            tell=log.feed.publish,
             mark_of=mark_of,
             tracing=tracing,
         )
@@ -314,7 +314,7 @@ class Service:
 
     def _write_rejections(self, work: Callable[[Connection], None]) -> None:
         self.call_log.writer.run(work)
-        self.call_log.news.tell([Change("rejected")])
+        self.call_log.feed.publish([Change("rejected")])
 
     def _build_emulator(self) -> Emulator:
         from .sandbox.emulator.app import Emulator
@@ -349,7 +349,7 @@ class Service:
             ),
             now=_now,
             sandbox=self._sandbox(),
-            changes=log.news,
+            changes=log.feed,
         )
 
     @cached_property

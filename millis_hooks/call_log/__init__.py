@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ..exceptions import StorageError
 from .call_ends import RunsFor
-from .change_feed import REFRESH, Announcer, Change, Elsewhere
+from .change_feed import REFRESH, Change, ChangeFeed, OtherProcesses
 from .database import Database, describe, is_damage
 from .dialects import upsert
 from .health import Readiness, require_sound, require_whole
@@ -64,7 +64,7 @@ class CallLog:
             raise
         self._observer = observer or StorageObserver()
         self.writer = Writer(self.database.writer, on_stored=self._wake, observer=self._observer)
-        self.news = Announcer()
+        self.feed = ChangeFeed()
         self.processor = Processor(
             self.database,
             self.writer,
@@ -72,23 +72,23 @@ class CallLog:
             hears_of_changes=hears_of_changes,
             on_runs=on_runs,
             own_numbers=own_numbers,
-            tell=self.news.tell,
+            tell=self.feed.publish,
         )
         #: What was said when the file was first found damaged; it stays until a restart.
         self.damage: str | None = None
         event.listen(self.database.reader, "handle_error", self._count_error)
         for engine in (self.database.reader, self.database.writer):
             event.listen(engine, "handle_error", self._note_damage)
-        self._elsewhere = _elsewhere(self.database, self.writer, self.news)
+        self._other_processes = _watch_over(self.database, self.writer, self.feed)
         self._readiness = Readiness(self.writer)
         self.writer.start()
         self.processor.start()
-        self._elsewhere.start()
+        self._other_processes.start()
 
     def close(self) -> None:
         """Write what is waiting and close; what is not processed yet is at the next start."""
-        self.news.close()
-        self._elsewhere.close()
+        self.feed.close()
+        self._other_processes.close()
         self.processor.close()
         self.writer.close()
         self.database.close()
@@ -104,7 +104,7 @@ class CallLog:
 
     def tell_of_runs(self, call_ids: Collection[int]) -> None:
         """Tell who listens that runs of these calls began or ended."""
-        if not call_ids or not self.news.is_wanted:
+        if not call_ids or not self.feed.is_wanted:
             return
         sessions = select(calls.c.session_id).where(calls.c.id.in_(call_ids))
         try:
@@ -112,7 +112,7 @@ class CallLog:
                 changes = [Change("runs", each) for each in connection.scalars(sessions)]
         except SQLAlchemyError:
             changes = [REFRESH]
-        self.news.tell(changes)
+        self.feed.publish(changes)
 
     def key(self, name: str) -> bytes:
         """Return the key of this name, the same for every process on this log."""
@@ -131,14 +131,14 @@ class CallLog:
         self.processor.wake()
 
 
-def _elsewhere(database: Database, writer: Writer, news: Announcer) -> Elsewhere | Replicas:
+def _watch_over(database: Database, writer: Writer, feed: ChangeFeed) -> OtherProcesses | Replicas:
     if database.is_file:
-        return Elsewhere(writer, news)
+        return OtherProcesses(writer, feed)
     from .notifications import Replicas
     from .postgres import PostgresDatabase
 
     assert isinstance(database, PostgresDatabase)  # noqa: S101 - there is no third kind
-    return Replicas(database, news)
+    return Replicas(database, feed)
 
 
 def _key(connection: Connection, name: str) -> bytes:

@@ -23,8 +23,7 @@ from .writer import Writer
 #: a request was refused; `refresh` is anything, and anywhere.
 Kind = Literal["started", "ended", "unparsed", "runs", "rejected", "refresh"]
 
-#: So many changes wait for one listener. Who is slower, or where more happens at once, is told to
-#: refresh instead.
+#: The most changes that wait for one subscription; above it they become a single `refresh`.
 MOST_WAITING = 20
 #: Sessions with a longer id are not named.
 LONGEST_ID = 200
@@ -40,7 +39,7 @@ class Change(NamedTuple):
 REFRESH = Change("refresh")
 
 
-class Listener:
+class Subscription:
     """The changes that one client has not been told of; the same one twice is told once."""
 
     def __init__(self, wake: Callable[[], None], lock: threading.Lock) -> None:
@@ -55,7 +54,7 @@ class Listener:
             waiting, self._waiting = self._waiting, {}
         return tuple(waiting)
 
-    def hear(self, changes: Iterable[Change]) -> None:
+    def add(self, changes: Iterable[Change]) -> None:
         """Keep the changes, under the announcer's lock."""
         if REFRESH in self._waiting:
             return
@@ -72,70 +71,70 @@ class Listener:
         self._wake()
 
 
-class Announcer:
+class ChangeFeed:
     """Passes changes on to listeners. May be used from any thread; costs nothing without any."""
 
     def __init__(self) -> None:
-        self._listeners: set[Listener] = set()
-        self._forwarding: set[Listener] = set()
+        self._subscribers: set[Subscription] = set()
+        self._forwarding: set[Subscription] = set()
         self._lock = threading.Lock()
         #: Set while somebody listens, and for good once this is closed.
         self.heard = threading.Event()
         self.is_closed = False
 
     @property
-    def listeners(self) -> int:
+    def subscribers(self) -> int:
         """How many listen."""
-        return len(self._listeners)
+        return len(self._subscribers)
 
     @property
     def is_wanted(self) -> bool:
         """Whether anybody is told what changes here."""
-        return bool(self._listeners or self._forwarding)
+        return bool(self._subscribers or self._forwarding)
 
-    def tell(self, changes: Iterable[Change]) -> None:
+    def publish(self, changes: Iterable[Change]) -> None:
         """Pass on what changed here; `changes` are not even looked at if nobody wants to know."""
         if self.is_wanted:
-            self._tell(changes, is_ours=True)
+            self._pass_on(changes, is_ours=True)
 
-    def repeat(self, changes: Iterable[Change]) -> None:
+    def publish_from_others(self, changes: Iterable[Change]) -> None:
         """Pass on what another process has told."""
-        if self._listeners:
-            self._tell(changes, is_ours=False)
+        if self._subscribers:
+            self._pass_on(changes, is_ours=False)
 
-    def _tell(self, changes: Iterable[Change], *, is_ours: bool) -> None:
+    def _pass_on(self, changes: Iterable[Change], *, is_ours: bool) -> None:
         told = tuple(dict.fromkeys(map(_short, changes)))
         with self._lock:
-            for listener in self._listeners | (self._forwarding if is_ours else set()):
-                listener.hear(told)
+            for subscription in self._subscribers | (self._forwarding if is_ours else set()):
+                subscription.add(told)
 
     @contextmanager
-    def forward(self, wake: Callable[[], None]) -> Iterator[Listener]:
+    def forward(self, wake: Callable[[], None]) -> Iterator[Subscription]:
         """Listen as with `listen` to what changes here alone, to tell other processes."""
-        listener = Listener(wake, self._lock)
+        subscription = Subscription(wake, self._lock)
         with self._lock:
-            listener.is_closed = self.is_closed
-            self._forwarding.add(listener)
+            subscription.is_closed = self.is_closed
+            self._forwarding.add(subscription)
         try:
-            yield listener
+            yield subscription
         finally:
             with self._lock:
-                self._forwarding.discard(listener)
+                self._forwarding.discard(subscription)
 
     @contextmanager
-    def listen(self, wake: Callable[[], None]) -> Iterator[Listener]:
+    def subscribe(self, wake: Callable[[], None]) -> Iterator[Subscription]:
         """Listen; `wake` is called on any thread, quickly, when there is something to take."""
-        listener = Listener(wake, self._lock)
+        subscription = Subscription(wake, self._lock)
         with self._lock:
-            listener.is_closed = self.is_closed
-            self._listeners.add(listener)
+            subscription.is_closed = self.is_closed
+            self._subscribers.add(subscription)
             self.heard.set()
         try:
-            yield listener
+            yield subscription
         finally:
             with self._lock:
-                self._listeners.discard(listener)
-                if not self._listeners and not self.is_closed:
+                self._subscribers.discard(subscription)
+                if not self._subscribers and not self.is_closed:
                     self.heard.clear()
 
     def close(self) -> None:
@@ -143,8 +142,8 @@ class Announcer:
         with self._lock:
             self.is_closed = True
             self.heard.set()
-            for listener in self._listeners | self._forwarding:
-                listener.close()
+            for subscription in self._subscribers | self._forwarding:
+                subscription.close()
 
 
 def _short(change: Change) -> Change:
@@ -181,12 +180,12 @@ def _change(kind: Kind, session_id: str | None) -> Change:
 EVERY_S = 1.0
 
 
-class Elsewhere:
+class OtherProcesses:
     """Looks on a thread of its own, which waits while nobody listens."""
 
-    def __init__(self, writer: Writer, news: Announcer) -> None:
+    def __init__(self, writer: Writer, feed: ChangeFeed) -> None:
         self._writer = writer
-        self._news = news
+        self._feed = feed
         self._seen: int | None = None
         self._closing = threading.Event()
         self._thread = threading.Thread(
@@ -208,14 +207,14 @@ class Elsewhere:
         except StorageError:  # nothing can be shown now either, and the writer logs why
             return
         if self._seen not in (None, version):
-            self._news.repeat([REFRESH])
+            self._feed.publish_from_others([REFRESH])
         self._seen = version
 
     def _run(self) -> None:
-        while self._news.heard.wait() and not self._closing.is_set():
+        while self._feed.heard.wait() and not self._closing.is_set():
             self.look()
             self._closing.wait(EVERY_S)
-            if not self._news.heard.is_set():
+            if not self._feed.heard.is_set():
                 self._seen = None
 
 

@@ -20,7 +20,7 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from ..masking.error_report import describe_failure
-from .change_feed import REFRESH, Announcer, Change, read_note, write_note
+from .change_feed import REFRESH, Change, ChangeFeed, read_note, write_note
 from .postgres import PostgresDatabase
 
 logger = logging.getLogger("millis_hooks.call_log")
@@ -47,11 +47,11 @@ _DRAWN = (
 class Replicas:
     """Two threads: one sends, the other listens while somebody here wants to know."""
 
-    def __init__(self, database: PostgresDatabase, news: Announcer) -> None:
+    def __init__(self, database: PostgresDatabase, feed: ChangeFeed) -> None:
         name = secrets.token_hex(8)
         self._parts = (
-            _Sender(name, database.reader, news),
-            _Ear(name, database.open_for_listening(), news),
+            _Sender(name, database.reader, feed),
+            _Ear(name, database.open_for_listening(), feed),
         )
         self._threads = [
             threading.Thread(target=part.run, name=f"millis-hooks-{part.what}", daemon=True)
@@ -73,14 +73,14 @@ class _Sender:
 
     what = "notes"
 
-    def __init__(self, name: str, engine: Engine, news: Announcer) -> None:
+    def __init__(self, name: str, engine: Engine, feed: ChangeFeed) -> None:
         self._name = name
         self._engine = engine
-        self._news = news
+        self._feed = feed
 
     def run(self) -> None:
         awake = threading.Event()
-        with self._news.forward(awake.set) as told:
+        with self._feed.forward(awake.set) as told:
             while not told.is_closed:
                 awake.wait()
                 awake.clear()
@@ -100,15 +100,15 @@ class _Ear:
 
     what = "listening"
 
-    def __init__(self, name: str, engine: Engine, news: Announcer) -> None:
+    def __init__(self, name: str, engine: Engine, feed: ChangeFeed) -> None:
         self._name = name
         self._engine = engine
-        self._news = news
+        self._feed = feed
         self._is_deaf = False
         self._wanted_until_s = 0.0
 
     def run(self) -> None:
-        while self._news.heard.wait() and not self._news.is_closed:
+        while self._feed.heard.wait() and not self._feed.is_closed:
             try:
                 with self._engine.connect() as connection:
                     self._listen(connection)
@@ -124,7 +124,7 @@ class _Ear:
         session: Any = connection.connection.driver_connection
         session.execute(f"LISTEN {CHANNEL}")
         self._is_deaf = False
-        self._news.repeat([REFRESH])  # nobody knows what was not heard
+        self._feed.publish_from_others([REFRESH])  # nobody knows what was not heard
         drawn, heard = _drawn(connection), False
         look_at_s = time.monotonic() + LOOK_EVERY_S
         while self._is_wanted():
@@ -134,19 +134,19 @@ class _Ear:
             if time.monotonic() >= look_at_s:
                 before, drawn = drawn, _drawn(connection)
                 if drawn != before and not heard:
-                    self._news.repeat([REFRESH])
+                    self._feed.publish_from_others([REFRESH])
                 heard, look_at_s = False, time.monotonic() + LOOK_EVERY_S
 
     def _pass_on(self, note: str) -> None:
         sender, changes = read_note(note)
         if sender != self._name:
-            self._news.repeat(changes)
+            self._feed.publish_from_others(changes)
 
     def _is_wanted(self) -> bool:
         now_s = time.monotonic()
-        if self._news.listeners:
+        if self._feed.subscribers:
             self._wanted_until_s = now_s + LINGER_S
-        return not self._news.is_closed and now_s < self._wanted_until_s
+        return not self._feed.is_closed and now_s < self._wanted_until_s
 
 
 def _drawn(connection: Connection) -> int:

@@ -34,7 +34,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
-from ..call_log.change_feed import REFRESH, Announcer, Change, Listener
+from ..call_log.change_feed import REFRESH, Change, ChangeFeed, Subscription
 from ..exceptions import StorageError
 from ..operators import Operator, Operators
 from .security import Cookies
@@ -61,7 +61,7 @@ class LiveUpdates:
 
     def __init__(
         self,
-        changes: Announcer,
+        changes: ChangeFeed,
         operators: Operators,
         *,
         cookies: Cookies | None = None,
@@ -73,7 +73,7 @@ class LiveUpdates:
         self._cookies = cookies or Cookies()
         self._heartbeat_s = heartbeat_s
         self._gather_s = gather_s
-        self._operator_of: dict[Listener, str] = {}  # by stream, the oldest first
+        self._operator_of: dict[Subscription, str] = {}  # by stream, the oldest first
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Stream until the peer disconnects, its session ends, or the service stops."""
@@ -94,7 +94,7 @@ class LiveUpdates:
         If there are as many as allowed, the oldest stream of the operator who has most is closed,
         so that the pages of one operator never exclude those of another.
         """
-        if self._changes.listeners < MOST_STREAMS:
+        if self._changes.subscribers < MOST_STREAMS:
             return True
         streams = Counter(self._operator_of.values())
         busiest = max(streams, key=lambda other: streams[other], default=name)
@@ -108,38 +108,38 @@ class LiveUpdates:
     async def _stream(self, request: Request, name: str, send: Send) -> None:
         awake = asyncio.Event()
         wake = partial(_set, asyncio.get_running_loop(), awake)
-        with self._changes.listen(wake) as listener, suppress(SendTimeoutError):
-            self._operator_of[listener] = name
+        with self._changes.subscribe(wake) as subscription, suppress(SendTimeoutError):
+            self._operator_of[subscription] = name
             stopping = anyio.Event()
             stream = EventSourceResponse(
-                self._events(request, listener, awake),
+                self._events(request, subscription, awake),
                 ping=0,  # `_events` sends heartbeats, and checks the session with each
                 send_timeout=SEND_TIMEOUT_S,
                 shutdown_event=stopping,
                 shutdown_grace_period=STOP_S,
-                data_sender_callable=partial(_close_at, stopping, listener),
+                data_sender_callable=partial(_close_at, stopping, subscription),
             )
             try:
                 await stream(request.scope, request.receive, send)
             finally:
-                self._operator_of.pop(listener, None)
+                self._operator_of.pop(subscription, None)
 
     async def _events(
-        self, request: Request, listener: Listener, awake: asyncio.Event
+        self, request: Request, subscription: Subscription, awake: asyncio.Event
     ) -> AsyncIterator[bytes]:
         yield _event(REFRESH, retry=RECONNECT_MS)
         with suppress(StorageError):  # the browser reconnects
-            while not listener.is_closed:
+            while not subscription.is_closed:
                 if not await _is_set(awake, self._heartbeat_s):
                     yield ServerSentEvent(comment="").encode()
                 awake.clear()
                 if await self._operator(request) is None:
                     yield ServerSentEvent(event="signed-out", data="{}").encode()
                     return
-                if changes := listener.take():
+                if changes := subscription.take():
                     yield b"".join(map(_event, changes))
                     factor = BUSY_FACTOR if REFRESH in changes else 1
-                    await _gather(listener, awake, self._gather_s * factor)
+                    await _gather(subscription, awake, self._gather_s * factor)
 
     async def _operator(self, request: Request) -> Operator | None:
         resume = partial(self._operators.resume, self._cookies.session(request), is_use=False)
@@ -151,9 +151,9 @@ def _event(change: Change, retry: int | None = None) -> bytes:
     return ServerSentEvent(event=change.kind, data=data, retry=retry).encode()
 
 
-async def _close_at(stopping: anyio.Event, listener: Listener) -> None:
+async def _close_at(stopping: anyio.Event, subscription: Subscription) -> None:
     await stopping.wait()
-    listener.close()
+    subscription.close()
 
 
 def _set(loop: asyncio.AbstractEventLoop, awake: asyncio.Event) -> None:
@@ -161,11 +161,11 @@ def _set(loop: asyncio.AbstractEventLoop, awake: asyncio.Event) -> None:
         loop.call_soon_threadsafe(awake.set)
 
 
-async def _gather(listener: Listener, awake: asyncio.Event, pause_s: float) -> None:
-    """Let changes gather for this time, or until the listener is closed."""
+async def _gather(subscription: Subscription, awake: asyncio.Event, pause_s: float) -> None:
+    """Let changes gather for this time, or until the subscription is closed."""
     time = asyncio.get_running_loop().time
     end, was_woken = time() + pause_s, False
-    while not listener.is_closed and (left_s := end - time()) > 0:
+    while not subscription.is_closed and (left_s := end - time()) > 0:
         awake.clear()
         was_woken |= await _is_set(awake, left_s)
     if was_woken:

@@ -15,7 +15,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
-from ..call_log.change_feed import Announcer
+from ..call_log.change_feed import ChangeFeed
 from ..call_log.queries import Queries
 from ..call_log.queries.requests import is_empty
 from ..operators import Operators
@@ -45,7 +45,7 @@ def dashboard(
     settings: DashboardSettings,
     now: Callable[[], datetime],
     sandbox: Sandbox | None = None,
-    changes: Announcer | None = None,
+    changes: ChangeFeed | None = None,
 ) -> Starlette:
     """Return the dashboard, to be served alone or mounted at any path.
 
@@ -54,7 +54,7 @@ def dashboard(
     pages, cookies = Pages(log, settings, now), Cookies(settings.public_url)
     sign_in = SignIn(operators, pages, cookies)
     endpoints = Endpoints(pages, sign_in, operators, now)
-    live = LiveUpdates(changes or Announcer(), operators, cookies=cookies)
+    live = LiveUpdates(changes or ChangeFeed(), operators, cookies=cookies)
     static = _Static(directory=templates_dir() / "static")
     return Starlette(
         routes=[

@@ -242,7 +242,7 @@ class StateCollector(Collector):
         log = self._log
         yield _gauge("info", "The version that runs.", ("version",), [((__version__,), 1)])
         yield _single("writer_waiting", "Writes that wait for the next commit.", log.writer.waiting)
-        yield _single("live_pages", "Open pages that follow changes.", log.news.listeners)
+        yield _single("live_pages", "Open pages that follow changes.", log.feed.subscribers)
         stalled = [((name,), lag.overdue_s) for name, lag in self._loops.items()]
         yield _gauge("loop_stalled_seconds", "For how long a loop is late now.", ("loop",), stalled)
         yield from self._of_runner()

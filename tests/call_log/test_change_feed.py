@@ -15,10 +15,10 @@ from millis_hooks.call_log.change_feed import (
     LONGEST_ID,
     MOST_WAITING,
     REFRESH,
-    Announcer,
     Change,
-    Elsewhere,
-    Listener,
+    ChangeFeed,
+    OtherProcesses,
+    Subscription,
 )
 from millis_hooks.call_log.database import Database
 from millis_hooks.call_log.tables import keys
@@ -35,37 +35,37 @@ def nothing() -> None:
 
 
 def test_every_listener_gets_a_change() -> None:
-    news = Announcer()
-    with news.listen(nothing) as one, news.listen(nothing) as other:
-        news.tell([Change("started", "-s1"), Change("ended", "-s2")])
+    feed = ChangeFeed()
+    with feed.subscribe(nothing) as one, feed.subscribe(nothing) as other:
+        feed.publish([Change("started", "-s1"), Change("ended", "-s2")])
         assert one.take() == other.take() == (Change("started", "-s1"), Change("ended", "-s2"))
         assert one.take() == ()
 
 
 def test_the_same_change_is_told_once() -> None:
-    news = Announcer()
-    with news.listen(nothing) as listener:
+    feed = ChangeFeed()
+    with feed.subscribe(nothing) as subscription:
         for _ in range(3):
-            news.tell([Change("runs", "-s1")])
-        assert listener.take() == (Change("runs", "-s1"),)
+            feed.publish([Change("runs", "-s1")])
+        assert subscription.take() == (Change("runs", "-s1"),)
 
 
 def test_a_slow_listener_is_told_to_refresh() -> None:
-    news = Announcer()
-    with news.listen(nothing) as listener:
-        news.tell(Change("ended", f"-{number}") for number in range(MOST_WAITING + 1))
-        news.tell([Change("ended", "-last")])
-        assert listener.take() == (REFRESH,)
+    feed = ChangeFeed()
+    with feed.subscribe(nothing) as subscription:
+        feed.publish(Change("ended", f"-{number}") for number in range(MOST_WAITING + 1))
+        feed.publish([Change("ended", "-last")])
+        assert subscription.take() == (REFRESH,)
 
 
 def test_a_listener_is_woken_once_until_it_takes() -> None:
-    news, woken = Announcer(), []
-    with news.listen(lambda: woken.append(1)) as listener:
+    feed, woken = ChangeFeed(), []
+    with feed.subscribe(lambda: woken.append(1)) as subscription:
         for number in range(3):
-            news.tell([Change("ended", f"-{number}")])
+            feed.publish([Change("ended", f"-{number}")])
         assert len(woken) == 1
-        listener.take()
-        news.tell([Change("ended", "-3")])
+        subscription.take()
+        feed.publish([Change("ended", "-3")])
         assert len(woken) == 2
 
 
@@ -74,27 +74,27 @@ def test_changes_without_listeners_are_not_even_read() -> None:
         raise AssertionError("nobody wants to know")
         yield
 
-    news = Announcer()
-    with news.listen(nothing):
-        assert news.listeners == 1
-    news.tell(changes())
-    assert news.listeners == 0
+    feed = ChangeFeed()
+    with feed.subscribe(nothing):
+        assert feed.subscribers == 1
+    feed.publish(changes())
+    assert feed.subscribers == 0
 
 
 def test_a_long_id_is_not_passed_on() -> None:
-    news = Announcer()
-    with news.listen(nothing) as listener:
-        news.tell([Change("ended", "x" * (LONGEST_ID + 1))])
-        assert listener.take() == (Change("ended"),)
+    feed = ChangeFeed()
+    with feed.subscribe(nothing) as subscription:
+        feed.publish([Change("ended", "x" * (LONGEST_ID + 1))])
+        assert subscription.take() == (Change("ended"),)
 
 
 def test_listeners_are_told_when_nothing_more_will_come() -> None:
-    news, woken = Announcer(), threading.Event()
-    with news.listen(woken.set) as listener:
-        news.close()
-        assert listener.is_closed
+    feed, woken = ChangeFeed(), threading.Event()
+    with feed.subscribe(woken.set) as subscription:
+        feed.close()
+        assert subscription.is_closed
         assert woken.is_set()
-    with news.listen(nothing) as late:
+    with feed.subscribe(nothing) as late:
         assert late.is_closed
 
 
@@ -108,20 +108,20 @@ def logging_to(folder: Path) -> Iterator[CallLog]:
 
 
 @contextmanager
-def listening(log: CallLog) -> Iterator[Listener]:
+def listening(log: CallLog) -> Iterator[Subscription]:
     """Listen, once what happens elsewhere is heard, too."""
-    with log.news.listen(nothing) as listener:
+    with log.feed.subscribe(nothing) as subscription:
         if not log.database.is_file:
-            eventually(lambda: REFRESH in listener.take())
-        yield listener
+            eventually(lambda: REFRESH in subscription.take())
+        yield subscription
 
 
-def hear(listener: Listener, count: int) -> list[Change]:
+def hear(subscription: Subscription, count: int) -> list[Change]:
     """Wait for so many changes."""
     heard: list[Change] = []
 
     def has_heard() -> bool:
-        heard.extend(listener.take())
+        heard.extend(subscription.take())
         return len(heard) >= count
 
     eventually(has_heard)
@@ -129,10 +129,10 @@ def hear(listener: Listener, count: int) -> list[Change]:
 
 
 def test_a_call_is_told_of_when_it_starts_and_when_it_ends(tmp_path: Path) -> None:
-    with logging_to(tmp_path) as log, listening(log) as listener:
+    with logging_to(tmp_path) as log, listening(log) as subscription:
         for delivery in (prefetched("-a"), ended("-a"), ended("-b", b"{")):
             log.writer.record(delivery)
-        assert hear(listener, 3) == [
+        assert hear(subscription, 3) == [
             Change("started", "-a"),
             Change("ended", "-a"),
             Change("unparsed", "-b"),
@@ -140,17 +140,17 @@ def test_a_call_is_told_of_when_it_starts_and_when_it_ends(tmp_path: Path) -> No
 
 
 def test_runs_are_told_of_by_session(tmp_path: Path) -> None:
-    with logging_to(tmp_path) as log, listening(log) as listener:
+    with logging_to(tmp_path) as log, listening(log) as subscription:
         log.writer.record(ended("-a"))
-        assert hear(listener, 1) == [Change("ended", "-a")]
+        assert hear(subscription, 1) == [Change("ended", "-a")]
         log.tell_of_runs([1])
-        assert hear(listener, 1) == [Change("runs", "-a")]
+        assert hear(subscription, 1) == [Change("runs", "-a")]
 
 
 def test_the_call_log_stops_while_somebody_listens(tmp_path: Path) -> None:
-    with logging_to(tmp_path) as log, log.news.listen(nothing) as listener:
+    with logging_to(tmp_path) as log, log.feed.subscribe(nothing) as subscription:
         log.close()
-        assert listener.is_closed
+        assert subscription.is_closed
 
 
 @pytest.fixture
@@ -166,40 +166,40 @@ def write(writer: Writer, name: str) -> None:
 
 @pytest.mark.sqlite_only
 def test_what_another_process_writes_is_told(database: Database, tmp_path: Path) -> None:
-    news = Announcer()
+    feed = ChangeFeed()
     with (
         opened(tmp_path) as another,
         writing(database) as writer,
         writing(another) as their_writer,
-        news.listen(nothing) as listener,
+        feed.subscribe(nothing) as subscription,
     ):
-        elsewhere = Elsewhere(writer, news)
-        elsewhere.look()
+        others = OtherProcesses(writer, feed)
+        others.look()
         write(their_writer, "theirs")
-        elsewhere.look()
-        assert listener.take() == (REFRESH,)
-        elsewhere.look()
-        assert listener.take() == ()
+        others.look()
+        assert subscription.take() == (REFRESH,)
+        others.look()
+        assert subscription.take() == ()
 
 
 @pytest.mark.sqlite_only
 def test_what_this_process_writes_is_not_told_twice(database: Database) -> None:
-    news = Announcer()
-    with writing(database) as writer, news.listen(nothing) as listener:
-        elsewhere = Elsewhere(writer, news)
-        elsewhere.look()
+    feed = ChangeFeed()
+    with writing(database) as writer, feed.subscribe(nothing) as subscription:
+        others = OtherProcesses(writer, feed)
+        others.look()
         write(writer, "ours")
-        elsewhere.look()
-        assert listener.take() == ()
+        others.look()
+        assert subscription.take() == ()
 
 
 @pytest.mark.sqlite_only
 def test_a_log_that_cannot_be_asked_says_nothing(database: Database) -> None:
-    news = Announcer()
-    with writing(database) as writer, news.listen(nothing) as listener:
+    feed = ChangeFeed()
+    with writing(database) as writer, feed.subscribe(nothing) as subscription:
         writer.close()
-        Elsewhere(writer, news).look()
-        assert listener.take() == ()
+        OtherProcesses(writer, feed).look()
+        assert subscription.take() == ()
 
 
 @pytest.mark.sqlite_only
@@ -207,11 +207,11 @@ def test_two_processes_learn_of_each_others_calls(tmp_path: Path) -> None:
     with (
         logging_to(tmp_path) as one,
         logging_to(tmp_path) as other,
-        other.news.listen(nothing) as listener,
+        other.feed.subscribe(nothing) as subscription,
     ):
 
         def is_told() -> bool:
             one.writer.record(prefetched())
-            return REFRESH in listener.take()
+            return REFRESH in subscription.take()
 
         eventually(is_told)

@@ -56,10 +56,10 @@ def replicas(folder: Path) -> Iterator[tuple[Replica, Replica]]:
 @contextmanager
 def watching(replica: Replica) -> Iterator[Callable[[Change], bool]]:
     """Have a page open there; yield what tells whether it was told of a change by now."""
-    with replica.log.news.listen(lambda: None) as listener:
+    with replica.log.feed.subscribe(lambda: None) as subscription:
 
         def was_told(change: Change) -> bool:
-            replica.heard.extend(listener.take())
+            replica.heard.extend(subscription.take())
             return change in replica.heard
 
         eventually(lambda: was_told(REFRESH))
@@ -86,9 +86,9 @@ def test_a_page_is_told_by_name_what_another_replica_received(tmp_path: Path) ->
 
 def test_what_a_replica_tells_it_is_not_told_again(tmp_path: Path) -> None:
     with replicas(tmp_path) as (one, other), watching(one) as one_was, watching(other) as other_was:
-        one.log.news.tell([Change("runs", "-a")])
+        one.log.feed.publish([Change("runs", "-a")])
         eventually(lambda: other_was(Change("runs", "-a")))
-        other.log.news.tell([Change("runs", "-b")])
+        other.log.feed.publish([Change("runs", "-b")])
         eventually(lambda: one_was(Change("runs", "-b")))
         assert one.heard == [Change("runs", "-a"), Change("runs", "-b")]
 

@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 import pytest
 from starlette.types import Message
 
-from millis_hooks.call_log.change_feed import REFRESH, Announcer, Change
+from millis_hooks.call_log.change_feed import REFRESH, Change, ChangeFeed
 from millis_hooks.dashboard.live_updates import MOST_STREAMS, LiveUpdates
 from millis_hooks.masking.policy import MaskPolicy
 from millis_hooks.operators import SignedIn, accounts
@@ -62,7 +62,7 @@ class Tab:
 @asynccontextmanager
 async def opened(
     site: Dashboard,
-    news: Announcer,
+    feed: ChangeFeed,
     *,
     cookie: str | None = None,
     heartbeat_s: float = NEVER_S,
@@ -73,7 +73,7 @@ async def opened(
     headers = [(b"cookie", (site.cookie if cookie is None else cookie).encode())]
     scope = {"type": "http", "method": "GET", "path": "/live", "headers": headers}
     if live is None:
-        live = LiveUpdates(news, site.operators, heartbeat_s=heartbeat_s, gather_s=gather_s)
+        live = LiveUpdates(feed, site.operators, heartbeat_s=heartbeat_s, gather_s=gather_s)
     task = asyncio.create_task(live(scope, tab.receive, tab.sent.put))
     try:
         yield tab
@@ -84,7 +84,7 @@ async def opened(
 
 @pytest.mark.anyio
 async def test_a_stream_begins_with_a_refresh_and_passes_through_proxies(site: Dashboard) -> None:
-    async with opened(site, Announcer()) as tab:
+    async with opened(site, ChangeFeed()) as tab:
         start = await tab.start()
         headers = dict(start["headers"])
         assert headers[b"content-type"].startswith(b"text/event-stream")
@@ -98,11 +98,11 @@ async def test_a_stream_begins_with_a_refresh_and_passes_through_proxies(site: D
 async def test_a_change_says_its_kind_and_whose_call_it_is(
     site: Dashboard, session_id: str
 ) -> None:
-    news = Announcer()
-    async with opened(site, news) as tab:
+    feed = ChangeFeed()
+    async with opened(site, feed) as tab:
         await tab.start()
         await tab.event()
-        news.tell([Change("ended", session_id)])
+        feed.publish([Change("ended", session_id)])
         kind, data = (await tab.event()).strip().split("\r\n")
         assert kind == "event: ended"
         assert json.loads(data.removeprefix("data: ")) == {"session_id": session_id}
@@ -110,7 +110,7 @@ async def test_a_change_says_its_kind_and_whose_call_it_is(
 
 @pytest.mark.anyio
 async def test_a_silent_stream_has_heartbeats(site: Dashboard) -> None:
-    async with opened(site, Announcer(), heartbeat_s=0.01) as tab:
+    async with opened(site, ChangeFeed(), heartbeat_s=0.01) as tab:
         await tab.start()
         await tab.event()
         assert (await tab.event()).startswith(":")
@@ -119,13 +119,13 @@ async def test_a_silent_stream_has_heartbeats(site: Dashboard) -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize("cookie", ["", "mh_session=forged"])
 async def test_the_stream_requires_sign_in(site: Dashboard, cookie: str) -> None:
-    async with opened(site, Announcer(), cookie=cookie) as tab:
+    async with opened(site, ChangeFeed(), cookie=cookie) as tab:
         assert (await tab.start())["status"] == 401
 
 
 @pytest.mark.anyio
 async def test_a_stream_ends_with_its_session(site: Dashboard) -> None:
-    async with opened(site, Announcer(), heartbeat_s=0.01) as tab:
+    async with opened(site, ChangeFeed(), heartbeat_s=0.01) as tab:
         await tab.start()
         await asyncio.to_thread(site.browser.post, "/logout")
         sent = ""
@@ -136,11 +136,11 @@ async def test_a_stream_ends_with_its_session(site: Dashboard) -> None:
 
 @pytest.mark.anyio
 async def test_one_page_too_many_is_told_when_to_try_again(site: Dashboard) -> None:
-    news = Announcer()
+    feed = ChangeFeed()
     with ExitStack() as others:
         for _ in range(MOST_STREAMS):
-            others.enter_context(news.listen(lambda: None))
-        async with opened(site, news) as tab:
+            others.enter_context(feed.subscribe(lambda: None))
+        async with opened(site, feed) as tab:
             start = await tab.start()
             assert start["status"] == 503
             assert b"retry-after" in dict(start["headers"])
@@ -165,16 +165,16 @@ async def test_the_operator_with_the_most_pages_makes_room_for_another(
 ) -> None:
     monkeypatch.setattr("millis_hooks.dashboard.live_updates.MOST_STREAMS", 3)
     grace = cookie_of_another_operator(site)
-    news = Announcer()
+    feed = ChangeFeed()
     async with AsyncExitStack() as tabs:
-        live = LiveUpdates(news, site.operators, heartbeat_s=NEVER_S)
+        live = LiveUpdates(feed, site.operators, heartbeat_s=NEVER_S)
         theirs: list[Tab] = []
         for _ in range(3):
-            theirs.append(await tabs.enter_async_context(opened(site, news, live=live)))
+            theirs.append(await tabs.enter_async_context(opened(site, feed, live=live)))
             await theirs[-1].start()
-        one_more = await tabs.enter_async_context(opened(site, news, live=live))
+        one_more = await tabs.enter_async_context(opened(site, feed, live=live))
         assert (await one_more.start())["status"] == 503
-        newcomer = await tabs.enter_async_context(opened(site, news, live=live, cookie=grace))
+        newcomer = await tabs.enter_async_context(opened(site, feed, live=live, cookie=grace))
         assert (await newcomer.start())["status"] == 200
         assert (await theirs[0].event()).startswith("event: refresh")
         assert await theirs[0].event() == ""
@@ -182,47 +182,47 @@ async def test_the_operator_with_the_most_pages_makes_room_for_another(
 
 @pytest.mark.anyio
 async def test_a_page_that_is_left_frees_its_place(site: Dashboard) -> None:
-    news = Announcer()
-    async with opened(site, news) as tab:
+    feed = ChangeFeed()
+    async with opened(site, feed) as tab:
         await tab.start()
-        assert news.listeners == 1
-    assert news.listeners == 0
+        assert feed.subscribers == 1
+    assert feed.subscribers == 0
 
 
 @pytest.mark.anyio
 async def test_streams_end_when_the_call_log_closes(site: Dashboard) -> None:
-    news = Announcer()
-    async with opened(site, news, gather_s=10 * WAIT_S) as tab:
+    feed = ChangeFeed()
+    async with opened(site, feed, gather_s=10 * WAIT_S) as tab:
         await tab.start()
         await tab.event()
-        news.tell([REFRESH])
+        feed.publish([REFRESH])
         await tab.event()  # rests from here on
-        news.close()
+        feed.close()
         assert await tab.event() == ""
 
 
 @pytest.mark.anyio
 async def test_what_happens_in_a_rest_is_told_together(site: Dashboard) -> None:
-    news = Announcer()
-    async with opened(site, news, gather_s=0.1) as tab:
+    feed = ChangeFeed()
+    async with opened(site, feed, gather_s=0.1) as tab:
         await tab.start()
         await tab.event()
-        news.tell([Change("started", "-one")])
+        feed.publish([Change("started", "-one")])
         await tab.event()
         for session_id in ("-two", "-three", "-two"):
-            news.tell([Change("started", session_id)])
+            feed.publish([Change("started", session_id)])
         assert (await tab.event()).count("event:") == 2
 
 
 @pytest.mark.anyio
 async def test_a_stream_ends_when_sessions_cannot_be_looked_up(site: Dashboard) -> None:
-    news = Announcer()
-    async with opened(site, news) as tab:
+    feed = ChangeFeed()
+    async with opened(site, feed) as tab:
         await tab.start()
         await tab.event()
         with site.stored.database.writer.begin() as connection:
             connection.exec_driver_sql("DROP TABLE operator_sessions")
-        news.tell([REFRESH])
+        feed.publish([REFRESH])
         assert await tab.event() == ""
 
 

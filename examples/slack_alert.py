@@ -1,4 +1,4 @@
-"""Tells a Slack channel of each run that is parked, with a link to the call.
+"""Tells a Slack channel of each run that has failed for good, with a link to the call.
 
 Run it with the address of an incoming webhook; without one, the log has what Slack would get:
 
@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 import httpx2
 
-from millis_hooks import EndOfCall, MillisHooks, ParkedRun, Retry
+from millis_hooks import EndOfCall, FailedRun, MillisHooks, Retry
 
 logger = logging.getLogger("slack_alert")
 
@@ -38,14 +38,14 @@ async def sync_crm(call: EndOfCall) -> None:
     raise ConnectionError("the CRM does not answer")
 
 
-@hooks.on_parked
-async def tell_slack(parked: ParkedRun) -> None:
+@hooks.on_failed
+async def tell_slack(run: FailedRun) -> None:
     """Post the message; has attempts of its own, should Slack be down."""
-    text = message_about(parked)
+    text = message_about(run)
     if SLACK_WEBHOOK_URL is None:
         logger.error("%s", text)
         return
-    slack: httpx2.AsyncClient = parked.state
+    slack: httpx2.AsyncClient = run.state
     response = await slack.post(SLACK_WEBHOOK_URL, json={"text": text})
     if response.status_code == httpx2.codes.TOO_MANY_REQUESTS:
         raise Retry(float(response.headers.get("retry-after", "30")))
@@ -54,15 +54,15 @@ async def tell_slack(parked: ParkedRun) -> None:
         raise ConnectionError(f"Slack answered {response.status_code}")
 
 
-def message_about(parked: ParkedRun) -> str:
+def message_about(run: FailedRun) -> str:
     """Say who gave up on what, and why; without what was said in the call."""
-    session_id = parked.call.session_id
+    session_id = run.call.session_id
     address = f"{hooks.settings.public_url or 'http://127.0.0.1:8000'}/calls/{quote(session_id)}"
-    rehearsed = " (rehearsed)" if parked.call.sandbox else ""
-    why = f"{parked.error_type}: {parked.error_message}" if parked.error_type else parked.reason
+    rehearsed = " (rehearsed)" if run.call.sandbox else ""
+    why = f"{run.error_type}: {run.error_message}" if run.error_type else run.reason
     return (
-        f"*{_escaped(parked.handler)}* gave up on <{address}|{_escaped(session_id)}>{rehearsed} "
-        f"after {parked.attempts} attempts: {_escaped(why)}"
+        f"*{_escaped(run.handler)}* gave up on <{address}|{_escaped(session_id)}>{rehearsed} "
+        f"after {run.attempts} attempts: {_escaped(why)}"
     )
 
 

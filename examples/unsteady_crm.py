@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 
-from millis_hooks import Backoff, EndOfCall, GiveUp, MillisHooks, ParkedRun, Retry
+from millis_hooks import Backoff, EndOfCall, FailedRun, GiveUp, MillisHooks, Retry
 
 logger = logging.getLogger("unsteady_crm")
 
@@ -39,7 +39,7 @@ async def call_back(call: EndOfCall) -> None:
     logger.info("calling back")
 
 
-@hooks.on_parked
-def tell_the_team(parked: ParkedRun) -> None:
+@hooks.on_failed
+def tell_the_team(run: FailedRun) -> None:
     """Post to the team's chat that a call needs a person."""
-    logger.error("%s gave up on %s: %s", parked.handler, parked.call.session_id, parked.reason)
+    logger.error("%s gave up on %s: %s", run.handler, run.call.session_id, run.reason)

@@ -1,1 +1,1 @@
-"""Keeps the call log in order."""
+"""Handlers: the team's functions, how they are registered, and how they are run."""

@@ -167,7 +167,7 @@ def test_a_type_checker_sees_what_is_wrong_too() -> None:
         lambda: router.on_prefetch(status="busy")(greet),  # type: ignore[call-overload]
         lambda: router.on_end_of_call(budget_s=1)(note),  # type: ignore[call-overload]
         lambda: router.on_end_of_call(timeout_s=None)(note),  # type: ignore[call-overload]
-        lambda: router.on_parked(agent_id="-a")(lambda parked: None),  # type: ignore[call-overload]
+        lambda: router.on_failed(agent_id="-a")(lambda parked: None),  # type: ignore[call-overload]
     ]
     for register in wrong:
         with pytest.raises(RegistrationError):

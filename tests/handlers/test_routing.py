@@ -9,7 +9,7 @@ from typing import Any, assert_type
 import pytest
 from pydantic import BaseModel
 
-from millis_hooks import EndOfCall, ParkedRun, PrefetchRequest, RegistrationError, Router
+from millis_hooks import EndOfCall, FailedRun, ParkedRun, PrefetchRequest, RegistrationError, Router
 from millis_hooks.handlers.routing import Handler
 
 
@@ -25,9 +25,9 @@ def ended(**fields: Any) -> EndOfCall:
     return EndOfCall(session_id="-Ox1", **fields)
 
 
-def parked(handler: str = "note") -> ParkedRun:
+def parked(handler: str = "note") -> FailedRun:
     now = datetime.now(UTC)
-    return ParkedRun(
+    return FailedRun(
         run_id=7, call=ended(), handler=handler, reason="no", attempts=1, failed_at=now
     )
 
@@ -51,7 +51,7 @@ def greet(call: PrefetchRequest) -> str:
 def note(call: EndOfCall) -> None: ...
 
 
-def alert(parked: ParkedRun) -> None: ...
+def alert(parked: FailedRun) -> None: ...
 
 
 def only(router: Router) -> Handler:
@@ -63,7 +63,7 @@ def test_a_decorator_returns_the_function_unchanged() -> None:
     router = Router()
     assert router.on_prefetch(greet) is greet
     assert router.on_end_of_call(call_status="busy")(note) is note
-    assert router.on_parked(handler="note")(alert) is alert
+    assert router.on_failed(handler="note")(alert) is alert
 
 
 def test_a_decorated_function_keeps_its_type() -> None:
@@ -73,8 +73,8 @@ def test_a_decorated_function_keeps_its_type() -> None:
     async def sync(call: EndOfCall) -> int:
         return 1
 
-    @router.on_parked
-    def tell(run: ParkedRun) -> str:
+    @router.on_failed
+    def tell(run: FailedRun) -> str:
         return run.reason
 
     assert_type(asyncio.run(sync(ended())), int)
@@ -144,7 +144,7 @@ def test_one_name_may_serve_every_hook() -> None:
     router = Router()
     router.on_prefetch(name="crm")(greet)
     router.on_end_of_call(name="crm")(note)
-    router.on_parked(name="crm")(alert)
+    router.on_failed(name="crm")(alert)
     handler = router.get("end_of_call", "crm")
     assert handler is not None
     assert handler.function is note
@@ -212,7 +212,7 @@ def test_the_refusal_says_where_the_function_stands() -> None:
 
 
 def test_who_tells_of_parked_runs_is_called_with_one() -> None:
-    message = refusal(lambda: Router().on_parked(note))  # type: ignore[type-var]
+    message = refusal(lambda: Router().on_failed(note))  # type: ignore[type-var]
     assert "note takes EndOfCall, but on_failed calls it with FailedRun" in message
 
 
@@ -292,23 +292,23 @@ def test_filters_are_told_by_name_and_sorted() -> None:
 
 def test_a_handler_without_options_has_no_filters() -> None:
     router = Router()
-    router.on_parked(alert)
+    router.on_failed(alert)
     assert only(router).filters() == {}
 
 
 def test_parked_runs_are_told_to_all_who_want_to_hear_of_that_handler() -> None:
     router = Router()
     router.on_end_of_call(note)
-    router.on_parked(name="of all")(alert)
-    router.on_parked(name="of two", handler=["note", "other"])(alert)
-    router.on_parked(name="of another", handler="other")(alert)
+    router.on_failed(name="of all")(alert)
+    router.on_failed(name="of two", handler=["note", "other"])(alert)
+    router.on_failed(name="of another", handler="other")(alert)
     assert [handler.name for handler in router.failure_handlers("note")] == ["of all", "of two"]
     assert router.matching("parked", parked("note")) == router.failure_handlers("note")
 
 
 def test_whom_a_handler_wants_to_hear_of_may_be_registered_later() -> None:
     router = Router()
-    router.on_parked(handler="note")(alert)
+    router.on_failed(handler="note")(alert)
     router.on_end_of_call(note)
     router.check()
 
@@ -321,7 +321,7 @@ def test_on_parked_of_an_unknown_handler_is_refused(wanted: str, hint: str) -> N
     router = Router()
     router.on_prefetch(name="xyz")(greet)
     router.on_end_of_call(note)
-    router.on_parked(handler={"note", wanted})(alert)
+    router.on_failed(handler={"note", wanted})(alert)
     message = refusal(router.check)
     assert f"test_routing.py:{alert.__code__.co_firstlineno}: alert asks for" in message
     assert hint in message
@@ -341,9 +341,18 @@ def test_a_parked_run_in_a_log_gives_no_conversation_away() -> None:
 
 def test_a_parked_run_carries_the_state_and_both_keys() -> None:
     router = Router()
-    router.on_parked(alert)
+    router.on_failed(alert)
     prepared = only(router).prepare(parked("sync_crm"), "state")
-    assert isinstance(prepared, ParkedRun)
+    assert isinstance(prepared, FailedRun)
     assert prepared.state == "state"
     assert prepared.idempotency_key == "-Ox1:sync_crm:parked:7"
     assert prepared.call.idempotency_key == "-Ox1:sync_crm"
+
+
+def test_the_earlier_names_of_failed_runs_go_on_working() -> None:
+    router = Router()
+    router.on_parked(handler="note")(alert)
+    assert only(router).hook == "parked"
+    assert ParkedRun is FailedRun
+    run = parked()
+    assert run.parked_at == run.failed_at

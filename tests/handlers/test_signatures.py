@@ -168,4 +168,4 @@ def test_one_of_several_may_be_what_the_hook_calls_it_with() -> None:
     handler: Any = either
     MillisHooks().on_end_of_call(handler)
     with pytest.raises(RegistrationError, match="takes PrefetchRequest, but on_failed"):
-        MillisHooks().on_parked(handler)
+        MillisHooks().on_failed(handler)

@@ -193,7 +193,7 @@ def test_no_id_is_given_again_though_its_row_is_gone(logs: Logs) -> None:
 KILLED = """
 import os, signal
 from itertools import count
-from millis_hooks.call_log.transfer import copying
+from millis_hooks.call_log.transfer import copy as copying
 from millis_hooks.cli import main
 
 batches, differences = count(1), copying._differences

@@ -219,7 +219,7 @@ def test_an_export_that_was_interrupted_leaves_no_file(
 
 
 def test_an_export_replaces_only_files(run: Run, log: StoredCalls, tmp_path: Path) -> None:
-    assert f"{tmp_path} is no file" in run("export", str(tmp_path), "--force").stderr
+    assert f"{tmp_path} is not a file" in run("export", str(tmp_path), "--force").stderr
 
 
 def test_a_file_that_cannot_be_made_is_told(run: Run, log: StoredCalls) -> None:
@@ -308,7 +308,7 @@ def test_calls_that_go_on_are_exported_too(run: Run, log: StoredCalls) -> None:
         (("--outcome", "good"), "There is no outcome 'good'. Known: completed,"),
         (("--channel", "fax"), "There is no channel 'fax'. Known: phone, web, chat."),
         (("--meta", "gold"), "--meta is KEY=VALUE, not 'gold'."),
-        (("--since", "monday"), "'monday' is no date."),
+        (("--since", "monday"), "'monday' is not a date."),
     ],
 )
 def test_a_filter_that_means_nothing_is_refused(

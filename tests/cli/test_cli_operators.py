@@ -223,9 +223,9 @@ def test_prune_refuses_while_the_clock_may_be_wrong(run: Run, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("command", "work", "done", "told"),
     [
-        (["prune"], "call_log.retention.prune", Removal(calls=1), "1 call"),
-        (["forget", "-old"], "call_log.forget.forget", Removal(calls=1), "1 call"),
-        (["replay", "--status", "parked"], "runs.replay.replay_batch", Replayed(1), "1 queued"),
+        (["prune"], "call_log.upkeep.retention.prune", Removal(calls=1), "1 call"),
+        (["forget", "-old"], "call_log.upkeep.forget.forget", Removal(calls=1), "1 call"),
+        (["replay", "--status", "parked"], "cli.runs.replay_batch", Replayed(1), "1 queued"),
     ],
 )
 def test_what_an_interrupted_command_has_done_is_on_record(
@@ -264,4 +264,4 @@ def test_a_log_that_can_only_be_read_is_still_exported(
     monkeypatch.setattr("millis_hooks.operators.audit.record", refuse)
     result = run("export")
     assert result.exit_code == 0
-    assert "could not be put on record" in result.stderr
+    assert "The audit log could not be written." in result.stderr

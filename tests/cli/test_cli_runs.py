@@ -340,7 +340,7 @@ def test_without_a_call_log_there_is_nothing_to_do(
 
 
 @pytest.mark.parametrize("command", [["runs"], ["replay", SESSION], ["calls"], ["show", SESSION]])
-@pytest.mark.parametrize(("version", "told"), [("0001", "an older"), ("9999", "a newer")])
+@pytest.mark.parametrize(("version", "told"), [("0001", "An older"), ("9999", "A newer")])
 def test_a_call_log_of_another_version_is_told_of(
     run: Run, log: StoredCalls, command: list[str], version: str, told: str
 ) -> None:

@@ -205,7 +205,7 @@ def log_attempt(
         failure or attempt.outcome,
         _STATE_WORDS.get(state, state),
     )
-    runs_log.log(level, "run %d of %s, attempt %d: %s; the run is %s", *words, extra=_extra(told))
+    runs_log.log(level, "run %d of %s, attempt %d: %s; run state: %s", *words, extra=_extra(told))
 
 
 def _rounded(duration_ms: float | None) -> float | None:

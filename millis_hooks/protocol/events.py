@@ -1,15 +1,10 @@
-"""The wire: what Millis sends and what it reads, typed.
+"""The events of Millis, typed: prefetch requests and their answers, ends-of-call and their parts.
 
-Both vintages of the format and anything in between are taken: every field may be missing or null,
-unknown fields are kept, and a field that cannot be read becomes its default and a `Problem`. Only
-bytes that are no Millis payload at all raise. Source: docs.millis.ai, core-concepts/webhooks, and
-the payloads that public receivers handle.
-
-Several ends of one call, put together to what is known of it.
-
-An end of a call that is over counts for more than one of a call under way, and a later one for more
-than an earlier one; but field by field, what says nothing never takes the place of what says
-something.
+Every vintage of the format is accepted: each field may be missing or null, unknown fields are kept,
+and a field that cannot be read becomes its default and a `Problem`. Only bytes that are no Millis
+payload at all raise. Several ends of one call are merged: an end of a call that is over takes
+precedence over one of a call in progress, a later end over an earlier one, and a value over none.
+Source: docs.millis.ai, core-concepts/webhooks, and the payloads that public receivers handle.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""How much of a payload becomes objects: its parts are counted in the bytes, before it is read.
+"""Limits of the parts of a payload: they are counted in the bytes, before they become objects.
 
 An empty object is two bytes of JSON and thirty times as much in memory, so ten megabytes of them
-are more than a small machine has. Nearly all payloads are far below the limits here and are read as
-they are. Of one above them the first parts of each field are read; what is left out is named, and
-the bytes that are stored keep everything.
+are too much for a small machine. Nearly all payloads are far below the limits and are read
+unchanged. Of others the first parts of each field are read, and the omitted parts are reported; the
+stored bytes keep everything.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from typing import TypeAlias
 
 from ..exceptions import PayloadError
 
-#: Items of the lists, and keys of the mapping, that cost most for each.
+#: Limits of items in these lists, and of keys in the metadata.
 MOST: Mapping[str, int] = MappingProxyType(
     {"chat": 5_000, "function_calls": 1_000, "cost_breakdown": 200, "metadata": 2_000}
 )
-#: The tool calls of all messages together.
+#: Limit of the tool calls of all messages.
 MOST_TOOL_CALLS = 2_000
-#: Commas, brackets and braces, text included, of a payload that is read as it is.
+#: Commas, brackets and braces, also in texts, of a payload that is read unchanged.
 FEW_PARTS = 50_000
-#: Of a larger one, those of a field that are read.
+#: Of a larger payload, limits for each field.
 _FIELD_PARTS: Mapping[str, int] = MappingProxyType({"chat": 50_000})
 _OTHER_FIELD_PARTS = 10_000
-#: Fields of a larger one that nobody knows; they share the room of one field.
+#: Limit of unknown fields of a larger payload.
 _MOST_UNKNOWN = 500
-#: Fields of a larger one in all; the names of known ones may repeat.
+#: Limit of all its fields; the names of known ones may repeat.
 _MOST_FIELDS = 10_000
-#: As deep as pydantic's own reader goes.
+#: The limit of pydantic's reader.
 MAX_DEPTH = 200
 
-#: The fields of an end-of-call: they are read wherever they stand.
+#: The fields of an end-of-call, which are read at any position.
 KNOWN = frozenset(
     {"session_id", "call_id", "agent_id", "chat", "function_calls", "ts", "duration", "chars_used",
      "agent_config", "cost_breakdown", "voip", "recording", "metadata", "call_status",
@@ -43,7 +43,7 @@ KNOWN = frozenset(
 )  # fmt: skip
 
 
-#: Is told of what is not read: the field, what was found there, and what is read of it.
+#: Called with each field that is not read in full: its name, what it has, and what is read.
 Note: TypeAlias = Callable[[str, str, str], object]
 
 
@@ -56,10 +56,10 @@ def _nested(levels: int) -> bytes:
     return rb'[\[{](?:[^"\[\]{}]++|' + _STRING + inner + rb")*+[\]}]"
 
 
-# What is passed over goes through in a few large matches: a million items one by one take seconds.
+# Items are skipped in a few large matches: one by one, a million take seconds.
 _ITEM = rb'(?:[^"\[\]{},]++|' + _STRING + b"|" + _nested(3) + b")*+,"
 _AT_ONCE = (1_000, 50, 1)
-#: What is nested deeper goes through bracket by bracket, so many of them.
+#: Deeper nesting is skipped bracket by bracket, at most so many.
 _MOST_STEPS = 100_000
 _UNKNOWN = rb'(?!\s*"(?:' + "|".join(sorted(KNOWN)).encode() + rb')"\s*:)' + _ITEM
 
@@ -79,7 +79,7 @@ _AFTER = re.compile(rb"\s*([,}])\s*")
 
 
 def within_limits(body: bytes | str, note: Note) -> bytes | str:
-    """Return JSON without the parts that are too many, and tell `note` of them.
+    """Return JSON without the parts above the limits, and call `note` for them.
 
     Raises `PayloadError` for what has many parts and is no JSON.
     """
@@ -96,7 +96,7 @@ def within_limits(body: bytes | str, note: Note) -> bytes | str:
 
 
 def count_parts(body: bytes | str) -> int:
-    """Count what may begin a part; also in texts, so that there are never more."""
+    """Count the characters that may begin a part, also in texts: an upper bound."""
     if isinstance(body, str):
         return body.count(",") + body.count("{") + body.count("[")
     return body.count(b",") + body.count(b"{") + body.count(b"[")
@@ -111,8 +111,8 @@ def _as_utf8(body: bytes | str) -> bytes:
     return body.encode("utf-8", "surrogatepass")
 
 
-#: In bytes or characters. While a piece is decoded, or a pattern looked for in it, no other thread
-#: runs; for a whole body that would be for seconds.
+#: In bytes or characters. Decoding or searching a piece holds the GIL; for a whole body that would
+#: take seconds.
 PIECE = 2**16
 
 
@@ -123,7 +123,7 @@ def decoded(body: bytes, encoding: str) -> str:
 
 
 class _Fields:
-    """Goes through the fields of an object once."""
+    """Reads the fields of an object in one pass."""
 
     def __init__(self, text: bytes, note: Note) -> None:
         self._text = text
@@ -168,7 +168,7 @@ class _Fields:
 
 
 def _container(text: bytes, at: int, field: str, note: Note) -> tuple[bytes, int]:
-    """Return what is read of the list or object that begins at a place, and where it ends."""
+    """Return the part that is read of the list or object at an offset, and its end."""
     most, room = MOST.get(field), _FIELD_PARTS.get(field, _OTHER_FIELD_PARTS)
     kind = "a list of {:,} items" if text[at : at + 1] == b"[" else "an object with {:,} keys"
     read, kept_from, depth, items, is_noted = list[bytes](), at, 0, 0, False
@@ -209,7 +209,7 @@ def _end_of(text: bytes, at: int) -> tuple[int, int]:
 
 
 def _pass_over(items: Mapping[int, re.Pattern[bytes]], text: bytes, at: int) -> tuple[int, int]:
-    """Return where there is no other item of the kind, and how many were passed."""
+    """Return the offset after all items of the kind, and their number."""
     passed = 0
     for count, several in items.items():
         while (found := several.match(text, at)) is not None:
@@ -218,7 +218,7 @@ def _pass_over(items: Mapping[int, re.Pattern[bytes]], text: bytes, at: int) -> 
 
 
 def _expect(pattern: re.Pattern[bytes], text: bytes, at: int) -> re.Match[bytes]:
-    """Return the first match from a place on. Raises `PayloadError` where there is none."""
+    """Return the first match at or after an offset. Raises `PayloadError` if there is none."""
     found = pattern.search(text, at) if pattern is _TOKEN else pattern.match(text, at)
     if found is None or found[0] == b'"':
         raise PayloadError(f"not JSON: broken near byte {at:,}")

@@ -1,4 +1,7 @@
-"""Phone numbers as they come, and whose they are. Numbers compare by their digits alone."""
+"""Phone numbers: repair, international form, direction and customer.
+
+Numbers are compared by their digits.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ Direction: TypeAlias = Literal["inbound", "outbound"]
 
 _NOT_DIGIT = re.compile(r"\D")
 _LETTER = re.compile(r"[^\W\d_]")
-#: Digits, and what people put between them.
+#: Digits and the separators between them.
 _INTERNATIONAL = re.compile(r"\+[\d\s().\-/\u2010-\u2015\u2212]+")
 #: How most countries dial a `+`. No number in the national form of the others begins so.
 _DIALLED = re.compile(r"^(tel:\+|(tel:)?00(?=[\s\d]))", re.IGNORECASE)
@@ -49,7 +52,7 @@ def international(number: str) -> str:
 
 
 def as_sent(caller: str) -> str:
-    """Return who calls as Millis sends it: a number in international form, or a text that is not a
+    """Return a caller as Millis sends it: a number in international form, or text that is not a
     number, such as `anonymous`.
 
     Raises `ValueError` for a number that is not in international form.
@@ -58,7 +61,7 @@ def as_sent(caller: str) -> str:
 
 
 def looked_for(number: str) -> str:
-    """Return a number that is looked for in international form, and as it is where it has none."""
+    """Return a number in international form, or unchanged if it has none."""
     try:
         return international(number)
     except ValueError:
@@ -66,14 +69,14 @@ def looked_for(number: str) -> str:
 
 
 def digits_of(phone: str | None) -> str:
-    """Return a number's digits: what is left when two spellings of it are compared."""
+    """Return the digits of a number, by which spellings are compared."""
     return _NOT_DIGIT.sub("", phone or "")
 
 
 def direction_of(
     from_phone: str | None, to_phone: str | None, own_numbers: frozenset[str]
 ) -> Direction | None:
-    """Tell who calls whom by which of the two numbers is ours; None if neither is known to be."""
+    """Return the direction, by which number is one of `own_numbers`; None if neither is."""
     own = _own_digits(own_numbers)
     if digits_of(from_phone) in own:
         return "outbound"
@@ -83,7 +86,7 @@ def direction_of(
 def customer_of(
     from_phone: str | None, to_phone: str | None, own_numbers: frozenset[str]
 ) -> str | None:
-    """Return the number that is not ours, and `from_phone` where neither is known to be.
+    """Return the number that is not one of `own_numbers`; `from_phone` if neither is.
 
     Millis' documentation calls `from` the caller, which on outbound calls is our own number: only
     `own_numbers` can tell. Source: docs.millis.ai, core-concepts/webhooks.

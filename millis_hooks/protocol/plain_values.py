@@ -1,7 +1,7 @@
-"""Values of a team's own as JSON: each in its plain form, or left out alone.
+"""Converts values of the team's code to JSON.
 
-A row of a database holds times, decimals and ids; a value that cannot be sent must not cost the
-caller the others.
+A row of a database holds times, decimals and ids. A value that cannot be converted is left out, and
+the others are kept.
 """
 
 from __future__ import annotations

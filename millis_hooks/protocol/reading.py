@@ -1,9 +1,7 @@
-"""Reading what strangers send: JSON of any kind, and models that lose one field, not the message.
+"""Tolerant reading of JSON, query strings and fields from untrusted senders.
 
-A field that cannot be read becomes its default and a `Problem`. Nothing here knows what Millis
-sends; `events` does.
-
-Reading what arrives in an address.
+Models lose a field that cannot be read, not the whole message: it becomes its default and a
+`Problem`. The fields of Millis are in `events`.
 """
 
 from __future__ import annotations
@@ -49,7 +47,7 @@ Item = TypeVar("Item", bound=BaseModel)
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A field that could not be read, in words that are safe to show: never its value."""
+    """A field that could not be read, described without its value."""
 
     field: str  # the wire's name; `chat[].content` for a field of a list's items
     found: str
@@ -59,16 +57,16 @@ class Problem:
         return f"{self.field}: {self.found}; {self.why}"
 
 
-#: Problems of one payload that are listed; what else is wrong with it is counted.
+#: Limit of listed problems of one payload; others are counted.
 MOST_PROBLEMS = 50
-#: What stands for the field where a problem is of none.
+#: The field of a problem that concerns no single field.
 _WHOLE = "the whole"
-#: Parts in all the JSON that came as text within one payload.
+#: Limit of the parts in all JSON texts of one payload.
 _PARTS_IN_TEXTS = 100_000
 
 
 class Reading:
-    """The problems found while a payload is read, and how much more of it becomes objects."""
+    """The problems found while a payload is read, and how many more parts may become objects."""
 
     def __init__(self) -> None:
         self.problems: list[Problem] = []
@@ -77,14 +75,14 @@ class Reading:
         self._room_in_texts = _PARTS_IN_TEXTS
 
     def note(self, field: str, found: str, why: str) -> None:
-        """Add a problem, or count it where many are listed already."""
+        """Add a problem, or count it if many are listed already."""
         if len(self.problems) < MOST_PROBLEMS:
             self.problems.append(Problem(field[:_FIELD_CHARS] or _WHOLE, found, why[:_WHY_CHARS]))
         else:
             self._unlisted += 1
 
     def note_left_out(self, field: str, found: str, why: str) -> None:
-        """Add before all others that parts of a field are not read, once for each field."""
+        """Add, before all others and once for each field, that parts of it are not read."""
         if all((each.field, each.why) != (field, why) for each in self.problems):
             self.problems.insert(0, Problem(field or _WHOLE, found, why))
 
@@ -118,7 +116,7 @@ _FIELD_CHARS, _WHY_CHARS = 100, 300
 
 
 def describe(value: object) -> str:
-    """Name a JSON value by its type and size, without giving it away."""
+    """Describe a JSON value by type and size, without its content."""
     match value:
         case None:
             return "null"
@@ -139,11 +137,11 @@ def _counted(things: str | list[Any] | dict[str, Any], noun: str) -> str:
     return f"{len(things):,} {noun}" + ("" if len(things) == 1 else "s")
 
 
-def _nobody(field: str, found: str, why: str) -> None:
-    """Tell nobody of what is left out."""
+def _ignored(field: str, found: str, why: str) -> None:
+    """Ignore omitted parts."""
 
 
-def read_json(body: bytes | str, left_out: Note = _nobody) -> Json:
+def read_json(body: bytes | str, left_out: Note = _ignored) -> Json:
     """Read any JSON there is a way to read: UTF-16, a byte order mark, bytes of another encoding,
     lone surrogates, NaN.
 
@@ -157,8 +155,8 @@ def read_json(body: bytes | str, left_out: Note = _nobody) -> Json:
     return _finite(value) if b"Infinity" in to_json(value, inf_nan_mode="constants") else value
 
 
-def read_any_json(body: bytes | str, left_out: Note = _nobody) -> Json:
-    """Read as `read_json` does, in half the time, and leave infinite numbers as they are."""
+def read_any_json(body: bytes | str, left_out: Note = _ignored) -> Json:
+    """Read as `read_json` does, in half the time; infinite numbers stay."""
     with _collecting_nothing(len(body)):
         body = within_limits(body, left_out)
         try:
@@ -173,8 +171,8 @@ LARGE_BYTES = 256 * 1024
 
 @contextmanager
 def _collecting_nothing(size: int) -> Iterator[None]:
-    """Keep the garbage collector from looking through a large value again and again while it
-    grows: that takes several times as long as to read it, and everybody waits."""
+    """Pause the garbage collector while a large value is read: it would traverse the growing value
+    again and again, which takes several times as long as reading."""
     pauses = size > LARGE_BYTES and gc.isenabled()
     if pauses:
         gc.disable()
@@ -186,7 +184,7 @@ def _collecting_nothing(size: int) -> Iterator[None]:
 
 
 def _read_odd_json(body: bytes | str) -> Json:
-    """Read what is no JSON by the book, in a time that grows with its length and no faster."""
+    """Read JSON that breaks the standard, in linear time."""
     try:
         # Written and read again it has no lone surrogates: faster than to look at each text.
         plain = _joined(json.dumps(_loads(body), ensure_ascii=False, check_circular=False))
@@ -266,7 +264,7 @@ _LONE = re.compile(r"[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\ud
 
 
 class WireModel(BaseModel):
-    """A part of a payload: what it holds that cannot be read is reported and left out.
+    """A part of a payload: fields that cannot be read are reported and left out.
 
     Problems are noted in the `Reading` given as the validation's context, where one is given.
     """

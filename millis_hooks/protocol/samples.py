@@ -1,9 +1,9 @@
-"""Webhook messages as Millis sends them, in every vintage of the format.
+"""Sample payloads in every vintage of Millis' format, for `millis-hooks send` and tests.
 
-What is sent by `millis-hooks send` and by tests. The vintages follow the history of Millis' webhook
-documentation (docs.millis.ai, core-concepts/webhooks) and the payloads public receivers handle:
-v1a of August 2024, v1b with metadata, v2 of December 2024, v2-extras with fields that are not
-documented, and hostile, which is whatever a receiver has to survive.
+The vintages follow the history of Millis' webhook documentation (docs.millis.ai,
+core-concepts/webhooks) and the payloads that public receivers handle: v1a of August 2024, v1b with
+metadata, v2 of December 2024, v2-extras with undocumented fields, and hostile, with all that a
+receiver has to survive.
 """
 
 from __future__ import annotations

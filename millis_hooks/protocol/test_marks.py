@@ -1,9 +1,9 @@
-"""The mark on deliveries that we make up, so that nobody takes them for Millis'.
+"""Marks on deliveries that Millis did not make: samples, rehearsals and tests.
 
-`send`, Setup, the sandbox and tests put it on what they send. It is a header with what the delivery
-is for and a signature of that and of the session's id, by the secret that the delivery brings. Who
-has the secret can send anything; the mark only says that it was made up. It is good for no other
-session, so one that was copied into the configuration of an agent hides no real call.
+`send`, Setup, the sandbox and tests add the mark. It is a header with the purpose of the delivery
+and a signature of purpose and session id, by the secret of the delivery. It protects nothing, as
+the secret allows to send anything; it is valid for one session only, so that a mark that was copied
+into the configuration of an agent hides no real call.
 """
 
 from __future__ import annotations

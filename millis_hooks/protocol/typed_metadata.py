@@ -1,7 +1,7 @@
-"""Metadata as it travels in the query of a prefetch, and back into a model of the team's.
+"""Metadata in the query of a prefetch: writing values as text, and reading text into a model.
 
-A query holds text alone. Text is written as it is and anything else as JSON, so the type of the
-field that reads it decides: what may be text stays text, however much it looks like JSON.
+Text is written unchanged and other values as JSON. The type of the field decides how a text is
+read: a field that accepts text gets the text, also where it looks like JSON.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""`{name}` substitution as Millis documents it, by lookup only.
+"""Substitution of `{name}` as Millis documents it, by lookup only.
 
-What Millis does with an unknown name, with braces of another kind or with a value that is not text
-is not documented; here an unknown name stays as written and is reported, and nothing is ever
-evaluated. Source: docs.millis.ai, core-concepts/variables.
+Millis documents neither unknown names, nor other braces, nor values that are not text. Here an
+unknown name stays as written and is reported, and nothing is evaluated. Source: docs.millis.ai,
+core-concepts/variables.
 """
 
 from __future__ import annotations

@@ -188,7 +188,7 @@ def test_what_is_known_of_a_call_does_not_depend_on_the_order(
 
 @pytest.mark.both_databases
 @settings(
-    max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=2, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(order=st.permutations(ARRIVING))
 def test_reading_again_changes_nothing_in_any_order(log: Log, order: Sequence[Delivery]) -> None:

@@ -279,7 +279,7 @@ def test_what_an_interrupted_command_left_in_the_file_a_vacuum_removes(
 
     receive(database, *whole_call("-s1", NUMBER, WORD), *whole_call("-s2", OTHER))
     with monkeypatch.context() as patched:
-        patched.setattr(removal, "rewrite_search_index", interrupted)
+        patched.setattr("millis_hooks.cli.forget.rewrite_search_index", interrupted)
         result = run(NUMBER, "--yes")
     assert result.exit_code == 130
     assert "millis-hooks vacuum removes it" in result.stderr

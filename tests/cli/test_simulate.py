@@ -168,7 +168,6 @@ def test_what_cannot_be_rehearsed_ends_with_2(run: Run, args: list[str], why: st
     assert (result.exit_code, why in result.stderr) == (2, True), result.output
 
 
-@pytest.mark.both_databases
 def test_a_service_under_dev_is_rehearsed_and_its_handlers_are_seen(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

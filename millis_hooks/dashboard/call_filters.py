@@ -150,8 +150,8 @@ def time_field(moment: datetime | None, zone: tzinfo, *, is_end: bool = False) -
     return TimeField("date", (local.date() - timedelta(days=is_end)).isoformat())
 
 
-def _one_of(known: Sequence[str], text: str | None) -> str | None:
-    return text if text in known else None
+def _one_of(values: Sequence[str], text: str | None) -> str | None:
+    return text if text in values else None
 
 
 def _pair(text: str) -> tuple[str, str]:

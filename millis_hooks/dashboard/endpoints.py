@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TypeAlias
+from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
 from starlette.concurrency import run_in_threadpool
@@ -87,17 +87,14 @@ class Endpoints:
         """
 
         def page(request: OperatorRequest) -> Response:
-            shown = view(request.page_request())
-            if shown is None:
-                raise HTTPException(404)
-            response = self._pages.show(request.http, f"{name}.html", shown)
+            response = self._pages.show(request.http, f"{name}.html", _build(view, request))
             response.headers["Content-Security-Policy"] = policy
             return response
 
         def twin(request: OperatorRequest) -> Response:
-            shown = view(request.page_request())
-            if shown is not None:
-                return as_json(shown)
+            data = view(request.page_request())
+            if data is not None:
+                return as_json(data)
             params = request.http.path_params
             for parameter in params:  # an id may itself end in ".json"
                 params[parameter] += ".json"
@@ -110,10 +107,7 @@ class Endpoints:
         """Return the route of what an open page asks for to replace parts of itself."""
 
         def fragment(request: OperatorRequest) -> Response:
-            shown = view(request.page_request())
-            if shown is None:
-                raise HTTPException(404)
-            return self._pages.show(request.http, f"{name}.html", shown)
+            return self._pages.show(request.http, f"{name}.html", _build(view, request))
 
         return self.get(path, name, fragment, role=role, is_use=False)
 
@@ -206,6 +200,14 @@ class Endpoints:
             back=_page_of_form(request) or link(request, "calls"),
             error=error,
         )
+
+
+def _build(view: View, request: OperatorRequest) -> Any:
+    """Build what a page shows, or raise HTTPException 404."""
+    data = view(request.page_request())
+    if data is None:
+        raise HTTPException(404)
+    return data
 
 
 def _require_role(operator: Operator, role: Role) -> None:

@@ -1,4 +1,4 @@
-"""The sign-in page, and who is signed in."""
+"""The sign-in page, and the operator of a session."""
 
 from __future__ import annotations
 

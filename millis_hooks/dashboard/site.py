@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -70,7 +70,7 @@ def dashboard(
             *AnalyticsPage().routes(endpoints),
             *setup.routes(endpoints),
             *operators_page.routes(endpoints, operators),
-            *_sandbox_routes(sandbox, endpoints),
+            *(sandbox.routes(endpoints) if sandbox else ()),
         ],
         middleware=[
             Middleware(Guards, public_url=settings.public_url),
@@ -78,13 +78,6 @@ def dashboard(
         ],
         exception_handlers=pages.error_handlers(),
     )
-
-
-def _sandbox_routes(sandbox: Sandbox | None, endpoints: Endpoints) -> Iterator[Route]:
-    if sandbox is not None:
-        from .sandbox.actions import SandboxForms
-
-        yield from SandboxForms(sandbox).routes(endpoints)
 
 
 def _home(request: OperatorRequest) -> Response:

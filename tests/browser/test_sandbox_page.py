@@ -87,7 +87,7 @@ def test_what_is_wrong_is_said_where_it_was_typed(chromium: Browser, rehearsing:
     with at_sandbox(chromium, rehearsing) as tab:
         tab.page.get_by_label("Value 1 is JSON").check()
         tab.page.get_by_role("button", name="Start call").click()
-        expect(tab.page.get_by_role("alert")).to_contain_text("no JSON")
+        expect(tab.page.get_by_role("alert")).to_contain_text("not JSON")
         assert any("422" in fault for fault in tab.faults())
 
 

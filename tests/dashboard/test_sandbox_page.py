@@ -218,7 +218,7 @@ def test_a_function_is_called(sandbox: Sandbox) -> None:
 def test_function_parameters_must_be_an_object(sandbox: Sandbox, params: str) -> None:
     sandbox.start()
     led_to = sandbox.post("function", name="find_slot", params=params).headers["location"]
-    assert "no JSON object" in Page(sandbox.client.get(led_to)).text
+    assert "not a JSON object" in Page(sandbox.client.get(led_to)).text
 
 
 def test_the_end_reaches_the_handlers_and_the_call_is_in_the_dashboard(sandbox: Sandbox) -> None:
@@ -356,7 +356,7 @@ def test_an_invalid_ending_is_refused(sandbox: Sandbox, choice: dict[str, str]) 
 @pytest.mark.parametrize(
     ("fields", "problem"),
     [
-        ({"value1": "{", "json1": "1"}, "'plan' is no JSON"),
+        ({"value1": "{", "json1": "1"}, "'plan' is not JSON"),
         ({"way": "outbound", "from_phone": "12", "to_phone": "+14155550134"}, "from_phone"),
         ({"slow_s": "nan"}, "seconds"),
         ({"policy.prefetch_timeout_s": "1e9"}, "prefetch_timeout_s"),

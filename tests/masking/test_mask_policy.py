@@ -339,7 +339,7 @@ def test_a_partial_number_stands_in_the_list_and_on_the_page(tmp_path: Path) -> 
 
 def test_a_hidden_recording_looks_different_from_no_recording(hidden: Site) -> None:
     page = hidden.page("/calls/-call")
-    assert "MILLIS_HOOKS_MASK_TEXT hides what was said" in page.text
+    assert "MILLIS_HOOKS_MASK_TEXT hides the conversation" in page.text
     assert page.all("audio") == []
 
 

@@ -1,12 +1,17 @@
-"""What the form of the sandbox says of a call, in an address or as it is sent."""
+"""The form of the sandbox: a call that has not begun, in an address and as a client of Millis asks.
+
+The snippet that the page shows is built from the same body that is checked by the models of
+Millis' interface, so what that interface would refuse is refused here.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, TypeAlias, get_args
+from urllib.parse import urlencode
 
 from pydantic import JsonValue
 
@@ -15,46 +20,77 @@ from ...masking.secret_patterns import is_secret_name
 from ...protocol.reading import read_json
 from ...protocol.samples import AGENT_ID, CUSTOMER_PHONE, OWN_PHONE
 from ...protocol.typed_metadata import as_text
+from ...sandbox.emulator.app import PATH
+from ...sandbox.emulator.schemas import (
+    AgentChoice,
+    Initiate,
+    OutboundCall,
+    UnprocessableError,
+    check,
+)
+from ...sandbox.emulator.sessions import SessionRequest
 from ...sandbox.policy import Policy, policy_settings, read_policy
 from ...sandbox.scenario import (
-    PHONE_WAYS,
     PREFETCH_FAULTS,
     SHIPPED,
+    Faults,
     Scenario,
+    SessionSpec,
     load_scenario,
 )
 from ...sandbox.webhook_client import RESERVED
 
-#: How a call can be begun here. Nothing is attached to one that comes in by phone.
+#: How a call can begin here. In reality, an inbound call has no metadata.
 Way: TypeAlias = Literal["widget", "web-sdk", "websocket", "outbound", "inbound"]
 WAYS: tuple[Way, ...] = get_args(Way)
 
-#: More metadata is not taken by the form.
-MAX_ROWS = 20
-#: Rows that are shown empty, to be filled in.
+#: The names of the shipped scenarios.
+SCENARIOS = tuple(sorted(file.stem for file in SHIPPED.glob("*.toml")))
+
+#: Rows of metadata that the form takes, and empty ones that it shows.
+MOST_ROWS = 20
 _SPARE_ROWS = 2
-#: So long is waited at most, and so often tried: somebody looks on.
+#: Bounds of the settings here, as an operator waits for the call.
 _LONGEST_S, _MOST_ATTEMPTS = 600.0, 10
+#: The defaults here; Millis' ten minutes are too long for a page.
+_POLICY = asdict(Policy(late_by_s=10, end_of_call_retry_after_s=5))
 
-#: What the address of a widget has of its own. Source: integration/embeddable-call-widget.
-WIDGET_NAMES = frozenset({"id", "k", "c"})
+#: Names that the address of a widget uses itself. Source: integration/embeddable-call-widget.
+_WIDGET_NAMES = frozenset({"id", "k", "c"})
+_WIDGET = "https://app.millis.ai/agents/embedded"
+_API = "https://api-west.millis.ai"
+_KEY = "YOUR_PUBLIC_KEY"
+#: Of an agent without an id: Millis takes no configuration without a voice.
+_VOICE: Mapping[str, JsonValue] = {"provider": "openai", "voice_id": "alloy"}
 
-#: Nobody waits ten minutes at a page.
-POLICY = Policy(late_by_s=10, end_of_call_retry_after_s=5)
+_TEXTS = ("agent", "from_phone", "to_phone", "prompt", "first", "llm", "slow_s")
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A key of the metadata as it was typed; `is_json` says how to read the value."""
+    """A metadata key as typed; `is_json` tells how its value is read."""
 
     key: str = ""
     value: str = ""
     is_json: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Snippet:
+    """How a client of Millis would begin the call.
+
+    `here` is an address at which a browser begins it in this sandbox, `endpoint` that for clients.
+    """
+
+    title: str
+    text: str
+    here: str | None = None
+    endpoint: str | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
-    """A call that was not begun yet. `slow_s` is by how much a slow prefetch is slower."""
+    """A call that has not begun. `slow_s` is the delay of a slow prefetch."""
 
     way: Way = "websocket"
     scenario: str = ""
@@ -69,61 +105,173 @@ class Draft:
     fault: str = ""
     slow_s: str = "3"
     dry: bool = False
-    #: What was typed of the policy, by name; as it is on the page where nothing was.
+    #: The typed settings of the policy that differ from its defaults.
     policy: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def is_on_the_phone(self) -> bool:
-        """Whether it has numbers."""
-        return self.way in PHONE_WAYS
-
-    @property
     def may_include(self) -> bool:
-        """Whether this way has a flag that puts the metadata into the prompt."""
+        """Tell whether this way has a flag that puts the metadata into the prompt."""
         return self.way not in {"widget", "inbound"}
 
     @property
     def shown_rows(self) -> tuple[Row, ...]:
-        """The rows with some to fill in."""
-        spare = min(_SPARE_ROWS, MAX_ROWS - len(self.rows))
+        """The rows, and some empty ones."""
+        spare = min(_SPARE_ROWS, MOST_ROWS - len(self.rows))
         return (*self.rows, *[Row()] * spare)
 
-    def metadata(self) -> dict[str, JsonValue]:
-        """Return the metadata as values; raises `PayloadError` for a row that is no JSON."""
-        typed = {row.key: read_json(row.value) if row.is_json else row.value for row in self.rows}
-        if self.way == "widget":
-            return {key: as_text(value) for key, value in typed.items()}
-        return typed
-
     def loaded(self) -> Scenario | None:
-        """Return the scenario it goes by."""
-        return load_shipped(self.scenario)
+        """Return the scenario of the draft."""
+        return _shipped(self.scenario)
 
-    def read_policy(self) -> Policy:
-        """Return the policy; raises `PayloadError` for a value that is none."""
-        known = _usual_policy(self.loaded())
-        policy = read_policy(known | dict(self.policy))
-        _require_bounds(policy)
-        return policy
+    def warning(self, row: Row) -> str | None:
+        """Return what is unknown or surprising about a row."""
+        if self.way == "inbound":
+            return "Millis attaches no metadata to an inbound call; only the sandbox does."
+        if row.key in RESERVED:
+            return "Millis sends a field of this name itself; which of the two counts is unknown."
+        if self.way == "widget" and row.key in _WIDGET_NAMES:
+            return "The widget uses this name itself."
+        if self.way == "widget" and row.is_json:
+            return "In an address every value is text."
+        return None
 
-    def problems(self) -> Iterator[str]:
-        """Yield why no call can be begun so."""
+    def problems(self) -> tuple[str, ...]:
+        """Return why the call cannot begin, in sentences."""
+        if problems := tuple(self._field_problems()):
+            return problems
+        try:
+            self.session_request()
+        except UnprocessableError as error:
+            return tuple(
+                f"{'.'.join(map(str, each['loc'][1:])) or 'The request'}: {each['msg']}."
+                for each in error.detail
+            )
+        return ()
+
+    def _field_problems(self) -> Iterator[str]:
         for row in self.rows:
             try:
                 if row.is_json:
                     read_json(row.value)
             except PayloadError as error:
-                yield f"The value of {row.key!r} is no JSON: {error}."
+                yield f"The value of {row.key!r} is not JSON: {error}."
         if not 0 <= _number(self.slow_s) <= _LONGEST_S:
-            yield f"A slow answer is slower by 0 to {_LONGEST_S:g} seconds."
+            yield f"The delay of a slow answer is 0 to {_LONGEST_S:g} seconds."
         try:
-            self.read_policy()
+            policy = self._read_policy()
         except PayloadError as error:
             yield f"{error}."
+            return
+        for name, value in asdict(policy).items():
+            if name.endswith("_s") and not 0 <= value <= _LONGEST_S:
+                yield f"{name} is 0 to {_LONGEST_S:g} seconds here."
+        if not 1 <= policy.end_of_call_attempts <= _MOST_ATTEMPTS:
+            yield f"end_of_call_attempts is 1 to {_MOST_ATTEMPTS} here."
+
+    def session_request(self) -> SessionRequest:
+        """Return the request of the call; raises `UnprocessableError` and `PayloadError`."""
+        if self.way == "outbound":
+            call = check(OutboundCall, self._body(), "body")
+            choice = AgentChoice(agent_id=call.agent_id, agent_config=call.agent_config)
+            numbers = {"from_phone": call.from_phone, "to_phone": call.to_phone}
+            request = SessionRequest.of(self.way, choice, call, **numbers)
+        else:
+            initiate = check(Initiate, self._body(), "data")
+            request = SessionRequest.of(self.way, initiate.agent, initiate)
+        if self.way == "inbound":
+            from_phone, to_phone = self.from_phone or None, self.to_phone or None
+            request = replace(request, from_phone=from_phone, to_phone=to_phone)
+        return replace(request, scenario=self.loaded())
+
+    def session_spec(self, spec: SessionSpec) -> SessionSpec:
+        """Return the spec of the request with the faults and the policy of the form.
+
+        The caller is reached whatever the scenario says, as the operator is there.
+        """
+        faults = Faults(
+            prefetch=self.fault or None,  # type: ignore[arg-type]  # one of them, or empty
+            prefetch_slow_s=float(self.slow_s),
+            end_of_call=spec.faults.end_of_call,
+        )
+        policy = self._read_policy()
+        return replace(spec, faults=faults, policy=policy, dry_run=self.dry, unreached=None)
+
+    def params(self) -> dict[str, str]:
+        """Return the draft as parameters of an address, without values that may be secrets."""
+        params: dict[str, str] = {"way": self.way}
+        params |= {name: str(getattr(self, name)) for name in ("scenario", *_TEXTS, "fault")}
+        params |= {name: "1" for name in ("include", "dry") if getattr(self, name)}
+        for number, row in enumerate(self.rows, 1):
+            value = "" if is_secret_name(row.key) else row.value
+            params |= {f"key{number}": row.key, f"value{number}": value}
+            params |= {f"json{number}": "1"} if row.is_json else {}
+        params |= {f"policy.{name}": text for name, text in self.policy.items()}
+        kept_empty = {"agent", "prompt", "first"}
+        return {name: text for name, text in params.items() if text or name in kept_empty}
+
+    def policy_texts(self) -> dict[str, str]:
+        """Return every setting of the policy as its field shows it."""
+        defaults = _default_policy(self.loaded())
+        return {name: _spelled(value) for name, value in defaults.items()} | dict(self.policy)
+
+    def snippet(self, base: str) -> Snippet:
+        """Return how a client of Millis would begin the call; `base` is the service's address.
+
+        Raises `PayloadError` for metadata that is not JSON.
+        """
+        emulator = base + PATH
+        socket = f"ws{emulator.removeprefix('http')}/millis"
+        if self.way == "widget":
+            texts = {key: str(value) for key, value in self._metadata().items()}
+            query = urlencode({**texts, "id": self.agent, "k": _KEY}, errors="replace")
+            here = f"{emulator}/agents/embedded?{query}"
+            return Snippet("Equivalent address of the widget", f"{_WIDGET}?{query}", here)
+        if self.way == "web-sdk":
+            client = f'const msClient = Millis.createClient({{ publicKey: "{_KEY}" }});'
+            text = f"{client}\nmsClient.start({_pretty(self._body())});"
+            return Snippet("Equivalent call of the Web SDK", text, endpoint=socket)
+        if self.way == "outbound":
+            text = _curl(self._body())
+            return Snippet("Equivalent request to the API", text, endpoint=emulator)
+        if self.way == "inbound":
+            return Snippet("Equivalent", "A caller dials the number of your agent.")
+        message = {"method": "initiate", "data": {**self._body(), "public_key": _KEY}}
+        return Snippet("Equivalent initiate message", _pretty(message), endpoint=socket)
+
+    def _metadata(self) -> dict[str, JsonValue]:
+        typed = {row.key: read_json(row.value) if row.is_json else row.value for row in self.rows}
+        if self.way == "widget":
+            return {key: as_text(value) for key, value in typed.items()}
+        return typed
+
+    def _body(self) -> dict[str, Any]:
+        """Return the body of the request by which a client begins the call."""
+        metadata: dict[str, Any] = {"metadata": self._metadata()}
+        if self.may_include:
+            metadata["include_metadata_in_prompt"] = self.include
+        if self.way == "outbound":
+            numbers = {"from_phone": self.from_phone, "to_phone": self.to_phone}
+            return {**numbers, **self._agent(), **metadata}
+        return {"agent": self._agent(), **metadata}
+
+    def _agent(self) -> dict[str, Any]:
+        """Return the agent by its id with overrides, or one made up for this call."""
+        texts = {
+            "prompt": self.prompt,
+            "first_message": self.first,
+            "custom_llm_websocket": self.llm,
+        }
+        config = {name: text for name, text in texts.items() if text}
+        if not self.agent:
+            return {"agent_config": {"prompt": "", **config, "voice": dict(_VOICE)}}
+        return {"agent_id": self.agent} | ({"agent_config": config} if config else {})
+
+    def _read_policy(self) -> Policy:
+        return read_policy(_default_policy(self.loaded()) | dict(self.policy))
 
 
-#: What the page begins with; of `{first_name}` nothing is known unless a handler tells.
-FIRST_DRAFT = Draft(
+#: What the page begins with; only a handler can fill in `{first_name}`.
+_FIRST_DRAFT = Draft(
     rows=(Row("customer_id", "C-20931"), Row("customer_tier", "silver")),
     include=True,
     prompt="You are the front desk. The caller is {first_name}, tier {customer_tier}.",
@@ -131,36 +279,32 @@ FIRST_DRAFT = Draft(
 )
 
 
-def read_draft(given: Mapping[str, str]) -> Draft:
-    """Read what a form or an address says; what it cannot mean is left out.
+def read_draft(fields: Mapping[str, str]) -> Draft:
+    """Read the draft of a form or an address; invalid values are left out.
 
-    A scenario alone is that scenario, and nothing is what the page begins with.
+    A scenario alone gives the draft of that scenario, and nothing that of a new page.
     """
-    scenario = load_shipped(given.get("scenario", ""))
-    if "way" not in given:
-        return FIRST_DRAFT if scenario is None else draft_of(scenario)
-    way, fault = given["way"], given.get("fault", "")
-    words = {name: given[name].strip() for name in _WORDS if name in given}
+    scenario = _shipped(fields.get("scenario", ""))
+    if "way" not in fields:
+        return _FIRST_DRAFT if scenario is None else _draft_of(scenario)
+    fault = fields.get("fault", "")
+    texts = {name: fields[name].strip() for name in _TEXTS if name in fields}
     return Draft(
-        way=way if way in WAYS else "websocket",
+        way=_way(fields["way"]),
         scenario=scenario.name if scenario else "",
-        rows=tuple(_rows(given)),
-        include="include" in given,
+        rows=tuple(_rows(fields)),
+        include="include" in fields,
         fault=fault if fault in PREFETCH_FAULTS else "",
-        dry="dry" in given,
-        policy=_typed_policy(given, scenario),
-        **words,
+        dry="dry" in fields,
+        policy=_typed_policy(fields, scenario),
+        **texts,
     )
 
 
-_WORDS = ("agent", "from_phone", "to_phone", "prompt", "first", "llm", "slow_s")
-
-
-def draft_of(scenario: Scenario) -> Draft:
-    """Return a draft of a shipped scenario."""
+def _draft_of(scenario: Scenario) -> Draft:
     spec, config = scenario.spec, scenario.spec.agent_config
     return Draft(
-        way=spec.way if spec.way in WAYS else "websocket",
+        way=_way(spec.way),
         scenario=scenario.name,
         agent=spec.agent_id or "",
         from_phone=spec.from_phone or "",
@@ -175,75 +319,37 @@ def draft_of(scenario: Scenario) -> Draft:
     )
 
 
-def params_of(draft: Draft) -> dict[str, str]:
-    """Return a draft as the query of an address; without the values that look like secrets."""
-    params: dict[str, str] = {"way": draft.way}
-    params |= {name: str(getattr(draft, name)) for name in ("scenario", *_WORDS, "fault")}
-    params |= {name: "1" for name in ("include", "dry") if getattr(draft, name)}
-    for number, row in enumerate(draft.rows, 1):
-        value = "" if is_secret_name(row.key) else row.value
-        params |= {f"key{number}": row.key, f"value{number}": value}
-        params |= {f"json{number}": "1"} if row.is_json else {}
-    params |= {f"policy.{name}": text for name, text in draft.policy.items()}
-    kept_empty = {"agent", "prompt", "first"}
-    return {name: text for name, text in params.items() if text or name in kept_empty}
-
-
-def warning_about(row: Row, way: Way) -> str | None:
-    """Say what is unknown or surprising about a row."""
-    if way == "inbound":
-        return "Nothing is attached to a call that comes in by phone; only the sandbox does it."
-    if row.key in RESERVED:
-        return "Millis sends a field of this name itself. Which of the two counts is unknown."
-    if way == "widget" and row.key in WIDGET_NAMES:
-        return "The widget takes this name for itself."
-    if way == "widget" and row.is_json:
-        return "In an address every value is text."
-    return None
-
-
-#: The names of the shipped scenarios.
-SCENARIOS = tuple(sorted(file.stem for file in SHIPPED.glob("*.toml")))
-
-
-def load_shipped(name: str) -> Scenario | None:
-    """Return a shipped scenario by its name, and no other file."""
+def _shipped(name: str) -> Scenario | None:
+    """Return a shipped scenario, and no other file."""
     return load_scenario(name) if name in SCENARIOS else None
 
 
-def policy_texts(draft: Draft) -> dict[str, str]:
-    """Return every setting of the policy as its field shows it."""
-    known = _usual_policy(draft.loaded())
-    return {name: _spelled(value) for name, value in known.items()} | dict(draft.policy)
+def _way(text: str) -> Way:
+    return next((way for way in WAYS if way == text), "websocket")
 
 
-def _rows(given: Mapping[str, str]) -> Iterator[Row]:
-    for number in range(1, MAX_ROWS + 1):
-        if key := given.get(f"key{number}", "").strip():
-            yield Row(key, given.get(f"value{number}", ""), f"json{number}" in given)
+def _rows(fields: Mapping[str, str]) -> Iterator[Row]:
+    for number in range(1, MOST_ROWS + 1):
+        if key := fields.get(f"key{number}", "").strip():
+            yield Row(key, fields.get(f"value{number}", ""), f"json{number}" in fields)
 
 
 def _row(key: str, value: JsonValue) -> Row:
-    is_text = isinstance(value, str)
-    return Row(key, str(value) if is_text else json.dumps(value), not is_text)
+    return Row(key, value) if isinstance(value, str) else Row(key, json.dumps(value), True)
 
 
-def _typed_policy(given: Mapping[str, str], scenario: Scenario | None) -> dict[str, str]:
-    usual = _usual_policy(scenario)
-    typed = {each.name: given.get(f"policy.{each.name}", "") for each in policy_settings()}
-    return {name: text for name, text in typed.items() if text and text != _spelled(usual[name])}
+def _typed_policy(fields: Mapping[str, str], scenario: Scenario | None) -> dict[str, str]:
+    defaults = _default_policy(scenario)
+    typed = {each.name: fields.get(f"policy.{each.name}", "") for each in policy_settings()}
+    return {name: text for name, text in typed.items() if text and text != _spelled(defaults[name])}
 
 
-def _usual_policy(scenario: Scenario | None) -> dict[str, Any]:
-    """Return the policy of the page, and of a scenario what it says of it."""
+def _default_policy(scenario: Scenario | None) -> dict[str, Any]:
+    """Return the policy of the page, with what the scenario changes."""
     if scenario is None:
-        return _as_dict(POLICY)
-    said, unsaid = _as_dict(scenario.spec.policy), _as_dict(Policy())
-    return _as_dict(POLICY) | {name: said[name] for name in said if said[name] != unsaid[name]}
-
-
-def _as_dict(policy: Policy) -> dict[str, Any]:
-    return {each.name: getattr(policy, each.name) for each in fields(policy)}
+        return _POLICY
+    policy, unchanged = asdict(scenario.spec.policy), asdict(Policy())
+    return _POLICY | {name: policy[name] for name in policy if policy[name] != unchanged[name]}
 
 
 def _spelled(value: object) -> str:
@@ -252,16 +358,20 @@ def _spelled(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _require_bounds(policy: Policy) -> None:
-    for name, value in _as_dict(policy).items():
-        if name.endswith("_s") and not 0 <= value <= _LONGEST_S:
-            raise PayloadError(f"{name} is 0 to {_LONGEST_S:g} seconds here")
-    if not 1 <= policy.end_of_call_attempts <= _MOST_ATTEMPTS:
-        raise PayloadError(f"end_of_call_attempts is 1 to {_MOST_ATTEMPTS} here")
-
-
 def _number(text: str) -> float:
     try:
         return float(text)
     except ValueError:
         return math.nan
+
+
+def _curl(body: Mapping[str, Any]) -> str:
+    quoted = _pretty(body).replace("'", "'\\''")
+    return (
+        f"curl {_API}/start_outbound_call \\\n  -H 'Authorization: YOUR_PRIVATE_KEY' \\\n"
+        f"  -H 'Content-Type: application/json' \\\n  -d '{quoted}'"
+    )
+
+
+def _pretty(value: object) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False)

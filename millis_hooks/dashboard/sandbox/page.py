@@ -1,240 +1,66 @@
-"""What the sandbox's page shows: a draft of a call, and the call that is looked at, if any.
+"""The page of the sandbox: an operator starts a call, is its caller by typing, and sees the result.
 
-A draft as Millis' own clients would ask for it: what is shown as a snippet is what is read.
-
-Each way has its interface's words, and goes through the models of that interface, so that what it
-would refuse is refused here.
+Each form answers with the page, so it works without scripts. If a form cannot do what it is for,
+the page says so, and keeps everything that was typed.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
-from urllib.parse import urlencode
 
 from anyio import from_thread
-from pydantic import JsonValue
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.routing import Route
 
 from ...call_log.queries.requests import FoundHandler, found_handlers
 from ...exceptions import PayloadError
 from ...protocol.call_status import CallStatus
+from ...protocol.reading import Json, read_json
 from ...protocol.samples import VINTAGES
-from ...sandbox.emulator.app import PATH
 from ...sandbox.emulator.rehearsals import Rehearsals
-from ...sandbox.emulator.schemas import (
-    AgentChoice,
-    Initiate,
-    OutboundCall,
-    UnprocessableError,
-    check,
-)
-from ...sandbox.emulator.sessions import SessionRequest
+from ...sandbox.emulator.sessions import BusyError
 from ...sandbox.policy import PolicySetting, policy_settings
-from ...sandbox.scenario import END_OF_CALL_TIMES, PREFETCH_FAULTS, Faults, SessionSpec
+from ...sandbox.scenario import END_OF_CALL_TIMES, PREFETCH_FAULTS, Ending, Faults, Line, Role
+from ..endpoints import Endpoints, OperatorRequest
 from ..pages import PageRequest
-from .form import SCENARIOS, Draft, params_of, policy_texts, read_draft, warning_about
-from .result import Rehearsed, rehearsed
+from .form import SCENARIOS, Draft, Snippet, read_draft
+from .result import SandboxCall, sandbox_call
 
-_KEY = "YOUR_PUBLIC_KEY"
-_WIDGET = "https://app.millis.ai/agents/embedded"
-_API = "https://api-west.millis.ai"
+#: Typed texts are cut here.
+_MOST_CHARS = 4000
+_MOST_FIELDS = 120
 
-#: The voice of an agent that has no id: without one Millis takes no configuration.
-_VOICE: Mapping[str, JsonValue] = {"provider": "openai", "voice_id": "alloy"}
-
-
-@dataclass(frozen=True, slots=True)
-class Snippet:
-    """The same call for real.
-
-    `here` is the address by which a browser begins it in this sandbox, `endpoint` that for clients.
-    """
-
-    title: str
-    text: str
-    here: str | None = None
-    endpoint: str | None = None
-
-
-def asked_of(draft: Draft) -> SessionRequest:
-    """Return what is asked of the switchboard.
-
-    Raises `UnprocessableError` for what the interface does not take, `PayloadError` for metadata
-    that is no JSON.
-    """
-    if draft.way == "outbound":
-        call = check(OutboundCall, _outbound(draft), "body")
-        choice = AgentChoice(agent_id=call.agent_id, agent_config=call.agent_config)
-        asked = SessionRequest(
-            way="outbound",
-            choice=choice,
-            metadata=call.metadata or {},
-            include_metadata_in_prompt=bool(call.include_metadata_in_prompt),
-            from_phone=call.from_phone,
-            to_phone=call.to_phone,
-        )
-    else:
-        initiate = check(Initiate, _initiate(draft), "data")
-        asked = SessionRequest(
-            way=draft.way,
-            choice=initiate.agent,
-            metadata=initiate.metadata or {},
-            include_metadata_in_prompt=bool(initiate.include_metadata_in_prompt),
-            from_phone=draft.from_phone or None if draft.way == "inbound" else None,
-            to_phone=draft.to_phone or None if draft.way == "inbound" else None,
-        )
-    return replace(asked, scenario=draft.loaded())
-
-
-def asked_for(draft: Draft, spec: SessionSpec) -> SessionSpec:
-    """Return what the session is told, with what only the sandbox knows: faults and policy.
-
-    A person is there, so the call is reached whatever its scenario says.
-    """
-    faults = Faults(
-        prefetch=draft.fault or None,  # type: ignore[arg-type]  # one of them, or empty
-        prefetch_slow_s=float(draft.slow_s),
-        end_of_call=spec.faults.end_of_call,
-    )
-    return replace(
-        spec, faults=faults, policy=draft.read_policy(), dry_run=draft.dry, unreached=None
-    )
-
-
-def snippet_of(draft: Draft, base: str) -> Snippet:
-    """Return how a client of Millis would begin the call; `base` is our own address.
-
-    Raises `PayloadError` for metadata that is no JSON.
-    """
-    doors = base + PATH
-    socket = f"ws{doors.removeprefix('http')}/millis"
-    if draft.way == "widget":
-        query = urlencode(_widget(draft), errors="replace")
-        here = f"{doors}/agents/embedded?{query}"
-        return Snippet("Equivalent address of the widget", f"{_WIDGET}?{query}", here)
-    if draft.way == "web-sdk":
-        return Snippet("Equivalent call of the Web SDK", _sdk(draft), endpoint=socket)
-    if draft.way == "outbound":
-        return Snippet("Equivalent request to the API", _curl(_outbound(draft)), endpoint=doors)
-    if draft.way == "inbound":
-        return Snippet("Equivalent", "Somebody dials the number of your agent.")
-    message = {"method": "initiate", "data": {**_initiate(draft), "public_key": _KEY}}
-    return Snippet("Equivalent initiate message", _pretty(message), endpoint=socket)
-
-
-def _config(draft: Draft) -> dict[str, JsonValue]:
-    config: dict[str, JsonValue] = {}
-    for name, text in (
-        ("prompt", draft.prompt),
-        ("first_message", draft.first),
-        ("custom_llm_websocket", draft.llm),
-    ):
-        if text:
-            config[name] = text
-    return config
-
-
-def _agent(draft: Draft) -> dict[str, Any]:
-    """Return the agent by its id with what is changed of it, or one made up for this call."""
-    config = _config(draft)
-    if not draft.agent:
-        return {"agent_config": {"prompt": "", **config, "voice": dict(_VOICE)}}
-    return {"agent_id": draft.agent} | ({"agent_config": config} if config else {})
-
-
-def _attached(draft: Draft) -> dict[str, Any]:
-    metadata = draft.metadata()
-    flag = {"include_metadata_in_prompt": draft.include} if draft.may_include else {}
-    return {"metadata": metadata, **flag}
-
-
-def _initiate(draft: Draft) -> dict[str, Any]:
-    return {"agent": _agent(draft), **_attached(draft)}
-
-
-def _outbound(draft: Draft) -> dict[str, Any]:
-    numbers = {"from_phone": draft.from_phone, "to_phone": draft.to_phone}
-    return {**numbers, **_agent(draft), **_attached(draft)}
-
-
-def _widget(draft: Draft) -> dict[str, str]:
-    metadata = {key: str(value) for key, value in draft.metadata().items()}
-    return {**metadata, "id": draft.agent, "k": _KEY}
-
-
-def _sdk(draft: Draft) -> str:
-    options = {
-        "agent": _agent(draft),
-        "metadata": draft.metadata(),
-        "include_metadata_in_prompt": draft.include,
-    }
-    client = f'const msClient = Millis.createClient({{ publicKey: "{_KEY}" }});'
-    return f"{client}\nmsClient.start({_pretty(options)});"
-
-
-def _curl(body: Mapping[str, Any]) -> str:
-    quoted = _pretty(body).replace("'", "'\\''")
-    return (
-        f"curl {_API}/start_outbound_call \\\n  -H 'Authorization: YOUR_PRIVATE_KEY' \\\n"
-        f"  -H 'Content-Type: application/json' \\\n  -d '{quoted}'"
-    )
-
-
-def _pretty(value: object) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False)
-
-
-#: What became of a form that could not do what it is for, by the word in the address.
-REFUSALS: Mapping[str, str] = {
+#: Why a form did not do what it is for, by the word in the address.
+_REFUSALS: Mapping[str, str] = {
     "gone": "The call is not at that point: it has not begun to talk, or it is over.",
-    "params": "The parameters are no JSON object.",
-    "busy": "There are as many calls at once as the sandbox connects. End one first.",
-}
-
-#: In what each vintage differs, as the form says it.
-VINTAGE_LABELS: Mapping[str, str] = {
-    "v2": "Current: text, float time",
-    "v2-extras": "Current, with extras",
-    "v1b": "2024: array, ISO time",
-    "v1a": "2024, first: no metadata",
-    "hostile": "Hostile: nulls, missing keys",
-}
-TIMES_LABELS: Mapping[str, str] = {
-    "once": "Once",
-    "twice": "Twice",
-    "late": "Late",
-    "never": "Never",
-}
-FAULT_LABELS: Mapping[str, str] = {
-    "": "As it comes",
-    "slow": "Slower by some seconds",
-    "error": "Status 500",
-    "bad-json": "JSON that breaks off",
-    "unreachable": "No answer",
+    "params": "The parameters are not a JSON object.",
+    "busy": "The sandbox connects no more calls at once. End one first.",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """What the selects of the page offer."""
+    """The options of the selects of the page."""
 
     scenarios: tuple[str, ...] = SCENARIOS
     statuses: tuple[str, ...] = tuple(CallStatus)
-    vintages: tuple[tuple[str, str], ...] = tuple((each, VINTAGE_LABELS[each]) for each in VINTAGES)
-    times: tuple[tuple[str, str], ...] = tuple(
-        (each, TIMES_LABELS[each]) for each in END_OF_CALL_TIMES
-    )
-    faults: tuple[tuple[str, str], ...] = tuple(
-        (each, FAULT_LABELS[each]) for each in ("", *PREFETCH_FAULTS)
-    )
+    vintages: tuple[str, ...] = tuple(VINTAGES)
+    times: tuple[str, ...] = END_OF_CALL_TIMES
+    faults: tuple[str, ...] = ("", *PREFETCH_FAULTS)
     policy: tuple[PolicySetting, ...] = tuple(policy_settings())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SandboxView:
-    """What the page shows. `params` are the draft as the query of an address, without secrets."""
+    """What the page shows. `params` are the draft as parameters, without secrets.
+
+    `forgotten` is a requested call that is not known any more, `ending` the initial `status`,
+    `vintage` and `times` of the form that ends the call.
+    """
 
     draft: Draft
     warnings: tuple[str | None, ...]
@@ -243,94 +69,167 @@ class SandboxView:
     snippet: Snippet | None
     params: Mapping[str, str]
     choices: Choices
-    call: Rehearsed | None
-    #: The call that was asked for and is not known any more.
+    call: SandboxCall | None
     forgotten: str | None
-    #: How the End form is filled in: `status`, `vintage`, `times`.
     ending: Mapping[str, str]
     refusal: str | None
     handlers: tuple[FoundHandler, ...]
-    #: For the pieces of the call's page.
+    #: Read by templates shared with the page of a call.
     prints_all: bool = False
 
 
 class Sandbox:
-    """Builds the page. `rehearsals` gives what begins its calls, on the event loop of those."""
+    """Builds the page and takes its forms, on threads; the calls live on the event loop."""
 
     def __init__(self, rehearsals: Callable[[], Coroutine[Any, Any, Rehearsals]]) -> None:
-        self._rehearsals = rehearsals
+        """`rehearsals` returns what runs the calls."""
+        self._get_rehearsals = rehearsals
 
-    def rehearsals(self) -> Rehearsals:
-        """Return what begins calls. From a thread of a page."""
-        return from_thread.run(self._rehearsals)
+    def routes(self, endpoints: Endpoints) -> Iterator[Route]:
+        """Yield the routes of the page, its fragment and its forms."""
+        yield endpoints.fragment("/sandbox/call", "sandbox_call", self.show, role="operate")
+        yield from endpoints.page("/sandbox", "sandbox", self.show, role="operate")
+        for path, respond in (
+            ("start", self._start),
+            ("say", self._say),
+            ("function", self._call_function),
+            ("end", self._end),
+        ):
+            name = f"sandbox_{path}"
+            yield endpoints.form(f"/sandbox/{path}", name, respond, max_fields=_MOST_FIELDS)
 
-    def show(self, asked: PageRequest) -> SandboxView:
-        """Build the page."""
-        session_id = asked.query.get("session")
-        call, about = self._call(asked, session_id) if session_id else (None, {})
-        given = about.get("draft")
-        is_drafted = "way" in asked.query or "scenario" in asked.query
-        draft = read_draft(asked.query if is_drafted or not isinstance(given, dict) else given)
-        problems = problems_of(draft)
+    def show(self, request: PageRequest) -> SandboxView:
+        """Build the page of a draft, and of a call if the query names a `session`."""
+        query = request.query
+        session_id = query.get("session")
+        call, about = self._call(request, session_id) if session_id else (None, {})
+        stored = about.get("draft")
+        is_typed = "way" in query or "scenario" in query
+        draft = read_draft(query if is_typed or not isinstance(stored, dict) else stored)
+        problems = draft.problems()
         return SandboxView(
             draft=draft,
-            warnings=tuple(warning_about(row, draft.way) for row in draft.shown_rows),
+            warnings=tuple(draft.warning(row) for row in draft.shown_rows),
             problems=problems,
-            policy=policy_texts(draft),
-            snippet=None if problems else snippet_of(draft, asked.address),
-            params=params_of(draft),
+            policy=draft.policy_texts(),
+            snippet=None if problems else draft.snippet(request.address),
+            params=draft.params(),
             choices=Choices(),
             call=call,
             forgotten=session_id if session_id and call is None else None,
-            ending=_ending(draft, asked.query),
-            refusal=REFUSALS.get(asked.query.get("refused", "")),
-            handlers=asked.log.ask(found_handlers),
+            ending=_ending(draft, query),
+            refusal=_REFUSALS.get(query.get("refused", "")),
+            handlers=request.log.ask(found_handlers),
         )
 
     def _call(
-        self, asked: PageRequest, session_id: str
-    ) -> tuple[Rehearsed | None, Mapping[str, object]]:
-        rehearsals = self.rehearsals()
-        live = rehearsals.live(session_id)
-        note = rehearsals.rehearsal(session_id)
-        if note is None:
+        self, request: PageRequest, session_id: str
+    ) -> tuple[SandboxCall | None, Mapping[str, Any]]:
+        rehearsals = self._rehearsals()
+        live, rehearsal = rehearsals.live(session_id), rehearsals.rehearsal(session_id)
+        if rehearsal is None:
             return None, {}
-        call = rehearsed(
+        call = sandbox_call(
             session_id,
-            note,
+            rehearsal,
             is_live=live is not None,
-            elapsed_s=(asked.now - live.began_at).total_seconds() if live else 0.0,
-            record=asked.log.call(session_id),
-            mask=asked.settings.mask,
+            elapsed_s=(request.now - live.began_at).total_seconds() if live else 0.0,
+            record=request.log.call(session_id),
+            mask=request.settings.mask,
         )
-        return call, note.about
+        return call, rehearsal.about
 
+    def _start(self, request: OperatorRequest) -> Response:
+        """Begin a call, or show what is wrong with its draft."""
+        draft, base = read_draft(request.fields), request.page_request().address
+        if draft.problems():
+            return self._show_again(request, request.fields)
+        rehearsals, scenario = self._rehearsals(), draft.loaded()
+        turns = scenario.script.turns if scenario else ()
+        lines = (each for each in turns if isinstance(each, Line))
+        replies = [line.text for line in lines if line.role == "assistant"]
 
-def problems_of(draft: Draft) -> tuple[str, ...]:
-    """Return why no call can be begun so, in sentences."""
-    problems = tuple(draft.problems())
-    if problems:
-        return problems
-    try:
-        asked_of(draft)
-    except UnprocessableError as error:
-        return tuple(
-            f"{'.'.join(map(str, each['loc'][1:])) or 'The request'}: {each['msg']}."
-            for each in error.detail
+        async def start() -> str:
+            spec = await rehearsals.sessions.spec_of(draft.session_request(), base)
+            spec = draft.session_spec(spec)
+            prompt = spec.agent_config.get("prompt", "")
+            about = {"draft": draft.params(), "prompt": prompt, "dry_run": draft.dry}
+            return await rehearsals.start(spec, base, replies=replies, about=about)
+
+        try:
+            return request.redirect("sandbox", {"session": from_thread.run(start)})
+        except BusyError:
+            return self._show_again(request, {**request.fields, "refused": "busy"})
+
+    def _say(self, request: OperatorRequest) -> Response:
+        """Say something as the caller, or as the agent."""
+        text = request.fields.get("text", "").strip()[:_MOST_CHARS]
+        role: Role = "assistant" if request.fields.get("role") == "assistant" else "user"
+        if not text:
+            return _show_call(request)
+        say = partial(self._rehearsals().say, _session(request), text, role)
+        return _show_call(request, None if from_thread.run(say) else "gone")
+
+    def _call_function(self, request: OperatorRequest) -> Response:
+        """Let the agent call a function."""
+        name = request.fields.get("name", "").strip()[:_MOST_CHARS]
+        params = _object(request.fields.get("params", ""))
+        if params is None or not name:
+            return _show_call(request, "params")
+        call = partial(self._rehearsals().call_function, _session(request), name, params)
+        return _show_call(request, None if from_thread.run(call) else "gone")
+
+    def _end(self, request: OperatorRequest) -> Response:
+        """Hang up, and deliver the end-of-call as chosen; 400 for an unknown choice."""
+        fields = request.fields
+        status, vintage, times = (fields.get(name, "") for name in ("status", "vintage", "times"))
+        if status not in {*CallStatus} or vintage not in VINTAGES or times not in END_OF_CALL_TIMES:
+            raise HTTPException(400)
+        message = fields.get("message", "").strip()[:_MOST_CHARS] or None
+        end = partial(
+            self._rehearsals().end,
+            _session(request),
+            Ending(status, message),
+            vintage=vintage,
+            faults=Faults(end_of_call=times),
         )
-    except PayloadError as error:
-        return (f"{error}.",)
-    return ()
+        return _show_call(request, None if from_thread.run(end) else "gone")
+
+    def _show_again(self, request: OperatorRequest, fields: Mapping[str, str]) -> Response:
+        """Show the page as it was filled in; secrets among that are not for an address."""
+        view = self.show(request.page_request({**fields, "session": ""}))
+        return request.pages.show(request.http, "sandbox.html", view, status_code=422)
+
+    def _rehearsals(self) -> Rehearsals:
+        return from_thread.run(self._get_rehearsals)
 
 
 def _ending(draft: Draft, query: Mapping[str, str]) -> dict[str, str]:
-    """Return how the call ends by its scenario, unless the address says otherwise."""
+    """Return how the call ends: by the address, else by its scenario."""
     scenario = draft.loaded()
-    usual = {"status": str(CallStatus.USER_ENDED), "vintage": "v2", "times": "once"}
+    ending = {"status": str(CallStatus.USER_ENDED), "vintage": "v2", "times": "once"}
     if scenario is not None:
-        usual = {
+        ending = {
             "status": str(scenario.script.ending.call_status),
             "vintage": scenario.spec.vintage,
             "times": scenario.spec.faults.end_of_call,
         }
-    return {name: query.get(name, text) for name, text in usual.items()}
+    return {name: query.get(name, text) for name, text in ending.items()}
+
+
+def _object(text: str) -> dict[str, Json] | None:
+    """Read the parameters of a function; no text means none. None if they are not an object."""
+    try:
+        value = read_json(text) if text.strip() else {}
+    except PayloadError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _session(request: OperatorRequest) -> str:
+    return request.fields.get("session", "")[:_MOST_CHARS]
+
+
+def _show_call(request: OperatorRequest, refused: str | None = None) -> Response:
+    query = {"session": _session(request)} | ({"refused": refused} if refused else {})
+    return request.redirect("sandbox", query)

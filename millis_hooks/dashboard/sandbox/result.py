@@ -1,8 +1,8 @@
-"""A call of the sandbox as its page shows it: made of its steps, and of what the call log has."""
+"""A call of the sandbox on its page: made of its steps and of its record in the call log."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, cast
 
@@ -20,15 +20,16 @@ from ..formats import as_text
 from ..payloads import Entry, masked_metadata, reason_of
 from ..transcript import Function, Line, grouped
 
-#: `cut`: the process that held it has ended.
+#: `cut`: the process that ran the call has ended.
 Stage: TypeAlias = Literal["beginning", "talking", "ending", "over", "cut"]
-_UNDER_WAY = frozenset({"pending", "running"})
+ProgressState: TypeAlias = Literal["done", "now", "failed", "to-come"]
+_NOT_OVER = frozenset({"pending", "running"})
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A part of the prompt: words as written, a variable that was filled in or is missing, or what
-    the prefetch added.
+    """A part of the prompt: plain words, a variable that is filled in or missing, or the extra
+    prompt of the prefetch.
     """
 
     kind: Literal["plain", "filled", "missing", "extra"]
@@ -37,32 +38,33 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """A stage on the way, and how it stands."""
+    """A stage of the call and its state."""
 
     name: str
-    state: Literal["done", "now", "failed", "to-come"]
+    state: ProgressState
     detail: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rehearsed:
-    """The call. Steps are as `steps.Step.as_json` has them, masked."""
+class SandboxCall:
+    """The call. Steps are as `Step.as_json` has them, masked.
+
+    `is_typed` if an operator is the caller, on this page; `notes` are remarks on how the call was
+    requested. The outcome and the reason of the prefetch are the receiver's.
+    """
 
     session_id: str
     stage: Stage
     elapsed_s: float
     way: str
-    #: It was begun on this page, so that it is held here, too.
     is_typed: bool
     is_dry_run: bool
     progress: tuple[Progress, ...]
     lines: tuple[Line, ...]
-    #: What a person should know of how the call was asked for, and of what was ignored in it.
     notes: tuple[str, ...]
     tools: tuple[str, ...]
     prefetch: Mapping[str, Any] | None
     answer: JsonValue
-    #: What the receiver made of the prefetch and why, with tracebacks: as the call log has it.
     prefetch_outcome: str | None
     prefetch_reason: str | None
     metadata: tuple[Entry, ...]
@@ -77,89 +79,88 @@ class Rehearsed:
 
     @property
     def is_waiting(self) -> bool:
-        """Whether something will change by itself soon."""
-        if self.stage in ("beginning", "ending"):
-            return True
-        return self.stage == "over" and (self._is_unread or self._is_handled_now)
-
-    @property
-    def _is_handled_now(self) -> bool:
-        return any(run.state in _UNDER_WAY for run in self.runs)
-
-    @property
-    def _is_unread(self) -> bool:
-        """Whether an end was taken and the call log has nothing of it yet."""
-        return not self.is_stored and any(end["sent"] and not end["failure"] for end in self.ends)
+        """Tell whether the call will soon change without a form."""
+        if self.stage != "over":
+            return self.stage in ("beginning", "ending")
+        was_accepted = any(end["sent"] and not end["failure"] for end in self.ends)
+        is_running = any(run.state in _NOT_OVER for run in self.runs)
+        return is_running or (was_accepted and not self.is_stored)
 
 
-def rehearsed(
+def sandbox_call(
     session_id: str,
-    note: Rehearsal,
+    rehearsal: Rehearsal,
     *,
     is_live: bool,
     elapsed_s: float,
     record: CallRecord | None,
     mask: MaskPolicy,
-) -> Rehearsed:
-    """Put together what is known of a call; `elapsed_s` is since it began, if it is live."""
-    steps = _Steps(note.steps, mask)
-    stage = _stage(steps, is_live=is_live)
-    runs = tuple(_runs(record, mask)) if record else ()
-    prefetch = steps.last("prefetched")
-    attached = steps.last("attached") or {}
-    ends = tuple(steps.all("end_delivered"))
+) -> SandboxCall:
+    """Return a call; `elapsed_s` is the time since it began, if it is live."""
+    steps, about = _Steps(rehearsal.steps, mask), rehearsal.about
+    prefetch, hung_up = steps.last("prefetched"), steps.last("hung_up")
+    ends, stage = steps.all("end_delivered"), _stage(steps, is_live=is_live)
+    runs = tuple(_runs(record, mask))
     received = _received(record)
-    return Rehearsed(
+    answered = prefetch["answered"] if prefetch else None
+    end_sent = ends[-1]["sent"] if ends else None
+    return SandboxCall(
         session_id=session_id,
         stage=stage,
-        elapsed_s=_duration_s(steps, elapsed_s),
-        way=str(attached.get("way", "")),
-        is_typed=bool(note.about),
-        is_dry_run=bool(note.about.get("dry_run")),
+        elapsed_s=float(hung_up["duration_s"]) if hung_up else elapsed_s,
+        way=str(steps.raw("attached").get("way", "")),
+        is_typed=bool(about),
+        is_dry_run=bool(about.get("dry_run")),
         progress=tuple(_progress(steps, stage, runs)),
         lines=grouped(tuple(_lines(steps))),
-        notes=tuple(_notes(steps)),
-        tools=tuple(tool["name"] for tool in steps.last_raw("rendered").get("tools", ())),
+        notes=tuple(note for step in steps.all("attached", "noted") for note in step["notes"]),
+        tools=tuple(tool["name"] for tool in steps.raw("rendered").get("tools", ())),
         prefetch=prefetch,
-        answer=_read((prefetch or {}).get("answered")),
+        answer=_read(answered["body"]) if answered else None,
         prefetch_outcome=received.outcome if received else None,
         prefetch_reason=reason_of(received, mask) if received else None,
-        metadata=tuple(_entries(steps, mask)),
-        parts=tuple(_parts(note, steps, mask)),
+        metadata=tuple(_metadata(steps, mask)),
+        parts=tuple(_parts(str(about.get("prompt", "")), steps, mask)),
         missing=tuple(_missing(steps)),
         rendered=steps.last("rendered"),
-        hung_up=steps.last("hung_up"),
-        ends=ends,
-        end_body=_read_text(ends[-1]["sent"]["body"]) if ends and ends[-1]["sent"] else None,
+        hung_up=hung_up,
+        ends=tuple(ends),
+        end_body=_read(end_sent["body"]) if end_sent else None,
         runs=runs,
         is_stored=record is not None and record.call.ended_at is not None,
     )
 
 
 class _Steps:
-    """The steps of one call, as they may be seen, and as they are."""
+    """The steps of a call, masked, and the raw ones for comparisons."""
 
     def __init__(self, steps: Sequence[dict[str, Any]], mask: MaskPolicy) -> None:
-        self.raw = with_whole_turns(steps)
-        self._seen = [masked_step(step, mask) for step in self.raw]
+        self._raw = with_whole_turns(steps)
+        self._masked = [masked_step(step, mask) for step in self._raw]
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        return iter(self._seen)
-
-    def all(self, kind: str) -> list[dict[str, Any]]:
-        return [step for step in self._seen if step["kind"] == kind]
+    def all(self, *kinds: str) -> list[dict[str, Any]]:
+        """Return the masked steps of these kinds, in order."""
+        return [step for step in self._masked if step["kind"] in kinds]
 
     def last(self, kind: str) -> dict[str, Any] | None:
+        """Return the last masked step of a kind."""
         return next(reversed(self.all(kind)), None)
 
-    def last_raw(self, kind: str) -> Mapping[str, Any]:
-        return next((step for step in reversed(self.raw) if step["kind"] == kind), {})
+    def raw(self, kind: str) -> Mapping[str, Any]:
+        """Return the last raw step of a kind; empty if there is none."""
+        return next((step for step in reversed(self._raw) if step["kind"] == kind), {})
 
 
-def _runs(record: CallRecord, mask: MaskPolicy) -> Iterator[Run]:
-    for run in record.runs:
+def _runs(record: CallRecord | None, mask: MaskPolicy) -> Iterator[Run]:
+    for run in record.runs if record else ():
         if run.is_latest and run.hook == "end_of_call":
             yield masked_run(run, mask)
+
+
+def _received(record: CallRecord | None) -> Delivery | None:
+    """Return the prefetch as the receiver stored it."""
+    deliveries = record.deliveries if record else ()
+    return next((each for each in deliveries if each.kind == "prefetch"), None)
 
 
 def _stage(steps: _Steps, *, is_live: bool) -> Stage:
@@ -172,88 +173,77 @@ def _stage(steps: _Steps, *, is_live: bool) -> Stage:
     return "talking" if steps.last("rendered") else "beginning"
 
 
-def _duration_s(steps: _Steps, elapsed_s: float) -> float:
-    ended = steps.last("hung_up")
-    return float(ended["duration_s"]) if ended else elapsed_s
-
-
 def _progress(steps: _Steps, stage: Stage, runs: Sequence[Run]) -> Iterator[Progress]:
-    asked, ended = steps.last("prefetched"), steps.last("hung_up")
-    if asked is None:
-        state = "now" if stage == "beginning" else "to-come"
-        yield Progress("Prefetch", cast("Any", state))
+    prefetch, ends = steps.last("prefetched"), steps.all("end_delivered")
+    if prefetch is None:
+        yield Progress("Prefetch", "now" if stage == "beginning" else "to-come")
     else:
-        took = f"{asked['took_ms']:.0f} ms" if asked["sent"] else "none"
-        yield Progress("Prefetch", "failed" if asked["failure"] else "done", took)
-    yield Progress("Talking", "now" if stage == "talking" else "done" if ended else "to-come")
-    failed = any(end["failure"] for end in steps.all("end_delivered"))
-    state = "failed" if failed else "done" if stage == "over" else "to-come"
-    yield Progress("Ended", "now" if stage == "ending" else cast("Any", state))
-    yield Progress("Handlers", _of_handlers(runs), f"{len(runs)} ran" if runs else "")
-
-
-def _of_handlers(runs: Sequence[Run]) -> Literal["done", "now", "failed", "to-come"]:
+        took = f"{prefetch['took_ms']:.0f} ms" if prefetch["sent"] else "none"
+        yield Progress("Prefetch", "failed" if prefetch["failure"] else "done", took)
+    talked: ProgressState = "done" if steps.last("hung_up") else "to-come"
+    yield Progress("Talking", "now" if stage == "talking" else talked)
+    ended: ProgressState = "done" if stage == "over" else "to-come"
+    if any(end["failure"] for end in ends):
+        ended = "failed"
+    yield Progress("Ended", "now" if stage == "ending" else ended)
     states = {run.state for run in runs}
+    handled: ProgressState = "now" if states & _NOT_OVER else "done" if runs else "to-come"
     if states & {"parked", "failed"}:
-        return "failed"
-    return "now" if states & _UNDER_WAY else "done" if runs else "to-come"
+        handled = "failed"
+    yield Progress("Handlers", handled, f"{len(runs)} ran" if runs else "")
 
 
-def _lines(steps: Iterable[Mapping[str, Any]]) -> Iterator[Line]:
-    for step in steps:
+def _lines(steps: _Steps) -> Iterator[Line]:
+    for step in steps.all("said", "function_called"):
         if step["kind"] == "said":
-            role = "user" if step["role"] == "user" else "assistant"
-            yield Line(cast("Any", role), role, step["text"])
-        elif step["kind"] == "function_called":
+            yield Line(
+                "user" if step["role"] == "user" else "assistant", step["role"], step["text"]
+            )
+        else:
             result = step["result"] if step["result"] is not None else " ".join(step["notes"])
             yield Line("tool", "tool", tool=Function(step["name"], step["params"], result))
 
 
-def _notes(steps: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    for step in steps:
-        if step["kind"] in {"attached", "noted"}:
-            yield from step["notes"]
-
-
-def _entries(steps: _Steps, mask: MaskPolicy) -> Iterator[Entry]:
-    attached, merged = steps.last_raw("attached"), steps.last_raw("merged")
-    before: Mapping[str, JsonValue] = attached.get("metadata", {})
+def _metadata(steps: _Steps, mask: MaskPolicy) -> Iterator[Entry]:
+    merged = steps.raw("merged")
+    before: Mapping[str, JsonValue] = steps.raw("attached").get("metadata", {})
     after: Mapping[str, JsonValue] = merged.get("metadata", before)
-    was = dict(masked_metadata(before, mask))
+    masked_before = dict(masked_metadata(before, mask))
     for key, (name, value) in masked_metadata(after, mask):
         if key in merged.get("added", ()):
             yield Entry(name, value, None, "added", "prefetch")
         elif key in merged.get("changed", ()):
-            yield Entry(name, value, was[key][1], "changed", "prefetch")
+            yield Entry(name, value, masked_before[key][1], "changed", "prefetch")
         else:
             yield Entry(name, value)
     for key in merged.get("removed", ()):
-        name, value = was[key]
+        name, value = masked_before[key]
         yield Entry(name, None, value, "gone", "prefetch")
 
 
-def _parts(note: Rehearsal, steps: _Steps, mask: MaskPolicy) -> Iterator[Part]:
-    """Take the prompt apart; where something of it is hidden, or it is another, it is one part."""
-    rendered, shown = steps.last_raw("rendered"), steps.last("rendered")
-    if shown is None:
+def _parts(prompt: str, steps: _Steps, mask: MaskPolicy) -> Iterator[Part]:
+    """Split the prompt; if masking changes it, or the team's model has another, it is one part."""
+    rendered = steps.last("rendered")
+    if rendered is None:
         return
-    whole, parts = str(rendered["prompt"]), list(_own_parts(note, steps))
-    text = "".join(part.text for part in parts)
-    if shown["prompt"] != whole or mask.text(whole) != whole or not whole.startswith(text.strip()):
-        yield Part("plain", shown["prompt"])
+    whole, parts = str(steps.raw("rendered")["prompt"]), list(_split(prompt, steps))
+    text = "".join(part.text for part in parts).strip()
+    is_masked = rendered["prompt"] != whole or mask.text(whole) != whole
+    if is_masked or not whole.startswith(text):
+        yield Part("plain", rendered["prompt"])
         return
     yield from parts
-    yield Part("plain", whole[len(text.strip()) :])
+    yield Part("plain", whole[len(text) :])
 
 
-def _own_parts(note: Rehearsal, steps: _Steps) -> Iterator[Part]:
-    attached, merged = steps.last_raw("attached"), steps.last_raw("merged")
+def _split(prompt: str, steps: _Steps) -> Iterator[Part]:
+    attached, merged = steps.raw("attached"), steps.raw("merged")
     variables = variables_of(
         merged.get("metadata", {}),
         from_phone=attached.get("from_phone"),
         to_phone=attached.get("to_phone"),
     )
-    for piece in pieces(str(note.about.get("prompt", "")), variables):
+    for piece in pieces(prompt, variables):
         kind = "plain" if piece.name is None else "filled" if piece.is_known else "missing"
         yield Part(cast("Any", kind), piece.text)
     if extra := merged.get("extra_prompt"):
@@ -267,18 +257,8 @@ def _missing(steps: _Steps) -> Iterator[str]:
     yield from dict.fromkeys(name for names in unresolved.values() for name in names)
 
 
-def _received(record: CallRecord | None) -> Delivery | None:
-    """Return the prefetch as the receiver had it."""
-    asked = (each for each in record.deliveries if each.kind == "prefetch") if record else ()
-    return next(iter(asked), None)
-
-
-def _read(answered: Mapping[str, Any] | None) -> JsonValue:
-    return None if answered is None else _read_text(answered["body"])
-
-
-def _read_text(text: JsonValue) -> JsonValue:
-    """Return JSON that is in a text, or the text."""
+def _read(text: JsonValue) -> JsonValue:
+    """Return the JSON of a text, or the text if it is none."""
     if not isinstance(text, str):
         return text
     try:

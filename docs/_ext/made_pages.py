@@ -73,7 +73,7 @@ def _described(command: Any, context: Any) -> Iterator[str]:
     if rows:
         yield "\n".join(["| | |", "|---|---|", *rows])
     for name in command.list_commands(context) if hasattr(command, "list_commands") else ():
-        inner = command.get_command(context, name)
+        _, inner, _ = command.resolve_command(context, [name])
         with typer.Context(inner, info_name=name, parent=context) as within:
             yield from _described(inner, within)
 

@@ -226,12 +226,12 @@ def _open_runs(connection: Connection, now: datetime) -> Iterator[CheckResult]:
     failed, _ = states.get("parked", (0, None))
     if failed:
         yield warn(
-            "parked runs",
+            "failed runs",
             f"{failed:,} wait for a person",
-            "See why: millis-hooks runs --status parked. Then: millis-hooks replay --status parked",
+            "See why: millis-hooks runs --status failed. Then: millis-hooks replay --status failed",
         )
     else:
-        yield ok("parked runs", "none")
+        yield ok("failed runs", "none")
     pending, oldest = states.get("pending", (0, now))
     if now - oldest > _PENDING_FOR:
         yield warn(

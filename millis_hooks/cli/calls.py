@@ -1,7 +1,4 @@
-"""`calls` and `show`: what the dashboard shows of the call log, in a terminal.
-
-`tail`: follows calls as they begin, end, and are handled.
-"""
+"""`calls` and `show` print what the dashboard shows; `tail` follows calls live."""
 
 from __future__ import annotations
 
@@ -12,9 +9,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from ..call_log.database import Database
 from ..call_log.queries import Queries
@@ -31,62 +29,59 @@ from ..masking.policy import MaskPolicy
 from ..settings import Settings
 from ..version import __version__
 from .common import open_log, print_json, print_json_line
-from .runs import marked, tried, trouble, when
+from .options import AsJson
+from .runs import attempts_label, error_label, handler_label, state_label, time_label
 from .terminal import add_row, console, fail, note, table
-
-if TYPE_CHECKING:
-    from rich.text import Text
-
 
 _PAGE_SIZE = 100
 
 _HEADS = ("Received (UTC)", "Session", "With", "Agent", "Status", "Length", "Cost", "Handlers")
-#: Columns that a narrow terminal may not shorten: a time and an id that are cut are of no use.
+#: Widths of columns that a narrow terminal may not shorten: a cut time or id is of no use.
 _UNCUT = (16, 20)
 _UNENDED = {"live": "in progress", "lost": "no end received", "unended": "no end was sent"}
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def list_calls(
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many calls at most.")] = 20,
     as_json: AsJson = False,
 ) -> None:
-    """List calls, newest first: those that are going on, then those that ended."""
+    """List calls, newest first: those in progress, then ended ones."""
     settings = Settings.load()
     mask = MaskPolicy.of(settings)
     now = datetime.now(UTC)
-    with _reading(settings) as queries:
-        live = [masked_call(each.call, mask) for each in queries.live_calls(now=now)]
-        ended = [masked_listing(each, mask) for each in _ended(queries, limit - len(live), now)]
+    with open_log(settings) as database:
+        queries = Queries(database.reader)
+        live = [masked_call(row.call, mask) for row in queries.live_calls(now=now)]
+        ended = [masked_listing(row, mask) for row in _ended(queries, limit - len(live), now)]
         unparsed = queries.unparsed_count()
     if as_json:
-        print_json([*live, *(each.call for each in ended)][:limit])
+        print_json([*live, *(listed.call for listed in ended)][:limit])
         return
-    shown = table(*_HEADS)
-    for column, width in zip(shown.columns, _UNCUT, strict=False):
+    rows = table(*_HEADS)
+    for column, width in zip(rows.columns, _UNCUT, strict=False):
         column.min_width = width
     for call in live[:limit]:
-        add_row(shown, *_row(call, now), "", one_line=True)
-    for each in ended:
-        add_row(shown, *_row(each.call, now), _runs(each), one_line=True)
-    if shown.row_count:
-        console().print(shown)
+        add_row(rows, *_row(call, now), "", one_line=True)
+    for listed in ended:
+        add_row(rows, *_row(listed.call, now), _runs_label(listed), one_line=True)
+    if rows.row_count:
+        console().print(rows)
     else:
         typer.echo("No calls yet. Send a sample: millis-hooks send end-of-call")
     if unparsed:
-        note(f"Deliveries that could not be read, kept as they came: {unparsed}.")
+        note(f"Deliveries that could not be read, kept as received: {unparsed}.")
 
 
 def show(
-    session_id: Annotated[str, typer.Argument(help="The session's id, dash and all.")],
+    session_id: Annotated[str, typer.Argument(help="The session's id.")],
     as_json: AsJson = False,
 ) -> None:
-    """Show one call: what was said, what it cost, what we answered, how handlers did."""
+    """Show one call: transcript, cost, prefetch answer, and its handler runs."""
     settings = Settings.load()
     pages = DashboardSettings(version=__version__, mask=MaskPolicy.of(settings))
     now = datetime.now(UTC)
-    with _reading(settings) as queries:
+    with open_log(settings) as database:
+        queries = Queries(database.reader)
         view = show_call(PageRequest(queries, pages, now, {}, {"session_id": session_id}))
     if view is None:
         fail(f"There is no call {session_id} in the call log.")
@@ -94,12 +89,6 @@ def show(
         print_json(view)
     else:
         _print_call(view, now)
-
-
-@contextmanager
-def _reading(settings: Settings) -> Iterator[Queries]:
-    with open_log(settings) as database:
-        yield Queries(database.reader)
 
 
 def _ended(queries: Queries, limit: int, now: datetime) -> Iterator[ListedCall]:
@@ -127,38 +116,38 @@ def _row(call: Call, now: datetime) -> list[str]:
     ]
 
 
-def _runs(listed: ListedCall) -> str:
+def _runs_label(listed: ListedCall) -> str:
     runs = listed.runs
     if runs.parked:
-        return f"{runs.parked} of {runs.total} parked"
+        return f"{runs.parked} of {runs.total} failed"
     if runs.failed:
         return f"{runs.failed} of {runs.total} retrying"
-    return f"{runs.waiting} waiting" if runs.waiting else f"{runs.total} done" if runs.total else ""
+    if runs.waiting:
+        return f"{runs.waiting} waiting"
+    return f"{runs.total} done" if runs.total else ""
 
 
 def _print_call(view: CallView, now: datetime) -> None:
-    """Print each part of the view that has something in it as a small table."""
-    from rich.text import Text
-
+    """Print each part of the view that is not empty as a small table."""
     out = console()
-    for title, rows in _parts(view, now):
-        if not rows:
+    for title, cells in _parts(view, now):
+        if not cells:
             continue
-        shown = table(*("" for _ in rows[0]), show_heads=False)
-        for row in rows:
-            add_row(shown, *row)
-        out.print(Text(title, style="bold"), shown, "", sep="\n")
+        rows = table(*("" for _ in cells[0]), show_heads=False)
+        for row in cells:
+            add_row(rows, *row)
+        out.print(Text(title, style="bold"), rows, "", sep="\n")
 
 
 def _parts(view: CallView, now: datetime) -> Iterator[tuple[str, list[Sequence[str]]]]:
     yield f"Call {printable(view.call.session_id, one_line=True)}", list(_facts(view))
-    yield "Said", [*map(_line, view.lines), *_more(view.lines_left_out)]
-    functions = [(each.name, _told(each)) for each in view.functions]
+    yield "Transcript", [*map(_line, view.lines), *_more(view.lines_left_out)]
+    functions = [(function.name, _call_of(function)) for function in view.functions]
     yield "Functions", [*functions, *_more(view.functions_left_out)]
-    yield "Metadata", [(each.key, _json(each.value), each.change or "") for each in view.metadata]
-    yield "Cost", [_cost(each.item) for each in view.costs]
-    runs = [_run(run, now) for run in view.runs]
-    yield "Handlers", [*runs, *_more(view.runs_left_out)]
+    metadata = [(entry.key, _json(entry.value), entry.change or "") for entry in view.metadata]
+    yield "Metadata", list(metadata)
+    yield "Cost", [_cost(cost.item) for cost in view.costs]
+    yield "Handlers", [*(_run(run, now) for run in view.runs), *_more(view.runs_left_out)]
     yield "Could not be read", [(problem,) for problem in view.problems]
 
 
@@ -190,10 +179,10 @@ def _facts(view: CallView) -> Iterator[tuple[str, str]]:
 def _line(line: Line) -> tuple[str, str]:
     if line.tool is None:
         return line.role, line.text
-    return line.role, f"{line.tool.name} {_told(line.tool)}"
+    return line.role, f"{line.tool.name} {_call_of(line.tool)}"
 
 
-def _told(function: Function) -> str:
+def _call_of(function: Function) -> str:
     return f"{_json(function.params)} → {_json(function.result)}"
 
 
@@ -202,13 +191,13 @@ def _cost(item: CostItem) -> tuple[str, str, str]:
 
 
 def _run(run: Run, now: datetime) -> tuple[str, ...]:
-    last = run.attempts[-1] if run.attempts else None
+    state = state_label(run.state)
     return (
-        marked(run),
-        run.state if run.is_latest else f"{run.state}, replaced",
-        tried(run),
-        when(run, now),
-        trouble(run.reason, last),
+        handler_label(run),
+        state if run.is_latest else f"{state}, replaced",
+        attempts_label(run),
+        time_label(run, now),
+        error_label(run.reason, run.attempts[-1] if run.attempts else None),
     )
 
 
@@ -220,9 +209,9 @@ def _json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-#: How often the call log is looked at.
+#: Seconds between two looks at the call log.
 EVERY_S = 0.5
-#: What is good news and what is bad; anything else is in between.
+#: Colours of outcomes; any other is yellow.
 _STYLES = {
     **dict.fromkeys(("fresh", "stored", "succeeded"), "green"),
     **dict.fromkeys(("late", "failed", "timed_out", "gave_up", "unparsed", "rejected"), "red"),
@@ -240,87 +229,81 @@ def tail(
         bool, typer.Option("--json", help="Print JSON, one object in each line.")
     ] = False,
     follow: Annotated[
-        bool, typer.Option(help="Go on until you press Ctrl-C; or end with what is there.")
+        bool, typer.Option(help="Go on until you press Ctrl-C; or end with the last event.")
     ] = True,
 ) -> None:
-    """Follow calls live: what came in, what we answered, and how handlers did."""
+    """Follow deliveries, answers and handler runs live."""
     settings = Settings.load()
     mask = MaskPolicy.of(settings)
-    with open_log(settings) as database, _noted(_Interruption(not follow)) as interruption:
-        for happening in _happenings(database, interruption, last=last):
-            if session in (None, happening.session_id) and agent in (None, happening.agent_id):
-                _print(masked_happening(happening, mask), as_json=as_json)
+    with open_log(settings) as database, _interruption(_Interruption(not follow)) as interruption:
+        for event in _events(database, interruption, last=last):
+            if session in (None, event.session_id) and agent in (None, event.agent_id):
+                _print_event(masked_happening(event, mask), as_json=as_json)
 
 
 @dataclass(slots=True)
 class _Interruption:
-    """Whether it is time to end. An event would do no better: its lock may be held just then."""
+    """Whether to end. A threading.Event would not do: its lock may be held at that moment."""
 
-    is_wanted: bool
+    is_requested: bool
 
 
 @contextmanager
-def _noted(interruption: _Interruption) -> Iterator[_Interruption]:
-    """Have Ctrl-C only noted: a query that it broke off would be an error. The second one ends."""
+def _interruption(interruption: _Interruption) -> Iterator[_Interruption]:
+    """Let the first Ctrl-C set the flag, not break off a query; the second one ends at once."""
 
-    def note(*_: object) -> None:
-        interruption.is_wanted = True
+    def request(*_: object) -> None:
+        interruption.is_requested = True
         signal.signal(signal.SIGINT, before)
 
-    before = signal.signal(signal.SIGINT, note)
+    before = signal.signal(signal.SIGINT, request)
     try:
         yield interruption
     finally:
         signal.signal(signal.SIGINT, before)
 
 
-def _happenings(
-    database: Database, interruption: _Interruption, *, last: int
-) -> Iterator[Happening]:
-    """Yield what happens, and once interrupted what has happened until then."""
+def _events(database: Database, interruption: _Interruption, *, last: int) -> Iterator[Happening]:
+    """Yield events as they are stored; once interrupted, those stored until then."""
     with database.reader.connect() as connection:
         follower = Follower(connection, last=last)
     while True:
-        was_wanted = interruption.is_wanted
-        # Closed between looks: a snapshot that is kept open would keep the file growing.
+        is_last = interruption.is_requested
+        # Closed between looks: an open snapshot would keep the file growing.
         with database.reader.connect() as connection:
-            happened = follower.look(connection)
-        yield from happened
-        if was_wanted and len(happened) < MOST_AT_ONCE:  # there may always be something new
+            events = follower.look(connection)
+        yield from events
+        if is_last and len(events) < MOST_AT_ONCE:  # there may always be new ones
             return
-        if not happened and not interruption.is_wanted:
+        if not events and not interruption.is_requested:
             time.sleep(EVERY_S)
 
 
-def _print(happening: Happening, *, as_json: bool) -> None:
+def _print_event(event: Happening, *, as_json: bool) -> None:
     if as_json:
-        print_json_line(happening)
-    else:
-        console().print(_event_line(happening), soft_wrap=True)
-
-
-def _event_line(happening: Happening) -> Text:
-    from rich.text import Text
-
-    return Text.assemble(
-        (f"{happening.at:%H:%M:%S}  ", "dim"),
-        f"{printable(happening.session_id or '-', one_line=True)[:40]:<22}",
-        f"{happening.kind.replace('_', ' '):<12}",
-        (f"{happening.outcome.replace('_', ' '):<12}", _STYLES.get(happening.outcome, "yellow")),
-        printable("  ".join(filter(None, _details(happening))), one_line=True),
+        print_json_line(event)
+        return
+    line = Text.assemble(
+        (f"{event.at:%H:%M:%S}  ", "dim"),
+        f"{printable(event.session_id or '-', one_line=True)[:40]:<22}",
+        f"{event.kind.replace('_', ' '):<12}",
+        (f"{event.outcome.replace('_', ' '):<12}", _STYLES.get(event.outcome, "yellow")),
+        printable("  ".join(filter(None, _details(event))), one_line=True),
     )
+    console().print(line, soft_wrap=True)
 
 
-def _details(happening: Happening) -> Iterator[str | None]:
-    """Yield what else is known: who called and how it ended, or which handler did what."""
-    if happening.handler is not None:
-        yield f"{happening.handler}, attempt {happening.attempt}: run {happening.run_state}"
+def _details(event: Happening) -> Iterator[str | None]:
+    """Yield the caller, how the call ended, or which handler ran; and the error."""
+    if event.handler is not None:
+        state = state_label(event.run_state or "")
+        yield f"{event.handler}, attempt {event.attempt}: run {state}"
     else:
-        yield happening.customer_phone
-    if happening.call_status is not None:
-        yield status_label(happening.call_status)
-    if happening.duration_s is not None:
-        yield clock(happening.duration_s)
-    if happening.duration_ms is not None:
-        yield f"{happening.duration_ms:.1f} ms"
-    yield happening.error
+        yield event.customer_phone
+    if event.call_status is not None:
+        yield status_label(event.call_status)
+    if event.duration_s is not None:
+        yield clock(event.duration_s)
+    if event.duration_ms is not None:
+        yield f"{event.duration_ms:.1f} ms"
+    yield event.error

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import typer
 from sqlalchemy import make_url
@@ -17,13 +18,16 @@ from sqlalchemy.exc import SQLAlchemyError
 from ..call_log.database import Database, is_file
 from ..call_log.locks import FileHolder
 from ..call_log.migrations import HEAD, migrate, open_database
+from ..call_log.upkeep.removal import Removal
 from ..dashboard.pages import as_json
 from ..environment.private_files import make_private
 from ..exceptions import ConfigError, StorageError
 from ..operators import COMMAND_LINE, Action, audit
 from ..runs.processes import processes_at_work
 from ..settings import Settings
-from .terminal import fail, note
+from .terminal import INTERRUPTED, fail, note, progress
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -75,6 +79,47 @@ def is_served(database: Database) -> bool:
         return False
     finally:
         lock.let_go()
+
+
+def paced(batches: Iterator[T], *, rests: bool) -> Iterator[T]:
+    """Yield batch by batch; if it `rests`, a service can write for as long as each has taken."""
+    began = time.perf_counter()
+    for batch in batches:
+        yield batch
+        if rests:
+            time.sleep(time.perf_counter() - began)
+        began = time.perf_counter()
+
+
+def remove(
+    database: Database,
+    batches: Iterator[Removal],
+    planned: Removal,
+    action: Action,
+    *,
+    details: str = "",
+) -> Removal:
+    """Remove batch by batch with a progress bar, and return what was removed.
+
+    The audit log gets it, too, even if the command is interrupted.
+    """
+    removed = Removal()
+    try:
+        with progress(planned.total) as show_done:
+            for batch in batches:
+                removed += batch
+                show_done(removed.total)
+    except KeyboardInterrupt:
+        fail(f"Stopped. Removed so far: {removed}.", status=INTERRUPTED)
+    finally:
+        record(database, action, f"{removed}{details}")
+    return removed
+
+
+def note_kept(number: int) -> None:
+    """Print how many calls stay, and why."""
+    if number:
+        note(f"Kept for now: {number:,}, as handlers are not done or deliveries not processed.")
 
 
 def record(database: Database, action: Action, subject: str | None = None) -> None:

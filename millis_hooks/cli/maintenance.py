@@ -1,11 +1,4 @@
-"""`prune`: removes what is older than it may become.
-
-`backup`: copies the call log while the service goes on.
-
-`vacuum`: gives back the space that removed calls have left in the file.
-
-`reparse`: has stored deliveries read again, after an upgrade, a fix or a changed setting.
-"""
+"""Upkeep of the call log: `prune`, `backup`, `vacuum` and `reparse`."""
 
 from __future__ import annotations
 
@@ -22,58 +15,53 @@ from ..call_log.upkeep import vacuum as vacuuming
 from ..call_log.upkeep.backup import back_up
 from ..call_log.upkeep.removal import BATCH_ALONE_S, BATCH_S, writing_by
 from ..call_log.upkeep.reprocess import Chosen, Reparse, Reread, registered_runs
-from ..call_log.upkeep.retention import doubt_of_clock
 from ..exceptions import ConfigError
 from ..masking.error_report import printable
 from ..settings import Settings
 from ..version import __version__
-from .common import is_served, open_log, record
-from .forget import ask, carry_out, rested, told_kept
-from .options import read_time
-from .terminal import INTERRUPTED, fail, note, progress
-
-_KEEPS_ALL = (
-    "MILLIS_HOOKS_RETENTION_DAYS is 0, which keeps everything. Say how old calls may become: --days"
-)
+from .common import is_served, note_kept, open_log, paced, remove
+from .options import DryRun, Force, Since, Yes, read_time
+from .terminal import INTERRUPTED, confirm, fail, note, progress
 
 
 def prune(
     days: Annotated[
         int | None,
         typer.Option(
-            min=1, max=36_500, help="How old calls may become; else MILLIS_HOOKS_RETENTION_DAYS."
+            min=1, max=36_500, help="Age in days; by default MILLIS_HOOKS_RETENTION_DAYS."
         ),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    dry_run: DryRun = False,
+    yes: Yes = False,
     clock_is_right: Annotated[
         bool,
-        typer.Option("--clock-is-right", help="Remove although nothing has come in for long."),
+        typer.Option("--clock-is-right", help="Remove although nothing was received for long."),
     ] = False,
 ) -> None:
     """Remove calls that are too old, with all that belongs to them.
 
-    The service does the same by itself, every hour. Calls whose handlers are not done stay until
-    they are.
+    The service does the same every hour. Calls whose handlers are not done stay until they are.
     """
     settings = Settings.load()
     kept_days = days or settings.retention_days
     if not kept_days:
-        raise ConfigError(_KEEPS_ALL)
+        raise ConfigError(
+            "MILLIS_HOOKS_RETENTION_DAYS is 0, which keeps everything. Give an age: --days"
+        )
     now = datetime.now(UTC)
     before = now - timedelta(days=kept_days)
+    limit = f"{before:%Y-%m-%d %H:%M} UTC"
     with open_log(settings) as database:
         if not clock_is_right:
             _require_right_clock(database, kept=timedelta(days=kept_days), now=now)
         with progress(None):
             planned = retention.plan(database.reader, before=before)
-        typer.echo(f"Received before {before:%Y-%m-%d %H:%M} UTC: {planned}.")
-        if planned.kept:
-            note(told_kept(planned.kept))
+        typer.echo(f"Received before {limit}: {planned}.")
+        note_kept(planned.kept)
         if dry_run or not planned.total:
             return
         if not yes:
-            ask("Remove them?")
+            confirm("Remove them?", refusal="Nothing was removed.")
         served = is_served(database)
         batches = retention.prune(
             database.reader,
@@ -82,91 +70,81 @@ def prune(
             now=now,
             batch_s=BATCH_S if served else BATCH_ALONE_S,
         )
-        age = f"received before {before:%Y-%m-%d %H:%M} UTC"
-        gone = carry_out(
-            rested(batches, rests=served),
-            planned,
-            lambda gone: record(database, "prune", f"{gone}, {age}"),
-        )
-    typer.echo(f"Removed: {gone}.")
-    note(
-        "The file keeps its size, and new calls take the space. millis-hooks vacuum gives it back."
-    )
+        batches = paced(batches, rests=served)
+        removed = remove(database, batches, planned, "prune", details=f", received before {limit}")
+    typer.echo(f"Removed: {removed}.")
+    note("The file keeps its size, and new calls use the space. millis-hooks vacuum shrinks it.")
 
 
 def _require_right_clock(database: Database, *, kept: timedelta, now: datetime) -> None:
     with database.reader.connect() as connection:
-        doubt = doubt_of_clock(connection, kept=kept, now=now)
+        doubt = retention.doubt_of_clock(connection, kept=kept, now=now)
     if doubt is not None:
         raise ConfigError(
-            f"The clock may be wrong: {doubt}. If it is right, add --clock-is-right. Else have the "
-            "machine set it: timedatectl set-ntp true"
+            f"The clock may be wrong: {doubt}. If it is right, add --clock-is-right. If not, let "
+            "the machine set it: timedatectl set-ntp true"
         )
 
 
 def backup(
-    file: Annotated[Path, typer.Argument(help="The file to make.")],
-    force: Annotated[bool, typer.Option("--force", help="Replace FILE if it exists.")] = False,
+    file: Annotated[Path, typer.Argument(help="The file to write.")], force: Force = False
 ) -> None:
-    """Copy the call log into FILE, with every call that was acknowledged when the copy began.
+    """Copy the call log into a file while the service runs.
 
-    The service may be at work. To go back to a copy: stop the service, move the log away with its
-    -wal and -shm, and put the copy in its place.
+    The copy has every call that was acknowledged when it began. To restore it: stop the service,
+    move the log away with its -wal and -shm, and put the copy in its place.
     """
     with open_log(Settings.load()) as database:
         size_bytes = database.path.stat().st_size
         began = datetime.now(UTC)
         try:
-            with progress(size_bytes, in_bytes=True) as tell_done:
+            with progress(size_bytes, in_bytes=True) as show_done:
                 copied_bytes = back_up(
                     database,
                     file,
                     force=force,
-                    copied=lambda done, total: tell_done(size_bytes * done // total),
+                    copied=lambda done, total: show_done(size_bytes * done // total),
                 )
         except KeyboardInterrupt:
             fail("Stopped. Nothing was written.", status=INTERRUPTED)
     typer.echo(
         printable(
-            f"{file}: {megabytes(copied_bytes)}, checked and sound. It has every call that was "
+            f"{file}: {_megabytes(copied_bytes)}, checked and sound. It has every call that was "
             f"acknowledged before {began:%Y-%m-%d %H:%M:%S} UTC."
         )
     )
 
 
-_SERVED = (
-    "A service is at work on this log, and nothing can be stored while the file is rewritten: "
-    "prefetch is answered, ended calls get 503. Stop it first, or add --force."
-)
-
-
 def vacuum(
     force: Annotated[
-        bool, typer.Option("--force", help="Do it even while the service is at work.")
+        bool, typer.Option("--force", help="Do it even while the service runs.")
     ] = False,
 ) -> None:
     """Rewrite the call log's file without unused space.
 
-    Removed calls leave space that new ones take, so this is only needed after much was removed at
-    once. It needs twice the size of what stays on the disk, and nothing can be stored meanwhile.
+    New calls use the space of removed ones, so this is only needed after many were removed at once.
+    It needs disk space for twice what stays, and nothing can be stored meanwhile.
     """
     with open_log(Settings.load()) as database:
         before = vacuuming.space(database)
         if before.free_bytes < before.needed_bytes:
-            needed, free = megabytes(before.needed_bytes), megabytes(before.free_bytes)
-            fail(f"{needed} are needed beside the log for a time, {free} are free.")
+            needed, free = _megabytes(before.needed_bytes), _megabytes(before.free_bytes)
+            fail(f"It needs {needed} beside the log for a time, and {free} are free.")
         if not force and is_served(database):
-            fail(_SERVED)
+            fail(
+                "A service runs on this log, and nothing can be stored while the file is "
+                "rewritten: prefetch is answered, ends-of-call get 503. Stop it first, or add "
+                "--force."
+            )
         try:
             with progress(None):
                 after = vacuuming.vacuum(database)
         except KeyboardInterrupt:
-            fail("Stopped. The file is as it was.", status=INTERRUPTED)
-    typer.echo(f"{megabytes(before.file_bytes)} before, {megabytes(after.file_bytes)} after.")
+            fail("Stopped. The file is unchanged.", status=INTERRUPTED)
+    typer.echo(f"{_megabytes(before.file_bytes)} before, {_megabytes(after.file_bytes)} after.")
 
 
-def megabytes(size_bytes: int) -> str:
-    """Return a size as people read it."""
+def _megabytes(size_bytes: int) -> str:
     return f"{size_bytes / 1_000_000:,.1f} MB"
 
 
@@ -174,18 +152,16 @@ def reparse(
     unparsed: Annotated[
         bool, typer.Option("--unparsed", help="Only deliveries that could not be read.")
     ] = False,
-    since: Annotated[
-        str | None, typer.Option(help="Received since, as 2026-11-01 or 2026-11-01T14:00.")
-    ] = None,
-    session: Annotated[str | None, typer.Option(help="Only this session, dash and all.")] = None,
+    since: Since = None,
+    session: Annotated[str | None, typer.Option(help="Only this session.")] = None,
     afresh: Annotated[
-        bool, typer.Option("--afresh", help="Do not go on where the last one was stopped.")
+        bool, typer.Option("--afresh", help="Do not go on where the last one was interrupted.")
     ] = False,
 ) -> None:
-    """Read stored deliveries again, and bring calls, costs, search and drift up to date.
+    """Read stored deliveries again, and update calls, costs, search and drift.
 
     Also while the service runs. No handler is called again; a call that could not be read before
-    gets its runs now. One that was stopped goes on where it was.
+    gets its runs now. An interrupted reparse goes on where it was.
     """
     settings = Settings.load()
     chosen = Chosen(unparsed, read_time(since), session)
@@ -201,29 +177,29 @@ def reparse(
             afresh=afresh,
         )
         if work.is_resumed:
-            note("Going on where the last one was stopped.")
-        reread = _carry_out(work, rests=is_served(database))
-    if session is not None and not reread.deliveries:
+            note("Continuing where the last one was interrupted.")
+        result = _carry_out(work, rests=is_served(database))
+    if session is not None and not result.deliveries:
         fail(f"There is no delivery of session {session} in the call log.")
-    typer.echo(_told(reread))
+    typer.echo(_summary(result))
 
 
 def _carry_out(work: Reparse, *, rests: bool) -> Reread:
-    reread = Reread()
+    result = Reread()
     try:
-        with progress(work.place.last) as tell_done:
+        with progress(work.place.last) as show_done:
             for batch in work.batches(rest=time.sleep if rests else None):
-                reread += batch
-                tell_done(work.place.after)
+                result += batch
+                show_done(work.place.after)
     except KeyboardInterrupt:
-        fail(f"Stopped. {_told(reread)} Begin again to go on.", status=INTERRUPTED)
-    return reread
+        fail(f"Stopped. {_summary(result)} Start again to go on.", status=INTERRUPTED)
+    return result
 
 
-def _told(reread: Reread) -> str:
-    told = f"Deliveries read: {reread.deliveries:,}; calls changed: {reread.changed_calls:,}."
-    if reread.recovered:
-        told += f" Readable now: {reread.recovered:,}."
-    if reread.unreadable:
-        told += f" Not readable: {reread.unreadable:,}."
-    return told
+def _summary(result: Reread) -> str:
+    text = f"Deliveries read: {result.deliveries:,}; calls changed: {result.changed_calls:,}."
+    if result.recovered:
+        text += f" Readable now: {result.recovered:,}."
+    if result.unreadable:
+        text += f" Not readable: {result.unreadable:,}."
+    return text

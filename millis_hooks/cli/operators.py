@@ -1,21 +1,21 @@
-"""`operator`: who may sign in to the dashboard, and what they may do there."""
+"""`operator` adds, lists, changes and removes the accounts of the dashboard."""
 
 from __future__ import annotations
 
 import sys
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
+from ..call_log.database import Database
 from ..environment.secret_rules import require_strong
 from ..exceptions import ConfigError
-from ..masking.error_report import printable
 from ..operators import OPERATOR, Account, accounts
-from ..operators.accounts import hash_password, make_password
 from ..settings import Settings
 from .common import open_log, print_json, record
+from .options import AsJson
 from .terminal import add_row, console, fail, note, table
 
 #: The longest password that is read, in characters.
@@ -36,12 +36,12 @@ class Role(StrEnum):
     OPERATE = "operate"
 
 
-Name = Annotated[str, typer.Argument(help="The operator's name; capital letters do not matter.")]
+Name = Annotated[str, typer.Argument(help="The operator's name; upper case does not matter.")]
 FromStdin = Annotated[
     bool, typer.Option("--password-stdin", help="Read the password from the standard input.")
 ]
-Generated = Annotated[
-    bool, typer.Option("--generate", help="Make a password, and print it this once.")
+Generate = Annotated[
+    bool, typer.Option("--generate", help="Generate a password, and print it this once.")
 ]
 
 
@@ -53,108 +53,114 @@ def add(
         typer.Option(help="view sees every page; operate also replays, reveals, exports, deletes."),
     ] = Role.VIEW,
     password_stdin: FromStdin = False,
-    generate: Generated = False,
+    generate: Generate = False,
 ) -> None:
-    """Add an operator. The password is asked for, or made where nobody can be asked."""
-    known = _name(name)
+    """Add an operator. Asks for the password, or generates one without a terminal."""
+    name = _clean(name)
     with open_log(Settings.load()) as database:
-        with database.reader.connect() as connection:
-            if accounts.find(connection, known) is not None:
-                fail(f"There is an operator {known} already.")
-        password, is_made = _password(known, from_stdin=password_stdin, generate=generate)
-        hashed, now = hash_password(password), datetime.now(UTC)
+        if _exists(database, name):
+            fail(f"There is already an operator {name}.")
+        password, is_generated = _password(name, from_stdin=password_stdin, generate=generate)
+        password_hash, now = accounts.hash_password(password), datetime.now(UTC)
         with database.writer.begin() as connection:
-            if not accounts.add(connection, known, role=role.value, password_hash=hashed, now=now):
-                fail(f"There is an operator {known} already.")
-        record(database, "add_operator", f"{known}, {role.value}")
-    typer.echo(f"Added {known}, who may {role.value}.")
-    _tell(password, is_made=is_made)
+            if not accounts.add(
+                connection, name, role=role.value, password_hash=password_hash, now=now
+            ):
+                fail(f"There is already an operator {name}.")
+        record(database, "add_operator", f"{name}, {role.value}")
+    typer.echo(f"Added {name}, who may {role.value}.")
+    if is_generated:
+        _print_password(password)
 
 
 @app.command("list")
-def list_operators(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
+def list_operators(as_json: AsJson = False) -> None:
     """List the operators that were added."""
     settings = Settings.load()
     with open_log(settings) as database, database.reader.connect() as connection:
-        listed = accounts.listed(connection)
+        operators = accounts.listed(connection)
     if as_json:
-        print_json(listed)
+        print_json(operators)
         return
-    if listed:
-        _print(listed)
+    if operators:
+        _print_table(operators)
     if settings.dashboard_password is not None:
-        note("Beside them there is admin, of MILLIS_HOOKS_DASHBOARD_PASSWORD, who may operate.")
-    elif not listed:
-        note("Nobody can sign in. Add somebody: millis-hooks operator add NAME")
+        note("There is also admin, with MILLIS_HOOKS_DASHBOARD_PASSWORD, who may operate.")
+    elif not operators:
+        note("Nobody can sign in. Add an operator: millis-hooks operator add NAME")
 
 
 @app.command("remove")
 def remove(name: Name) -> None:
-    """Remove an operator, and sign them out everywhere."""
-    known = _name(name)
+    """Remove an operator, and end their sessions."""
+    name = _clean(name)
     with open_log(Settings.load()) as database:
         with database.writer.begin() as connection:
-            if not accounts.remove(connection, known):
-                _fail_unknown(known)
-        record(database, "remove_operator", known)
-    typer.echo(f"Removed {known}, and signed them out everywhere.")
+            if not accounts.remove(connection, name):
+                _fail_unknown(name)
+        record(database, "remove_operator", name)
+    typer.echo(f"Removed {name}, and ended their sessions.")
 
 
 @app.command("password")
-def password(name: Name, password_stdin: FromStdin = False, generate: Generated = False) -> None:
-    """Change an operator's password, and sign them out everywhere."""
-    known = _name(name)
+def password(name: Name, password_stdin: FromStdin = False, generate: Generate = False) -> None:
+    """Change an operator's password, and end their sessions."""
+    name = _clean(name)
     with open_log(Settings.load()) as database:
-        with database.reader.connect() as connection:
-            if accounts.find(connection, known) is None:
-                _fail_unknown(known)
-        chosen, is_made = _password(known, from_stdin=password_stdin, generate=generate)
-        hashed = hash_password(chosen)
+        if not _exists(database, name):
+            _fail_unknown(name)
+        password, is_generated = _password(name, from_stdin=password_stdin, generate=generate)
+        password_hash = accounts.hash_password(password)
         with database.writer.begin() as connection:
-            if not accounts.set_password(connection, known, hashed):
-                _fail_unknown(known)
-        record(database, "change_password", known)
-    typer.echo(f"Changed the password of {known}, and signed them out everywhere.")
-    _tell(chosen, is_made=is_made)
+            if not accounts.set_password(connection, name, password_hash):
+                _fail_unknown(name)
+        record(database, "change_password", name)
+    typer.echo(f"Changed the password of {name}, and ended their sessions.")
+    if is_generated:
+        _print_password(password)
 
 
 @app.command("role")
 def change_role(name: Name, role: Annotated[Role, typer.Argument(help="view or operate.")]) -> None:
     """Change what an operator may do, at once."""
-    known = _name(name)
+    name = _clean(name)
     with open_log(Settings.load()) as database:
         with database.writer.begin() as connection:
-            if not accounts.set_role(connection, known, role.value):
-                _fail_unknown(known)
-        record(database, "change_role", f"{known}, {role.value}")
-    typer.echo(f"From now on {known} may {role.value}.")
+            if not accounts.set_role(connection, name, role.value):
+                _fail_unknown(name)
+        record(database, "change_role", f"{name}, {role.value}")
+    typer.echo(f"From now on {name} may {role.value}.")
 
 
-def _name(text: str) -> str:
+def _clean(text: str) -> str:
+    """Return the normalized name; raises `ConfigError` for one that cannot be added."""
     name = accounts.clean_name(text)
     if name is None:
         raise ConfigError(
             f"{text!r} cannot be a name: up to 64 letters, digits and . _ @ + -, and no spaces."
         )
     if name == OPERATOR:
-        raise ConfigError("The operator admin is that of MILLIS_HOOKS_DASHBOARD_PASSWORD.")
+        raise ConfigError("The password of admin is MILLIS_HOOKS_DASHBOARD_PASSWORD.")
     return name
 
 
-def _fail_unknown(name: str) -> None:
-    fail(f"There is no operator {name}. See who there is: millis-hooks operator list")
+def _exists(database: Database, name: str) -> bool:
+    with database.reader.connect() as connection:
+        return accounts.find(connection, name) is not None
+
+
+def _fail_unknown(name: str) -> NoReturn:
+    fail(f"There is no operator {name}. List them: millis-hooks operator list")
 
 
 def _password(name: str, *, from_stdin: bool, generate: bool) -> tuple[str, bool]:
-    """Return a password, and whether it was made here."""
+    """Return a password, and whether it was generated."""
     if from_stdin and generate:
         raise ConfigError("Choose one: --password-stdin or --generate.")
     if from_stdin:
         chosen = sys.stdin.readline(_PASSWORD_CHARS).rstrip("\r\n")
     elif generate or not _is_terminal():
-        return make_password(), True
+        return accounts.make_password(), True
     else:
         chosen = typer.prompt("Password", hide_input=True, confirmation_prompt="Once more")
     try:
@@ -168,18 +174,15 @@ def _is_terminal() -> bool:
     return sys.stdin.isatty()
 
 
-def _tell(password: str, *, is_made: bool) -> None:
-    if is_made:
-        note("The password was made here and is kept nowhere but as a hash:")
-        typer.echo(password)
+def _print_password(password: str) -> None:
+    note("The password was generated, and only its hash is stored:")
+    typer.echo(password)
 
 
-def _print(listed: tuple[Account, ...]) -> None:
+def _print_table(operators: tuple[Account, ...]) -> None:
     rows = table("NAME", "ROLE", "ADDED", "LAST SEEN")
-    for account in listed:
-        added, seen = (
-            f"{at:%Y-%m-%d %H:%M}" if at else "never"
-            for at in (account.created_at, account.seen_at)
-        )
-        add_row(rows, printable(account.name), account.role, added, seen)
+    for account in operators:
+        times = (account.created_at, account.seen_at)
+        added, seen = (f"{time:%Y-%m-%d %H:%M}" if time else "never" for time in times)
+        add_row(rows, account.name, account.role, added, seen)
     console().print(rows)

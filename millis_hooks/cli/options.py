@@ -60,7 +60,7 @@ def read_pair(option: str, text: str) -> tuple[str, str]:
     """Return key and value of KEY=VALUE. Raises `ConfigError`."""
     key, equals, value = text.partition("=")
     if not (key and equals):
-        raise ConfigError(f"{option} takes key=value, not {text!r}.")
+        raise ConfigError(f"{option} takes KEY=VALUE, not {text!r}.")
     return key, value
 
 

@@ -1,13 +1,9 @@
-"""`runs`: how the handlers did, across calls.
-
-`replay`: has handlers called again with what is stored, for a call, a run or many.
-"""
+"""`runs` lists handler runs; `replay` runs handlers again, for a call, a run or many runs."""
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from typing import Annotated
@@ -15,14 +11,15 @@ from typing import Annotated
 import typer
 
 from ..call_log.database import Database
-from ..call_log.queries import runs
 from ..call_log.queries.records import Attempt, Run
-from ..call_log.queries.runs import ListedRun, handler_names
+from ..call_log.queries.runs import ListedRun, RunFilter, count_runs, handler_names
+from ..call_log.queries.runs import list_runs as query_runs
 from ..call_log.redaction import masked_listed_run
 from ..exceptions import ConfigError
 from ..masking.error_report import printable
 from ..masking.policy import MaskPolicy
 from ..runs.replay import (
+    NEVER,
     Preview,
     Replayed,
     Selection,
@@ -33,15 +30,25 @@ from ..runs.replay import (
 )
 from ..settings import Settings
 from .common import open_log, print_json, record
-from .options import read_time
-from .terminal import INTERRUPTED, add_row, console, fail, note, progress, table
+from .options import AsJson, Since, Until, Yes, read_time, require_known
+from .terminal import INTERRUPTED, add_row, confirm, console, fail, note, progress, table
 
-#: The states of a run, in the order of its life.
-STATES = ("pending", "running", "failed", "parked", "succeeded")
+#: The states of a run in the order of its life, and as they are stored.
+STATES = {
+    "pending": "pending",
+    "running": "running",
+    "retrying": "failed",
+    "failed": "parked",
+    "succeeded": "succeeded",
+}
+_LABELS = {stored: state for state, stored in STATES.items()}
+#: `parked` is the earlier name of `failed`.
+_FILTERS = STATES | {"parked": "parked"}
+_REPLAY_FILTERS = _FILTERS | {NEVER: NEVER}
 
 _HEADS = ("Run", "Handler", "Session", "State", "Attempts", "When (UTC)", "Error")
-#: Columns that make room on a narrow terminal, down to so many characters; numbers, times and ids
-#: that are cut are of no use.
+#: Columns that a narrow terminal shortens, down to so many characters; numbers, times and ids are
+#: of no use if they are cut.
 _SHORTENED = {"Handler": 12, "Error": 5}
 
 
@@ -52,131 +59,119 @@ def list_runs(
     handler: Annotated[str | None, typer.Option(help="Only runs of this handler.")] = None,
     session: Annotated[str | None, typer.Option(help="Only runs for this session.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many runs at most.")] = 50,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """List handler runs, newest first; of a run and its replays, the latest."""
-    require_known(status, STATES)
-    of_any_state = runs.RunFilter(handler, session)
-    wanted = runs.RunFilter(handler, session, status)
+    require_known("status", status, _FILTERS)
+    chosen = RunFilter(handler, session, _FILTERS.get(status or ""))
     settings = Settings.load()
     mask = MaskPolicy.of(settings)
     with open_log(settings) as database, database.reader.connect() as connection:
-        found = runs.list_runs(connection, wanted, limit=limit)
-        listed = [masked_listed_run(run, mask) for run in found]
-        counts = runs.count_runs(connection, of_any_state)
+        runs = [masked_listed_run(run, mask) for run in query_runs(connection, chosen, limit=limit)]
+        counts = count_runs(connection, RunFilter(handler, session))
     if as_json:
-        print_json(listed)
+        print_json(runs)
         return
-    typer.echo(_counted(counts))
-    if listed:
-        _print_table(listed, datetime.now(UTC))
+    typer.echo(_summary(counts))
+    if runs:
+        _print_table(runs, datetime.now(UTC))
 
 
-def require_known(status: str | None, known: Collection[str]) -> None:
-    """Raise ConfigError if `status` is none of those there are."""
-    if status is not None and status not in known:
-        raise ConfigError(f"There is no status {status!r}. Known: {', '.join(known)}.")
+def state_label(state: str) -> str:
+    """Return the name of a stored state."""
+    return _LABELS.get(state, state)
 
 
-def marked(run: ListedRun | Run) -> str:
-    """Return the handler's name, and what its run is besides an ordinary one."""
+def handler_label(run: ListedRun | Run) -> str:
+    """Return the handler's name, and whether the run is a replay or reports a failed run."""
     marks = [f"alert of run {run.parked_run_id}"] if run.parked_run_id is not None else []
     if run.is_replay:
         marks.append("replay")
     return f"{run.handler} ({', '.join(marks)})" if marks else run.handler
 
 
-def tried(run: ListedRun | Run) -> str:
+def attempts_label(run: ListedRun | Run) -> str:
     """Return how many of its attempts the run has spent."""
     if run.max_attempts is None or run.spent > run.max_attempts:  # registered anew, with fewer
         return str(run.spent)
     return f"{run.spent} of {run.max_attempts}"
 
 
-def when(run: ListedRun | Run, now: datetime) -> str:
-    """Return when the run is tried again, or since when it is as it is; the date if not today."""
+def time_label(run: ListedRun | Run, now: datetime) -> str:
+    """Return the time of the next attempt, or of the last change; the date if it is not today."""
     at = run.due_at or run.state_since
-    shown = f"{at:%H:%M:%S}" if at.date() == now.date() else f"{at:%Y-%m-%d %H:%M}"
-    return f"next {shown}" if run.due_at else shown
+    text = f"{at:%H:%M:%S}" if at.date() == now.date() else f"{at:%Y-%m-%d %H:%M}"
+    return f"next {text}" if run.due_at else text
 
 
-def trouble(reason: str | None, tried_last: ListedRun | Attempt | None) -> str:
-    """Return why a run is parked and what its last attempt failed with."""
-    if tried_last is None or tried_last.error_message == reason:
+def error_label(reason: str | None, last: ListedRun | Attempt | None) -> str:
+    """Return why a run failed, and the error of its last attempt."""
+    if last is None or last.error_message == reason:
         return reason or ""
-    error = ": ".join(filter(None, (tried_last.error_type, tried_last.error_message)))
+    error = ": ".join(filter(None, (last.error_type, last.error_message)))
     return "; ".join(filter(None, (reason, error)))
 
 
-def _counted(counts: Mapping[str, int]) -> str:
-    told = [f"{counts[state]:,} {state}" for state in STATES if state in counts]
-    return ", ".join(told) or "No runs."
+def _summary(counts: Mapping[str, int]) -> str:
+    parts = [f"{counts[stored]:,} {state}" for state, stored in STATES.items() if stored in counts]
+    return ", ".join(parts) or "No runs."
 
 
-def _print_table(listed: Sequence[ListedRun], now: datetime) -> None:
-    shown = table(*_HEADS)
-    for column in shown.columns:
+def _print_table(runs: Sequence[ListedRun], now: datetime) -> None:
+    rows = table(*_HEADS)
+    for column in rows.columns:
         column.min_width = _SHORTENED.get(str(column.header))
         column.no_wrap = column.min_width is None
-    for run in listed:
+    for run in runs:
         cells = (
             str(run.id),
-            marked(run),
+            handler_label(run),
             run.session_id,
-            run.state,
-            tried(run),
-            when(run, now),
-            trouble(run.reason, run),
+            state_label(run.state),
+            attempts_label(run),
+            time_label(run, now),
+            error_label(run.reason, run),
         )
-        add_row(shown, *cells, one_line=True)
-    console().print(shown)
-
-
-_STATUSES = (*STATES, "never")
-_ONE_WAY = (
-    "Choose what to replay in one way: a session id, --run, or any of --handler, --status, --since "
-    "and --until."
-)
+        add_row(rows, *cells, one_line=True)
+    console().print(rows)
 
 
 def replay(
     session_id: Annotated[
-        str | None, typer.Argument(help="The session whose handlers run again, dash and all.")
+        str | None, typer.Argument(help="The session whose handlers run again.")
     ] = None,
     run: Annotated[int | None, typer.Option(help="One run, by its number.", min=1)] = None,
     handler: Annotated[
         str | None,
-        typer.Option(help="Runs of this handler, and first runs for calls it never had."),
+        typer.Option(help="Runs of this handler, and first runs for calls without one."),
     ] = None,
     status: Annotated[
         str | None,
         typer.Option(
-            help=f"Runs that are {', '.join(STATES)}; never: calls that --handler has not had."
+            help=f"Runs that are {', '.join(STATES)}; {NEVER}: calls without a run of --handler."
         ),
     ] = None,
-    since: Annotated[
-        str | None, typer.Option(help="Calls received since, as 2026-11-01 or 2026-11-01T14:00.")
-    ] = None,
-    until: Annotated[str | None, typer.Option(help="Calls received before.")] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    since: Since = None,
+    until: Until = None,
+    yes: Yes = False,
 ) -> None:
-    """Run handlers again with the stored payload: for one call, one run, or many runs."""
-    require_known(status, _STATUSES)
-    filters = (handler, status, read_time(since), read_time(until))
-    wanted = Selection(*filters) if any(filters) else None
-    if sum(way is not None for way in (session_id, run, wanted)) != 1:
-        raise ConfigError(_ONE_WAY)
+    """Run handlers again with the stored payload: for a call, or for runs."""
+    require_known("status", status, _REPLAY_FILTERS)
+    filters = (handler, _REPLAY_FILTERS.get(status or ""), read_time(since), read_time(until))
+    if sum((session_id is not None, run is not None, any(filters))) != 1:
+        raise ConfigError(
+            "Choose what to replay: either a session id, or --run, or some of --handler, "
+            "--status, --since and --until."
+        )
     with open_log(Settings.load()) as database:
-        if wanted is not None:
-            replayed = _replay_many(database, wanted, asks=not yes)
-        elif run is not None:
-            replayed = _replay_run(database, run)
+        if any(filters):
+            replayed = _replay_many(database, Selection(*filters), asks=not yes)
         else:
-            replayed = _replay_call(database, session_id or "")
+            replayed = _replay_one(database, session_id, run)
         _record(database, replayed, session_id)
     typer.echo(printable(f"{replayed}."))
     if replayed.changed:
-        note("The service does them while it runs. See how they go: millis-hooks runs")
+        note("The running service calls the handlers. See the result: millis-hooks runs")
 
 
 def _record(database: Database, replayed: Replayed, session_id: str | None = None) -> None:
@@ -184,41 +179,37 @@ def _record(database: Database, replayed: Replayed, session_id: str | None = Non
         record(database, "replay", session_id or f"{replayed}")
 
 
-def _replay_call(database: Database, session_id: str) -> Replayed:
+def _replay_one(database: Database, session_id: str | None, run_id: int | None) -> Replayed:
     with database.writer.begin() as connection:
-        replayed = replay_call(connection, session_id, datetime.now(UTC))
+        if session_id is not None:
+            replayed = replay_call(connection, session_id, datetime.now(UTC))
+        else:
+            replayed = replay_run(connection, run_id or 0, datetime.now(UTC))
     if replayed is None:
-        fail(f"There is no call {session_id} in the call log.")
+        what = f"call {session_id}" if session_id is not None else f"run {run_id}"
+        fail(f"There is no {what} in the call log.")
     return replayed
 
 
-def _replay_run(database: Database, run_id: int) -> Replayed:
-    with database.writer.begin() as connection:
-        replayed = replay_run(connection, run_id, datetime.now(UTC))
-    if replayed is None:
-        fail(f"There is no run {run_id} in the call log.")
-    return replayed
-
-
-def _replay_many(database: Database, wanted: Selection, *, asks: bool) -> Replayed:
+def _replay_many(database: Database, selection: Selection, *, asks: bool) -> Replayed:
     with database.reader.connect() as connection:
-        _require_handler(wanted.handler, handler_names(connection))
-        planned = preview(connection, wanted)
+        _require_handler(selection.handler, handler_names(connection))
+        planned = preview(connection, selection)
     if not planned.changed:
         return planned.runs
-    typer.echo(printable(_plan(planned, wanted.handler)))
+    typer.echo(printable(_plan(planned, selection.handler)))
     if asks:
-        _ask()
-    return _carry_out(database, wanted, planned.total)
+        confirm("Replay them?", refusal="Nothing was replayed.")
+    return _carry_out(database, selection, planned.total)
 
 
-def _require_handler(handler: str | None, known: Sequence[str]) -> None:
-    if handler is None or handler in known:
+def _require_handler(handler: str | None, names: Sequence[str]) -> None:
+    if handler is None or handler in names:
         return
-    near = get_close_matches(handler, known, n=1)
+    near = get_close_matches(handler, names, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    names = f" Known: {', '.join(known)}." if known else " The service tells which when it starts."
-    raise ConfigError(f"There is no end-of-call handler {handler!r}.{hint}{names}")
+    known = f"Known: {', '.join(names)}." if names else "The service registers them when it starts."
+    raise ConfigError(f"There is no end-of-call handler {handler!r}.{hint} {known}")
 
 
 def _plan(planned: Preview, handler: str | None) -> str:
@@ -228,39 +219,32 @@ def _plan(planned: Preview, handler: str | None) -> str:
         "replays": runs.queued,
         "next attempts brought forward": runs.brought_forward,
     }
-    told = ", ".join(f"{number:,} {what}" for what, number in numbers.items() if number)
+    parts = ", ".join(f"{number:,} {kind}" for kind, number in numbers.items() if number)
     warning = " Handlers may have effects again." if runs.queued else ""
-    return f"Runs: {planned.changed:,} ({told}).{warning}"
+    return f"Runs: {planned.changed:,} ({parts}).{warning}"
 
 
-def _ask() -> None:
-    if not sys.stdin.isatty():
-        raise ConfigError("Nobody can be asked here. Add --yes to replay them.")
-    if not typer.confirm("Replay them?"):
-        fail("Nothing was replayed.")
-
-
-def _carry_out(database: Database, wanted: Selection, total: int) -> Replayed:
+def _carry_out(database: Database, selection: Selection, total: int) -> Replayed:
     done = Replayed()
     try:
-        with progress(total) as tell_done:
-            for batch in _batches(database, wanted):
+        with progress(total) as show_done:
+            for batch in _batches(database, selection):
                 done += batch
-                tell_done(done.total)
+                show_done(done.total)
     except KeyboardInterrupt:
         _record(database, done)
-        come_to = f"{done.total:,} of {total:,}" + (f": {done}" if done.total else "")
-        fail(f"Stopped after {come_to}.", status=INTERRUPTED)
+        result = f"{done.total:,} of {total:,}" + (f": {done}" if done.total else "")
+        fail(f"Stopped after {result}.", status=INTERRUPTED)
     return done
 
 
-def _batches(database: Database, wanted: Selection) -> Iterator[Replayed]:
-    """Replay batch by batch; a service that acknowledges meanwhile gets its turns."""
+def _batches(database: Database, selection: Selection) -> Iterator[Replayed]:
+    """Replay batch by batch; between them the service can write for as long as each took."""
     cursor = None
     while True:
         began = time.perf_counter()
         with database.writer.begin() as connection:
-            batch, cursor = replay_batch(connection, wanted, datetime.now(UTC), cursor)
+            batch, cursor = replay_batch(connection, selection, datetime.now(UTC), cursor)
         yield batch
         if cursor is None:
             return

@@ -1,4 +1,4 @@
-"""`send`: a sample webhook through the real door, so that all of it is tried."""
+"""`send` sends a sample webhook over HTTP, through everything that one from Millis passes."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import httpx2
 import typer
-from httpx2 import Response
 
 from ..environment.addresses import is_loopback
 from ..exceptions import ConfigError, PayloadError, PayloadTooLargeError
@@ -31,23 +30,12 @@ from ..protocol.samples import (
 from ..settings import Hook, Settings
 from ..webhooks import Marker, given_url, secret_for, secret_header
 from ..webhooks.bodies import decode
-from . import options
-from .options import read_secret
+from .options import Secret, read_pair, read_secret, require_known
 from .terminal import fail, note
 
 _TIMEOUT_S = 30.0
-#: A file that becomes longer when it is decompressed is not read for its session.
+#: The session of a larger file, when decompressed, is not looked for.
 _MAX_BODY_BYTES = 64 * 1024 * 1024
-_NOTHING = "Nothing answers at {}. Start the service: millis-hooks dev app.py"
-_REFUSED = (
-    "The service does not accept this secret. Pass the one it has with --secret, or set "
-    "MILLIS_HOOKS_SECRETS as it is set there."
-)
-_AS_TEST = (
-    "Marked as a test: it counts nowhere, and handlers see call.sandbox. With --as-real it goes as "
-    "a call of Millis'."
-)
-_AS_REAL = "Sent without a mark: it counts as a call of Millis'."
 
 app = typer.Typer(
     help="Send a sample webhook to a running service.",
@@ -56,30 +44,37 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Url = Annotated[
-    str, typer.Option(help="The service, or the whole address of the webhook.", show_default=True)
-]
+Url = Annotated[str, typer.Option(help="The service, or the whole address of the webhook.")]
 VintageName = Annotated[
-    str,
-    typer.Option(help="The format: v1a, v1b, v2, v2-extras, or hostile for whatever may come."),
+    str, typer.Option(help="The format: v1a, v1b, v2, v2-extras, or hostile for odd data.")
 ]
 SessionId = Annotated[str | None, typer.Option(help="The session; a new one by default.")]
 AgentId = Annotated[str | None, typer.Option(help="The agent; a sample one by default.")]
-FromPhone = Annotated[str | None, typer.Option("--from", help="Who calls; '' on the web.")]
-ToPhone = Annotated[str | None, typer.Option("--to", help="Who is called; '' on the web.")]
+FromPhone = Annotated[str | None, typer.Option("--from", help="The caller; '' for a web call.")]
+ToPhone = Annotated[str | None, typer.Option("--to", help="The number called; '' for a web call.")]
 Metadata = Annotated[
-    list[str] | None, typer.Option(help="key=value, as often as needed.", metavar="KEY=VALUE")
+    list[str] | None, typer.Option(help="May be given several times.", metavar="KEY=VALUE")
 ]
 AsReal = Annotated[
-    bool,
-    typer.Option("--as-real", help="Without the mark of a test: as a call of Millis', it counts."),
+    bool, typer.Option("--as-real", help="Without the mark of a test: it counts as a real call.")
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    """What is sent: a prefetch has a `query`, an end-of-call a `body`."""
+
+    hook: Hook
+    session_id: str | None
+    agent_id: str | None
+    query: str | None = None
+    body: bytes | None = None
 
 
 @app.command("prefetch")
 def send_prefetch(
     url: Url = "http://127.0.0.1:8000",
-    secret: options.Secret = None,
+    secret: Secret = None,
     vintage: VintageName = "v2",
     session_id: SessionId = None,
     agent_id: AgentId = None,
@@ -88,25 +83,24 @@ def send_prefetch(
     metadata: Metadata = None,
     as_real: AsReal = False,
 ) -> None:
-    """Ask as Millis does before a call begins, and show the answer."""
-    session_id = session_id or _new_session()
+    """Send a prefetch request, as before a call, and show the answer."""
+    session_id, agent_id = session_id or push_id(datetime.now(UTC)), agent_id or AGENT_ID
     query = prefetch_query(
         _vintage(vintage),
         session_id=session_id,
-        agent_id=agent_id or AGENT_ID,
+        agent_id=agent_id,
         from_phone=_phone("--from", from_phone, CUSTOMER_PHONE),
         to_phone=_phone("--to", to_phone, OWN_PHONE),
-        metadata=_read_metadata(metadata),
+        metadata=_metadata(metadata),
     )
     typer.echo(f"session {session_id}")
-    sample = _Sample("prefetch", session_id, agent_id or AGENT_ID, as_real, query=query)
-    _send(sample, url, secret)
+    _send(_Sample("prefetch", session_id, agent_id, query=query), url, secret, as_real=as_real)
 
 
 @app.command("end-of-call")
 def send_end_of_call(
     url: Url = "http://127.0.0.1:8000",
-    secret: options.Secret = None,
+    secret: Secret = None,
     vintage: VintageName = "v2",
     session_id: SessionId = None,
     agent_id: AgentId = None,
@@ -116,124 +110,46 @@ def send_end_of_call(
     call_status: Annotated[str, typer.Option(help="How the call ended.")] = "user-ended",
     file: Annotated[
         Path | None,
-        typer.Option(help="Send this file as it is, instead of a sample.", dir_okay=False),
+        typer.Option(help="Send this file unchanged instead of a sample.", dir_okay=False),
     ] = None,
     as_real: AsReal = False,
 ) -> None:
-    """Send what Millis sends when a call has ended, and show the answer."""
+    """Send an end-of-call, and show the answer."""
     if file is not None:
         body = _read_file(file)
-        _send(_Sample("end_of_call", _session_in(body), agent_id, as_real, body=body), url, secret)
+        sample = _Sample("end_of_call", _session_in(body), agent_id, body=body)
+        _send(sample, url, secret, as_real=as_real)
         return
-    session_id = session_id or _new_session()
+    session_id, agent_id = session_id or push_id(datetime.now(UTC)), agent_id or AGENT_ID
     body = end_of_call_body(
         _vintage(vintage),
         session_id=session_id,
-        agent_id=agent_id or AGENT_ID,
+        agent_id=agent_id,
         from_phone=_phone("--from", from_phone, CUSTOMER_PHONE),
         to_phone=_phone("--to", to_phone, OWN_PHONE),
-        metadata=_read_metadata(metadata),
+        metadata=_metadata(metadata),
         call_status=call_status,
     )
     typer.echo(f"session {session_id}")
-    sample = _Sample("end_of_call", session_id, agent_id or AGENT_ID, as_real, body=body)
-    _send(sample, url, secret)
-
-
-@dataclass(frozen=True, slots=True)
-class _Sample:
-    """What is sent; a prefetch has a `query`, an end-of-call a `body`."""
-
-    hook: Hook
-    session_id: str | None
-    agent_id: str | None
-    is_as_real: bool
-    query: str | None = None
-    body: bytes | None = None
-
-
-def _session_in(body: bytes) -> str | None:
-    """Return the session that a body is about, if it can be read; it may be compressed."""
-    try:
-        return identify(decode(body, "", max_bytes=_MAX_BODY_BYTES).body).session_id
-    except (PayloadError, PayloadTooLargeError):
-        return None
-
-
-def _headers(settings: Settings, sample: _Sample, url: str, secret: str | None) -> dict[str, str]:
-    """Return what it carries: the secret, and the mark of a test unless it goes as a real one."""
-    chosen = secret or secret_for(settings, sample.hook, sample.agent_id)
-    headers = secret_header(settings, chosen)
-    if not sample.is_as_real:
-        headers |= Marker(settings, "test")(sample.session_id, url, headers.items())
-    return headers | ({} if sample.body is None else {"content-type": "application/json"})
-
-
-def _send(sample: _Sample, url: str, secret: str | None) -> None:
-    """Send one webhook; end the command with an error unless it is accepted."""
-    settings = Settings.load()
-    address = given_url(settings, sample.hook, url)
-    headers, query, body = (
-        _headers(settings, sample, address, read_secret("--secret", secret)),
-        sample.query,
-        sample.body,
-    )
-    try:
-        # As bytes, because what is hostile must not be repaired on the way.
-        target = httpx2.URL(address, query=query.encode() if query is not None else None)
-        # A proxy for the outside cannot reach a service on this machine.
-        outside = not is_loopback(target.host)
-        with httpx2.Client(timeout=_TIMEOUT_S, trust_env=outside) as client:
-            started = time.perf_counter()
-            method = "GET" if body is None else "POST"
-            response = client.request(method, target, headers=headers, content=body)
-            latency_ms = (time.perf_counter() - started) * 1000
-    except httpx2.ConnectError as error:
-        fail(f"{_NOTHING.format(address)} ({error})")
-    except httpx2.TimeoutException:
-        fail(f"{address} gave no answer within {_TIMEOUT_S:g} s.")
-    except (httpx2.HTTPError, httpx2.InvalidURL, ValueError) as error:
-        fail(f"{address}: {error}")
-    _show(response, latency_ms)
-    note(_AS_REAL if sample.is_as_real else _AS_TEST)
-
-
-def _show(response: Response, latency_ms: float) -> None:
-    typer.echo(f"{response.request.method} {response.request.url.copy_with(query=None)}")
-    typer.echo(f"{response.status_code} {response.reason_phrase} in {latency_ms:.1f} ms")
-    typer.echo(printable(response.text))
-    if response.status_code == 401:
-        fail(_REFUSED)
-    if response.status_code != 200:
-        fail("The webhook was not accepted.")
+    _send(_Sample("end_of_call", session_id, agent_id, body=body), url, secret, as_real=as_real)
 
 
 def _vintage(name: str) -> Vintage:
-    for vintage in VINTAGES:
-        if vintage == name:
-            return vintage
-    raise ConfigError(f"There is no vintage {name!r}. Known: {', '.join(VINTAGES)}.")
+    require_known("vintage", name, VINTAGES)
+    return cast("Vintage", name)
 
 
-def _new_session() -> str:
-    return push_id(datetime.now(UTC))
-
-
-def _phone(option: str, given: str | None, default: str) -> str | None:
+def _phone(option: str, number: str | None, default: str) -> str | None:
+    if number is None:
+        return default
     try:
-        return default if given is None else as_sent(given) if given.strip() else None
+        return as_sent(number) if number.strip() else None
     except ValueError as error:
         raise ConfigError(f"{option}: {error}.") from error
 
 
-def _read_metadata(pairs: Sequence[str] | None) -> dict[str, str]:
-    metadata = {}
-    for pair in pairs or ():
-        key, equals, value = pair.partition("=")
-        if not (key and equals):
-            raise ConfigError(f"--metadata takes key=value, not {pair!r}.")
-        metadata[key] = value
-    return metadata
+def _metadata(pairs: Sequence[str] | None) -> dict[str, str]:
+    return dict(read_pair("--metadata", pair) for pair in pairs or ())
 
 
 def _read_file(file: Path) -> bytes:
@@ -241,3 +157,70 @@ def _read_file(file: Path) -> bytes:
         return file.read_bytes()
     except OSError as error:
         raise ConfigError(f"{file} cannot be read: {error.strerror}.") from error
+
+
+def _session_in(body: bytes) -> str | None:
+    """Return the session id of a body, which may be compressed; None if it cannot be read."""
+    try:
+        return identify(decode(body, "", max_bytes=_MAX_BODY_BYTES).body).session_id
+    except (PayloadError, PayloadTooLargeError):
+        return None
+
+
+def _send(sample: _Sample, url: str, secret: str | None, *, as_real: bool) -> None:
+    """Send a webhook and show the answer; ends the command with an error unless it is 200."""
+    settings = Settings.load()
+    address = given_url(settings, sample.hook, url)
+    headers = _headers(settings, sample, address, read_secret("--secret", secret), as_real=as_real)
+    try:
+        response, latency_ms = _request(sample, address, headers)
+    except httpx2.ConnectError as error:
+        start = "Start the service: millis-hooks dev app.py"
+        fail(f"Nothing answers at {address}. {start} ({error})")
+    except httpx2.TimeoutException:
+        fail(f"{address} gave no answer within {_TIMEOUT_S:g} s.")
+    except (httpx2.HTTPError, httpx2.InvalidURL, ValueError) as error:
+        fail(f"{address}: {error}")
+    typer.echo(f"{response.request.method} {response.request.url.copy_with(query=None)}")
+    typer.echo(f"{response.status_code} {response.reason_phrase} in {latency_ms:.1f} ms")
+    typer.echo(printable(response.text))
+    if response.status_code == 401:
+        fail(
+            "The service does not accept this secret. Pass its secret with --secret, or set "
+            "MILLIS_HOOKS_SECRETS as for the service."
+        )
+    if response.status_code != 200:
+        fail("The webhook was not accepted.")
+    if as_real:
+        note("Sent without a mark: it counts as a call of Millis'.")
+    else:
+        note(
+            "Marked as a test: it counts nowhere, and handlers see call.sandbox. With --as-real it "
+            "counts as a real call."
+        )
+
+
+def _headers(
+    settings: Settings, sample: _Sample, url: str, secret: str | None, *, as_real: bool
+) -> dict[str, str]:
+    """Return the headers: the secret, and unless it goes as a real call the mark of a test."""
+    secret = secret or secret_for(settings, sample.hook, sample.agent_id)
+    headers = secret_header(settings, secret)
+    if not as_real:
+        headers |= Marker(settings, "test")(sample.session_id, url, headers.items())
+    return headers | ({} if sample.body is None else {"content-type": "application/json"})
+
+
+def _request(
+    sample: _Sample, address: str, headers: dict[str, str]
+) -> tuple[httpx2.Response, float]:
+    """Send the sample; return the answer and how long it took, in milliseconds."""
+    # As bytes, because hostile text must not be repaired on the way.
+    query = sample.query.encode() if sample.query is not None else None
+    url = httpx2.URL(address, query=query)
+    # A proxy for the outside cannot reach a service on this machine.
+    with httpx2.Client(timeout=_TIMEOUT_S, trust_env=not is_loopback(url.host)) as client:
+        method = "GET" if sample.body is None else "POST"
+        began = time.perf_counter()
+        response = client.request(method, url, headers=headers, content=sample.body)
+        return response, (time.perf_counter() - began) * 1000

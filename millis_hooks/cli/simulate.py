@@ -72,7 +72,7 @@ def simulate(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     list_them: Annotated[bool, typer.Option("--list", help="List what is shipped.")] = False,
 ) -> None:
-    """Rehearse whole calls: prefetch, conversation, functions, end of call.
+    """Rehearse whole calls: prefetch, conversation, functions, end-of-call.
 
     The exit code is 1 if something a scenario expects did not come.
     """
@@ -117,9 +117,7 @@ def _list() -> None:
 @contextmanager
 def _in_process(target: str, *, keep: bool, anywhere: bool) -> Iterator[_Stands]:
     """Start the application in this process; its call log is thrown away, unless kept."""
-    hooks = load_target(target).hooks
-    if hooks is None:
-        raise ConfigError(f"{target} is no MillisHooks, and none is mounted in it.")
+    hooks = load_target(target).require_hooks()
     kept = {"database_url": hooks.settings.database_url} if keep else {}
     with HooksClient(hooks, wait_s=_WAIT_S, anywhere=anywhere, **kept) as client:
         yield _Stands(

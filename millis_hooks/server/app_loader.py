@@ -1,7 +1,6 @@
-"""Finds the application that a command names: `app.py`, `app.py:hooks` or `package.module:hooks`.
+"""Loads the application that a command names: `app.py`, `app.py:hooks` or `package.module:hooks`.
 
-Importing it runs the team's own code. What goes wrong there is told in the team's terms: their
-file, their line, and no frames of ours.
+Importing it runs the team's own code: an error names their file and line, without frames of ours.
 """
 
 from __future__ import annotations
@@ -42,6 +41,13 @@ class Target:
         """The path in front of `hooks`: empty unless it is mounted."""
         return self._mounted[0]
 
+    def require_hooks(self) -> MillisHooks:
+        """Return `hooks`; raises `ConfigError` if there is none."""
+        if self.hooks is None:
+            name = self.import_string
+            raise ConfigError(f"{name} is not a MillisHooks, and none is mounted in it.")
+        return self.hooks
+
     @property
     def _mounted(self) -> tuple[str, MillisHooks | None]:
         if isinstance(self.app, MillisHooks):
@@ -55,8 +61,8 @@ class Target:
 def load_target(text: str) -> Target:
     """Import what `text` names; its folder, or the working directory, goes first on `sys.path`.
 
-    Without an attribute it is the one `MillisHooks` of the module. Raises `ConfigError`, which says
-    what was not found, and what this package raises while the module is imported.
+    Without an attribute it is the only `MillisHooks` of the module. Raises `ConfigError` if
+    something is missing, and any error of this package that importing the module raises.
     """
     place, attribute = _split(text)
     is_file = place.endswith(".py") or "/" in place
@@ -109,8 +115,8 @@ def _import(name: str, place: str, directory: Path) -> ModuleType:
 
 
 def _explain(error: Exception, place: str, directory: Path) -> str:
-    """Say why an import ended, and where in the team's code."""
-    last = "".join(traceback.format_exception_only(error)).rstrip()
+    """Return why an import failed, and where in the team's code."""
+    error_lines = "".join(traceback.format_exception_only(error)).rstrip()
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
@@ -118,15 +124,15 @@ def _explain(error: Exception, place: str, directory: Path) -> str:
     ]
     where = f'\n  File "{frames[-1].filename}", line {frames[-1].lineno}' if frames else ""
     line = f"\n    {frames[-1].line}" if frames and frames[-1].line else ""
-    return f"{place} could not be imported:{where}{line}\n{last}"
+    return f"{place} could not be imported:{where}{line}\n{error_lines}"
 
 
 def _require_same_file(module: ModuleType, file: Path) -> None:
-    found = getattr(module, "__file__", None)
-    if found is None or Path(found).resolve() != file.resolve():
+    imported = getattr(module, "__file__", None)
+    if imported is None or Path(imported).resolve() != file.resolve():
         raise ConfigError(
             f"{file} cannot be imported, because another module is named {module.__name__!r}: "
-            f"{found or 'a part of Python'}. Rename the file."
+            f"{imported or 'a part of Python'}. Rename the file."
         )
 
 
@@ -155,5 +161,5 @@ def _attribute_of(module: ModuleType, attribute: str, place: str) -> Any:
         value = getattr(value, name)
     if not callable(value):
         kind = type(value).__name__
-        raise ConfigError(f"{place}:{attribute} is no application but of type {kind}.")
+        raise ConfigError(f"{place}:{attribute} is not an application but of type {kind}.")
     return value

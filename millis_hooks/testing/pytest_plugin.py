@@ -47,9 +47,7 @@ def millis_hooks_app(pytestconfig: pytest.Config) -> MillisHooks:
     place, colon, attribute = named.rpartition(":")
     file = pytestconfig.rootpath / (place or named)
     found = load_target(f"{file}{colon}{attribute if place else ''}" if file.is_file() else named)
-    if found.hooks is None:
-        pytest.fail(f"{named} is no MillisHooks, and none is mounted in it.", pytrace=False)
-    return found.hooks
+    return found.require_hooks()
 
 
 @pytest.fixture

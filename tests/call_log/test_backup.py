@@ -204,7 +204,7 @@ def test_a_vacuum_needs_room_for_two(
 
 def test_beside_a_service_a_vacuum_is_only_done_by_force(database: Database, run: Run) -> None:
     with FileLock(database.runner_lock):
-        assert "A service is at work on this log" in run("vacuum").stderr
+        assert "A service runs on this log" in run("vacuum").stderr
         assert run("vacuum", "--force").exit_code == 0
 
 

@@ -214,7 +214,7 @@ def test_a_copy_that_was_killed_goes_on(logs: Logs) -> None:
     assert subprocess.run(command).returncode == -signal.SIGKILL
     assert not is_copied(logs)
     result = logs.copy()
-    assert "Going on" in result.output
+    assert "Continuing" in result.output
     assert is_copied(logs)
 
 

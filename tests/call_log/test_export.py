@@ -212,7 +212,7 @@ def test_an_export_that_was_interrupted_leaves_no_file(
     run: Run, log: StoredCalls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log.add_call()
-    monkeypatch.setattr("millis_hooks.cli.transfer._read", interrupted)
+    monkeypatch.setattr("millis_hooks.cli.export._read", interrupted)
     stopped = run("export", "calls.csv")
     assert (stopped.exit_code, stopped.stderr) == (130, "Error: Stopped after 0 of 1.\n")
     assert list(tmp_path.glob("calls*")) == []
@@ -307,7 +307,7 @@ def test_calls_that_go_on_are_exported_too(run: Run, log: StoredCalls) -> None:
     [
         (("--outcome", "good"), "There is no outcome 'good'. Known: completed,"),
         (("--channel", "fax"), "There is no channel 'fax'. Known: phone, web, chat."),
-        (("--meta", "gold"), "--meta is KEY=VALUE, not 'gold'."),
+        (("--meta", "gold"), "--meta takes KEY=VALUE, not 'gold'."),
         (("--since", "monday"), "'monday' is not a date."),
     ],
 )

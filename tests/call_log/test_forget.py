@@ -246,8 +246,8 @@ def test_a_session_is_forgotten_by_its_id(database: Database, run: Run) -> None:
 def test_a_dry_run_lists_what_would_go(database: Database, run: Run) -> None:
     receive(database, *whole_call("-s1", NUMBER), *whole_call("-s2", OTHER, f"It is {DIGITS}."))
     result = run(NUMBER, "--dry-run")
-    assert "Kept about it: 1 call, 2 deliveries, 1 search row.\n  -s1\n" in result.stdout
-    assert "other sessions too, which stay:\n  -s2\n" in result.stderr
+    assert "Stored about it: 1 call, 2 deliveries, 1 search row.\n  -s1\n" in result.stdout
+    assert "Other sessions mention it, and stay:\n  -s2\n" in result.stderr
     assert len(rows(database, calls)) == 2
 
 
@@ -330,7 +330,7 @@ def test_forget_asks_before_it_deletes(database: Database, run: Run) -> None:
 
 def test_what_is_not_known_is_said(database: Database, run: Run) -> None:
     assert "There is no session -s9" in run("-s9").stderr
-    assert "Kept about it: nothing." in run(NUMBER, "--yes").stdout
+    assert "Stored about it: nothing." in run(NUMBER, "--yes").stdout
     assert "have a country code" in run("(030) 90 18 20", "--yes").stderr
 
 

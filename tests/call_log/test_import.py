@@ -205,7 +205,7 @@ def test_entries_of_millis_call_logs_become_calls(
 
 def test_an_entry_of_a_call_that_is_not_over_is_left_out(run: Run, log: Database) -> None:
     told = run("import", "-", typed=json.dumps(entry(call_status="in-progress"))).stdout
-    assert told.endswith("Calls that are not over, left out: 1.\n")
+    assert told.endswith("Calls in progress, left out: 1.\n")
     assert rows(log, deliveries) == []
 
 

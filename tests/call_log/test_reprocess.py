@@ -458,7 +458,7 @@ def test_the_command_goes_on_where_it_was_stopped(
     assert stopped.exit_code == 130
     assert "Stopped. Deliveries read: 5; calls changed: 0." in stopped.output
     gone_on = run(log)
-    assert "Going on where the last one was stopped." in gone_on.output
+    assert "Continuing where the last one was interrupted." in gone_on.output
     assert "Deliveries read: 2; calls changed: 0." in gone_on.output
 
 

@@ -430,7 +430,7 @@ def test_somebody_at_a_terminal_is_asked(
     kept: list[str],
 ) -> None:
     terminal = SimpleNamespace(stdin=SimpleNamespace(isatty=lambda: True))
-    monkeypatch.setattr("millis_hooks.cli.forget.sys", terminal)
+    monkeypatch.setattr("millis_hooks.cli.terminal.sys", terminal)
     add_whole_call(log, "-old", datetime.now(UTC) - timedelta(days=91))
     assert "Remove them? [y/N]" in run(input=answer).stdout
     assert sessions(log) == kept
@@ -463,7 +463,7 @@ def test_the_command_leaves_room_for_a_service_at_work(
     log: StoredCalls, run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rests: list[float] = []
-    monkeypatch.setattr("millis_hooks.cli.forget.time.sleep", rests.append)
+    monkeypatch.setattr("millis_hooks.cli.common.time.sleep", rests.append)
     add_whole_call(log, "-old", datetime.now(UTC) - timedelta(days=91))
     with FileLock(log.database.runner_lock):
         run("--yes")

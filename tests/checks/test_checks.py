@@ -341,7 +341,7 @@ def test_what_waits_is_counted(log: StoredCalls) -> None:
         found = by_name(check_work(connection, NOW))
     assert {result.state for result in found.values()} == {"warn"}
     assert found["inbox"].found.startswith("1 deliveries wait to be read, the oldest since 2026")
-    assert found["parked runs"].found == "1 wait for a person"
+    assert found["failed runs"].found == "1 wait for a person"
     assert found["pending runs"].found.startswith("1, the oldest since 2026-11-21 13:20")
     assert found["unknown handlers"].found.endswith("no longer has: gone (1)")
 

@@ -16,7 +16,10 @@ from support.databases import url_in
 from support.storage import opened
 
 SCRIPT = str(Path(sys.executable).with_name("millis-hooks"))
-HEAVY = ("sqlalchemy", "pydantic", "uvicorn", "jinja2", "alembic", "httpx2", "prometheus_client")
+HEAVY = (
+    *("sqlalchemy", "pydantic", "starlette", "uvicorn", "jinja2"),
+    *("alembic", "httpx2", "prometheus_client", "rich"),
+)
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -107,9 +107,9 @@ def test_runs_are_listed_newest_first_below_their_numbers(run: Run, log: StoredC
     log.add_attempt(parked, 1, error_type="OldError", error_message="at first")
     log.add_attempt(parked, 2, error_type="CardError", error_message="declined")
     counted, heads, *lines = run("runs").stdout.splitlines()
-    assert counted == "1 parked, 1 succeeded"
+    assert counted == "1 failed, 1 succeeded"
     assert heads.split()[:5] == ["Run", "Handler", "Session", "State", "Attempts"]
-    assert lines[0].split()[:7] == ["2", "charge_card", SESSION, "parked", "5", "of", "5"]
+    assert lines[0].split()[:7] == ["2", "charge_card", SESSION, "failed", "5", "of", "5"]
     assert "5 of 5 attempts failed; CardError: declined" in lines[0]
     assert lines[1].split()[:7] == ["1", CRM, SESSION, "succeeded", "2", "of", "5"]
 
@@ -153,8 +153,8 @@ def test_runs_can_be_narrowed_down(run: Run, log: StoredCalls) -> None:
         )
     ]
     assert listed == [[3, 2], [3, 1], [2, 1], [3], []]
-    assert run("runs", "--handler", CRM, "--status", "parked").stdout.startswith(
-        "1 parked, 1 succeeded\n"
+    assert run("runs", "--handler", CRM, "--status", "failed").stdout.startswith(
+        "1 failed, 1 succeeded\n"
     )
 
 
@@ -188,13 +188,13 @@ def test_show_tells_how_each_run_stands(run: Run, log: StoredCalls) -> None:
     log.add_run(call, CRM, "parked", is_latest=False, spent=5, reason="5 of 5 attempts failed")
     log.add_run(call, CRM, "failed", is_replay=True, spent=1, due_at=datetime.now(UTC))
     lines = [line for line in run("show", SESSION).stdout.splitlines() if CRM in line]
-    assert re.match(rf"{CRM} \(replay\) +failed +1 of 5 +next ", lines[0])
-    assert re.match(rf"{CRM} +parked, replaced +5 of 5 ", lines[1])
+    assert re.match(rf"{CRM} \(replay\) +retrying +1 of 5 +next ", lines[0])
+    assert re.match(rf"{CRM} +failed, replaced +5 of 5 ", lines[1])
 
 
 @pytest.mark.parametrize(
     ("state", "told"),
-    [("parked", "1 of 2 parked"), ("failed", "1 of 2 retrying"), ("pending", "1 waiting")],
+    [("parked", "1 of 2 failed"), ("failed", "1 of 2 retrying"), ("pending", "1 waiting")],
 )
 def test_calls_tell_what_a_person_may_want_to_know(
     run: Run, log: StoredCalls, state: str, told: str
@@ -246,11 +246,11 @@ def test_what_is_not_there_cannot_be_replayed(
 @pytest.mark.parametrize(
     ("args", "told"),
     [
-        ([], "in one way"),
-        ([SESSION, "--run", "1"], "in one way"),
-        ([SESSION, "--status", "parked"], "in one way"),
-        (["--run", "1", "--handler", CRM], "in one way"),
-        (["--yes"], "in one way"),
+        ([], "Choose what to replay"),
+        ([SESSION, "--run", "1"], "Choose what to replay"),
+        ([SESSION, "--status", "parked"], "Choose what to replay"),
+        (["--run", "1", "--handler", CRM], "Choose what to replay"),
+        (["--yes"], "Choose what to replay"),
         (["--until", "2026-11-01"], "Name a handler"),
         (["--status", "never"], "Which handler"),
         (["--since", "yesterday"], "'yesterday' is not a date"),

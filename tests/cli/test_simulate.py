@@ -158,7 +158,7 @@ def test_many_calls_at_once_are_summed_up(run: Run) -> None:
         ([], "Name a scenario"),
         (["inbuond"], "Did you mean 'inbound'?"),
         (["web", "--target", "gone.py"], "There is no file gone.py"),
-        (["web", "--target", "support.sites:free_port"], "is no MillisHooks"),
+        (["web", "--target", "support.sites:free_port"], "is not a MillisHooks"),
         (["web", "--url", "localhost"], "begins with https://"),
         (["web", "--url", "https://hooks.example.com"], "is not on this machine"),
     ],

@@ -139,7 +139,7 @@ def test_runs_that_wait_for_calls_that_hang_are_parked_and_told_of(
         age_runs(runs)
         clock.now = LEAST_WAITED_S
         eventually(lambda: "-waits" in [session_id for session_id, _ in told])
-        assert "work are taken by calls that do not return" in dict(told)["-waits"]
+        assert "calls that do not return take all slots of work" in dict(told)["-waits"]
         release.set()
         eventually(lambda: not runs.runner.status.hung)
         runs.receive("-later", handlers=("work",))

@@ -49,7 +49,8 @@ MAX_PAGES = 1_000
 _LISTS = ("histories", "items")
 #: Characters between the digits of a phone number.
 _SEPARATOR = re.compile(r"[\s().\-/]")
-_E164 = re.compile(r"\+[1-9][0-9]{5,14}")
+#: A number as Millis takes it.
+E164 = re.compile(r"\+[1-9][0-9]{5,14}")
 _REPEATED = "Millis' call logs do not end: a page has only calls of earlier pages."
 _ENDLESS = (
     f"Millis' call logs have more than {MAX_PAGES:,} pages. The calls until here are kept; start "
@@ -343,6 +344,6 @@ def _segment(session_id: str) -> str:
 def _e164(name: str, phone: str | None) -> str:
     """Return a number as Millis takes it: a plus and digits."""
     plain = _SEPARATOR.sub("", phone or "")
-    if not _E164.fullmatch(plain):
+    if not E164.fullmatch(plain):
         raise MillisRefusedError(f"{name} is not a number with country code, such as +14155550134.")
     return plain

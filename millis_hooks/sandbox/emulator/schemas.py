@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from ...exceptions import MillisHooksError, PayloadError
+from ...millis_api.client import E164
 from ...protocol.reading import Json, read_json
 from .agent_schema import AgentConfig, PartialAgentConfig, PartialConfig
 
@@ -136,8 +137,8 @@ class Registration(_ApiAgentChoice, _Call):
     to_phone: str | None = None
 
 
-#: Source: `from_phone` and `to_phone`, E.164 without spaces or dashes.
-Phone = Annotated[str, StringConstraints(pattern=r"^\+[1-9][0-9]{5,14}$")]
+#: Without spaces or dashes.
+Phone = Annotated[str, StringConstraints(pattern=f"^{E164.pattern}$")]
 
 
 class OutboundCall(_ApiAgentChoice, _Call):

@@ -234,7 +234,7 @@ def _matches(pattern: re.Pattern[str], text: str) -> Iterator[re.Match[str]]:
 
 
 def _has_any(words: Iterable[str], text: str) -> bool:
-    # Three times as fast as any(), and most of the time of masking.
+    # 1.7 times as fast as any() for 44 words; every text that is masked comes here.
     for word in words:  # noqa: SIM110
         if word in text:
             return True

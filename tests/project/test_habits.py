@@ -56,7 +56,7 @@ def test_what_is_asked_for_is_where_the_page_says(question: str, file: str, name
     assert name in names_in(ROOT / file), question
 
 
-@pytest.mark.parametrize("way", ["A prefetch", "An end of call"])
+@pytest.mark.parametrize("way", ["A prefetch", "An end-of-call"])
 def test_the_files_on_the_way_exist(way: str) -> None:
     files = [file for _, file, _ in rows(ARCHITECTURE, way)]
     assert files

@@ -1,4 +1,4 @@
-"""Ends of calls per second, each synced to disk before its 200, at 64 connections.
+"""Ends-of-call per second, each synced to disk before its 200, at 64 connections.
 
 Against `handwritten`, what a team writes first, and `append_only`, the least that can be done.
 """
@@ -39,7 +39,7 @@ def main() -> None:
             for name, target in CONTENDERS.items():
                 loads[name, size].append(_measure(name, target, size, chosen.seconds))
     rows = [row for size in AT_LEAST for row in _rows(loads, size, chosen.seconds)]
-    title = f"End of call: acknowledgements/s, {chosen.rounds} rounds of {chosen.seconds} s"
+    title = f"End-of-call: acknowledgements/s, {chosen.rounds} rounds of {chosen.seconds} s"
     print_report(f"{title}; this disk syncs in {sync_ms():.2f} ms", rows, bystanders)
 
 

@@ -36,7 +36,7 @@ def main() -> None:
     for _ in range(chosen.rounds):
         for name, target in (("ours", OURS), ("pool", POOLED)):
             with _served(target, chosen.url, on_postgres=True) as server:
-                loads[f"end of call, {name}"].append(_ends(server, name, chosen.seconds))
+                loads[f"end-of-call, {name}"].append(_ends(server, name, chosen.seconds))
         for name, on_postgres in (("PostgreSQL", True), ("SQLite", False)):
             with _served(OURS, chosen.url, on_postgres=on_postgres) as server:
                 loads[f"prefetch, {name}"].append(_prefetches(server, name, chosen.seconds))
@@ -79,7 +79,7 @@ def _ends(server: Server, name: str, seconds: int) -> Load:
     url, body = server.url + END_OF_CALL, end_of_call_body(BODY_BYTES)
     load(url, connections=CONNECTIONS, seconds=1, body=body)  # warms up
     done = load(url, connections=CONNECTIONS, seconds=seconds, body=body)
-    progress(f"end of call, {name}: {done.requests_per_s:.0f}/s, p99 {done.p99_ms:.1f} ms")
+    progress(f"end-of-call, {name}: {done.requests_per_s:.0f}/s, p99 {done.p99_ms:.1f} ms")
     return done
 
 
@@ -92,7 +92,7 @@ def _prefetches(server: Server, name: str, seconds: int) -> Load:
 
 def _rows(loads: Loads) -> list[Row]:
     return [
-        _rate("2 kB acknowledged, pool", loads, "end of call, ours", "end of call, pool"),
+        _rate("2 kB acknowledged, pool", loads, "end-of-call, ours", "end-of-call, pool"),
         _p99(loads),
         _rate("prefetch, SQLite", loads, "prefetch, PostgreSQL", "prefetch, SQLite"),
         Row("requests that failed, anybody's", _failed(loads), "", at_most=0),
@@ -112,7 +112,7 @@ def _rate(title: str, loads: Loads, ours: str, other: str) -> Row:
 
 def _p99(loads: Loads) -> Row:
     ours, pool = (
-        [seen(each.p99_ms, each) for each in loads[f"end of call, {name}"]]
+        [seen(each.p99_ms, each) for each in loads[f"end-of-call, {name}"]]
         for name in ("ours", "pool")
     )
     return Row(

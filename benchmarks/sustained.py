@@ -1,4 +1,4 @@
-"""A minute of ends of calls at 64 connections, with parsing, search and handlers going on behind.
+"""A minute of ends-of-call at 64 connections, with parsing, search and handlers going on behind.
 
 Afterwards every acknowledged call has to be found parsed and its handler run: the backlog drains,
 and nothing is missing.
@@ -43,7 +43,7 @@ def main() -> None:
         with started(HANDWRITTEN) as contest:
             handwritten.append(_rate(_load(contest, chosen.seconds)))
         progress(f"handwritten: {handwritten[-1]:.0f}/s")
-    title = f"Sustained end of call: 2 kB, {chosen.rounds} rounds of {chosen.seconds} s"
+    title = f"Sustained end-of-call: 2 kB, {chosen.rounds} rounds of {chosen.seconds} s"
     print_report(
         f"{title}; this disk syncs in {sync_ms():.2f} ms",
         _rows(ours, handwritten, chosen.seconds),

@@ -118,7 +118,7 @@ class Settings(BaseModel):
         8_000, gt=0, description="Characters of extra_prompt that are sent; more is cut off."
     )
 
-    # End of call
+    # End-of-call
     max_body_bytes: int = Field(
         10 * 1024 * 1024, gt=0, description="Bytes a body may have, also once decompressed."
     )
@@ -143,7 +143,7 @@ class Settings(BaseModel):
     )
     take_calls_when_damaged: bool = Field(
         True,
-        description="Acknowledge ends of calls after the call log was found damaged, because much "
+        description="Acknowledge ends-of-call after the call log was found damaged, because much "
         "of it can be recovered. 0 answers 503 instead.",
     )
     run_handlers: bool = Field(

@@ -31,7 +31,7 @@ def _nobody(_call: EndOfCall) -> Iterable[str]:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """An end of a call, read. What was imported no handler is called for."""
+    """An end-of-call, read. What was imported no handler is called for."""
 
     delivery_id: int
     received_at: datetime

@@ -189,7 +189,7 @@ def _require_repetitions(connection: Connection, digests: Sequence[Digest]) -> N
         d.id.not_in([digest.delivery_id for digest in digests]),
     )
     if read - {(row.session_id, row.content_hash) for row in connection.execute(same)}:
-        raise StorageError("another process was quicker to process the end of a call")
+        raise StorageError("another process was quicker to process the end-of-call")
 
 
 def _mark_repeated(connection: Connection, digests: Sequence[Digest]) -> None:
@@ -245,7 +245,7 @@ def _upsert(connection: Connection, rows: Sequence[Columns], *, kind: str) -> di
     statement = _upsert_statement(connection.dialect.name, tuple(rows[0]), kind)
     ids = {session_id: id_ for id_, session_id in connection.execute(statement, rows)}
     if len(ids) < len(rows):
-        raise StorageError("another process was quicker to process the end of a call")
+        raise StorageError("another process was quicker to process the end-of-call")
     return ids
 
 

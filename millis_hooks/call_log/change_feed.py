@@ -19,7 +19,7 @@ from sqlalchemy import Connection
 from ..exceptions import StorageError
 from .writer import Writer
 
-#: A prefetch or an end of a call was processed, an end could not be read, a handler began or ended,
+#: A prefetch or an end-of-call was processed, an end could not be read, a handler began or ended,
 #: a request was refused; `refresh` is anything, and anywhere.
 Kind = Literal["started", "ended", "unparsed", "runs", "rejected", "refresh"]
 

@@ -88,7 +88,7 @@ deliveries = Table(
     Column("session_id", Key),  # None when the message names none or could not be read
     Column("received_at", UtcDateTime, nullable=False),
     # prefetch: fresh | default | last_good | late | failed;
-    # end of call: stored | unparsed;  either, before schema 0004: rejected
+    # end-of-call: stored | unparsed;  either, before schema 0004: rejected
     Column("outcome", Text, nullable=False),
     Column("reason", Text),  # why it is not the best outcome, in words
     Column("status_code", Integer, nullable=False),

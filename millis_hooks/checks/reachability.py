@@ -256,7 +256,7 @@ def _closed(client: Client, addresses: Addresses) -> Iterator[CheckResult]:
     webhook would store a call."""
     for name, method, url in (
         ("prefetch", "GET", addresses.prefetch),
-        ("end of call", "POST", addresses.end_of_call),
+        ("end-of-call", "POST", addresses.end_of_call),
     ):
         answer = _get(client, url, method)
         result = answer if isinstance(answer, CheckResult) else _webhook(name, url, answer)

@@ -116,7 +116,7 @@ class Reconciliation:
         return until - OVERLAP if until else max(now - FIRST_LOOK, first or now)
 
     async def look(self, since: datetime) -> Reconciled:
-        """Fetch the missing ends of calls that began at `since` or later."""
+        """Fetch the missing ends-of-call that began at `since` or later."""
         began = self._now()
         async with self._api as api:
             async for page in api.pages(since=since):
@@ -157,7 +157,7 @@ class Reconciliation:
             return call
 
     async def _take_session(self, session_id: str, now: datetime) -> None:
-        """Fetch the end of a call that was not listed."""
+        """Fetch the end-of-call that was not listed."""
         try:
             call = await self._api.call_log(session_id)
         except MillisNotFoundError:

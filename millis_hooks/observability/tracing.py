@@ -3,7 +3,7 @@
 Only imported where tracing is switched on, and with the extra `otel`. What a span says is masked
 like a log: ids, outcomes and names of handlers, and what was raised as `failures` tells it.
 
-The end of a call comes minutes after its prefetch, and its handlers maybe days after that. So the
+The end-of-call comes minutes after its prefetch, and its handlers maybe days after that. So the
 context of a delivery, as W3C writes it (https://www.w3.org/TR/trace-context/), stays in its row:
 an attempt reads it there. Ends find the prefetch's in memory, because they are not kept waiting.
 

@@ -2,7 +2,7 @@
 
 Every vintage of the format is accepted: each field may be missing or null, unknown fields are kept,
 and a field that cannot be read becomes its default and a `Problem`. Only bytes that are no Millis
-payload at all raise. Several ends of one call are merged: an end of a call that is over takes
+payload at all raise. Several ends of one call are merged: an end-of-call that is over takes
 precedence over one of a call in progress, a later end over an earlier one, and a value over none.
 Source: docs.millis.ai, core-concepts/webhooks, and the payloads that public receivers handle.
 """
@@ -614,7 +614,7 @@ def rank_of(call: EndOfCall) -> int:
 
 
 def merged(lower: EndOfCall, higher: EndOfCall) -> EndOfCall:
-    """Return what two ends of a call come to; where both say something, `higher` counts."""
+    """Return what two ends-of-call come to; where both say something, `higher` counts."""
     raw = dict(lower.raw)
     for name, value in _said(higher):
         before = _value(lower, name)

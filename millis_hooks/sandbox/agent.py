@@ -24,7 +24,7 @@ from .texts import tools_of
 #: How fast people talk, in characters a second.
 CHARS_PER_S = 15.0
 
-#: Where an agent has what it says at the end of a call, by its status. Source: the OpenAPI file.
+#: Where an agent has what it says when a call ends, by its status. Source: the OpenAPI file.
 _LAST_WORDS: Mapping[str, str] = {
     CallStatus.TIMEOUT: "session_timeout.message",
     CallStatus.VOICEMAIL_MESSAGE: "flow.voicemail.message",

@@ -122,7 +122,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def answers(client: TestClient) -> tuple[int, int, int, int]:
-    """What an end of call, a prefetch, /healthz and /readyz answer."""
+    """What an end-of-call, a prefetch, /healthz and /readyz answer."""
     paths = (PREFETCH, "/healthz", "/readyz")
     acknowledged = client.post(END_OF_CALL, content=BODY)
     assert (acknowledged.status_code == 503) == ("retry-after" in acknowledged.headers)

@@ -441,7 +441,7 @@ def test_a_service_that_is_reached_and_closed_is_in_order() -> None:
         ({"readyz": httpx2.ConnectError("gone")}, "reach", "Start the service"),
         ({"prefetch": httpx2.Response(200)}, "prefetch", "Set MILLIS_HOOKS_SECRETS"),
         ({"prefetch": httpx2.Response(404)}, "prefetch", "Check MILLIS_HOOKS_PREFIX"),
-        ({"end_of_call": httpx2.Response(200)}, "end of call", "Set MILLIS_HOOKS_SECRETS"),
+        ({"end_of_call": httpx2.Response(200)}, "end-of-call", "Set MILLIS_HOOKS_SECRETS"),
         ({"end_of_call": httpx2.ReadTimeout("late")}, "reach", "Check the port"),
     ],
 )
@@ -531,7 +531,7 @@ def test_the_command_looks_at_a_running_service(run: Run, tmp_path: Path) -> Non
         result = run("--url", server.address, "--json")
     report = json.loads(result.stdout)
     assert (result.exit_code, report["bad"]) == (0, 0)
-    assert {"reach", "readiness", "prefetch", "end of call", "runner"} <= {
+    assert {"reach", "readiness", "prefetch", "end-of-call", "runner"} <= {
         check["name"] for check in report["checks"]
     }
 

@@ -89,8 +89,8 @@ def test_a_call_is_one_trace(make_traced: Callable[[], Any], spans: Spans) -> No
     assert len({context_of(span).trace_id for span in told.values()}) == 1
     assert parent_of(told["prefetch"]) is None
     assert parent_of(told["handler greet"]) == id_of(told["prefetch"])
-    assert parent_of(told["end of call"]) == id_of(told["prefetch"])
-    assert parent_of(told["run book"]) == id_of(told["end of call"])
+    assert parent_of(told["end-of-call"]) == id_of(told["prefetch"])
+    assert parent_of(told["run book"]) == id_of(told["end-of-call"])
 
 
 def test_a_restart_between_beginning_end_and_handlers_does_not_cut_it(
@@ -103,8 +103,8 @@ def test_a_restart_between_beginning_end_and_handlers_does_not_cut_it(
         client.post(END_OF_CALL, content=END)
         eventually(lambda: "run book" in spans())
     told = spans()
-    assert parent_of(told["end of call"]) == id_of(told["prefetch"])
-    assert parent_of(told["run book"]) == id_of(told["end of call"])
+    assert parent_of(told["end-of-call"]) == id_of(told["prefetch"])
+    assert parent_of(told["run book"]) == id_of(told["end-of-call"])
 
 
 @pytest.mark.both_databases
@@ -135,8 +135,8 @@ def test_the_trace_of_a_sender_is_gone_on_with(
         client.post(END_OF_CALL, content=END, headers={"traceparent": SENT})
     told = spans()
     assert parent_of(told["prefetch"]) == 0xB7AD6B7169203331
-    assert parent_of(told["end of call"]) == id_of(told["prefetch"])
-    assert [link.context.span_id for link in told["end of call"].links] == [0xB7AD6B7169203331]
+    assert parent_of(told["end-of-call"]) == id_of(told["prefetch"])
+    assert [link.context.span_id for link in told["end-of-call"].links] == [0xB7AD6B7169203331]
 
 
 @pytest.mark.parametrize("hostile", ["", "00-", "x" * 10_000, "00-" + "0" * 32 + "-1-01"])

@@ -87,7 +87,7 @@ def test_every_policy_of_the_sandbox_answers_a_question_of_the_protocol() -> Non
 
 
 def test_every_field_of_an_end_of_call_is_in_the_protocol() -> None:
-    told = {name for name, *_ in rows(PROTOCOL, "End of call")}
+    told = {name for name, *_ in rows(PROTOCOL, "End-of-call")}
     assert EndOfCall.model_fields.keys() == told
 
 

@@ -124,7 +124,7 @@ class Server:
             return response
 
     def deliver(self, session_id: str) -> None:
-        """Deliver one end of a call, and see it acknowledged."""
+        """Deliver one end-of-call, and see it acknowledged."""
         with closing(self._connect()) as connection:
             self._post(end_of_call_body(session_id=session_id), connection)
 

@@ -1,4 +1,4 @@
-"""End of call through its door: what is acknowledged is on disk, byte for byte."""
+"""End-of-call through its door: what is acknowledged is on disk, byte for byte."""
 
 from __future__ import annotations
 
@@ -302,7 +302,7 @@ def _messages(messages: list[dict[str, Any]]) -> Callable[[], Awaitable[dict[str
 async def _deliver(
     hooks: MillisHooks, messages: list[dict[str, Any]], headers: Sequence[tuple[bytes, bytes]] = ()
 ) -> list[int]:
-    """Send an end of call message by message, and no more than those; return the statuses."""
+    """Send an end-of-call message by message, and no more than those; return the statuses."""
     async with hooks.running():
         return await _deliver_to(hooks, _messages(messages), headers)
 

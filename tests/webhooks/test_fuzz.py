@@ -82,7 +82,7 @@ class Receiver:
         return answer[0]["status"], answer[1]["body"]
 
     def kept(self) -> tuple[bytes, str]:
-        """The end of call that was stored last, and what it was taken for."""
+        """The end-of-call that was stored last, and what it was taken for."""
         [(body, outcome)] = self.read(KEPT)
         return body, outcome
 

@@ -166,19 +166,19 @@ def test_nor_by_a_service_that_comes_first(log: Database) -> None:
 
 
 def test_an_import_that_was_killed_goes_on(log: Database, tmp_path: Path) -> None:
-    batch = [ended(f"-{n}", at=NOW + timedelta(seconds=n)) for n in range(800)]
+    batch = [ended(f"-{n}", at=NOW + timedelta(seconds=n)) for n in range(500)]
     file = exported(tmp_path, batch)
     command = [SCRIPT, "import", str(file)]
     env = {"MILLIS_HOOKS_DATABASE_URL": str(log.url)}
     with subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL) as process:
         eventually(lambda: rows(log, deliveries))
         process.kill()
-    assert 0 < len(rows(log, deliveries)) < 800
+    assert 0 < len(rows(log, deliveries)) < 500
     assert subprocess.run(command, env=env, capture_output=True).returncode == 0
     with writing(log) as writer:  # what was stored and not processed is for the service to do
         while Processor(log, writer, runs_for=lambda call: ()).process_chunk():
             pass
-    assert len(rows(log, deliveries)) == len(rows(log, calls)) == 800
+    assert len(rows(log, deliveries)) == len(rows(log, calls)) == 500
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,7 @@ def test_csv_has_a_row_for_each_call_the_first_received_first(run: Run, log: Sto
     assert later["duration_s"] == ""
 
 
+@pytest.mark.sqlite_only
 def test_csv_is_as_rfc_4180_has_it(run: Run, log: StoredCalls) -> None:
     log.add_call(snippet='a "b", ü')
     heads, row = run("export").stdout_bytes.removesuffix(b"\r\n").split(b"\r\n")
@@ -86,6 +87,7 @@ def test_csv_is_as_rfc_4180_has_it(run: Run, log: StoredCalls) -> None:
     assert ',"a ""b"", ü",'.encode() in row
 
 
+@pytest.mark.sqlite_only
 def test_csv_has_a_byte_order_mark_if_it_is_asked_for(run: Run, log: StoredCalls) -> None:
     log.add_call("-a")
     assert not run("export").stdout.startswith("\ufeff")
@@ -93,6 +95,7 @@ def test_csv_has_a_byte_order_mark_if_it_is_asked_for(run: Run, log: StoredCalls
     assert "--bom is for --format csv" in run("export", "--bom", "--format", "jsonl").stderr
 
 
+@pytest.mark.sqlite_only
 @pytest.mark.parametrize(
     "text",
     [
@@ -115,6 +118,7 @@ def test_what_a_spreadsheet_may_take_for_a_formula_is_guarded(text: str) -> None
     assert guarded(text) == f"'{text}"
 
 
+@pytest.mark.sqlite_only
 @pytest.mark.parametrize(
     "text", [PHONE, "+1415•••••34", SESSION, "-Ox_1-x", "-A1-Bx", "", "Hi", "a=b"]
 )
@@ -122,6 +126,7 @@ def test_numbers_ids_and_plain_words_stay_as_they_are(text: str) -> None:
     assert guarded(text) == text
 
 
+@pytest.mark.sqlite_only
 @given(st.text(alphabet="'=+-@\t\r\n 1aÄ(|\u200b＝"))
 def test_a_program_that_takes_a_leading_apostrophe_away_has_the_text(text: str) -> None:
     assert guarded(text).removeprefix("'") == text
@@ -166,6 +171,7 @@ def test_secrets_are_hidden_unless_somebody_asks_for_everything(run: Run, log: S
     assert run("export", "--format", "jsonl", "--raw").stdout.count("hush") == 4
 
 
+@pytest.mark.sqlite_only
 @pytest.mark.parametrize("form", ["csv", "jsonl"])
 def test_numbers_and_words_are_hidden_as_the_settings_say(
     run: Run, log: StoredCalls, monkeypatch: pytest.MonkeyPatch, form: str
@@ -181,6 +187,7 @@ def test_numbers_and_words_are_hidden_as_the_settings_say(
     assert "+1415•••••34" in told
 
 
+@pytest.mark.sqlite_only
 def test_everything_is_for_jsonl_alone(run: Run, log: StoredCalls) -> None:
     refused = run("export", "--raw")
     assert refused.exit_code == 2
@@ -192,6 +199,7 @@ def interrupted(*_: object) -> Iterator[Any]:
     yield
 
 
+@pytest.mark.sqlite_only
 def test_a_file_is_for_its_owner_and_is_not_replaced_by_mistake(
     run: Run, log: StoredCalls, tmp_path: Path
 ) -> None:
@@ -208,6 +216,7 @@ def test_a_file_is_for_its_owner_and_is_not_replaced_by_mistake(
     assert len(lines(file.read_text())) == 2
 
 
+@pytest.mark.sqlite_only
 def test_an_export_that_was_interrupted_leaves_no_file(
     run: Run, log: StoredCalls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -218,14 +227,17 @@ def test_an_export_that_was_interrupted_leaves_no_file(
     assert list(tmp_path.glob("calls*")) == []
 
 
+@pytest.mark.sqlite_only
 def test_an_export_replaces_only_files(run: Run, log: StoredCalls, tmp_path: Path) -> None:
     assert f"{tmp_path} is not a file" in run("export", str(tmp_path), "--force").stderr
 
 
+@pytest.mark.sqlite_only
 def test_a_file_that_cannot_be_made_is_told(run: Run, log: StoredCalls) -> None:
     assert "cannot be written: No such file" in run("export", "nowhere/calls.csv").stderr
 
 
+@pytest.mark.sqlite_only
 def test_a_file_that_came_meanwhile_is_kept(tmp_path: Path) -> None:
     file = tmp_path / "calls.csv"
     with pytest.raises(BaseException, match="1"), new_file(file, force=False):
@@ -244,6 +256,7 @@ def test_what_comes_later_is_not_in_it_and_what_goes_is_left_out(log: StoredCall
     assert told == ["-0", "-2"]
 
 
+@pytest.mark.sqlite_only
 def test_an_unknown_format_is_refused(run: Run, log: StoredCalls) -> None:
     assert "Known: csv, jsonl." in run("export", "--format", "xls").stderr
 
@@ -302,6 +315,7 @@ def test_calls_that_go_on_are_exported_too(run: Run, log: StoredCalls) -> None:
     assert len(table(run("export").stdout_bytes)) == 1
 
 
+@pytest.mark.sqlite_only
 @pytest.mark.parametrize(
     ("options", "told"),
     [

@@ -417,6 +417,7 @@ def run(log: Log, *arguments: str) -> Result:
     return CliRunner().invoke(app, ["reparse", *arguments], env=environment)
 
 
+@pytest.mark.sqlite_only
 def test_the_command_says_what_came_of_it(log: Log) -> None:
     log.take(ended("-s1"))
     log.keep(unread("-s2"), unread("-s3", body=b"{"))
@@ -430,12 +431,14 @@ def test_the_command_says_what_came_of_it(log: Log) -> None:
     assert run(log, "--since", "2026-11-22").output == "Deliveries read: 0; calls changed: 0.\n"
 
 
+@pytest.mark.sqlite_only
 def test_the_command_takes_no_session_that_is_not_there(log: Log) -> None:
     result = run(log, "--session", "-nobody")
     assert result.exit_code == 1
     assert "There is no delivery of session -nobody in the call log." in result.output
 
 
+@pytest.mark.sqlite_only
 def test_the_command_reads_with_the_settings_there_are_now(log: Log) -> None:
     log.take(ended("-s1"))
     assert [call.direction for call in rows(log.database, calls)] == [None]
@@ -447,6 +450,7 @@ def test_the_command_reads_with_the_settings_there_are_now(log: Log) -> None:
     assert [call.direction for call in rows(log.database, calls)] == ["inbound"]
 
 
+@pytest.mark.sqlite_only
 @pytest.mark.usefixtures("_small_batches")
 def test_the_command_goes_on_where_it_was_stopped(
     log: Log, monkeypatch: pytest.MonkeyPatch

@@ -103,6 +103,7 @@ def test_the_levels_of_the_pages_are_those_of_the_database(
     assert call["snippet"] == f"I am zebra, my number is {SHORTENED}"
 
 
+@pytest.mark.sqlite_only
 def test_a_prefetch_without_its_plus_is_shortened_like_any_other(
     make_hooks: MakeHooks, rows: Rows
 ) -> None:
@@ -113,6 +114,7 @@ def test_a_prefetch_without_its_plus_is_shortened_like_any_other(
     assert dict(parse_qsl(prefetch["query"]))["from"] == SHORTENED
 
 
+@pytest.mark.sqlite_only
 def test_a_prefetch_handler_sees_all_and_an_end_of_call_handler_what_is_stored(
     hooks: MillisHooks,
 ) -> None:
@@ -133,6 +135,7 @@ def test_a_prefetch_handler_sees_all_and_an_end_of_call_handler_what_is_stored(
     assert seen == [(NUMBER, "zebra"), (HIDDEN, HIDDEN, "user")]
 
 
+@pytest.mark.sqlite_only
 def test_the_last_good_answer_goes_out_as_it_was(make_hooks: MakeHooks) -> None:
     hooks = make_hooks(redact_before_store=True, prefetch_fallback="last_good")
     answers = iter([PrefetchResponse(**SECRET_ANSWER)])  # type: ignore[arg-type]
@@ -165,6 +168,7 @@ def test_what_a_handler_raises_is_told_without_its_words(
     assert "zebra" not in our_log(caplog)
 
 
+@pytest.mark.sqlite_only
 def test_after_the_stop_failures_are_told_as_before(hooks: MillisHooks) -> None:
     from millis_hooks.masking.error_report import describe_failure
 
@@ -219,12 +223,14 @@ def delivery(**columns: Any) -> Delivery:
     return Delivery("end_of_call", datetime(2026, 1, 1, tzinfo=UTC), "stored", 200, **columns)
 
 
+@pytest.mark.sqlite_only
 @given(st.binary() | JSON_VALUES.map(lambda value: json.dumps(value).encode()) | st.just(BODY[:50]))
 def test_no_body_makes_redaction_fail_and_twice_is_once(body: bytes) -> None:
     once = redact(delivery(body=body), FULL)
     assert redact(once, FULL).body == once.body
 
 
+@pytest.mark.sqlite_only
 @given(st.text(st.characters(exclude_categories=["Cs"])))
 def test_no_query_and_no_answer_makes_redaction_fail(text: str) -> None:
     prefetch = delivery(query=text, answer=json.dumps({text: text}).encode())

@@ -352,6 +352,7 @@ def test_a_trial_stores_nothing(log: Log) -> None:
     assert rows(log.database, deliveries) == rows(log.database, reconciled) == []
 
 
+@pytest.mark.sqlite_only
 def test_requests_to_millis_are_paced(log: Log) -> None:
     for number in range(5):
         log.millis.add(f"-s{number}", at=HOUR_AGO - timedelta(minutes=number))
@@ -359,6 +360,7 @@ def test_requests_to_millis_are_paced(log: Log) -> None:
     assert log.rests == [0.5] * 3
 
 
+@pytest.mark.sqlite_only
 def test_it_says_how_far_it_is(log: Log) -> None:
     for number in range(3):
         log.millis.add(f"-s{number}", at=HOUR_AGO - timedelta(minutes=number))
@@ -418,6 +420,7 @@ def test_the_service_looks_by_itself_and_stops_at_once(
     assert log.ends() == [("-s1", "millis_api")]
 
 
+@pytest.mark.sqlite_only
 def test_a_look_that_fails_is_told_and_tried_again(
     log: Log, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -448,6 +451,7 @@ def test_only_one_process_of_several_looks(log: Log, monkeypatch: pytest.MonkeyP
     assert log.millis.asked == []
 
 
+@pytest.mark.sqlite_only
 def test_a_stop_waits_for_no_answer(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reconciling, "FIRST_S", 0.0)
     asked = threading.Event()
@@ -496,6 +500,7 @@ def test_a_service_with_a_key_fills_in_and_handles(
     assert [row.session_id for row in rows(log.database, outbound_calls)] == [started]
 
 
+@pytest.mark.sqlite_only
 def test_a_run_that_may_have_called_is_not_repeated(
     log: Log, make_hooks: MakeHooks, tmp_path: Path
 ) -> None:
@@ -514,6 +519,7 @@ def test_a_run_that_may_have_called_is_not_repeated(
     assert log.millis.paths == ["/start_outbound_call"]
 
 
+@pytest.mark.sqlite_only
 def test_a_service_without_a_key_does_not_reconcile(hooks: MillisHooks) -> None:
     with serving(hooks):
         assert "millis-hooks-reconcile" not in {thread.name for thread in threading.enumerate()}
@@ -521,6 +527,7 @@ def test_a_service_without_a_key_does_not_reconcile(hooks: MillisHooks) -> None:
         _ = hooks.millis
 
 
+@pytest.mark.sqlite_only
 def test_an_invalid_api_key_stops_the_start(make_hooks: MakeHooks) -> None:
     with pytest.raises(ConfigError, match="cannot be sent"):
         asyncio.run(make_hooks(api_key="Bearer key")._start())
@@ -535,6 +542,7 @@ def reconcile(log: Log) -> Iterator[Callable[..., Result]]:
         yield lambda *args, **more: CliRunner().invoke(app, ["reconcile", *args], env=env | more)
 
 
+@pytest.mark.sqlite_only
 def test_the_command_fills_in_and_says_so(log: Log, reconcile: Callable[..., Result]) -> None:
     log.millis.add("-s1", at=datetime.now(UTC) - timedelta(hours=1))
     told = reconcile("--since", "2020-01-01", "--dry-run")
@@ -546,6 +554,7 @@ def test_the_command_fills_in_and_says_so(log: Log, reconcile: Callable[..., Res
     assert log.ends() == [("-s1", "sandbox")]
 
 
+@pytest.mark.sqlite_only
 def test_the_command_says_what_is_wrong(log: Log, reconcile: Callable[..., Result]) -> None:
     assert reconcile(MILLIS_HOOKS_API_KEY="").exit_code == 2
     refused = reconcile(MILLIS_HOOKS_API_URL="http://127.0.0.1:1")
@@ -553,6 +562,7 @@ def test_the_command_says_what_is_wrong(log: Log, reconcile: Callable[..., Resul
     assert reconcile("--since", "yesterday").exit_code == 2
 
 
+@pytest.mark.sqlite_only
 def test_ends_may_be_fetched_at_once(log: Log) -> None:
     log.millis.add("-s1", at=NOW - timedelta(seconds=60), duration=59)
     assert log.look(NOW - timedelta(hours=1)) == Reconciled(listed=1)
@@ -560,6 +570,7 @@ def test_ends_may_be_fetched_at_once(log: Log) -> None:
     assert filled == Reconciled(listed=1, filled=1)
 
 
+@pytest.mark.sqlite_only
 def test_the_sandbox_is_reconciled_with_like_millis(log: Log, make_hooks: MakeHooks) -> None:
     hooks = make_hooks(database_url=str(log.database.url), sandbox=True, sandbox_key=KEY)
     asgi = httpx2.ASGITransport(app=hooks)
@@ -605,6 +616,7 @@ def test_an_entry_that_cannot_be_had_in_full_is_kept_as_it_was_listed(log: Log) 
     assert log.call("-s1").turns == 0
 
 
+@pytest.mark.sqlite_only
 def test_what_came_of_a_look_is_told_in_words() -> None:
     assert str(Reconciled(listed=1200, filled=3, unknown=2, unreadable=1)) == (
         "Calls in Millis' call logs: 1,200; filled in: 3. Not in them, and without an end here: 2. "
@@ -612,6 +624,7 @@ def test_what_came_of_a_look_is_told_in_words() -> None:
     )
 
 
+@pytest.mark.sqlite_only
 def test_a_command_that_is_stopped_says_how_far_it_came(
     log: Log, reconcile: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:

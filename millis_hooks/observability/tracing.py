@@ -75,7 +75,7 @@ class Tracing:
         parent = _context_of(known) if known else sent
         sender = trace.get_current_span(sent).get_span_context()
         span = self._tracer.start_span(
-            kind.replace("_", " "),
+            kind.replace("_", "-"),
             context=parent,
             kind=SpanKind.SERVER,
             attributes=_given({"millis.session_id": shown_id(session_id)}),

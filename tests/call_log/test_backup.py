@@ -199,7 +199,7 @@ def test_a_vacuum_needs_room_for_two(
     monkeypatch.setattr("shutil.disk_usage", lambda folder: FreeDisk(1_000_000))
     result = run("vacuum")
     assert result.exit_code == 1
-    assert "are needed beside the log for a time, 1.0 MB are free" in result.stderr
+    assert "beside the log for a time, and 1.0 MB are free" in result.stderr
 
 
 def test_beside_a_service_a_vacuum_is_only_done_by_force(database: Database, run: Run) -> None:

@@ -146,7 +146,7 @@ def test_a_line_says_what_happened(tail: Tail) -> None:
     lines = tail().output.splitlines()
     assert [line.split()[2] for line in lines] == ["prefetch", "end", "attempt"]
     assert "User ended" in lines[1]
-    assert "book, attempt 1: run parked" in lines[2]
+    assert "book, attempt 1: run failed" in lines[2]
 
 
 def test_a_terminal_is_not_obeyed(tail: Tail) -> None:

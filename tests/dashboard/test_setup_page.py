@@ -452,7 +452,7 @@ def test_private_addresses_are_refused_in_any_spelling(tmp_path: Path, host: str
     for port in ("", ":8080"):
         url = f"http://{host}{port}"
         assert send(site, "prefetch", url=url, vouched="1").status_code == 400
-        assert shown(site, f"?url={url}")["address"]["rejected"] == url
+        assert shown(site, f"?url={url}")["address"]["refused"] == url
 
 
 @pytest.mark.parametrize("addresses", [["169.254.169.254"], ["192.0.2.1", "fe80::1%eth0"]])

@@ -20,7 +20,8 @@ ANY = "any"
 
 def placeholders() -> list[tuple[str, str]]:
     pages = [*(ROOT / "examples").rglob("*"), *(ROOT / "docs").rglob("*.md"), ROOT / "README.md"]
-    texts = (page.read_text() for page in pages if page.is_file() and "_build" not in page.parts)
+    made = {"_build", "__pycache__"}
+    texts = (page.read_text() for page in pages if page.is_file() and not made & set(page.parts))
     found = {(match[1], match[2].strip("'\"")) for text in texts for match in SET.finditer(text)}
     return sorted((name, value) for name, value in found if value not in ("", ANY))
 

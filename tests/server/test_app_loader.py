@@ -95,7 +95,7 @@ def test_an_application_of_another_kind_has_no_hooks(write: Write) -> None:
         ("folder.nowhere", "There is no module 'folder.nowhere'"),
         ("plain.py", "has no MillisHooks"),
         ("plain.py:app", "plain.py has no 'app'"),
-        ("plain.py:number", "no application but of type int"),
+        ("plain.py:number", "is not an application but of type int"),
         ("json.py", "another module is named 'json'"),
     ],
 )

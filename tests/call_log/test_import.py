@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -37,7 +38,6 @@ from millis_hooks.exceptions import PayloadError
 from millis_hooks.protocol.samples import VINTAGES, end_of_call_body, prefetch_query
 from support.databases import url_in
 from support.storage import NOW, ended, opened, prefetched, rows, writing
-from support.waiting import eventually
 
 pytestmark = pytest.mark.both_databases
 
@@ -165,20 +165,40 @@ def test_nor_by_a_service_that_comes_first(log: Database) -> None:
     assert [row.call_id for row in rows(log, handler_runs)] == [now.id]
 
 
+#: The command in small batches, killed before its third.
+KILLED = """
+import os, signal
+from itertools import count
+from millis_hooks.call_log.transfer import import_
+from millis_hooks.cli import main
+
+import_._DELIVERIES = 10
+batches, store = count(1), import_._store
+
+def kill_or_go_on(*arguments):
+    if next(batches) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return store(*arguments)
+
+import_._store = kill_or_go_on
+main()
+"""
+
+
 def test_an_import_that_was_killed_goes_on(log: Database, tmp_path: Path) -> None:
-    batch = [ended(f"-{n}", at=NOW + timedelta(seconds=n)) for n in range(500)]
+    batch = [ended(f"-{n}", at=NOW + timedelta(seconds=n)) for n in range(40)]
     file = exported(tmp_path, batch)
-    command = [SCRIPT, "import", str(file)]
     env = {"MILLIS_HOOKS_DATABASE_URL": str(log.url)}
-    with subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL) as process:
-        eventually(lambda: rows(log, deliveries))
-        process.kill()
-    assert 0 < len(rows(log, deliveries)) < 500
-    assert subprocess.run(command, env=env, capture_output=True).returncode == 0
+    killed = subprocess.run([sys.executable, "-c", KILLED, "import", str(file)], env=env)
+    assert killed.returncode == -signal.SIGKILL
+    assert len(rows(log, deliveries)) == 20
+    assert (
+        subprocess.run([SCRIPT, "import", str(file)], env=env, capture_output=True).returncode == 0
+    )
     with writing(log) as writer:  # what was stored and not processed is for the service to do
         while Processor(log, writer, runs_for=lambda call: ()).process_chunk():
             pass
-    assert len(rows(log, deliveries)) == len(rows(log, calls)) == 500
+    assert len(rows(log, deliveries)) == len(rows(log, calls)) == 40
 
 
 @pytest.mark.parametrize(

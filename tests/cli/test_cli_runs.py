@@ -322,9 +322,9 @@ def test_a_person_is_asked_first(
 def test_an_interrupted_replay_says_how_far_it_came(
     run: Run, log: StoredCalls, tmp_path: Path
 ) -> None:
-    park_many(log, 20_000)
+    park_many(log, 4_000)
     shown = on_a_terminal(tmp_path, "replay", "--status", "parked", "--yes", interrupt=True)
-    stopped = re.search(r"Stopped after ([\d,]+) of 20,000: ([\d,]+) queued", shown)
+    stopped = re.search(r"Stopped after ([\d,]+) of 4,000: ([\d,]+) queued", shown)
     assert stopped, shown
     told = int(stopped[1].replace(",", ""))
     assert 0 < told <= states(log).count("pending") <= told + 200

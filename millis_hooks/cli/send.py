@@ -83,7 +83,7 @@ def send_prefetch(
     metadata: Metadata = None,
     as_real: AsReal = False,
 ) -> None:
-    """Send a prefetch request, as before a call, and show the answer."""
+    """Send a prefetch, and show the answer."""
     session_id, agent_id = session_id or push_id(datetime.now(UTC)), agent_id or AGENT_ID
     query = prefetch_query(
         _vintage(vintage),

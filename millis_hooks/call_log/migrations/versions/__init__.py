@@ -1,1 +1,0 @@
-"""Keeps the call log in order."""

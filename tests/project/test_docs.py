@@ -109,7 +109,9 @@ def test_settings_exist(page: Path) -> None:
 @each_page
 def test_every_file_and_folder_named_exists(page: Path) -> None:
     named = set(PATH.findall(page.read_text()))
-    assert sorted(name for name in named if not (ROOT / name).exists()) == []
+    built = "docs/_build/"  # by `.ci/docs`, which need not have run here
+    missing = (name for name in named if not (ROOT / name).exists())
+    assert sorted(name for name in missing if not name.startswith(built)) == []
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if ROOT / "docs" not in page.parents])

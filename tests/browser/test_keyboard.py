@@ -35,9 +35,9 @@ def test_brackets_turn_the_pages_of_the_list(open_tab: OpenTab) -> None:
         tab.open("/calls?size=25")
         first = tab.page.locator("a.row").first.get_attribute("href")
         tab.page.keyboard.press("]")
-        expect(tab.page).to_have_url(re.compile("before="))
+        tab.page.wait_for_url(re.compile("before="))
         tab.page.keyboard.press("[")
-        expect(tab.page).to_have_url(re.compile("after="))
+        tab.page.wait_for_url(re.compile("after="))
         assert tab.page.locator("a.row").first.get_attribute("href") == first
 
 
@@ -52,7 +52,8 @@ def test_g_and_a_letter_go_to_each_page_of_the_navigation(open_tab: OpenTab) -> 
         for letter, href in places.items():
             tab.page.keyboard.press("g")
             tab.page.keyboard.press(str(letter))
-            expect(tab.page).to_have_url(tab.address + str(href))
+            # Keys are heard once the scripts of the new page have run.
+            tab.page.wait_for_url(tab.address + str(href), wait_until="load")
 
 
 def test_the_list_of_shortcuts_has_their_off_switch(open_tab: OpenTab) -> None:

@@ -1,4 +1,4 @@
-"""Measures what the analytics page asks of a long call log, and what keeping it quick costs.
+"""Measures what the analytics page asks of a long call log.
 
     python -m benchmarks.analytics sqlite:////tmp/analytics.db --calls 1000000
 
@@ -15,19 +15,15 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from itertools import chain
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import Connection, func, select, text
+from sqlalchemy import select
 
 from millis_hooks.call_log.database import Database
-from millis_hooks.call_log.dialects import is_postgresql
 from millis_hooks.call_log.migrations import migrate, open_database
 from millis_hooks.call_log.queries.analytics import Analytics, Scope
-from millis_hooks.call_log.queries.summaries import summarize
-from millis_hooks.call_log.tables import attempts, calls, cost_items, handler_runs, summaries
-from millis_hooks.call_log.triggers import CREATE_TRIGGERS
+from millis_hooks.call_log.tables import attempts, calls, cost_items, handler_runs
 from millis_hooks.protocol.call_status import CallStatus, outcome_of
 
 NEWEST = datetime(2026, 11, 21, 14, tzinfo=UTC)
@@ -98,22 +94,6 @@ def add(database: Database, count: int, numbers: range, choice: random.Random) -
             connection.execute(table.insert(), rows)
 
 
-def summarize_all(database: Database) -> None:
-    def write(work: Callable[[Any], Any]) -> Any:
-        with database.writer.begin() as connection:
-            return work(connection)
-
-    began = time.perf_counter()
-    hours = sum(summarize(database.reader, write, now=NEWEST))
-    took_s = time.perf_counter() - began
-    if hours:
-        print(f"summarized {hours:,} hours in {took_s:.1f} s, {took_s / hours * 1000:.1f} ms each")
-    size = func.sum(func.length(summaries.c.numbers) + func.length(summaries.c.samples))
-    with database.reader.connect() as connection:
-        kept = connection.execute(select(func.count(), size).select_from(summaries)).one()
-    print(f"{kept[0]:,} summaries, {(kept[1] or 0) / 1e6:.1f} MB")
-
-
 def median_ms(work: Callable[[], object], *, times: int = 5) -> float:
     taken = []
     for _ in range(times):
@@ -143,38 +123,6 @@ def measure(database: Database) -> None:
             print(f"{name}, {variant}: {median_ms(partial(analytics.report, scope)):.0f} ms")
 
 
-def measure_triggers(database: Database) -> None:
-    """Add the same calls with and without triggers, and take none of them into the log."""
-    taken = {
-        kept: min(cost_us(database, triggers=kept) for _ in range(5)) for kept in (True, False)
-    }
-    print(f"a call's rows: {taken[True]:.0f} µs with triggers, {taken[False]:.0f} µs without")
-
-
-def cost_us(database: Database, *, triggers: bool, count: int = 500) -> float:
-    """Return the processor time that the rows of one more call take."""
-    choice = random.Random(1)
-    more = [list(rows_of(10**8 + number, 10**8 + count, choice)) for number in range(count)]
-    with database.writer.connect() as connection, connection.begin() as transaction:
-        if not triggers:
-            _do_without_triggers(connection)
-        began = time.process_time()
-        for table, row in chain.from_iterable(more):
-            connection.execute(table.insert(), row)
-        took_s = time.process_time() - began
-        transaction.rollback()
-    return took_s / count * 1e6
-
-
-def _do_without_triggers(connection: Connection) -> None:
-    """Until the end of the transaction."""
-    if is_postgresql(connection):
-        connection.exec_driver_sql("SET LOCAL session_replication_role = replica")
-        return
-    for trigger in CREATE_TRIGGERS:
-        connection.execute(text(f"DROP TRIGGER {trigger.text.split()[2]}"))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("url", help="of a call log: sqlite:///… or postgresql://…")
@@ -186,8 +134,6 @@ def main() -> None:
         is_empty = connection.scalar(select(calls.c.id).limit(1)) is None
     if is_empty:
         fill(database, chosen.calls)
-    measure_triggers(database)
-    summarize_all(database)
     measure(database)
     database.close()
 

@@ -17,7 +17,6 @@ from sqlalchemy.exc import SQLAlchemyError
 from .database import describe
 from .dialects import POSTGRESQL, SQLITE
 from .postgres import CREATE_WRITERS
-from .postgres_triggers import CREATE_TRIGGERS
 from .tables import Key, metadata
 
 logger = logging.getLogger("millis_hooks.call_log")
@@ -41,8 +40,6 @@ def create_schema(connection: Connection) -> None:
     connection.execute(text(_CREATE_CALL_SEARCH))
     connection.execute(text(CREATE_WRITERS))
     _create_search_index(connection)
-    for statement in CREATE_TRIGGERS:
-        connection.exec_driver_sql(statement)
 
 
 def _by_bytes() -> MetaData:

@@ -327,28 +327,6 @@ drift = Table(
 Index("ix_drift_kind", drift.c.kind, drift.c.path, drift.c.seen_at)
 Index("ix_drift_delivery", drift.c.delivery_id)
 
-#: The UTC hours that calls were ever received in. Triggers count the changes to what belongs to
-#: them, `analytics/triggers.py`; other code only tells of which count there are summaries.
-hours = Table(
-    "hours",
-    metadata,
-    Column("hour", Text, primary_key=True),  # the beginning of `received_at`: 2026-11-21 14
-    Column("changes", BigInteger, nullable=False),
-    Column("summed", BigInteger),  # the value of `changes` that the summaries are of
-    sqlite_with_rowid=False,
-)
-
-#: What the calls of an hour add up to, so that long periods need not be read call by call.
-summaries = Table(
-    "summaries",
-    metadata,
-    Column("agent_id", Key, primary_key=True),  # "" for the calls of all agents, and of none
-    Column("hour", Text, primary_key=True),
-    Column("numbers", Text, nullable=False),  # JSON
-    Column("samples", LargeBinary, nullable=False),  # each value, as doubles, little-endian
-)
-Index("ix_summaries_hour", summaries.c.hour)
-
 #: Requests that were refused, the newest; of those alike within a minute only the first.
 rejections = Table(
     "rejections",

@@ -4,7 +4,7 @@ import math
 import sqlite3
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -15,7 +15,6 @@ from zoneinfo import ZoneInfo
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import delete, update
 
 from millis_hooks.call_log.deliveries import insert_deliveries
 from millis_hooks.call_log.processing import Processor
@@ -28,8 +27,7 @@ from millis_hooks.call_log.queries.analytics import (
     percentile,
 )
 from millis_hooks.call_log.queries.buckets import cut, interval_for, last_days
-from millis_hooks.call_log.queries.summaries import summarize
-from millis_hooks.call_log.tables import attempts, calls, deliveries, handler_runs, hours, summaries
+from millis_hooks.call_log.tables import deliveries
 from millis_hooks.call_log.upkeep.removal import remove_sessions
 from millis_hooks.exceptions import StorageError
 from support import databases
@@ -125,10 +123,6 @@ def report(log: StoredCalls, scope: Scope = WEEK) -> Report:
     return Analytics(log.database.reader).report(scope)
 
 
-def summarized(log: StoredCalls, *, now: datetime = NOW) -> int:
-    return sum(summarize(log.database.reader, log.write, now=now))
-
-
 def nearest_rank(values: Sequence[float | None], share: float) -> float | None:
     known = sorted(value for value in values if value is not None)
     return known[max(math.ceil(share * len(known)), 1) - 1] if known else None
@@ -189,7 +183,7 @@ def check_handler(found: Report, within: Sequence[Told]) -> None:
     st.sampled_from(["type", "provider"]),
 )
 @settings(max_examples=settings().max_examples // 5)
-def test_figures_are_those_of_the_calls_one_by_one_with_summaries_and_without(
+def test_figures_are_those_of_the_calls_one_by_one(
     told: list[Told], zone: Any, agents: tuple[str, ...], split: Any
 ) -> None:
     zone = ZoneInfo("UTC") if zone is UTC else zone
@@ -200,8 +194,6 @@ def test_figures_are_those_of_the_calls_one_by_one_with_summaries_and_without(
         log = StoredCalls(Path(folder))
         for number, each in enumerate(told):
             add(log, number, each)
-        check(report(log, scope), told, scope)
-        summarized(log)
         check(report(log, scope), told, scope)
         going = [f"-s{number}" for number in range(0, len(told), 3)]
         log.write(lambda connection: remove_sessions(connection, going))
@@ -261,96 +253,6 @@ def test_attempts_under_way_do_not_count(log: StoredCalls) -> None:
     run_id = log.add_run(log.add_call(), "save", "running")
     log.add_attempt(run_id)
     assert report(log, Scope(since=NOW - timedelta(days=1), until=NOW)).handlers[0].attempts == 0
-
-
-CHANGES: dict[str, Callable[[], Any]] = {
-    "a call is added": lambda: calls.insert().values(
-        session_id="-new", received_at=NOW - timedelta(days=1)
-    ),
-    "a call changes": lambda: update(calls).values(call_status="busy"),
-    "a call was received earlier": lambda: update(calls).values(
-        received_at=NOW - timedelta(days=2)
-    ),
-    "a call is removed": lambda: delete(calls),
-    "a run is added": lambda: handler_runs.insert().values(
-        call_id=1,
-        handler="mail",
-        state="pending",
-        created_at=NOW,
-        state_since=NOW,
-        hook="end_of_call",
-        is_latest=True,
-        is_replay=False,
-        spent=0,
-    ),
-    "a run is parked": lambda: update(handler_runs).values(state="parked"),
-    "a run is removed": lambda: delete(handler_runs),
-    "an attempt is added": lambda: attempts.insert().values(
-        run_id=1, number=9, started_at=NOW, outcome="failed"
-    ),
-    "an attempt ends": lambda: update(attempts).values(outcome="failed", duration_ms=99.0),
-    "an attempt is removed": lambda: delete(attempts),
-}
-
-
-@pytest.mark.parametrize("change", CHANGES)
-def test_a_summary_counts_no_more_once(log: StoredCalls, change: str) -> None:
-    call_id = log.add_call(minutes_ago=60 * 24, call_status="user-ended")
-    log.add_cost(call_id, type="llm", credit=1.0)
-    log.add_attempt(log.add_run(call_id, "save", "succeeded"), outcome="succeeded", duration_ms=5.0)
-    assert summarized(log) == 1
-    scope = Scope(since=NOW - timedelta(days=3), until=NOW)
-    before = report(log, scope)
-    log.write(lambda connection: connection.execute(CHANGES[change]()))
-    found = report(log, scope)
-    assert found != before
-    assert summarized(log) > 0
-    assert report(log, scope) == found
-
-
-def test_a_run_that_is_taken_up_leaves_the_summary_as_it_is(log: StoredCalls) -> None:
-    run_id = log.add_run(log.add_call(minutes_ago=60 * 24), "save", "pending")
-    summarized(log)
-    log.write(lambda connection: connection.execute(update(handler_runs).values(state="running")))
-    log.add_attempt(run_id)
-    assert summarized(log) == 0
-
-
-def test_hours_are_summarized_once_and_only_when_settled(log: StoredCalls) -> None:
-    log.add_call("-old", minutes_ago=60 * 24)
-    log.add_call("-new", minutes_ago=60)
-    assert [summarized(log), summarized(log)] == [1, 0]
-    assert summarized(log, now=NOW + timedelta(days=1)) == 1
-
-
-def test_an_hour_that_changes_while_it_is_read_is_left_for_another_time(log: StoredCalls) -> None:
-    log.add_call("-first", minutes_ago=60 * 24)
-
-    def late(work: Any) -> Any:
-        log.add_call("-second", minutes_ago=60 * 24)
-        return log.write(work)
-
-    assert sum(summarize(log.database.reader, late, now=NOW)) == 0
-    assert rows(log.database, summaries) == []
-    assert report(log, Scope(since=NOW - timedelta(days=2), until=NOW)).tiles.calls.value == 2
-
-
-def test_an_hour_that_was_emptied_keeps_no_summaries(log: StoredCalls) -> None:
-    log.add_call(minutes_ago=60 * 24, agent_id="a")
-    summarized(log)
-    assert [row.agent_id for row in rows(log.database, summaries)] == ["", "a"]
-    log.write(lambda connection: connection.execute(delete(calls)))
-    summarized(log)
-    assert rows(log.database, summaries) == []
-
-
-def test_a_report_reads_summaries_instead_of_calls(log: StoredCalls) -> None:
-    log.add_call(minutes_ago=60 * 24)
-    summarized(log)
-    log.write(lambda connection: connection.execute(delete(calls)))
-    undo = update(hours).values(changes=hours.c.summed)
-    log.write(lambda connection: connection.execute(undo))
-    assert report(log, Scope(since=NOW - timedelta(days=2), until=NOW)).tiles.calls.value == 1
 
 
 def test_a_call_counts_once_however_often_it_is_delivered_and_read(tmp_path: Path) -> None:
@@ -463,7 +365,7 @@ def test_every_number_is_in_one_step(lists: list[list[float]]) -> None:
 @pytest.mark.sqlite_only
 def test_a_log_that_cannot_be_read_raises_a_storage_error(log: StoredCalls) -> None:
     with sqlite3.connect(log.database.path) as other:
-        other.execute("DROP TABLE hours")
+        other.execute("DROP TABLE cost_items")
     other.close()
     with pytest.raises(StorageError, match="cannot be read"):
         report(log)

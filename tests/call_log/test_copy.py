@@ -29,7 +29,6 @@ from millis_hooks.call_log.tables import (
     inbox,
     keys,
     operators,
-    summaries,
 )
 from millis_hooks.call_log.transfer.copy import COPIED, compare, snapshot
 from millis_hooks.call_log.upkeep.removal import Write
@@ -136,10 +135,6 @@ def insert_hostile(url: str) -> None:
         (calls, {"session_id": "x" * 5000, "received_at": NOW, "chars_used": MOST}),
         (audit_log, {"at": NOW, "action": HOSTILE, "operator": "", "times": 2}),
         (operators, {"name": HOSTILE, "role": "view", "password_hash": "x", "created_at": NOW}),
-        (
-            summaries,
-            {"agent_id": "", "hour": "2026", "numbers": "{}", "samples": bytes(range(256))},
-        ),
         (keys, {"name": HOSTILE, "value": MARK}),
     ]
     with at(url) as database, database.writer.begin() as connection:

@@ -26,7 +26,6 @@ from millis_hooks.call_log.tables import (
     drift,
     handler_runs,
     handlers,
-    hours,
     inbox,
     keys,
     metadata,
@@ -46,16 +45,13 @@ from support.storage import NOW, ended, opened, prefetched, rows, writing
 
 pytestmark = pytest.mark.both_databases
 
-#: What is not read from deliveries: what people, handlers and the service itself have written, and
-#: sums over calls that are kept up as calls change.
+#: What is not read from deliveries: what people, handlers and the service itself have written.
 _NOT_DERIVED = {
     "attempts",
     "handlers",
-    "hours",
     "inbox",
     "keys",
     "operator_sessions",
-    "summaries",
 }
 
 LATER = NOW + timedelta(minutes=2)
@@ -179,16 +175,6 @@ def test_what_was_damaged_comes_out_as_in_a_fresh_call_log(log: Log, damage: lis
     assert everything(log) != fresh
     log.reparse()
     assert everything(log) == fresh
-
-
-def test_summaries_of_costs_that_were_read_differently_count_no_more(log: Log) -> None:
-    log.take(ended("-a"))
-    log.write(
-        update(cost_items).values(provider="nobody"), update(hours).values(summed=hours.c.changes)
-    )
-    log.reparse()
-    (hour,) = rows(log.database, hours)
-    assert hour.summed != hour.changes
 
 
 def test_nothing_is_written_where_nothing_has_changed(log: Log) -> None:

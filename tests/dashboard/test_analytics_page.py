@@ -16,7 +16,6 @@ from sqlalchemy import event
 from starlette.datastructures import QueryParams
 
 from millis_hooks.call_log.queries.analytics import Tile
-from millis_hooks.call_log.queries.summaries import SETTLED_AFTER, summarize
 from millis_hooks.dashboard import DashboardSettings
 from millis_hooks.dashboard.analytics import (
     KEPT_FOR,
@@ -307,11 +306,8 @@ def test_handlers_are_counted_and_parked_runs_lead_to_their_calls(site: Site) ->
     assert any("handler=parked" in link for link in page.links())
 
 
-@pytest.mark.parametrize("are_summed_up", [False, True])
-def test_calls_of_the_sandbox_are_left_out(site: Site, are_summed_up: bool) -> None:
+def test_calls_of_the_sandbox_are_left_out(site: Site) -> None:
     add(site, 1, source="sandbox")
-    if are_summed_up:
-        list(summarize(site.stored.database.reader, site.stored.write, now=NOW + SETTLED_AFTER * 2))
     assert charts(site) == {}
     add(site, 2, source="millis_api")
     add(site, 3)

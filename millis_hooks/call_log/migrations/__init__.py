@@ -15,7 +15,6 @@ from ..database import Database, describe, is_file, is_locked
 from ..dialects import is_postgresql
 from ..search import CREATE_CALL_SEARCH, MERGE_SELDOM
 from ..tables import metadata
-from ..triggers import CREATE_TRIGGERS
 
 logger = logging.getLogger("millis_hooks.call_log")
 
@@ -105,8 +104,6 @@ def create_tables(connection: Connection) -> None:
     metadata.create_all(connection, checkfirst=False)
     connection.execute(CREATE_CALL_SEARCH)
     connection.execute(MERGE_SELDOM)
-    for trigger in CREATE_TRIGGERS:
-        connection.execute(trigger)
 
 
 def _version(connection: Connection) -> str | None:

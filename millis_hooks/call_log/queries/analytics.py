@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Literal
 
@@ -24,7 +23,6 @@ from ...exceptions import StorageError
 from ..database import describe
 from ..sanitize import clean_text
 from .buckets import Interval, cut, interval_for
-from .summaries import tally_periods
 from .tally import (
     ATTEMPT_MS,
     ATTEMPTS,
@@ -38,6 +36,7 @@ from .tally import (
     RUNS,
     STATUS,
     Tally,
+    read_calls,
     sum_numbers,
 )
 
@@ -191,25 +190,21 @@ def _ranked(lists: Sequence[Sorted], rank: int) -> float:
 
 Split = Literal["type", "provider"]
 
-#: Samples of so many buckets are in memory twice.
-_PERIODS_AT_ONCE = 16
-
-#: What is not among them is `other`.
+#: Outcomes that are a group of their own; all others are `other`.
 _GROUPS = {name: name for name in OUTCOME_GROUPS[:-1]}
 
-
-#: Nobody was called before, and clocks overflow far from it.
+#: Millis did not exist before, and clocks overflow far from it.
 _EARLIEST, _LATEST = datetime(2000, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
 LONGEST = timedelta(days=3660)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scope:
-    """What figures are asked of: calls received from `since` until just before `until`, aware.
+    """The calls of a report: those received from `since` until just before `until`, both aware.
 
-    `agents` are alternatives, all if there are none. Costs are split by what they were for or by
-    who took them. Without an interval, or with one that is too fine, one is chosen that suits.
-    Raises `ValueError` for a period that is empty, longer than `LONGEST` or absurd.
+    `agents` are alternatives, all if there are none. Costs are split by type or by provider.
+    Without an interval, or with one that is too fine, a suitable one is chosen. Raises
+    `ValueError` for a period that is empty, longer than `LONGEST` or absurd.
     """
 
     since: datetime
@@ -232,16 +227,15 @@ class Scope:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """A bucket, and what was counted and sampled in it; samples are sorted."""
+    """A bucket, or the whole period before, and its tally."""
 
     start: datetime
     until: datetime
     tally: Tally
-    samples: Mapping[str, Sequence[float]]
 
 
 class Analytics:
-    """Figures over a period. Raises StorageError when the database cannot answer."""
+    """Figures of a period. Raises StorageError when the database cannot answer."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -249,15 +243,22 @@ class Analytics:
     def report(self, scope: Scope) -> Report:
         """Return all figures of a period, with those of the equally long period before."""
         interval = interval_for(scope.span, scope.interval)
-        earlier = replace(scope, since=scope.since - scope.span, until=scope.since)
-        with self._reading() as connection:
-            parts = list(_parts(connection, scope, interval))
-            before = list(_parts(connection, earlier, interval))
+        parts = [
+            _Part(*each, Tally()) for each in cut(scope.since, scope.until, interval, scope.zone)
+        ]
+        before = _Part(scope.since - scope.span, scope.since, Tally())
+        agents = [clean for agent in scope.agents if (clean := clean_text(agent))]
+        try:
+            with self._engine.connect() as connection:
+                for part in (before, *parts):
+                    _read(connection, part, agents)
+        except SQLAlchemyError as error:
+            raise StorageError(f"The call log cannot be read: {describe(error)}.") from error
         return Report(
             since=scope.since.astimezone(scope.zone),
             until=scope.until.astimezone(scope.zone),
             interval=interval,
-            tiles=_tiles(parts, before),
+            tiles=_tiles(parts, [before]),
             buckets=tuple(_bucket(part, scope.split) for part in parts),
             outcomes=_outcomes(parts),
             costs=_summed(parts, scope.split),
@@ -268,22 +269,10 @@ class Analytics:
             handlers=_handlers(parts),
         )
 
-    @contextmanager
-    def _reading(self) -> Iterator[Connection]:
-        try:
-            with self._engine.connect() as connection:
-                yield connection
-        except SQLAlchemyError as error:
-            raise StorageError(f"The call log cannot be read: {describe(error)}.") from error
 
-
-def _parts(connection: Connection, scope: Scope, interval: Interval) -> Iterator[_Part]:
-    agents = [clean for agent in scope.agents if (clean := clean_text(agent))]
-    periods = list(cut(scope.since, scope.until, interval, scope.zone))
-    for first in range(0, len(periods), _PERIODS_AT_ONCE):
-        some = periods[first : first + _PERIODS_AT_ONCE]
-        for period, tally in zip(some, tally_periods(connection, some, agents), strict=True):
-            yield _Part(*period, tally, tally.take_samples())
+def _read(connection: Connection, part: _Part, agents: Sequence[str]) -> None:
+    for values in read_calls(connection, part.start, part.until, agents).values():
+        part.tally.add_all(values)
 
 
 Figure = Callable[[Sequence[_Part]], float | None]
@@ -297,7 +286,7 @@ def _tiles(parts: Sequence[_Part], before: Sequence[_Part]) -> Tiles:
     return Tiles(
         calls=tile(_total(OUTCOME)),
         error_rate=tile(_error_rate),
-        median_duration_s=tile(lambda parts: percentile(_lists(parts, DURATION_S), 0.5)),
+        median_duration_s=tile(lambda parts: percentile(_samples(parts, DURATION_S), 0.5)),
         cost=tile(lambda parts: _summed(parts, COST).get("")),
         prefetch_p95_ms=tile(
             lambda parts: _latency(parts, at_least=1).p95_ms, lambda parts: _latency(parts).p95_ms
@@ -308,7 +297,7 @@ def _tiles(parts: Sequence[_Part], before: Sequence[_Part]) -> Tiles:
 
 
 def _total(measure: str) -> Figure:
-    return lambda parts: sum(part.tally.total(measure) for part in parts)
+    return lambda parts: sum(_counted(parts, measure).values())
 
 
 def _error_rate(parts: Sequence[_Part]) -> float | None:
@@ -337,7 +326,7 @@ def _outcomes(parts: Sequence[_Part]) -> dict[str, int]:
 
 
 def _latency(parts: Sequence[_Part], *, at_least: int = LEAST_SAMPLES) -> Latency:
-    lists = _lists(parts, PREFETCH_MS)
+    lists = _samples(parts, PREFETCH_MS)
     count = sum(map(len, lists))
     if count < at_least:
         return Latency(count, None, None, None)
@@ -345,20 +334,19 @@ def _latency(parts: Sequence[_Part], *, at_least: int = LEAST_SAMPLES) -> Latenc
 
 
 def _durations(parts: Sequence[_Part]) -> Durations:
-    lists = _lists(parts, DURATION_S)
+    lists = _samples(parts, DURATION_S)
     edges = [step * DURATION_STEP_S for step in range(1, DURATION_STEPS + 1)]
     median, p90 = (percentile(lists, share) for share in (0.5, 0.9))
     return Durations(count_between(lists, edges), median, p90)
 
 
 def _handlers(parts: Sequence[_Part]) -> tuple[HandlerFigures, ...]:
-    measures = (RUNS, ATTEMPTS, FAILED, PARKED)
-    counts = [_counted(parts, measure) for measure in measures]
+    counts = [_counted(parts, measure) for measure in (RUNS, ATTEMPTS, FAILED, PARKED)]
 
     def figures(key: str) -> HandlerFigures:
         hook, _, handler = key.partition(" ")
         runs, attempts, failed, parked = (count.get(key, 0) for count in counts)
-        lists = _lists(parts, f"{ATTEMPT_MS} {key}")
+        lists = _samples(parts, ATTEMPT_MS, key)
         return HandlerFigures(
             hook=hook,
             handler=handler,
@@ -373,12 +361,12 @@ def _handlers(parts: Sequence[_Part]) -> tuple[HandlerFigures, ...]:
     return tuple(map(figures, sorted(counts[0])))
 
 
-def _lists(parts: Sequence[_Part], measure: str) -> list[Sequence[float]]:
-    return [part.samples[measure] for part in parts if measure in part.samples]
+def _samples(parts: Sequence[_Part], measure: str, name: str = "") -> list[Sequence[float]]:
+    return [each for part in parts for each in part.tally.samples(measure, name)]
 
 
 def _summed(parts: Sequence[_Part], measure: str) -> dict[str, float]:
-    """Return what was added to all parts together, by name, the most first."""
+    """Return the numbers of all parts together, by name, the largest first."""
     summed = sum_numbers((part.tally for part in parts), measure)
     return dict(sorted(summed.items(), key=lambda item: (-item[1], item[0])))
 

@@ -70,10 +70,10 @@ def _as_stored() -> list[Table]:
     rowid = Column("rowid", BigInteger, primary_key=True)
     texts = (Column("text", Text), Column("folded", Text))
     copied.append(Table("call_search", plain, rowid, *texts))
-    return sorted(copied, key=lambda table: table.name == "hours")
+    return copied
 
 
-#: What others refer to comes before them, and `hours` at the end: triggers change it.
+#: What others refer to comes before them.
 COPIED = _as_stored()
 
 

@@ -1,4 +1,4 @@
-"""Retention, summaries and compression of old bodies, on a thread of the service.
+"""Retention and compression of old bodies, on a thread of the service.
 
 Deliveries come first: a batch is small, and after each the thread rests for many times as long as
 it took.
@@ -99,13 +99,6 @@ class Housekeeper:
             logger.info("%s removed, received before %s", gone, f"{before:%Y-%m-%d %H:%M} UTC")
         return gone
 
-    def sum_up(self) -> None:
-        """Summarize the hours that changed, for the analytics. Raises `StorageError`."""
-        from ..queries.summaries import summarize
-
-        for _ in self._unhurried(summarize(self._reader, self._writer.run, now=self._now())):
-            pass
-
     def pack(self) -> int:
         """Compress old bodies; return the bytes it saved. Raises `StorageError`."""
         from .vacuum import pack_older
@@ -131,7 +124,6 @@ class Housekeeper:
             try:
                 if self._is_ours():
                     self.tidy()
-                    self.sum_up()
                     self.pack()
             except Exception as error:  # whatever it is: the thread must live
                 logger.error(

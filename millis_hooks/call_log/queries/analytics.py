@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Literal
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from ...exceptions import StorageError
@@ -36,7 +36,7 @@ from .tally import (
     RUNS,
     STATUS,
     Tally,
-    read_calls,
+    read_tally,
     sum_numbers,
 )
 
@@ -251,7 +251,7 @@ class Analytics:
         try:
             with self._engine.connect() as connection:
                 for part in (before, *parts):
-                    _read(connection, part, agents)
+                    read_tally(connection, part.start, part.until, agents, into=part.tally)
         except SQLAlchemyError as error:
             raise StorageError(f"The call log cannot be read: {describe(error)}.") from error
         return Report(
@@ -268,11 +268,6 @@ class Analytics:
             prefetch_outcomes=_counted(parts, PREFETCH),
             handlers=_handlers(parts),
         )
-
-
-def _read(connection: Connection, part: _Part, agents: Sequence[str]) -> None:
-    for values in read_calls(connection, part.start, part.until, agents).values():
-        part.tally.add_all(values)
 
 
 Figure = Callable[[Sequence[_Part]], float | None]

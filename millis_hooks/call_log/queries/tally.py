@@ -8,26 +8,28 @@ from __future__ import annotations
 
 from array import array
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any, TypeAlias
 
 from sqlalchemy import (
     ColumnElement,
     Connection,
-    FromClause,
     Select,
+    Text,
     and_,
     bindparam,
+    cast,
     func,
     literal_column,
+    null,
     select,
     true,
     union_all,
 )
 
 from ..tables import attempts, calls, cost_items, handler_runs
-from .filters import IS_REAL
+from .filters import IS_REAL, aside
 
 #: How calls ended, and how prefetches were answered; the name "" stands for an unknown one.
 OUTCOME, STATUS, PREFETCH = "outcome", "status", "prefetch"
@@ -63,11 +65,6 @@ class Tally:
         else:
             self._numbers[measure, name] += sum(values)
 
-    def add_all(self, values: Mapping[Key, Sequence[float]]) -> None:
-        """Add values of several measures, those of samples in ascending order."""
-        for (measure, name), each in values.items():
-            self.add(measure, name, each)
-
     def numbers(self, measure: str) -> dict[str, float]:
         """Return the numbers of a measure by name."""
         return {name: n for (each, name), n in self._numbers.items() if each == measure}
@@ -86,25 +83,31 @@ def sum_numbers(tallies: Iterable[Tally], measure: str) -> dict[str, float]:
     return dict(summed)
 
 
-def read_calls(
-    connection: Connection, since: datetime, until: datetime, agents: Sequence[str] = ()
-) -> dict[str | None, dict[Key, array[float]]]:
-    """Return the values of the calls received from `since` until just before `until`.
+def read_tally(
+    connection: Connection, since: datetime, until: datetime, agents: Sequence[str], into: Tally
+) -> None:
+    """Add the calls received from `since` until just before `until`, of `agents` if there are any."""
+    period: dict[str, Any] = {"since": since, "until": until}
+    statement = _OF_ALL
+    if agents:
+        statement, period["agents"] = _OF_AGENTS, list(agents)
+    for _, measure, name, values in _grouped(connection.execute(statement, period)):
+        into.add(measure, name, values)
 
-    They are by agent, then by measure and name, and in ascending order. `agents` are alternatives;
-    all calls are read if there are none.
-    """
-    period = {"since": since, "until": until}
-    chosen = {"agents": list(agents)} if agents else {}
-    rows = connection.execute(_OF_AGENTS if agents else _OF_ALL, period | chosen)
-    read: defaultdict[str | None, defaultdict[Key, list[float]]]
-    read = defaultdict(lambda: defaultdict(list))
+
+def read_by_agent(
+    connection: Connection, since: datetime, until: datetime
+) -> Iterator[tuple[str | None, str, str, array[float]]]:
+    """Yield agent, measure, name and values of the calls received in that time."""
+    return _grouped(connection.execute(_BY_AGENT, {"since": since, "until": until}))
+
+
+def _grouped(rows: Iterable[Any]) -> Iterator[tuple[str | None, str, str, array[float]]]:
+    grouped: defaultdict[tuple[str | None, str, str], list[float]] = defaultdict(list)
     for agent_id, measure, name, value in rows:
-        read[agent_id][measure, name].append(value)
-    return {
-        agent_id: {key: array("d", sorted(values)) for key, values in by_key.items()}
-        for agent_id, by_key in read.items()
-    }
+        grouped[agent_id, measure, name].append(value)
+    for key, values in grouped.items():
+        yield *key, array("d", sorted(values))
 
 
 def _named(column: ColumnElement[str | None]) -> ColumnElement[Any]:
@@ -115,14 +118,14 @@ def _named(column: ColumnElement[str | None]) -> ColumnElement[Any]:
 _AGENT_AND_NAME: tuple[Any, Any] = (literal_column("1"), literal_column("3"))
 
 
-def _values(calls_wanted: ColumnElement[bool]) -> Any:
+def _values(agent_id: ColumnElement[Any], chosen: ColumnElement[bool]) -> Any:
     """Select agent, measure, name and value: sums are made by the database, samples are not."""
     received = and_(
         calls.c.received_at >= bindparam("since"), calls.c.received_at < bindparam("until")
     )
     period = select(
         calls.c.id,
-        calls.c.agent_id,
+        agent_id.label("agent_id"),
         _named(calls.c.outcome).label("outcome"),
         _named(calls.c.call_status).label("status"),
         calls.c.prefetch_outcome,
@@ -130,49 +133,55 @@ def _values(calls_wanted: ColumnElement[bool]) -> Any:
         calls.c.duration_s,
         calls.c.cost_total,
     )
-    of_period = period.where(received, IS_REAL, calls_wanted).cte("period")
-    call, cost, run, tried = of_period.c, cost_items.c, handler_runs.c, attempts.c
-    costs = of_period.join(cost_items, cost.call_id == call.id)
-    runs = of_period.join(handler_runs, run.call_id == call.id)
-    ended = runs.join(attempts, and_(tried.run_id == run.id, tried.outcome.is_not(None)))
-    of_handler = run.hook + " " + run.handler
-    nothing: Any = literal_column("''")
-
-    def read(
-        measure: str, rows: FromClause, name: Any, value: Any, *where: ColumnElement[bool]
-    ) -> Select[Any]:
-        named: Any = literal_column(f"'{measure}'")
-        return select(call.agent_id, named, name, value).select_from(rows).where(*where)
-
-    def add_up(
-        measure: str, rows: FromClause, name: Any, amount: Any, *where: ColumnElement[bool]
-    ) -> Select[Any]:
-        return read(measure, rows, name, amount, *where).group_by(*_AGENT_AND_NAME)
-
+    call = period.where(received, IS_REAL, chosen).cte("period").c
+    # From calls to what belongs to them: SQLite would rather read all costs, or all runs.
+    call_id = aside(call.id)
+    items = cost_items.c
+    names = _named(items.type).label("type"), _named(items.provider).label("provider")
+    costs = select(call.agent_id, *names, func.sum(items.credit).label("credit"))
+    costs = costs.where(items.call_id == call_id, items.credit.is_not(None))
+    cost = costs.group_by(call.agent_id, "type", "provider").cte("costs").c
+    r = handler_runs.c
+    handler = (r.hook + " " + r.handler).label("handler")
+    runs = select(call.agent_id, r.id, handler, r.state, r.is_latest)
+    run = runs.where(r.call_id == call_id).cte("runs").c
+    tries = select(run.agent_id, run.handler, attempts.c.outcome, attempts.c.duration_ms)
+    of_run = and_(attempts.c.run_id == aside(run.id), attempts.c.outcome.is_not(None))
+    attempt = tries.where(of_run).cte("ended").c
+    no_name: Any = literal_column("''")
     return union_all(
-        add_up(OUTCOME, of_period, call.outcome, func.count()),
-        add_up(STATUS, of_period, call.status, func.count()),
-        add_up(
-            PREFETCH,
-            of_period,
-            call.prefetch_outcome,
-            func.count(),
-            call.prefetch_outcome.is_not(None),
-        ),
-        add_up(COST, of_period, nothing, func.sum(call.cost_total), call.cost_total.is_not(None)),
-        add_up(TYPE, costs, _named(cost.type), func.sum(cost.credit), cost.credit.is_not(None)),
-        add_up(
-            PROVIDER, costs, _named(cost.provider), func.sum(cost.credit), cost.credit.is_not(None)
-        ),
-        add_up(RUNS, runs, of_handler, func.count()),
-        add_up(PARKED, runs, of_handler, func.count(), run.state == "parked", run.is_latest),
-        add_up(ATTEMPTS, ended, of_handler, func.count()),
-        add_up(FAILED, ended, of_handler, func.count(), tried.outcome.not_in(NO_FAILURES)),
-        read(DURATION_S, of_period, nothing, call.duration_s, call.duration_s.is_not(None)),
-        read(PREFETCH_MS, of_period, nothing, call.prefetch_ms, call.prefetch_ms.is_not(None)),
-        read(ATTEMPT_MS, ended, of_handler, tried.duration_ms, tried.duration_ms.is_not(None)),
+        _sum(OUTCOME, call.agent_id, call.outcome),
+        _sum(STATUS, call.agent_id, call.status),
+        _sum(PREFETCH, call.agent_id, call.prefetch_outcome),
+        _sum(COST, call.agent_id, no_name, call.cost_total),
+        _sum(TYPE, cost.agent_id, cost.type, cost.credit),
+        _sum(PROVIDER, cost.agent_id, cost.provider, cost.credit),
+        _sum(RUNS, run.agent_id, run.handler),
+        _sum(PARKED, run.agent_id, run.handler).where(run.state == "parked", run.is_latest),
+        _sum(ATTEMPTS, attempt.agent_id, attempt.handler),
+        _sum(FAILED, attempt.agent_id, attempt.handler).where(attempt.outcome.not_in(NO_FAILURES)),
+        _each(DURATION_S, call.agent_id, no_name, call.duration_s),
+        _each(PREFETCH_MS, call.agent_id, no_name, call.prefetch_ms),
+        _each(ATTEMPT_MS, attempt.agent_id, attempt.handler, attempt.duration_ms),
     )
 
 
-_OF_ALL = _values(true())
-_OF_AGENTS = _values(calls.c.agent_id.in_(bindparam("agents", expanding=True)))
+def _sum(measure: str, agent_id: Any, name: Any, amount: Any = None) -> Select[Any]:
+    """Select the sum of an amount for each name, or how many rows have the name."""
+    known, total = (name, func.count()) if amount is None else (amount, func.sum(amount))
+    return (
+        select(agent_id, literal_column(f"'{measure}'"), name, total)
+        .where(known.is_not(None))
+        .group_by(*_AGENT_AND_NAME)
+    )
+
+
+def _each(measure: str, agent_id: Any, name: Any, value: Any) -> Select[Any]:
+    row = select(agent_id, literal_column(f"'{measure}'"), name, value)
+    return row.where(value.is_not(None))
+
+
+_TOGETHER = cast(null(), Text)
+_OF_ALL = _values(_TOGETHER, true())
+_OF_AGENTS = _values(_TOGETHER, calls.c.agent_id.in_(bindparam("agents", expanding=True)))
+_BY_AGENT = _values(calls.c.agent_id, true())

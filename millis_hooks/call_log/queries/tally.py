@@ -86,7 +86,7 @@ def sum_numbers(tallies: Iterable[Tally], measure: str) -> dict[str, float]:
 def read_tally(
     connection: Connection, since: datetime, until: datetime, agents: Sequence[str], into: Tally
 ) -> None:
-    """Add the calls received from `since` until just before `until`, of `agents` if there are any."""
+    """Add the calls received from `since` until just before `until`: all, or those of `agents`."""
     period: dict[str, Any] = {"since": since, "until": until}
     statement = _OF_ALL
     if agents:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from enum import Enum
 from itertools import islice
 from pathlib import PurePath
-from typing import Any
+from typing import Any, TypeGuard
 
 from pydantic import BaseModel
 from pydantic_core import from_json, to_json
@@ -40,6 +41,8 @@ def as_object(value: object, name: str, left_out: list[str]) -> dict[str, Json]:
     `UUID`, `Enum`, paths, bytes in UTF-8 and collections of these are its values. What is none of
     these, at any depth, is left out and told in `left_out` by its path below `name`.
     """
+    if _is_plain(value):
+        return dict(value)
     plain = _Plain(left_out).value(value, name, 0)
     if plain is _NOTHING:
         return {}
@@ -47,6 +50,24 @@ def as_object(value: object, name: str, left_out: list[str]) -> dict[str, Json]:
         left_out.append(f"{name}: {_kind(value)} is not an object of names and values")
         return {}
     return plain
+
+
+def _is_plain(value: object) -> TypeGuard[dict[str, str]]:
+    """Tell whether a value is what most handlers return: texts by their names, ready to be sent.
+
+    A caller is waiting, and this takes a tenth of the time of looking at each value.
+    """
+    if type(value) is not dict:
+        return False
+    texts = [*value, *value.values()]
+    return all(type(text) is str for text in texts) and _has_no_surrogates("".join(texts))
+
+
+def _has_no_surrogates(text: str) -> bool:
+    with suppress(UnicodeEncodeError):
+        text.encode()
+        return True
+    return False
 
 
 def as_text(value: object, name: str, left_out: list[str]) -> str | None:
@@ -166,8 +187,8 @@ def _written(model: BaseModel) -> Any:
 def _single(value: object) -> Json:
     """Return a value that is not a collection; raises what `to_json` raises."""
     if isinstance(value, str):
-        value = str.__str__(value).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    elif isinstance(value, PurePath):
+        return _joined(str.__str__(value))
+    if isinstance(value, PurePath):
         value = str(value)
     single: Json = from_json(to_json(value, inf_nan_mode="null"))
     return single
@@ -178,10 +199,17 @@ def _name(plain: Any) -> str | None:
     if plain is _NOTHING:
         return None
     if isinstance(plain, str):
-        return plain.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return _joined(plain)
     if isinstance(plain, list):
         return ",".join(map(str, plain))
     return str(to_json(plain), "utf-8")
+
+
+def _joined(text: str) -> str:
+    """Join surrogates that pair up, and replace those that do not."""
+    if _has_no_surrogates(text):
+        return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _kind(value: object) -> str:

@@ -79,7 +79,7 @@ FILTERS = {
     "metadata, frequent": CallFilter(range="all", metadata=(("tier", "gold"),)),
     "metadata, rare": CallFilter(range="all", metadata=(("campaign", generate.RARE_CAMPAIGN),)),
     "metadata, absent": CallFilter(range="all", metadata=(("campaign", "never"),)),
-    "handler parked": CallFilter(range="all", handler="parked"),
+    "handler retrying": CallFilter(range="all", handler="retrying"),
     "handler failed": CallFilter(range="all", handler="failed"),
     "no handler": CallFilter(range="all", handler="none"),
     "unparsed": CallFilter(range="all", unparsed=True),

@@ -259,17 +259,17 @@ def _process(connection: Connection, traits: dict[str | None, Trait | None]) -> 
 
 
 def _finish_runs(connection: Connection, traits: dict[str | None, Trait | None]) -> None:
-    """Let every pending run have been tried once, and succeed unless its call is to be parked."""
+    """Let every pending run have been tried once, and succeed unless its call is to be failed."""
     r = handler_runs.c
     of_call = select(calls.c.session_id).where(calls.c.id == r.call_id).scalar_subquery()
     pending = select(r.id, r.created_at, of_call.label("session_id"))
     pending = pending.where(IS_OPEN, r.state == "pending")
     runs, tried = [], []
     for run in connection.execute(pending).all():
-        is_parked = traits[run.session_id] == Trait.PARKED
-        runs.append({"of": run.id, "to": "parked" if is_parked else "succeeded"})
+        is_failed = traits[run.session_id] == Trait.PARKED
+        runs.append({"of": run.id, "to": "failed" if is_failed else "succeeded"})
         at = {"run_id": run.id, "started_at": run.created_at, "ended_at": run.created_at}
-        outcome = "failed" if is_parked else "succeeded"
+        outcome = "failed" if is_failed else "succeeded"
         tried.append(at | {"number": 1, "duration_ms": 12.5, "outcome": outcome})
     if runs:
         over = update(handler_runs).where(r.id == bindparam("of"))

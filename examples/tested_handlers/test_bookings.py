@@ -47,7 +47,7 @@ def test_a_slot_that_is_taken_is_tried_again_later(simulate_call: SimulateCall) 
     taken = Answer(200, b"Failed: taken")
     call = simulate_call("scenarios/booking.toml", function_answers={"book_slot": taken})
     assert call.handled is not None
-    assert call.handled.run("book").state == "failed"
+    assert call.handled.run("book").state == "retrying"
     assert "Failed: taken" in (call.handled.run("book").attempts[0].error_message or "")
 
 

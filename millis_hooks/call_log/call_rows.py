@@ -31,7 +31,7 @@ def pending_run(
     *,
     hook: str = "end_of_call",
     is_replay: bool = False,
-    parked_run_id: int | None = None,
+    failed_run_id: int | None = None,
     change: str | None = None,
 ) -> dict[str, Any]:
     """Return the columns of `handler_runs` for a handler that is to be called for a call."""
@@ -44,7 +44,7 @@ def pending_run(
         "state_since": at,
         "is_latest": True,
         "is_replay": is_replay,
-        "parked_run_id": parked_run_id,
+        "failed_run_id": failed_run_id,
         "spent": 0,
         "change": change,
     }

@@ -370,4 +370,4 @@ def _key_of(end: End) -> str:
 
 def _has_begun(run: Row[Any]) -> bool:
     """Tell whether its handler may have seen the call as it was before; one that waits will not."""
-    return run.state in ("running", "succeeded", "parked")
+    return run.state in ("running", "succeeded", "failed")

@@ -230,17 +230,17 @@ handler_runs = Table(
     Column("id", RowId, primary_key=True),
     Column("call_id", RowId, ForeignKey("calls.id", ondelete="CASCADE"), nullable=False),
     Column("handler", Key, nullable=False),
-    Column("state", Text, nullable=False),  # pending | running | succeeded | failed | parked
+    Column("state", Text, nullable=False),  # pending | running | succeeded | retrying | failed
     Column("created_at", UtcDateTime, nullable=False),
-    Column("hook", Key, nullable=False),  # end_of_call | parked
+    Column("hook", Key, nullable=False),  # end_of_call | failed
     Column("is_latest", Boolean, nullable=False),  # False once a replay took its place
     Column("is_replay", Boolean, nullable=False),  # a person asked for it
-    # the run, of the same call, that a handler of the hook `parked` is told about
-    Column("parked_run_id", RowId),
+    # the failed run, of the same call, that a handler of the hook `failed` is called for
+    Column("failed_run_id", RowId),
     Column("spent", Integer, nullable=False),  # attempts that count towards max_attempts
     Column("state_since", UtcDateTime, nullable=False),
     Column("due_at", UtcDateTime),  # when a failed run is tried again
-    Column("reason", Text),  # why it is parked, in words
+    Column("reason", Text),  # why it has failed, in words
     Column("runner", Key),  # the process it is running in, or was last; None where only one may
     # the end-of-call that changed what is known of the call; None for the first run
     Column("change", Text),
@@ -275,8 +275,8 @@ _partial_index(
     handler_runs.c.id,
     where=IS_OPEN,
 )
-HAS_FAILED = handler_runs.c.state == literal_column("'failed'")
-_partial_index("ix_handler_runs_due", handler_runs.c.due_at, where=HAS_FAILED)
+IS_RETRYING = handler_runs.c.state == literal_column("'retrying'")
+_partial_index("ix_handler_runs_due", handler_runs.c.due_at, where=IS_RETRYING)
 Index("ix_handler_runs_call", handler_runs.c.call_id, handler_runs.c.id)
 
 attempts = Table(
@@ -302,7 +302,7 @@ Index("ux_attempts_number", attempts.c.run_id, attempts.c.number, unique=True)
 handlers = Table(
     "handlers",
     metadata,
-    Column("hook", Key, primary_key=True),  # prefetch | end_of_call | parked
+    Column("hook", Key, primary_key=True),  # prefetch | end_of_call | failed
     Column("name", Key, primary_key=True),
     Column("max_attempts", Integer, nullable=False),
     Column("timeout_s", Float, nullable=False),

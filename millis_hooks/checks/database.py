@@ -223,7 +223,7 @@ def _open_runs(connection: Connection, now: datetime) -> Iterator[CheckResult]:
         .group_by(_runs.state)
     )
     states = {state: (count, since) for state, count, since in connection.execute(by_state)}
-    failed, _ = states.get("parked", (0, None))
+    failed, _ = states.get("failed", (0, None))
     if failed:
         yield warn(
             "failed runs",

@@ -30,7 +30,7 @@ from ..settings import Settings
 from ..version import __version__
 from .common import open_log, print_json, print_json_line
 from .options import AsJson
-from .runs import attempts_label, error_label, handler_label, state_label, time_label
+from .runs import attempts_label, error_label, handler_label, time_label
 from .terminal import add_row, console, fail, note, table
 
 _PAGE_SIZE = 100
@@ -118,10 +118,10 @@ def _row(call: Call, now: datetime) -> list[str]:
 
 def _runs_label(listed: ListedCall) -> str:
     runs = listed.runs
-    if runs.parked:
-        return f"{runs.parked} of {runs.total} failed"
     if runs.failed:
-        return f"{runs.failed} of {runs.total} retrying"
+        return f"{runs.failed} of {runs.total} failed"
+    if runs.retrying:
+        return f"{runs.retrying} of {runs.total} retrying"
     if runs.waiting:
         return f"{runs.waiting} waiting"
     return f"{runs.total} done" if runs.total else ""
@@ -191,10 +191,9 @@ def _cost(item: CostItem) -> tuple[str, str, str]:
 
 
 def _run(run: Run, now: datetime) -> tuple[str, ...]:
-    state = state_label(run.state)
     return (
         handler_label(run),
-        state if run.is_latest else f"{state}, replaced",
+        run.state if run.is_latest else f"{run.state}, replaced",
         attempts_label(run),
         time_label(run, now),
         error_label(run.reason, run.attempts[-1] if run.attempts else None),
@@ -296,8 +295,7 @@ def _print_event(event: Happening, *, as_json: bool) -> None:
 def _details(event: Happening) -> Iterator[str | None]:
     """Yield the caller, how the call ended, or which handler ran; and the error."""
     if event.handler is not None:
-        state = state_label(event.run_state or "")
-        yield f"{event.handler}, attempt {event.attempt}: run {state}"
+        yield f"{event.handler}, attempt {event.attempt}: run {event.run_state or ''}"
     else:
         yield event.customer_phone
     if event.call_status is not None:

@@ -71,7 +71,7 @@ def export(
         ),
     ] = None,
     handler: Annotated[
-        str | None, typer.Option(help="failed or parked: has such a run; none: no handler ran.")
+        str | None, typer.Option(help="retrying or failed: has such a run; none: no handler ran.")
     ] = None,
     unparsed: Annotated[
         bool, typer.Option("--unparsed", help="A delivery for it could not be read.")

@@ -33,18 +33,8 @@ from .common import open_log, print_json, record
 from .options import AsJson, Since, Until, Yes, read_time, require_known
 from .terminal import INTERRUPTED, add_row, confirm, console, fail, note, progress, table
 
-#: The states of a run in the order of its life, and as they are stored.
-STATES = {
-    "pending": "pending",
-    "running": "running",
-    "retrying": "failed",
-    "failed": "parked",
-    "succeeded": "succeeded",
-}
-_LABELS = {stored: state for state, stored in STATES.items()}
-#: `parked` is the earlier name of `failed`.
-_FILTERS = STATES | {"parked": "parked"}
-_REPLAY_FILTERS = _FILTERS | {NEVER: NEVER}
+#: The states of a run in the order of its life.
+STATES = ("pending", "running", "retrying", "failed", "succeeded")
 
 _HEADS = ("Run", "Handler", "Session", "State", "Attempts", "When (UTC)", "Error")
 #: Columns that a narrow terminal shortens, down to so many characters; numbers, times and ids are
@@ -62,8 +52,8 @@ def list_runs(
     as_json: AsJson = False,
 ) -> None:
     """List handler runs, newest first; of a run and its replays, the latest."""
-    require_known("status", status, _FILTERS)
-    chosen = RunFilter(handler, session, _FILTERS.get(status or ""))
+    require_known("status", status, STATES)
+    chosen = RunFilter(handler, session, status)
     settings = Settings.load()
     mask = MaskPolicy.of(settings)
     with open_log(settings) as database, database.reader.connect() as connection:
@@ -77,14 +67,9 @@ def list_runs(
         _print_table(runs, datetime.now(UTC))
 
 
-def state_label(state: str) -> str:
-    """Return the name of a stored state."""
-    return _LABELS.get(state, state)
-
-
 def handler_label(run: ListedRun | Run) -> str:
     """Return the handler's name, and whether the run is a replay or reports a failed run."""
-    marks = [f"alert of run {run.parked_run_id}"] if run.parked_run_id is not None else []
+    marks = [f"alert of run {run.failed_run_id}"] if run.failed_run_id is not None else []
     if run.is_replay:
         marks.append("replay")
     return f"{run.handler} ({', '.join(marks)})" if marks else run.handler
@@ -113,7 +98,7 @@ def error_label(reason: str | None, last: ListedRun | Attempt | None) -> str:
 
 
 def _summary(counts: Mapping[str, int]) -> str:
-    parts = [f"{counts[stored]:,} {state}" for state, stored in STATES.items() if stored in counts]
+    parts = [f"{counts[state]:,} {state}" for state in STATES if state in counts]
     return ", ".join(parts) or "No runs."
 
 
@@ -127,7 +112,7 @@ def _print_table(runs: Sequence[ListedRun], now: datetime) -> None:
             str(run.id),
             handler_label(run),
             run.session_id,
-            state_label(run.state),
+            run.state,
             attempts_label(run),
             time_label(run, now),
             error_label(run.reason, run),
@@ -156,8 +141,8 @@ def replay(
     yes: Yes = False,
 ) -> None:
     """Run handlers again with the stored payload: for a call, or for runs."""
-    require_known("status", status, _REPLAY_FILTERS)
-    filters = (handler, _REPLAY_FILTERS.get(status or ""), read_time(since), read_time(until))
+    require_known("status", status, (*STATES, NEVER))
+    filters = (handler, status, read_time(since), read_time(until))
     if sum((session_id is not None, run is not None, any(filters))) != 1:
         raise ConfigError(
             "Choose what to replay: either a session id, or --run, or some of --handler, "

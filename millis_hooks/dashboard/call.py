@@ -130,12 +130,12 @@ class CallView:
     @property
     def failed(self) -> tuple[Run, ...]:
         """Those of `handled` that will not be tried again by themselves."""
-        return tuple(run for run in self.handled if run.state == "parked")
+        return tuple(run for run in self.handled if run.state == "failed")
 
     @property
     def retrying(self) -> tuple[Run, ...]:
         """Those of `handled` that wait for their next attempt, the soonest first."""
-        retrying = (run for run in self.handled if run.state == "failed")
+        retrying = (run for run in self.handled if run.state == "retrying")
         return tuple(sorted(retrying, key=lambda run: run.due_at or run.state_since))
 
     @property

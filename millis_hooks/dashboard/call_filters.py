@@ -177,7 +177,7 @@ def _written(number: float | None) -> str | None:
 
 
 #: Labels of `CallFilter.handler`.
-HANDLER_LABELS = {"failed": "Retrying", "parked": "Failed", "none": "None ran"}
+HANDLER_LABELS = {"retrying": "Retrying", "failed": "Failed", "none": "None ran"}
 
 
 @dataclass(frozen=True, slots=True)

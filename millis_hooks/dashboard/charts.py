@@ -332,7 +332,7 @@ class Charts:
 
     def _handlers(self) -> Chart:
         handlers = self._report.handlers
-        failed_runs = self._period | {"handler": "parked"}
+        failed_runs = self._period | {"handler": "failed"}
         failed = sum(each.failed_attempts for each in handlers)
         attempts = sum(each.attempts for each in handlers)
         return Chart(
@@ -377,7 +377,7 @@ class Charts:
 _ROWS_ARE: Mapping[Interval, str] = {"hour": "Hour", "day": "Day", "week": "Week of"}
 
 #: Hook -> what its handlers run after.
-_HOOKS = {"end_of_call": "End-of-call", "parked": "A failed run"}
+_HOOKS = {"end_of_call": "End-of-call", "failed": "A failed run"}
 
 #: Colour -> the type of cost whose colour looks the same.
 _SAME = {"user": "llm", "agent": "tts", "timeout": "stt"}

@@ -19,7 +19,7 @@ _OUTCOMES = {
     "handed_back": "handed back when the service stopped; not counted",
 }
 _ATTEMPT_KEYS = {"": "done", "succeeded": "done", "handed_back": "done", "retry": "retry"}
-_RUN_KEYS = {"parked": "error", "failed": "retry"}
+_RUN_KEYS = {"failed": "error", "retrying": "retry"}
 
 _NOTICE_DIGITS = 6
 
@@ -47,10 +47,10 @@ def replay_offer(run: Run) -> ReplayOffer | None:
     """Return whether a run can be replayed; None while it is at work or if it was replaced."""
     if not run.is_latest or run.state in ("pending", "running"):
         return None
-    label = "Try now" if run.state == "failed" else "Replay"
+    label = "Try now" if run.state == "retrying" else "Replay"
     if run.max_attempts is None:
         return ReplayOffer(label, f"No handler is named {run.handler} any more")
-    if run.state != "failed" and not run.repeatable:
+    if run.state != "retrying" and not run.repeatable:
         return ReplayOffer(label, f"{run.handler} is registered as not repeatable")
     return ReplayOffer(label, is_repeat=run.state == "succeeded")
 
@@ -62,8 +62,8 @@ def in_order(runs: Iterable[Run]) -> tuple[Run, ...]:
     """
     groups: dict[tuple[str, str, int | None], list[Run]] = {}
     for run in sorted(runs, key=lambda run: run.id):
-        groups.setdefault((run.hook, run.handler, run.parked_run_id), []).append(run)
-    ordered = sorted(groups.values(), key=lambda group: group[0].hook == "parked")
+        groups.setdefault((run.hook, run.handler, run.failed_run_id), []).append(run)
+    ordered = sorted(groups.values(), key=lambda group: group[0].hook == "failed")
     return tuple(run for group in ordered for run in sorted(group, key=_newest_first))
 
 

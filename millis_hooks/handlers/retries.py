@@ -117,11 +117,6 @@ class FailedRun:
     failed_at: datetime
 
     @property
-    def parked_at(self) -> datetime:
-        """Return `failed_at`, by its name until 0.1."""
-        return self.failed_at
-
-    @property
     def state(self) -> Any:
         """Return what the application's `lifespan` yielded."""
         return self.call.state
@@ -129,7 +124,7 @@ class FailedRun:
     @property
     def idempotency_key(self) -> str:
         """Return a key that is the same in every attempt, and another after a failed replay."""
-        return f"{self.call.session_id}:{self.handler}:parked:{self.run_id}"
+        return f"{self.call.session_id}:{self.handler}:failed:{self.run_id}"
 
 
 #: The name of `FailedRun` until 0.1.

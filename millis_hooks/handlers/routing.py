@@ -33,8 +33,8 @@ from ..protocol.events import Channel, EndOfCall, PrefetchRequest, PrefetchRespo
 from .retries import Backoff, FailedRun
 from .signatures import check_signature, is_async, metadata_model, name_of, place_of
 
-#: What a handler is called for: a webhook, or a run that has failed ("parked").
-HandlerHook: TypeAlias = Literal["prefetch", "end_of_call", "parked"]
+#: What a handler is called for: a webhook, or a run that has failed.
+HandlerHook: TypeAlias = Literal["prefetch", "end_of_call", "failed"]
 #: What a handler is called with.
 Event: TypeAlias = PrefetchRequest[Any] | EndOfCall | FailedRun
 
@@ -221,7 +221,7 @@ def _annotations(options: type) -> Mapping[str, Any]:
 _HOOKS: Mapping[HandlerHook, _Hook] = {
     "prefetch": _Hook("on_prefetch", PrefetchRequest, _annotations(PrefetchOptions)),
     "end_of_call": _Hook("on_end_of_call", EndOfCall, _annotations(EndOfCallOptions)),
-    "parked": _Hook("on_failed", FailedRun, _annotations(FailedOptions)),
+    "failed": _Hook("on_failed", FailedRun, _annotations(FailedOptions)),
 }
 _FILTERS = frozenset({"agent_id", "channel", "call_status", "outcome", "handler"})
 
@@ -310,7 +310,7 @@ class Router:
         return [
             handler
             for handler in self
-            if handler.hook == "parked" and name in handler.accepted.get("handler", {name})
+            if handler.hook == "failed" and name in handler.accepted.get("handler", {name})
         ]
 
     def get(self, hook: str, name: str) -> Handler | None:
@@ -397,7 +397,7 @@ class Router:
         `timeout_s=` (60) and `retry_backoff=` are as in `on_end_of_call`. Raises
         `RegistrationError` for what cannot work.
         """
-        return self._register("parked", function, options)
+        return self._register("failed", function, options)
 
     on_parked = on_failed  # its name until 0.1
 

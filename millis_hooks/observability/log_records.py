@@ -116,10 +116,6 @@ _PLAIN = re.compile(r"(?!.*\d{7})[\w-]{1,64}", re.ASCII)
 _MAYBE_NUMBER = re.compile(r"\d{5,}(?=\d\d)")
 
 
-#: States of runs in words, where the database has others.
-_STATE_WORDS = {"failed": "retrying", "parked": "failed"}
-
-
 class Attempt(NamedTuple):
     """An attempt at a run that has ended."""
 
@@ -203,7 +199,7 @@ def log_attempt(
         attempt.handler,
         attempt.attempt,
         failure or attempt.outcome,
-        _STATE_WORDS.get(state, state),
+        state,
     )
     runs_log.log(level, "run %d of %s, attempt %d: %s; run state: %s", *words, extra=_extra(told))
 

@@ -64,14 +64,14 @@ def _after_failure(
 ) -> dict[str, Any]:
     request = _request(error)
     if isinstance(request, GiveUp):
-        return {"state": "parked", "reason": describe_failure(request).message or "given up"}
+        return {"state": "failed", "reason": describe_failure(request).message or "given up"}
     if run.spent >= handler.max_attempts:
         return {
-            "state": "parked",
+            "state": "failed",
             "reason": f"{run.spent} of {handler.max_attempts} attempts failed",
         }
     delay_s = request.after_s if request else handler.retry_backoff.delay_s(run.spent, random)
-    return {"state": "failed", "due_at": now + timedelta(seconds=delay_s)}
+    return {"state": "retrying", "due_at": now + timedelta(seconds=delay_s)}
 
 
 def _outcome(finished: HandlerResult) -> str:

@@ -17,7 +17,7 @@ from sqlalchemy import ColumnElement, Connection, Row, Select, func, insert, sel
 from ..call_log.call_rows import pending_run
 from ..call_log.dialects import upsert
 from ..call_log.sanitize import clean_int, clean_text
-from ..call_log.tables import HAS_FAILED, IS_OF_CALL, calls, handler_runs, handlers
+from ..call_log.tables import IS_OF_CALL, IS_RETRYING, calls, handler_runs, handlers
 from ..exceptions import ConfigError
 
 #: The status of calls that match a handler and have no run of it.
@@ -154,7 +154,7 @@ def replay_run(
         _runs.call_id == run.call_id,
         _runs.hook == run.hook,
         _runs.handler == run.handler,
-        _runs.parked_run_id.is_not_distinct_from(run.parked_run_id),
+        _runs.failed_run_id.is_not_distinct_from(run.failed_run_id),
     )
     return _replay(connection, connection.execute(latest).all(), now)
 
@@ -244,7 +244,7 @@ _LATEST: Select[Any] = select(
     _runs.hook,
     _runs.handler,
     _runs.state,
-    _runs.parked_run_id,
+    _runs.failed_run_id,
     _runs.change,
 ).where(_runs.is_latest)
 
@@ -297,8 +297,8 @@ def _replay(connection: Connection, runs: Sequence[Row[Any]], now: datetime) -> 
     """Bring forward runs that wait for a retry, and replace runs that are over."""
     registered = _registered(connection)
     replayable = [run for run in runs if _refusal(run, registered) is None]
-    _bring_forward(connection, [run.id for run in replayable if run.state == "failed"], now)
-    _replace(connection, [run for run in replayable if run.state != "failed"], now)
+    _bring_forward(connection, [run.id for run in replayable if run.state == "retrying"], now)
+    _replace(connection, [run for run in replayable if run.state != "retrying"], now)
     return _tally(((run, 1) for run in runs), registered)
 
 
@@ -309,7 +309,7 @@ def _refusal(run: Row[Any], registered: _Registered) -> str | None:
         return f"no handler is named {run.handler!r} any more"
     if run.state in ("pending", "running"):
         return "already waiting"
-    if run.state != "failed" and not handler.repeatable:
+    if run.state != "retrying" and not handler.repeatable:
         return f"{run.handler!r} is not repeatable"
     return None
 
@@ -322,7 +322,7 @@ def _tally(runs: Iterable[tuple[Row[Any], int]], registered: _Registered) -> Rep
         refusal = _refusal(run, registered)
         if refusal is not None:
             skipped[refusal] += number
-        elif run.state == "failed":
+        elif run.state == "retrying":
             brought_forward += number
         else:
             queued += number
@@ -333,7 +333,7 @@ def _bring_forward(connection: Connection, ids: Sequence[int], now: datetime) ->
     if ids:
         due_now = {"state": "pending", "state_since": now, "due_at": None}
         # Another process may have begun some of them meanwhile.
-        waiting = update(handler_runs).where(_runs.id.in_(ids), HAS_FAILED)
+        waiting = update(handler_runs).where(_runs.id.in_(ids), IS_RETRYING)
         connection.execute(waiting.values(due_now))
 
 
@@ -352,7 +352,7 @@ def _replace(connection: Connection, runs: Sequence[Row[Any]], now: datetime) ->
             now,
             hook=run.hook,
             is_replay=True,
-            parked_run_id=run.parked_run_id,
+            failed_run_id=run.failed_run_id,
             change=run.change,
         )
         for run in runs

@@ -69,10 +69,10 @@ def event_of(
     call = _whole(reader, told, own_numbers)
     call._change = run.change
     call.mark(source=told.source, dry_run=told.dry_run)
-    if run.parked_run_id is None:
+    if run.failed_run_id is None:
         return call
     with reader.connect() as connection:
-        return _failed_run(connection, run.parked_run_id, call)
+        return _failed_run(connection, run.failed_run_id, call)
 
 
 def _whole(reader: Engine, told: Row[Any], own_numbers: frozenset[str]) -> EndOfCall:

@@ -1,9 +1,8 @@
 """The tables of runs and attempts: claim, record, wake and fail, in the caller's transaction.
 
-    pending -> running -> succeeded | failed | parked
-    failed -> pending, when it is due        running -> pending, when handed back or interrupted
+    pending -> running -> succeeded | retrying | failed
+    retrying -> pending, when it is due        running -> pending, when handed back or interrupted
 
-These are the states in the database: pages say *retrying* for `failed`, and *failed* for `parked`.
 Several processes may write at once. Each claims runs that no other has locked, and the end of an
 attempt is written once. Locked rows are skipped, as acknowledgements would wait for this
 transaction.
@@ -34,7 +33,7 @@ from sqlalchemy import (
 from ..call_log.call_rows import pending_run
 from ..call_log.dialects import is_postgresql
 from ..call_log.sanitize import clean_text
-from ..call_log.tables import HAS_FAILED, IS_OPEN, attempts, handler_runs, runners
+from ..call_log.tables import IS_OPEN, IS_RETRYING, attempts, handler_runs, runners
 from ..handlers.routing import Handler
 from ..masking.error_report import Failure
 from .concurrency import Slots
@@ -50,7 +49,7 @@ CLOCK_TOLERANCE = timedelta(minutes=1)
 
 _runs = handler_runs.c
 _NOW = bindparam("now", type_=_runs.state_since.type)
-_WAITS = and_(IS_OPEN, _runs.state.in_(["pending", "failed"]))
+_WAITS = and_(IS_OPEN, _runs.state.in_(["pending", "retrying"]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +61,7 @@ class ClaimedRun:
     hook: str
     handler: str
     spent: int
-    parked_run_id: int | None
+    failed_run_id: int | None
     attempt: int
     change: str | None = None
 
@@ -131,7 +130,7 @@ def record(connection: Connection, ends: Sequence[AttemptEnd], failure_hooks: Fa
         connection.execute(_END_ATTEMPT, [_attempt_columns(end) for end in ended])
         connection.execute(_END_RUN, [_run_columns(end) for end in ended])
     for end in ended:
-        if end.state == "parked":
+        if end.state == "failed":
             _call_hooks(connection, end.run, end.ended_at, failure_hooks)
 
 
@@ -143,7 +142,7 @@ def wake_due(connection: Connection, now: datetime) -> None:
 def wake_stranded(connection: Connection, now: datetime) -> None:
     """Make pending the runs whose last attempt failed in the future: the clock was set back, and
     they would wait too long."""
-    stranded = and_(HAS_FAILED, _runs.state_since > now + CLOCK_TOLERANCE)
+    stranded = and_(IS_RETRYING, _runs.state_since > now + CLOCK_TOLERANCE)
     connection.execute(_to_pending(stranded), {"now": now})
 
 
@@ -286,7 +285,7 @@ def _fail(
     failure_hooks: FailureHooks,
 ) -> None:
     for run in runs:
-        failed = {"state": "parked", "state_since": now, "due_at": None, "reason": reason}
+        failed = {"state": "failed", "state_since": now, "due_at": None, "reason": reason}
         connection.execute(update(handler_runs).where(_runs.id == run.id).values(failed))
         _call_hooks(connection, run, now, failure_hooks)
 
@@ -301,7 +300,7 @@ def _call_hooks(
     if failed.hook == "end_of_call":
         for hook in failure_hooks(failed.handler):
             run = pending_run(
-                failed.call_id, hook.name, now, hook="parked", parked_run_id=failed.id
+                failed.call_id, hook.name, now, hook="failed", failed_run_id=failed.id
             )
             connection.execute(insert(handler_runs), run)
 
@@ -339,7 +338,7 @@ def _next_pending(order: ColumnElement[Any]) -> Any:
     )
 
 
-_WAKE_DUE = _to_pending(and_(HAS_FAILED, _runs.due_at <= _NOW))
+_WAKE_DUE = _to_pending(and_(IS_RETRYING, _runs.due_at <= _NOW))
 
 _OLDEST = _next_pending(_runs.id.asc())
 _NEWEST = _next_pending(_runs.id.desc())
@@ -356,7 +355,7 @@ _BEGIN_RUNS = (
         _runs.hook,
         _runs.handler,
         _runs.spent,
-        _runs.parked_run_id,
+        _runs.failed_run_id,
         _runs.change,
     )
 )

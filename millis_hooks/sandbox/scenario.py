@@ -188,7 +188,7 @@ class Expectations:
     #: Of the stored call; checked only where the call log can be read.
     outcome: str | None = None
     #: How the run of each of these handlers ended; checked only there, too.
-    handlers: Mapping[str, Literal["succeeded", "failed", "parked"]] = field(default_factory=dict)
+    handlers: Mapping[str, Literal["succeeded", "retrying", "failed"]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

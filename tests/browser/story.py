@@ -60,7 +60,7 @@ def tell(folder: Path, *, count: int) -> None:
     for name in ("send_receipt", "sync_crm"):
         stored.add_handler(name)
     _run(stored, call_id, "send_receipt", "succeeded", tries=1)
-    _run(stored, call_id, "sync_crm", "parked", tries=3)
+    _run(stored, call_id, "sync_crm", "failed", tries=3)
     stored.database.close()
 
 

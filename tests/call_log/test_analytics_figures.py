@@ -240,12 +240,12 @@ def test_a_day_with_few_prefetches_has_a_gap_instead_of_percentiles(log: StoredC
 
 def test_a_handler_of_each_hook_is_told_apart(log: StoredCalls) -> None:
     call_id = log.add_call()
-    log.add_run(call_id, "save", "parked")
-    log.add_run(call_id, "save", "succeeded", hook="parked")
+    log.add_run(call_id, "save", "failed")
+    log.add_run(call_id, "save", "succeeded", hook="failed")
     told = report(log, Scope(since=NOW - timedelta(days=1), until=NOW)).handlers
     assert [(each.hook, each.handler, each.parked) for each in told] == [
         ("end_of_call", "save", 1),
-        ("parked", "save", 0),
+        ("failed", "save", 0),
     ]
 
 

@@ -65,7 +65,7 @@ class Many:
         for key, value in pairs.items():
             kept = {"call_id": call_id, "key": key, "value": value, "received_at": received_at}
             self.stored.write(lambda connection: connection.execute(insert(call_metadata), kept))  # noqa: B023
-        runs = chance.choice([[], ["parked"], ["failed", "succeeded"], ["succeeded"]])
+        runs = chance.choice([[], ["failed"], ["retrying", "succeeded"], ["succeeded"]])
         for number, state in enumerate(runs):
             self.stored.add_run(call_id, f"handler{number}", state)
         unhandled = update(calls).where(calls.c.id == call_id).values(unhandled=not runs)
@@ -131,7 +131,7 @@ FILTERS = st.builds(
     cost_min=maybe(0.5),
     cost_max=maybe(1.0),
     metadata=st.sampled_from([(), (), (("tier", "gold"),), (("tier", "absent"),)]),
-    handler=maybe("failed", "parked", "none"),
+    handler=maybe("retrying", "failed", "none"),
     unparsed=st.sampled_from([False, False, True]),
     duplicate=st.sampled_from([False, False, True]),
 )

@@ -274,7 +274,7 @@ def test_an_unknown_format_is_refused(run: Run, log: StoredCalls) -> None:
         ("--min", "41", "--max", "42"),
         ("--cost-min", "0.5"),
         ("--meta", "plan=gold"),
-        ("--handler", "parked"),
+        ("--handler", "failed"),
         ("--unparsed",),
         ("--duplicate",),
     ],
@@ -306,7 +306,7 @@ def add_wanted(log: StoredCalls, option: str) -> None:
     call_id = log.add_call(SESSION, minutes_ago=1.5, text="an aisle seat", **traits)
     pair = {"call_id": call_id, "key": "plan", "value": "gold", "received_at": NOW}
     log.write(lambda connection: connection.execute(insert(call_metadata), pair))
-    log.add_run(call_id, "notify", "parked")
+    log.add_run(call_id, "notify", "failed")
     log.add_delivery(session_id=SESSION, outcome="unparsed")
 
 

@@ -238,17 +238,22 @@ def test_a_day_without_calls_has_no_totals_to_show(stored: StoredCalls) -> None:
 
 def test_a_list_says_how_the_handlers_of_each_call_stand(stored: StoredCalls) -> None:
     call_id = stored.add_call("-a")
-    for handler, state in (("a", "succeeded"), ("b", "failed"), ("c", "pending"), ("d", "running")):
+    for handler, state in (
+        ("a", "succeeded"),
+        ("b", "retrying"),
+        ("c", "pending"),
+        ("d", "running"),
+    ):
         stored.add_run(call_id, handler, state)
-    parked = stored.add_run(call_id, "e", "parked")
-    stored.add_run(call_id, "tell", "parked", hook="parked", parked_run_id=parked)
+    failed = stored.add_run(call_id, "e", "failed")
+    stored.add_run(call_id, "tell", "failed", hook="failed", failed_run_id=failed)
     (row,) = stored.queries.list_calls(CallFilter(), now=NOW).rows
-    assert row.runs == RunCounts(total=5, failed=1, parked=1, waiting=2)
+    assert row.runs == RunCounts(total=5, retrying=1, failed=1, waiting=2)
 
 
 def test_a_run_that_was_replaced_is_not_counted(stored: StoredCalls) -> None:
     call_id = stored.add_call("-a")
-    stored.add_run(call_id, "save", "parked", is_latest=False)
+    stored.add_run(call_id, "save", "failed", is_latest=False)
     stored.add_run(call_id, "save", "succeeded", is_replay=True)
     (row,) = stored.queries.list_calls(CallFilter(), now=NOW).rows
     assert row.runs == RunCounts(total=1)
@@ -265,7 +270,7 @@ def test_a_call_comes_with_everything_kept_about_it(stored: StoredCalls) -> None
     stored.add_delivery(session_id="-a", body=b'{"session_id": "-a"}')
     stored.add_cost(call_id, 1, type="tts", credit=0.1)
     stored.add_cost(call_id, 0, type="llm", credit=0.2)
-    run_id = stored.add_run(call_id, "save", "failed")
+    run_id = stored.add_run(call_id, "save", "retrying")
     stored.add_attempt(run_id, 2, outcome="failed", duration_ms=20.0)
     stored.add_attempt(run_id, 1, outcome="failed", duration_ms=10.0)
     record = stored.queries.call("-a")
@@ -278,9 +283,9 @@ def test_a_call_comes_with_everything_kept_about_it(stored: StoredCalls) -> None
 def test_a_run_comes_with_what_its_handler_is_registered_with(stored: StoredCalls) -> None:
     call_id = stored.add_call("-a")
     stored.add_handler("save", max_attempts=3, repeatable=False)
-    stored.add_handler("gone", hook="parked")
+    stored.add_handler("gone", hook="failed")
     for handler in ("save", "gone"):
-        stored.add_run(call_id, handler, "parked", reason="3 of 3 attempts failed", spent=3)
+        stored.add_run(call_id, handler, "failed", reason="3 of 3 attempts failed", spent=3)
     record = stored.queries.call("-a")
     assert record is not None
     assert [(run.max_attempts, run.repeatable) for run in record.runs] == [(3, False), (None, None)]
@@ -291,7 +296,7 @@ def test_of_many_runs_those_that_were_replaced_long_ago_are_left_out(stored: Sto
     call_id = stored.add_call("-a")
     kept = stored.add_run(call_id, "kept", "succeeded")
     replaced = [
-        stored.add_run(call_id, "save", "parked", is_latest=False, is_replay=True)
+        stored.add_run(call_id, "save", "failed", is_latest=False, is_replay=True)
         for _ in range(110)
     ]
     record = stored.queries.call("-a")

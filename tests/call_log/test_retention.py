@@ -112,14 +112,14 @@ def test_age_is_counted_from_the_first_delivery(log: StoredCalls) -> None:
     assert counts(log) == {}
 
 
-@pytest.mark.parametrize("state", ["pending", "running", "failed"])
+@pytest.mark.parametrize("state", ["pending", "running", "retrying"])
 def test_a_call_whose_handlers_are_not_done_stays_until_they_are(
     log: StoredCalls, state: str
 ) -> None:
     run_id = log.add_run(add_whole_call(log, "-busy", OLD), "other", state)
     assert prune(log) == plan(log) == Removal(kept=1)
     assert sessions(log) == ["-busy"]
-    done = handler_runs.update().where(handler_runs.c.id == run_id).values(state="parked")
+    done = handler_runs.update().where(handler_runs.c.id == run_id).values(state="failed")
     log.write(lambda connection: connection.execute(done))
     assert prune(log).calls == 1
 

@@ -335,7 +335,7 @@ def test_what_waits_is_counted(log: StoredCalls) -> None:
     log.add_delivery(outcome="unparsed")
     log.add_handler("sync_crm")
     call = log.add_call()
-    log.add_run(call, "sync_crm", "parked")
+    log.add_run(call, "sync_crm", "failed")
     log.add_run(call, "gone", "pending", state_since=NOW - timedelta(hours=1))
     with log.database.reader.connect() as connection:
         found = by_name(check_work(connection, NOW))
@@ -365,7 +365,7 @@ def test_the_application_is_looked_at(tmp_path: Path) -> None:
     hooks.on_prefetch(name="greet")(lambda call: None)
     found = check_application("app:hooks", hooks.router)
     assert (found.state, found.found) == ("ok", "app:hooks, handlers: 1 prefetch")
-    hooks.on_parked(name="alert", handler="nobody")(lambda parked: None)
+    hooks.on_parked(name="alert", handler="nobody")(lambda failed: None)
     assert check_application("app:hooks", hooks.router).state == "bad"
     assert check_application("app:other", None).state == "bad"
 

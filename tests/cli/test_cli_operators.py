@@ -188,7 +188,7 @@ def test_what_commands_do_to_calls_is_on_record_without_numbers(run: Run, tmp_pa
     now = datetime.now(UTC)
     call_id = stored.add_call("-call", from_phone="+4930901820", received_at=now)
     stored.add_handler("sync")
-    stored.add_run(call_id, "sync", "parked")
+    stored.add_run(call_id, "sync", "failed")
     assert run("replay", "-call").exit_code == 0
     stored.add_call("-other", from_phone="+33142685300", received_at=now)
     stored.add_call("-old", received_at=now - timedelta(days=400))
@@ -225,7 +225,7 @@ def test_prune_refuses_while_the_clock_may_be_wrong(run: Run, tmp_path: Path) ->
     [
         (["prune"], "call_log.upkeep.retention.prune", Removal(calls=1), "1 call"),
         (["forget", "-old"], "call_log.upkeep.forget.forget", Removal(calls=1), "1 call"),
-        (["replay", "--status", "parked"], "cli.runs.replay_batch", Replayed(1), "1 queued"),
+        (["replay", "--status", "failed"], "cli.runs.replay_batch", Replayed(1), "1 queued"),
     ],
 )
 def test_what_an_interrupted_command_has_done_is_on_record(
@@ -244,7 +244,7 @@ def test_what_an_interrupted_command_has_done_is_on_record(
     stored = StoredCalls(tmp_path)
     call_id = stored.add_call("-old", received_at=datetime.now(UTC) - timedelta(days=400))
     stored.add_handler("sync")
-    stored.add_run(call_id, "sync", "parked")
+    stored.add_run(call_id, "sync", "failed")
     steps = interrupted()
     is_batch = work.endswith("batch")
     patched = (lambda *_: (next(steps), 1)) if is_batch else interrupted

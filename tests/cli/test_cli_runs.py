@@ -58,9 +58,9 @@ def ended_call(log: StoredCalls, session_id: str = SESSION, **columns: Any) -> i
 def park_many(log: StoredCalls, number: int) -> None:
     ids = range(1, number + 1)
     known = [{"id": id_, "session_id": f"-{id_}", "received_at": NOW} for id_ in ids]
-    parked = [pending_run(id_, CRM, NOW) | {"state": "parked"} for id_ in ids]
+    failed = [pending_run(id_, CRM, NOW) | {"state": "failed"} for id_ in ids]
     log.write(lambda connection: connection.execute(insert(calls), known))
-    log.write(lambda connection: connection.execute(insert(handler_runs), parked))
+    log.write(lambda connection: connection.execute(insert(handler_runs), failed))
 
 
 def states(log: StoredCalls) -> list[str]:
@@ -103,9 +103,9 @@ def _read(terminal: int) -> bytes:
 def test_runs_are_listed_newest_first_below_their_numbers(run: Run, log: StoredCalls) -> None:
     call = ended_call(log)
     log.add_run(call, CRM, "succeeded", spent=2)
-    parked = log.add_run(call, "charge_card", "parked", spent=5, reason="5 of 5 attempts failed")
-    log.add_attempt(parked, 1, error_type="OldError", error_message="at first")
-    log.add_attempt(parked, 2, error_type="CardError", error_message="declined")
+    failed = log.add_run(call, "charge_card", "failed", spent=5, reason="5 of 5 attempts failed")
+    log.add_attempt(failed, 1, error_type="OldError", error_message="at first")
+    log.add_attempt(failed, 2, error_type="CardError", error_message="declined")
     counted, heads, *lines = run("runs").stdout.splitlines()
     assert counted == "1 failed, 1 succeeded"
     assert heads.split()[:5] == ["Run", "Handler", "Session", "State", "Attempts"]
@@ -115,22 +115,22 @@ def test_runs_are_listed_newest_first_below_their_numbers(run: Run, log: StoredC
 
 
 def test_a_reason_that_is_the_error_is_told_once(run: Run, log: StoredCalls) -> None:
-    parked = log.add_run(ended_call(log), CRM, "parked", reason="no such customer")
-    log.add_attempt(parked, error_type="GiveUp", error_message="no such customer")
+    failed = log.add_run(ended_call(log), CRM, "failed", reason="no such customer")
+    log.add_attempt(failed, error_type="GiveUp", error_message="no such customer")
     assert run("runs").stdout.count("no such customer") == 1
 
 
 def test_when_a_run_is_tried_again_is_told(run: Run, log: StoredCalls) -> None:
     far = datetime.now(UTC) + timedelta(days=3)
-    log.add_run(ended_call(log), CRM, "failed", due_at=far)
+    log.add_run(ended_call(log), CRM, "retrying", due_at=far)
     assert f"next {far:%Y-%m-%d %H:%M} " in run("runs").stdout
 
 
 def test_replays_and_alerts_are_marked(run: Run, log: StoredCalls) -> None:
     call = ended_call(log)
-    parked = log.add_run(call, CRM, "parked", is_latest=False)
+    failed = log.add_run(call, CRM, "failed", is_latest=False)
     log.add_run(call, CRM, "succeeded", is_replay=True)
-    log.add_run(call, "page_us", "succeeded", hook="parked", parked_run_id=parked, spent=1)
+    log.add_run(call, "page_us", "succeeded", hook="failed", failed_run_id=failed, spent=1)
     shown = run("runs").stdout
     assert "2 succeeded" in shown
     assert f"{CRM} (replay)" in shown
@@ -139,7 +139,7 @@ def test_replays_and_alerts_are_marked(run: Run, log: StoredCalls) -> None:
 
 def test_runs_can_be_narrowed_down(run: Run, log: StoredCalls) -> None:
     call = ended_call(log)
-    log.add_run(call, CRM, "parked")
+    log.add_run(call, CRM, "failed")
     log.add_run(call, "charge_card", "succeeded")
     log.add_run(ended_call(log, "-other"), CRM, "succeeded")
     listed = [
@@ -159,9 +159,9 @@ def test_runs_can_be_narrowed_down(run: Run, log: StoredCalls) -> None:
 
 
 def test_runs_as_json_have_what_the_table_has(run: Run, log: StoredCalls) -> None:
-    log.add_run(ended_call(log), CRM, "parked", spent=5, reason="given up")
+    log.add_run(ended_call(log), CRM, "failed", spent=5, reason="given up")
     (listed,) = json.loads(run("runs", "--json").stdout)
-    known = {"session_id": SESSION, "handler": CRM, "state": "parked", "reason": "given up"}
+    known = {"session_id": SESSION, "handler": CRM, "state": "failed", "reason": "given up"}
     assert listed.items() >= (known | {"spent": 5, "max_attempts": 5}).items()
 
 
@@ -176,8 +176,8 @@ def test_a_terminal_obeys_nothing_that_a_handler_raised(
     run: Run, log: StoredCalls, args: list[str]
 ) -> None:
     hostile = "[bold]\x1b[2J\u202e\n"
-    parked = log.add_run(ended_call(log), hostile, "parked", reason=hostile)
-    log.add_attempt(parked, error_type=hostile, error_message=hostile + "more")
+    failed = log.add_run(ended_call(log), hostile, "failed", reason=hostile)
+    log.add_attempt(failed, error_type=hostile, error_message=hostile + "more")
     shown = run(*args).stdout
     assert "[bold]" in shown
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", shown)
@@ -185,8 +185,8 @@ def test_a_terminal_obeys_nothing_that_a_handler_raised(
 
 def test_show_tells_how_each_run_stands(run: Run, log: StoredCalls) -> None:
     call = ended_call(log)
-    log.add_run(call, CRM, "parked", is_latest=False, spent=5, reason="5 of 5 attempts failed")
-    log.add_run(call, CRM, "failed", is_replay=True, spent=1, due_at=datetime.now(UTC))
+    log.add_run(call, CRM, "failed", is_latest=False, spent=5, reason="5 of 5 attempts failed")
+    log.add_run(call, CRM, "retrying", is_replay=True, spent=1, due_at=datetime.now(UTC))
     lines = [line for line in run("show", SESSION).stdout.splitlines() if CRM in line]
     assert re.match(rf"{CRM} \(replay\) +retrying +1 of 5 +next ", lines[0])
     assert re.match(rf"{CRM} +failed, replaced +5 of 5 ", lines[1])
@@ -194,7 +194,7 @@ def test_show_tells_how_each_run_stands(run: Run, log: StoredCalls) -> None:
 
 @pytest.mark.parametrize(
     ("state", "told"),
-    [("parked", "1 of 2 failed"), ("failed", "1 of 2 retrying"), ("pending", "1 waiting")],
+    [("failed", "1 of 2 failed"), ("retrying", "1 of 2 retrying"), ("pending", "1 waiting")],
 )
 def test_calls_tell_what_a_person_may_want_to_know(
     run: Run, log: StoredCalls, state: str, told: str
@@ -209,11 +209,11 @@ def test_calls_tell_what_a_person_may_want_to_know(
 def test_a_call_or_a_run_is_replayed_without_asking(
     run: Run, log: StoredCalls, args: list[str]
 ) -> None:
-    log.add_run(ended_call(log), CRM, "parked")
+    log.add_run(ended_call(log), CRM, "failed")
     result = run("replay", *args)
     assert (result.exit_code, result.stdout) == (0, "1 queued.\n")
     assert "millis-hooks runs" in result.stderr
-    assert states(log) == ["parked", "pending"]
+    assert states(log) == ["failed", "pending"]
 
 
 def test_what_is_not_replayed_is_told_with_its_reason(run: Run, log: StoredCalls) -> None:
@@ -248,7 +248,7 @@ def test_what_is_not_there_cannot_be_replayed(
     [
         ([], "Choose what to replay"),
         ([SESSION, "--run", "1"], "Choose what to replay"),
-        ([SESSION, "--status", "parked"], "Choose what to replay"),
+        ([SESSION, "--status", "failed"], "Choose what to replay"),
         (["--run", "1", "--handler", CRM], "Choose what to replay"),
         (["--yes"], "Choose what to replay"),
         (["--until", "2026-11-01"], "Name a handler"),
@@ -272,8 +272,8 @@ def test_no_handler_is_known_before_the_service_has_started(run: Run, tmp_path: 
 
 
 def test_many_are_replayed_with_a_plan_and_a_summary(run: Run, log: StoredCalls) -> None:
-    log.add_run(ended_call(log, "-1"), CRM, "parked")
-    log.add_run(ended_call(log, "-2"), CRM, "failed")
+    log.add_run(ended_call(log, "-1"), CRM, "failed")
+    log.add_run(ended_call(log, "-2"), CRM, "retrying")
     log.add_run(ended_call(log, "-3"), CRM, "pending")
     ended_call(log, "-4")
     result = run("replay", "--handler", CRM, "--yes")
@@ -295,26 +295,26 @@ def test_a_time_without_a_zone_is_utc(run: Run, log: StoredCalls) -> None:
 
 
 def test_replay_asks_nothing_where_no_run_matches(run: Run, log: StoredCalls) -> None:
-    result = run("replay", "--status", "parked")
+    result = run("replay", "--status", "failed")
     assert (result.exit_code, result.stdout) == (0, "nothing to replay.\n")
 
 
 def test_without_a_terminal_many_runs_are_not_replayed(run: Run, log: StoredCalls) -> None:
-    log.add_run(ended_call(log), CRM, "parked")
-    result = run("replay", "--status", "parked")
+    log.add_run(ended_call(log), CRM, "failed")
+    result = run("replay", "--status", "failed")
     assert (result.exit_code, "Add --yes" in result.stderr) == (2, True)
-    assert states(log) == ["parked"]
+    assert states(log) == ["failed"]
 
 
 @pytest.mark.parametrize(
     ("answer", "told", "become"),
-    [("y\n", "1 queued.", ["parked", "pending"]), ("n\n", "Nothing was replayed", ["parked"])],
+    [("y\n", "1 queued.", ["failed", "pending"]), ("n\n", "Nothing was replayed", ["failed"])],
 )
 def test_a_person_is_asked_first(
     run: Run, log: StoredCalls, tmp_path: Path, answer: str, told: str, become: list[str]
 ) -> None:
-    log.add_run(ended_call(log), CRM, "parked")
-    shown = on_a_terminal(tmp_path, "replay", "--status", "parked", answer=answer)
+    log.add_run(ended_call(log), CRM, "failed")
+    shown = on_a_terminal(tmp_path, "replay", "--status", "failed", answer=answer)
     assert told in shown
     assert states(log) == become
 
@@ -323,7 +323,7 @@ def test_an_interrupted_replay_says_how_far_it_came(
     run: Run, log: StoredCalls, tmp_path: Path
 ) -> None:
     park_many(log, 4_000)
-    shown = on_a_terminal(tmp_path, "replay", "--status", "parked", "--yes", interrupt=True)
+    shown = on_a_terminal(tmp_path, "replay", "--status", "failed", "--yes", interrupt=True)
     stopped = re.search(r"Stopped after ([\d,]+) of 4,000: ([\d,]+) queued", shown)
     assert stopped, shown
     told = int(stopped[1].replace(",", ""))

@@ -43,7 +43,7 @@ user = "Hello \\u001b[2J"
 
 [expect]
 prefetch = "failed"
-handlers = { book = "parked" }
+handlers = { book = "failed" }
 """
 
 Run = Callable[..., Result]
@@ -111,7 +111,7 @@ def test_what_was_not_met_is_told_and_ends_with_1(run: Run) -> None:
     result = run("failing.toml", "--target", "simulated.py")
     assert result.exit_code == 1
     assert "FAIL prefetch: failed: answered" in result.stdout
-    assert "ok   handler book: parked" in result.stdout
+    assert "ok   handler book: failed" in result.stdout
     assert "\x1b" not in result.stdout
 
 

@@ -288,9 +288,9 @@ def test_prefetches_have_a_line_where_there_are_enough(site: Site) -> None:
     assert last["values"] == [118.0, 136.0, 138.0, 20]
 
 
-def test_handlers_are_counted_and_parked_runs_lead_to_their_calls(site: Site) -> None:
+def test_handlers_are_counted_and_failed_runs_lead_to_their_calls(site: Site) -> None:
     call_id = add(site)
-    run_id = site.stored.add_run(call_id, "save", "parked")
+    run_id = site.stored.add_run(call_id, "save", "failed")
     site.stored.add_attempt(run_id, outcome="failed", duration_ms=12.0)
     assert rows_of(site, "handlers")[1] == [
         "save",
@@ -303,7 +303,7 @@ def test_handlers_are_counted_and_parked_runs_lead_to_their_calls(site: Site) ->
         "12.0",
     ]
     page = site.page("/analytics")
-    assert any("handler=parked" in link for link in page.links())
+    assert any("handler=failed" in link for link in page.links())
 
 
 def test_calls_of_the_sandbox_are_left_out(site: Site) -> None:

@@ -46,8 +46,8 @@ def site(tmp_path: Path) -> Iterator[Site]:
         ("min=10&max=1.5e2", {"min_s": 10.0, "max_s": 150.0}),
         ("cost_min=0&cost_max=nan", {"cost_min": 0.0}),
         ("meta=tier=gold&meta=a=b=c&meta=none", {"metadata": (("tier", "gold"), ("a", "b=c"))}),
-        ("handler=parked&unparsed&duplicate=1",
-         {"handler": "parked", "unparsed": True, "duplicate": True}),
+        ("handler=failed&unparsed&duplicate=1",
+         {"handler": "failed", "unparsed": True, "duplicate": True}),
         ("from=2026-11-01&to=2026-11-03",
          {"since": datetime(2026, 11, 1, tzinfo=UTC), "until": datetime(2026, 11, 4, tzinfo=UTC)}),
         ("to=2026-11-03T12:00%2B02:00", {"until": datetime(2026, 11, 3, 10, tzinfo=UTC)}),
@@ -122,7 +122,7 @@ def test_a_count_that_stopped_says_that_there_are_more(site: Site) -> None:
 EVERYTHING = (
     "q=refund&outcome=failed&status=busy&status=error&agent=-a&agent=-b&channel=phone"
     "&direction=inbound&number=%2B14155550134&from=2026-11-01&to=2026-11-03&min=10&max=60"
-    "&cost_min=0.1&cost_max=2&meta=tier=gold&meta=a=b&handler=parked&unparsed=1&duplicate=1&size=25"
+    "&cost_min=0.1&cost_max=2&meta=tier=gold&meta=a=b&handler=failed&unparsed=1&duplicate=1&size=25"
 )
 
 

@@ -324,7 +324,7 @@ def test_an_opt_out_and_slow_replies_are_shown(site: Site) -> None:
 def test_a_viewer_sees_the_runs_and_cannot_replay_them(site: Site) -> None:
     call_id = site.add_ended_call()
     site.stored.add_handler("sync_crm")
-    site.stored.add_run(call_id, "sync_crm", "parked")
+    site.stored.add_run(call_id, "sync_crm", "failed")
     hashed = hash_password("a viewer's password")
     site.stored.write(partial(add, name="anna", role="view", password_hash=hashed, now=NOW))
     site.sign_in("a viewer's password", username="anna")

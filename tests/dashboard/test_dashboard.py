@@ -339,8 +339,8 @@ def test_a_call_that_millis_did_not_tell_us_of_says_where_it_is_from(site: Site)
     ("states", "said"),
     [
         (["succeeded", "succeeded"], "2 ran"),
-        (["parked", "succeeded", "failed"], "1 of 3 failed"),
-        (["failed", "succeeded"], "1 of 2 retrying"),
+        (["failed", "succeeded", "retrying"], "1 of 3 failed"),
+        (["retrying", "succeeded"], "1 of 2 retrying"),
         (["pending"], "1 waiting"),
         ([], "none"),
     ],

@@ -68,7 +68,7 @@ def site(anonymous: Team) -> Team:
 def replay(site: Team) -> httpx.Response:
     call_id = site.add_ended_call("-call")
     site.stored.add_handler("sync")
-    site.stored.add_run(call_id, "sync", "parked")
+    site.stored.add_run(call_id, "sync", "failed")
     return site.post("/replay", session_id="-call")
 
 

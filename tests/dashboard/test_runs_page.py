@@ -65,8 +65,8 @@ def add_failure(site: Site, run_id: int, number: int = 1, **columns: Any) -> Non
     [
         (["succeeded", "succeeded", "succeeded"], "3 ran"),
         (["succeeded", "pending", "running"], "2 waiting"),
-        (["succeeded", "failed", "pending", "succeeded"], "1 of 4 retrying"),
-        (["parked", "failed", "pending"], "1 of 3 failed"),
+        (["succeeded", "retrying", "pending", "succeeded"], "1 of 4 retrying"),
+        (["failed", "retrying", "pending"], "1 of 3 failed"),
         ([], "none"),
     ],
 )
@@ -81,7 +81,7 @@ def test_the_list_says_what_most_needs_a_look(site: Site, states: list[str], sai
     ("state", "columns", "said"),
     [
         ("succeeded", {"spent": 1}, "sync_crm Done 1 of 5"),
-        ("parked", {"spent": 5}, "sync_crm Failed 5 of 5"),
+        ("failed", {"spent": 5}, "sync_crm Failed 5 of 5"),
         ("running", {"spent": 2}, "sync_crm Running 2 of 5"),
         ("pending", {}, "sync_crm Waiting"),
         ("pending", {"is_replay": True}, "sync_crm Replay Waiting"),
@@ -111,17 +111,17 @@ def test_attempts_are_counted_alone_where_the_limit_is_unknown_or_lower_now(
     site: Site, call_id: int
 ) -> None:
     site.stored.add_handler("charge", max_attempts=2)
-    site.stored.add_run(call_id, "charge", "parked", spent=3)
-    site.stored.add_run(call_id, "gone", "parked", spent=4)
+    site.stored.add_run(call_id, "charge", "failed", spent=3)
+    site.stored.add_run(call_id, "gone", "failed", spent=4)
     text = site.page("/calls/-call").text
     assert "charge Failed 3 Replay" in text
     assert "gone Failed 4 Replay" in text
 
 
-def test_a_parked_run_is_announced_with_its_exception(site: Site, call_id: int) -> None:
+def test_a_failed_run_is_announced_with_its_exception(site: Site, call_id: int) -> None:
     site.stored.add_run(call_id, "save", "succeeded")
     run_id = site.stored.add_run(
-        call_id, "sync_crm", "parked", spent=2, reason="2 of 2 attempts failed"
+        call_id, "sync_crm", "failed", spent=2, reason="2 of 2 attempts failed"
     )
     for number in (1, 2):
         add_failure(site, run_id, number)
@@ -132,7 +132,7 @@ def test_a_parked_run_is_announced_with_its_exception(site: Site, call_id: int) 
 
 
 def test_a_run_that_was_given_up_is_announced_with_its_reason(site: Site, call_id: int) -> None:
-    run_id = site.stored.add_run(call_id, "sync_crm", "parked", reason="no such customer")
+    run_id = site.stored.add_run(call_id, "sync_crm", "failed", reason="no such customer")
     add_failure(site, run_id, outcome="gave_up", error_type="GiveUp", traceback=None)
     text = site.page("/calls/-call").text
     assert "failed. sync_crm : no such customer ." in text
@@ -141,7 +141,7 @@ def test_a_run_that_was_given_up_is_announced_with_its_reason(site: Site, call_i
 def test_a_run_that_is_tried_again_is_announced_with_the_time(site: Site, call_id: int) -> None:
     for handler, seconds in (("later", 90), ("sync_crm", 40)):
         due_at = NOW + timedelta(seconds=seconds)
-        site.stored.add_run(call_id, handler, "failed", due_at=due_at)
+        site.stored.add_run(call_id, handler, "retrying", due_at=due_at)
     text = site.page("/calls/-call").text
     assert "2 of 2 handler runs are retrying. sync_crm makes its next attempt in 40 s" in text
     assert "Handlers are retrying" in text
@@ -175,9 +175,9 @@ def test_bars_are_relative_to_the_slowest_attempt(site: Site, call_id: int) -> N
 
 
 def test_a_replaced_run_stays_below_the_one_that_replaced_it(site: Site, call_id: int) -> None:
-    first = site.stored.add_run(call_id, "sync_crm", "parked", is_latest=False)
+    first = site.stored.add_run(call_id, "sync_crm", "failed", is_latest=False)
     other = site.stored.add_run(call_id, "save", "succeeded")
-    second = site.stored.add_run(call_id, "sync_crm", "parked", is_latest=False, is_replay=True)
+    second = site.stored.add_run(call_id, "sync_crm", "failed", is_latest=False, is_replay=True)
     third = site.stored.add_run(call_id, "sync_crm", "succeeded", is_replay=True)
     runs = site.get("/calls/-call.json").json()["runs"]
     assert [run["id"] for run in runs] == [third, second, first, other]
@@ -187,17 +187,17 @@ def test_a_replaced_run_stays_below_the_one_that_replaced_it(site: Site, call_id
     assert "Handlers ran" in page.text
 
 
-def test_a_run_that_tells_of_a_parked_one_names_it(site: Site, call_id: int) -> None:
-    parked = site.stored.add_run(call_id, "sync_crm", "parked")
-    site.stored.add_run(call_id, "to_slack", "succeeded", hook="parked", parked_run_id=parked)
+def test_a_run_that_tells_of_a_failed_one_names_it(site: Site, call_id: int) -> None:
+    failed = site.stored.add_run(call_id, "sync_crm", "failed")
+    site.stored.add_run(call_id, "to_slack", "succeeded", hook="failed", failed_run_id=failed)
     page = site.page("/calls/-call")
-    assert f"to_slack Alert about sync_crm , run {parked} Done" in page.text
+    assert f"to_slack Alert about sync_crm , run {failed} Done" in page.text
     assert "1 of 1 handler runs failed." in page.text
 
 
 def test_a_page_with_too_many_runs_says_so(site: Site, call_id: int) -> None:
     for _ in range(120):
-        site.stored.add_run(call_id, "sync_crm", "parked", is_latest=False)
+        site.stored.add_run(call_id, "sync_crm", "failed", is_latest=False)
     assert "the newest 100 of 120" in site.page("/calls/-call").text
 
 
@@ -209,10 +209,10 @@ def test_handlers_that_ended_long_after_the_call_have_a_date(site: Site, call_id
 
 def test_hostile_names_reasons_and_errors_are_shown_as_text(site: Site, call_id: int) -> None:
     site.stored.add_handler(HOSTILE)
-    parked = site.stored.add_run(call_id, HOSTILE, "parked", reason=HOSTILE, spent=1)
-    add_failure(site, parked, error_type=HOSTILE, error_message=HOSTILE, traceback=HOSTILE)
+    failed = site.stored.add_run(call_id, HOSTILE, "failed", reason=HOSTILE, spent=1)
+    add_failure(site, failed, error_type=HOSTILE, error_message=HOSTILE, traceback=HOSTILE)
     site.stored.add_run(call_id, "gone" + HOSTILE, "succeeded")
-    site.stored.add_run(call_id, HOSTILE, "failed", hook="parked", parked_run_id=parked)
+    site.stored.add_run(call_id, HOSTILE, "retrying", hook="failed", failed_run_id=failed)
     page = site.page("/calls/-call")
     assert all(script.get("src") for script in page.all("script"))
     assert page.all("img") == []
@@ -221,8 +221,8 @@ def test_hostile_names_reasons_and_errors_are_shown_as_text(site: Site, call_id:
 
 
 def test_every_icon_of_runs_is_in_the_sprite(site: Site, call_id: int) -> None:
-    for state in ("parked", "failed", "succeeded", "running", "pending"):
-        due_at = NOW if state == "failed" else None
+    for state in ("failed", "retrying", "succeeded", "running", "pending"):
+        due_at = NOW if state == "retrying" else None
         site.stored.add_run(call_id, state, state, due_at=due_at)
     page = site.page("/calls/-call?queued=1&forward=0&skipped=0")
     sprite = site.get("/static/icons.svg").text
@@ -231,7 +231,7 @@ def test_every_icon_of_runs_is_in_the_sprite(site: Site, call_id: int) -> None:
 
 
 def test_what_waits_for_its_next_attempt_is_tried_now_at_a_click(site: Site, call_id: int) -> None:
-    run_id = site.stored.add_run(call_id, "sync_crm", "failed")
+    run_id = site.stored.add_run(call_id, "sync_crm", "retrying")
     page = site.page("/calls/-call")
     (button,) = page.all("button", **{"aria-label": "Try now: sync_crm"})
     assert "popovertarget" not in button
@@ -242,7 +242,7 @@ def test_what_waits_for_its_next_attempt_is_tried_now_at_a_click(site: Site, cal
     ("state", "what"),
     [
         ("succeeded", "Its effects outside happen again."),
-        ("parked", "Effects outside that it had before it failed may happen again."),
+        ("failed", "Effects outside that it had before it failed may happen again."),
     ],
 )
 def test_a_replay_says_what_it_does_and_has_to_be_confirmed(
@@ -261,9 +261,9 @@ def test_a_replay_says_what_it_does_and_has_to_be_confirmed(
 @pytest.mark.parametrize(
     ("handler", "state", "why"),
     [
-        ("charge", "parked", "charge is registered as not repeatable"),
+        ("charge", "failed", "charge is registered as not repeatable"),
         ("charge", "succeeded", "charge is registered as not repeatable"),
-        ("gone", "parked", "No handler is named gone any more"),
+        ("gone", "failed", "No handler is named gone any more"),
     ],
 )
 def test_what_cannot_be_replayed_says_why(
@@ -278,7 +278,7 @@ def test_what_cannot_be_replayed_says_why(
 
 
 def test_a_run_at_work_or_replaced_offers_nothing(site: Site, call_id: int) -> None:
-    site.stored.add_run(call_id, "sync_crm", "parked", is_latest=False)
+    site.stored.add_run(call_id, "sync_crm", "failed", is_latest=False)
     site.stored.add_run(call_id, "sync_crm", "pending", is_replay=True)
     site.stored.add_run(call_id, "save", "running")
     assert site.page("/calls/-call").all("input", name="run_id") == []
@@ -289,7 +289,7 @@ def test_replaying_a_call_says_first_what_it_does_to_each_handler(site: Site, ca
     for handler, state in (
         ("sync_crm", "succeeded"),
         ("charge", "succeeded"),
-        ("gone", "parked"),
+        ("gone", "failed"),
         ("busy", "running"),
     ):
         site.stored.add_run(call_id, handler, state)
@@ -305,18 +305,18 @@ def test_a_call_without_runs_has_nothing_to_replay(site: Site, call_id: int) -> 
 
 
 def test_a_run_is_queued_again_and_the_page_says_so(site: Site, call_id: int) -> None:
-    run_id = site.stored.add_run(call_id, "sync_crm", "parked")
+    run_id = site.stored.add_run(call_id, "sync_crm", "failed")
     response = replay(site, run_id)
     assert response.status_code == 303
     assert response.headers["location"] == "/calls/-call?queued=1&forward=0&skipped=0"
-    assert runs_of(site) == [(run_id, "parked", False), (run_id + 1, "pending", True)]
+    assert runs_of(site) == [(run_id, "failed", False), (run_id + 1, "pending", True)]
     page = site.page(response.headers["location"])
     assert "Queued: 1." in page.text
     assert page.all("div", role="status", **{"class": "alert info"})
 
 
 def test_a_replay_leads_back_to_the_call_in_its_list(site: Site, call_id: int) -> None:
-    run_id = site.stored.add_run(call_id, "sync_crm", "parked")
+    run_id = site.stored.add_run(call_id, "sync_crm", "failed")
     page = site.page("/calls/-call?in=outcome%3Dfailed")
     assert page.all("input", name="in", value="outcome=failed")
     location = replay(site, run_id, **{"in": "outcome=failed"}).headers["location"]
@@ -324,7 +324,7 @@ def test_a_replay_leads_back_to_the_call_in_its_list(site: Site, call_id: int) -
 
 
 def test_two_clicks_queue_one_run(site: Site, call_id: int) -> None:
-    run_id = site.stored.add_run(call_id, "sync_crm", "parked")
+    run_id = site.stored.add_run(call_id, "sync_crm", "failed")
     replay(site, run_id)
     response = replay(site, run_id)
     assert response.headers["location"] == "/calls/-call?queued=0&forward=0&skipped=1"
@@ -333,7 +333,7 @@ def test_two_clicks_queue_one_run(site: Site, call_id: int) -> None:
 
 
 def test_a_run_that_waits_for_its_next_attempt_is_tried_now(site: Site, call_id: int) -> None:
-    run_id = site.stored.add_run(call_id, "sync_crm", "failed", due_at=NOW + timedelta(hours=1))
+    run_id = site.stored.add_run(call_id, "sync_crm", "retrying", due_at=NOW + timedelta(hours=1))
     response = replay(site, run_id)
     assert runs_of(site) == [(run_id, "pending", True)]
     assert "Brought forward: 1." in site.page(response.headers["location"]).text
@@ -373,7 +373,7 @@ def test_a_call_of_any_name_is_replayed_as_browsers_send_it(site: Site, session_
 def test_what_is_not_there_is_not_replayed(
     site: Site, call_id: int, fields: dict[str, str]
 ) -> None:
-    site.stored.add_run(call_id, "sync_crm", "parked")
+    site.stored.add_run(call_id, "sync_crm", "failed")
     assert replay(site, **fields).status_code == 404
     assert len(runs_of(site)) == 1
 
@@ -382,7 +382,7 @@ def test_what_is_not_there_is_not_replayed(
 def test_a_replay_from_another_site_is_refused(
     site: Site, call_id: int, headers: dict[str, str]
 ) -> None:
-    site.stored.add_run(call_id, "sync_crm", "parked")
+    site.stored.add_run(call_id, "sync_crm", "failed")
     response = site.browser.post("/replay", data={"session_id": "-call"}, headers=headers)
     assert response.status_code == 403
     assert len(runs_of(site)) == 1
@@ -391,7 +391,7 @@ def test_a_replay_from_another_site_is_refused(
 def test_a_replay_without_sign_in_runs_nothing_and_leads_back_to_the_call(
     site: Site, call_id: int
 ) -> None:
-    site.stored.add_run(call_id, "sync_crm", "parked")
+    site.stored.add_run(call_id, "sync_crm", "failed")
     site.browser.cookies.clear()
     response = replay(site)
     assert response.status_code == 303
@@ -409,7 +409,7 @@ def test_a_replay_form_larger_than_any_of_ours_is_refused(site: Site, call_id: i
 
 def test_a_replay_that_cannot_be_written_is_a_page_too(site: Site, call_id: int) -> None:
     site.stored.write(lambda connection: connection.exec_driver_sql("DROP TABLE handlers"))
-    site.stored.add_run(call_id, "sync_crm", "parked")
+    site.stored.add_run(call_id, "sync_crm", "failed")
     response = replay(site)
     assert response.status_code == 503
     assert "The call log cannot be used" in Page(response).text

@@ -290,7 +290,7 @@ def test_a_handler_that_raises_has_its_traceback_in_place(sandbox: Sandbox) -> N
     assert "RuntimeError: no CRM today" in reason
     assert "Traceback" in reason
     (run,) = sandbox.end()["runs"]
-    assert run["state"] == "parked"
+    assert run["state"] == "failed"
     assert "ValueError: nothing to book" in run["attempts"][0]["traceback"]
     assert "nothing to book" in sandbox.page().text
 

@@ -269,7 +269,7 @@ def test_refused_requests_are_counted_by_reason(site: Site) -> None:
 
 
 def test_the_handlers_of_every_hook_are_listed_prefetch_first(site: Site) -> None:
-    site.stored.add_handler("tell_team", hook="parked")
+    site.stored.add_handler("tell_team", hook="failed")
     site.stored.add_handler("sync_crm", filters='{"outcome": ["voicemail"]}')
     site.stored.add_handler("greet", hook="prefetch")
     assert [handler["name"] for handler in shown(site)["handlers"]] == [
@@ -479,7 +479,7 @@ def test_an_address_that_was_vouched_for_is_tried(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("hook", ["", "parked", HOSTILE])
+@pytest.mark.parametrize("hook", ["", "failed", HOSTILE])
 def test_there_are_only_two_tests(site: Site, hook: str) -> None:
     assert send(site, hook).status_code == 400
 

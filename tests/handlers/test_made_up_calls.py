@@ -235,7 +235,7 @@ def test_a_test_may_answer_as_millis_would(testing: MillisHooks) -> None:
     with HooksClient(testing) as client:
         client.millis_answers = break_down
         run = client.end_of_call().run("call_back")
-    assert (run.state, run.attempts[-1].error_type) == ("parked", "CallMayHaveBegunError")
+    assert (run.state, run.attempts[-1].error_type) == ("failed", "CallMayHaveBegunError")
     assert "out of order" in (run.reason or "")
 
 

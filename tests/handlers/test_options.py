@@ -20,7 +20,7 @@ def note(call: EndOfCall) -> None: ...
 
 def registered(hook: str, **options: Any) -> Handler:
     router = Router()
-    function = {"prefetch": greet, "end_of_call": note}.get(hook, lambda parked: None)
+    function = {"prefetch": greet, "end_of_call": note}.get(hook, lambda failed: None)
     getattr(router, f"on_{hook}")(**options)(function)
     [handler] = router
     return handler
@@ -69,7 +69,7 @@ def test_a_refusal_says_where_what_and_what_to_do() -> None:
 
 @pytest.mark.parametrize("attempts", [-1, 101, 2.0, True, "3"])
 def test_attempts_are_counted_from_one_to_a_hundred(attempts: Any) -> None:
-    for hook in ("end_of_call", "parked"):
+    for hook in ("end_of_call", "failed"):
         assert "a whole number from 1 to 100" in refusal(hook, max_attempts=attempts)
 
 
@@ -86,7 +86,7 @@ def test_at_least_one_run_may_be_at_work(places: Any) -> None:
 def test_a_handler_has_a_time_that_ends(seconds: Any) -> None:
     assert "a number of seconds over 0" in refusal("prefetch", budget_s=seconds)
     assert "a number of seconds over 0" in refusal("end_of_call", timeout_s=seconds)
-    assert "a number of seconds over 0" in refusal("parked", timeout_s=seconds)
+    assert "a number of seconds over 0" in refusal("failed", timeout_s=seconds)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_a_value_of_another_kind_is_refused(option: str, value: Any, why: str) -
 @pytest.mark.parametrize("nobody", ["", [], [""], [None], b"-a"])
 def test_a_filter_that_matches_no_call_is_refused(nobody: Any) -> None:
     assert "lets no call through" in refusal("prefetch", agent_id=nobody)
-    assert "lets no call through" in refusal("parked", handler=nobody)
+    assert "lets no call through" in refusal("failed", handler=nobody)
 
 
 def test_a_filter_compares_with_texts() -> None:
@@ -148,7 +148,7 @@ def test_a_filter_of_ones_own_is_a_plain_function(when: Any) -> None:
             "end_of_call",
             "concurrency, repeatable, on_change. Filter by anything else about a call",
         ),
-        ("parked", "on_failed takes name, max_attempts, timeout_s, retry_backoff, handler."),
+        ("failed", "on_failed takes name, max_attempts, timeout_s, retry_backoff, handler."),
     ],
 )
 def test_an_unknown_option_is_refused_with_the_known_ones(hook: str, taken: str) -> None:
@@ -167,7 +167,7 @@ def test_a_type_checker_sees_what_is_wrong_too() -> None:
         lambda: router.on_prefetch(status="busy")(greet),  # type: ignore[call-overload]
         lambda: router.on_end_of_call(budget_s=1)(note),  # type: ignore[call-overload]
         lambda: router.on_end_of_call(timeout_s=None)(note),  # type: ignore[call-overload]
-        lambda: router.on_failed(agent_id="-a")(lambda parked: None),  # type: ignore[call-overload]
+        lambda: router.on_failed(agent_id="-a")(lambda failed: None),  # type: ignore[call-overload]
     ]
     for register in wrong:
         with pytest.raises(RegistrationError):

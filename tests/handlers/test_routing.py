@@ -25,7 +25,7 @@ def ended(**fields: Any) -> EndOfCall:
     return EndOfCall(session_id="-Ox1", **fields)
 
 
-def parked(handler: str = "note") -> FailedRun:
+def failed(handler: str = "note") -> FailedRun:
     now = datetime.now(UTC)
     return FailedRun(
         run_id=7, call=ended(), handler=handler, reason="no", attempts=1, failed_at=now
@@ -51,7 +51,7 @@ def greet(call: PrefetchRequest) -> str:
 def note(call: EndOfCall) -> None: ...
 
 
-def alert(parked: FailedRun) -> None: ...
+def alert(failed: FailedRun) -> None: ...
 
 
 def only(router: Router) -> Handler:
@@ -78,7 +78,7 @@ def test_a_decorated_function_keeps_its_type() -> None:
         return run.reason
 
     assert_type(asyncio.run(sync(ended())), int)
-    assert_type(tell(parked()), str)
+    assert_type(tell(failed()), str)
 
 
 def test_handlers_match_in_the_order_of_registration() -> None:
@@ -211,7 +211,7 @@ def test_the_refusal_says_where_the_function_stands() -> None:
     assert f"test_routing.py:{line}" in refusal(lambda: Router().on_prefetch(no_parameter))  # type: ignore[type-var]
 
 
-def test_who_tells_of_parked_runs_is_called_with_one() -> None:
+def test_who_tells_of_failed_runs_is_called_with_one() -> None:
     message = refusal(lambda: Router().on_failed(note))  # type: ignore[type-var]
     assert "note takes EndOfCall, but on_failed calls it with FailedRun" in message
 
@@ -296,14 +296,14 @@ def test_a_handler_without_options_has_no_filters() -> None:
     assert only(router).filters() == {}
 
 
-def test_parked_runs_are_told_to_all_who_want_to_hear_of_that_handler() -> None:
+def test_failed_runs_are_told_to_all_who_want_to_hear_of_that_handler() -> None:
     router = Router()
     router.on_end_of_call(note)
     router.on_failed(name="of all")(alert)
     router.on_failed(name="of two", handler=["note", "other"])(alert)
     router.on_failed(name="of another", handler="other")(alert)
     assert [handler.name for handler in router.failure_handlers("note")] == ["of all", "of two"]
-    assert router.matching("parked", parked("note")) == router.failure_handlers("note")
+    assert router.matching("failed", failed("note")) == router.failure_handlers("note")
 
 
 def test_whom_a_handler_wants_to_hear_of_may_be_registered_later() -> None:
@@ -335,24 +335,24 @@ def test_a_handler_s_call_carries_its_key() -> None:
     assert (prepared.idempotency_key, prepared.state) == ("-Ox1:sync_crm", "state")
 
 
-def test_a_parked_run_in_a_log_gives_no_conversation_away() -> None:
-    assert "EndOfCall" not in repr(parked())
+def test_a_failed_run_in_a_log_gives_no_conversation_away() -> None:
+    assert "EndOfCall" not in repr(failed())
 
 
-def test_a_parked_run_carries_the_state_and_both_keys() -> None:
+def test_a_failed_run_carries_the_state_and_both_keys() -> None:
     router = Router()
     router.on_failed(alert)
-    prepared = only(router).prepare(parked("sync_crm"), "state")
+    prepared = only(router).prepare(failed("sync_crm"), "state")
     assert isinstance(prepared, FailedRun)
     assert prepared.state == "state"
-    assert prepared.idempotency_key == "-Ox1:sync_crm:parked:7"
+    assert prepared.idempotency_key == "-Ox1:sync_crm:failed:7"
     assert prepared.call.idempotency_key == "-Ox1:sync_crm"
 
 
 def test_the_earlier_names_of_failed_runs_go_on_working() -> None:
     router = Router()
     router.on_parked(handler="note")(alert)
-    assert only(router).hook == "parked"
+    assert only(router).hook == "failed"
     assert ParkedRun is FailedRun
-    run = parked()
-    assert run.parked_at == run.failed_at
+    run = failed()
+    assert run.failed_at == run.failed_at

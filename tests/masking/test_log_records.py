@@ -175,7 +175,7 @@ def test_each_attempt_is_a_line_with_its_run_and_session(
     told = {line["handler"]: line for line in lines(caplog, "attempt")}
     assert told["book"]["level"] == "warning"
     assert told["book"]["error_type"] == "RuntimeError"
-    assert (told["book"]["outcome"], told["book"]["state"]) == ("failed", "parked")
+    assert (told["book"]["outcome"], told["book"]["state"]) == ("failed", "failed")
     assert (told["note"]["session_id"], told["note"]["attempt"]) == ("-s1", 1)
     assert NUMBER not in caplog.text
 

@@ -273,7 +273,7 @@ def fill(site: Site) -> None:
         recording_url="https://files.example/walrus.wav",
         **numbers,
     )
-    run = site.stored.add_run(call, "notify_crm", "parked", reason="ocelot")
+    run = site.stored.add_run(call, "notify_crm", "failed", reason="ocelot")
     site.stored.add_attempt(
         run,
         outcome="gave_up",

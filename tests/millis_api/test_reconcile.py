@@ -515,7 +515,7 @@ def test_a_run_that_may_have_called_is_not_repeated(
         client.post(END_OF_CALL, content=end_of_call_body())
         eventually(lambda: any(run.reason for run in rows(log.database, handler_runs)))
     (run,) = rows(log.database, handler_runs)
-    assert (run.state, run.reason) == ("parked", "Millis answered 502. The call may have begun.")
+    assert (run.state, run.reason) == ("failed", "Millis answered 502. The call may have begun.")
     assert log.millis.paths == ["/start_outbound_call"]
 
 

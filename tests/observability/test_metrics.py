@@ -107,7 +107,7 @@ def test_attempts_and_open_runs_are_told_by_handler(make_hooks: MakeHooks) -> No
 
     with serving(hooks) as client:
         client.post(END_OF_CALL, content=end_of_call_body())
-        eventually(lambda: value(client, "runs", handler="book", state="parked") == 1)
+        eventually(lambda: value(client, "runs", handler="book", state="failed") == 1)
         assert value(client, "attempts_total", handler="book", outcome="failed") == 1
         assert value(client, "attempt_duration_seconds_count") == 1
 
@@ -224,7 +224,7 @@ def test_a_loop_that_is_blocked_is_overdue_until_it_comes_back() -> None:
 @pytest.mark.both_databases
 def test_runs_whose_place_a_replay_has_taken_wait_for_nothing(tmp_path: Path) -> None:
     call = {"id": 1, "session_id": "-s1", "received_at": NOW}
-    old = pending_run(1, "book", NOW - timedelta(hours=1)) | {"state": "parked"}
+    old = pending_run(1, "book", NOW - timedelta(hours=1)) | {"state": "failed"}
     with opened(tmp_path) as database:
         with database.writer.begin() as connection:
             connection.execute(calls.insert(), call)

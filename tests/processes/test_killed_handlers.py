@@ -54,8 +54,8 @@ def work(call):
         os._exit(1)
 
 @hooks.on_parked
-def alert(parked):
-    note(parked.call, "parked")
+def alert(failed):
+    note(failed.call, "failed")
 """
 
 
@@ -94,7 +94,7 @@ def check(site: Site) -> None:
     assert max(began.values()) <= MAX_ATTEMPTS + 1
     succeeded = {session for session, run in runs.items() if run.state == "succeeded"}
     assert succeeded <= set(ended)
-    assert {run.state for run in runs.values()} <= {"succeeded", "parked"}
+    assert {run.state for run in runs.values()} <= {"succeeded", "failed"}
 
 
 @pytest.mark.parametrize("times", [3, pytest.param(300, marks=pytest.mark.long)])
@@ -133,22 +133,22 @@ def test_a_handler_that_is_at_work_at_a_stop_is_called_again(
     assert runs_of(site)["-s1"].spent == 1
 
 
-def test_a_call_that_kills_the_process_is_parked_and_the_others_are_handled(tmp_path: Path) -> None:
+def test_a_call_that_kills_the_process_is_failed_and_the_others_are_handled(tmp_path: Path) -> None:
     site = Site(tmp_path, POISONED)
     with site.serving() as server:
         server.deliver("-poison")
         server.process.wait(20)
-    while not site.noted("parked"):
+    while not site.noted("failed"):
         with site.serving() as server:
-            eventually(lambda: server.process.poll() is not None or site.noted("parked"))
-            if site.noted("parked"):
+            eventually(lambda: server.process.poll() is not None or site.noted("failed"))
+            if site.noted("failed"):
                 server.stop()
     with site.serving() as server:
         server.deliver("-good")
         eventually(lambda: runs_of(site).get("-good") and site.noted("began")["-good"])
         server.stop()
     assert outcomes(site).count("interrupted") == site.noted("began")["-poison"] == 5
-    assert site.noted("parked") == Counter(["-poison"])
+    assert site.noted("failed") == Counter(["-poison"])
 
 
 def test_two_processes_on_one_log_handle_each_call_once(tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ def test_a_caller_who_opted_out_is_not_called(follow_up: Any) -> None:
 def test_no_call_is_placed_before_its_time(load: Load) -> None:
     call, asked = unreached(load("follow_up", **_calling(after_s="3600")))
     run = call.run("follow_up")
-    assert (run.state, asked) == ("failed", [])
+    assert (run.state, asked) == ("retrying", [])
     assert "not yet" in (run.attempts[0].error_message or "")
 
 
@@ -125,7 +125,7 @@ def test_a_call_that_may_have_begun_is_left_to_a_person(follow_up: Any) -> None:
         raise MillisUnreachableError("the line is dead", may_be_done=True)
 
     call, asked = unreached(follow_up, break_off)
-    assert (call.run("follow_up").state, len(asked)) == ("parked", 1)
+    assert (call.run("follow_up").state, len(asked)) == ("failed", 1)
     assert not follow_up.claims.claim(call.call.session_id)
 
 
@@ -134,14 +134,14 @@ def test_a_call_that_did_not_begin_is_tried_again(follow_up: Any) -> None:
         return 429, b""
 
     call, _ = unreached(follow_up, be_busy)
-    assert call.run("follow_up").state == "failed"
+    assert call.run("follow_up").state == "retrying"
     assert follow_up.claims.claim(call.call.session_id)
 
 
 def test_after_a_crash_no_call_is_placed_twice(follow_up: Any) -> None:
     follow_up.claims.claim("-crashed")
     call, asked = unreached(follow_up, session_id="-crashed")
-    assert (call.run("follow_up").state, asked) == ("parked", [])
+    assert (call.run("follow_up").state, asked) == ("failed", [])
 
 
 def test_follow_ups_want_to_know_our_numbers(load: Load) -> None:
@@ -176,7 +176,7 @@ def test_a_dry_run_adds_no_opt_out(load: Load) -> None:
 def test_a_wish_without_a_known_number_is_left_to_a_person(load: Load) -> None:
     with HooksClient(load("do_not_call").hooks, own_numbers=()) as client:
         call = client.end_of_call(content=OPT_OUT, vintage="v2-extras")
-    assert call.run("note_wish").state == "parked"
+    assert call.run("note_wish").state == "failed"
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_an_answer_that_says_nothing_is_left_to_a_person(load: Load, result: Any
     booked = CallContent(function_calls=[{"name": "book_slot", "params": {}, "result": result}])
     with HooksClient(load("booking_results").hooks) as client:
         assert (
-            client.end_of_call(content=booked, vintage="v2-extras").run("settle").state == "parked"
+            client.end_of_call(content=booked, vintage="v2-extras").run("settle").state == "failed"
         )
 
 
@@ -206,19 +206,18 @@ def test_an_office_that_is_down_is_told_later(load: Load, outside: Outside) -> N
     result: dict[str, Json] = {"status": "booked", "slot": "10:30"}
     booked = CallContent(function_calls=[{"name": "book_slot", "result": result}])
     with HooksClient(load("booking_results").hooks) as client:
-        assert (
-            client.end_of_call(content=booked, vintage="v2-extras").run("settle").state == "failed"
-        )
+        call = client.end_of_call(content=booked, vintage="v2-extras")
+        assert call.run("settle").state == "retrying"
 
 
 def test_a_crm_that_wakes_up_slowly_is_asked_again(load: Load) -> None:
     with HooksClient(load("unsteady_crm").hooks) as client:
         run = client.end_of_call().run("sync_crm")
-        assert (run.state, run.max_attempts) == ("failed", 4)
+        assert (run.state, run.max_attempts) == ("retrying", 4)
         assert client.end_of_call(call_status="busy").run("call_back").state == "succeeded"
 
 
-def test_slack_hears_of_a_parked_run(load: Load, outside: Outside) -> None:
+def test_slack_hears_of_a_failed_run(load: Load, outside: Outside) -> None:
     variables = {"SLACK_WEBHOOK_URL": "https://slack.example/T0/secret"}
     variables["MILLIS_HOOKS_PUBLIC_URL"] = "https://hooks.example.com"
     with HooksClient(load("slack_alert", **variables).hooks) as client:
@@ -238,7 +237,7 @@ def test_slack_is_told_later_and_its_address_stays_out_of_logs(
     address = "https://slack.example/T0/secret"
     with HooksClient(load("slack_alert", SLACK_WEBHOOK_URL=address).hooks) as client:
         run = client.end_of_call().run("tell_slack")
-    assert run.state == "failed"
+    assert run.state == "retrying"
     assert "slack.example" not in repr(run)
 
 

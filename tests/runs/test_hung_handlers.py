@@ -113,7 +113,7 @@ def blocking(release: threading.Event, *, is_async: bool) -> Callable[[EndOfCall
 
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["plain", "async"])
-def test_runs_that_wait_for_calls_that_hang_are_parked_and_told_of(
+def test_runs_that_wait_for_calls_that_hang_are_failed_and_told_of(
     tmp_path: Path, clock: Clock, release: threading.Event, is_async: bool
 ) -> None:
     router, told, done = Router(), [], []
@@ -125,8 +125,8 @@ def test_runs_that_wait_for_calls_that_hang_are_parked_and_told_of(
         done.append(call.session_id)
 
     @router.on_parked
-    def tell(parked: ParkedRun) -> None:
-        told.append((parked.call.session_id, parked.reason))
+    def tell(failed: ParkedRun) -> None:
+        told.append((failed.call.session_id, failed.reason))
 
     with started(tmp_path, router, hung=HungHandlers(clock)) as runs:
         runs.receive("-hang1", "-hang2", handlers=("work",))
@@ -162,9 +162,9 @@ def test_a_run_that_cannot_begin_is_given_up(
         runs.receive("-1")
         assert first.wait(10)
         runs.receive("-2")
-        eventually(lambda: runs.states() == ["parked", "running"])
+        eventually(lambda: runs.states() == ["failed", "running"])
         clock.now = LEAST_WAITED_S
-        eventually(lambda: runs.states() == ["parked", "parked"])
+        eventually(lambda: runs.states() == ["failed", "failed"])
         release.set()
 
 

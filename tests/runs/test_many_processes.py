@@ -247,7 +247,7 @@ def locked(process: Process, chosen: Select[Any]) -> Iterator[None]:
         yield
 
 
-def test_a_run_that_another_process_is_taking_is_not_parked(tmp_path: Path) -> None:
+def test_a_run_that_another_process_is_taking_is_not_failed(tmp_path: Path) -> None:
     router = Router()
     router.on_end_of_call(name="new")(lambda call: None)
     with process(tmp_path, router) as one:
@@ -263,7 +263,7 @@ def test_a_run_that_another_process_is_taking_is_not_parked(tmp_path: Path) -> N
             one.writer.run(park)
         assert one.states() == ["pending"]
         one.writer.run(park)
-        assert one.states() == ["parked"]
+        assert one.states() == ["failed"]
 
 
 def test_who_leads_does_not_take_the_clock_of_another_for_one_that_was_set_back(
@@ -274,10 +274,10 @@ def test_who_leads_does_not_take_the_clock_of_another_for_one_that_was_set_back(
     with process(tmp_path, router) as one:
         one.place.check_in(NOW)
         one.receive("-s1")
-        later = {"state": "failed", "state_since": NOW + timedelta(minutes=2)}
+        later = {"state": "retrying", "state_since": NOW + timedelta(minutes=2)}
         one.writer.run(lambda connection: connection.execute(update(handler_runs).values(later)))
         one.watch(2)
-        assert one.states() == ["failed"]
+        assert one.states() == ["retrying"]
 
 
 def test_a_runner_that_was_paused_declares_no_other_dead(tmp_path: Path) -> None:
@@ -340,7 +340,7 @@ def test_only_the_leader_wakes_due_runs(tmp_path: Path) -> None:
 
     with process(tmp_path, router) as one, one.at_work():
         one.receive("-s1")
-        eventually(lambda: one.states() == ["failed"])
+        eventually(lambda: one.states() == ["retrying"])
         one.runner._now = lambda: NOW + timedelta(hours=1)
         one.runner.wake()
         eventually(lambda: one.states() == ["succeeded"])
@@ -382,23 +382,23 @@ def replay_all(process: Process, status: str) -> None:
 
 def test_a_run_that_another_process_begins_is_not_brought_forward(tmp_path: Path) -> None:
     with process(tmp_path) as one, process(tmp_path) as other:
-        one_run(one, "failed")
+        one_run(one, "retrying")
         with meanwhile(one, "UPDATE handler_runs", partial(change, other, "running")):
-            replay_all(one, "failed")
+            replay_all(one, "retrying")
         assert one.states() == ["running"]
 
 
 def test_what_two_ask_for_in_bulk_at_once_is_done_once(tmp_path: Path) -> None:
     with process(tmp_path) as one, process(tmp_path) as other:
-        one_run(one, "parked")
-        with meanwhile(one, "UPDATE handler_runs", partial(replay_all, other, "parked")):
-            replay_all(one, "parked")
-        assert one.states() == ["parked", "pending"]
+        one_run(one, "failed")
+        with meanwhile(one, "UPDATE handler_runs", partial(replay_all, other, "failed")):
+            replay_all(one, "failed")
+        assert one.states() == ["failed", "pending"]
 
 
 def test_first_runs_that_two_ask_for_at_once_are_written_once(tmp_path: Path) -> None:
     with process(tmp_path) as one, process(tmp_path) as other:
-        one_run(one, "parked")
+        one_run(one, "failed")
         one.writer.run(lambda connection: connection.execute(delete(handler_runs)))
         with meanwhile(one, "INSERT INTO handler_runs", partial(replay_all, other, "never")):
             replay_all(one, "never")

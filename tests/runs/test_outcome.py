@@ -42,7 +42,7 @@ def test_a_handler_that_returns_has_succeeded() -> None:
 @pytest.mark.parametrize("error", [ValueError("no"), SystemExit(1), asyncio.CancelledError()])
 def test_a_failure_is_tried_again_later(error: BaseException) -> None:
     end = after(error, retry_backoff=Backoff(first_s=10, factor=3, jitter=0))
-    assert (end.outcome, end.state, delay_s(end)) == ("failed", "failed", 10)
+    assert (end.outcome, end.state, delay_s(end)) == ("failed", "retrying", 10)
     assert end.failure is not None
     assert end.failure.error_type == type(error).__name__
 
@@ -53,28 +53,28 @@ def test_each_time_later() -> None:
     assert delays == [30, 90]
 
 
-def test_after_the_last_attempt_it_is_parked() -> None:
+def test_after_the_last_attempt_it_is_failed() -> None:
     end = after(ValueError(), spent=3, max_attempts=3)
-    assert (end.state, end.reason, end.due_at) == ("parked", "3 of 3 attempts failed", None)
+    assert (end.state, end.reason, end.due_at) == ("failed", "3 of 3 attempts failed", None)
 
 
 def test_one_that_took_too_long_is_tried_again() -> None:
     end = after(HandlerTimeoutError("took over 60 s"))
-    assert (end.outcome, end.state) == ("timed_out", "failed")
+    assert (end.outcome, end.state) == ("timed_out", "retrying")
 
 
 def test_a_handler_may_say_when_it_wants_to_be_called_again() -> None:
     end = after(Retry(90))
-    assert (end.outcome, end.state, delay_s(end)) == ("retry", "failed", 90)
+    assert (end.outcome, end.state, delay_s(end)) == ("retry", "retrying", 90)
 
 
 def test_asking_to_be_called_again_is_an_attempt_too() -> None:
-    assert after(Retry(90), spent=5).state == "parked"
+    assert after(Retry(90), spent=5).state == "failed"
 
 
 def test_a_handler_may_give_up_and_say_why() -> None:
     end = after(GiveUp("no such customer, +14155550134"))
-    assert (end.outcome, end.state) == ("gave_up", "parked")
+    assert (end.outcome, end.state) == ("gave_up", "failed")
     assert end.reason is not None
     assert end.reason.startswith("no such customer")
     assert "4155550134" not in end.reason

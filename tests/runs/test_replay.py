@@ -87,7 +87,7 @@ def runs_of(log: StoredCalls) -> list[Row[Any]]:
 
 
 def park_all(log: StoredCalls) -> None:
-    log.write(lambda connection: connection.execute(handler_runs.update().values(state="parked")))
+    log.write(lambda connection: connection.execute(handler_runs.update().values(state="failed")))
 
 
 def waiting_calls(log: StoredCalls) -> list[str]:
@@ -102,7 +102,7 @@ def waiting_calls(log: StoredCalls) -> list[str]:
         return list(connection.scalars(pending))
 
 
-@pytest.mark.parametrize("state", ["parked", "succeeded"])
+@pytest.mark.parametrize("state", ["failed", "succeeded"])
 def test_a_replay_takes_the_place_of_the_run(log: StoredCalls, state: str) -> None:
     run = log.add_run(ended_call(log), CRM, state, spent=5, reason="5 of 5 attempts failed")
     assert again(log, run) == Replayed(queued=1)
@@ -113,7 +113,7 @@ def test_a_replay_takes_the_place_of_the_run(log: StoredCalls, state: str) -> No
 
 
 def test_a_run_that_waits_for_its_next_attempt_is_brought_forward(log: StoredCalls) -> None:
-    run = log.add_run(ended_call(log), CRM, "failed", spent=2, due_at=DUE)
+    run = log.add_run(ended_call(log), CRM, "retrying", spent=2, due_at=DUE)
     assert again(log, run) == Replayed(brought_forward=1)
     (only,) = runs_of(log)
     assert (only.state, only.due_at, only.state_since, only.spent) == ("pending", None, LATER, 2)
@@ -127,7 +127,7 @@ def test_a_run_that_is_yet_to_end_is_left_alone(log: StoredCalls, state: str) ->
     assert len(runs_of(log)) == 1
 
 
-@pytest.mark.parametrize("state", ["parked", "succeeded"])
+@pytest.mark.parametrize("state", ["failed", "succeeded"])
 def test_what_must_not_be_repeated_is_not(log: StoredCalls, state: str) -> None:
     run = log.add_run(ended_call(log), "charge_card", state)
     assert again(log, run) == Replayed(skipped={"'charge_card' is not repeatable": 1})
@@ -135,11 +135,11 @@ def test_what_must_not_be_repeated_is_not(log: StoredCalls, state: str) -> None:
 
 
 def test_what_must_not_be_repeated_may_be_brought_forward(log: StoredCalls) -> None:
-    run = log.add_run(ended_call(log), "charge_card", "failed", due_at=DUE)
+    run = log.add_run(ended_call(log), "charge_card", "retrying", due_at=DUE)
     assert again(log, run) == Replayed(brought_forward=1)
 
 
-@pytest.mark.parametrize("state", ["parked", "failed"])
+@pytest.mark.parametrize("state", ["failed", "retrying"])
 def test_a_handler_that_is_gone_cannot_be_called(log: StoredCalls, state: str) -> None:
     run = log.add_run(ended_call(log), "old\x1b", state)
     gone = {"no handler is named 'old\\x1b' any more": 1}
@@ -147,14 +147,14 @@ def test_a_handler_that_is_gone_cannot_be_called(log: StoredCalls, state: str) -
 
 
 def test_a_replaced_run_stands_for_its_handler(log: StoredCalls) -> None:
-    run = log.add_run(ended_call(log), CRM, "parked", is_latest=False)
+    run = log.add_run(ended_call(log), CRM, "failed", is_latest=False)
     latest = log.add_run(1, CRM, "succeeded", is_replay=True)
     assert again(log, run) == Replayed(queued=1)
     assert [each.id for each in runs_of(log) if not each.is_latest] == [run, latest]
 
 
 def test_two_clicks_replay_once(log: StoredCalls) -> None:
-    run = log.add_run(ended_call(log), CRM, "parked")
+    run = log.add_run(ended_call(log), CRM, "failed")
     again(log, run, unless_replaced=True)
     park_all(log)
     assert again(log, run, unless_replaced=True) == Replayed(skipped={"already replayed": 1})
@@ -162,15 +162,15 @@ def test_two_clicks_replay_once(log: StoredCalls) -> None:
 
 
 def test_an_alert_is_sent_again_and_only_that_one(log: StoredCalls) -> None:
-    log.add_handler("page_us", hook="parked")
+    log.add_handler("page_us", hook="failed")
     call = ended_call(log)
-    parked = [log.add_run(call, name, "parked") for name in (CRM, "charge_card")]
+    failed = [log.add_run(call, name, "failed") for name in (CRM, "charge_card")]
     alerts = [
-        log.add_run(call, "page_us", "parked", hook="parked", parked_run_id=run) for run in parked
+        log.add_run(call, "page_us", "failed", hook="failed", failed_run_id=run) for run in failed
     ]
     assert again(log, alerts[0]) == Replayed(queued=1)
     new = runs_of(log)[-1]
-    assert (new.hook, new.parked_run_id, new.is_replay) == ("parked", parked[0], True)
+    assert (new.hook, new.failed_run_id, new.is_replay) == ("failed", failed[0], True)
     assert [run.id for run in runs_of(log) if not run.is_latest] == [alerts[0]]
 
 
@@ -186,11 +186,11 @@ def test_an_unknown_call_is_none(log: StoredCalls, session_id: str) -> None:
 
 def test_a_call_is_replayed_with_every_handler_that_ran_for_it(log: StoredCalls) -> None:
     call = ended_call(log)
-    log.add_handler("page_us", hook="parked")
-    parked = log.add_run(call, CRM, "parked")
+    log.add_handler("page_us", hook="failed")
+    failed = log.add_run(call, CRM, "failed")
     log.add_run(call, "charge_card", "succeeded")
-    log.add_run(call, "page_us", "succeeded", hook="parked", parked_run_id=parked)
-    log.add_run(ended_call(log, "-other"), CRM, "parked")
+    log.add_run(call, "page_us", "succeeded", hook="failed", failed_run_id=failed)
+    log.add_run(ended_call(log, "-other"), CRM, "failed")
     refused = {"'charge_card' is not repeatable": 1}
     assert call_again(log) == Replayed(queued=1, skipped=refused)
     assert waiting_calls(log) == ["-call"]
@@ -202,7 +202,7 @@ def test_a_call_without_runs_has_nothing_to_replay(log: StoredCalls) -> None:
 
 
 def test_what_was_asked_for_at_once_is_done_once(log: StoredCalls) -> None:
-    run = log.add_run(ended_call(log), CRM, "parked")
+    run = log.add_run(ended_call(log), CRM, "failed")
     ready = threading.Barrier(8)
 
     def ask() -> None:
@@ -214,14 +214,14 @@ def test_what_was_asked_for_at_once_is_done_once(log: StoredCalls) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert [each.state for each in runs_of(log)] == ["parked", "pending"]
+    assert [each.state for each in runs_of(log)] == ["failed", "pending"]
 
 
 def test_a_status_takes_the_runs_in_it(log: StoredCalls) -> None:
-    for number, state in enumerate(["parked", "succeeded", "failed", "parked"]):
+    for number, state in enumerate(["failed", "succeeded", "retrying", "failed"]):
         log.add_run(ended_call(log, f"-{number}"), CRM, state)
-    log.add_run(1, "charge_card", "parked")
-    assert in_bulk(log, Selection(CRM, "parked")) == Replayed(queued=2)
+    log.add_run(1, "charge_card", "failed")
+    assert in_bulk(log, Selection(CRM, "failed")) == Replayed(queued=2)
     assert waiting_calls(log) == ["-0", "-3"]
 
 
@@ -229,18 +229,18 @@ def test_a_status_alone_takes_the_runs_of_every_handler(log: StoredCalls) -> Non
     log.add_handler("mail")
     call = ended_call(log)
     for handler in (CRM, "mail", "charge_card", "gone"):
-        log.add_run(call, handler, "parked")
-    replayed = in_bulk(log, Selection(status="parked"))
+        log.add_run(call, handler, "failed")
+    replayed = in_bulk(log, Selection(status="failed"))
     assert (replayed.queued, sum(replayed.skipped.values())) == (2, 2)
 
 
 def test_alerts_and_replaced_runs_are_not_replayed_in_bulk(log: StoredCalls) -> None:
-    log.add_handler(CRM, hook="parked")
+    log.add_handler(CRM, hook="failed")
     call = ended_call(log)
-    log.add_run(call, CRM, "parked", is_latest=False)
-    parked = log.add_run(call, CRM, "succeeded")
-    log.add_run(call, CRM, "parked", hook="parked", parked_run_id=parked)
-    assert in_bulk(log, Selection(CRM, "parked")) == Replayed()
+    log.add_run(call, CRM, "failed", is_latest=False)
+    failed = log.add_run(call, CRM, "succeeded")
+    log.add_run(call, CRM, "failed", hook="failed", failed_run_id=failed)
+    assert in_bulk(log, Selection(CRM, "failed")) == Replayed()
 
 
 def test_never_takes_the_calls_that_a_handler_has_not_had(log: StoredCalls) -> None:
@@ -289,12 +289,12 @@ def test_a_handler_that_is_gone_wants_no_call(log: StoredCalls) -> None:
     assert in_bulk(log, Selection("go\0ne\ud800")) == Replayed()
 
 
-@pytest.mark.parametrize("status", [None, "parked"])
+@pytest.mark.parametrize("status", [None, "failed"])
 def test_only_calls_received_in_the_time_are_taken(log: StoredCalls, status: str | None) -> None:
     for minutes in (5, 10, 15, 20):
         call = ended_call(log, f"-{minutes:02}", minutes_ago=minutes)
         if status or minutes < 15:
-            log.add_run(call, CRM, "parked")
+            log.add_run(call, CRM, "failed")
     since, until = NOW - timedelta(minutes=15), NOW - timedelta(minutes=5)
     assert in_bulk(log, Selection(CRM, status, since, until)) == Replayed(queued=2)
     assert waiting_calls(log) == ["-10", "-15"]
@@ -320,8 +320,8 @@ def test_batches_of_any_size_take_everything_once(log: StoredCalls, size: int) -
     for number in range(6):
         call = ended_call(log, f"-{number}")
         if number % 2:
-            log.add_run(call, CRM, "parked")
-            log.add_run(call, "charge_card", "parked")
+            log.add_run(call, CRM, "failed")
+            log.add_run(call, "charge_card", "failed")
     assert in_bulk(log, Selection(CRM), size) == Replayed(queued=6)
     assert waiting_calls(log) == [f"-{number}" for number in range(6)]
 
@@ -331,16 +331,16 @@ def test_few_among_many_are_found_in_short_ranges(
 ) -> None:
     monkeypatch.setattr(replay_module, "_RANGE", 2)
     for number in range(7):
-        state = "parked" if number in (0, 6) else "succeeded"
+        state = "failed" if number in (0, 6) else "succeeded"
         log.add_run(ended_call(log, f"-{number}"), CRM, state)
     ended_call(log, "-new")
-    assert in_bulk(log, Selection(CRM, "parked")) == Replayed(queued=2)
+    assert in_bulk(log, Selection(CRM, "failed")) == Replayed(queued=2)
     assert in_bulk(log, Selection(CRM, "never")) == Replayed(queued=1)
 
 
 def test_what_comes_while_a_replay_goes_on_is_not_taken(log: StoredCalls) -> None:
-    log.add_run(ended_call(log, "-1"), CRM, "parked")
-    log.add_run(ended_call(log, "-2"), CRM, "parked")
+    log.add_run(ended_call(log, "-1"), CRM, "failed")
+    log.add_run(ended_call(log, "-2"), CRM, "failed")
     wanted = Selection(CRM)
     first, cursor = one_batch(log, wanted, size=1)
     assert (first, cursor) == (Replayed(queued=1), Cursor(1, 2, 0, 2))
@@ -357,7 +357,7 @@ def test_what_comes_while_a_replay_goes_on_is_not_taken(log: StoredCalls) -> Non
 def test_a_batch_costs_a_few_statements_however_many_runs_it_has(log: StoredCalls) -> None:
     call_ids = [ended_call(log, f"-{number}") for number in range(30)]
     for call_id in call_ids[:20]:
-        log.add_run(call_id, CRM, "parked")
+        log.add_run(call_id, CRM, "failed")
     statements: list[object] = []
     event.listen(log.database.writer, "before_cursor_execute", lambda *args: statements.append(1))
     in_bulk(log, Selection(CRM))

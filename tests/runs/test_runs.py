@@ -158,7 +158,7 @@ def test_every_handler_of_a_call_has_a_run_of_its_own(tmp_path: Path, router: Ro
         runs.receive("-s1")
         runs.do_all()
         found = {run.handler: run.state for run in rows(runs.database, handler_runs)}
-    assert found == {"good": "succeeded", "bad": "failed"}
+    assert found == {"good": "succeeded", "bad": "retrying"}
 
 
 def test_runs_written_before_the_start_are_done(tmp_path: Path, router: Router) -> None:
@@ -226,7 +226,7 @@ def test_an_async_handler_is_cancelled_when_its_time_is_over(
         runs.receive("-s1")
         (attempt,) = runs.do_all()
         assert cancelled.wait(10)
-        assert runs.states() == ["failed"]
+        assert runs.states() == ["retrying"]
     assert (attempt.outcome, attempt.error_message) == ("timed_out", "took over 0.02 s")
 
 
@@ -244,7 +244,7 @@ def test_a_handler_that_never_returns_delays_no_other(
     assert found == ["succeeded", "timed_out", "timed_out"]
 
 
-def test_a_run_whose_handler_is_gone_waits_for_an_hour_and_is_parked(
+def test_a_run_whose_handler_is_gone_waits_for_an_hour_and_is_failed(
     tmp_path: Path, router: Router, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("millis_hooks.runs.runner.SEARCH_EVERY_S", 0)
@@ -253,7 +253,7 @@ def test_a_run_whose_handler_is_gone_waits_for_an_hour_and_is_parked(
         runs.pass_time(minutes=59)
         assert runs.states() == ["pending"]
         runs.pass_time(minutes=2)
-        (run,) = runs.until("parked")
+        (run,) = runs.until("failed")
     assert run.reason == "no handler is named old_name any more"
 
 
@@ -331,11 +331,11 @@ def test_a_handler_that_fails_is_called_again_when_it_is_due(
             raise ConnectionError
 
     with started(tmp_path, router, "-s1") as runs:
-        runs.until("failed")
+        runs.until("retrying")
         runs.pass_time(seconds=59)
         assert len(keys) == 1
         runs.pass_time(seconds=2)
-        runs.until("failed")
+        runs.until("retrying")
         runs.pass_time(seconds=61)
         runs.until("succeeded")
         assert runs.outcomes() == ["failed", "failed", "succeeded"]
@@ -346,7 +346,7 @@ def test_an_attempt_may_follow_at_once(tmp_path: Path, router: Router) -> None:
     attempts_at_once = {"max_attempts": 50, "retry_backoff": Backoff(first_s=0, factor=1)}
     router.on_end_of_call(name="work", **attempts_at_once)(failing_with(ValueError()))  # type: ignore[call-overload]
     with started(tmp_path, router, "-s1", "-s2", "-s3") as runs:
-        runs.until("parked", "parked", "parked")
+        runs.until("failed", "failed", "failed")
         assert runs.outcomes() == ["failed"] * 150
 
 
@@ -356,9 +356,9 @@ def test_a_clock_that_is_moved_by_a_day_keeps_no_run_waiting(
 ) -> None:
     router.on_end_of_call(name="work", max_attempts=2)(failing_with(ValueError()))
     with started(tmp_path, router, "-s1") as runs:
-        runs.until("failed")
+        runs.until("retrying")
         runs.pass_time(days=days)
-        runs.until("parked")
+        runs.until("failed")
 
 
 def test_a_clock_that_was_moved_while_nothing_ran_keeps_no_run_waiting(
@@ -366,40 +366,40 @@ def test_a_clock_that_was_moved_while_nothing_ran_keeps_no_run_waiting(
 ) -> None:
     router.on_end_of_call(name="work", max_attempts=2)(failing_with(ValueError()))
     with started(tmp_path, router, "-s1") as runs:
-        runs.until("failed")
+        runs.until("retrying")
         tomorrow = {"state_since": runs.now + timedelta(days=1), "due_at": runs.now + timedelta(2)}
         runs.writer.run(
             lambda connection: connection.execute(update(handler_runs).values(tomorrow))
         )
     with started(tmp_path, router) as runs:
-        runs.until("parked")
+        runs.until("failed")
 
 
-def test_who_is_to_hear_of_a_parked_run_hears_of_it_once(tmp_path: Path, router: Router) -> None:
+def test_who_is_to_hear_of_a_failed_run_hears_of_it_once(tmp_path: Path, router: Router) -> None:
     told: list[ParkedRun] = []
     router.on_end_of_call(name="work", max_attempts=1)(failing_with(ValueError("no")))
 
     @router.on_parked
-    def alert(parked: ParkedRun) -> None:
-        told.append(parked)
+    def alert(failed: ParkedRun) -> None:
+        told.append(failed)
 
     with started(tmp_path, router, "-s1") as runs:
-        runs.until("parked", "succeeded")
-    (parked,) = told
-    assert (parked.handler, parked.call.session_id, parked.attempts) == ("work", "-s1", 1)
-    assert (parked.error_type, parked.error_message) == ("ValueError", "no")
-    assert parked.reason == "1 of 1 attempts failed"
+        runs.until("failed", "succeeded")
+    (failed,) = told
+    assert (failed.handler, failed.call.session_id, failed.attempts) == ("work", "-s1", 1)
+    assert (failed.error_type, failed.error_message) == ("ValueError", "no")
+    assert failed.reason == "1 of 1 attempts failed"
 
 
 def test_nobody_hears_that_nobody_could_be_told(tmp_path: Path, router: Router) -> None:
     router.on_end_of_call(name="work", max_attempts=1)(failing_with(ValueError()))
 
     @router.on_parked(max_attempts=1)
-    def alert(parked: ParkedRun) -> None:
+    def alert(failed: ParkedRun) -> None:
         raise ConnectionError
 
     with started(tmp_path, router, "-s1") as runs:
-        runs.until("parked", "parked")
+        runs.until("failed", "failed")
 
 
 def test_a_run_that_was_at_work_when_the_process_died_is_done_again(
@@ -412,14 +412,14 @@ def test_a_run_that_was_at_work_when_the_process_died_is_done_again(
         assert (runs.outcomes(), run.spent) == (["interrupted", "succeeded"], 2)
 
 
-def test_a_run_that_has_no_attempt_left_is_parked_and_told_of(
+def test_a_run_that_has_no_attempt_left_is_failed_and_told_of(
     tmp_path: Path, router: Router
 ) -> None:
     router.on_end_of_call(name="work", max_attempts=2)(lambda call: None)
-    router.on_parked(name="alert")(lambda parked: None)
+    router.on_parked(name="alert")(lambda failed: None)
     die_at_work(tmp_path, router, "-s1", times=2)
     with started(tmp_path, router) as runs:
-        run, _ = runs.until("parked", "succeeded")
+        run, _ = runs.until("failed", "succeeded")
     assert run.reason == "2 of 2 attempts did not end"
 
 
@@ -467,7 +467,7 @@ def test_a_handler_that_is_late_keeps_its_place_until_it_returns(
         release.wait(10)
 
     with started(tmp_path, router, "-s1", "-s2") as runs:
-        eventually(lambda: sorted(runs.states()) == ["parked", "pending"])
+        eventually(lambda: sorted(runs.states()) == ["failed", "pending"])
         assert (len(began), runs.runner.status.late) == (1, 1)
         release.set()
         eventually(lambda: sorted(began) == ["-s1", "-s2"])

@@ -167,7 +167,7 @@ def rehearse(scenario: Scenario, receiver: Receiver) -> list[ExpectationResult]:
     async def once() -> list[ExpectationResult]:
         simulator = Simulator(transport=receiver, webhooks=webhooks)
         session = await simulator.run(scenario)
-        stored = StoredCall("completed", {"book": "parked"})
+        stored = StoredCall("completed", {"book": "failed"})
         return check(scenario.expected, session, stored)
 
     return asyncio.run(once())
@@ -197,7 +197,7 @@ def test_a_receiver_that_answers_nothing_meets_what_is_shipped(scenario: Scenari
         ('call_status = "busy"', "status: busy: agent-ended"),
         ('end_of_call = "refused"', "end-of-call: refused: accepted"),
         ('outcome = "voicemail"', "outcome: voicemail: completed"),
-        ('handlers = { book = "succeeded" }', "handler book: succeeded: parked"),
+        ('handlers = { book = "succeeded" }', "handler book: succeeded: failed"),
         ('handlers = { gone = "succeeded" }', "handler gone: succeeded: not called"),
     ],
 )

@@ -87,7 +87,7 @@ class Site:
         """Serve until nothing is left to do, and stop in good order."""
         with opened(self.folder) as database, self.serving() as server:
             eventually(lambda: not rows(database, inbox))
-            eventually(lambda: not self.states() & {"pending", "running", "failed"})
+            eventually(lambda: not self.states() & {"pending", "running", "retrying"})
             server.stop()
 
     def states(self) -> set[str]:

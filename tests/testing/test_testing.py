@@ -75,7 +75,7 @@ def test_the_handlers_of_an_ended_call_are_waited_for(client: HooksClient) -> No
 
 def test_a_handler_that_fails_shows_its_traceback(client: HooksClient) -> None:
     run = client.end_of_call(content=CallContent()).run("book")
-    assert (run.state, run.attempts[0].error_message) == ("failed", "nobody spoke")
+    assert (run.state, run.attempts[0].error_message) == ("retrying", "nobody spoke")
     assert 'RuntimeError("nobody spoke")' in (run.attempts[0].traceback or "")
 
 
@@ -122,7 +122,7 @@ def test_a_scenario_may_be_made_and_changed_in_the_test(client: HooksClient) -> 
     call = client.simulate(scenario, metadata={"plan": "gold"}, vintage="v1b")
     assert call.metadata == {"plan": "gold", "name": "Ada"}
     assert call.handled is not None
-    assert call.handled.run("book").state == "failed"
+    assert call.handled.run("book").state == "retrying"
 
 
 def test_calls_are_rehearsed_and_the_team_s_own_log_is_left_alone(

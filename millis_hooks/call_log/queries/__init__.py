@@ -324,8 +324,8 @@ def _run_counts(connection: Connection, call_ids: Sequence[int]) -> dict[int, Ru
         select(
             handler_runs.c.call_id,
             func.count(),
+            func.count(case((state == "retrying", 1))),
             func.count(case((state == "failed", 1))),
-            func.count(case((state == "parked", 1))),
             func.count(case((state.in_(["pending", "running"]), 1))),
         )
         .where(IS_OF_CALL, handler_runs.c.call_id.in_(call_ids))

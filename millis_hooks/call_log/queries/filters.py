@@ -59,8 +59,8 @@ OUTCOMES = ("completed", "chat", "voicemail", "timeout", "unreached", "failed", 
 CHANNELS = ("phone", "web", "chat")
 DIRECTIONS = ("inbound", "outbound")
 
-#: `failed` and `parked` are states of a run of the call, `none` is that it has no run.
-HANDLER_STATES = ("failed", "parked", "none")
+#: `retrying` and `failed` are states of a run of the call, `none` is that it has no run.
+HANDLER_STATES = ("retrying", "failed", "none")
 
 #: Values of one wish that are looked up one by one; more are looked for among all calls.
 _LANES = 16

@@ -77,14 +77,14 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class RunCounts:
-    """How the handlers of a call stand: their latest runs, without those that tell of parked ones.
+    """How the handlers of a call stand: their latest runs, without those of `on_failed` handlers.
 
-    `failed` wait for their next attempt, `waiting` are pending or at work.
+    `retrying` wait for their next attempt, `waiting` are pending or at work.
     """
 
     total: int = 0
+    retrying: int = 0
     failed: int = 0
-    parked: int = 0
     waiting: int = 0
 
 
@@ -199,7 +199,7 @@ class Run:
     created_at: datetime
     is_latest: bool
     is_replay: bool
-    parked_run_id: int | None
+    failed_run_id: int | None
     spent: int
     state_since: datetime
     due_at: datetime | None
@@ -211,7 +211,7 @@ class Run:
     @property
     def is_over(self) -> bool:
         """Whether nothing more will come of it by itself."""
-        return self.state in ("succeeded", "parked")
+        return self.state in ("succeeded", "failed")
 
     @property
     def duration_ms(self) -> float:

@@ -297,7 +297,7 @@ def open_session(connection: Connection, *, source: str, agent_id: str) -> str |
 def found_handlers(connection: Connection) -> tuple[FoundHandler, ...]:
     """List the handlers of the application that started last: prefetch first, in its order."""
     c = handlers.c
-    order = {"prefetch": 0, "end_of_call": 1, "parked": 2}
+    order = {"prefetch": 0, "end_of_call": 1, "failed": 2}
     rows = connection.execute(select(c.hook, c.name, c.filters, c.seen_at)).all()
     found = [FoundHandler(hook, name, json.loads(said), at) for hook, name, said, at in rows]
     return tuple(sorted(found, key=lambda handler: (order.get(handler.hook, 3), handler.name)))

@@ -41,7 +41,7 @@ class ListedRun:
     state: str
     created_at: datetime
     is_replay: bool
-    parked_run_id: int | None
+    failed_run_id: int | None
     spent: int
     max_attempts: int | None
     state_since: datetime
@@ -96,7 +96,7 @@ _LISTED: Select[Any] = select(
     _runs.state,
     _runs.created_at,
     _runs.is_replay,
-    _runs.parked_run_id,
+    _runs.failed_run_id,
     _runs.spent,
     handlers.c.max_attempts,
     _runs.state_since,

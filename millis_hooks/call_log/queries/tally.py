@@ -157,7 +157,7 @@ def _values(agent_id: ColumnElement[Any], chosen: ColumnElement[bool]) -> Any:
         _sum(TYPE, cost.agent_id, cost.type, cost.credit),
         _sum(PROVIDER, cost.agent_id, cost.provider, cost.credit),
         _sum(RUNS, run.agent_id, run.handler),
-        _sum(PARKED, run.agent_id, run.handler).where(run.state == "parked", run.is_latest),
+        _sum(PARKED, run.agent_id, run.handler).where(run.state == "failed", run.is_latest),
         _sum(ATTEMPTS, attempt.agent_id, attempt.handler),
         _sum(FAILED, attempt.agent_id, attempt.handler).where(attempt.outcome.not_in(NO_FAILURES)),
         _each(DURATION_S, call.agent_id, no_name, call.duration_s),

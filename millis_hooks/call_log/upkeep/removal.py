@@ -37,7 +37,7 @@ _FIRST_BATCH = 16
 _LEAST_IN_BATCH = 8
 _MOST_IN_BATCH = 512
 
-_OPEN_STATES = ("pending", "running", "failed")
+_OPEN_STATES = ("pending", "running", "retrying")
 _IS_WAITING = exists().where(inbox.c.delivery_id == deliveries.c.id)
 
 

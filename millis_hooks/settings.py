@@ -201,7 +201,7 @@ class Settings(BaseModel):
     )
     sandbox_key: SecretStr | None = Field(
         None,
-        description="Opens the sandbox's API to whoever has this key, as private and as public "
+        description="Opens the sandbox's API to requests with this key, as private and as public "
         "key. Without one it is for this machine only, and any key will do.",
     )
     sandbox_anywhere: bool = Field(
@@ -265,7 +265,7 @@ class Settings(BaseModel):
     )
     metrics_token: SecretStr | None = Field(
         None,
-        description="Opens /metrics to whoever brings it as `Authorization: Bearer <token>`; "
+        description="Opens /metrics to requests that carry it as `Authorization: Bearer <token>`; "
         "operators who are signed in may read it anyhow.",
     )
     metrics_open: bool = Field(
@@ -481,7 +481,7 @@ def _split(value: object) -> object:
 def _require_readable(url: str) -> None:
     """Raise `ValueError` where a database's address cannot be read in one way only.
 
-    What follows an `@` or `/` of a password would be taken for the host, and be told in errors.
+    What follows an `@` or `/` of a password would be taken for the host, and appear in errors.
     """
     authority, slash, rest = url.partition("://")[2].partition("/")
     _user, colon, after = authority.partition(":")

@@ -33,7 +33,7 @@ def keep_private(path: Path) -> None:
 
 
 def is_private(path: Path) -> bool:
-    """Tell whether nobody but its owner may read a file that is there."""
+    """Tell whether only its owner may read a file that exists."""
     return os.name != "posix" or not path.stat().st_mode & _OTHERS
 
 

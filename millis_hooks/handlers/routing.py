@@ -377,7 +377,7 @@ class Router:
         given up after `timeout_s=` (60) seconds; the next waits as `retry_backoff=`, a `Backoff`,
         says. At most `concurrency=` of its runs are at work at once. `repeatable=False` keeps
         operators from replaying it. With `on_change=True` it is called again when a later
-        end-of-call of the same session changes what is known of the call. Raises
+        end-of-call of the same session changes the call. Raises
         `RegistrationError` for what cannot work.
         """
         return self._register("end_of_call", function, options)

@@ -1,4 +1,4 @@
-"""What is told of an exception that the team's code raised: masked, and bounded.
+"""Reports of exceptions that the team's code raised: masked, and bounded.
 
 Text that a terminal shows and does not obey.
 """
@@ -60,8 +60,8 @@ class Failure:
 
     def __str__(self) -> str:
         """Return it in one line: what the message quotes must not look like a line of a log."""
-        told = f"{self.error_type}: {self.message}" if self.message else self.error_type
-        return printable(told, one_line=True)
+        line = f"{self.error_type}: {self.message}" if self.message else self.error_type
+        return printable(line, one_line=True)
 
     @property
     def block(self) -> Block:
@@ -74,7 +74,7 @@ _policies: list[MaskPolicy] = []
 
 
 def hide_by(policy: MaskPolicy) -> None:
-    """Hide from every failure told from now on what the policy hides."""
+    """Hide from every failure that is described from now on what the policy hides."""
     _policies.append(policy)
 
 

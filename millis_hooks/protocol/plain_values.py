@@ -19,7 +19,7 @@ from pydantic_core import from_json, to_json
 
 from .reading import Json
 
-#: Deeper than this nobody reads, and a value that holds itself has no end.
+#: A value that holds itself has no end.
 _MAX_DEPTH = 100
 #: More items, or more values left out, are not looked at: an iterator may have no end.
 _MOST_ITEMS = 10_000
@@ -38,8 +38,8 @@ def as_object(value: object, name: str, left_out: list[str]) -> dict[str, Json]:
     """Return what stands for an object of JSON, or {}.
 
     A mapping, a dataclass and a model of pydantic do; texts, numbers, `None`, times, `Decimal`,
-    `UUID`, `Enum`, paths, bytes in UTF-8 and collections of these are its values. What is none of
-    these, at any depth, is left out and told in `left_out` by its path below `name`.
+    `UUID`, `Enum`, paths, bytes in UTF-8 and collections of these are its values. Any other value,
+    at any depth, is left out and noted in `left_out` by its path below `name`.
     """
     if _is_plain(value):
         return dict(value)

@@ -155,7 +155,7 @@ def end_of_call_payload(
     if vintage == "v2-extras":
         payload |= _EXTRAS if content is None else {"call_metrics": _EXTRAS["call_metrics"]}
     if content is not None:
-        payload |= _told(vintage, content)
+        payload |= _fields_of(vintage, content)
     if vintage == "hostile":
         payload |= _HOSTILE
         del payload["function_calls"]
@@ -203,16 +203,16 @@ def _second_format(
     }
 
 
-def _told(vintage: Vintage, content: CallContent) -> dict[str, Any]:
-    """Return the fields that a call of one's own has in place of the sample's."""
+def _fields_of(vintage: Vintage, content: CallContent) -> dict[str, Any]:
+    """Return the fields of a call that take the place of the sample's."""
     chat = list(map(dict, content.chat))
-    told = {"agent_config": dict(content.agent_config), "chars_used": content.chars_used}
+    fields = {"agent_config": dict(content.agent_config), "chars_used": content.chars_used}
     if vintage in {"v1a", "v1b"}:
         costs = [{**item, "credit": _whole(item.get("credit"))} for item in content.cost_breakdown]
-        return {**told, "chat": chat, "cost_breakdown": costs}
+        return {**fields, "chat": chat, "cost_breakdown": costs}
     with_extras = vintage == "v2-extras"
     url = content.recording_url
-    told |= {
+    fields |= {
         "chat": json.dumps(chat),
         "function_calls": [
             {key: value for key, value in call.items() if key != "result" or with_extras}
@@ -223,8 +223,8 @@ def _told(vintage: Vintage, content: CallContent) -> dict[str, Any]:
         "error_message": content.error_message,
     }
     if with_extras:
-        told |= {"call_analysis": {"opt_out_detection": False}, **content.extra_fields}
-    return told
+        fields |= {"call_analysis": {"opt_out_detection": False}, **content.extra_fields}
+    return fields
 
 
 def _whole(credit: Json) -> int:

@@ -65,24 +65,24 @@ def event_of(
     Raises PayloadError if the stored body can no longer be read, KeyError if it is gone, and
     SQLAlchemy's errors.
     """
-    told = bodies[run.call_id]
-    call = _whole(reader, told, own_numbers)
+    end = bodies[run.call_id]
+    call = _merged(reader, end, own_numbers)
     call._change = run.change
-    call.mark(source=told.source, dry_run=told.dry_run)
+    call.mark(source=end.source, dry_run=end.dry_run)
     if run.failed_run_id is None:
         return call
     with reader.connect() as connection:
         return _failed_run(connection, run.failed_run_id, call)
 
 
-def _whole(reader: Engine, told: Row[Any], own_numbers: frozenset[str]) -> EndOfCall:
-    """Return what is known of a call, also where several ends tell of it."""
-    if told.repeated:
+def _merged(reader: Engine, end: Row[Any], own_numbers: frozenset[str]) -> EndOfCall:
+    """Return the call; of several ends-of-call that differ, all of them merged."""
+    if end.repeated:
         with reader.connect() as connection:
-            whole = read_whole(connection, told.session_id, own_numbers=own_numbers)
-        if whole is not None:
-            return whole
-    return EndOfCall.parse(told.body, own_numbers=own_numbers)
+            merged = read_whole(connection, end.session_id, own_numbers=own_numbers)
+        if merged is not None:
+            return merged
+    return EndOfCall.parse(end.body, own_numbers=own_numbers)
 
 
 _IDS: Any = bindparam("ids", expanding=True)

@@ -179,10 +179,10 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
     async def _drain(self) -> None:
-        """Serve on for a while, and let nobody keep a connection.
+        """Serve on for a while, and close each connection after its answer.
 
-        A closed listener resets what the kernel has accepted and we have not: by then nobody may
-        connect any more.
+        Closing the listener resets connections that the kernel has accepted and the server has
+        not: by then a load balancer has to have stopped sending new ones.
         """
         self.lifespan.state[STOPPING] = True
         self.server_state.default_headers.append((b"connection", b"close"))
@@ -209,7 +209,7 @@ class Server(uvicorn.Server):
 def run_child(
     server: Server, tell: Callable[[MillisHooksError], None], sockets: list[socket.socket]
 ) -> None:
-    """Serve from a process of its own, which nobody catches errors from."""
+    """Serve from a child process, and pass an error of ours to the parent."""
     try:
         server.run(sockets)
     except MillisHooksError as error:

@@ -53,7 +53,7 @@ class Limits:
     max_connections: int = 1000
     kept_for_webhooks: int = 20  # of these
     graceful_shutdown_s: float = 10
-    drain_s: float = 0  # before that, in which everybody is answered and told
+    drain_s: float = 0  # before that: requests are answered, connections closed
 
 
 def no_webhook(path: str) -> bool:
@@ -95,7 +95,7 @@ class ConnectionConfig(uvicorn.Config):
 
 
 class _Disconnects:
-    """Let an application end where its peer has gone: that is no error of its own."""
+    """Let an application end quietly where its peer has gone."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -366,7 +366,7 @@ class Protocol(HttpToolsProtocol):
         self._hang_up()
 
     def _give_way(self) -> None:
-        """Close at once: somebody else needs the place, and the peer was the one to act."""
+        """Close at once, to make room for another connection; this one waits for its peer."""
         if not self._deaf and self._phase is not Phase.IDLE and self._is_answerable:
             self._answer(HTTPStatus.SERVICE_UNAVAILABLE)
             self._deaf = True

@@ -1,6 +1,6 @@
-"""Who has a place among the connections. Everybody gets one: when all are taken, the connection
-that has waited longest for its peer is closed, so that nobody loses by it. What is being answered
-is never closed for others.
+"""The places for connections. A new connection always gets one: when all are taken, the connection
+that has waited longest for its peer is closed. One that is being answered is never closed for
+another.
 """
 
 from __future__ import annotations

@@ -168,7 +168,7 @@ class PrefetchEndpoint:
             reasons += [str(problem) for problem in own_call.problems[len(call.problems) :]]
             try:
                 read = self._read(result, call)
-                _tell_left_out(handler, read)
+                _log_left_out(handler, read)
                 answers += read
             except HandlerError as error:
                 errors.append(error)
@@ -259,7 +259,7 @@ def encode_default(settings: Settings) -> bytes | None:
     return response.model_dump_json(exclude_defaults=True).encode()
 
 
-def _tell_left_out(handler: Handler, answers: Sequence[Answer]) -> None:
+def _log_left_out(handler: Handler, answers: Sequence[Answer]) -> None:
     left_out = [each for answer in answers for each in answer.left_out]
     if left_out:
         logger.warning("prefetch handler %s: left out %s", handler.name, "; ".join(left_out))

@@ -86,7 +86,7 @@ def test_the_list_says_what_most_needs_a_look(site: Site, states: list[str], sai
         ("pending", {}, "sync_crm Waiting"),
         ("pending", {"is_replay": True}, "sync_crm Replay Waiting"),
         (
-            "failed",
+            "retrying",
             {"spent": 1, "due_at": NOW + timedelta(seconds=40)},
             "sync_crm Retrying in 40 s Nov 21, 14:20:40 1 of 5",
         ),

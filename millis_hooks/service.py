@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from .operators import Operators
     from .runs.replay import Replayed
     from .sandbox.emulator.app import Emulator
-    from .sandbox.emulator.rehearsals import Rehearsals
+    from .sandbox.emulator.sessions import SessionManager
 
 logger = logging.getLogger("millis_hooks")
 
@@ -393,10 +393,10 @@ class Service:
             return None
         from .dashboard.sandbox import Sandbox
 
-        return Sandbox(self._rehearsals)
+        return Sandbox(self._sandbox_sessions)
 
-    async def _rehearsals(self) -> Rehearsals:
-        return (await self.emulator.get()).rehearsals
+    async def _sandbox_sessions(self) -> SessionManager:
+        return (await self.emulator.get()).sessions
 
     def _replay(self, work: Callable[[Connection], Replayed | None]) -> Replayed | None:
         replayed = self.call_log.writer.run(work)
@@ -455,7 +455,7 @@ def _answers_in_place_of_millis(
     unsent = given or logged
     rehearsed = unsent
     if given is None and settings.sandbox and app is not None:
-        from .sandbox.api_answers import SandboxAnswers
+        from .sandbox.transport import SandboxAnswers
 
         rehearsed = SandboxAnswers(app, settings.sandbox_key, asyncio.get_running_loop())
 

@@ -1,7 +1,7 @@
 """Fills in the parts of pages that the code knows better: the settings, and the command line.
 
 A page says where by a comment: `<!-- made: settings -->`, `<!-- made: command line -->`,
-`<!-- made: made up -->`.
+`<!-- made: policy -->`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from sphinx.application import Sphinx
 
 from millis_hooks.cli.commands import app as command_line
 from millis_hooks.environment.sources import ENV_PREFIX
-from millis_hooks.sandbox import made_up
+from millis_hooks.sandbox.policy import policy_settings
 from millis_hooks.settings import Settings
 
 
@@ -26,6 +26,18 @@ def settings_table() -> str:
         default = _default(field.get_default(call_default_factory=True))
         meaning = _in_table(field.description or "")
         rows.append(f"| `{ENV_PREFIX}{name.upper()}`{default} | {meaning} |")
+    return "\n".join(rows)
+
+
+def policy_table() -> str:
+    """Return every setting of the sandbox's policy with its values and its meaning."""
+    rows = ["| Name | Is | |", "|---|---|---|"]
+    for setting in policy_settings():
+        default, *others = dict.fromkeys([setting.default, *setting.choices])
+        values = _spelled(default)
+        if others:
+            values += f", or {', '.join(map(_spelled, others))}"
+        rows.append(f"| `{setting.name}` | {values} | {_in_table(setting.meaning)} |")
     return "\n".join(rows)
 
 
@@ -40,7 +52,7 @@ BAR = "\\|"
 MADE = {
     "<!-- made: settings -->": settings_table,
     "<!-- made: command line -->": commands,
-    "<!-- made: made up -->": made_up.as_markdown,
+    "<!-- made: policy -->": policy_table,
 }
 
 
@@ -60,7 +72,11 @@ def setup(app: Sphinx) -> dict[str, Any]:
 def _default(value: object) -> str:
     if value is None or value in (frozenset(), (), {}):
         return ""
-    return f"<br>default `{str(value).lower() if isinstance(value, bool) else value}`"
+    return f"<br>default {_spelled(value)}"
+
+
+def _spelled(value: object) -> str:
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 
 def _described(command: Any, context: Any) -> Iterator[str]:

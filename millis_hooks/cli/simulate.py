@@ -21,7 +21,7 @@ from ..exceptions import ConfigError, SandboxOffError
 from ..handlers.made_up_calls import MillisRequest
 from ..masking.error_report import printable
 from ..masking.policy import MaskPolicy
-from ..sandbox.scenario import Scenario, load_scenario, shipped_scenarios
+from ..sandbox.scenario import SHIPPED, Scenario, load_scenario
 from ..sandbox.simulator import Latencies, Load, RunningService, Simulation
 from ..sandbox.steps import EndDelivered, Prefetched, Step, masked_step
 from ..server.app_loader import load_target
@@ -109,7 +109,7 @@ class _Stands:
 
 def _list() -> None:
     shown = table("Scenario", "What happens")
-    for scenario in shipped_scenarios():
+    for scenario in map(load_scenario, SHIPPED):
         add_row(shown, scenario.name, scenario.title)
     console().print(shown)
 

@@ -18,7 +18,7 @@
     [[turns]]
     assistant = "Half past ten?"
 
-    [ending]
+    [ending]                      # the fields of `Ending`
     call_status = "user-ended"
 
     [expect]                      # the fields of `Expectations`
@@ -30,8 +30,8 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias, get_args
@@ -43,9 +43,9 @@ from pydantic import (
     Field,
     NonNegativeFloat,
     ValidationError,
+    field_validator,
     model_validator,
 )
-from pydantic_core import ErrorDetails
 
 from ..exceptions import ConfigError
 from ..protocol.call_status import CallStatus, spell_status
@@ -54,7 +54,9 @@ from ..protocol.samples import AGENT_ID, Vintage
 from .policy import Policy
 from .transport import Answer
 
-SHIPPED = Path(__file__).with_name("scenarios")
+_FOLDER = Path(__file__).with_name("scenarios")
+#: The names of the scenarios that come with the package.
+SHIPPED = tuple(sorted(file.stem for file in _FOLDER.glob("*.toml")))
 
 #: How a call is placed, and so how its metadata is attached.
 Way: TypeAlias = Literal[
@@ -78,12 +80,27 @@ UNREACHED = frozenset(
 #: Who says a line, by Millis' names.
 Role: TypeAlias = Literal["user", "assistant"]
 
+#: How the tables of a file are read; those that become dataclasses have it, too.
+_IN_FILES = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+def _known_status(value: str) -> str:
+    status = spell_status(value)
+    if status not in list(CallStatus):
+        suggestion = _suggestion(value, [str(each) for each in CallStatus])
+        raise ValueError(f"{value!r} is none of Millis' statuses.{suggestion}")
+    return status
+
+
+#: A status of a call: in a file one of Millis', in Python also a new one.
+Status: TypeAlias = Annotated[str, AfterValidator(_known_status)]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Faults:
     """What goes wrong on purpose."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=False)
+    __pydantic_config__: ClassVar[ConfigDict] = _IN_FILES
 
     #: What Millis would see of the prefetch, whatever the receiver answers.
     prefetch: PrefetchFault | None = None
@@ -96,6 +113,8 @@ class Faults:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionSpec:
     """What may differ from one call to the next: caller, agent, metadata, faults and policy."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _IN_FILES
 
     way: Way = "inbound"
     agent_id: str | None = AGENT_ID
@@ -112,7 +131,7 @@ class SessionSpec:
     session_id: str | None = None
     call_id: str | None = None
     #: Why the call never connects: busy, no-answer, canceled or failed.
-    unreached: CallStatus | None = None
+    unreached: Status | None = None
     #: Answers, by name, of functions that are not called over HTTP.
     function_answers: Mapping[str, Answer] = field(default_factory=dict)
     vintage: Vintage = "v2"
@@ -133,11 +152,12 @@ class SessionSpec:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """Something to say, after a pause in seconds."""
+    """Something to say, after a pause in seconds; `is_final` is False while a caller goes on."""
 
     role: Role
     text: str
     pause_s: float = 0.0
+    is_final: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,10 +170,14 @@ class ToolUse:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a conversation ends: one of Millis' statuses, or a new one."""
+    """How a conversation ends."""
 
-    call_status: str = CallStatus.USER_ENDED
+    __pydantic_config__: ClassVar[ConfigDict] = _IN_FILES
+
+    call_status: Status = CallStatus.USER_ENDED
     error_message: str | None = None
+    #: How long the call takes, in seconds; by default as long as it takes to say its words.
+    duration_s: NonNegativeFloat | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,15 +186,13 @@ class Script:
 
     turns: Sequence[Line | ToolUse] = ()
     ending: Ending = Ending()
-    #: How long the call takes, in seconds; by default as long as it takes to say its words.
-    duration_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expectations:
     """What should happen in a call. None, or empty, expects nothing."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=False)
+    __pydantic_config__: ClassVar[ConfigDict] = _IN_FILES
 
     prefetch: Literal["answered", "failed", "none"] | None = None
     prefetch_within_ms: float | None = None
@@ -202,19 +224,12 @@ class Scenario:
     expected: Expectations = field(default_factory=Expectations)
 
 
-def shipped_scenarios() -> list[Scenario]:
-    """Return the scenarios that come with the package, by name."""
-    return [load_scenario(file.stem) for file in sorted(SHIPPED.glob("*.toml"))]
-
-
 def load_scenario(name: str) -> Scenario:
     """Read a scenario: a TOML file, or a shipped one by its name.
 
-    Raises `ConfigError`, which names file, line and field.
+    Raises `ConfigError`, which names file and field.
     """
-    shipped = SHIPPED / f"{name}.toml"
-    is_shipped = "/" not in name and "\\" not in name and shipped.is_file()
-    file = shipped if is_shipped else Path(name)
+    file = _FOLDER / f"{name}.toml" if name in SHIPPED else Path(name)
     try:
         source = file.read_text(encoding="utf-8")
     except (OSError, UnicodeError, ValueError) as error:
@@ -225,30 +240,32 @@ def load_scenario(name: str) -> Scenario:
 def read_scenario(source: str, *, file: str, name: str) -> Scenario:
     """Read the text of a scenario; raises `ConfigError`, which names it by `file`."""
     try:
-        value = tomllib.loads(source)
+        return _File.model_validate(tomllib.loads(source)).scenario(name)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{file}: {error}") from error
-    try:
-        return _File.model_validate(value).scenario(name)
     except ValidationError as error:
         details = error.errors(include_url=False)
-        raise ConfigError(
-            "\n".join(_explain(detail, source, file) for detail in details)
-        ) from error
+        problems = [f"{file}: {_field(each['loc'])}: {_problem(each)}" for each in details]
+        raise ConfigError("\n".join(problems)) from error
 
 
-_NO_FIELD = "there is no such field"
-#: In place of pydantic's words, by the type of an error.
-_MESSAGES = {"extra_forbidden": _NO_FIELD, "unexpected_keyword_argument": _NO_FIELD}
+def _field(place: Sequence[str | int]) -> str:
+    # pydantic names validators there, too.
+    return ".".join(str(part) for part in place if not str(part).startswith("function-"))
+
+
+def _problem(detail: Mapping[str, Any]) -> str:
+    if detail["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:
+        return "there is no such field"
+    return str(detail["msg"]).removeprefix("Value error, ")
 
 
 def _unreadable(name: str, file: Path, error: Exception) -> str:
     if file.suffix == ".toml" or "/" in name:
         why = error.strerror if isinstance(error, OSError) else str(error)
         return f"{file} cannot be read: {why}."
-    names = sorted(path.stem for path in SHIPPED.glob("*.toml"))
-    shipped = f"Shipped: {', '.join(names)}; or name a file."
-    return f"There is no scenario {name!r}.{_suggestion(name, names)} {shipped}"
+    shipped = f"Shipped: {', '.join(SHIPPED)}; or name a file."
+    return f"There is no scenario {name!r}.{_suggestion(name, SHIPPED)} {shipped}"
 
 
 def _suggestion(name: str, names: Sequence[str]) -> str:
@@ -256,83 +273,11 @@ def _suggestion(name: str, names: Sequence[str]) -> str:
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
-def _explain(detail: ErrorDetails, source: str, file: str) -> str:
-    path = [part for part in detail["loc"] if not str(part).startswith("function-")]
-    field_name = ".".join(map(str, path)) or "scenario"
-    message = _MESSAGES.get(detail["type"], detail["msg"].removeprefix("Value error, "))
-    return f"{file}:{line_of(source, path)}: {field_name}: {message}"
+class _Table(BaseModel):
+    model_config = _IN_FILES
 
 
-def line_of(source: str, path: Sequence[str | int]) -> int:
-    """Return the line, from 1, of the TOML value at `path`, or of the nearest that holds it.
-
-    Of the beginnings of the file that are TOML themselves, it looks for the first with the value.
-    """
-    lines = source.splitlines()
-    line, deepest = 1, 0
-    first = 1  # of the statement that is being read
-    for end in range(1, len(lines) + 1):
-        try:
-            value = tomllib.loads("\n".join(lines[:end]))
-        except tomllib.TOMLDecodeError:
-            continue
-        depth = sum(1 for _ in _values_along(value, path))
-        if depth > deepest:
-            line, deepest = first, depth
-        first = end + 1
-    return line
-
-
-def _values_along(value: Any, path: Sequence[str | int]) -> Iterator[Any]:
-    for part in path:
-        try:
-            value = value[part]
-        except (KeyError, IndexError, TypeError):
-            return
-        yield value
-
-
-def _known_status(value: str) -> str:
-    status = spell_status(value)
-    if status not in list(CallStatus):
-        suggestion = _suggestion(value, [str(known) for known in CallStatus])
-        raise ValueError(f"{value!r} is none of Millis' statuses.{suggestion}")
-    return status
-
-
-_Status = Annotated[str, AfterValidator(_known_status)]
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class _Session(_Part):
-    way: Way = "inbound"
-    agent_id: str = AGENT_ID
-    from_phone: str | None = None
-    to_phone: str | None = None
-    metadata: dict[str, Json] = Field(default_factory=dict)
-    include_metadata_in_prompt: bool = False
-    vintage: Vintage = "v2"
-    extra_fields: dict[str, Json] = Field(default_factory=dict)
-    dry_run: bool = False
-    earlier: list[dict[str, Json]] = Field(default_factory=list)
-    unreached: _Status | None = None
-
-    @model_validator(mode="after")
-    def _consistent(self) -> _Session:
-        has_number = self.from_phone is not None or self.to_phone is not None
-        if has_number and self.way not in PHONE_WAYS:
-            raise ValueError(f"a call by {self.way} has no from_phone and no to_phone")
-        if self.unreached is not None and self.unreached not in UNREACHED:
-            raise ValueError(f"unreached is one of {', '.join(sorted(UNREACHED))}")
-        if self.extra_fields and self.vintage != "v2-extras":
-            raise ValueError('extra_fields are sent only with vintage = "v2-extras"')
-        return self
-
-
-class _Turn(_Part):
+class _Turn(_Table):
     user: str | None = None
     assistant: str | None = None
     call: str | None = None
@@ -355,53 +300,47 @@ class _Turn(_Part):
         return Line("assistant", self.assistant or "", self.pause_s)
 
 
-class _Answer(_Part):
+class _Answer(_Table):
     status: int = Field(200, ge=100, le=599)
     body: str = ""
     content_type: str = "application/json"
 
 
-class _Ending(_Part):
-    call_status: _Status = CallStatus.USER_ENDED
-    error_message: str | None = None
-    duration_s: NonNegativeFloat | None = None
-
-
-class _File(_Part):
+class _File(_Table):
     title: str = ""
-    session: _Session = Field(default_factory=_Session)
+    session: SessionSpec = Field(default_factory=SessionSpec)
     agent: dict[str, Json] = Field(default_factory=dict)
     turns: list[_Turn] = Field(default_factory=list)
     answers: dict[str, _Answer] = Field(default_factory=dict)
-    ending: _Ending = Field(default_factory=_Ending)
-    faults: Faults = Field(default_factory=Faults)
-    policy: Policy = Field(default_factory=Policy)
+    ending: Ending = Field(default_factory=Ending)
+    faults: Faults | None = None
+    policy: Policy | None = None
     expect: Expectations = Field(default_factory=Expectations)
 
-    def scenario(self, name: str) -> Scenario:
-        return Scenario(
-            name=name,
-            title=self.title or name,
-            spec=self._spec(),
-            script=Script(
-                turns=tuple(turn.turn() for turn in self.turns),
-                ending=Ending(self.ending.call_status, self.ending.error_message),
-                duration_s=self.ending.duration_s,
-            ),
-            expected=self.expect,
-        )
+    @field_validator("session")
+    @classmethod
+    def _consistent(cls, spec: SessionSpec) -> SessionSpec:
+        if spec.is_on_the_phone and spec.way not in PHONE_WAYS:
+            raise ValueError(f"a call by {spec.way} has no from_phone and no to_phone")
+        if spec.unreached is not None and spec.unreached not in UNREACHED:
+            raise ValueError(f"unreached is one of {', '.join(sorted(UNREACHED))}")
+        if spec.extra_fields and spec.vintage != "v2-extras":
+            raise ValueError('extra_fields are sent only with vintage = "v2-extras"')
+        return spec
 
-    def _spec(self) -> SessionSpec:
-        fields: dict[str, Any] = dict(self.session)
-        if self.session.unreached is not None:
-            fields["unreached"] = CallStatus(self.session.unreached)
-        return SessionSpec(
-            **fields,
-            agent_config=self.agent,
-            function_answers={
-                name: Answer(answer.status, answer.body.encode(), answer.content_type)
-                for name, answer in self.answers.items()
-            },
-            faults=self.faults,
-            policy=self.policy,
+    def scenario(self, name: str) -> Scenario:
+        spec = self.session
+        answers = {
+            function: Answer(answer.status, answer.body.encode(), answer.content_type)
+            for function, answer in self.answers.items()
+        }
+        spec = replace(
+            spec,
+            agent_config={**spec.agent_config, **self.agent},
+            function_answers={**spec.function_answers, **answers},
+            faults=self.faults or spec.faults,
+            policy=self.policy or spec.policy,
         )
+        script = Script(turns=tuple(turn.turn() for turn in self.turns), ending=self.ending)
+        title = self.title or name
+        return Scenario(name=name, title=title, spec=spec, script=script, expected=self.expect)

@@ -2,77 +2,90 @@
 
 attach metadata -> prefetch -> merge -> fill in the texts -> talk and call functions -> hang up
 -> functions that run after the call -> end-of-call -> call log
+
+The agent does the talking through the session. It follows a script, echoes (`agent`), or is the
+team's own model (`emulator.custom_llm`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import random
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
-from datetime import datetime, timedelta
-from typing import Any, Self
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any, Protocol, Self
 
 from ..masking.error_report import describe_failure
 from ..masking.policy import mask_secrets
 from ..protocol.call_status import CallStatus
-from ..protocol.reading import Json
-from ..protocol.samples import (
-    PayloadOptions,
-    Vintage,
-    end_of_call_body,
-    end_of_call_payload,
-    push_id,
-)
+from ..protocol.reading import Json, finite
+from ..protocol.samples import push_id
 from ..protocol.variables import variables_of
 from ..webhooks import Marker
-from .agent import Agent, Clock, Conversation, ConversationTimeoutError
-from .scenario import UNREACHED, Ending, SessionSpec
+from .scenario import UNREACHED, Ending, Line, Role, SessionSpec, ToolUse
 from .steps import (
     Attached,
+    Clock,
     EndDelivered,
     FunctionCalled,
     HungUp,
     Logged,
-    Merged,
     Noted,
     Prefetched,
     Rendered,
-    Sent,
-    Step,
+    Said,
     StepLog,
 )
 from .texts import Filling, ignored_parts, merge_metadata, render, tools_of
-from .transport import END_OF_CALL, PREFETCH, Answer, Request, Transport, webhook_of
-from .webhook_client import (
-    JSON_TYPE,
-    Exchange,
-    PrefetchAnswer,
-    WebhookClient,
-    call_content,
-    function_request,
-    function_timeout_s,
-    notes_on_prefetch,
-    prefetch_request,
-    read_prefetch_answer,
-)
+from .transport import END_OF_CALL, PREFETCH, Transport, webhook_of, webhook_of_tool
+from .webhook_client import EndedCall, PrefetchAnswer, WebhookClient
 
 logger = logging.getLogger("millis_hooks.sandbox")
 
+#: How fast people talk, in characters a second.
+CHARS_PER_S = 15.0
 #: Longer results of functions are cut before the agent gets them.
 MAX_RESULT_CHARS = 64_000
 
-_FAULTY_ANSWERS = {
-    "error": Answer(500, b'{"error":"internal server error"}', "application/json"),
-    "bad-json": Answer(200, b'{"metadata": {"caller": ', "application/json"),
+#: Where an agent has what it says when a call ends, by its status. Source: the OpenAPI file.
+_LAST_WORDS: Mapping[str, str] = {
+    CallStatus.TIMEOUT: "session_timeout.message",
+    CallStatus.VOICEMAIL_MESSAGE: "flow.voicemail.message",
 }
-_RUNS_LATER = "It runs after the call."
-_NO_WEBHOOK = "It has no webhook, and no answer in the scenario; it is only noted."
-_UNKNOWN = "The agent has no function of this name, and the scenario no answer; it is only noted."
-_ANSWERED = "Not sent: the scenario has the answer."
 _UNREACHED = "A call that never connected: Millis most likely sends no end-of-call."
-_TWICE = "The same body once more, on purpose."
+
+
+class ConversationTimeoutError(Exception):
+    """The call has lasted as long as the agent's `session_timeout` allows."""
+
+
+class Agent(Protocol):
+    """Holds a conversation."""
+
+    async def converse(self, session: Session) -> Ending:
+        """Talk and call functions through the session; return how the conversation ended.
+
+        It is cancelled when the session is ended from elsewhere. What it raises ends the call with
+        status `error`.
+        """
+
+
+class Caller(Protocol):
+    """The other side of a conversation."""
+
+    #: Whether the caller lets the agent finish.
+    waits: bool
+    #: How the call ends once the caller has nothing more to say.
+    ending: Ending
+
+    async def next(self) -> Line | ToolUse | None:
+        """Return what the caller says next, once it is said; None at the end.
+
+        A `ToolUse` is for the agent: without a model it does not decide by itself to call one.
+        """
 
 
 class Session:
@@ -83,7 +96,7 @@ class Session:
 
     #: How the conversation ended.
     ending: Ending
-    #: What Millis' call logs have of it: `CallHistory` in its OpenAPI file.
+    #: What Millis' call logs have of it.
     log_entry: Mapping[str, Json]
 
     def __init__(
@@ -105,26 +118,26 @@ class Session:
         self.spec = spec
         self.session_id = spec.session_id or push_id(self._clock.now(), bits=rng.getrandbits)
         self.call_id = spec.call_id or push_id(self._clock.now(), bits=rng.getrandbits)
-        self.log = StepLog()
-        #: While agent and caller talk; None before and after.
-        self.conversation: Conversation | None = None
+        self.log = StepLog(self._clock)
+        #: Whether agent and caller are talking.
+        self.is_talking = False
         #: With the prefetch's keys, once it is over.
         self.metadata: Mapping[str, Json] = dict(spec.metadata)
         #: The texts of the agent, filled in.
         self.texts = Rendered(prompt="")
+        #: What was said, as Millis' messages: `role`, `content`, and those of functions.
+        self.messages: list[dict[str, Any]] = []
         self._agent = agent
-        self._client = WebhookClient(transport, self.session_id, mark)
+        self._client = WebhookClient(transport, self.session_id, self._clock, mark)
         self._filling = Filling(self._variables(), spec.policy)
         self._tools = {tool["name"]: tool for tool in tools_of(spec.agent_config)}
-        #: As an end-of-call has them: name, params and result.
         self._function_calls: list[Mapping[str, Json]] = []
         self._functions_for_later: list[tuple[str, Mapping[str, Json]]] = []
+        #: The message that `say_more` is adding to.
+        self._open_turn: dict[str, Any] | None = None
         self._hung_up: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
-        self._began_s = self._clock.elapsed_s()
-        # Known once the call has ended:
-        self._duration_s: float
-        self._started_at: datetime
-        self._messages: Sequence[Mapping[str, Any]]
+        self._longest_s = _longest_s(spec.agent_config)
+        self._talks_since_s = self._clock.elapsed_s()
 
     def hang_up(self, call_status: str, error_message: str | None = None) -> None:
         """End the call from elsewhere: as a caller does, or Millis' `terminate` (`api-ended`).
@@ -137,7 +150,7 @@ class Session:
     def note(self, note: str) -> None:
         """Log a remark for a person, as long as the log is open."""
         if not self.log.is_closed:
-            self._add(Noted(notes=(note,)))
+            self.log.add(Noted(notes=(note,)))
 
     def change(self, **changes: Any) -> None:
         """Change `vintage`, `faults` or `extra_fields` of the spec, until the call has ended."""
@@ -149,34 +162,109 @@ class Session:
         try:
             await self._run()
         finally:
-            self.conversation = None
             self.log.close()
         return self
+
+    @property
+    def lasted_s(self) -> float:
+        """How long the conversation has lasted, in seconds."""
+        return self._clock.elapsed_s() - self._talks_since_s
+
+    async def greet(self) -> None:
+        """Say the first message, if the agent has one and does not let the caller begin."""
+        flow = self.spec.agent_config.get("flow")
+        waits = isinstance(flow, dict) and flow.get("user_start_first") is True
+        if self.texts.first_message and not waits:
+            await self.speak("assistant", self.texts.first_message)
+
+    async def speak(self, role: Role, text: str) -> None:
+        """Have the caller (`user`) or the agent (`assistant`) say `text`.
+
+        In a script it takes the time of speaking. Raises `ConversationTimeoutError` as `pause`.
+        """
+        self.end_turn()
+        self._say(role, text)
+        if not self._clock.is_live:
+            await self.pause(len(text) / CHARS_PER_S)
+
+    def say_more(self, text: str) -> None:
+        """Have the agent say the next piece of its turn; the first piece begins one."""
+        continues = self._open_turn is not None
+        if self._open_turn is None:
+            self._open_turn = {"role": "assistant", "content": ""}
+            self.messages.append(self._open_turn)
+        self._open_turn["content"] += text
+        self.log.add(Said(role="assistant", text=text, continues=continues, is_final=False))
+
+    def end_turn(self) -> None:
+        """Complete the turn begun by `say_more`, if there is one."""
+        if self._open_turn is not None:
+            self._open_turn = None
+            self.log.add(Said(role="assistant", text="", continues=True))
+
+    async def call_function(self, name: str, params: Mapping[str, Json]) -> str:
+        """Have the agent call one of its functions; return its result, also of a failure.
+
+        Before it, the agent says the first of the messages that the function has. Raises
+        `ConversationTimeoutError` as `pause`.
+        """
+        self.end_turn()
+        # Functions of Millis' own, and unknown ones, are not configured.
+        tool = self._tools.get(name, {})
+        runs_later = tool.get("run_after_call") is True
+        if not runs_later:
+            for text in self.texts.messages.get(f"tools.{name}.messages", ())[:1]:
+                await self.speak("assistant", text)
+        filled = self._filling.fill_all(dict(params), name)
+        sent = filled if isinstance(filled, dict) else {}
+        if tool.get("exclude_session_id") is not True:
+            sent["session_id"] = self.session_id
+        result = self._keep_for_later(name, sent) if runs_later else await self._call(name, sent)
+        self.messages += _function_turns(name, params, result, len(self.messages))
+        self._require_time()
+        return result
+
+    async def pause(self, seconds: float) -> None:
+        """Let time pass; raises `ConversationTimeoutError` if the call may not last that long."""
+        if seconds > 0:
+            left_s = seconds if self._longest_s is None else self._longest_s - self.lasted_s
+            await self._clock.pass_time(max(min(seconds, left_s), 0.0))
+        self._require_time()
+
+    def _require_time(self) -> None:
+        if self._longest_s is not None and self.lasted_s >= self._longest_s:
+            raise ConversationTimeoutError
+
+    def _say(self, role: Role, text: str) -> None:
+        self.messages.append({"role": role, "content": text})
+        self.log.add(Said(role=role, text=text))
 
     async def _run(self) -> None:
         self._attach()
         failure = await self._begin()
-        conversation = self._new_conversation()
-        self.ending = await self._converse(conversation, failure)
-        conversation.say_last(self.ending.call_status)
-        self._duration_s = conversation.lasted_s
-        self._started_at = self._when_started()
-        self._messages = conversation.messages
-        self._add(HungUp(duration_s=round(self._duration_s, 3), **asdict(self.ending)))
+        self._talks_since_s = self._clock.elapsed_s()
+        self.ending = await self._converse(failure)
+        for text in self.texts.messages.get(_LAST_WORDS.get(self.ending.call_status, ""), ())[:1]:
+            self._say("assistant", text)
+        call = self._ended_call()
+        self.log.add(
+            HungUp(
+                call_status=self.ending.call_status,
+                duration_s=round(call.duration_s, 3),
+                error_message=self.ending.error_message,
+            )
+        )
         if self.spec.policy.run_after_call == "before-end-of-call":
             await self._call_functions_for_later()
-        await self._deliver()
+        await self._deliver(call)
         await self._call_functions_for_later()
-        self.log_entry = self._call_log_entry()
+        self.log_entry = call.log_entry()
         masked = mask_secrets(dict(self.log_entry)).value
-        self._add(Logged(entry=masked if isinstance(masked, dict) else {}))
-
-    def _add(self, step: Step) -> None:
-        self.log.add(step, at_s=self._clock.elapsed_s() - self._began_s)
+        self.log.add(Logged(entry=masked if isinstance(masked, dict) else {}))
 
     def _attach(self) -> None:
         spec = self.spec
-        self._add(
+        self.log.add(
             Attached(
                 way=spec.way,
                 session_id=self.session_id,
@@ -198,23 +286,33 @@ class Session:
         merged = merge_metadata(
             self.metadata, answer.metadata, self.spec.policy, answer.extra_prompt
         )
-        self._add(merged)
+        self.log.add(merged)
         self.metadata = merged.metadata
         self._filling.variables = self._variables()
-        self.texts = self._render(merged)
-        self._add(self.texts)
+        self.texts = self._render(merged.extra_prompt)
+        self.log.add(self.texts)
         return answer.failure
+
+    async def _prefetch(self) -> PrefetchAnswer:
+        webhook = webhook_of(self.spec.agent_config.get(PREFETCH))
+        if webhook is None:
+            self.log.add(Prefetched(notes=("The agent has no prefetch webhook.",)))
+            return PrefetchAnswer()
+        webhook = self._filling.fill_webhook(webhook, PREFETCH)
+        exchange, answer = await self._client.prefetch(self.spec, webhook)
+        self.log.add(Prefetched(**exchange.fields()))
+        return answer
 
     def _variables(self) -> Mapping[str, object]:
         spec = self.spec
         return variables_of(self.metadata, from_phone=spec.from_phone, to_phone=spec.to_phone)
 
-    def _render(self, merged: Merged | None) -> Rendered:
+    def _render(self, extra_prompt: str | None) -> Rendered:
         spec = self.spec
         texts = render(
             spec.agent_config,
             self._filling,
-            extra_prompt=merged.extra_prompt if merged else None,
+            extra_prompt=extra_prompt,
             metadata_in_prompt=self.metadata if spec.include_metadata_in_prompt else None,
         )
         notes: list[str] = []
@@ -225,77 +323,21 @@ class Session:
             notes.append(f"Not rehearsed here: {', '.join(ignored)}.")
         return replace(texts, notes=tuple(notes))
 
-    async def _prefetch(self) -> PrefetchAnswer:
-        webhook = webhook_of(self.spec.agent_config.get(PREFETCH))
-        if webhook is None:
-            self._add(Prefetched(notes=("The agent has no prefetch webhook.",)))
-            return PrefetchAnswer()
-        webhook = self._filling.fill_webhook(webhook, PREFETCH)
-        exchange = await self._client.call_webhook(
-            prefetch_request(self.spec, webhook, self.session_id),
-            timeout_s=self.spec.policy.prefetch_timeout_s,
-        )
-        exchange = await self._with_fault(exchange)
-        answer = PrefetchAnswer(failure=exchange.failure)
-        if exchange.answer is not None and exchange.failure is None:
-            answer = read_prefetch_answer(exchange.answer, self.spec.policy)
-        notes = (*notes_on_prefetch(self.spec), *exchange.notes, *answer.notes)
-        exchange = replace(exchange, notes=notes)
-        self._add(Prefetched(**exchange.fields(answer.failure)))
-        return answer
-
-    async def _with_fault(self, exchange: Exchange) -> Exchange:
-        """Return what Millis would see of a prefetch under the spec's fault, with a note of it."""
-        fault = self.spec.faults.prefetch
-        if fault is None:
-            return exchange
-        if fault == "slow":
-            return await self._slowed(exchange)
-        if fault == "unreachable":
-            note, answer, failure = "lost", None, "could not be reached"
-        else:
-            note, answer, failure = "replaced", _FAULTY_ANSWERS[fault], None
-        notes = (f"The answer was {note} on purpose.",)
-        return replace(exchange, answer=answer, failure=failure, notes=notes)
-
-    async def _slowed(self, exchange: Exchange) -> Exchange:
-        slow_s, timeout_s = self.spec.faults.prefetch_slow_s, self.spec.policy.prefetch_timeout_s
-        left_s = max(timeout_s - exchange.took_ms / 1000, 0.0)
-        await self._clock.pass_time(min(slow_s, left_s))
-        took_ms = exchange.took_ms + slow_s * 1000
-        notes = (f"The answer was held back for {slow_s:g} s on purpose.",)
-        slowed = replace(exchange, took_ms=min(took_ms, timeout_s * 1000), notes=notes)
-        if took_ms > timeout_s * 1000:
-            slowed = replace(slowed, answer=None, failure=f"no answer within {timeout_s:g} s")
-        return slowed
-
-    def _new_conversation(self) -> Conversation:
-        return Conversation(
-            self.spec,
-            session_id=self.session_id,
-            call_id=self.call_id,
-            metadata=self.metadata,
-            texts=self.texts,
-            clock=self._clock,
-            add=self._add,
-            call_function=self._call_function,
-        )
-
-    async def _converse(self, conversation: Conversation, prefetch_failure: str | None) -> Ending:
-        """Have the agent talk until it, or somebody else, ends the call."""
+    async def _converse(self, prefetch_failure: str | None) -> Ending:
+        """Have the agent talk until it ends the call, or it is ended from elsewhere."""
         if self.spec.unreached is not None:
             return Ending(self.spec.unreached)
         if prefetch_failure and self.spec.policy.on_prefetch_failure == "end-call":
             return Ending(CallStatus.ERROR, f"The prefetch failed: {prefetch_failure}.")
-        self.conversation = conversation
-        talking = asyncio.ensure_future(self._agent.converse(conversation))
-        longest_s = conversation.longest_s if self._clock.is_live else None
+        self.is_talking = True
+        talking = asyncio.ensure_future(self._agent.converse(self))
+        longest_s = self._longest_s if self._clock.is_live else None
         try:
             await asyncio.wait(
                 {talking, self._hung_up}, timeout=longest_s, return_when=asyncio.FIRST_COMPLETED
             )
         finally:
-            self.conversation = None
+            self.is_talking = False
             has_ended = talking.done()
             talking.cancel()
             await asyncio.wait({talking})
@@ -303,133 +345,90 @@ class Session:
             return self._hung_up.result()
         return _ending_of(talking) if has_ended else Ending(CallStatus.TIMEOUT)
 
-    async def _call_function(self, name: str, params: Mapping[str, Json]) -> str:
-        """Call a function, or keep it for after the call; return its result for the agent."""
-        filled = self._filling.fill_all(dict(params), name)
-        params = filled if isinstance(filled, dict) else {}
-        # Functions of Millis' own, and unknown ones, have no webhook.
-        tool = self._tools.get(name, {})
-        if tool.get("exclude_session_id") is not True:
-            params = {**params, "session_id": self.session_id}
-        if tool.get("run_after_call") is True:
-            self._functions_for_later.append((name, params))
-            self._add(FunctionCalled(name=name, params=params, notes=(_RUNS_LATER,)))
-            return ""
-        return await self._call_function_now(name, params)
+    def _keep_for_later(self, name: str, params: Mapping[str, Json]) -> str:
+        self._functions_for_later.append((name, params))
+        notes = ("It runs after the call.",)
+        self.log.add(FunctionCalled(name=name, params=params, notes=notes))
+        return ""
 
     async def _call_functions_for_later(self) -> None:
         for name, params in self._functions_for_later:
-            await self._call_function_now(name, params)
+            await self._call(name, params)
         self._functions_for_later.clear()
 
-    async def _call_function_now(self, name: str, params: Mapping[str, Json]) -> str:
-        exchange = await self._function_exchange(name, params)
-        text = "" if exchange.answer is None else exchange.answer.text
-        failure = exchange.refusal
-        result = (f"Failed: {failure}" if failure else text)[:MAX_RESULT_CHARS]
-        fields = exchange.fields(failure)
-        self._add(FunctionCalled(name=name, params=params, result=result, **fields))
+    async def _call(self, name: str, params: Mapping[str, Json]) -> str:
+        tool = self._tools.get(name, {})
+        webhook = webhook_of_tool(tool)
+        exchange = await self._client.call_function(
+            tool,
+            webhook and self._filling.fill_webhook(webhook, "webhook"),
+            params,
+            metadata=self.metadata,
+            policy=self.spec.policy,
+            answer=self.spec.function_answers.get(name),
+        )
+        result = exchange.answer.text if exchange.answer else ""
+        if exchange.failure:
+            result = f"Failed: {exchange.failure}"
+        result = result[:MAX_RESULT_CHARS]
+        self.log.add(FunctionCalled(name=name, params=params, result=result, **exchange.fields()))
         self._function_calls.append({"name": name, "params": dict(params), "result": result})
         return result
 
-    async def _function_exchange(self, name: str, params: Mapping[str, Json]) -> Exchange:
-        policy, tool = self.spec.policy, self._tools.get(name, {})
-        request = function_request(
-            tool, params, metadata=self.metadata, filling=self._filling, policy=policy
-        )
-        answer = self.spec.function_answers.get(name)
-        if answer is not None:
-            return Exchange(Sent.of(request) if request else None, answer, notes=(_ANSWERED,))
-        if request is None:
-            return Exchange(notes=(_NO_WEBHOOK if name in self._tools else _UNKNOWN,))
-        return await self._client.send(request, timeout_s=function_timeout_s(tool, policy))
-
-    async def _deliver(self) -> None:
-        """Send the end-of-call as often as the spec says, or log why not."""
+    async def _deliver(self, call: EndedCall) -> None:
+        """Send the end-of-call, or log why not."""
         webhook = webhook_of(self.spec.agent_config.get(END_OF_CALL))
-        times, policy = self.spec.faults.end_of_call, self.spec.policy
-        if webhook is None:
-            self._withhold("The agent has no end-of-call webhook.")
-        elif times == "never":
-            self._withhold("It is not sent, on purpose.")
-        elif self.ending.call_status in UNREACHED and not policy.end_of_call_if_unreached:
-            self._withhold(_UNREACHED)
-        else:
-            url, headers = self._filling.fill_webhook(webhook, END_OF_CALL)
-            vintage = self.spec.vintage
-            body = end_of_call_body(vintage, **self._end_of_call(vintage))
-            request = Request("POST", url, (*headers, JSON_TYPE), body=body)
-            await self._send_end(request, times)
+        vintage = self.spec.vintage
+        if webhook is None or (reason := self._why_withheld()):
+            note = "The agent has no end-of-call webhook." if webhook is None else reason
+            self.log.add(EndDelivered(vintage=vintage, notes=(note,)))
+            return
+        webhook = self._filling.fill_webhook(webhook, END_OF_CALL)
+        async for exchange in self._client.end_of_call(webhook, call):
+            self.log.add(EndDelivered(vintage=vintage, **exchange.fields()))
 
-    def _withhold(self, note: str) -> None:
-        self._add(EndDelivered(vintage=self.spec.vintage, notes=(note,)))
+    def _why_withheld(self) -> str:
+        if self.spec.faults.end_of_call == "never":
+            return "It is not sent, on purpose."
+        is_sent = self.ending.call_status not in UNREACHED
+        return "" if is_sent or self.spec.policy.end_of_call_if_unreached else _UNREACHED
 
-    async def _send_end(self, request: Request, times: str) -> None:
-        late_by_s = self.spec.policy.late_by_s
-        if times == "late":
-            await self._clock.pass_time(late_by_s)
-            await self._send_until_accepted(request, f"It is {late_by_s:g} s late, on purpose.")
-        else:
-            await self._send_until_accepted(request)
-        if times == "twice":
-            await self._send_until_accepted(request, _TWICE)
+    def _ended_call(self) -> EndedCall:
+        duration_s = self.lasted_s
+        return EndedCall(
+            spec=self.spec,
+            session_id=self.session_id,
+            call_id=self.call_id,
+            metadata=self.metadata,
+            messages=self.messages,
+            function_calls=self._function_calls,
+            ending=self.ending,
+            started_at=self._clock.now() - timedelta(seconds=self._ended_s_ago() + duration_s),
+            duration_s=duration_s,
+        )
 
-    async def _send_until_accepted(self, request: Request, *notes: str) -> None:
-        """Send an end-of-call until it is acknowledged, as often as the policy says."""
-        policy = self.spec.policy
-        for attempt in range(1, policy.end_of_call_attempts + 1):
-            if attempt > 1:
-                await self._clock.pass_time(policy.end_of_call_retry_after_s)
-                notes = (f"Attempt {attempt}.",)
-            exchange = await self._client.call_webhook(
-                request, timeout_s=policy.end_of_call_timeout_s
-            )
-            failure = exchange.refusal
-            fields = replace(exchange, notes=notes).fields(failure)
-            self._add(EndDelivered(vintage=self.spec.vintage, **fields))
-            if failure is None:
-                return
+    def _ended_s_ago(self) -> float:
+        """Return 0, or where waiting is skipped by how much the end-of-call will be late."""
+        is_late = self.spec.faults.end_of_call == "late" and not self._clock.is_live
+        return self.spec.policy.late_by_s if is_late else 0.0
 
-    def _end_of_call(self, vintage: Vintage) -> PayloadOptions:
-        """Return what the end-of-call tells of this call, for `end_of_call_payload`."""
-        spec = self.spec
-        return {
-            "session_id": self.session_id,
-            "agent_id": spec.agent_id,
-            "call_id": self.call_id,
-            "from_phone": spec.from_phone,
-            "to_phone": spec.to_phone,
-            "metadata": self.metadata,
-            "call_status": self.ending.call_status,
-            "started_at": self._started_at,
-            "duration_s": int(self._duration_s + 0.5),
-            "content": call_content(
-                spec,
-                vintage,
-                session_id=self.session_id,
-                messages=self._messages,
-                function_calls=self._function_calls,
-                duration_s=self._duration_s,
-                error_message=self.ending.error_message,
-            ),
-        }
 
-    def _call_log_entry(self) -> Mapping[str, Json]:
-        entry = end_of_call_payload("v2", **self._end_of_call("v2"))
-        del entry["error_message"]
-        if self.ending.call_status in UNREACHED:
-            entry |= {"chat": None, "cost_breakdown": None, "recording": None}
-        return entry
+def _longest_s(agent_config: Mapping[str, Json]) -> float | None:
+    limits = agent_config.get("session_timeout")
+    longest_s = finite(limits.get("max_duration")) if isinstance(limits, dict) else None
+    return longest_s if longest_s and longest_s > 0 else None
 
-    def _when_started(self) -> datetime:
-        """Return when the call began, if it has just ended.
 
-        Where waiting is skipped, a call with a late end-of-call began earlier by as much.
-        """
-        ago_s = self._duration_s
-        if self.spec.faults.end_of_call == "late" and not self._clock.is_live:
-            ago_s += self.spec.policy.late_by_s
-        return self._clock.now() - timedelta(seconds=ago_s)
+def _function_turns(
+    name: str, params: Mapping[str, Json], result: str, number: int
+) -> list[dict[str, Any]]:
+    """Return the two messages that a function call leaves in a conversation."""
+    function = {"name": name, "arguments": json.dumps(params)}
+    call = {"id": f"call_{number}", "type": "function", "function": function}
+    return [
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": result, "tool_call_id": call["id"]},
+    ]
 
 
 def _ending_of(talking: asyncio.Future[Ending]) -> Ending:

@@ -1,4 +1,4 @@
-"""The steps of a session: typed, numbered in order, and never changed afterwards.
+"""The steps of a session: typed, timed, numbered in order, and never changed afterwards.
 
 Secrets of the agent's configuration are masked before they get here. Phone numbers, what was said
 and metadata are not: `masked_step` masks them by the team's policy before a step is shown.
@@ -8,16 +8,44 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, ClassVar, TypeVar
+from datetime import UTC, datetime
+from typing import Any, TypeVar
 
-from ..exceptions import PayloadError
 from ..masking.places import SANDBOX_STEP
-from ..masking.policy import MaskPolicy, mask_secrets
-from ..masking.secret_patterns import MASK
-from ..protocol.reading import Json, read_json
-from .transport import Answer, Request
+from ..masking.policy import MaskPolicy
+from ..protocol.reading import Json
+
+
+class Clock:
+    """Time as a session sees it: it runs at `pace` while the session waits; infinity skips waits.
+
+    The time of day stays the real one, so that a receiver gets calls that have just ended, and
+    none that end in the future. `is_live` says that a person talks, who takes the time of speaking
+    by talking; the words of a script take it by `pass_time`.
+    """
+
+    def __init__(self, pace: float = math.inf, *, is_live: bool = False) -> None:
+        self.is_live = is_live
+        self._pace = pace
+        self._skipped_s = 0.0
+
+    def now(self) -> datetime:
+        """Return the time of day, aware and in UTC."""
+        return datetime.now(UTC)
+
+    def elapsed_s(self) -> float:
+        """Return seconds since some moment, those skipped included."""
+        return time.perf_counter() + self._skipped_s
+
+    async def pass_time(self, seconds: float) -> None:
+        """Return when `seconds` have passed at the clock's pace."""
+        real_s = seconds / self._pace
+        await asyncio.sleep(real_s)
+        self._skipped_s += seconds - real_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,18 +57,6 @@ class Sent:
     headers: Mapping[str, str] = field(default_factory=dict)
     body: str | None = None
 
-    @classmethod
-    def of(cls, request: Request) -> Sent:
-        """Return `request` masked."""
-        query = request.query.decode("ascii", "replace")
-        joint = ("&" if "?" in request.url else "?") if query else ""
-        return cls(
-            request.method,
-            _without_secrets(f"{request.url}{joint}{query}"),
-            {name: _masked_header(name, value) for name, value in request.headers},
-            None if request.body is None else _masked_body(request.body),
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class Answered:
@@ -50,38 +66,23 @@ class Answered:
     body: str
     content_type: str | None = None
 
-    @classmethod
-    def of(cls, answer: Answer) -> Answered:
-        """Return `answer` as steps have it."""
-        return cls(answer.status_code, answer.text, answer.content_type)
-
-
-def _masked_body(body: bytes) -> str:
-    try:
-        return json.dumps(mask_secrets(read_json(body)).value)
-    except PayloadError:
-        return _without_secrets(body.decode("utf-8", "replace"))
-
-
-def _without_secrets(text: str) -> str:
-    return str(mask_secrets(text).value)
-
-
-def _masked_header(name: str, value: str) -> str:
-    return value if name.lower() in {"content-type", "accept"} else MASK
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
     """Something that happened. `number` counts from 1, `at_s` is seconds since the beginning."""
-
-    kind: ClassVar[str] = "step"
 
     #: Set by the log.
     number: int = 0
     at_s: float = 0.0
     #: Remarks for a person, in sentences.
     notes: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> str:
+        """The name of the type, as in `function_called`."""
+        name = type(self).__name__
+        words = "".join(f"_{char}" if char.isupper() else char for char in name)
+        return words.lower().removeprefix("_")
 
     def as_json(self) -> dict[str, Any]:
         """Return the step's fields and its `kind`."""
@@ -103,8 +104,6 @@ class HttpStep(Step):
 class Attached(Step):
     """The call was placed, with this metadata attached."""
 
-    kind: ClassVar[str] = "attached"
-
     way: str
     session_id: str
     call_id: str
@@ -118,14 +117,10 @@ class Attached(Step):
 class Prefetched(HttpStep):
     """The prefetch webhook was called."""
 
-    kind: ClassVar[str] = "prefetched"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Merged(Step):
     """The answer's metadata was merged over what was attached; with the keys that it touched."""
-
-    kind: ClassVar[str] = "merged"
 
     metadata: Mapping[str, Json]
     added: tuple[str, ...] = ()
@@ -137,8 +132,6 @@ class Merged(Step):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rendered(Step):
     """The texts as the agent gets them. `unresolved` has the unknown names by place."""
-
-    kind: ClassVar[str] = "rendered"
 
     prompt: str
     first_message: str | None = None
@@ -157,8 +150,6 @@ class Said(Step):
     `text` goes on with the turn before, `is_final` that the turn is complete with it.
     """
 
-    kind: ClassVar[str] = "said"
-
     role: str
     text: str
     continues: bool = False
@@ -168,8 +159,6 @@ class Said(Step):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FunctionCalled(HttpStep):
     """The agent called a function."""
-
-    kind: ClassVar[str] = "function_called"
 
     name: str
     params: Mapping[str, Json]
@@ -181,8 +170,6 @@ class FunctionCalled(HttpStep):
 class HungUp(Step):
     """The conversation is over."""
 
-    kind: ClassVar[str] = "hung_up"
-
     call_status: str
     duration_s: float
     error_message: str | None = None
@@ -192,16 +179,12 @@ class HungUp(Step):
 class EndDelivered(HttpStep):
     """The end-of-call webhook was called."""
 
-    kind: ClassVar[str] = "end_delivered"
-
     vintage: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Logged(Step):
     """The call is in Millis' call logs: an entry as `GET /call-logs/{session_id}` has it."""
-
-    kind: ClassVar[str] = "logged"
 
     entry: Mapping[str, Json]
 
@@ -210,10 +193,63 @@ class Logged(Step):
 class Noted(Step):
     """A remark about the call; nothing else happened."""
 
-    kind: ClassVar[str] = "noted"
-
 
 S = TypeVar("S", bound=Step)
+
+#: Called with each step, and with None after the last one; it must neither wait nor raise.
+Listener = Callable[[Step | None], None]
+
+
+class StepLog:
+    """The steps of one session, to read now or to follow. For one event loop."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.is_closed = False
+        self._clock = clock
+        self._began_s = clock.elapsed_s()
+        self._steps: list[Step] = []
+        self._listeners: list[Listener] = []
+
+    def __iter__(self) -> Iterator[Step]:
+        """All steps until now."""
+        return iter(tuple(self._steps))
+
+    def add(self, step: Step) -> None:
+        """Number a step, keep it and pass it to the listeners."""
+        at_s = round(self._clock.elapsed_s() - self._began_s, 3)
+        numbered = replace(step, number=len(self._steps) + 1, at_s=at_s)
+        self._steps.append(numbered)
+        self._notify(numbered)
+
+    def close(self) -> None:
+        """Tell the listeners that no further step comes."""
+        self.is_closed = True
+        self._notify(None)
+
+    def listen(self, listener: Listener) -> None:
+        """Have `listener` called from now on."""
+        self._listeners.append(listener)
+
+    async def follow(self) -> AsyncIterator[Step]:
+        """Yield earlier steps and those to come, until the log is closed."""
+        queue: asyncio.Queue[Step | None] = asyncio.Queue()
+        for step in (*self._steps, *([None] if self.is_closed else [])):
+            queue.put_nowait(step)
+        self.listen(queue.put_nowait)
+        while (step := await queue.get()) is not None:
+            yield step
+
+    def of(self, kind: type[S]) -> list[S]:
+        """Return the steps of one type."""
+        return [step for step in self._steps if isinstance(step, kind)]
+
+    def as_json(self) -> list[dict[str, Any]]:
+        """Return every step as JSON."""
+        return [step.as_json() for step in self._steps]
+
+    def _notify(self, step: Step | None) -> None:
+        for listener in self._listeners:
+            listener(step)
 
 
 def masked_step(step: Step | dict[str, Any], mask: MaskPolicy) -> dict[str, Any]:
@@ -238,66 +274,3 @@ def with_whole_turns(steps: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]
         if step["kind"] == "said":
             turn = joined[-1]
     return joined
-
-
-#: Called with each step, and with None after the last one.
-Listener = Callable[[Step | None], None]
-
-
-class StepLog:
-    """The steps of one session, to read now or to follow. For one event loop."""
-
-    def __init__(self) -> None:
-        self._steps: list[Step] = []
-        self._listeners: list[Listener] = []
-        self.is_closed = False
-
-    def __iter__(self) -> Iterator[Step]:
-        """All steps until now."""
-        return iter(tuple(self._steps))
-
-    def __len__(self) -> int:
-        return len(self._steps)
-
-    def add(self, step: Step, *, at_s: float) -> None:
-        """Number a step, keep it and pass it to the listeners."""
-        numbered = replace(step, number=len(self._steps) + 1, at_s=round(at_s, 3))
-        self._steps.append(numbered)
-        self._notify(numbered)
-
-    def close(self) -> None:
-        """Tell the listeners that no further step comes."""
-        self.is_closed = True
-        self._notify(None)
-
-    def listen(self, listener: Listener) -> Callable[[], None]:
-        """Have `listener` called from now on; it must neither wait nor raise.
-
-        Returns a function that removes it.
-        """
-        self._listeners.append(listener)
-        return lambda: self._listeners.remove(listener)
-
-    async def follow(self) -> AsyncIterator[Step]:
-        """Yield earlier steps and those to come, until the log is closed."""
-        queue: asyncio.Queue[Step | None] = asyncio.Queue()
-        for step in (*self._steps, *([None] if self.is_closed else [])):
-            queue.put_nowait(step)
-        stop = self.listen(queue.put_nowait)
-        try:
-            while (step := await queue.get()) is not None:
-                yield step
-        finally:
-            stop()
-
-    def of(self, kind: type[S]) -> list[S]:
-        """Return the steps of one type."""
-        return [step for step in self._steps if isinstance(step, kind)]
-
-    def as_json(self) -> list[dict[str, Any]]:
-        """Return every step as JSON."""
-        return [step.as_json() for step in self._steps]
-
-    def _notify(self, step: Step | None) -> None:
-        for listener in tuple(self._listeners):
-            listener(step)

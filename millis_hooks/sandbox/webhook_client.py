@@ -1,4 +1,4 @@
-"""Requests as Millis sends them: prefetches, ends-of-call and functions.
+"""Requests as Millis sends them in a call: prefetches, functions and ends-of-call.
 
 Source of prefetch and end-of-call: docs.millis.ai, core-concepts/webhooks. Of functions: `Function`
 in Millis' OpenAPI file and its tutorials. The policy decides what is not documented.
@@ -8,21 +8,23 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any
 from urllib.parse import quote, urlencode
 
 from ..exceptions import PayloadError
+from ..masking.policy import mask_secrets
+from ..masking.secret_patterns import MASK
 from ..protocol.reading import Json, describe, finite, read_json
-from ..protocol.samples import CallContent, Vintage, prefetch_query
+from ..protocol.samples import CallContent, Vintage, end_of_call_payload, prefetch_query
 from ..protocol.typed_metadata import as_text
 from ..webhooks import Marker
 from .policy import Policy
-from .scenario import SessionSpec
-from .steps import Answered, Sent
-from .texts import Filling
-from .transport import Answer, Request, Transport, TransportError, Webhook, webhook_of_tool
+from .scenario import UNREACHED, Ending, SessionSpec
+from .steps import Answered, Clock, Sent
+from .transport import Answer, Request, Transport, TransportError, Webhook
 
 #: Names in the query of a prefetch that are Millis' own.
 RESERVED = frozenset({"session_id", "agent_id", "from", "to"})
@@ -32,12 +34,20 @@ PER_MINUTE = {("millis", "millis"): 0.02, ("stt", "deepgram"): 0.0043, ("llm", "
 #: Dollars a thousand characters spoken; a guess.
 TTS_PER_1000_CHARS = 0.03
 
-JSON_TYPE = ("content-type", "application/json")
+_JSON_TYPE = ("content-type", "application/json")
+_FAULTY_ANSWERS = {
+    "error": Answer(500, b'{"error":"internal server error"}', "application/json"),
+    "bad-json": Answer(200, b'{"metadata": {"caller": ', "application/json"),
+}
+_NO_WEBHOOK = "It has no webhook, and no answer in the scenario; it is only noted."
+_UNKNOWN = "The agent has no function of this name, and the scenario no answer; it is only noted."
+_ANSWERED = "Not sent: the scenario has the answer."
+_TWICE = "The same body once more, on purpose."
 
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """A request with its answer, or with the reason why there is none."""
+    """A request with its answer, and why it failed."""
 
     sent: Sent | None = None
     answer: Answer | None = None
@@ -45,42 +55,177 @@ class Exchange:
     took_ms: float = 0.0
     notes: tuple[str, ...] = ()
 
-    @property
-    def refusal(self) -> str | None:
-        """Why the request was not accepted: no answer, or a status other than 2xx."""
-        if self.failure is not None or self.answer is None or self.answer.is_success:
-            return self.failure
-        return f"answered with status {self.answer.status_code}"
-
-    def fields(self, failure: str | None) -> dict[str, Any]:
+    def fields(self) -> dict[str, Any]:
         """Return the fields of an `HttpStep`."""
+        answer = self.answer
         return {
             "sent": self.sent,
-            "answered": None if self.answer is None else Answered.of(self.answer),
+            "answered": answer and Answered(answer.status_code, answer.text, answer.content_type),
             "took_ms": round(self.took_ms, 3),
-            "failure": failure,
+            "failure": self.failure,
             "notes": self.notes,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class PrefetchAnswer:
+    """What a call gets from its prefetch; nothing where there is a `failure`."""
+
+    metadata: dict[str, Json] = field(default_factory=dict)
+    extra_prompt: str | None = None
+    failure: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndedCall:
+    """A call that is over, with made-up costs and recording."""
+
+    spec: SessionSpec
+    session_id: str
+    call_id: str
+    metadata: Mapping[str, Json]
+    messages: Sequence[Mapping[str, Any]]
+    #: Each with `name`, `params` and `result`.
+    function_calls: Sequence[Mapping[str, Json]]
+    ending: Ending
+    started_at: datetime
+    duration_s: float
+
+    def payload(self, vintage: Vintage) -> dict[str, Any]:
+        """Return the end-of-call."""
+        spec = self.spec
+        chars = sum(len(each["content"]) for each in self.messages if each["role"] == "assistant")
+        return end_of_call_payload(
+            vintage,
+            session_id=self.session_id,
+            agent_id=spec.agent_id,
+            call_id=self.call_id,
+            from_phone=spec.from_phone,
+            to_phone=spec.to_phone,
+            metadata=self.metadata,
+            call_status=self.ending.call_status,
+            started_at=self.started_at,
+            duration_s=int(self.duration_s + 0.5),
+            content=CallContent(
+                chat=self._chat(vintage),
+                function_calls=self.function_calls,
+                agent_config=spec.agent_config,
+                cost_breakdown=_costs(self.duration_s, chars),
+                chars_used=chars,
+                recording_url=self._recording_url(),
+                error_message=self.ending.error_message,
+                extra_fields=spec.extra_fields,
+            ),
+        )
+
+    def log_entry(self) -> dict[str, Any]:
+        """Return the entry in Millis' call logs: `CallHistory` in its OpenAPI file."""
+        entry = self.payload("v2")
+        del entry["error_message"]
+        if self.ending.call_status in UNREACHED:
+            entry |= {"chat": None, "cost_breakdown": None, "recording": None}
+        return entry
+
+    def _chat(self, vintage: Vintage) -> list[Mapping[str, Any]]:
+        policy = self.spec.policy
+        chat = [*(self.spec.earlier if policy.earlier_turns_in_chat else ()), *self.messages]
+        if vintage in {"v1a", "v1b"} or policy.tool_turns_in_chat:
+            return chat
+        return [each for each in chat if each.get("role") != "tool" and "tool_calls" not in each]
+
+    def _recording_url(self) -> str | None:
+        settings = self.spec.agent_config.get("call_settings")
+        if not (isinstance(settings, dict) and settings.get("enable_recording") is True):
+            return None
+        return f"https://recordings.example/{self.session_id}.wav"
+
+
+def _costs(duration_s: float, chars: int) -> list[dict[str, Json]]:
+    costs = {key: duration_s / 60 * price for key, price in PER_MINUTE.items()}
+    costs["tts", "elevenlabs"] = chars / 1000 * TTS_PER_1000_CHARS
+    return [
+        {"type": type_, "provider": provider, "credit": round(credit, 6)}
+        for (type_, provider), credit in costs.items()
+    ]
 
 
 class WebhookClient:
     """Sends the requests of one session, and measures them."""
 
-    def __init__(self, transport: Transport, session_id: str, mark: Marker | None) -> None:
+    def __init__(
+        self, transport: Transport, session_id: str, clock: Clock, mark: Marker | None
+    ) -> None:
         """`mark` makes the header that tells a receiver that the call is simulated."""
         self._transport = transport
         self._session_id = session_id
+        self._clock = clock
         self._mark = mark
 
-    async def call_webhook(self, request: Request, *, timeout_s: float) -> Exchange:
-        """Send a request to a webhook, with the mark."""
-        if self._mark is not None:
-            mark = self._mark(self._session_id, request.url, request.headers)
-            request = replace(request, headers=(*request.headers, *mark.items()))
-        return await self.send(request, timeout_s=timeout_s)
+    async def prefetch(
+        self, spec: SessionSpec, webhook: Webhook
+    ) -> tuple[Exchange, PrefetchAnswer]:
+        """Call the prefetch webhook, under the spec's fault, and read the answer as Millis does."""
+        request = self._marked(prefetch_request(spec, webhook, self._session_id))
+        exchange = await self._send(request, timeout_s=spec.policy.prefetch_timeout_s)
+        exchange = await self._with_fault(spec, exchange)
+        answer = PrefetchAnswer(failure=exchange.failure)
+        if exchange.answer is not None and exchange.failure is None:
+            answer = read_prefetch_answer(exchange.answer, spec.policy)
+        notes = (*_notes_on_prefetch(spec), *exchange.notes, *answer.notes)
+        return replace(exchange, failure=answer.failure, notes=notes), answer
 
-    async def send(self, request: Request, *, timeout_s: float) -> Exchange:
-        """Send a request that carries no mark."""
+    async def call_function(
+        self,
+        tool: Mapping[str, Any],
+        webhook: Webhook | None,
+        params: Mapping[str, Json],
+        *,
+        metadata: Mapping[str, Json],
+        policy: Policy,
+        answer: Answer | None,
+    ) -> Exchange:
+        """Call a function by its filled-in webhook; with an `answer`, or without one, send nothing.
+
+        `tool` is empty for a function that the agent does not have.
+        """
+        request = None
+        if webhook is not None:
+            request = _function_request(tool, webhook, params, metadata=metadata, policy=policy)
+        if answer is not None:
+            sent = None if request is None else _sent(request)
+            return Exchange(sent, answer, _refusal(answer), notes=(_ANSWERED,))
+        if request is None:
+            return Exchange(notes=(_NO_WEBHOOK if tool else _UNKNOWN,))
+        timeout_s = finite(tool.get("timeout"))
+        timeout_s = timeout_s if timeout_s and timeout_s > 0 else policy.tool_timeout_s
+        return await self._send_for_success(request, timeout_s=timeout_s)
+
+    async def end_of_call(self, webhook: Webhook, call: EndedCall) -> AsyncIterator[Exchange]:
+        """Send the end-of-call as often, and as late, as the spec says."""
+        body = json.dumps(call.payload(call.spec.vintage)).encode()
+        request = Request("POST", webhook.url, (*webhook.headers, _JSON_TYPE), body=body)
+        times, policy = call.spec.faults.end_of_call, call.spec.policy
+        notes: tuple[str, ...] = ()
+        if times == "late":
+            await self._clock.pass_time(policy.late_by_s)
+            notes = (f"It is {policy.late_by_s:g} s late, on purpose.",)
+        for first_notes in (notes, (_TWICE,)) if times == "twice" else (notes,):
+            async for exchange in self._until_accepted(self._marked(request), policy):
+                notes = exchange.notes or first_notes
+                yield replace(exchange, notes=notes)
+
+    async def _until_accepted(self, request: Request, policy: Policy) -> AsyncIterator[Exchange]:
+        for attempt in range(1, policy.end_of_call_attempts + 1):
+            notes = (f"Attempt {attempt}.",) if attempt > 1 else ()
+            if attempt > 1:
+                await self._clock.pass_time(policy.end_of_call_retry_after_s)
+            exchange = await self._send_for_success(request, timeout_s=policy.end_of_call_timeout_s)
+            yield replace(exchange, notes=notes)
+            if exchange.failure is None:
+                return
+
+    async def _send(self, request: Request, *, timeout_s: float) -> Exchange:
         answer, failure = None, None
         began_s = time.perf_counter()
         try:
@@ -88,7 +233,72 @@ class WebhookClient:
         except TransportError as error:
             failure = str(error)
         took_ms = (time.perf_counter() - began_s) * 1000
-        return Exchange(Sent.of(request), answer, failure, took_ms)
+        return Exchange(_sent(request), answer, failure, took_ms)
+
+    async def _send_for_success(self, request: Request, *, timeout_s: float) -> Exchange:
+        exchange = await self._send(request, timeout_s=timeout_s)
+        return replace(exchange, failure=exchange.failure or _refusal(exchange.answer))
+
+    def _marked(self, request: Request) -> Request:
+        if self._mark is None:
+            return request
+        mark = self._mark(self._session_id, request.url, request.headers)
+        return replace(request, headers=(*request.headers, *mark.items()))
+
+    async def _with_fault(self, spec: SessionSpec, exchange: Exchange) -> Exchange:
+        """Return what Millis would see of a prefetch under the spec's fault, with a note of it."""
+        fault = spec.faults.prefetch
+        if fault is None:
+            return exchange
+        if fault == "slow":
+            return await self._slowed(spec, exchange)
+        if fault == "unreachable":
+            notes = ("The answer was lost on purpose.",)
+            return replace(exchange, answer=None, failure="could not be reached", notes=notes)
+        notes = ("The answer was replaced on purpose.",)
+        return replace(exchange, answer=_FAULTY_ANSWERS[fault], failure=None, notes=notes)
+
+    async def _slowed(self, spec: SessionSpec, exchange: Exchange) -> Exchange:
+        slow_s, timeout_s = spec.faults.prefetch_slow_s, spec.policy.prefetch_timeout_s
+        left_s = max(timeout_s - exchange.took_ms / 1000, 0.0)
+        await self._clock.pass_time(min(slow_s, left_s))
+        notes = (f"The answer was held back for {slow_s:g} s on purpose.",)
+        if slow_s <= left_s:
+            return replace(exchange, took_ms=exchange.took_ms + slow_s * 1000, notes=notes)
+        failure = f"no answer within {timeout_s:g} s"
+        return Exchange(exchange.sent, None, failure, timeout_s * 1000, notes)
+
+
+def _refusal(answer: Answer | None) -> str | None:
+    if answer is None or answer.is_success:
+        return None
+    return f"answered with status {answer.status_code}"
+
+
+def _sent(request: Request) -> Sent:
+    """Return a request as steps have it."""
+    query = request.query.decode("ascii", "replace")
+    joint = ("&" if "?" in request.url else "?") if query else ""
+    return Sent(
+        request.method,
+        _without_secrets(f"{request.url}{joint}{query}"),
+        {
+            name: value if name.lower() in {"content-type", "accept"} else MASK
+            for name, value in request.headers
+        },
+        None if request.body is None else _masked_body(request.body),
+    )
+
+
+def _masked_body(body: bytes) -> str:
+    try:
+        return json.dumps(mask_secrets(read_json(body)).value)
+    except PayloadError:
+        return _without_secrets(body.decode("utf-8", "replace"))
+
+
+def _without_secrets(text: str) -> str:
+    return str(mask_secrets(text).value)
 
 
 def prefetch_request(spec: SessionSpec, webhook: Webhook, session_id: str) -> Request:
@@ -104,7 +314,7 @@ def prefetch_request(spec: SessionSpec, webhook: Webhook, session_id: str) -> Re
     return Request("GET", webhook.url, webhook.headers, query.encode())
 
 
-def notes_on_prefetch(spec: SessionSpec) -> tuple[str, ...]:
+def _notes_on_prefetch(spec: SessionSpec) -> tuple[str, ...]:
     """Return what Millis does not document about sending the metadata of this call."""
     notes = [
         f"Metadata named {key!r} meets a field of Millis' own; which of the two counts is not "
@@ -118,16 +328,6 @@ def notes_on_prefetch(spec: SessionSpec) -> tuple[str, ...]:
     return tuple(notes)
 
 
-@dataclass(frozen=True, slots=True)
-class PrefetchAnswer:
-    """What a call gets from its prefetch; nothing where there is a `failure`."""
-
-    metadata: dict[str, Json] = field(default_factory=dict)
-    extra_prompt: str | None = None
-    failure: str | None = None
-    notes: tuple[str, ...] = ()
-
-
 def read_prefetch_answer(answer: Answer, policy: Policy) -> PrefetchAnswer:
     """Read the answer to a prefetch as Millis does."""
     if answer.status_code != 200:
@@ -138,49 +338,39 @@ def read_prefetch_answer(answer: Answer, policy: Policy) -> PrefetchAnswer:
         return PrefetchAnswer(failure=f"no JSON: {error}")
     if not isinstance(value, dict):
         return PrefetchAnswer(failure=f"not a JSON object but {describe(value)}")
-    read = _read_object(value, policy)
-    if "application/json" in (answer.content_type or ""):
-        return read
-    note = "The content type is not application/json, which Millis asks for."
-    return replace(read, notes=(note, *read.notes))
-
-
-def _read_object(value: Mapping[str, Json], policy: Policy) -> PrefetchAnswer:
     notes: list[str] = []
+    if "application/json" not in (answer.content_type or ""):
+        notes.append("The content type is not application/json, which Millis asks for.")
     metadata: dict[str, Json] = {}
     flat = {key: item for key, item in value.items() if key not in {"metadata", "extra_prompt"}}
     if flat:
         notes.append(f"Flat keys, the form of 2024, are {policy.flat_keys}: {', '.join(flat)}.")
         metadata |= flat if policy.flat_keys == "merged" else {}
-    answered = value.get("metadata")
+    answered, extra_prompt = value.get("metadata"), value.get("extra_prompt")
     if isinstance(answered, dict):
         metadata |= answered
     elif answered is not None:
         notes.append(f"metadata is not an object but {describe(answered)}, and is left out.")
-    extra_prompt = value.get("extra_prompt")
     if extra_prompt is not None and not isinstance(extra_prompt, str):
         notes.append(f"extra_prompt is not text but {describe(extra_prompt)}, and is left out.")
         extra_prompt = None
     return PrefetchAnswer(metadata, extra_prompt or None, notes=tuple(notes))
 
 
-def function_request(
+def _function_request(
     tool: Mapping[str, Any],
+    webhook: Webhook,
     params: Mapping[str, Json],
     *,
     metadata: Mapping[str, Json],
-    filling: Filling,
     policy: Policy,
-) -> Request | None:
-    """Return the request that calls a function; None if it has no webhook.
+) -> Request:
+    """Return the request that calls a function.
 
     Without a method it is GET with the parameters in the query, beside what the address has of
     one; a POST carries them as JSON.
     """
-    webhook = webhook_of_tool(tool)
-    if webhook is None:
-        return None
-    url, headers = filling.fill_webhook(webhook, "webhook")
+    url, headers = webhook
     fields = _with_metadata(tool, params, metadata, policy)
     method = tool.get("method")
     method = method.upper() if isinstance(method, str) and method else policy.tool_method
@@ -189,14 +379,8 @@ def function_request(
         query = urlencode(texts, quote_via=quote, errors="replace")
         return Request(method, url, headers, query.encode())
     if not any(name.lower() == "content-type" for name, _ in headers):
-        headers = (*headers, JSON_TYPE)
+        headers = (*headers, _JSON_TYPE)
     return Request(method, url, headers, body=json.dumps(fields).encode())
-
-
-def function_timeout_s(tool: Mapping[str, Any], policy: Policy) -> float:
-    """Return how many seconds the function may take."""
-    timeout_s = finite(tool.get("timeout"))
-    return timeout_s if timeout_s and timeout_s > 0 else policy.tool_timeout_s
 
 
 def _with_metadata(
@@ -218,54 +402,3 @@ def _with_metadata(
     if policy.tool_metadata_as == "object":
         return {"metadata": dict(metadata), **params}
     return {**metadata, **params}
-
-
-def call_content(
-    spec: SessionSpec,
-    vintage: Vintage,
-    *,
-    session_id: str,
-    messages: Sequence[Mapping[str, Any]],
-    function_calls: Sequence[Mapping[str, Json]],
-    duration_s: float,
-    error_message: str | None,
-) -> CallContent:
-    """Return the content of a call's end-of-call, with made-up costs and recording."""
-    spoken = [m["content"] for m in messages if m["role"] == "assistant"]
-    chars = sum(map(len, spoken))
-    return CallContent(
-        chat=_chat(spec, vintage, messages),
-        function_calls=function_calls,
-        agent_config=spec.agent_config,
-        cost_breakdown=_costs(duration_s, chars),
-        chars_used=chars,
-        recording_url=_recording_url(spec, session_id),
-        error_message=error_message,
-        extra_fields=spec.extra_fields,
-    )
-
-
-def _chat(
-    spec: SessionSpec, vintage: Vintage, messages: Sequence[Mapping[str, Any]]
-) -> list[Mapping[str, Any]]:
-    earlier = spec.earlier if spec.policy.earlier_turns_in_chat else ()
-    chat = [*earlier, *messages]
-    if vintage in {"v1a", "v1b"} or spec.policy.tool_turns_in_chat:
-        return chat
-    return [m for m in chat if m.get("role") != "tool" and "tool_calls" not in m]
-
-
-def _recording_url(spec: SessionSpec, session_id: str) -> str | None:
-    settings = spec.agent_config.get("call_settings")
-    if not (isinstance(settings, dict) and settings.get("enable_recording") is True):
-        return None
-    return f"https://recordings.example/{session_id}.wav"
-
-
-def _costs(duration_s: float, chars: int) -> list[dict[str, Json]]:
-    costs = {key: duration_s / 60 * price for key, price in PER_MINUTE.items()}
-    costs["tts", "elevenlabs"] = chars / 1000 * TTS_PER_1000_CHARS
-    return [
-        {"type": type_, "provider": provider, "credit": round(credit, 6)}
-        for (type_, provider), credit in costs.items()
-    ]

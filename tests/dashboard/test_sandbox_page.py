@@ -192,7 +192,7 @@ def test_a_call_that_cannot_be_noted_goes_on(
         raise sqlite3.OperationalError("database or disk is full")
 
     with monkeypatch.context() as patched:
-        patched.setattr(Store, "put_rehearsal", refuse)
+        patched.setattr(Store, "put_call", refuse)
         sandbox.start()
         sandbox.post("say", text="Twice charged")
         assert sandbox.call()["lines"][-1]["text"] == "You said: Twice charged"

@@ -7,6 +7,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import pytest
@@ -223,7 +224,8 @@ def test_a_scripted_caller_lets_a_long_answer_finish_and_waits_for_none_for_ever
     ended: list[EndOfCall],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(CustomLlm.__init__.__kwdefaults__ or {}, "answer_timeout_s", 0.5)
+    impatient = partial(CustomLlm, answer_timeout_s=0.5)
+    monkeypatch.setattr("millis_hooks.sandbox.emulator.sessions.CustomLlm", impatient)
     greeting = "First. " * 10
 
     def greets(model: Model, message: dict[str, Any]) -> None:

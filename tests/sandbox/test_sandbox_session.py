@@ -11,7 +11,6 @@ import pytest
 from millis_hooks.protocol.call_status import CallStatus
 from millis_hooks.protocol.events import EndOfCall
 from millis_hooks.protocol.samples import Vintage
-from millis_hooks.sandbox.agent import Conversation
 from millis_hooks.sandbox.policy import Policy
 from millis_hooks.sandbox.scenario import Ending, Faults, Line, Script, ToolUse
 from millis_hooks.sandbox.session import Session
@@ -238,7 +237,7 @@ def test_a_call_takes_as_long_as_its_words() -> None:
 
 def test_a_script_may_say_how_long_the_call_took() -> None:
     receiver = Receiver()
-    call(receiver, script=Script(duration_s=412))
+    call(receiver, script=Script(ending=Ending(duration_s=412)))
     assert receiver.ends[0]["duration"] == 412
 
 
@@ -260,8 +259,8 @@ def test_the_agent_begins_unless_the_caller_does() -> None:
 class Waiting:
     """An agent that waits for ever."""
 
-    async def converse(self, conversation: Conversation) -> Ending:
-        await conversation.speak("assistant", "Hello?")
+    async def converse(self, session: Session) -> Ending:
+        await session.speak("assistant", "Hello?")
         await asyncio.get_running_loop().create_future()
         return Ending()
 
@@ -284,7 +283,7 @@ def test_hanging_up_before_the_first_word_is_heard() -> None:
 class Broken:
     """An agent that fails."""
 
-    async def converse(self, conversation: Conversation) -> Ending:
+    async def converse(self, session: Session) -> Ending:
         raise RuntimeError("no model")
 
 
@@ -330,7 +329,7 @@ def test_a_late_follower_hears_everything() -> None:
     async def heard(log: StepLog) -> list[int]:
         return [step.number async for step in log.follow()]
 
-    assert asyncio.run(heard(result.log)) == list(range(1, len(result.log) + 1))
+    assert asyncio.run(heard(result.log)) == [step.number for step in result.log]
 
 
 def test_a_follower_hears_each_step_as_it_comes() -> None:
@@ -345,7 +344,7 @@ def test_a_follower_hears_each_step_as_it_comes() -> None:
         followers.append(asyncio.ensure_future(follow(session.log)))
 
     class Looking:
-        async def converse(self, conversation: Conversation) -> Ending:
+        async def converse(self, session: Session) -> Ending:
             await asyncio.sleep(0)
             assert heard
             return Ending()

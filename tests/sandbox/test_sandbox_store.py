@@ -37,28 +37,21 @@ def entry(session_id: str, at: datetime = NOW, **fields: Any) -> dict[str, Any]:
     return {"session_id": session_id, "ts": at.timestamp(), "call_status": "user-ended"} | fields
 
 
-def rehearsal_steps(store: Store, session_id: str) -> list[dict[str, Any]]:
-    rehearsal = store.rehearsal(session_id)
-    return [] if rehearsal is None else list(rehearsal.steps)
+STEPS = Rehearsal({}, [{"kind": "x"}])
 
 
 def test_a_call_is_kept_for_a_day(file: Path, clock: Clock) -> None:
     store = Store(file, now=clock)
-    store.put_call(
-        entry("-old"), messages=[{"role": "user", "content": "Hello"}], steps=[{"kind": "x"}]
-    )
+    store.put_call(entry("-old"), STEPS, messages=[{"role": "user", "content": "Hello"}])
     clock.now += timedelta(hours=23)
-    store.put_call(entry("-new", clock.now))
+    store.put_call(entry("-new", clock.now), STEPS)
     assert store.messages("-old") == [{"role": "user", "content": "Hello"}]
-    assert rehearsal_steps(store, "-old") == [{"kind": "x"}]
+    assert store.rehearsal("-old") == STEPS
     clock.now += timedelta(hours=2)
-    assert (store.call("-old"), store.messages("-old"), rehearsal_steps(store, "-old")) == (
-        None,
-        [],
-        [],
-    )
+    assert (store.call("-old"), store.rehearsal("-old")) == (None, None)
+    assert store.messages("-old") == []
     assert [one["session_id"] for one in store.calls(LogQuery())] == ["-new"]
-    store.put_call(entry("-newer", clock.now))
+    store.put_call(entry("-newer", clock.now), STEPS)
     store.close()
     with sqlite3.connect(file) as connection:
         kept = connection.execute("SELECT session_id FROM calls ORDER BY 1").fetchall()
@@ -69,7 +62,7 @@ def test_a_call_is_kept_for_a_day(file: Path, clock: Clock) -> None:
 def test_no_two_calls_are_told_apart_by_the_same_time(file: Path, clock: Clock) -> None:
     store = Store(file, now=clock)
     for session_id in ("-a", "-b", "-c", "-a"):
-        store.put_call(entry(session_id))
+        store.put_call(entry(session_id), STEPS)
     times = [one["ts"] for one in store.calls(LogQuery())]
     assert len(times) == len(set(times)) == 3
     store.close()
@@ -77,10 +70,11 @@ def test_no_two_calls_are_told_apart_by_the_same_time(file: Path, clock: Clock) 
 
 def test_a_call_that_was_cut_off_is_not_under_way_for_ever(file: Path, clock: Clock) -> None:
     store = Store(file, now=clock)
-    store.put_call(entry("-cut", call_status="in-progress"))
+    store.put_call(entry("-cut", call_status="in-progress"), STEPS)
     store.close()
     store = Store(file, now=clock)
     assert store.call("-cut") is None
+    assert store.calls(LogQuery()) == []
     store.close()
 
 
@@ -95,11 +89,13 @@ def test_a_file_of_another_version_is_begun_anew(file: Path, clock: Clock) -> No
     store.close()
 
 
-def test_a_rehearsal_is_kept_with_its_form_for_a_day(file: Path, clock: Clock) -> None:
+def test_a_call_of_the_page_is_kept_with_its_form_as_far_as_it_went(
+    file: Path, clock: Clock
+) -> None:
     store = Store(file, now=clock)
     rehearsal = Rehearsal({"dry_run": True}, [{"kind": "x"}])
-    store.put_rehearsal("-a", Rehearsal({}, []))
-    store.put_rehearsal("-a", rehearsal)
+    store.put_call(entry("-a", call_status="in-progress"), STEPS)
+    store.put_call(entry("-a", call_status="in-progress"), rehearsal)
     store.close()
     store = Store(file, now=clock)
     assert store.rehearsal("-a") == rehearsal

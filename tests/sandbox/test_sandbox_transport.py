@@ -158,7 +158,7 @@ def test_what_is_not_the_application_s_goes_over_http(address: str) -> None:
 def test_one_small_part_of_the_sandbox_loads_no_other() -> None:
     heavy = "{'agent', 'session', 'scenario', 'simulator', 'emulator'}"
     code = (
-        "import sys, millis_hooks.sandbox.api_answers\n"
+        "import sys, millis_hooks.sandbox.transport\n"
         f"assert not {{f'millis_hooks.sandbox.{{name}}' for name in {heavy}}} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -20,17 +20,18 @@ from ...masking.secret_patterns import is_secret_name
 from ...protocol.reading import read_json
 from ...protocol.samples import AGENT_ID, CUSTOMER_PHONE, OWN_PHONE
 from ...protocol.typed_metadata import as_text
-from ...sandbox.emulator.app import PATH
 from ...sandbox.emulator.schemas import (
     AgentChoice,
+    CallFields,
     Initiate,
     OutboundCall,
     UnprocessableError,
     check,
 )
-from ...sandbox.emulator.sessions import SessionRequest
-from ...sandbox.policy import Policy, policy_settings, read_policy
+from ...sandbox.emulator.sessions import Address, SessionManager
+from ...sandbox.policy import Policy, read_policy
 from ...sandbox.scenario import (
+    PHONE_WAYS,
     PREFETCH_FAULTS,
     SHIPPED,
     Faults,
@@ -38,22 +39,19 @@ from ...sandbox.scenario import (
     SessionSpec,
     load_scenario,
 )
+from ...sandbox.transport import API_PATH
 from ...sandbox.webhook_client import RESERVED
 
 #: How a call can begin here. In reality, an inbound call has no metadata.
 Way: TypeAlias = Literal["widget", "web-sdk", "websocket", "outbound", "inbound"]
-WAYS: tuple[Way, ...] = get_args(Way)
-
-#: The names of the shipped scenarios.
-SCENARIOS = tuple(sorted(file.stem for file in SHIPPED.glob("*.toml")))
 
 #: Rows of metadata that the form takes, and empty ones that it shows.
 MOST_ROWS = 20
 _SPARE_ROWS = 2
 #: Bounds of the settings here, as an operator waits for the call.
 _LONGEST_S, _MOST_ATTEMPTS = 600.0, 10
-#: The defaults here; Millis' ten minutes are too long for a page.
-_POLICY = asdict(Policy(late_by_s=10, end_of_call_retry_after_s=5))
+#: The policy here; Millis' ten minutes are too long for a page.
+_POLICY = Policy(late_by_s=10, end_of_call_retry_after_s=5)
 
 #: Names that the address of a widget uses itself. Source: integration/embeddable-call-widget.
 _WIDGET_NAMES = frozenset({"id", "k", "c"})
@@ -137,57 +135,30 @@ class Draft:
 
     def problems(self) -> tuple[str, ...]:
         """Return why the call cannot begin, in sentences."""
-        if problems := tuple(self._field_problems()):
-            return problems
         try:
-            self.session_request()
+            if not (problems := tuple(self._out_of_bounds())):
+                self._requested()
+        except PayloadError as error:
+            return (f"{error}.",)
         except UnprocessableError as error:
             return tuple(
                 f"{'.'.join(map(str, each['loc'][1:])) or 'The request'}: {each['msg']}."
                 for each in error.detail
             )
-        return ()
+        return problems
 
-    def _field_problems(self) -> Iterator[str]:
-        for row in self.rows:
-            try:
-                if row.is_json:
-                    read_json(row.value)
-            except PayloadError as error:
-                yield f"The value of {row.key!r} is not JSON: {error}."
-        if not 0 <= _number(self.slow_s) <= _LONGEST_S:
-            yield f"The delay of a slow answer is 0 to {_LONGEST_S:g} seconds."
-        try:
-            policy = self._read_policy()
-        except PayloadError as error:
-            yield f"{error}."
-            return
-        for name, value in asdict(policy).items():
-            if name.endswith("_s") and not 0 <= value <= _LONGEST_S:
-                yield f"{name} is 0 to {_LONGEST_S:g} seconds here."
-        if not 1 <= policy.end_of_call_attempts <= _MOST_ATTEMPTS:
-            yield f"end_of_call_attempts is 1 to {_MOST_ATTEMPTS} here."
-
-    def session_request(self) -> SessionRequest:
-        """Return the request of the call; raises `UnprocessableError` and `PayloadError`."""
-        if self.way == "outbound":
-            call = check(OutboundCall, self._body(), "body")
-            choice = AgentChoice(agent_id=call.agent_id, agent_config=call.agent_config)
-            numbers = {"from_phone": call.from_phone, "to_phone": call.to_phone}
-            request = SessionRequest.of(self.way, choice, call, **numbers)
-        else:
-            initiate = check(Initiate, self._body(), "data")
-            request = SessionRequest.of(self.way, initiate.agent, initiate)
-        if self.way == "inbound":
-            from_phone, to_phone = self.from_phone or None, self.to_phone or None
-            request = replace(request, from_phone=from_phone, to_phone=to_phone)
-        return replace(request, scenario=self.loaded())
-
-    def session_spec(self, spec: SessionSpec) -> SessionSpec:
-        """Return the spec of the request with the faults and the policy of the form.
+    async def spec(self, sessions: SessionManager, base: str) -> SessionSpec:
+        """Return the call of a draft without problems; `base` is the service's address.
 
         The caller is reached whatever the scenario says, as the operator is there.
         """
+        choice, call = self._requested()
+        phones = {name: getattr(self, name) or None for name in ("from_phone", "to_phone")}
+        address = Address(base, self.loaded())
+        is_on_the_phone = self.way in PHONE_WAYS
+        spec = await sessions.spec_of(
+            self.way, choice, call, address, **(phones if is_on_the_phone else {})
+        )
         faults = Faults(
             prefetch=self.fault or None,  # type: ignore[arg-type]  # one of them, or empty
             prefetch_slow_s=float(self.slow_s),
@@ -211,15 +182,14 @@ class Draft:
 
     def policy_texts(self) -> dict[str, str]:
         """Return every setting of the policy as its field shows it."""
-        defaults = _default_policy(self.loaded())
-        return {name: _spelled(value) for name, value in defaults.items()} | dict(self.policy)
+        return _spelled(_default_policy(self.loaded())) | dict(self.policy)
 
     def snippet(self, base: str) -> Snippet:
         """Return how a client of Millis would begin the call; `base` is the service's address.
 
         Raises `PayloadError` for metadata that is not JSON.
         """
-        emulator = base + PATH
+        emulator = base + API_PATH
         socket = f"ws{emulator.removeprefix('http')}/millis"
         if self.way == "widget":
             texts = {key: str(value) for key, value in self._metadata().items()}
@@ -238,11 +208,33 @@ class Draft:
         message = {"method": "initiate", "data": {**self._body(), "public_key": _KEY}}
         return Snippet("Equivalent initiate message", _pretty(message), endpoint=socket)
 
+    def _out_of_bounds(self) -> Iterator[str]:
+        """Yield the numbers that are too high for a page; raises `PayloadError` for no number."""
+        policy = self._read_policy()
+        if not 0 <= _number(self.slow_s) <= _LONGEST_S:
+            yield f"The delay of a slow answer is 0 to {_LONGEST_S:g} seconds."
+        for name, value in asdict(policy).items():
+            if name.endswith("_s") and not 0 <= value <= _LONGEST_S:
+                yield f"{name} is 0 to {_LONGEST_S:g} seconds here."
+        if not 1 <= policy.end_of_call_attempts <= _MOST_ATTEMPTS:
+            yield f"end_of_call_attempts is 1 to {_MOST_ATTEMPTS} here."
+
+    def _requested(self) -> tuple[AgentChoice, CallFields]:
+        """Return the agent and the fields of the request that a client would send.
+
+        Raises `UnprocessableError` and `PayloadError`.
+        """
+        if self.way == "outbound":
+            call = check(OutboundCall, self._body(), "body")
+            return call, call
+        initiate = check(Initiate, self._body(), "data")
+        return initiate.agent, initiate
+
     def _metadata(self) -> dict[str, JsonValue]:
-        typed = {row.key: read_json(row.value) if row.is_json else row.value for row in self.rows}
+        metadata = {row.key: _value(row) for row in self.rows}
         if self.way == "widget":
-            return {key: as_text(value) for key, value in typed.items()}
-        return typed
+            return {key: as_text(value) for key, value in metadata.items()}
+        return metadata
 
     def _body(self) -> dict[str, Any]:
         """Return the body of the request by which a client begins the call."""
@@ -267,7 +259,7 @@ class Draft:
         return {"agent_id": self.agent} | ({"agent_config": config} if config else {})
 
     def _read_policy(self) -> Policy:
-        return read_policy(_default_policy(self.loaded()) | dict(self.policy))
+        return read_policy(asdict(_default_policy(self.loaded())) | dict(self.policy))
 
 
 #: What the page begins with; only a handler can fill in `{first_name}`.
@@ -289,6 +281,8 @@ def read_draft(fields: Mapping[str, str]) -> Draft:
         return _FIRST_DRAFT if scenario is None else _draft_of(scenario)
     fault = fields.get("fault", "")
     texts = {name: fields[name].strip() for name in _TEXTS if name in fields}
+    defaults = _spelled(_default_policy(scenario))
+    typed = {name: fields.get(f"policy.{name}", "") for name in defaults}
     return Draft(
         way=_way(fields["way"]),
         scenario=scenario.name if scenario else "",
@@ -296,7 +290,7 @@ def read_draft(fields: Mapping[str, str]) -> Draft:
         include="include" in fields,
         fault=fault if fault in PREFETCH_FAULTS else "",
         dry="dry" in fields,
-        policy=_typed_policy(fields, scenario),
+        policy={name: text for name, text in typed.items() if text not in ("", defaults[name])},
         **texts,
     )
 
@@ -321,11 +315,11 @@ def _draft_of(scenario: Scenario) -> Draft:
 
 def _shipped(name: str) -> Scenario | None:
     """Return a shipped scenario, and no other file."""
-    return load_scenario(name) if name in SCENARIOS else None
+    return load_scenario(name) if name in SHIPPED else None
 
 
 def _way(text: str) -> Way:
-    return next((way for way in WAYS if way == text), "websocket")
+    return next((way for way in get_args(Way) if way == text), "websocket")
 
 
 def _rows(fields: Mapping[str, str]) -> Iterator[Row]:
@@ -338,24 +332,28 @@ def _row(key: str, value: JsonValue) -> Row:
     return Row(key, value) if isinstance(value, str) else Row(key, json.dumps(value), True)
 
 
-def _typed_policy(fields: Mapping[str, str], scenario: Scenario | None) -> dict[str, str]:
-    defaults = _default_policy(scenario)
-    typed = {each.name: fields.get(f"policy.{each.name}", "") for each in policy_settings()}
-    return {name: text for name, text in typed.items() if text and text != _spelled(defaults[name])}
+def _value(row: Row) -> JsonValue:
+    try:
+        return read_json(row.value) if row.is_json else row.value
+    except PayloadError as error:
+        raise PayloadError(f"The value of {row.key!r} is not JSON: {error}") from error
 
 
-def _default_policy(scenario: Scenario | None) -> dict[str, Any]:
+def _default_policy(scenario: Scenario | None) -> Policy:
     """Return the policy of the page, with what the scenario changes."""
     if scenario is None:
         return _POLICY
     policy, unchanged = asdict(scenario.spec.policy), asdict(Policy())
-    return _POLICY | {name: policy[name] for name in policy if policy[name] != unchanged[name]}
+    changes = {name: value for name, value in policy.items() if value != unchanged[name]}
+    return replace(_POLICY, **changes)
 
 
-def _spelled(value: object) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+def _spelled(policy: Policy) -> dict[str, str]:
+    """Return the settings as the fields of the form have them."""
+    return {
+        name: f"{value:g}" if isinstance(value, float) else as_text(value)
+        for name, value in asdict(policy).items()
+    }
 
 
 def _number(text: str) -> float:

@@ -21,13 +21,20 @@ from ...exceptions import PayloadError
 from ...protocol.call_status import CallStatus
 from ...protocol.reading import Json, read_json
 from ...protocol.samples import VINTAGES
-from ...sandbox.emulator.rehearsals import Rehearsals
-from ...sandbox.emulator.sessions import BusyError
+from ...sandbox.emulator.sessions import BusyError, SessionManager
 from ...sandbox.policy import PolicySetting, policy_settings
-from ...sandbox.scenario import END_OF_CALL_TIMES, PREFETCH_FAULTS, Ending, Faults, Line, Role
+from ...sandbox.scenario import (
+    END_OF_CALL_TIMES,
+    PREFETCH_FAULTS,
+    SHIPPED,
+    Ending,
+    Faults,
+    Line,
+    Role,
+)
 from ..endpoints import Endpoints, OperatorRequest
 from ..pages import PageRequest
-from .form import SCENARIOS, Draft, Snippet, read_draft
+from .form import Draft, Snippet, read_draft
 from .result import SandboxCall, sandbox_call
 
 #: Typed texts are cut here.
@@ -46,7 +53,7 @@ _REFUSALS: Mapping[str, str] = {
 class Choices:
     """The options of the selects of the page."""
 
-    scenarios: tuple[str, ...] = SCENARIOS
+    scenarios: tuple[str, ...] = SHIPPED
     statuses: tuple[str, ...] = tuple(CallStatus)
     vintages: tuple[str, ...] = tuple(VINTAGES)
     times: tuple[str, ...] = END_OF_CALL_TIMES
@@ -81,9 +88,9 @@ class SandboxView:
 class Sandbox:
     """Builds the page and takes its forms, on threads; the calls live on the event loop."""
 
-    def __init__(self, rehearsals: Callable[[], Coroutine[Any, Any, Rehearsals]]) -> None:
-        """`rehearsals` returns what runs the calls."""
-        self._get_rehearsals = rehearsals
+    def __init__(self, sessions: Callable[[], Coroutine[Any, Any, SessionManager]]) -> None:
+        """`sessions` returns what runs the calls."""
+        self._get_sessions = sessions
 
     def routes(self, endpoints: Endpoints) -> Iterator[Route]:
         """Yield the routes of the page, its fragment and its forms."""
@@ -125,8 +132,8 @@ class Sandbox:
     def _call(
         self, request: PageRequest, session_id: str
     ) -> tuple[SandboxCall | None, Mapping[str, Any]]:
-        rehearsals = self._rehearsals()
-        live, rehearsal = rehearsals.live(session_id), rehearsals.rehearsal(session_id)
+        sessions = self._sessions()
+        live, rehearsal = sessions.live.get(session_id), sessions.rehearsal(session_id)
         if rehearsal is None:
             return None, {}
         call = sandbox_call(
@@ -144,17 +151,16 @@ class Sandbox:
         draft, base = read_draft(request.fields), request.page_request().address
         if draft.problems():
             return self._show_again(request, request.fields)
-        rehearsals, scenario = self._rehearsals(), draft.loaded()
+        sessions, scenario = self._sessions(), draft.loaded()
         turns = scenario.script.turns if scenario else ()
         lines = (each for each in turns if isinstance(each, Line))
         replies = [line.text for line in lines if line.role == "assistant"]
 
         async def start() -> str:
-            spec = await rehearsals.sessions.spec_of(draft.session_request(), base)
-            spec = draft.session_spec(spec)
+            spec = await draft.spec(sessions, base)
             prompt = spec.agent_config.get("prompt", "")
             about = {"draft": draft.params(), "prompt": prompt, "dry_run": draft.dry}
-            return await rehearsals.start(spec, base, replies=replies, about=about)
+            return await sessions.rehearse(spec, base, replies=replies, about=about)
 
         try:
             return request.redirect("sandbox", {"session": from_thread.run(start)})
@@ -167,7 +173,7 @@ class Sandbox:
         role: Role = "assistant" if request.fields.get("role") == "assistant" else "user"
         if not text:
             return _show_call(request)
-        say = partial(self._rehearsals().say, _session(request), text, role)
+        say = partial(self._sessions().say, _session(request), text, role)
         return _show_call(request, None if from_thread.run(say) else "gone")
 
     def _call_function(self, request: OperatorRequest) -> Response:
@@ -176,8 +182,8 @@ class Sandbox:
         params = _object(request.fields.get("params", ""))
         if params is None or not name:
             return _show_call(request, "params")
-        call = partial(self._rehearsals().call_function, _session(request), name, params)
-        return _show_call(request, None if from_thread.run(call) else "gone")
+        call = partial(self._sessions().call_function, _session(request), name, params)
+        return _show_call(request, "gone" if from_thread.run(call) is None else None)
 
     def _end(self, request: OperatorRequest) -> Response:
         """Hang up, and deliver the end-of-call as chosen; 400 for an unknown choice."""
@@ -187,7 +193,7 @@ class Sandbox:
             raise HTTPException(400)
         message = fields.get("message", "").strip()[:_MOST_CHARS] or None
         end = partial(
-            self._rehearsals().end,
+            self._sessions().end,
             _session(request),
             Ending(status, message),
             vintage=vintage,
@@ -200,8 +206,8 @@ class Sandbox:
         view = self.show(request.page_request({**fields, "session": ""}))
         return request.pages.show(request.http, "sandbox.html", view, status_code=422)
 
-    def _rehearsals(self) -> Rehearsals:
-        return from_thread.run(self._get_rehearsals)
+    def _sessions(self) -> SessionManager:
+        return from_thread.run(self._get_sessions)
 
 
 def _ending(draft: Draft, query: Mapping[str, str]) -> dict[str, str]:

@@ -34,15 +34,12 @@ from ...exceptions import PayloadError
 from ...settings import Settings
 from ..policy import read_policy
 from ..scenario import SHIPPED, load_scenario
-from .http_api import Address, HttpApi, Keys, refuse
-from .rehearsals import Rehearsals
+from ..transport import API_PATH
+from .http_api import HttpApi, refuse
 from .schemas import UnprocessableError
-from .sessions import BusyError, SessionManager
+from .sessions import Address, BusyError, SessionManager
 from .store import Store, sandbox_file
 from .websocket import WebSocketApi
-
-#: The path of all of it, below the address of the application.
-PATH = "/sandbox/api"
 
 _WIDGET_FILES = Path(__file__).with_name("widget_files")
 _WIDGET_HEADERS = {
@@ -70,28 +67,25 @@ class Emulator:
         rng: random.Random | None = None,
     ) -> None:
         """Open the sandbox's file; blocks. `app` receives the webhooks of the calls."""
-        key = settings.sandbox_key
-        keys = Keys(None if key is None else key.get_secret_value())
         self._store = Store(sandbox_file(settings), now=now)
-        self._sessions = SessionManager(app, settings, store=self._store, now=now, rng=rng)
-        #: Holds the calls of the sandbox's page.
-        self.rehearsals = Rehearsals(self._sessions)
+        self.sessions = SessionManager(app, settings, store=self._store, now=now, rng=rng)
         api = Router(
             [
                 # Before agents of any id.
                 Route("/agents/embedded", _file("widget.html")),
                 Route("/agents/embedded/widget.js", _file("widget.js")),
                 Route("/agents/embedded/widget.css", _file("widget.css")),
-                *HttpApi(self._sessions, keys, now=now).routes(),
-                WebSocketRoute("/millis", WebSocketApi(self._sessions, keys).handle),
+                *HttpApi(self.sessions, now=now).routes(),
+                WebSocketRoute("/millis", WebSocketApi(self.sessions).handle),
             ],
             redirect_slashes=False,
         )
-        by_scenario = [Mount("/as/{scenario}", _ByScenario(api)), Mount("", api)]
-        by_policy = Mount("/with/{policy}", _ByPolicy(Router(by_scenario, redirect_slashes=False)))
+        by_scenario = [Mount("/as/{scenario}", _Changed(api, _with_scenario)), Mount("", api)]
+        with_policy = _Changed(Router(by_scenario, redirect_slashes=False), _with_policy)
+        by_policy = Mount("/with/{policy}", with_policy)
         self._app = Starlette(
-            routes=[Mount(PATH, routes=[by_policy, *by_scenario])],
-            middleware=[] if keys.is_set else [Middleware(_OnlyThisMachine)],
+            routes=[Mount(API_PATH, routes=[by_policy, *by_scenario])],
+            middleware=[] if settings.sandbox_key else [Middleware(_OnlyThisMachine)],
             exception_handlers=dict.fromkeys(
                 (UnprocessableError, BusyError, HTTPException), refuse
             ),
@@ -105,8 +99,7 @@ class Emulator:
 
     async def close(self) -> None:
         """Cut the calls off and close the file."""
-        await self._sessions.close()
-        await self.rehearsals.close()
+        await self.sessions.close()
         await asyncio.to_thread(self._store.close)
 
 
@@ -117,36 +110,32 @@ def _file(name: str) -> Callable[[Request], Awaitable[Response]]:
     return serve
 
 
-class _ByScenario:
-    """The API for calls that go as a shipped scenario does."""
+class _Changed:
+    """The API for calls that go otherwise, by a part of the address."""
 
-    def __init__(self, api: ASGIApp) -> None:
+    def __init__(self, api: ASGIApp, change: Callable[[Address, dict[str, str]], Address]) -> None:
         self._api = api
+        self._change = change
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        name = scope["path_params"]["scenario"]
-        if not (SHIPPED / f"{name}.toml").is_file():
-            raise HTTPException(404, "There is no scenario of this name")
-        address = replace(scope["state"]["address"], scenario=load_scenario(name))
+        address = self._change(scope["state"]["address"], scope["path_params"])
         await self._api({**scope, "state": {**scope["state"], "address": address}}, receive, send)
 
 
-class _ByPolicy:
-    """The API for calls with other settings of the policy."""
+def _with_scenario(address: Address, path: dict[str, str]) -> Address:
+    if path["scenario"] not in SHIPPED:
+        raise HTTPException(404, "There is no scenario of this name")
+    return replace(address, scenario=load_scenario(path["scenario"]))
 
-    def __init__(self, api: ASGIApp) -> None:
-        self._api = api
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        pairs = (each.partition("=") for each in scope["path_params"]["policy"].split(","))
-        texts = {name: value for name, _, value in pairs}
-        try:
-            policy = read_policy(texts)
-        except PayloadError as error:
-            raise HTTPException(404, f"{error}.") from error
-        settings = {name: getattr(policy, name) for name in texts}
-        address = replace(scope["state"]["address"], policy=settings)
-        await self._api({**scope, "state": {**scope["state"], "address": address}}, receive, send)
+def _with_policy(address: Address, path: dict[str, str]) -> Address:
+    pairs = (each.partition("=") for each in path["policy"].split(","))
+    texts = {name: value for name, _, value in pairs}
+    try:
+        policy = read_policy(texts)
+    except PayloadError as error:
+        raise HTTPException(404, f"{error}.") from error
+    return replace(address, policy={name: getattr(policy, name) for name in texts})
 
 
 def _base(scope: Scope) -> str:

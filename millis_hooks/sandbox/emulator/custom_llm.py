@@ -15,6 +15,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -24,8 +25,8 @@ from websockets.exceptions import ConnectionClosed, WebSocketException
 from ...exceptions import MillisHooksError, PayloadError
 from ...protocol.call_status import CallStatus
 from ...protocol.reading import describe, finite, read_json
-from ..agent import CHARS_PER_S, Caller, Conversation, Heard
-from ..scenario import Ending, ToolUse
+from ..scenario import Ending, Line, ToolUse
+from ..session import CHARS_PER_S, Caller, Session
 
 #: The function under which a transfer is logged. Source: the agent's `call_transfer`.
 TRANSFER = "call_transfer"
@@ -115,36 +116,26 @@ class CustomLlmError(MillisHooksError):
     """The model cannot be reached, hung up, or broke the protocol."""
 
 
+@dataclass(frozen=True, slots=True)
 class CustomLlm:
     """Has the model behind a websocket talk with a caller."""
 
-    def __init__(
-        self,
-        url: str,
-        caller: Caller,
-        *,
-        may_reach: Callable[[str | None], bool],
-        chars_per_s: float = CHARS_PER_S,
-        answer_timeout_s: float = ANSWER_TIMEOUT_S,
-    ) -> None:
-        """`may_reach` decides by the host. `chars_per_s` is how fast answers are spoken."""
-        self._url = url
-        self._caller = caller
-        self._may_reach = may_reach
-        self._chars_per_s = chars_per_s
-        self._answer_timeout_s = answer_timeout_s
+    url: str
+    caller: Caller
+    #: Decides by the host.
+    may_reach: Callable[[str | None], bool]
+    #: How fast answers are spoken.
+    chars_per_s: float = CHARS_PER_S
+    answer_timeout_s: float = ANSWER_TIMEOUT_S
 
-    async def converse(self, conversation: Conversation) -> Ending:
+    async def converse(self, session: Session) -> Ending:
         """Hold the conversation; raises `CustomLlmError`."""
         try:
-            if not self._may_reach(urlsplit(self._url).hostname):
+            if not self.may_reach(urlsplit(self.url).hostname):
                 raise CustomLlmError("The model's websocket is not on this machine.")
-            async with connect(self._url, open_timeout=OPEN_TIMEOUT_S, proxy=None) as socket:
-                talk = _Talk(
-                    socket, conversation, self._caller, self._chars_per_s, self._answer_timeout_s
-                )
+            async with connect(self.url, open_timeout=OPEN_TIMEOUT_S, proxy=None) as socket:
                 try:
-                    return await talk.run()
+                    return await _Talk(self, session, socket).run()
                 except CustomLlmError as error:
                     await socket.close(VIOLATION, str(error)[:100])
                     raise
@@ -155,19 +146,10 @@ class CustomLlm:
 class _Talk:
     """One conversation on one socket."""
 
-    def __init__(
-        self,
-        socket: ClientConnection,
-        conversation: Conversation,
-        caller: Caller,
-        chars_per_s: float,
-        answer_timeout_s: float,
-    ) -> None:
+    def __init__(self, llm: CustomLlm, session: Session, socket: ClientConnection) -> None:
+        self._llm = llm
+        self._session = session
         self._socket = socket
-        self._conversation = conversation
-        self._caller = caller
-        self._chars_per_s = chars_per_s
-        self._answer_timeout_s = answer_timeout_s
         #: Whether the model was asked for more than its greeting.
         self._has_asked = False
         #: Set while the agent is neither answering nor being heard.
@@ -182,63 +164,63 @@ class _Talk:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
             await cancel([*tasks, self._playing])
-            self._conversation.end_turn()
+            self._session.end_turn()
         return done.pop().result()
 
     def _start_call(self) -> dict[str, Any]:
-        conversation, spec = self._conversation, self._conversation.spec
+        session, spec = self._session, self._session.spec
         voip = {"from": spec.from_phone, "to": spec.to_phone}
         return {
             "stream_id": self._answer.stream_id,
             "agent_id": spec.agent_id,
-            "call_sid": conversation.call_id if spec.is_on_the_phone else None,
-            "session_id": conversation.session_id,
-            "metadata": dict(conversation.metadata),
+            "call_sid": session.call_id if spec.is_on_the_phone else None,
+            "session_id": session.session_id,
+            "metadata": dict(session.metadata),
             "voip": voip if spec.is_on_the_phone else None,
         }
 
     def _expect_answer(self, stream_id: int) -> None:
-        speak = self._conversation.say_more
-        self._answer = SpokenAnswer(stream_id, speak=speak, chars_per_s=self._chars_per_s)
+        speak, chars_per_s = self._session.say_more, self._llm.chars_per_s
+        self._answer = SpokenAnswer(stream_id, speak=speak, chars_per_s=chars_per_s)
         self._idle.clear()
         self._playing = asyncio.ensure_future(self._play(self._answer))
 
     async def _relay(self) -> Ending:
         """Send the model what the caller says, until the caller hangs up."""
-        while (heard := await self._next()) is not None:
-            if isinstance(heard, ToolUse):
-                await self._conversation.call_function(heard.name, heard.params)
+        session = self._session
+        while (turn := await self._next()) is not None:
+            if isinstance(turn, ToolUse):
+                await session.call_function(turn.name, turn.params)
                 continue
             await self._interrupt()
-            partial = {"session_id": self._conversation.session_id, "transcript": heard.text}
-            await self._send("partial_transcript", {**partial, "is_final": heard.is_final})
-            if heard.is_final:
-                await self._conversation.speak("user", heard.text)
+            partial = {"session_id": session.session_id, "transcript": turn.text}
+            await self._send("partial_transcript", {**partial, "is_final": turn.is_final})
+            if turn.is_final:
+                await session.speak("user", turn.text)
                 await self._request()
-        return self._caller.ending
+        return self._llm.caller.ending
 
-    async def _next(self) -> Heard | ToolUse | None:
-        if self._caller.waits:
+    async def _next(self) -> Line | ToolUse | None:
+        if self._llm.caller.waits:
             await self._let_finish()
-        return await self._caller.next()
+        return await self._llm.caller.next()
 
     async def _let_finish(self) -> None:
         """Wait until the answer was heard; not for one that does not come, or does not end."""
         waiting = asyncio.ensure_future(self._idle.wait())
         try:
             while not waiting.done():
-                await asyncio.wait({waiting}, timeout=self._answer_timeout_s)
+                await asyncio.wait({waiting}, timeout=self._llm.answer_timeout_s)
                 if not self._answer.is_heard:
                     return
         finally:
             waiting.cancel()
 
     async def _request(self) -> None:
-        conversation = self._conversation
         self._playing.cancel()
         self._has_asked = True
         self._expect_answer(self._answer.stream_id + 1)
-        transcript = [*map(dict, conversation.spec.earlier), *conversation.messages]
+        transcript = [*map(dict, self._session.spec.earlier), *self._session.messages]
         data = {"stream_id": self._answer.stream_id, "transcript": transcript}
         await self._send("stream_request", data)
 
@@ -246,7 +228,7 @@ class _Talk:
         if self._idle.is_set() or not self._answer.has_begun:
             return
         self._playing.cancel()
-        self._conversation.end_turn()
+        self._session.end_turn()
         self._idle.set()
         interrupt = {"type": "interrupt", "stream_id": self._answer.stream_id}
         await self._socket.send(json.dumps(interrupt))
@@ -260,7 +242,7 @@ class _Talk:
                     return Ending(CallStatus.AGENT_ENDED)
                 if type_ == "transfer_call":
                     destination = {"destination": data.get("destination")}
-                    await self._conversation.call_function(TRANSFER, destination)
+                    await self._session.call_function(TRANSFER, destination)
                     return Ending(CallStatus.AGENT_ENDED)
                 self._take(data)
         except ConnectionClosed as error:
@@ -285,8 +267,8 @@ class _Talk:
 
     async def _play(self, answer: SpokenAnswer) -> None:
         await answer.play()
-        self._conversation.end_turn()
-        finished = {"session_id": self._conversation.session_id, "stream_id": answer.stream_id}
+        self._session.end_turn()
+        finished = {"session_id": self._session.session_id, "stream_id": answer.stream_id}
         with suppress(ConnectionClosed):
             await self._send("playback_finished", finished)
         self._idle.set()

@@ -10,38 +10,36 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
-from hmac import compare_digest
 from typing import Any
 
+from pydantic import Field
 from starlette.exceptions import HTTPException
-from starlette.requests import HTTPConnection, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from ...protocol.call_status import CallStatus
 from ...protocol.reading import Json
-from ..agent import Conversation, echo
-from ..scenario import Ending, Scenario, SessionSpec, Way
+from ..agent import echo
+from ..scenario import Ending, SessionSpec, Way
+from ..session import Session
 from .schemas import (
-    AgentOfPhone,
-    ChangedAgent,
-    Chat,
-    FunctionCall,
-    HistoriesQuery,
+    AgentConfig,
+    Body,
+    ChatAgent,
     LogQuery,
     Message,
-    NewAgent,
     OutboundCall,
-    PhoneAgent,
+    PartialAgentConfig,
+    Phone,
     Registration,
-    Termination,
     UnprocessableError,
     check,
     read,
 )
-from .sessions import SessionManager, SessionRequest
+from .sessions import SessionManager, address_of
 from .store import StoredAgent
 
 #: Longer bodies are refused.
@@ -52,51 +50,69 @@ MAX_HISTORIES = 1000
 SIP_HOST = "sip.invalid"
 
 _Handler = Callable[[Request], Awaitable[Response]]
+_DONE = {"success": True}
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
-    """What the address of a request says: our own, and how calls go there."""
+class Termination(Body):
+    """The body of `terminate`; the agent says the message before the call ends."""
 
-    base: str
-    scenario: Scenario | None = None
-    #: Settings of the policy.
-    policy: Mapping[str, Any] = field(default_factory=dict)
+    message: str | None = None
 
 
-def address_of(connection: HTTPConnection) -> Address:
-    """Return the address of a request or a websocket, as the application has put it there."""
-    address: Address = connection.scope["state"]["address"]
-    return address
+class FunctionCall(Body):
+    """A function that the agent of a call shall call; the sandbox's own."""
+
+    name: str
+    params: dict[str, Json] = Field(default_factory=dict)
 
 
-class Keys:
-    """Millis' keys, private and public: any key is right, unless one was set."""
+class NewAgent(Body):
+    """The body of `POST agents`."""
 
-    def __init__(self, key: str | None) -> None:
-        self._key = None if key is None else key.encode()
+    name: str
+    config: AgentConfig
 
-    @property
-    def is_set(self) -> bool:
-        """Whether one certain key is required."""
-        return self._key is not None
 
-    def fits(self, key: str | None) -> bool:
-        """Return whether a client's key is right."""
-        if self._key is None:
-            return bool(key)
-        return compare_digest((key or "").encode("utf-8", "replace"), self._key)
+class ChangedAgent(Body):
+    """The body of `PUT agents/{id}`: of the configuration only the keys to change."""
+
+    name: str
+    config: PartialAgentConfig
+
+
+class AgentOfPhone(Body):
+    """The body of `phones/{phone}/set_agent`."""
+
+    agent_id: str | None = None
+
+
+class PhoneAgent(AgentOfPhone):
+    """The body of `set_phone_agent`."""
+
+    phone: Phone
+
+
+class Chat(Body):
+    """The body of `chat/completions`."""
+
+    agent: ChatAgent
+    messages: list[Message]
+    end_of_session: bool = False
+
+
+class HistoriesQuery(Body):
+    """The query of an agent's `call-histories`; Unix seconds."""
+
+    start_at: float | None = None
+    limit: int = 20
 
 
 class HttpApi:
     """The routes of the API."""
 
-    def __init__(
-        self, sessions: SessionManager, keys: Keys, *, now: Callable[[], datetime]
-    ) -> None:
+    def __init__(self, sessions: SessionManager, *, now: Callable[[], datetime]) -> None:
         self._sessions = sessions
         self._store = sessions.store
-        self._keys = keys
         self._now = now
 
     def routes(self) -> list[Route]:
@@ -137,7 +153,7 @@ class HttpApi:
                 raise UnprocessableError([{"loc": ["header", "authorization"], **missing}])
             if key is not None and key.lower().startswith("bearer "):
                 raise HTTPException(401, "The key stands alone in the header, without Bearer")
-            if not self._keys.fits(key):
+            if not self._sessions.accepts(key):
                 raise HTTPException(401, "Unauthorized")
             return await handler(request)
 
@@ -145,10 +161,8 @@ class HttpApi:
 
     async def _start(self, request: Request) -> Response:
         call = read(OutboundCall, await request.body())
-        address = address_of(request)
-        spec = await self._sessions.spec_of(_requested("outbound", call, address), address.base)
-        agent = self._sessions.agent_for(spec, scenario=address.scenario)
-        session = await self._sessions.connect(spec, agent, address.base)
+        spec, address = await self._spec_of("outbound", call, request), address_of(request)
+        session = await self._sessions.start(spec, address.base, scenario=address.scenario)
         return JSONResponse({"call_id": session.call_id, "session_id": session.session_id})
 
     async def _register(self, request: Request) -> Response:
@@ -162,17 +176,21 @@ class HttpApi:
         return JSONResponse({"call_id": spec.call_id, "sip": address, "sip_uri": address})
 
     async def _registered(self, request: Request) -> SessionSpec:
-        call, address = read(Registration, await request.body()), address_of(request)
-        spec = await self._sessions.spec_of(_requested("registered", call, address), address.base)
-        self._sessions.register(spec, address.scenario)
+        call = read(Registration, await request.body())
+        spec = await self._spec_of("registered", call, request)
+        self._sessions.register(spec, address_of(request).scenario)
         return spec
+
+    async def _spec_of(self, way: Way, call: Registration, request: Request) -> SessionSpec:
+        phones = {"from_phone": call.from_phone, "to_phone": call.to_phone}
+        return await self._sessions.spec_of(way, call, call, address_of(request), **phones)
 
     async def _terminate(self, request: Request) -> Response:
         body = await request.body()
         message = read(Termination, body).message if body.strip() not in (b"", b"null") else None
         if not await self._sessions.terminate(request.path_params["session_id"], message):
             raise HTTPException(404, "Session not found")
-        return JSONResponse({"success": True})
+        return JSONResponse(_DONE)
 
     async def _call_function(self, request: Request) -> Response:
         function = read(FunctionCall, await request.body())
@@ -185,9 +203,10 @@ class HttpApi:
     async def _chat(self, request: Request) -> Response:
         from sse_starlette import EventSourceResponse
 
-        chat, address = read(Chat, await request.body()), address_of(request)
-        asked = SessionRequest.of("chat", chat.agent, chat.agent, policy=address.policy)
-        spec = await self._sessions.spec_of(asked, address.base)
+        chat = read(Chat, await request.body())
+        # The scenarios have no chat.
+        address = replace(address_of(request), scenario=None)
+        spec = await self._sessions.spec_of("chat", chat.agent, chat.agent, address)
         return EventSourceResponse(self._chat_events(spec, chat, address.base))
 
     async def _chat_events(
@@ -197,7 +216,7 @@ class HttpApi:
         last = chat.messages[-1] if chat.messages else None
         answer = echo(last.content) if last is not None and last.role == "user" else ""
         if chat.end_of_session:
-            await self._sessions.connect(spec, _EndedChat(chat.messages, answer), base)
+            await self._sessions.start(spec, base, agent=_EndedChat(chat.messages, answer))
         for number, word in enumerate(answer.split(" ")):
             yield _chat_event({"content": f" {word}" if number else word})
         yield _chat_event({}, finish_reason="stop")
@@ -242,11 +261,11 @@ class HttpApi:
 
     async def _put_phone(self, phone: str, agent_id: str | None) -> Response:
         await asyncio.to_thread(self._store.set_agent_of_phone, phone, agent_id)
-        return JSONResponse({"success": True})
+        return JSONResponse(_DONE)
 
     async def _agents(self, _request: Request) -> Response:
         agents = await asyncio.to_thread(self._store.agents)
-        return JSONResponse([agent.as_json() for agent in agents])
+        return JSONResponse([asdict(agent) for agent in agents])
 
     async def _make_agent(self, request: Request) -> Response:
         new = read(NewAgent, await request.body())
@@ -260,41 +279,28 @@ class HttpApi:
         created_at = int(self._now().timestamp())
         agent = StoredAgent(self._sessions.new_id(), name, config, created_at)
         await asyncio.to_thread(self._store.put_agent, agent)
-        return JSONResponse(agent.as_json())
+        return JSONResponse(asdict(agent))
 
     async def _agent(self, request: Request) -> Response:
-        return JSONResponse((await self._stored_agent(request)).as_json())
+        return JSONResponse(asdict(await self._stored_agent(request)))
 
     async def _change_agent(self, request: Request) -> Response:
         agent, change = await self._stored_agent(request), read(ChangedAgent, await request.body())
         config = {**agent.config, **change.config.as_given()}
         changed = replace(agent, name=change.name, config=config)
         await asyncio.to_thread(self._store.put_agent, changed)
-        return JSONResponse({"success": True})
+        return JSONResponse(_DONE)
 
     async def _remove_agent(self, request: Request) -> Response:
         agent = await self._stored_agent(request)
         await asyncio.to_thread(self._store.remove_agent, agent.id)
-        return JSONResponse({"success": True})
+        return JSONResponse(_DONE)
 
     async def _stored_agent(self, request: Request) -> StoredAgent:
         agent = await asyncio.to_thread(self._store.agent, request.path_params["agent_id"])
         if agent is None:
             raise HTTPException(404, "Agent not found")
         return agent
-
-
-def _requested(way: Way, call: OutboundCall | Registration, address: Address) -> SessionRequest:
-    return SessionRequest.of(
-        way,
-        call,
-        call,
-        continuation=call.session_continuation,
-        from_phone=call.from_phone,
-        to_phone=call.to_phone,
-        scenario=address.scenario,
-        policy=address.policy,
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,12 +310,12 @@ class _EndedChat:
     messages: Sequence[Message]
     answer: str
 
-    async def converse(self, conversation: Conversation) -> Ending:
+    async def converse(self, session: Session) -> Ending:
         for message in self.messages:
             if message.role != "tool" and message.content:
-                await conversation.speak(message.role, message.content)
+                await session.speak(message.role, message.content)
         if self.answer:
-            await conversation.speak("assistant", self.answer)
+            await session.speak("assistant", self.answer)
         return Ending(CallStatus.CHAT_COMPLETION)
 
 

@@ -1,15 +1,28 @@
-"""The bodies and queries of Millis' API, by its OpenAPI file. Other fields are ignored."""
+"""The bodies and queries of Millis' API, and an agent's configuration, by its OpenAPI file.
+
+So the sandbox refuses what Millis refuses, with its words: the parts of a configuration have the
+names of that file, of June 2025, because errors name them where a value may be one of two kinds.
+Parts of a configuration that the file does not have are kept, as later pages have more; other
+fields of a body are ignored.
+"""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    StringConstraints,
+    ValidationError,
+)
+from pydantic_core import PydanticCustomError
 
 from ...exceptions import MillisHooksError, PayloadError
 from ...millis_api.client import E164
 from ...protocol.reading import Json, read_json
-from .agent_schema import AgentConfig, PartialAgentConfig, PartialConfig
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -19,7 +32,7 @@ class UnprocessableError(MillisHooksError):
 
     def __init__(self, detail: list[dict[str, Any]]) -> None:
         self.detail = detail
-        super().__init__("; ".join(f"{_dotted(one['loc'])}: {one['msg']}" for one in detail))
+        super().__init__("; ".join(f"{_dotted(each['loc'])}: {each['msg']}" for each in detail))
 
 
 def read(model: type[Model], body: bytes | str) -> Model:
@@ -51,39 +64,309 @@ def _dotted(loc: list[object]) -> str:
     return ".".join(map(str, loc))
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
+class _Part(BaseModel):
+    """A part of a configuration: it keeps fields that it does not name."""
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
 
 
-class _Message(BaseModel):
-    model_config = ConfigDict(extra="allow")
+def _one_of(words: str) -> PlainValidator:
+    """Return a validator that refuses other words as an enumeration does."""
+    known = words.split()
+    quoted = [f"'{word}'" for word in known]
+    expected = " or ".join([", ".join(quoted[:-1]), quoted[-1]])
+
+    def validate(value: Any) -> Any:
+        if value not in known:
+            raise PydanticCustomError("enum", "Input should be {expected}", {"expected": expected})
+        return value
+
+    return PlainValidator(validate)
 
 
-class UserMessage(_Message):
+VoiceProvider = Annotated[
+    str,
+    _one_of(
+        "elevenlabs openai cartesia playht deepgram rime neets openai_realtime dubverse orpheus "
+        "sesame kokoro"
+    ),
+]
+LlmProvider = Annotated[
+    str,
+    _one_of(
+        "gpt-3.5-turbo gpt-4.1 gpt-4.1-mini gpt-4.1-nano gpt-4-turbo gpt-4o-realtime-preview "
+        "gpt-4o-mini-realtime-preview gpt-4o gpt-4o-mini llama-3-70b llama-3-1-8b llama-3-1-70b "
+        "llama-3-1-405b mistral-large-2407 l3.1-70b-euryale-v2.2 deepseek-v3"
+    ),
+]
+SpeechToTextProvider = Annotated[str, _one_of("deepgram gladia talkscriber")]
+VoicemailAction = Annotated[str, _one_of("hangup message")]
+Language = Annotated[
+    str,
+    _one_of(
+        "ln cy wo cs hy nl ceb la en-NZ ss lt ne fy oc yi tt bn fr-CA sw th ms ka pa fi ig af "
+        "multi eu bs ps en-AU si ff de mt km pl nl-BE fr en-IN no gu lo sk ht tk bg mn su ko it "
+        "id tl zu pt-BR jv et ca sl ja lb gl zh-TW hi ha th-TH lv ast sq tr ar sv haw tg lg ba mk "
+        "vi hu el mi en-US kn az he hr ml kk es br sr xh uk as ilo ru gd yo da sa fa es-419 bo ur "
+        "my nn mo so mr tn sd sn uz de-CH fo en-GB zh ro pt or ga ta mg en be am te is"
+    ),
+]
+ResponseMode = Literal["strict", "flexible"]
+
+
+class WebhookConfig(_Part):
+    url: str
+    headers: dict[str, str] | None = None
+
+
+class Param(_Part):
+    name: str
+    required: bool
+    type: str
+    description: str
+
+
+class Function(_Part):
+    """A function with a webhook; `timeout` in seconds. `include_metadata` is of later pages."""
+
+    name: str
+    params: list[Param] | None = None
+    description: str
+    webhook: str | None = None
+    header: dict[str, str] | None = None
+    method: str | None = None
+    timeout: int | None = None
+    run_after_call: bool | None = None
+    messages: list[str] | None = None
+    response_mode: ResponseMode | None = None
+    execute_after_message: bool | None = None
+    exclude_session_id: bool | None = None
+    include_metadata: bool | None = None
+
+
+class MillisFunctionData(_Part):
+    param: Param | None = None
+
+
+class MillisFunction(_Part):
+    """A form that Millis shows."""
+
+    name: str
+    description: str
+    data: MillisFunctionData
+    type: str
+    messages: list[str] | None = None
+    response_mode: ResponseMode | None = None
+
+
+class AppFunction(_Part):
+    name: str
+    credentials: dict[str, str] | None = None
+
+
+class Voice(_Part):
+    provider: VoiceProvider
+    voice_id: str
+    model: str | None = None
+    settings: dict[str, Json] | None = None
+
+
+class HistorySettings(_Part):
+    history_message_limit: int | None = None
+    history_tool_result_limit: int | None = None
+
+
+class LLM(_Part):
+    model: LlmProvider
+    temperature: float = 0.0
+    history_settings: HistorySettings | None = None
+
+
+class Interruption(_Part):
+    """Whether the caller may interrupt. Millis spells the third field so."""
+
+    allowed: bool | None = None
+    keep_interruption_message: bool | None = None
+    first_messsage: bool | None = None
+
+
+class ResponseDelay(_Part):
+    """In milliseconds."""
+
+    generic_delay: int | None = None
+    number_input_delay: int | None = None
+
+
+class AutoFillResponses(_Part):
+    """What is said while an answer does not come; in milliseconds."""
+
+    response_gap_threshold: int
+    messages: list[str]
+
+
+class AgentTerminateCall(_Part):
+    enabled: bool
+    instruction: str | None = None
+    messages: list[str] | None = None
+
+
+class Voicemail(_Part):
+    action: VoicemailAction
+    message: str | None = None
+    continue_on_voice_activity: bool | None = None
+
+
+class TransferOption(_Part):
+    phone: str
+    description: str | None = None
+
+
+class CallTransfer(_Part):
+    phone: str | None = None
+    phones: list[TransferOption] | None = None
+    instruction: str | None = None
+    messages: list[str] | None = None
+
+
+class InactivityHandling(_Part):
+    """What is said to a silent caller; in seconds."""
+
+    idle_time: float
+    message: str
+
+
+class DTMFDial(_Part):
+    enabled: bool = False
+    instruction: str | None = None
+
+
+class Flow(_Part):
+    user_start_first: bool | None = None
+    interruption: Interruption | None = None
+    response_delay: int | ResponseDelay | None = None
+    auto_fill_responses: AutoFillResponses | None = None
+    agent_terminate_call: AgentTerminateCall | None = None
+    voicemail: Voicemail | None = None
+    call_transfer: CallTransfer | None = None
+    inactivity_handling: InactivityHandling | None = None
+    dtmf_dial: DTMFDial | None = None
+
+
+class SessionTimeout(_Part):
+    """In seconds."""
+
+    max_duration: float | None = None
+    max_idle: float | None = None
+    message: str | None = None
+
+
+class PrivacySetting(_Part):
+    opt_out_data_collection: bool
+    do_not_call_detection: bool = False
+
+
+class CustomVocabulary(_Part):
+    keywords: dict[str, int]
+
+
+class SwitchLanguage(_Part):
+    languages: list[str]
+
+
+class KnowledgeBase(_Part):
+    files: list[str] | None = None
+    messages: list[str] | None = None
+
+
+class SpeechToText(_Part):
+    provider: SpeechToTextProvider | None = None
+    multilingual: bool | None = None
+    model: str | None = None
+
+
+class BackgroundSetting(_Part):
+    url: str
+    volume: float | None = None
+
+
+class CallSettings(_Part):
+    enable_recording: bool = False
+    background: BackgroundSetting | None = None
+
+
+class MemoryConfig(_Part):
+    user_identifier_key: str = ""
+
+
+class PartialConfig(_Part):
+    """A part of an agent's configuration, as clients of the websocket may name it."""
+
+    prompt: str | None = None
+    voice: Voice | None = None
+    flow: Flow | None = None
+    first_message: str | None = None
+    tools: list[Function] | None = None
+    millis_functions: list[MillisFunction] | None = None
+    app_functions: list[AppFunction] | None = None
+    custom_llm_websocket: str | None = None
+    language: Language | None = None
+    vad_threshold: float | None = None
+    llm: LLM | None = None
+    session_timeout: SessionTimeout | None = None
+    session_data_webhook: str | WebhookConfig | None = None
+    privacy_settings: PrivacySetting | None = None
+    custom_vocabulary: CustomVocabulary | None = None
+    extra_prompt_webhook: str | WebhookConfig | None = None
+    switch_language: SwitchLanguage | None = None
+    knowledge_base: KnowledgeBase | None = None
+    speech_to_text: SpeechToText | None = None
+    call_settings: CallSettings | None = None
+    memory: MemoryConfig | None = None
+    timezone: str | None = None
+
+    def as_given(self) -> dict[str, Json]:
+        """Return it as it came, without defaults."""
+        return self.model_dump(exclude_unset=True)
+
+
+class PartialAgentConfig(PartialConfig):
+    """A part of a configuration as the HTTP API takes it: with no other key."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class AgentConfig(PartialConfig):
+    """The whole configuration of an agent."""
+
+    prompt: str
+    voice: Voice
+
+
+class UserMessage(_Part):
     role: Literal["user"]
     content: str
 
 
-class CalledFunction(_Message):
+class CalledFunction(_Part):
     """A function and its arguments, which are JSON in a text."""
 
     name: str
     arguments: str
 
 
-class ToolCall(_Message):
+class ToolCall(_Part):
     id: str
     type: str
     function: CalledFunction
 
 
-class AssistantMessage(_Message):
+class AssistantMessage(_Part):
     role: Literal["assistant"]
     content: str
     tool_calls: list[ToolCall] | None = None
 
 
-class ToolMessage(_Message):
+class ToolMessage(_Part):
     role: Literal["tool"]
     content: str
     tool_call_id: str
@@ -92,7 +375,11 @@ class ToolMessage(_Message):
 Message = UserMessage | AssistantMessage | ToolMessage
 
 
-class Continuation(_Body):
+class Body(BaseModel):
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
+
+
+class Continuation(Body):
     """The earlier conversation that a session continues: by its id, or by its messages."""
 
     session_id: str | None = None
@@ -100,29 +387,22 @@ class Continuation(_Body):
     identifier_variable: str | None = None
 
 
-class AgentChoice(_Body):
+class AgentChoice(Body):
     """An agent by its id, one made up for this call, or one with overrides."""
 
     agent_id: str | None = None
     agent_config: PartialConfig | None = None
 
 
-class _ApiAgentChoice(AgentChoice):
-    agent_config: PartialAgentConfig | None = None
-
-
-class Attached(_Body):
-    """The metadata of a call."""
+class CallFields(Body):
+    """What clients of every kind say of a call."""
 
     metadata: dict[str, Json] | None = None
     include_metadata_in_prompt: bool | None = None
-
-
-class _Call(Attached):
     session_continuation: Continuation | None = None
 
 
-class Initiate(_Call):
+class Initiate(CallFields):
     """The first message of a client of the websocket."""
 
     agent: AgentChoice = AgentChoice()
@@ -130,7 +410,13 @@ class Initiate(_Call):
     public_key: str | None = None
 
 
-class Registration(_ApiAgentChoice, _Call):
+class ChatAgent(AgentChoice, CallFields):
+    """The agent of a text chat, and its metadata."""
+
+    agent_config: PartialAgentConfig | None = None
+
+
+class Registration(ChatAgent):
     """The body of `register_call` and of `register_sip_call`."""
 
     from_phone: str | None = None
@@ -141,72 +427,14 @@ class Registration(_ApiAgentChoice, _Call):
 Phone = Annotated[str, StringConstraints(pattern=f"^{E164.pattern}$")]
 
 
-class OutboundCall(_ApiAgentChoice, _Call):
+class OutboundCall(Registration):
     """The body of `start_outbound_call`."""
 
     from_phone: Phone
     to_phone: Phone
 
 
-class Termination(_Body):
-    """The body of `terminate`; the agent says the message before the call ends."""
-
-    message: str | None = None
-
-
-class FunctionCall(_Body):
-    """A function that the agent of a call shall call; the sandbox's own."""
-
-    name: str
-    params: dict[str, Json] = Field(default_factory=dict)
-
-
-class NewAgent(_Body):
-    """The body of `POST agents`."""
-
-    name: str
-    config: AgentConfig
-
-
-class ChangedAgent(_Body):
-    """The body of `PUT agents/{id}`: of the configuration only the keys to change."""
-
-    name: str
-    config: PartialAgentConfig
-
-
-class AgentOfPhone(_Body):
-    """The body of `phones/{phone}/set_agent`."""
-
-    agent_id: str | None = None
-
-
-class PhoneAgent(AgentOfPhone):
-    """The body of `set_phone_agent`."""
-
-    phone: Phone
-
-
-class ChatAgent(_ApiAgentChoice, Attached):
-    """The agent of a text chat, and its metadata."""
-
-
-class Chat(_Body):
-    """The body of `chat/completions`."""
-
-    agent: ChatAgent
-    messages: list[Message]
-    end_of_session: bool = False
-
-
-class HistoriesQuery(_Body):
-    """The query of an agent's `call-histories`; Unix seconds."""
-
-    start_at: float | None = None
-    limit: int = 20
-
-
-class LogQuery(_Body):
+class LogQuery(Body):
     """The query of `call-logs`; times are Unix seconds."""
 
     limit: int = Field(20, gt=0, le=100)

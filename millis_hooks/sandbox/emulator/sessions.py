@@ -1,4 +1,8 @@
-"""Starts the sandbox's calls, and knows those that are under way."""
+"""Starts the sandbox's calls, knows those that are under way, and stores them.
+
+Calls of the API and of the websocket, and those that a person holds by typing on the sandbox's
+page. Everything here happens on one event loop.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +10,16 @@ import asyncio
 import json
 import logging
 import random
+import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
-from typing import Any, Self
+from hmac import compare_digest
+from typing import Any
 
+from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp
 
 from ...environment.addresses import is_loopback
@@ -23,24 +30,14 @@ from ...protocol.samples import push_id
 from ...settings import Settings
 from ...webhooks import Marker, secret_for
 from ...webhooks.agent_config import agent_config
-from ..agent import (
-    CHARS_PER_S,
-    Agent,
-    Caller,
-    Clock,
-    ConversationTimeoutError,
-    EchoAgent,
-    LiveCaller,
-    ScriptedAgent,
-    ScriptedCaller,
-)
-from ..scenario import SOCKET_WAYS, Scenario, SessionSpec, Way, load_scenario
-from ..session import Session
+from ..agent import EchoAgent, LiveCaller, ScriptedAgent, ScriptedCaller
+from ..scenario import SOCKET_WAYS, Ending, Role, Scenario, SessionSpec, Way, load_scenario
+from ..session import CHARS_PER_S, Agent, Caller, ConversationTimeoutError, Session
+from ..steps import Clock, Logged
 from ..transport import IN_PROCESS, Answer, Request, Transport, in_process
-from .agent_schema import AgentConfig
 from .custom_llm import CustomLlm, cancel
-from .schemas import AgentChoice, Attached, Continuation, check
-from .store import Store
+from .schemas import AgentChoice, AgentConfig, CallFields, Continuation, check
+from .store import Rehearsal, Store
 
 logger = logging.getLogger("millis_hooks.sandbox")
 
@@ -48,6 +45,10 @@ logger = logging.getLogger("millis_hooks.sandbox")
 MAX_LIVE = 200
 #: Of calls that were registered and never came in, so many are remembered.
 MAX_REGISTERED = 1000
+#: After so many seconds a call of the page ends by itself.
+LONGEST_S = 3600.0
+#: How many seconds a form waits for the agent's answer before it shows the call without it.
+PATIENCE_S = 1.0
 
 #: The agent for ids that are not known here.
 DEFAULT_CONFIG: Mapping[str, Json] = {
@@ -71,40 +72,30 @@ class BusyError(MillisHooksError):
     """As many calls are under way as the sandbox connects."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SessionRequest:
-    """A call as a client asks for it."""
+@dataclass(frozen=True, slots=True)
+class Address:
+    """What the address of a request says: our own, and how calls go there."""
 
-    way: Way
-    choice: AgentChoice = field(default_factory=AgentChoice)
-    metadata: Mapping[str, Json] = field(default_factory=dict)
-    include_metadata_in_prompt: bool = False
-    continuation: Continuation | None = None
-    from_phone: str | None = None
-    to_phone: str | None = None
-    #: The call goes as this one does.
+    base: str
     scenario: Scenario | None = None
     #: Settings of the policy, in place of the scenario's.
     policy: Mapping[str, Any] = field(default_factory=dict)
 
-    @classmethod
-    def of(cls, way: Way, choice: AgentChoice, attached: Attached, **others: Any) -> Self:
-        """Return the request in the body of an API; `others` are further fields."""
-        return cls(
-            way=way,
-            choice=choice,
-            metadata=attached.metadata or {},
-            include_metadata_in_prompt=bool(attached.include_metadata_in_prompt),
-            **others,
-        )
+
+def address_of(connection: HTTPConnection) -> Address:
+    """Return the address of a request or a websocket, as the application has put it there."""
+    address: Address = connection.scope["state"]["address"]
+    return address
 
 
 @dataclass(frozen=True, slots=True)
 class LiveCall:
-    """A call that is under way."""
+    """A call that is under way; `about` is what else the sandbox's page has to know of it."""
 
     session: Session
+    caller: LiveCaller | None
     began_at: datetime
+    about: Mapping[str, Any]
     task: asyncio.Task[None]
 
 
@@ -146,64 +137,72 @@ class SessionManager:
         self._transport: Transport | None = None
 
     async def close(self) -> None:
-        """Cut every call off."""
+        """Cut every call off, and store it as far as it went."""
         await cancel(call.task for call in self.live.values())
         await self._stack.aclose()
 
-    async def spec_of(self, request: SessionRequest, base: str) -> SessionSpec:
-        """Return the spec of a requested call; `base` is our own address.
+    def accepts(self, key: str | None) -> bool:
+        """Return whether a client's key, private or public, is right: any is, unless one is set."""
+        expected = self._settings.sandbox_key
+        if expected is None:
+            return bool(key)
+        given = (key or "").encode("utf-8", "replace")
+        return compare_digest(given, expected.get_secret_value().encode())
+
+    async def spec_of(
+        self,
+        way: Way,
+        choice: AgentChoice,
+        call: CallFields,
+        address: Address,
+        *,
+        from_phone: str | None = None,
+        to_phone: str | None = None,
+    ) -> SessionSpec:
+        """Return the spec of a requested call.
 
         Raises `UnprocessableError` for an incomplete agent that is made up for a session.
         """
-        planned = request.scenario.spec if request.scenario else SessionSpec()
-        agent_id, config, notes = await self._agent_of(request, planned.agent_config)
-        number = request.to_phone or ""
+        planned = address.scenario.spec if address.scenario else SessionSpec()
+        agent_id, config, notes = await self._agent_of(way, choice, from_phone)
+        if notes:
+            config = {**(planned.agent_config or DEFAULT_CONFIG), **config}
+        never_reached = UNREACHED.get(to_phone or "") or (planned.unreached if to_phone else None)
         return replace(
             planned,
-            way=request.way,
+            way=way,
             agent_id=agent_id,
-            agent_config={**self._webhooks(base, agent_id), **config},
-            metadata=dict(request.metadata),
-            include_metadata_in_prompt=request.include_metadata_in_prompt,
-            policy=replace(planned.policy, **request.policy),
-            from_phone=request.from_phone,
-            to_phone=request.to_phone,
-            earlier=await self._earlier(request.continuation),
-            unreached=UNREACHED.get(number) or (planned.unreached if number else None),
+            agent_config={**self._webhooks(address.base, agent_id), **config},
+            metadata=call.metadata or {},
+            include_metadata_in_prompt=bool(call.include_metadata_in_prompt),
+            policy=replace(planned.policy, **address.policy),
+            from_phone=from_phone,
+            to_phone=to_phone,
+            earlier=await self._earlier(call.session_continuation),
+            unreached=never_reached,
             session_id=self.new_id(),
             call_id=self.new_id(),
             notes=notes,
         )
 
-    def agent_for(
+    async def start(
         self,
         spec: SessionSpec,
+        base: str,
         *,
         scenario: Scenario | None = None,
         caller: LiveCaller | None = None,
-        replies: Iterable[str] = (),
-    ) -> Agent:
-        """Return the team's model if the agent has one, else one that follows a script or echoes.
+        agent: Agent | None = None,
+        about: Mapping[str, Any] | None = None,
+    ) -> Session:
+        """Start a session, which runs on by itself. Raises `BusyError`.
 
-        Without a `caller` there is always a script. An echo says `replies` first.
+        Without an `agent` it is the team's model if the spec has one, else one that follows a
+        script or echoes. Without a `caller` there is always a script.
         """
-        if scenario is None and caller is None:
-            scenario = load_scenario(PHONE_SCENARIO)
-        url = spec.agent_config.get("custom_llm_websocket")
-        if isinstance(url, str) and url:
-            talks_to: Caller = caller or LiveCaller()
-            if scenario is not None:
-                talks_to = ScriptedCaller(scenario.script)
-            chars_per_s = CHARS_PER_S * self._settings.sandbox_pace
-            return CustomLlm(url, talks_to, may_reach=self._may_reach, chars_per_s=chars_per_s)
-        if scenario is not None:
-            return ScriptedAgent(scenario.script)
-        return EchoAgent(caller or LiveCaller(), replies)
-
-    async def connect(self, spec: SessionSpec, agent: Agent, base: str) -> Session:
-        """Start a session, which runs on by itself. Raises `BusyError`."""
         if len(self.live) >= MAX_LIVE:
-            raise BusyError
+            raise BusyError("As many calls are under way as the sandbox connects.")
+        agent = agent or self._agent_for(spec, scenario, caller)
         is_script = isinstance(agent, ScriptedAgent)
         session = Session(
             spec,
@@ -214,8 +213,24 @@ class SessionManager:
             mark=Marker(self._settings, "dry-run" if spec.dry_run else "sandbox"),
         )
         task = asyncio.ensure_future(self._run(session))
-        self.live[session.session_id] = LiveCall(session, self._now(), task)
+        call = LiveCall(session, caller, self._now(), about or {}, task)
+        self.live[session.session_id] = call
         return session
+
+    async def rehearse(
+        self, spec: SessionSpec, base: str, *, replies: Iterable[str], about: Mapping[str, Any]
+    ) -> str:
+        """Start a call of the page, and return its session id; raises `BusyError`.
+
+        The agent says `replies` before it echoes. `about` is stored with the call.
+        """
+        caller = LiveCaller()
+        agent = self._model_of(spec, caller) or EchoAgent(caller, replies)
+        session = await self.start(spec, base, caller=caller, agent=agent, about=about)
+        end = session.hang_up
+        asyncio.get_running_loop().call_later(LONGEST_S, end, CallStatus.TIMEOUT)
+        await self._until_awaited(self.live[session.session_id])
+        return session.session_id
 
     def register(self, spec: SessionSpec, scenario: Scenario | None) -> None:
         """Remember a call that comes in later, by its `call_id`."""
@@ -227,47 +242,90 @@ class SessionManager:
         """Return a registered call and forget it: it comes in once."""
         return self._registered.pop(call_id, None)
 
-    async def terminate(self, session_id: str, message: str | None) -> bool:
-        """End a call after saying the message; return whether it was under way."""
-        call = self.live.get(session_id)
-        if call is None:
+    async def say(self, session_id: str, text: str, role: Role = "user") -> bool:
+        """Have caller or agent say something; return whether the call was at that point.
+
+        What the caller says is answered, if that takes no longer than `PATIENCE_S`.
+        """
+        call = self._talking(session_id)
+        if call is None or call.caller is None:
             return False
-        if message and call.session.conversation is not None:
+        if role == "user":
+            call.caller.say(text)
+            await self._until_awaited(call)
+        else:
             with suppress(ConversationTimeoutError):
-                await call.session.conversation.speak("assistant", message)
-        call.session.hang_up(CallStatus.API_ENDED)
+                await call.session.speak(role, text)
         return True
 
     async def call_function(
         self, session_id: str, name: str, params: Mapping[str, Json]
     ) -> str | None:
         """Have the agent of a call use a function; return its result, None without such a call."""
+        call = self._talking(session_id)
+        if call is None:
+            return None
+        with suppress(ConversationTimeoutError):
+            return await call.session.call_function(name, params)
+        return None
+
+    async def terminate(self, session_id: str, message: str | None) -> bool:
+        """End a call after saying the message; return whether it was under way."""
         call = self.live.get(session_id)
-        if call is None or call.session.conversation is None:
-            return None
-        try:
-            return await call.session.conversation.call_function(name, params)
-        except ConversationTimeoutError:
-            return None
+        if call is None:
+            return False
+        if message and call.session.is_talking:
+            with suppress(ConversationTimeoutError):
+                await call.session.speak("assistant", message)
+        call.session.hang_up(CallStatus.API_ENDED)
+        return True
+
+    async def end(self, session_id: str, ending: Ending, **changes: Any) -> bool:
+        """Hang up, with changes to the spec; return whether the call was under way."""
+        call = self.live.get(session_id)
+        if call is None:
+            return False
+        call.session.change(**changes)
+        call.session.hang_up(ending.call_status, ending.error_message)
+        await asyncio.wait({call.task}, timeout=PATIENCE_S)
+        return True
+
+    def rehearsal(self, session_id: str) -> Rehearsal | None:
+        """Return the steps of a call until now, or as stored. Blocks; for any thread."""
+        call = self.live.get(session_id)
+        if call is None:
+            return self.store.rehearsal(session_id)
+        return Rehearsal(call.about, call.session.log.as_json())
 
     def new_id(self) -> str:
         """Return an id like Millis' own."""
         return push_id(self._now(), bits=self._rng.getrandbits)
 
+    def _talking(self, session_id: str) -> LiveCall | None:
+        call = self.live.get(session_id)
+        return call if call is not None and call.session.is_talking else None
+
+    async def _until_awaited(self, call: LiveCall) -> None:
+        """Wait until the agent waits for the caller, or the call is over, but not for long."""
+        if call.caller is not None:
+            waiting = asyncio.ensure_future(call.caller.is_awaited.wait())
+            either = asyncio.FIRST_COMPLETED
+            await asyncio.wait({waiting, call.task}, timeout=PATIENCE_S, return_when=either)
+            waiting.cancel()
+
     async def _agent_of(
-        self, request: SessionRequest, planned: Mapping[str, Json]
+        self, way: Way, choice: AgentChoice, from_phone: str | None
     ) -> tuple[str | None, dict[str, Json], tuple[str, ...]]:
         """Return an agent's id, its configuration with the overrides of this call, and notes.
 
         Without an id it is the agent of the calling number; over the websocket, one made up for
-        the session.
+        the session. There are notes if another agent has to stand in for it.
         """
-        choice = request.choice
         overrides = choice.agent_config.as_given() if choice.agent_config else {}
         agent_id = choice.agent_id
-        if agent_id is None and request.from_phone is not None:
-            agent_id = await asyncio.to_thread(self.store.agent_of_phone, request.from_phone)
-        if agent_id is None and request.way in SOCKET_WAYS and choice.agent_config is not None:
+        if agent_id is None and from_phone is not None:
+            agent_id = await asyncio.to_thread(self.store.agent_of_phone, from_phone)
+        if agent_id is None and way in SOCKET_WAYS and choice.agent_config is not None:
             check(AgentConfig, overrides, "data", "agent", "agent_config")
             return None, overrides, ()
         agent = await asyncio.to_thread(self.store.agent, agent_id or "")
@@ -275,7 +333,7 @@ class SessionManager:
             return agent_id, {**agent.config, **overrides}, ()
         who = "No agent is named" if agent_id is None else f"No agent was made here as {agent_id}"
         note = f"{who}: the sandbox's own, or that of the scenario, stands in for it."
-        return agent_id, {**(planned or DEFAULT_CONFIG), **overrides}, (note,)
+        return agent_id, overrides, (note,)
 
     def _webhooks(self, base: str, agent_id: str | None) -> dict[str, Any]:
         """Return our own webhooks, for agents that name none."""
@@ -290,6 +348,25 @@ class SessionManager:
             messages = await asyncio.to_thread(self.store.messages, continuation.session_id)
         return (*messages, *(each.model_dump(exclude_unset=True) for each in continuation.messages))
 
+    def _agent_for(
+        self, spec: SessionSpec, scenario: Scenario | None, caller: LiveCaller | None
+    ) -> Agent:
+        if scenario is None and caller is None:
+            scenario = load_scenario(PHONE_SCENARIO)
+        if scenario is None:
+            caller = caller or LiveCaller()
+            return self._model_of(spec, caller) or EchoAgent(caller)
+        script = scenario.script
+        return self._model_of(spec, ScriptedCaller(script)) or ScriptedAgent(script)
+
+    def _model_of(self, spec: SessionSpec, caller: Caller) -> Agent | None:
+        """Return the team's own model, if the agent has one."""
+        url = spec.agent_config.get("custom_llm_websocket")
+        if not isinstance(url, str) or not url:
+            return None
+        chars_per_s = CHARS_PER_S * self._settings.sandbox_pace
+        return CustomLlm(url, caller, may_reach=self._may_reach, chars_per_s=chars_per_s)
+
     def _may_reach(self, host: str | None) -> bool:
         return self._settings.sandbox_anywhere or is_loopback(host)
 
@@ -302,42 +379,61 @@ class SessionManager:
         return self._transport
 
     async def _run(self, session: Session) -> None:
+        storing = asyncio.ensure_future(self._store_steps(self.live[session.session_id]))
         try:
-            await self._store(session, _live_entry(session, self._now()), ())
             await session.run()
-            # A session that continues this one knows also what this one continued.
-            chat = json.loads(str(session.log_entry["chat"] or "[]"))
-            await self._store(session, session.log_entry, [*session.spec.earlier, *chat])
         except Exception:
             logger.exception("a call of the sandbox broke off")
         finally:
+            await storing
             del self.live[session.session_id]
 
-    async def _store(
-        self, session: Session, entry: Mapping[str, Any], messages: Sequence[Mapping[str, Any]]
-    ) -> None:
-        """Store the call unless the agent opted out of data collection."""
+    async def _store_steps(self, call: LiveCall) -> None:
+        """Store the call as it goes on: the process may end before the call does."""
+        log, changed = call.session.log, asyncio.Event()
+        log.listen(lambda _: changed.set())
+        is_over = False
+        while not is_over:
+            is_over = log.is_closed
+            changed.clear()
+            await self._store(call)
+            if not is_over:
+                await changed.wait()
+
+    async def _store(self, call: LiveCall) -> None:
+        session, messages = call.session, []
+        entry: Mapping[str, Any] = _live_entry(call)
+        if session.log.of(Logged):
+            entry = session.log_entry
+            # A session that continues this one knows also what this one continued.
+            messages = [*session.spec.earlier, *json.loads(str(entry["chat"] or "[]"))]
         privacy = session.spec.agent_config.get("privacy_settings")
         if isinstance(privacy, dict) and privacy.get("opt_out_data_collection") is True:
-            return
-        put = partial(self.store.put_call, entry, messages=messages, steps=session.log.as_json())
-        await asyncio.to_thread(put)
+            if not call.about:
+                return
+            entry, messages = {**entry, "call_status": None}, []  # only for the page
+        rehearsal = Rehearsal(call.about, session.log.as_json())
+        try:
+            put = partial(self.store.put_call, entry, rehearsal, messages=messages)
+            await asyncio.to_thread(put)
+        except sqlite3.Error:
+            logger.warning("a call of the sandbox could not be stored; it goes on", exc_info=True)
 
 
 def _any_secret(settings: Settings, hook: Any, agent_id: str | None) -> str | None:
     return secret_for(settings, hook, agent_id) or secret_for(settings, hook)
 
 
-def _live_entry(session: Session, now: datetime) -> dict[str, Any]:
+def _live_entry(call: LiveCall) -> dict[str, Any]:
     """Return what the call logs have of a call that is under way."""
-    spec = session.spec
+    session, spec = call.session, call.session.spec
     voip = {"provider": "twilio", "from": spec.from_phone, "to": spec.to_phone}
     return {
         "session_id": session.session_id,
         "call_id": session.call_id,
         "agent_id": spec.agent_id,
         "agent_config": dict(spec.agent_config),
-        "ts": now.timestamp(),
+        "ts": call.began_at.timestamp(),
         "duration": None,
         "chat": None,
         "chars_used": None,

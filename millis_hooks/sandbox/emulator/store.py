@@ -9,7 +9,7 @@ import json
 import sqlite3
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,8 @@ from .schemas import LogQuery
 #: How long calls are kept.
 KEPT = timedelta(days=1)
 
-_VERSION = 2
-#: `calls` are Millis' call logs; `rehearsals` are the calls of the sandbox's page.
+_VERSION = 3
+#: Calls without a `call_status` are not in Millis' call logs, only on the sandbox's page.
 _TABLES = """
 DROP TABLE IF EXISTS agents;
 DROP TABLE IF EXISTS phones;
@@ -40,10 +40,8 @@ CREATE TABLE agents (
 CREATE TABLE phones (phone TEXT PRIMARY KEY, agent_id TEXT, created_at REAL NOT NULL);
 CREATE TABLE calls (
   session_id TEXT PRIMARY KEY, ts REAL NOT NULL UNIQUE, agent_id TEXT, call_status TEXT,
-  from_phone TEXT, to_phone TEXT, entry TEXT NOT NULL, messages TEXT NOT NULL, steps TEXT NOT NULL
-);
-CREATE TABLE rehearsals (
-  session_id TEXT PRIMARY KEY, ts REAL NOT NULL, about TEXT NOT NULL, steps TEXT NOT NULL
+  from_phone TEXT, to_phone TEXT, entry TEXT NOT NULL, messages TEXT NOT NULL,
+  about TEXT NOT NULL, steps TEXT NOT NULL
 );
 """
 #: The SQL of each filter of `call-logs`.
@@ -77,10 +75,6 @@ class StoredAgent:
     config: dict[str, Json]
     created_at: int
 
-    def as_json(self) -> dict[str, Any]:
-        """Return it as the API shows it."""
-        return asdict(self)
-
 
 @dataclass(frozen=True, slots=True)
 class Rehearsal:
@@ -103,7 +97,8 @@ class Store:
         if self._execute("PRAGMA user_version")[0][0] != _VERSION:
             self._database.executescript(f"{_TABLES} PRAGMA user_version = {_VERSION};")
         # The process that ran them has ended.
-        self._execute("DELETE FROM calls WHERE call_status = ?", CallStatus.IN_PROGRESS)
+        sql = "UPDATE calls SET call_status = NULL WHERE call_status = ?"
+        self._execute(sql, CallStatus.IN_PROGRESS)
 
     def close(self) -> None:
         """Close the file."""
@@ -147,11 +142,12 @@ class Store:
     def put_call(
         self,
         entry: Mapping[str, Any],
+        rehearsal: Rehearsal,
         *,
         messages: Sequence[Mapping[str, Any]] = (),
-        steps: Sequence[Mapping[str, Any]] = (),
     ) -> None:
-        """Store a call: its entry in Millis' call logs, what was said, and its steps.
+        """Store a call, in place of its earlier state: its entry in Millis' call logs, what was
+        said, and its steps.
 
         Secrets of the agent's configuration are masked. No two calls have the same `ts`, because
         it is the cursor of the pages.
@@ -162,17 +158,17 @@ class Store:
             entry = {**entry, "agent_config": config, "ts": self._free_ts(entry)}
             voip = entry.get("voip") or {}
             self._execute(
-                "INSERT OR REPLACE INTO calls VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO calls VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 *(entry.get(name) for name in ("session_id", "ts", "agent_id", "call_status")),
                 *(voip.get(name) for name in ("from", "to")),
-                *map(json.dumps, (entry, list(messages), list(steps))),
+                *map(json.dumps, (entry, list(messages), rehearsal.about, rehearsal.steps)),
             )
 
     def calls(self, query: LogQuery) -> list[dict[str, Any]]:
         """Return a page of the call logs, the newest calls first."""
         values = query.model_dump(exclude_none=True)
         conditions = [_CONDITIONS[name] for name in values if name in _CONDITIONS]
-        where = " AND ".join(["ts > :oldest", *conditions])
+        where = " AND ".join(["ts > :oldest", "call_status IS NOT NULL", *conditions])
         # The conditions are constants; the values are bound.
         sql = f"SELECT entry FROM calls WHERE {where} ORDER BY ts DESC LIMIT :limit"  # noqa: S608
         with self._lock:
@@ -181,37 +177,26 @@ class Store:
 
     def call(self, session_id: str) -> dict[str, Any] | None:
         """Return the entry of a call in the call logs."""
-        entry = self._column("entry", session_id)
-        return entry if isinstance(entry, dict) else None
+        row = self._row("entry", session_id, "call_status IS NOT NULL")
+        return row[0] if row else None
 
     def messages(self, session_id: str) -> list[dict[str, Json]]:
         """Return what was said in a call."""
-        return self._column("messages", session_id) or []
-
-    def put_rehearsal(self, session_id: str, rehearsal: Rehearsal) -> None:
-        """Store a call of the sandbox's page, in place of its earlier state."""
-        self._execute("DELETE FROM rehearsals WHERE ts <= ?", self._oldest())
-        texts = map(json.dumps, (rehearsal.about, rehearsal.steps))
-        row = (session_id, self._now().timestamp(), *texts)
-        self._execute("INSERT OR REPLACE INTO rehearsals VALUES (?, ?, ?, ?)", *row)
+        row = self._row("messages", session_id)
+        return row[0] if row else []
 
     def rehearsal(self, session_id: str) -> Rehearsal | None:
-        """Return a call of the sandbox's page; or the steps of another call."""
-        session_id = session_id.encode("utf-8", "replace").decode()
-        rows = self._execute(
-            "SELECT about, steps FROM rehearsals WHERE session_id = ? AND ts > ?",
-            session_id,
-            self._oldest(),
-        )
-        if rows:
-            return Rehearsal(*map(json.loads, rows[0]))
-        steps = self._column("steps", session_id)
-        return Rehearsal({}, steps) if steps else None
+        """Return a call as the sandbox's page shows it."""
+        row = self._row("about, steps", session_id)
+        return Rehearsal(*row) if row else None
 
-    def _column(self, name: str, session_id: str) -> Any:
-        sql = f"SELECT {name} FROM calls WHERE session_id = ? AND ts > ?"  # noqa: S608
+    def _row(self, columns: str, session_id: str, condition: str = "TRUE") -> list[Any] | None:
+        """Return what a call has in these columns, which hold JSON."""
+        session_id = session_id.encode("utf-8", "replace").decode()
+        # Columns and condition are constants.
+        sql = f"SELECT {columns} FROM calls WHERE session_id = ? AND ts > ? AND {condition}"  # noqa: S608
         rows = self._execute(sql, session_id, self._oldest())
-        return json.loads(rows[0][0]) if rows else None
+        return [json.loads(text) for text in rows[0]] if rows else None
 
     def _free_ts(self, entry: Mapping[str, Any]) -> float:
         ts = round(float(entry["ts"]), 6)

@@ -28,14 +28,13 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from ...exceptions import MillisHooksError, PayloadError
 from ...protocol.call_status import CallStatus, spell_status
 from ...protocol.reading import Json, describe, read_json
-from ..agent import CHARS_PER_S, Agent, LiveCaller
-from ..scenario import SessionSpec, Way
-from ..session import Session
+from ..agent import LiveCaller
+from ..scenario import Way
+from ..session import CHARS_PER_S, Session
 from ..steps import FunctionCalled, HungUp, Rendered, Said, Step, StepLog
 from .custom_llm import VIOLATION, cancel
-from .http_api import Keys, address_of
 from .schemas import Initiate, UnprocessableError, check
-from .sessions import BusyError, SessionManager, SessionRequest
+from .sessions import BusyError, SessionManager, address_of
 
 SAMPLES_PER_S = 16_000
 
@@ -248,9 +247,8 @@ class OddMessageError(MillisHooksError):
 class WebSocketApi:
     """The endpoint: one call a connection."""
 
-    def __init__(self, sessions: SessionManager, keys: Keys) -> None:
+    def __init__(self, sessions: SessionManager) -> None:
         self._sessions = sessions
-        self._keys = keys
 
     async def handle(self, websocket: WebSocket) -> None:
         """Hold a call, or close the connection with the reason why there is none."""
@@ -270,33 +268,18 @@ class WebSocketApi:
 
     async def _connect(self, websocket: WebSocket) -> tuple[Session, LiveCaller]:
         initiate = await _initiate(websocket)
-        if not self._keys.fits(initiate.public_key):
+        if not self._sessions.accepts(initiate.public_key):
             raise NotConnectedError("There is no public_key, or it is another.")
-        caller = LiveCaller()
-        spec, agent = await self._called(websocket, initiate, caller)
-        return await self._sessions.connect(spec, agent, address_of(websocket).base), caller
-
-    async def _called(
-        self, websocket: WebSocket, initiate: Initiate, caller: LiveCaller
-    ) -> tuple[SessionSpec, Agent]:
-        address = address_of(websocket)
-        scenario = address.scenario
-        if initiate.call_id is not None:
-            registered = self._sessions.registered(initiate.call_id)
-            if registered is None:
-                raise NotConnectedError("No call is registered by this call_id.")
+        address, caller = address_of(websocket), LiveCaller()
+        if initiate.call_id is None:
+            way, scenario = _way(websocket), address.scenario
+            spec = await self._sessions.spec_of(way, initiate.agent, initiate, address)
+        elif registered := self._sessions.registered(initiate.call_id):
             spec, scenario = registered
         else:
-            request = SessionRequest.of(
-                _way(websocket),
-                initiate.agent,
-                initiate,
-                continuation=initiate.session_continuation,
-                scenario=scenario,
-                policy=address.policy,
-            )
-            spec = await self._sessions.spec_of(request, address.base)
-        return spec, self._sessions.agent_for(spec, scenario=scenario, caller=caller)
+            raise NotConnectedError("No call is registered by this call_id.")
+        start = self._sessions.start
+        return await start(spec, address.base, scenario=scenario, caller=caller), caller
 
 
 async def _initiate(websocket: WebSocket) -> Initiate:

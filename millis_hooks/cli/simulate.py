@@ -1,4 +1,4 @@
-"""`simulate`: whole calls, rehearsed against handlers of yours or a service that runs."""
+"""`simulate`: runs scenarios against an application, or a service that runs."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _SHOWN_CHARS = 600
 _OFF = SandboxOffError.status_code
 #: How long handlers may take, in seconds: as long as a run may by default.
 _WAIT_S = 60.0
-_NO_LOG = "The service's call log is not at hand, so what its handlers do is not looked at."
+_NO_LOG = "The service's call log is not at hand, so its handlers are not checked."
 _SANDBOX_OFF = (
     "The service has no sandbox. Start it with `dev`, or with MILLIS_HOOKS_SANDBOX=1; or give an "
     "application with --target."
@@ -67,14 +67,14 @@ def simulate(
     anywhere: Annotated[
         bool, typer.Option(help="Reach other machines, too: the service, webhooks, functions.")
     ] = False,
-    count: Annotated[int, typer.Option(min=1, help="How often each is gone through.")] = 1,
-    concurrency: Annotated[int, typer.Option(min=1, help="How many calls at once.")] = 1,
+    count: Annotated[int, typer.Option(min=1, help="How often to run each scenario.")] = 1,
+    concurrency: Annotated[int, typer.Option(min=1, help="How many calls to run at once.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     list_them: Annotated[bool, typer.Option("--list", help="List what is shipped.")] = False,
 ) -> None:
     """Rehearse whole calls: prefetch, conversation, functions, end-of-call.
 
-    The exit code is 1 if something a scenario expects did not come.
+    The exit code is 1 if an expectation of a scenario is not met.
     """
     if list_them:
         _list()
@@ -84,43 +84,43 @@ def simulate(
     chosen = [load_scenario(name) for name in scenarios]
     if dry_run:
         chosen = [replace(one, spec=replace(one.spec, dry_run=True)) for one in chosen]
-    stage = (
+    receiver_context = (
         _in_process(target, keep=keep, anywhere=anywhere)
         if target
         else _running(url, read_secret("--secret", secret), anywhere=anywhere)
     )
-    with stage as stands:
+    with receiver_context as receiver:
         show = partial(_load, count=count, concurrency=concurrency) if count > 1 else _call
-        good = [show(stands, scenario, as_json=as_json) for scenario in chosen]
-    if not all(good):
+        results = [show(receiver, scenario, as_json=as_json) for scenario in chosen]
+    if not all(results):
         raise typer.Exit(1)
 
 
 @dataclass(frozen=True, slots=True)
-class _Stands:
-    """What calls are rehearsed against, and what is hidden of them."""
+class _Receiver:
+    """The application or service that scenarios run against, and what is masked of the calls."""
 
     simulate: Callable[..., Simulation]
     simulate_many: Callable[..., Load]
     mask: MaskPolicy
     #: What handlers in this process would have asked of Millis.
-    asked: list[MillisRequest] = field(default_factory=list)
+    millis_requests: list[MillisRequest] = field(default_factory=list)
 
 
 def _list() -> None:
-    shown = table("Scenario", "What happens")
+    rows = table("Scenario", "What happens")
     for scenario in map(load_scenario, SHIPPED):
-        add_row(shown, scenario.name, scenario.title)
-    console().print(shown)
+        add_row(rows, scenario.name, scenario.title)
+    console().print(rows)
 
 
 @contextmanager
-def _in_process(target: str, *, keep: bool, anywhere: bool) -> Iterator[_Stands]:
-    """Start the application in this process; its call log is thrown away, unless kept."""
+def _in_process(target: str, *, keep: bool, anywhere: bool) -> Iterator[_Receiver]:
+    """Start the application in this process; its call log is temporary, unless kept."""
     hooks = load_target(target).require_hooks()
     kept = {"database_url": hooks.settings.database_url} if keep else {}
     with HooksClient(hooks, wait_s=_WAIT_S, anywhere=anywhere, **kept) as client:
-        yield _Stands(
+        yield _Receiver(
             partial(client.simulate, sandbox=True),
             partial(client.simulate_many, sandbox=True),
             MaskPolicy.of(hooks.settings),
@@ -129,8 +129,8 @@ def _in_process(target: str, *, keep: bool, anywhere: bool) -> Iterator[_Stands]
 
 
 @contextmanager
-def _running(url: str, secret: str | None, *, anywhere: bool) -> Iterator[_Stands]:
-    """Reach a service that runs; with its call log at hand it learns that calls are rehearsed."""
+def _running(url: str, secret: str | None, *, anywhere: bool) -> Iterator[_Receiver]:
+    """Reach a service that runs. With its call log, what its handlers did is reported, too."""
     settings = Settings.load()
     url = service_url(settings, url)
     if not anywhere and not is_loopback(urlsplit(url).hostname):
@@ -143,7 +143,7 @@ def _running(url: str, secret: str | None, *, anywhere: bool) -> Iterator[_Stand
             anywhere=anywhere,
             wait_s=_WAIT_S,
         )
-        yield _Stands(service.simulate, service.simulate_many, MaskPolicy.of(settings))
+        yield _Receiver(service.simulate, service.simulate_many, MaskPolicy.of(settings))
 
 
 def _webhooks(
@@ -170,20 +170,20 @@ def _call_log(settings: Settings, url: str) -> Iterator[Queries | None]:
         yield Queries(database.reader)
 
 
-def _call(stands: _Stands, scenario: Scenario, *, as_json: bool) -> bool:
-    """Go through a scenario once and print it; return whether all came as expected."""
+def _call(receiver: _Receiver, scenario: Scenario, *, as_json: bool) -> bool:
+    """Run a scenario once and print it; return whether every expectation was met."""
     if not as_json:
         typer.echo(printable(f"{scenario.name}: {scenario.title}"))
-    tell = None if as_json else partial(_print_step, stands.mask)
+    tell = None if as_json else partial(_print_step, receiver.mask)
     try:
-        simulation = stands.simulate(scenario, tell=tell)
+        simulation = receiver.simulate(scenario, tell=tell)
     except TimeoutError as error:
         note(f"  FAIL {error}")
         return False
     if as_json:
-        typer.echo(json.dumps(_as_json(stands.mask, scenario, simulation)))
+        typer.echo(json.dumps(_as_json(receiver.mask, scenario, simulation)))
     else:
-        _print_ending(stands, simulation)
+        _print_ending(receiver, simulation)
     if any(step.answered and step.answered.status_code == _OFF for step in _sent(simulation)):
         note(_SANDBOX_OFF)
     return not simulation.unmet
@@ -211,15 +211,15 @@ def _as_json(mask: MaskPolicy, scenario: Scenario, simulation: Simulation) -> di
 def _print_step(mask: MaskPolicy, step: Step | None) -> None:
     if step is None:
         return
-    told = masked_step(step, mask)
+    masked = masked_step(step, mask)
     head = f"{step.at_s:7.1f} s  {step.kind.replace('_', ' '):<15}  "
-    for number, line in enumerate([*_lines(told), *told["notes"]]):
+    for number, line in enumerate([*_lines(masked), *masked["notes"]]):
         lead = head if number == 0 else " " * len(head)
         typer.echo(lead + _short(line))
 
 
 def _lines(step: dict[str, Any]) -> Iterator[str]:
-    """Say what a step tells, in lines; the notes come by themselves."""
+    """Yield the lines that describe a step, without its notes."""
     match step["kind"]:
         case "attached":
             numbers = [step[side] for side in ("from_phone", "to_phone") if step[side]]
@@ -277,14 +277,14 @@ def _short(line: str) -> str:
     return line if len(line) <= _SHOWN_CHARS else f"{line[:_SHOWN_CHARS]}…"
 
 
-def _print_ending(stands: _Stands, simulation: Simulation) -> None:
-    mask = stands.mask
+def _print_ending(receiver: _Receiver, simulation: Simulation) -> None:
+    mask = receiver.mask
     if simulation.elsewhere is not None:
-        told = f"  the end-of-call went to {simulation.elsewhere}: no handler here was called"
-        typer.echo(_short(mask.text(told)))
-    for asked in stands.asked:
-        typer.echo(_short(f"  not sent to Millis: {asked.method} {asked.path}"))
-    stands.asked.clear()
+        text = f"  the end-of-call went to {simulation.elsewhere}: no handler here was called"
+        typer.echo(_short(mask.text(text)))
+    for request in receiver.millis_requests:
+        typer.echo(_short(f"  not sent to Millis: {request.method} {request.path}"))
+    receiver.millis_requests.clear()
     for run in simulation.handled.runs if simulation.handled else ():
         reason = f": {run.reason}" if run.reason else ""
         typer.echo(_short(f"  handler {run.handler} {run.state}{reason}"))
@@ -293,14 +293,14 @@ def _print_ending(stands: _Stands, simulation: Simulation) -> None:
 
 
 def _load(
-    stands: _Stands, scenario: Scenario, *, count: int, concurrency: int, as_json: bool
+    receiver: _Receiver, scenario: Scenario, *, count: int, concurrency: int, as_json: bool
 ) -> bool:
-    """Go through a scenario many times and print a summary; return whether none failed."""
+    """Run a scenario many times and print a summary; return whether none failed."""
     with progress(count) as done:
-        load = stands.simulate_many(scenario, count=count, concurrency=concurrency, done=done)
+        load = receiver.simulate_many(scenario, count=count, concurrency=concurrency, done=done)
     if as_json:
-        told = {"scenario": scenario.name, **asdict(load), "calls_per_s": load.calls_per_s}
-        typer.echo(json.dumps(told))
+        summary = {"scenario": scenario.name, **asdict(load), "calls_per_s": load.calls_per_s}
+        typer.echo(json.dumps(summary))
     else:
         _print_load(scenario, load)
     return not load.failures
@@ -309,12 +309,12 @@ def _load(
 def _print_load(scenario: Scenario, load: Load) -> None:
     pace = f"{load.calls_per_s:,.0f} a second"
     typer.echo(f"{scenario.name}: {load.calls:,} calls in {load.took_s:.1f} s, {pace}")
-    shown = table("Webhook", "Sent", "Failed", "p50", "p95", "p99", "Longest")
+    rows = table("Webhook", "Sent", "Failed", "p50", "p95", "p99", "Longest")
     for name, latencies in (("prefetch", load.prefetch), ("end-of-call", load.end_of_call)):
-        add_row(shown, name, f"{latencies.count:,}", f"{latencies.failed:,}", *_times(latencies))
-    console().print(shown)
-    for what, how_often in load.failures.items():
-        typer.echo(_short(f"{how_often:,} x {what}"))
+        add_row(rows, name, f"{latencies.count:,}", f"{latencies.failed:,}", *_times(latencies))
+    console().print(rows)
+    for failure, count in load.failures.items():
+        typer.echo(_short(f"{count:,} x {failure}"))
 
 
 def _times(latencies: Latencies) -> Iterator[str]:

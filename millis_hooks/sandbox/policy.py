@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Literal, NamedTuple, get_args, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args, get_type_hints
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from ..exceptions import PayloadError
+
+#: A session waits for a week at most.
+SECONDS = Field(ge=0, le=7 * 24 * 3600)
 
 
 def _setting(default: Any, meaning: str) -> Any:
@@ -26,7 +29,9 @@ class Policy:
         extra="forbid", strict=False, allow_inf_nan=False
     )
 
-    prefetch_timeout_s: float = _setting(5.0, "Seconds it waits for the answer to a prefetch.")
+    prefetch_timeout_s: Annotated[float, SECONDS] = _setting(
+        5.0, "Seconds it waits for the answer to a prefetch."
+    )
     on_prefetch_failure: Literal["go-on", "end-call"] = _setting(
         "go-on", "What becomes of the call when the prefetch fails or is late."
     )
@@ -49,14 +54,24 @@ class Policy:
     end_of_call_if_unreached: bool = _setting(
         False, "Whether a call that never connected has an end-of-call. Most likely it has none."
     )
-    end_of_call_timeout_s: float = _setting(10.0, "Seconds it waits for an acknowledgement.")
-    end_of_call_attempts: int = _setting(1, "How often it sends what was not acknowledged.")
-    end_of_call_retry_after_s: float = _setting(30.0, "Seconds between those attempts.")
-    late_by_s: float = _setting(600.0, "Seconds by which a late end-of-call is late.")
+    end_of_call_timeout_s: Annotated[float, SECONDS] = _setting(
+        10.0, "Seconds it waits for an acknowledgement."
+    )
+    end_of_call_attempts: Annotated[int, Field(ge=1, le=100)] = _setting(
+        1, "How often it sends what was not acknowledged."
+    )
+    end_of_call_retry_after_s: Annotated[float, SECONDS] = _setting(
+        30.0, "Seconds between those attempts."
+    )
+    late_by_s: Annotated[float, SECONDS] = _setting(
+        600.0, "Seconds by which a late end-of-call is late."
+    )
     tool_method: Literal["GET", "POST"] = _setting(
         "GET", "How a function is called that names no method."
     )
-    tool_timeout_s: float = _setting(10.0, "Seconds a function may take that names no timeout.")
+    tool_timeout_s: Annotated[float, SECONDS] = _setting(
+        10.0, "Seconds a function may take that names no timeout."
+    )
     tool_metadata: Literal["unless-excluded", "if-included", "always", "never"] = _setting(
         "unless-excluded",
         "When a function gets the metadata: unless its include_metadata is false, as the older "

@@ -51,7 +51,7 @@ from ..exceptions import ConfigError
 from ..protocol.call_status import CallStatus, spell_status
 from ..protocol.reading import Json
 from ..protocol.samples import AGENT_ID, Vintage
-from .policy import Policy
+from .policy import SECONDS, Policy
 from .transport import Answer
 
 _FOLDER = Path(__file__).with_name("scenarios")
@@ -105,7 +105,7 @@ class Faults:
     #: What Millis would see of the prefetch, whatever the receiver answers.
     prefetch: PrefetchFault | None = None
     #: How much later a slow answer comes, in seconds.
-    prefetch_slow_s: float = 10.0
+    prefetch_slow_s: Annotated[float, SECONDS] = 10.0
     #: How often, and when, the end-of-call comes.
     end_of_call: EndOfCallTimes = "once"
 

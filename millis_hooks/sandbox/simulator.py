@@ -1,6 +1,7 @@
 """Runs scenarios against a receiver of webhooks, once or many times, and reports on the calls.
 
-Where the call log can be read, what the receiver's handlers made of a call is part of the report.
+What a scenario expects of a call is compared with what happened: the exit code of `simulate`. Where
+the call log can be read, what the receiver's handlers made of the call is part of it.
 """
 
 from __future__ import annotations
@@ -10,9 +11,8 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeVar
 
@@ -22,14 +22,20 @@ from ..call_log.queries import Queries
 from ..call_log.queries.records import Call, CallRecord, Delivery, Run
 from ..call_log.queries.requests import has_arrived
 from ..call_log.tables import deliveries, inbox
+from ..protocol.call_status import spell_status
 from ..protocol.reading import Json
 from ..webhooks import Marker
 from .agent import ScriptedAgent
-from .expectations import ExpectationResult, StoredCall, check
-from .scenario import Scenario
+from .scenario import Expectations, Scenario
 from .session import Session
-from .steps import EndDelivered, Listener, Prefetched
+from .steps import EndDelivered, FunctionCalled, Listener, Prefetched
 from .transport import Transport, over_http
+
+T = TypeVar("T")
+
+_PAUSE_S = 0.005
+#: States of runs that a handler is working on, or will be soon.
+_UNFINISHED = frozenset({"pending", "running"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,13 +141,6 @@ class Load:
         return self.calls / self.took_s if self.took_s else 0.0
 
 
-T = TypeVar("T")
-
-_PAUSE_S = 0.005
-#: States of runs that a handler is working on, or will be soon.
-_UNFINISHED = frozenset({"pending", "running"})
-
-
 @dataclass(frozen=True, slots=True)
 class HandledCall:
     """A call as the call log has it."""
@@ -233,6 +232,112 @@ def _why_late(log: Queries, session_id: str, timeout_s: float) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class ExpectationResult:
+    """One expectation: `found` says what happened instead where it was not met."""
+
+    expected: str
+    is_met: bool
+    found: str = ""
+
+    def __str__(self) -> str:
+        return self.expected if self.is_met else f"{self.expected}: {self.found}"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredCall:
+    """What the call log has of a call; empty where no end-of-call has arrived."""
+
+    outcome: str | None = None
+    #: The state of the latest run of each handler.
+    handlers: Mapping[str, str] = field(default_factory=dict)
+
+
+def check(
+    expected: Expectations, session: Session, stored: StoredCall | None
+) -> list[ExpectationResult]:
+    """Compare an ended session with what was expected.
+
+    Without `stored` the expectations about the call log are left out. A scenario without
+    expectations still expects that both webhooks accept what they are sent.
+    """
+    if expected == Expectations():
+        return [_all_accepted(session)]
+    results = [
+        *_of_prefetch(expected, session),
+        *_of_texts(expected, session),
+        *_of_ending(expected, session),
+    ]
+    return results if stored is None else [*results, *_of_log(expected, stored)]
+
+
+def _all_accepted(session: Session) -> ExpectationResult:
+    steps = [*session.log.of(Prefetched), *session.log.of(EndDelivered)]
+    failures = [step.failure for step in steps if step.failure is not None]
+    text = "both webhooks take what they are sent"
+    return ExpectationResult(text, not failures, "; ".join(failures))
+
+
+def _of_prefetch(expected: Expectations, session: Session) -> Iterator[ExpectationResult]:
+    step = next((step for step in session.log.of(Prefetched) if step.sent is not None), None)
+    if expected.prefetch is not None:
+        outcome = "none" if step is None else "failed" if step.failure else "answered"
+        yield _same("prefetch", expected.prefetch, outcome, step.failure if step else None)
+    if expected.prefetch_within_ms is not None:
+        text = f"prefetch within {expected.prefetch_within_ms:g} ms"
+        is_met = step is not None and step.took_ms <= expected.prefetch_within_ms
+        found = "none was sent" if step is None else f"it took {step.took_ms:.0f} ms"
+        yield ExpectationResult(text, is_met, found)
+    for key, value in expected.metadata.items():
+        is_known = key in session.metadata
+        found = repr(session.metadata[key]) if is_known else "nothing"
+        is_met = is_known and session.metadata[key] == value
+        yield ExpectationResult(f"metadata {key} is {value!r}", is_met, found)
+
+
+def _of_texts(expected: Expectations, session: Session) -> Iterator[ExpectationResult]:
+    texts = session.texts
+    for part in expected.prompt_contains:
+        text = f"the prompt contains {part!r}"
+        yield ExpectationResult(text, part in texts.prompt, "it does not")
+    for part in expected.prompt_lacks:
+        text = f"the prompt lacks {part!r}"
+        yield ExpectationResult(text, part not in texts.prompt, "it contains it")
+    if expected.first_message is not None:
+        yield _same("first message", expected.first_message, texts.first_message or "")
+    if expected.unresolved is not None:
+        names = {name for names in texts.unresolved.values() for name in names}
+        expected_names = ", ".join(sorted(expected.unresolved)) or "none"
+        yield _same("unknown variables", expected_names, ", ".join(sorted(names)) or "none")
+
+
+def _of_ending(expected: Expectations, session: Session) -> Iterator[ExpectationResult]:
+    results = {step.name: step.result or "" for step in session.log.of(FunctionCalled)}
+    for name, part in expected.functions.items():
+        found = repr(results[name]) if name in results else "it was not called"
+        is_met = name in results and part in results[name]
+        yield ExpectationResult(f"{name} gives {part!r}", is_met, found)
+    if expected.call_status is not None:
+        yield _same("status", spell_status(expected.call_status), session.ending.call_status)
+    if expected.end_of_call is not None:
+        sent = [step for step in session.log.of(EndDelivered) if step.sent is not None]
+        failure = sent[-1].failure if sent else None
+        outcome = "none" if not sent else "refused" if failure else "accepted"
+        yield _same("end-of-call", expected.end_of_call, outcome, failure)
+
+
+def _of_log(expected: Expectations, stored: StoredCall) -> Iterator[ExpectationResult]:
+    if expected.outcome is not None:
+        yield _same("outcome", expected.outcome, stored.outcome or "none")
+    for name, state in expected.handlers.items():
+        yield _same(f"handler {name}", state, stored.handlers.get(name, "not called"))
+
+
+def _same(what: str, expected: str, found: str, why: str | None = None) -> ExpectationResult:
+    because = f" ({why})" if why else ""
+    return ExpectationResult(f"{what}: {expected}", expected == found, f"{found}{because}")
+
+
+@dataclass(frozen=True, slots=True)
 class Simulation:
     """The result of a scenario."""
 
@@ -313,12 +418,7 @@ class RunningService:
 
     def simulate(self, scenario: Scenario, *, tell: Listener | None = None) -> Simulation:
         """Run a scenario; `tell` is called with each step. Blocks."""
-
-        async def run() -> Session:
-            async with self._simulator(scenario) as simulator:
-                return await simulator.run(scenario, listener=tell)
-
-        session = asyncio.run(run())
+        session = self._run(scenario, lambda each: each.run(scenario, listener=tell))
         handled = self._handled(session.session_id)
         return Simulation.of(scenario, session, handled, has_log=self.log is not None)
 
@@ -326,20 +426,16 @@ class RunningService:
         self, scenario: Scenario, *, count: int, concurrency: int, done: Callable[[int], None]
     ) -> Load:
         """Run a scenario `count` times, several at once. Blocks."""
+        many = partial(Simulator.run_many, count=count, concurrency=concurrency, done=done)
+        return self._run(scenario, lambda each: many(each, scenario))
 
-        async def run() -> Load:
-            async with self._simulator(scenario) as simulator:
-                return await simulator.run_many(
-                    scenario, count=count, concurrency=concurrency, done=done
-                )
+    def _run(self, scenario: Scenario, work: Callable[[Simulator], Awaitable[T]]) -> T:
+        async def run() -> T:
+            webhooks = self.webhooks(scenario.spec.agent_id)
+            async with over_http(anywhere=self.anywhere) as transport:
+                return await work(Simulator(transport=transport, webhooks=webhooks, mark=self.mark))
 
         return asyncio.run(run())
-
-    @asynccontextmanager
-    async def _simulator(self, scenario: Scenario) -> AsyncIterator[Simulator]:
-        webhooks = self.webhooks(scenario.spec.agent_id)
-        async with over_http(anywhere=self.anywhere) as transport:
-            yield Simulator(transport=transport, webhooks=webhooks, mark=self.mark)
 
     def _handled(self, session_id: str) -> HandledCall | None:
         """Return the call as the log has it, at the latest after `wait_s`."""

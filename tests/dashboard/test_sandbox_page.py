@@ -361,7 +361,7 @@ def test_an_invalid_ending_is_refused(sandbox: Sandbox, choice: dict[str, str]) 
         ({"slow_s": "nan"}, "seconds"),
         ({"policy.prefetch_timeout_s": "1e9"}, "prefetch_timeout_s"),
         ({"policy.merge": "sideways"}, "merge"),
-        ({"policy.end_of_call_attempts": "99"}, "end_of_call_attempts"),
+        ({"policy.end_of_call_attempts": "999"}, "end_of_call_attempts"),
     ],
 )
 def test_a_draft_that_is_wrong_is_shown_again_and_says_why(

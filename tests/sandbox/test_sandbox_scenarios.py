@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from millis_hooks.exceptions import ConfigError
-from millis_hooks.sandbox.expectations import ExpectationResult, StoredCall, check
 from millis_hooks.sandbox.scenario import (
     SHIPPED,
     Line,
@@ -17,7 +16,7 @@ from millis_hooks.sandbox.scenario import (
     load_scenario,
     read_scenario,
 )
-from millis_hooks.sandbox.simulator import Simulator
+from millis_hooks.sandbox.simulator import ExpectationResult, Simulator, StoredCall, check
 from support.sandbox_calls import Receiver, json_answer
 
 WHOLE = '''

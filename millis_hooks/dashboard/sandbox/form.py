@@ -7,13 +7,12 @@ Millis' interface, so what that interface would refuse is refused here.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, TypeAlias, get_args
 from urllib.parse import urlencode
 
-from pydantic import JsonValue
+from pydantic import JsonValue, TypeAdapter, ValidationError
 
 from ...exceptions import PayloadError
 from ...masking.secret_patterns import is_secret_name
@@ -48,10 +47,10 @@ Way: TypeAlias = Literal["widget", "web-sdk", "websocket", "outbound", "inbound"
 #: Rows of metadata that the form takes, and empty ones that it shows.
 MOST_ROWS = 20
 _SPARE_ROWS = 2
-#: Bounds of the settings here, as an operator waits for the call.
-_LONGEST_S, _MOST_ATTEMPTS = 600.0, 10
 #: The policy here; Millis' ten minutes are too long for a page.
 _POLICY = Policy(late_by_s=10, end_of_call_retry_after_s=5)
+
+_FAULTS = TypeAdapter(Faults)
 
 #: Names that the address of a widget uses itself. Source: integration/embeddable-call-widget.
 _WIDGET_NAMES = frozenset({"id", "k", "c"})
@@ -119,7 +118,7 @@ class Draft:
 
     def loaded(self) -> Scenario | None:
         """Return the scenario of the draft."""
-        return _shipped(self.scenario)
+        return load_scenario(self.scenario) if self.scenario else None
 
     def warning(self, row: Row) -> str | None:
         """Return what is unknown or surprising about a row."""
@@ -136,8 +135,9 @@ class Draft:
     def problems(self) -> tuple[str, ...]:
         """Return why the call cannot begin, in sentences."""
         try:
-            if not (problems := tuple(self._out_of_bounds())):
-                self._requested()
+            self._requested()
+            self._faults()
+            self._read_policy()
         except PayloadError as error:
             return (f"{error}.",)
         except UnprocessableError as error:
@@ -145,7 +145,7 @@ class Draft:
                 f"{'.'.join(map(str, each['loc'][1:])) or 'The request'}: {each['msg']}."
                 for each in error.detail
             )
-        return problems
+        return ()
 
     async def spec(self, sessions: SessionManager, base: str) -> SessionSpec:
         """Return the call of a draft without problems; `base` is the service's address.
@@ -153,17 +153,15 @@ class Draft:
         The caller is reached whatever the scenario says, as the operator is there.
         """
         choice, call = self._requested()
-        phones = {name: getattr(self, name) or None for name in ("from_phone", "to_phone")}
-        address = Address(base, self.loaded())
-        is_on_the_phone = self.way in PHONE_WAYS
+        phones = {"from_phone": self.from_phone or None, "to_phone": self.to_phone or None}
         spec = await sessions.spec_of(
-            self.way, choice, call, address, **(phones if is_on_the_phone else {})
+            self.way,
+            choice,
+            call,
+            Address(base, self.loaded()),
+            **(phones if self.way in PHONE_WAYS else {}),
         )
-        faults = Faults(
-            prefetch=self.fault or None,  # type: ignore[arg-type]  # one of them, or empty
-            prefetch_slow_s=float(self.slow_s),
-            end_of_call=spec.faults.end_of_call,
-        )
+        faults = replace(self._faults(), end_of_call=spec.faults.end_of_call)
         policy = self._read_policy()
         return replace(spec, faults=faults, policy=policy, dry_run=self.dry, unreached=None)
 
@@ -208,17 +206,6 @@ class Draft:
         message = {"method": "initiate", "data": {**self._body(), "public_key": _KEY}}
         return Snippet("Equivalent initiate message", _pretty(message), endpoint=socket)
 
-    def _out_of_bounds(self) -> Iterator[str]:
-        """Yield the numbers that are too high for a page; raises `PayloadError` for no number."""
-        policy = self._read_policy()
-        if not 0 <= _number(self.slow_s) <= _LONGEST_S:
-            yield f"The delay of a slow answer is 0 to {_LONGEST_S:g} seconds."
-        for name, value in asdict(policy).items():
-            if name.endswith("_s") and not 0 <= value <= _LONGEST_S:
-                yield f"{name} is 0 to {_LONGEST_S:g} seconds here."
-        if not 1 <= policy.end_of_call_attempts <= _MOST_ATTEMPTS:
-            yield f"end_of_call_attempts is 1 to {_MOST_ATTEMPTS} here."
-
     def _requested(self) -> tuple[AgentChoice, CallFields]:
         """Return the agent and the fields of the request that a client would send.
 
@@ -258,6 +245,13 @@ class Draft:
             return {"agent_config": {"prompt": "", **config, "voice": dict(_VOICE)}}
         return {"agent_id": self.agent} | ({"agent_config": config} if config else {})
 
+    def _faults(self) -> Faults:
+        faults = {"prefetch": self.fault or None, "prefetch_slow_s": self.slow_s}
+        try:
+            return _FAULTS.validate_python(faults)
+        except ValidationError as error:
+            raise PayloadError("The delay of a slow answer is a number of seconds") from error
+
     def _read_policy(self) -> Policy:
         return read_policy(asdict(_default_policy(self.loaded())) | dict(self.policy))
 
@@ -276,7 +270,8 @@ def read_draft(fields: Mapping[str, str]) -> Draft:
 
     A scenario alone gives the draft of that scenario, and nothing that of a new page.
     """
-    scenario = _shipped(fields.get("scenario", ""))
+    name = fields.get("scenario", "")
+    scenario = load_scenario(name) if name in SHIPPED else None
     if "way" not in fields:
         return _FIRST_DRAFT if scenario is None else _draft_of(scenario)
     fault = fields.get("fault", "")
@@ -311,11 +306,6 @@ def _draft_of(scenario: Scenario) -> Draft:
         slow_s=f"{spec.faults.prefetch_slow_s:g}",
         dry=spec.dry_run,
     )
-
-
-def _shipped(name: str) -> Scenario | None:
-    """Return a shipped scenario, and no other file."""
-    return load_scenario(name) if name in SHIPPED else None
 
 
 def _way(text: str) -> Way:
@@ -354,13 +344,6 @@ def _spelled(policy: Policy) -> dict[str, str]:
         name: f"{value:g}" if isinstance(value, float) else as_text(value)
         for name, value in asdict(policy).items()
     }
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
 
 
 def _curl(body: Mapping[str, Any]) -> str:

@@ -236,12 +236,8 @@ async def _sent(sending: Coroutine[Any, Any, None]) -> None:
         raise WebSocketDisconnect from error
 
 
-class NotConnectedError(MillisHooksError):
-    """This client gets no call; the message says why."""
-
-
-class OddMessageError(MillisHooksError):
-    """A message that has no meaning here; the text says why."""
+class ProtocolError(MillisHooksError):
+    """A message that has no meaning here, or a client that gets no call; the text says why."""
 
 
 class WebSocketApi:
@@ -255,7 +251,7 @@ class WebSocketApi:
         await websocket.accept()
         try:
             session, caller = await self._connect(websocket)
-        except NotConnectedError as error:
+        except ProtocolError as error:
             await _close(websocket, VIOLATION, str(error))
         except UnprocessableError as error:
             await _close(websocket, VIOLATION, f"validation error: {error}")
@@ -269,7 +265,7 @@ class WebSocketApi:
     async def _connect(self, websocket: WebSocket) -> tuple[Session, LiveCaller]:
         initiate = await _initiate(websocket)
         if not self._sessions.accepts(initiate.public_key):
-            raise NotConnectedError("There is no public_key, or it is another.")
+            raise ProtocolError("There is no public_key, or it is another.")
         address, caller = address_of(websocket), LiveCaller()
         if initiate.call_id is None:
             way, scenario = _way(websocket), address.scenario
@@ -277,7 +273,7 @@ class WebSocketApi:
         elif registered := self._sessions.registered(initiate.call_id):
             spec, scenario = registered
         else:
-            raise NotConnectedError("No call is registered by this call_id.")
+            raise ProtocolError("No call is registered by this call_id.")
         start = self._sessions.start
         return await start(spec, address.base, scenario=scenario, caller=caller), caller
 
@@ -285,7 +281,7 @@ class WebSocketApi:
 async def _initiate(websocket: WebSocket) -> Initiate:
     """Wait for `initiate`, without a limit; other messages before it change nothing."""
     while True:
-        with suppress(OddMessageError):
+        with suppress(ProtocolError):
             message = await _receive(websocket)
             if isinstance(message, bytes):
                 continue
@@ -328,7 +324,7 @@ class _Connection:
     async def _break_off(self, error: BaseException) -> None:
         if isinstance(error, WebSocketDisconnect):
             return
-        if not isinstance(error, OddMessageError):
+        if not isinstance(error, ProtocolError):
             raise error
         self._session.hang_up(CallStatus.ERROR, str(error))
         await _close(self._websocket, VIOLATION, str(error))
@@ -341,10 +337,10 @@ class _Connection:
                     await self._hear_audio(message)
                 else:
                     await self._handle(message)
-            except OddMessageError as error:
+            except ProtocolError as error:
                 self._note(error)
 
-    def _note(self, error: OddMessageError) -> None:
+    def _note(self, error: ProtocolError) -> None:
         """Log a message that changes nothing; raise it where the policy ends the call."""
         if self._session.spec.policy.odd_messages == "end-call":
             raise error
@@ -363,7 +359,7 @@ class _Connection:
         elif method == "hang_up" and (data is None or isinstance(data, str)):
             self._session.hang_up(spell_status(data or CallStatus.USER_ENDED))
         else:
-            raise OddMessageError(_why_odd(method))
+            raise ProtocolError(_why_odd(method))
 
     async def _hear_audio(self, audio: bytes) -> None:
         """Hear the caller speak; speech while the agent's voice is played interrupts it."""
@@ -381,7 +377,7 @@ class _Connection:
 
 
 async def _receive(websocket: WebSocket) -> bytes | dict[str, Any]:
-    """Return audio or a message; raises `OddMessageError` for anything else."""
+    """Return audio or a message; raises `ProtocolError` for anything else."""
     frame = await websocket.receive()
     if frame["type"] == "websocket.disconnect":
         raise WebSocketDisconnect(frame.get("code", 1005))
@@ -390,18 +386,18 @@ async def _receive(websocket: WebSocket) -> bytes | dict[str, Any]:
     try:
         message = read_json(frame["text"])
     except PayloadError as error:
-        raise OddMessageError(f"A text message is no JSON: {error}.") from error
+        raise ProtocolError(f"A text message is no JSON: {error}.") from error
     if not isinstance(message, dict):
-        raise OddMessageError(f"A text message is {describe(message)}, not an object.")
+        raise ProtocolError(f"A text message is {describe(message)}, not an object.")
     return message
 
 
 def _function(data: Json) -> tuple[str, Mapping[str, Json]]:
-    """Return the name and the parameters in a `call`; raises `OddMessageError`."""
+    """Return the name and the parameters in a `call`; raises `ProtocolError`."""
     call = data if isinstance(data, dict) else {}
     name, params = call.get("name"), call.get("params")
     if not isinstance(name, str) or not isinstance(params, dict | None):
-        raise OddMessageError("The data of a call is no object of a name and its params.")
+        raise ProtocolError("The data of a call is no object of a name and its params.")
     return name, params or {}
 
 

@@ -21,7 +21,7 @@ from .call_log.change_feed import Change
 from .call_log.deliveries import Delivery
 from .call_log.projection import digest_delivery
 from .call_log.rejections import RejectionLog
-from .call_log.upkeep.housekeeping import Housekeeper
+from .call_log.upkeep.retention import Housekeeper
 from .exceptions import ConfigError, StorageError
 from .handlers.executor import Executor, Lifespan
 from .handlers.made_up_calls import Answers, logged
@@ -178,8 +178,11 @@ class Service:
         # Not for the first page, which may be asked for while nothing can be written.
         self._session_key = self._read_session_key()
         self._write_handlers()
-        self._rejections = RejectionLog(self._write_rejections, Describer.of(self._settings))
-        self._close_later(self._rejections.close)
+        self._rejections = RejectionLog(
+            self.call_log.writer.submit,
+            Describer.of(self._settings),
+            on_written=partial(self.call_log.feed.publish, [Change("rejected")]),
+        )
         self._closing.push_async_callback(self._executor.stop)
         self._start_runner()
         self._start_housekeeper()
@@ -311,10 +314,6 @@ class Service:
     def _hears_of_changes(self, name: str) -> bool:
         handler = self._router.get("end_of_call", name)
         return handler is not None and handler.on_change
-
-    def _write_rejections(self, work: Callable[[Connection], None]) -> None:
-        self.call_log.writer.run(work)
-        self.call_log.feed.publish([Change("rejected")])
 
     def _build_emulator(self) -> Emulator:
         from .sandbox.emulator.app import Emulator

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, event, select
 from sqlalchemy.engine import ExceptionContext
@@ -17,16 +16,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from ..exceptions import StorageError
 from .call_ends import RunsFor
 from .change_feed import REFRESH, Change, ChangeFeed, OtherProcesses
-from .database import Database, describe, is_damage
-from .dialects import upsert
-from .health import Readiness, require_sound, require_whole
+from .dialects import describe, is_damage, upsert
+from .health import Readiness, require_sound
 from .migrations import migrate, open_database
 from .processing import Processor
 from .tables import calls, keys
 from .writer import StorageObserver, Writer
-
-if TYPE_CHECKING:
-    from .notifications import Replicas
 
 logger = logging.getLogger("millis_hooks.call_log")
 
@@ -58,7 +53,6 @@ class CallLog:
         try:
             migrate(self.database)
             require_sound(self.database)
-            require_whole(self.database)
         except BaseException:
             self.database.close()
             raise
@@ -79,7 +73,7 @@ class CallLog:
         event.listen(self.database.reader, "handle_error", self._count_error)
         for engine in (self.database.reader, self.database.writer):
             event.listen(engine, "handle_error", self._note_damage)
-        self._other_processes = _watch_over(self.database, self.writer, self.feed)
+        self._other_processes = OtherProcesses(self.writer, self.feed)
         self._readiness = Readiness(self.writer)
         self.writer.start()
         self.processor.start()
@@ -104,7 +98,7 @@ class CallLog:
 
     def tell_of_runs(self, call_ids: Collection[int]) -> None:
         """Tell who listens that runs of these calls began or ended."""
-        if not call_ids or not self.feed.is_wanted:
+        if not call_ids or not self.feed.subscribers:
             return
         sessions = select(calls.c.session_id).where(calls.c.id.in_(call_ids))
         try:
@@ -129,16 +123,6 @@ class CallLog:
 
     def _wake(self) -> None:
         self.processor.wake()
-
-
-def _watch_over(database: Database, writer: Writer, feed: ChangeFeed) -> OtherProcesses | Replicas:
-    if database.is_file:
-        return OtherProcesses(writer, feed)
-    from .notifications import Replicas
-    from .postgres import PostgresDatabase
-
-    assert isinstance(database, PostgresDatabase)  # noqa: S101 - there is no third kind
-    return Replicas(database, feed)
 
 
 def _key(connection: Connection, name: str) -> bytes:

@@ -1,22 +1,24 @@
 """The change feed: subscribers of this process learn which calls have changed.
 
-Changes made by other processes are announced here too. On SQLite a thread polls
-`PRAGMA data_version` while somebody subscribes; it asks on the writer's connection, so that the
-writes of this process, which were announced by name, do not count. On PostgreSQL
-`notifications.py` does the same with LISTEN and NOTIFY.
+What this process changes is told at once, with the session. The call log is polled for what other
+processes change, while there are subscribers. SQLite counts the commits of other connections, and
+the writer's own connection asks, so the writes of this process do not count. PostgreSQL has no
+such count: there the newest rows are compared, and a change of this process is told a second time,
+without its session.
 """
 
 from __future__ import annotations
 
-import json
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Literal, NamedTuple, get_args
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, func, select
 
 from ..exceptions import StorageError
+from .dialects import is_postgresql
+from .tables import IS_OPEN, attempts, deliveries, handler_runs, inbox, rejections
 from .writer import Writer
 
 #: A prefetch or an end-of-call was processed, an end could not be read, a handler began or ended,
@@ -27,6 +29,8 @@ Kind = Literal["started", "ended", "unparsed", "runs", "rejected", "refresh"]
 MOST_WAITING = 20
 #: Sessions with a longer id are not named.
 LONGEST_ID = 200
+#: Seconds between two looks at what other processes changed.
+EVERY_S = 0.5
 
 
 class Change(NamedTuple):
@@ -37,6 +41,8 @@ class Change(NamedTuple):
 
 
 REFRESH = Change("refresh")
+#: What a poll cannot tell apart: every kind, of any session.
+_ANY = tuple(Change(kind) for kind in get_args(Kind) if kind != "refresh")
 
 
 class Subscription:
@@ -55,7 +61,7 @@ class Subscription:
         return tuple(waiting)
 
     def add(self, changes: Iterable[Change]) -> None:
-        """Keep the changes, under the announcer's lock."""
+        """Keep the changes, under the lock of the feed."""
         if REFRESH in self._waiting:
             return
         was_idle = not self._waiting
@@ -72,152 +78,110 @@ class Subscription:
 
 
 class ChangeFeed:
-    """Passes changes on to listeners. May be used from any thread; costs nothing without any."""
+    """Passes changes on to subscribers. May be used from any thread; costs nothing without any."""
 
     def __init__(self) -> None:
         self._subscribers: set[Subscription] = set()
-        self._forwarding: set[Subscription] = set()
         self._lock = threading.Lock()
-        #: Set while somebody listens, and for good once this is closed.
-        self.heard = threading.Event()
+        #: Set while there are subscribers, and for good once this is closed.
+        self.is_followed = threading.Event()
         self.is_closed = False
 
     @property
     def subscribers(self) -> int:
-        """How many listen."""
+        """How many there are."""
         return len(self._subscribers)
 
-    @property
-    def is_wanted(self) -> bool:
-        """Whether anybody is told what changes here."""
-        return bool(self._subscribers or self._forwarding)
-
     def publish(self, changes: Iterable[Change]) -> None:
-        """Pass on what changed here; `changes` are not even looked at if nobody wants to know."""
-        if self.is_wanted:
-            self._pass_on(changes, is_ours=True)
-
-    def publish_from_others(self, changes: Iterable[Change]) -> None:
-        """Pass on what another process has told."""
-        if self._subscribers:
-            self._pass_on(changes, is_ours=False)
-
-    def _pass_on(self, changes: Iterable[Change], *, is_ours: bool) -> None:
-        told = tuple(dict.fromkeys(map(_short, changes)))
+        """Pass changes on; without subscribers they are not even read."""
+        if not self._subscribers:
+            return
+        short = tuple(dict.fromkeys(map(_without_long_id, changes)))
         with self._lock:
-            for subscription in self._subscribers | (self._forwarding if is_ours else set()):
-                subscription.add(told)
-
-    @contextmanager
-    def forward(self, wake: Callable[[], None]) -> Iterator[Subscription]:
-        """Listen as with `listen` to what changes here alone, to tell other processes."""
-        subscription = Subscription(wake, self._lock)
-        with self._lock:
-            subscription.is_closed = self.is_closed
-            self._forwarding.add(subscription)
-        try:
-            yield subscription
-        finally:
-            with self._lock:
-                self._forwarding.discard(subscription)
+            for subscription in self._subscribers:
+                subscription.add(short)
 
     @contextmanager
     def subscribe(self, wake: Callable[[], None]) -> Iterator[Subscription]:
-        """Listen; `wake` is called on any thread, quickly, when there is something to take."""
+        """Subscribe; `wake` is called on any thread, quickly, when there is something to take."""
         subscription = Subscription(wake, self._lock)
         with self._lock:
             subscription.is_closed = self.is_closed
             self._subscribers.add(subscription)
-            self.heard.set()
+            self.is_followed.set()
         try:
             yield subscription
         finally:
             with self._lock:
                 self._subscribers.discard(subscription)
                 if not self._subscribers and not self.is_closed:
-                    self.heard.clear()
+                    self.is_followed.clear()
 
     def close(self) -> None:
-        """Tell everybody that nothing more will come."""
+        """Tell the subscribers that nothing more will come."""
         with self._lock:
             self.is_closed = True
-            self.heard.set()
-            for subscription in self._subscribers | self._forwarding:
+            self.is_followed.set()
+            for subscription in self._subscribers:
                 subscription.close()
 
 
-def _short(change: Change) -> Change:
+def _without_long_id(change: Change) -> Change:
     is_long = change.session_id is not None and len(change.session_id) > LONGEST_ID
     return Change(change.kind) if is_long else change
 
 
-#: PostgreSQL takes less than 8000 bytes.
-_MOST_BYTES = 7000
-_KINDS = frozenset(get_args(Kind))
-
-
-def write_note(sender: str, changes: tuple[Change, ...]) -> str:
-    """Return the note; if there is too much to tell, that anything may have changed."""
-    note = json.dumps([sender, changes], separators=(",", ":"))
-    return note if len(note) <= _MOST_BYTES else json.dumps([sender, [REFRESH]])
-
-
-def read_note(note: str) -> tuple[str | None, tuple[Change, ...]]:
-    """Return who told what; of one that cannot be read nobody, and that anything may have."""
-    try:
-        sender, changes = json.loads(note)
-        return str(sender), tuple(_change(*each) for each in changes)
-    except (ValueError, TypeError):
-        return None, (REFRESH,)
-
-
-def _change(kind: Kind, session_id: str | None) -> Change:
-    is_known = kind in _KINDS and (session_id is None or isinstance(session_id, str))
-    return Change(kind, session_id) if is_known else REFRESH
-
-
-#: How often is looked.
-EVERY_S = 1.0
-
-
 class OtherProcesses:
-    """Looks on a thread of its own, which waits while nobody listens."""
+    """Polls the call log on a thread of its own, which waits while there are no subscribers."""
 
     def __init__(self, writer: Writer, feed: ChangeFeed) -> None:
         self._writer = writer
         self._feed = feed
-        self._seen: int | None = None
+        self._seen: Hashable = None
         self._closing = threading.Event()
-        self._thread = threading.Thread(
-            target=self._run, name="millis-hooks-elsewhere", daemon=True
-        )
+        self._thread = threading.Thread(target=self._run, name="millis-hooks-changes", daemon=True)
 
     def start(self) -> None:
+        """Look once, so that whatever changes from now on is noticed, and begin."""
+        self.look()
         self._thread.start()
 
     def close(self) -> None:
-        """End; the announcer has to be closed before."""
+        """End; the feed has to be closed before."""
         self._closing.set()
         self._thread.join()
 
     def look(self) -> None:
-        """Tell if others have written since the last look."""
+        """Publish that anything may have changed, if something has since the last look."""
         try:
-            version = self._writer.run(_data_version)
-        except StorageError:  # nothing can be shown now either, and the writer logs why
+            state = self._writer.run(_state)
+        except StorageError:  # no page can be shown now either, and the writer logs why
             return
-        if self._seen not in (None, version):
-            self._feed.publish_from_others([REFRESH])
-        self._seen = version
+        if state != self._seen:
+            self._seen = state
+            self._feed.publish(_ANY)
 
     def _run(self) -> None:
-        while self._feed.heard.wait() and not self._closing.is_set():
+        while self._feed.is_followed.wait() and not self._closing.is_set():
             self.look()
             self._closing.wait(EVERY_S)
-            if not self._feed.heard.is_set():
-                self._seen = None
 
 
-def _data_version(connection: Connection) -> int:
-    version: int = connection.exec_driver_sql("PRAGMA data_version").scalar_one()
-    return version
+def _state(connection: Connection) -> Hashable:
+    """Return what differs after another process has changed something that pages show."""
+    if is_postgresql(connection):
+        return tuple(connection.execute(_NEWEST).one())
+    commits: int = connection.exec_driver_sql("PRAGMA data_version").scalar_one()
+    return commits
+
+
+_RUNNING = select(func.count()).where(IS_OPEN, handler_runs.c.state == "running")
+#: Each is the end of an index, or a count of few rows.
+_NEWEST = select(
+    select(func.max(deliveries.c.id)).scalar_subquery(),
+    select(func.min(inbox.c.delivery_id)).scalar_subquery(),  # moves when one was processed
+    select(func.max(handler_runs.c.id)).scalar_subquery(),
+    select(func.max(attempts.c.id)).scalar_subquery(),
+    _RUNNING.scalar_subquery(),  # one less when an attempt has ended
+    select(func.max(rejections.c.id)).scalar_subquery(),
+)

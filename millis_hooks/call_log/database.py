@@ -11,17 +11,18 @@ import logging
 import os
 import sqlite3
 import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from sqlalchemy import Engine, create_engine, event, make_url
 from sqlalchemy.engine import Connection, ExceptionContext
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from ..environment.private_files import keep_private, make_private
-from ..exceptions import MillisHooksError, StorageOutageError, WrongFileError
-from .dialects import is_damage_state, is_lock_state, is_outage_state, said
+from ..exceptions import StorageOutageError, WrongFileError
+from .dialects import SQLITE, describe, is_damage, is_worth_repeating
 from .locks import LockedConnection
 
 VERSION_TABLE = "millis_hooks_version"
@@ -292,50 +293,39 @@ def _switch_to_wal(cursor: Any) -> None:
             return
 
 
-#: What SQLite says, by its primary code, when the storage is to blame and not the statement.
-_OUTAGES = frozenset(
-    {
-        sqlite3.SQLITE_BUSY,
-        sqlite3.SQLITE_LOCKED,
-        sqlite3.SQLITE_NOMEM,
-        sqlite3.SQLITE_READONLY,
-        sqlite3.SQLITE_IOERR,
-        sqlite3.SQLITE_CORRUPT,
-        sqlite3.SQLITE_FULL,
-        sqlite3.SQLITE_CANTOPEN,
-        sqlite3.SQLITE_PROTOCOL,
-        sqlite3.SQLITE_NOTADB,
-    }
-)
+#: Between two tries of a transaction, in seconds.
+_PAUSE_S = 0.1
 
 
-def is_outage(error: Exception) -> bool:
-    """Tell whether the storage is to blame: then anything else would have failed as well."""
-    is_ours = isinstance(error, StorageOutageError) or _code(error) in _OUTAGES
-    return is_ours or is_outage_state(error)
+class Transactions:
+    """The transactions of one writer, repeated while the server of the database is gone.
 
+    Where the connection is lost during COMMIT, nobody knows whether the transaction took place, so
+    it may take place twice. That is harmless: a delivery stored twice is known by its hash, and a
+    run that was claimed without an answer is taken back.
+    """
 
-def is_locked(error: Exception) -> bool:
-    """Tell whether another program had the call log locked for as long as we wait."""
-    return _code(error) == sqlite3.SQLITE_BUSY or is_lock_state(error)
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._at_once = engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._is_file = engine.dialect.name == SQLITE
 
+    def run(self, work: Callable[[Connection], object], *, is_one_statement: bool = False) -> None:
+        """Return once what `work` did is synced; on PostgreSQL `work` may be called several times.
 
-def is_damage(error: BaseException) -> bool:
-    """Tell whether the file is damaged, or no database at all."""
-    return _code(error) in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB} or is_damage_state(error)
-
-
-def describe(error: Exception) -> str:
-    """Say what the driver said, without the statement and its parameters: they hold payloads."""
-    cause = getattr(error, "orig", error)
-    if isinstance(cause, sqlite3.Error | MillisHooksError):
-        return str(cause)
-    if isinstance(cause, OSError):
-        return cause.strerror or type(cause).__name__
-    return said(error) or type(error).__name__
-
-
-def _code(error: BaseException) -> int | None:
-    """Return SQLite's primary code, if the error is one of SQLite's."""
-    code = getattr(getattr(error, "orig", error), "sqlite_errorcode", None)
-    return None if code is None else code & 0xFF
+        There a statement alone commits itself, which saves two ways to the server and back.
+        Raises `StorageOutageError` where the server was not to be had for `BUSY_TIMEOUT_S`.
+        """
+        engine = self._at_once if is_one_statement and not self._is_file else self._engine
+        deadline = time.monotonic() + BUSY_TIMEOUT_S
+        while True:
+            try:
+                with engine.begin() as connection:
+                    work(connection)
+                return
+            except SQLAlchemyError as error:
+                if not is_worth_repeating(error):
+                    raise
+                if time.monotonic() >= deadline:
+                    raise StorageOutageError(describe(error)) from error
+            time.sleep(_PAUSE_S)

@@ -79,26 +79,11 @@ def _insert(rows: int) -> str:
     return f"INSERT INTO deliveries ({names}) VALUES {values}"  # noqa: S608
 
 
-def insert_after(
-    connection: Connection, other: str, parameters: tuple[object, ...], *, batch: Sequence[Delivery]
-) -> None:
-    """Carry out another INSERT and, if it returns a row, store `batch` as `insert_deliveries` does:
-    in one statement of PostgreSQL."""
-    statement = (
-        f"WITH other AS ({other}), {_STORE} WHERE EXISTS (SELECT FROM other) {_PUT_IN_INBOX}"
-    )
-    connection.exec_driver_sql(statement, (*parameters, *_columns(batch)))
-
-
 def _insert_on_postgresql(connection: Connection, batch: Sequence[Delivery]) -> None:
     # Ids come from a sequence that others draw from too, so none is guessed.
-    connection.exec_driver_sql(f"WITH {_STORE} {_PUT_IN_INBOX}", _columns(batch))
-
-
-def _columns(batch: Sequence[Delivery]) -> tuple[list[Any], ...]:
     # Column by column, so that it is always the same statement however many there are.
     columns = zip(*(_cells(delivery) for delivery in batch), strict=True)
-    return tuple(map(list, columns))
+    connection.exec_driver_sql(_STORE, tuple(map(list, columns)))
 
 
 def _row(delivery: Delivery) -> tuple[Any, ...]:
@@ -130,11 +115,8 @@ _POSTGRES_TYPES = {
     "content_hash": "bytea",
 }
 _STORE = (
-    f"stored AS (INSERT INTO deliveries ({', '.join(_COLUMNS)}) SELECT * FROM unnest("  # noqa: S608
+    f"WITH stored AS (INSERT INTO deliveries ({', '.join(_COLUMNS)}) SELECT * FROM unnest("  # noqa: S608
     + ", ".join(f"%b::{_POSTGRES_TYPES.get(name, 'text')}[]" for name in _COLUMNS)
-    + ")"
-)
-_PUT_IN_INBOX = (
-    "RETURNING id, outcome) INSERT INTO inbox (delivery_id) SELECT id FROM stored "
+    + ") RETURNING id, outcome) INSERT INTO inbox (delivery_id) SELECT id FROM stored "
     "WHERE outcome NOT IN ('rejected', 'unparsed')"
 )

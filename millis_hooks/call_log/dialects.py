@@ -1,4 +1,4 @@
-"""Differences between SQLite and PostgreSQL that SQLAlchemy does not cover.
+"""Differences between SQLite and PostgreSQL that SQLAlchemy does not cover, and their errors.
 
 Errors of PostgreSQL are classified by SQLSTATE
 (https://www.postgresql.org/docs/current/errcodes-appendix.html) and recognized by their attributes,
@@ -7,6 +7,7 @@ so that the driver is only imported for a call log in PostgreSQL.
 
 from __future__ import annotations
 
+import sqlite3
 from importlib import import_module
 from typing import Any
 
@@ -15,6 +16,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.visitors import InternalTraversal
+
+from ..exceptions import MillisHooksError, StorageOutageError
 
 #: The name SQLAlchemy has for each.
 SQLITE, POSTGRESQL = "sqlite", "postgresql"
@@ -69,13 +72,29 @@ def upsert_on(dialect: str, into: Table) -> Any:
     return import_module(f"sqlalchemy.dialects.{dialect}").insert(into)
 
 
-#: The storage is to blame, and not the statement. Classes: connection, credentials, resources,
-#: operator's intervention, system error.
+#: What SQLite says, by its primary code, when the storage is to blame and not the statement.
+_SQLITE_OUTAGES = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_PROTOCOL,
+        sqlite3.SQLITE_NOTADB,
+    }
+)
+_SQLITE_DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+#: The same of PostgreSQL. Classes: connection, credentials, resources, operator's intervention,
+#: system error.
 _OUTAGE_CLASSES = frozenset({"08", "28", "53", "57", "58"})
 _READ_ONLY, _LOCKED, _NO_DATABASE = "25006", "55P03", "3D000"
-_OUTAGES = frozenset({_READ_ONLY, _LOCKED, _NO_DATABASE})
-_CANCELED = "57014"
 _DAMAGED = frozenset({"XX001", "XX002"})
+_OUTAGES = frozenset({_READ_ONLY, _LOCKED, _NO_DATABASE, *_DAMAGED})
+_CANCELED = "57014"
 _CLASHES = frozenset({"40001", "40P01"})
 #: A prepared statement is unknown, or there already: a pooler has changed the session.
 _OTHER_SESSION = frozenset({"26000", "42P05"})
@@ -83,60 +102,79 @@ _OTHER_SESSION = frozenset({"26000", "42P05"})
 _STAY_WRONG = frozenset({"28", "3D"})
 
 
-def sqlstate_of(error: BaseException) -> str | None:
-    """Return the five characters; None for another error, and where no server said anything."""
-    state = getattr(getattr(error, "orig", error), "sqlstate", None)
-    return state if isinstance(state, str) else None
+def is_outage(error: BaseException) -> bool:
+    """Tell whether the storage is to blame: then anything else would have failed as well."""
+    if isinstance(error, StorageOutageError) or _sqlite_code(error) in _SQLITE_OUTAGES:
+        return True
+    state = _sqlstate(error)
+    return _is_connection_lost(error) if state is None else _is_outage_state(state)
 
 
-def is_outage_state(error: BaseException) -> bool:
-    """Tell whether anything else would have failed as well."""
-    state = sqlstate_of(error)
-    if state is None:
-        return _is_speechless(error)
-    is_listed = state[:2] in _OUTAGE_CLASSES or state in _OUTAGES or state in _DAMAGED
-    return is_listed and state != _CANCELED
+def is_locked(error: BaseException) -> bool:
+    """Tell whether another program had the call log locked for as long as we wait."""
+    return _sqlite_code(error) == sqlite3.SQLITE_BUSY or _sqlstate(error) == _LOCKED
 
 
-def is_lock_state(error: BaseException) -> bool:
-    """Tell whether somebody else had what is needed locked for as long as we wait."""
-    return sqlstate_of(error) == _LOCKED
-
-
-def is_damage_state(error: BaseException) -> bool:
-    """Tell whether the server found its files damaged."""
-    return sqlstate_of(error) in _DAMAGED
+def is_damage(error: BaseException) -> bool:
+    """Tell whether the file, or one of the server's, is damaged, or no database at all."""
+    return _sqlite_code(error) in _SQLITE_DAMAGE or _sqlstate(error) in _DAMAGED
 
 
 def is_worth_repeating(error: BaseException) -> bool:
-    """Tell whether the same may succeed on a new connection, or once others are out of the way."""
-    state = sqlstate_of(error) or ""
-    is_passing = is_outage_state(error) and state[:2] not in _STAY_WRONG and state != _LOCKED
+    """Tell whether the same may succeed on a new connection to PostgreSQL, or once others are out
+    of the way."""
+    state = _sqlstate(error)
+    if state is None:
+        return _is_connection_lost(error)
+    is_passing = _is_outage_state(state) and state[:2] not in _STAY_WRONG and state != _LOCKED
     return is_passing or state in _CLASHES or state in _OTHER_SESSION
 
 
 def must_reconnect(error: BaseException) -> bool:
     """Tell whether another connection may lead to a server that can be written to."""
-    return sqlstate_of(error) == _READ_ONLY
+    return _sqlstate(error) == _READ_ONLY
 
 
 def is_of_another_session(error: BaseException) -> bool:
     """Tell whether there is a pooler that gives each transaction another session."""
-    return sqlstate_of(error) in _OTHER_SESSION
+    return _sqlstate(error) in _OTHER_SESSION
 
 
-def said(error: BaseException) -> str | None:
-    """Return what the server or the driver said, if no value can stand in it."""
-    cause: Any = getattr(error, "orig", error)
-    if not is_outage_state(error):
-        state = sqlstate_of(error)
-        return f"{type(cause).__name__} (SQLSTATE {state})" if state else None
-    primary = getattr(getattr(cause, "diag", None), "message_primary", None)
-    return " ".join(str(primary or cause).split())
+def describe(error: BaseException) -> str:
+    """Return what the database said, without the statement and its parameters: these are payloads.
+
+    Of an error that may quote a value only its kind is told.
+    """
+    cause = getattr(error, "orig", error)
+    if isinstance(cause, sqlite3.Error | MillisHooksError):
+        return str(cause)
+    if isinstance(cause, OSError):
+        return cause.strerror or type(cause).__name__
+    if is_outage(error):
+        primary = getattr(getattr(cause, "diag", None), "message_primary", None)
+        return " ".join(str(primary or cause).split())
+    state = _sqlstate(error)
+    return f"{type(cause).__name__} (SQLSTATE {state})" if state else type(error).__name__
 
 
-def _is_speechless(error: BaseException) -> bool:
-    """Tell whether the connection was lost, or never made."""
+def _sqlite_code(error: BaseException) -> int | None:
+    """Return SQLite's primary code, if the error is one of SQLite's."""
+    code = getattr(getattr(error, "orig", error), "sqlite_errorcode", None)
+    return None if code is None else code & 0xFF
+
+
+def _sqlstate(error: BaseException) -> str | None:
+    """Return the five characters; None for another error, and where no server said anything."""
+    state = getattr(getattr(error, "orig", error), "sqlstate", None)
+    return state if isinstance(state, str) else None
+
+
+def _is_outage_state(state: str) -> bool:
+    return (state[:2] in _OUTAGE_CLASSES or state in _OUTAGES) and state != _CANCELED
+
+
+def _is_connection_lost(error: BaseException) -> bool:
+    """Tell whether the connection to PostgreSQL was lost, or never made."""
     cause = getattr(error, "orig", None)
     if type(cause).__module__.partition(".")[0] != "psycopg":
         return False

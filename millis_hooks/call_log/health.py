@@ -1,7 +1,6 @@
 """Health of the call log: whether a delivery can be stored now, and how much work waits.
 
-The check stores a delivery and takes it back. A call log that is the unfinished copy of another is
-marked as such, and no service starts on it.
+The check stores a delivery and takes it back.
 """
 
 from __future__ import annotations
@@ -14,14 +13,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from sqlalchemy import Connection, delete, func, insert, select
-from sqlalchemy.engine import URL
+from sqlalchemy import Connection, func, insert, select
 from sqlalchemy.exc import DatabaseError
 
 from ..exceptions import StorageError, StorageOutageError, WrongFileError
-from .database import DAMAGED, Database, describe, is_damage
+from .database import DAMAGED, Database
 from .deliveries import Delivery, insert_deliveries
-from .dialects import is_postgresql, upsert
+from .dialects import describe, is_damage, is_postgresql, upsert
 from .tables import IS_OPEN, deliveries, handler_runs, inbox, keys, metadata
 from .writer import Writer
 
@@ -149,41 +147,3 @@ def read_backlog(connection: Connection) -> Backlog:
         unprocessed=connection.scalar(select(func.count()).select_from(inbox)) or 0,
         unprocessed_since=connection.scalar(since),
     )
-
-
-#: The key that holds what it is a copy of. It is no part of what is copied.
-MARK = "unfinished copy of"
-
-
-def name_of(database: Database) -> str:
-    """Return the name of a call log, the same wherever it is called from, without any password."""
-    url = database.url
-    if database.is_file:
-        return f"sqlite:///{database.path}"
-    open_to_all = {key: value for key, value in url.query.items() if key != "password"}
-    plain = URL.create("postgresql", None, None, url.host, url.port, url.database, open_to_all)
-    return plain.render_as_string()
-
-
-def origin_of(connection: Connection) -> str | None:
-    """Return what this log is an unfinished copy of; None if it is whole."""
-    marked: bytes | None = connection.scalar(select(keys.c.value).where(keys.c.name == MARK))
-    return None if marked is None else marked.decode()
-
-
-def mark(connection: Connection, origin: str) -> None:
-    connection.execute(insert(keys).values(name=MARK, value=origin.encode()))
-
-
-def unmark(connection: Connection) -> None:
-    connection.execute(delete(keys).where(keys.c.name == MARK))
-
-
-def require_whole(database: Database) -> None:
-    """Raise `StorageError` for a copy that is not finished."""
-    with database.reader.connect() as connection:
-        origin = origin_of(connection)
-    if origin is not None:
-        raise StorageError(
-            f"This call log is an unfinished copy of {origin}. Finish it: millis-hooks copy."
-        )

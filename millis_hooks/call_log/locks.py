@@ -15,12 +15,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..environment.private_files import make_private
-
-if TYPE_CHECKING:
-    from filelock import FileLock
 
 if sys.platform == "win32":
     import msvcrt
@@ -148,35 +144,26 @@ class FileHolder:
     def __init__(self, path: Path) -> None:
         """`path` is the lock file; it is made when needed, and stays."""
         self._path = path
-        self._lock: FileLock | None = None
+        self._file: int | None = None
 
     @property
     def is_held(self) -> bool:
         """Whether this process is the one."""
-        return self._lock is not None and self._lock.is_locked
+        return self._file is not None
 
     def hold(self) -> bool:
         """Become the one if nobody is; never waits. Raises OSError if the file cannot be made."""
-        from filelock import FileLock, Timeout
-
-        make_private(self._path)
-        if self._lock is None:
-            # A lock of another kind would outlive a process that is killed.
-            self._lock = FileLock(
-                self._path,
-                mode=0o600,
-                thread_local=False,
-                fallback_to_soft=False,
-                preserve_lock_file=True,
-            )
-        if not self._lock.is_locked:
-            try:
-                self._lock.acquire(blocking=False)
-            except Timeout:
+        if self._file is None:
+            make_private(self._path)
+            file = os.open(self._path, os.O_RDWR)
+            if not _try_to_lock(file):
+                os.close(file)
                 return False
+            self._file = file
         return True
 
     def let_go(self) -> None:
         """Leave the place to another process."""
-        if self._lock is not None:
-            self._lock.release()
+        file, self._file = self._file, None
+        if file is not None:
+            os.close(file)  # ends the lock, too

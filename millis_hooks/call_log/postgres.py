@@ -1,32 +1,39 @@
-"""Opens a call log in PostgreSQL, and runs the transactions of its writer.
+"""Opens a call log in PostgreSQL, and creates its schema where it differs from SQLite's.
 
-Whatever the defaults of the server are, nothing is acknowledged before it is on its disk. When the
-connection is lost during COMMIT, nobody knows whether the transaction took place. So each
-transaction writes its number into a row of its writer: if the number is there, so is all the rest.
-A repetition writes that row first, and so waits until the server has finished the transaction that
-was given up; a statement that reaches the server only later finds the number, and does nothing.
+Whatever the defaults of the server are, nothing is acknowledged before it is on its disk. Text is
+compared by its bytes, as SQLite does, so lists have the same order on both and indexes are small.
+Search uses trigrams where the extension pg_trgm is available, and reads every text where it is not.
 """
 
 from __future__ import annotations
 
 import logging
-import secrets
-import time
-from collections.abc import Callable
-from contextlib import suppress
 from difflib import get_close_matches
-from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event, make_url, text
+from sqlalchemy import (
+    URL,
+    Connection,
+    Engine,
+    MetaData,
+    NullPool,
+    Text,
+    create_engine,
+    event,
+    make_url,
+    text,
+)
+from sqlalchemy.dialects.postgresql import TEXT
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import NoSuchModuleError, SQLAlchemyError
 
 from ..exceptions import ConfigError, StorageOutageError
 from . import database
 from .database import VERSION_TABLE
-from .dialects import SQLITE, is_of_another_session, is_worth_repeating, must_reconnect
+from .dialects import POSTGRESQL, SQLITE, describe, is_of_another_session, must_reconnect
+from .tables import Key, metadata
 
 logger = logging.getLogger("millis_hooks.call_log")
 
@@ -42,8 +49,6 @@ _CONNECT = {
 }
 #: Whatever the address or PGCLIENTENCODING says.
 _ENCODING = {"client_encoding": "utf8"}
-#: What the connection is called that waits for notes of other replicas.
-LISTENING = "millis_hooks listening"
 #: In every session. A plan for long queries would take longer to compile than most of ours run; and
 #: what a lost client had locked shall not stay locked for long.
 _SETTINGS = {
@@ -110,10 +115,6 @@ class PostgresDatabase(database.Database):
     def open_for_migration(self) -> Engine:
         return self._engine_with(_set_up_writer, poolclass=NullPool)
 
-    def open_for_listening(self) -> Engine:
-        """A way in for a connection that only listens, for as long as it lasts."""
-        return self._engine_with(_set_up_listener, poolclass=NullPool, isolation_level="AUTOCOMMIT")
-
     def lock_for_migration(self, connection: Connection) -> None:
         connection.execute(text("SET LOCAL lock_timeout = 0"))
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
@@ -124,7 +125,7 @@ class PostgresDatabase(database.Database):
                 require_utf8(select_one(connection, "SHOW server_encoding"))
                 return _version_in(connection)
         except SQLAlchemyError as error:
-            reason = database.describe(error).rstrip(".")
+            reason = describe(error).rstrip(".")
             raise StorageOutageError(
                 f"MILLIS_HOOKS_DATABASE_URL: the database cannot be reached: {reason}."
             ) from error
@@ -232,13 +233,6 @@ def _set_up_reader(session: Any, _record: object) -> None:
     session.read_only = True
 
 
-def _set_up_listener(session: Any, _record: object) -> None:
-    session.autocommit = True
-    _configure(session)
-    session.execute(f"SET application_name = '{LISTENING}'")
-    session.prepare_threshold = None  # a pooler may give it another session each time
-
-
 def _configure(session: Any) -> None:
     settings = ", ".join(
         f"set_config('{name}', '{value}', false)" for name, value in _SETTINGS.items()
@@ -246,100 +240,41 @@ def _configure(session: Any) -> None:
     session.execute(f"SELECT {settings}")
 
 
-#: Between two tries, in seconds.
-_PAUSE_S = 0.1
-
-#: Made with the schema on PostgreSQL; SQLite loses no connections.
-CREATE_WRITERS = (
-    "CREATE TABLE writers (name TEXT PRIMARY KEY, number BIGINT NOT NULL, "
-    "at TIMESTAMPTZ NOT NULL DEFAULT now()) WITH (fillfactor = 50)"
+CREATE_EXTENSION = "CREATE EXTENSION IF NOT EXISTS pg_trgm"
+CREATE_SEARCH_INDEX = (
+    "CREATE INDEX ix_call_search_folded ON call_search USING gin (folded gin_trgm_ops)"
 )
-_NOTE = (
-    "INSERT INTO writers (name, number) VALUES (%s, %s) ON CONFLICT (name) "
-    "DO UPDATE SET number = excluded.number, at = now() WHERE writers.number < excluded.number "
-    "RETURNING number"
+_CREATE_CALL_SEARCH = """
+CREATE TABLE call_search (
+    rowid BIGINT PRIMARY KEY,
+    text TEXT NOT NULL,
+    folded TEXT NOT NULL
 )
-_LEAVE = "DELETE FROM writers WHERE name = %s"
-#: Those of processes that were killed.
-_TIDY = "DELETE FROM writers WHERE at < now() - interval '7 days'"
+"""
 
 
-#: Does it all in one statement, if what it is given returns a row in the same one: a statement that
-#: notes the transaction's number, and its parameters.
-Shortcut: TypeAlias = Callable[[Connection, str, tuple[object, ...]], object]
+def create_schema(connection: Connection) -> None:
+    """Create everything but the table of the version."""
+    _by_bytes().create_all(connection, checkfirst=False)
+    connection.execute(text(_CREATE_CALL_SEARCH))
+    _create_search_index(connection)
 
 
-class Transactions:
-    """The transactions of one writer, one after the other."""
+def _by_bytes() -> MetaData:
+    copy = MetaData()
+    for table in metadata.sorted_tables:
+        for column in table.to_metadata(copy).columns:
+            if isinstance(column.type, Text | Key):
+                column.type = TEXT(collation="C")
+    for index in chain.from_iterable(table.indexes for table in copy.tables.values()):
+        index.dialect_options[POSTGRESQL]["where"] = index.dialect_options[SQLITE]["where"]
+    return copy
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._at_once = engine.execution_options(isolation_level="AUTOCOMMIT")
-        self._is_sure = engine.dialect.name == SQLITE
-        self._name = secrets.token_hex(8)
-        self._number = 0
 
-    def open(self) -> None:
-        """Begin, where that is needed; what cannot be reached now may be later."""
-        if not self._is_sure:
-            with suppress(SQLAlchemyError), self._engine.begin() as connection:
-                connection.exec_driver_sql(_TIDY)
-                self._note(connection)
-
-    def run(
-        self, work: Callable[[Connection], object], *, shortcut: Shortcut | None = None
-    ) -> None:
-        """Return once what `work` did is synced; on PostgreSQL `work` may be called several times.
-
-        There `shortcut` is tried before, which does the same in one statement: it saves three ways
-        to the server and back, after each of which the interpreter's lock has to be had again.
-
-        Raises `StorageOutageError` where the server was not to be had for `BUSY_TIMEOUT_S`.
-        """
-        if self._is_sure:
-            with self._engine.begin() as connection:
-                work(connection)
-            return
-        self._number += 1
-        deadline = time.monotonic() + database.BUSY_TIMEOUT_S
-        is_done = self._try(partial(self._transact, work, shortcut), deadline)
-        while not is_done:
-            time.sleep(_PAUSE_S)
-            is_done = self._try(partial(self._transact_again, work), deadline)
-
-    def close(self) -> None:
-        """Leave no row behind."""
-        if not self._is_sure:
-            with suppress(SQLAlchemyError), self._engine.begin() as connection:
-                connection.exec_driver_sql(_LEAVE, (self._name,))
-
-    def _try(self, transact: Callable[[], None], deadline: float) -> bool:
-        """Return False if it was undone, or may have been, and is worth repeating."""
-        try:
-            transact()
-        except SQLAlchemyError as error:
-            if not is_worth_repeating(error):
-                raise
-            if time.monotonic() >= deadline:
-                raise StorageOutageError(database.describe(error)) from error
-            return False
-        return True
-
-    def _transact(self, work: Callable[[Connection], object], shortcut: Shortcut | None) -> None:
-        if shortcut is None:
-            with self._engine.begin() as connection:
-                work(connection)
-                self._note(connection)
-        else:
-            with self._at_once.begin() as connection:
-                shortcut(connection, _NOTE, (self._name, self._number))
-
-    def _transact_again(self, work: Callable[[Connection], object]) -> None:
-        with self._engine.begin() as connection:
-            if self._note(connection):
-                work(connection)
-
-    def _note(self, connection: Connection) -> bool:
-        """Return False if it was noted before."""
-        noted = connection.exec_driver_sql(_NOTE, (self._name, self._number))
-        return noted.first() is not None
+def _create_search_index(connection: Connection) -> None:
+    try:
+        with connection.begin_nested():
+            connection.execute(text(CREATE_EXTENSION))
+            connection.execute(text(CREATE_SEARCH_INDEX))
+    except SQLAlchemyError as error:
+        logger.warning("searches read every text, as there is no pg_trgm: %s", describe(error))

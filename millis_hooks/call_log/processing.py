@@ -29,7 +29,8 @@ from ..protocol.reading import LARGE_BYTES
 from .call_ends import RunsFor
 from .call_rows import give_up, save
 from .change_feed import Change
-from .database import Database, is_outage
+from .database import Database
+from .dialects import is_outage
 from .locks import FileHolder
 from .projection import Digest, digest_delivery
 from .raw_body import length_of

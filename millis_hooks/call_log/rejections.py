@@ -1,38 +1,37 @@
-"""Rejected requests: a bounded queue in memory, and their rows in the call log.
+"""Rejected requests: which are written, and their rows in the call log.
 
-Requests that are alike become one row a minute, rows are few a minute, and the oldest of what was
-rejected most often are removed first. All are counted by reason. Every limit holds twice: for
-requests that brought an accepted secret, and for others, who can so take no room from them.
+Rows are few a minute, and fewer of one network; the oldest of what was rejected most often are
+removed first. Every limit holds twice: for requests that brought an accepted secret, and for
+others, which so take no room from them.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Insert, Select, delete, func, insert, select, update
+from sqlalchemy import Connection, Select, delete, func, insert, select
 
 from ..environment.addresses import network_of
+from ..exceptions import StorageError
 from ..masking.error_report import describe_failure
 from .deliveries import Kind
-from .dialects import upsert
-from .tables import rejection_counts, rejections
+from .tables import rejections
 
 logger = logging.getLogger("millis_hooks.call_log")
 
-#: How long rejected requests gather before they are written, in seconds.
-WRITE_AFTER_S = 1.0
-#: Rows that a minute may add, and rows that are kept.
+#: Rows that a minute may add, of them from one network, and rows that are kept.
 ROWS_PER_MINUTE = 60
+ROWS_PER_NETWORK = 20
 KEPT_ROWS = 1_000
-#: Requests that may wait to be written; more are dropped, and their number is logged.
-MOST_WAITING = 1_000
 
 
 class Rejection(NamedTuple):
@@ -63,7 +62,7 @@ class Described:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredRejection:
-    """A row of `rejections`: the first of `times` requests that were alike."""
+    """A row of `rejections`."""
 
     id: int
     received_at: datetime
@@ -75,14 +74,12 @@ class StoredRejection:
     query: str
     headers: tuple[tuple[str, str], ...]
     body_bytes: int | None
-    times: int
-    last_at: datetime
     brought_secret: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class RejectionCount:
-    """How many requests to a webhook were refused for a reason, ever."""
+    """How many of the kept requests to a webhook were refused for a reason."""
 
     webhook: str
     status_code: int
@@ -92,82 +89,66 @@ class RejectionCount:
     last_at: datetime
 
 
-#: Requests that agree in these are alike: they become one row a minute.
-_Alike: TypeAlias = tuple[bool, str, int, str, str]
-
-
 class RejectionLog:
-    """A bounded queue of rejected requests, which is written once a second at most."""
+    """Has rejected requests written, a few a minute. For one thread, which never waits."""
 
     def __init__(
         self,
-        write: Callable[[Callable[[Connection], None]], None],
+        submit: Callable[[Callable[[Connection], None]], Future[None]],
         describe: Callable[[Rejection], Described],
+        *,
+        on_written: Callable[[], None] = lambda: None,
     ) -> None:
-        """Write, with `write`, what `describe` leaves of a request."""
-        self._write = write
+        """Write, by `submit`, what `describe` leaves of a request."""
+        self._submit = submit
         self._describe = describe
-        self._lock = threading.Lock()
-        self._waiting: list[Rejection] = []
-        self._dropped = 0
-        self._timer: threading.Timer | None = None
+        self._on_written = on_written
         self._minute: datetime | None = None
-        self._rows: dict[_Alike, int] = {}  # the ids of those of this minute
+        self._rows: Counter[tuple[bool, str]] = Counter()  # of this minute, by network
 
     def note(self, rejection: Rejection) -> None:
-        """Have the request written soon; never waits."""
-        with self._lock:
-            waiting = sum(each.brought_secret == rejection.brought_secret for each in self._waiting)
-            if waiting >= MOST_WAITING:
-                self._dropped += 1
-                return
-            self._waiting.append(rejection)
-            if self._timer is None:
-                self._timer = threading.Timer(WRITE_AFTER_S, self._empty)
-                self._timer.daemon = True
-                self._timer.start()
+        """Have the request written, if this minute has room for it."""
+        if self._has_room(rejection):
+            with suppress(StorageError):  # the call log is closed
+                written = self._submit(partial(self._store, rejection))
+                written.add_done_callback(self._note_written)
 
-    def close(self) -> None:
-        """Write what is waiting."""
-        if self._timer is not None:
-            self._timer.cancel()
-        self._empty()
-
-    def _empty(self) -> None:
-        with self._lock:
-            waiting, self._waiting = self._waiting, []
-            dropped, self._dropped = self._dropped, 0
-            self._timer = None
-        if dropped:
-            logger.warning("%d rejected requests were not kept: too many at once", dropped)
-        if not waiting:
-            return
-        try:
-            self._write(partial(self._store, waiting))
-        except Exception as error:  # the next ones shall be written
-            self._rows.clear()
-            why = describe_failure(error)
-            logger.warning("%d rejected requests could not be written: %s", len(waiting), why)
-
-    def _store(self, waiting: Sequence[Rejection], connection: Connection) -> None:
-        minute = waiting[-1].received_at.replace(second=0, microsecond=0)
+    def _has_room(self, rejection: Rejection) -> bool:
+        minute = rejection.received_at.replace(second=0, microsecond=0)
         if minute != self._minute:
-            self._minute, self._rows = minute, {}
-        for group in _grouped(waiting, by=_reason):
-            connection.execute(_count(connection, group))
-        for group in _grouped(waiting, by=_alike):
-            self._store_alike(connection, group)
-        connection.execute(delete(rejections).where(rejections.c.id.in_(_surplus(known=True))))
-        connection.execute(delete(rejections).where(rejections.c.id.in_(_surplus(known=False))))
+            self._minute, self._rows = minute, Counter()
+        kind = rejection.brought_secret
+        network = kind, network_of(rejection.client or "")
+        of_kind = sum(rows for (other, _), rows in self._rows.items() if other == kind)
+        if of_kind >= ROWS_PER_MINUTE or self._rows[network] >= ROWS_PER_NETWORK:
+            return False
+        self._rows[network] += 1
+        return True
 
-    def _store_alike(self, connection: Connection, group: Sequence[Rejection]) -> None:
-        alike = _alike(group[0])
-        if alike in self._rows:
-            more = {"times": rejections.c.times + len(group), "last_at": group[-1].received_at}
-            row = update(rejections).where(rejections.c.id == self._rows[alike])
-            connection.execute(row.values(more))
-        elif sum(brought_secret == alike[0] for brought_secret, *_ in self._rows) < ROWS_PER_MINUTE:
-            self._rows[alike] = _insert(connection, group, self._describe(group[0]))
+    def _store(self, rejection: Rejection, connection: Connection) -> None:
+        described = self._describe(rejection)
+        row = insert(rejections).values(
+            received_at=rejection.received_at,
+            webhook=rejection.webhook,
+            method=described.method,
+            status_code=rejection.status_code,
+            reason=rejection.reason,
+            brought_secret=rejection.brought_secret,
+            client=described.client,
+            query=described.query,
+            headers=json.dumps(described.headers),
+            body_bytes=described.body_bytes,
+        )
+        connection.execute(row)
+        surplus = rejections.c.id.in_(_surplus(brought_secret=rejection.brought_secret))
+        connection.execute(delete(rejections).where(surplus))
+
+    def _note_written(self, written: Future[None]) -> None:
+        if (error := written.exception()) is None:
+            self._on_written()
+        else:
+            why = describe_failure(error)
+            logger.warning("a rejected request could not be written: %s", why)
 
 
 def list_rejections(connection: Connection, *, limit: int) -> tuple[StoredRejection, ...]:
@@ -184,71 +165,22 @@ def find_rejection(connection: Connection, rejection_id: int) -> StoredRejection
 
 
 def count_rejections(connection: Connection) -> tuple[RejectionCount, ...]:
-    """Count all requests that were ever refused, by reason; the last refused first."""
-    counted: Select[Any] = select(rejection_counts).order_by(rejection_counts.c.last_at.desc())
-    return tuple(RejectionCount(**row) for row in connection.execute(counted).mappings())
+    """Count the kept requests by reason; the last refused first."""
+    c = rejections.c
+    reason = (c.webhook, c.status_code, c.reason)
+    first_at, last_at = func.min(c.received_at), func.max(c.received_at)
+    counted = select(*reason, func.count(), first_at, last_at).group_by(*reason)
+    rows = connection.execute(counted.order_by(last_at.desc()))
+    return tuple(RejectionCount(*row) for row in rows)
 
 
-def _grouped(
-    waiting: Sequence[Rejection], *, by: Callable[[Rejection], object]
-) -> Collection[Sequence[Rejection]]:
-    groups: dict[object, list[Rejection]] = {}
-    for rejection in waiting:
-        groups.setdefault(by(rejection), []).append(rejection)
-    return groups.values()
-
-
-def _reason(rejection: Rejection) -> tuple[str, int, str]:
-    return rejection.webhook, rejection.status_code, rejection.reason
-
-
-def _alike(rejection: Rejection) -> _Alike:
-    network = network_of(rejection.client or "")
-    return (rejection.brought_secret, *_reason(rejection), network)
-
-
-def _insert(connection: Connection, group: Sequence[Rejection], described: Described) -> int:
-    first = group[0]
-    row = insert(rejections).values(
-        received_at=first.received_at,
-        webhook=first.webhook,
-        method=described.method,
-        status_code=first.status_code,
-        reason=first.reason,
-        brought_secret=first.brought_secret,
-        client=described.client,
-        query=described.query,
-        headers=json.dumps(described.headers),
-        body_bytes=described.body_bytes,
-        times=len(group),
-        last_at=group[-1].received_at,
-    )
-    return int(connection.execute(row.returning(rejections.c.id)).scalar_one())
-
-
-def _count(connection: Connection, group: Sequence[Rejection]) -> Insert:
-    c = rejection_counts.c
-    key = dict(zip((c.webhook, c.status_code, c.reason), _reason(group[0]), strict=True))
-    row = upsert(connection, rejection_counts).values(
-        {
-            **key,
-            c.times: len(group),
-            c.first_at: group[0].received_at,
-            c.last_at: group[-1].received_at,
-        }
-    )
-    more = {"times": c.times + row.excluded.times, "last_at": row.excluded.last_at}
-    counted: Insert = row.on_conflict_do_update(index_elements=list(key), set_=more)
-    return counted
-
-
-def _surplus(*, known: bool) -> Select[Any]:
+def _surplus(*, brought_secret: bool) -> Select[Any]:
     """Select the ids of the rows beyond `KEPT_ROWS`: of each kind the newest row is kept before the
     second of any, and so on."""
     c = rejections.c
     kind = (c.webhook, c.status_code, c.reason, c.client)
     rank = func.row_number().over(partition_by=kind, order_by=c.id.desc()).label("rank")
-    ranked = select(c.id, rank).where(c.brought_secret.is_(known)).subquery()
+    ranked = select(c.id, rank).where(c.brought_secret.is_(brought_secret)).subquery()
     return select(ranked.c.id).order_by(ranked.c.rank, ranked.c.id.desc()).offset(KEPT_ROWS)
 
 

@@ -73,7 +73,7 @@ def _partial_index(
 ) -> None:
     """Have an index of some of the rows.
 
-    `postgres_schema.py` tells PostgreSQL: here that would import its dialect, 20 ms of every start.
+    `postgres.py` tells PostgreSQL: here that would import its dialect, 20 ms of every start.
     """
     Index(name, *columns, unique=unique, sqlite_where=where)
 
@@ -327,7 +327,7 @@ drift = Table(
 Index("ix_drift_kind", drift.c.kind, drift.c.path, drift.c.seen_at)
 Index("ix_drift_delivery", drift.c.delivery_id)
 
-#: Requests that were refused, the newest; of those alike within a minute only the first.
+#: Requests that were refused, the newest.
 rejections = Table(
     "rejections",
     metadata,
@@ -341,22 +341,8 @@ rejections = Table(
     Column("query", Text, nullable=False),  # masked, as are the headers
     Column("headers", Text, nullable=False),  # JSON: [[name, value], ...]
     Column("body_bytes", BigInteger),  # as its sender said
-    Column("times", BigInteger, nullable=False),  # how many the row stands for
-    Column("last_at", UtcDateTime, nullable=False),  # when the last of them came
     Column("brought_secret", Boolean, nullable=False, default=False),  # an accepted one
     sqlite_autoincrement=True,
-)
-
-#: All requests that were ever refused, also those that `rejections` has no room for.
-rejection_counts = Table(
-    "rejection_counts",
-    metadata,
-    Column("webhook", Text, primary_key=True),
-    Column("status_code", Integer, primary_key=True, autoincrement=False),
-    Column("reason", Text, primary_key=True),
-    Column("times", BigInteger, nullable=False),
-    Column("first_at", UtcDateTime, nullable=False),
-    Column("last_at", UtcDateTime, nullable=False),
 )
 
 operator_sessions = Table(

@@ -23,9 +23,9 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from ..exceptions import StorageError, StorageOutageError
-from .database import describe, is_locked, is_outage
-from .deliveries import Delivery, insert_after, insert_deliveries
-from .postgres import Transactions
+from .database import Transactions
+from .deliveries import Delivery, insert_deliveries
+from .dialects import describe, is_locked, is_outage
 
 logger = logging.getLogger("millis_hooks.call_log")
 
@@ -118,7 +118,6 @@ class Writer:
         return self._queue.qsize()
 
     def start(self) -> None:
-        self._transactions.open()
         self._thread.start()
 
     def close(self) -> None:
@@ -174,7 +173,6 @@ class Writer:
             self._commit([], [self._kept.pop(0)])
             self._write_all()
             self._note_lost(len(self._kept))
-        self._transactions.close()
 
     def _write_all(self) -> None:
         """Write what comes, until it is closed and nothing is left."""
@@ -228,13 +226,8 @@ class Writer:
             for job in jobs:
                 _attempt(connection, job)
 
-        def write_after(connection: Connection, *other: Any) -> None:
-            nonlocal begun
-            begun = True
-            insert_after(connection, *other, batch=batch)
-
         try:
-            self._transactions.run(write, shortcut=None if jobs else write_after)
+            self._transactions.run(write, is_one_statement=not jobs)
         except Exception as error:
             is_vain = isinstance(error, StorageOutageError) or (is_locked(error) and not jobs)
             begun = begun and not is_vain

@@ -11,7 +11,8 @@ from pathlib import Path
 from sqlalchemy import Connection, NullPool, create_engine, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from ..call_log.database import connect, describe, is_file, require_writable_folder, schema_version
+from ..call_log.database import connect, is_file, require_writable_folder, schema_version
+from ..call_log.dialects import describe
 from ..call_log.migrations import HEAD
 from ..exceptions import StorageError
 from ..settings import Settings

@@ -8,10 +8,14 @@ from datetime import datetime
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
-from ..call_log.database import describe
+from ..call_log.dialects import describe
 from ..call_log.migrations import HEAD
-from ..call_log.postgres import PostgresDatabase, select_one
-from ..call_log.postgres_schema import CREATE_EXTENSION, CREATE_SEARCH_INDEX
+from ..call_log.postgres import (
+    CREATE_EXTENSION,
+    CREATE_SEARCH_INDEX,
+    PostgresDatabase,
+    select_one,
+)
 from ..exceptions import ConfigError, StorageError
 from ..runs.processes import processes_at_work
 from . import CheckResult, bad, ok, warn

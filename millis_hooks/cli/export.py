@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from io import RawIOBase
-from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, cast
 
@@ -16,7 +15,7 @@ import typer
 
 from ..call_log.database import Database
 from ..call_log.queries.filters import CHANNELS, DIRECTIONS, HANDLER_STATES, OUTCOMES, CallFilter
-from ..call_log.transfer.export import Chosen, Format, Told, choose, read_calls, read_loose, writing
+from ..call_log.transfer.export import Format, Selection, read_calls, select_calls, writing
 from ..exceptions import ConfigError
 from ..masking.error_report import printable
 from ..masking.policy import MaskPolicy
@@ -133,13 +132,13 @@ def export(
     with open_log(settings) as database:
         with database.reader.connect() as connection:
             now, is_jsonl = datetime.now(UTC), chosen_format == "jsonl"
-            chosen = choose(connection, filters, now, with_loose=is_jsonl)
-        record(database, "export", f"{len(chosen.calls):,} as {chosen_format}{', raw' * raw}")
+            selection = select_calls(connection, filters, now, with_loose=is_jsonl)
+        record(database, "export", f"{len(selection.calls):,} as {chosen_format}{', raw' * raw}")
         with _open_for_writing(file, force=force) as out:
             if bom:
                 out.write(BOM_UTF8)
-            _write(database, chosen, out, chosen_format, policy)
-    note(f"Calls exported: {len(chosen.calls):,}.")
+            _write(database, selection, out, chosen_format, policy)
+    note(f"Calls exported: {len(selection.calls):,}.")
 
 
 def _format(name: str | None, file: Path) -> Format:
@@ -175,21 +174,18 @@ class _TerminalOutput(RawIOBase):
 
 
 def _write(
-    database: Database, chosen: Chosen, out: BinaryIO, format_: Format, policy: MaskPolicy | None
+    database: Database,
+    selection: Selection,
+    out: BinaryIO,
+    format_: Format,
+    policy: MaskPolicy | None,
 ) -> None:
-    total, done = len(chosen.calls) + len(chosen.loose), 0
+    total, done = len(selection.calls) + len(selection.loose), 0
+    selected = read_calls(database.reader, selection, with_deliveries=format_ == "jsonl")
     try:
-        with progress(total) as show_done, writing(out, format_, policy) as writer:
-            for done, row in enumerate(_read(database, chosen, format_), 1):
-                writer.write(row)
+        with progress(total) as show_done, writing(out, format_, policy) as write:
+            for done, call in enumerate(selected, 1):
+                write(call)
                 show_done(done)
     except KeyboardInterrupt:
         fail(f"Stopped after {done:,} of {total:,}.", status=INTERRUPTED)
-
-
-def _read(database: Database, chosen: Chosen, format_: Format) -> Iterator[Told]:
-    engine = database.reader
-    return chain(
-        read_calls(engine, chosen.calls, with_deliveries=format_ == "jsonl"),
-        read_loose(engine, chosen.loose),
-    )

@@ -10,13 +10,13 @@ from typing import Annotated
 import typer
 
 from ..call_log.database import Database
-from ..call_log.upkeep import forget as forgetting
-from ..call_log.upkeep.forget import Found
+from ..call_log.upkeep import removal as removing
 from ..call_log.upkeep.removal import (
     BATCH_ALONE_S,
     BATCH_S,
     PAGES,
     PAGES_ALONE,
+    Matches,
     Removal,
     empty_wal,
     rewrite_search_index,
@@ -62,7 +62,7 @@ def forget(
     settings = Settings.load()
     with open_log(settings) as database:
         matches = _find(database, who, settings)
-        planned = forgetting.plan(database.reader, matches)
+        planned = removing.plan_forgetting(database.reader, matches)
         typer.echo(printable(f"Stored about it: {planned}.{_list(matches.session_ids)}"))
         note_kept(planned.kept)
         if dry_run:
@@ -79,18 +79,18 @@ def forget(
         fail("Not everything is forgotten. Do this again once those calls are done.")
 
 
-def _find(database: Database, who: str, settings: Settings) -> Found:
-    session = forgetting.find_session(database.reader, who)
+def _find(database: Database, who: str, settings: Settings) -> Matches:
+    session = removing.find_session(database.reader, who)
     if session.session_ids:
         return session
-    if not forgetting.is_number(who):
+    if not removing.is_number(who):
         fail(f"There is no session {who} in the call log, and this is not a telephone number.")
     number = looked_for(who)
     if digits_of(number) in map(digits_of, settings.own_numbers):
         raise ConfigError("This is one of MILLIS_HOOKS_OWN_NUMBERS: every call is with it.")
     with progress(None):
-        matches = forgetting.find_number(database.reader, number)
-        mentions = forgetting.mentions(database.reader, number, matches)
+        matches = removing.find_number(database.reader, number)
+        mentions = removing.mentions(database.reader, number, matches)
     if not number.startswith("+") and not (matches.session_ids or matches.delivery_ids):
         note("Numbers of calls have a country code. If this has none, write it as +14155550199.")
     if mentions:
@@ -104,12 +104,12 @@ def _list(session_ids: Sequence[str]) -> str:
     return f"{lines}\n  and {more:,} more" if more > 0 else lines
 
 
-def _carry_out(database: Database, matches: Found, planned: Removal, *, asks: bool) -> int:
+def _carry_out(database: Database, matches: Matches, planned: Removal, *, asks: bool) -> int:
     """Remove the matches, and return how many calls had to stay."""
     if asks:
         confirm("Remove them for good?", refusal="Nothing was removed.")
     served = is_served(database)
-    batches = forgetting.forget(
+    batches = removing.forget(
         writing_by(database.writer), matches, batch_s=BATCH_S if served else BATCH_ALONE_S
     )
     removed = remove(database, paced(batches, rests=served), planned, "forget")

@@ -127,7 +127,7 @@ def print_error(error: MillisHooksError) -> None:
     """Print an error; if storage failed, with the driver's message."""
     message, cause = str(error), error.__cause__
     if isinstance(error, StorageError) and isinstance(cause, Exception):
-        from ..call_log.database import describe  # imports SQLAlchemy, as what failed has done
+        from ..call_log.dialects import describe  # imports SQLAlchemy, as what failed has done
 
         if (detail := describe(cause)) not in message:
             message += f" ({detail})"

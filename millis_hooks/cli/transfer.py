@@ -10,20 +10,11 @@ from pathlib import Path
 from typing import Annotated, BinaryIO, NoReturn
 
 import typer
-from sqlalchemy import Connection
 
 from ..call_log.database import Database
 from ..call_log.redaction import redaction_of
-from ..call_log.transfer.copy import (
-    Compared,
-    begin,
-    compare,
-    copy_rows,
-    count_rows,
-    finish,
-    last_ids,
-    snapshot,
-)
+from ..call_log.transfer import copy as copying
+from ..call_log.transfer.copy import Counts, count_rows, snapshot
 from ..call_log.transfer.import_ import Document, Importer, Tally, entries, read_documents
 from ..call_log.writer import Writer
 from ..environment.sources import Given
@@ -147,12 +138,6 @@ def _result(tally: Tally) -> str:
     return text
 
 
-_SOURCE_SERVED = (
-    "A service runs on the source, so the copy is not finished: what it received since {since} UTC "
-    "is missing. Stop the service and start again; that copies what has changed."
-)
-
-
 def copy(
     source: Annotated[
         str,
@@ -167,10 +152,8 @@ def copy(
 ) -> None:
     """Copy a whole call log into an empty database, from SQLite to PostgreSQL or back.
 
-    Both are compared at the end, row for row. An interrupted copy goes on when it is started again.
-    Let it run while the service runs, then stop the service and copy again: the second time copies
-    what has changed since. Until it is finished no service starts on the copy. The source is only
-    read.
+    No service may run on either. The source is only read, and the rows of each table are counted at
+    the end. A copy that is interrupted leaves the database empty: start it again.
 
     Do not write an address with a password as an argument: `--to -` asks for it, and `--to
     env:NAME` reads it from a variable.
@@ -182,48 +165,28 @@ def copy(
         open_log(source_settings) as from_log,
         open_log(target_settings, may_create=True) as to_log,
     ):
+        if is_served(to_log):
+            fail("A service runs on the database to copy to. Stop it first.")
+        if is_served(from_log):
+            fail("A service runs on the source: what it receives meanwhile would not be copied.")
         try:
-            _copy(from_log, to_log)
+            counts = _copy(from_log, to_log)
         except KeyboardInterrupt:
-            fail("Stopped. Nothing is lost: start again to go on.", status=INTERRUPTED)
+            fail("Stopped. The database to copy to is empty: start again.", status=INTERRUPTED)
+    _print_counts(counts)
     typer.echo("The copy is finished. Set MILLIS_HOOKS_DATABASE_URL to it, and start the service.")
 
 
-def _copy(source: Database, target: Database) -> None:
-    if is_served(target):
-        fail("A service runs on the database to copy to. Stop it first.")
-    if begin(source, target):
-        note("Continuing an earlier copy.")
-    since, was_served = datetime.now(UTC), is_served(source)
+def _copy(source: Database, target: Database) -> Counts:
     with snapshot(source) as state:
-        _copy_rows(state, target)
-        tables = _compare(state, target)
-        ids = last_ids(state)
-    _print_tables(tables)
-    if different := [each.table for each in tables if not each.is_same]:
-        names = ", ".join(different)
-        fail(f"Source and copy differ in: {names}. Start again; that repairs the copy.")
-    if was_served or is_served(source):
-        fail(_SOURCE_SERVED.format(since=f"{since:%Y-%m-%d %H:%M:%S}"))
-    finish(target, ids)
+        total = sum(count_rows(state).values())
+    with progress(total) as show_done:
+        return copying.copy(source, target, show_done)
 
 
-def _copy_rows(state: Connection, target: Database) -> None:
-    with progress(count_rows(state)) as show_done:
-        for done in copy_rows(state, target):
-            show_done(done)
-
-
-def _compare(state: Connection, target: Database) -> list[Compared]:
-    with snapshot(target) as copied:
-        total = count_rows(state) + count_rows(copied)
-        with progress(total) as show_done:
-            return list(compare(state, copied, show_done))
-
-
-def _print_tables(tables: list[Compared]) -> None:
-    rows = table("Table", "Rows", "Hash")
-    for each in tables:
-        if each.source.rows or not each.is_same:
-            add_row(rows, each.table, f"{each.source.rows:,}", each.source.digest)
+def _print_counts(counts: Counts) -> None:
+    rows = table("Table", "Rows")
+    for name, number in counts.items():
+        if number:
+            add_row(rows, name, f"{number:,}")
     console().print(rows)

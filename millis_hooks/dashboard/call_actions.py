@@ -13,8 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Route
 
-from ..call_log.upkeep import forget
-from ..call_log.upkeep.removal import Removal, Write
+from ..call_log.upkeep.removal import Removal, Write, find_session, forget, plan_forgetting
 from ..call_log.upkeep.reprocess import Reread
 from ..exceptions import StorageError
 from ..runs.replay import Replayed, replay_call, replay_run
@@ -93,16 +92,16 @@ class CallActions:
         if not session_id:
             return None
         with _storage_errors():
-            subject = forget.find_session(self._reader, session_id)
-            planned = forget.plan(self._reader, subject)
+            subject = find_session(self._reader, session_id)
+            planned = plan_forgetting(self._reader, subject)
         return ForgetView(session_id, bool(subject.session_ids), planned, self._remembers)
 
     def _submit_forget(self, request: OperatorRequest) -> Response:
         """Delete a call; 409 if it has handlers or deliveries that are not done."""
         session_id = request.fields.get("session_id", "")
         with _storage_errors():
-            subject = forget.find_session(self._reader, session_id)
-        removed = sum(forget.forget(self._write, subject), Removal())
+            subject = find_session(self._reader, session_id)
+        removed = sum(forget(self._write, subject), Removal())
         if removed.kept:
             raise HTTPException(409)
         if not removed.total:

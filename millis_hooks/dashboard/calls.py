@@ -208,7 +208,7 @@ def _export(format_: Format, operator_request: OperatorRequest) -> Response:
     request = operator_request.page_request()
     filters, mask = read_filter(request.query, request.zone), request.settings.mask
     chunks = request.log.ask(
-        partial(export, wanted=filters, format_=format_, policy=mask, now=request.now)
+        partial(export, filters=filters, format_=format_, policy=mask, now=request.now)
     )
     if format_ == "csv" and request.query.get("bom"):
         chunks = chain([BOM_UTF8], chunks)

@@ -58,7 +58,7 @@ class DeliveryView:
 
 @dataclass(frozen=True, slots=True)
 class RejectionView:
-    """A rejected request, which stands for others like it."""
+    """A rejected request."""
 
     rejection: StoredRejection
     query: JsonValue

@@ -128,7 +128,7 @@ class Header:
 class Received:
     """The newest deliveries of each webhook, from Millis and from the tests of this page.
 
-    `rejected_count` counts all rejected requests, `rejected` has the last reasons.
+    `rejected_count` counts the rejected requests that are kept, `rejected` has the last reasons.
     """
 
     prefetch: Arrival | None

@@ -22,7 +22,7 @@ from pydantic import SecretStr
 from sqlalchemy import Connection, Engine, Row
 from sqlalchemy.exc import SQLAlchemyError
 
-from ..call_log.database import describe
+from ..call_log.dialects import describe
 from ..call_log.upkeep.removal import Write
 from ..environment.addresses import network_of
 from ..exceptions import StorageError

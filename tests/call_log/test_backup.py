@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from filelock import FileLock
 from sqlalchemy import insert, select, text
 from typer.testing import CliRunner, Result
 
 from millis_hooks.call_log import database as database_module
 from millis_hooks.call_log.database import Database
+from millis_hooks.call_log.locks import FileHolder
 from millis_hooks.call_log.tables import keys
 from millis_hooks.call_log.upkeep import vacuum as vacuuming
 from millis_hooks.call_log.upkeep.backup import back_up, interruptible
@@ -203,9 +203,11 @@ def test_a_vacuum_needs_room_for_two(
 
 
 def test_beside_a_service_a_vacuum_is_only_done_by_force(database: Database, run: Run) -> None:
-    with FileLock(database.runner_lock):
-        assert "A service runs on this log" in run("vacuum").stderr
-        assert run("vacuum", "--force").exit_code == 0
+    holder = FileHolder(database.runner_lock)
+    assert holder.hold()
+    assert "A service runs on this log" in run("vacuum").stderr
+    assert run("vacuum", "--force").exit_code == 0
+    holder.let_go()
 
 
 def test_a_vacuum_that_has_to_wait_too_long_leaves_the_log_as_it_was(

@@ -1,14 +1,14 @@
-"""Who listens is told what changes in the call log, whoever changed it."""
+"""Subscribers are told what changes in the call log, by this process or another."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from sqlalchemy import insert
+from sqlalchemy import Connection, delete, insert, update
 
 from millis_hooks.call_log import CallLog
 from millis_hooks.call_log.change_feed import (
@@ -21,13 +21,12 @@ from millis_hooks.call_log.change_feed import (
     Subscription,
 )
 from millis_hooks.call_log.database import Database
-from millis_hooks.call_log.tables import keys
+from millis_hooks.call_log.deliveries import insert_deliveries
+from millis_hooks.call_log.tables import attempts, calls, handler_runs, inbox, keys, rejections
 from millis_hooks.call_log.writer import Writer
 from support.databases import url_in
-from support.storage import ended, opened, prefetched, writing
+from support.storage import NOW, ended, opened, prefetched, writing
 from support.waiting import eventually
-
-pytestmark = pytest.mark.both_databases
 
 
 def nothing() -> None:
@@ -107,44 +106,30 @@ def logging_to(folder: Path) -> Iterator[CallLog]:
         log.close()
 
 
-@contextmanager
-def listening(log: CallLog) -> Iterator[Subscription]:
-    """Listen, once what happens elsewhere is heard, too."""
-    with log.feed.subscribe(nothing) as subscription:
-        if not log.database.is_file:
-            eventually(lambda: REFRESH in subscription.take())
-        yield subscription
-
-
-def hear(subscription: Subscription, count: int) -> list[Change]:
-    """Wait for so many changes."""
+def hear(subscription: Subscription, *changes: Change) -> None:
+    """Wait for these changes."""
     heard: list[Change] = []
 
     def has_heard() -> bool:
         heard.extend(subscription.take())
-        return len(heard) >= count
+        return [each for each in heard if each in changes] == [*changes]
 
     eventually(has_heard)
-    return heard
 
 
 def test_a_call_is_told_of_when_it_starts_and_when_it_ends(tmp_path: Path) -> None:
-    with logging_to(tmp_path) as log, listening(log) as subscription:
+    with logging_to(tmp_path) as log, log.feed.subscribe(nothing) as subscription:
         for delivery in (prefetched("-a"), ended("-a"), ended("-b", b"{")):
             log.writer.record(delivery)
-        assert hear(subscription, 3) == [
-            Change("started", "-a"),
-            Change("ended", "-a"),
-            Change("unparsed", "-b"),
-        ]
+        hear(subscription, Change("started", "-a"), Change("ended", "-a"), Change("unparsed", "-b"))
 
 
 def test_runs_are_told_of_by_session(tmp_path: Path) -> None:
-    with logging_to(tmp_path) as log, listening(log) as subscription:
+    with logging_to(tmp_path) as log, log.feed.subscribe(nothing) as subscription:
         log.writer.record(ended("-a"))
-        assert hear(subscription, 1) == [Change("ended", "-a")]
+        hear(subscription, Change("ended", "-a"))
         log.tell_of_runs([1])
-        assert hear(subscription, 1) == [Change("runs", "-a")]
+        hear(subscription, Change("runs", "-a"))
 
 
 def test_the_call_log_stops_while_somebody_listens(tmp_path: Path) -> None:
@@ -159,59 +144,77 @@ def database(tmp_path: Path) -> Iterator[Database]:
         yield database
 
 
-def write(writer: Writer, name: str) -> None:
-    key = insert(keys).values(name=name, value=b"x")
-    writer.run(lambda connection: connection.execute(key))
-
-
-@pytest.mark.sqlite_only
-def test_what_another_process_writes_is_told(database: Database, tmp_path: Path) -> None:
+@contextmanager
+def looking(database: Database) -> Iterator[tuple[Writer, Callable[[], tuple[Change, ...]]]]:
+    """Look once; yield the writer, and what looks again and returns what was told."""
     feed = ChangeFeed()
-    with (
-        opened(tmp_path) as another,
-        writing(database) as writer,
-        writing(another) as their_writer,
-        feed.subscribe(nothing) as subscription,
-    ):
+    with writing(database) as writer, feed.subscribe(nothing) as subscription:
         others = OtherProcesses(writer, feed)
-        others.look()
-        write(their_writer, "theirs")
-        others.look()
-        assert subscription.take() == (REFRESH,)
-        others.look()
-        assert subscription.take() == ()
+
+        def look() -> tuple[Change, ...]:
+            others.look()
+            return subscription.take()
+
+        look()
+        yield writer, look
 
 
-@pytest.mark.sqlite_only
+RUN = {"call_id": 1, "handler": "greet", "hook": "end_of_call", "is_latest": True}
+RUN |= {"is_replay": False, "state": "pending", "created_at": NOW, "state_since": NOW, "spent": 0}
+ATTEMPT = {"run_id": 1, "number": 1, "started_at": NOW}
+REFUSED = {"received_at": NOW, "webhook": "prefetch", "method": "GET"}
+REFUSED |= {"status_code": 401, "reason": "", "query": "", "headers": "[]"}
+
+
+@pytest.mark.both_databases
+def test_each_thing_another_process_does_is_told(database: Database, tmp_path: Path) -> None:
+    steps: list[Callable[[Connection], object]] = [
+        lambda c: insert_deliveries(c, [ended()]),
+        lambda c: (
+            c.execute(insert(calls).values(session_id="-s1", received_at=NOW)),
+            c.execute(delete(inbox)),
+        ),
+        lambda c: c.execute(insert(handler_runs).values(RUN)),
+        lambda c: (
+            c.execute(update(handler_runs).values(state="running")),
+            c.execute(insert(attempts).values(ATTEMPT)),
+        ),
+        lambda c: c.execute(update(handler_runs).values(state="succeeded")),
+        lambda c: c.execute(insert(rejections).values(REFUSED)),
+    ]
+    with opened(tmp_path) as another, looking(database) as (_, look):
+        for step in steps:
+            with another.writer.begin() as connection:
+                step(connection)
+            assert {each.kind for each in look()} == {
+                "started",
+                "ended",
+                "unparsed",
+                "runs",
+                "rejected",
+            }
+            assert look() == ()
+
+
 def test_what_this_process_writes_is_not_told_twice(database: Database) -> None:
-    feed = ChangeFeed()
-    with writing(database) as writer, feed.subscribe(nothing) as subscription:
-        others = OtherProcesses(writer, feed)
-        others.look()
-        write(writer, "ours")
-        others.look()
-        assert subscription.take() == ()
+    key = insert(keys).values(name="ours", value=b"x")
+    with looking(database) as (writer, look):
+        writer.run(lambda connection: connection.execute(key))
+        assert look() == ()
 
 
-@pytest.mark.sqlite_only
 def test_a_log_that_cannot_be_asked_says_nothing(database: Database) -> None:
-    feed = ChangeFeed()
-    with writing(database) as writer, feed.subscribe(nothing) as subscription:
+    with looking(database) as (writer, look):
         writer.close()
-        OtherProcesses(writer, feed).look()
-        assert subscription.take() == ()
+        assert look() == ()
 
 
-@pytest.mark.sqlite_only
+@pytest.mark.both_databases
 def test_two_processes_learn_of_each_others_calls(tmp_path: Path) -> None:
     with (
         logging_to(tmp_path) as one,
         logging_to(tmp_path) as other,
         other.feed.subscribe(nothing) as subscription,
     ):
-
-        def is_told() -> bool:
-            one.writer.record(prefetched())
-            return REFRESH in subscription.take()
-
-        eventually(is_told)
+        one.writer.record(prefetched())
+        hear(subscription, Change("started"))

@@ -10,7 +10,8 @@ from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
 from millis_hooks.call_log import CallLog
-from millis_hooks.call_log.database import Database, describe
+from millis_hooks.call_log.database import Database
+from millis_hooks.call_log.dialects import describe
 from millis_hooks.call_log.locks import has_wal_reset_bug
 from millis_hooks.exceptions import StorageError, WrongFileError
 from support.databases import url_in

@@ -22,14 +22,12 @@ from typer.testing import CliRunner, Result
 
 from millis_hooks.call_log.queries.filters import CallFilter
 from millis_hooks.call_log.tables import call_metadata, calls
-from millis_hooks.call_log.transfer.export import choose, guarded, read_calls
+from millis_hooks.call_log.transfer.export import guarded, read_calls, select_calls
 from millis_hooks.cli.commands import app
 from millis_hooks.cli.common import new_file
 from millis_hooks.protocol.samples import end_of_call_body
 from support.databases import url_in
 from support.stored_calls import NOW, StoredCalls
-
-pytestmark = pytest.mark.both_databases
 
 SCRIPT = str(Path(sys.executable).with_name("millis-hooks"))
 PHONE = "+14155550134"
@@ -79,7 +77,6 @@ def test_csv_has_a_row_for_each_call_the_first_received_first(run: Run, log: Sto
     assert later["duration_s"] == ""
 
 
-@pytest.mark.sqlite_only
 def test_csv_is_as_rfc_4180_has_it(run: Run, log: StoredCalls) -> None:
     log.add_call(snippet='a "b", ü')
     heads, row = run("export").stdout_bytes.removesuffix(b"\r\n").split(b"\r\n")
@@ -87,7 +84,6 @@ def test_csv_is_as_rfc_4180_has_it(run: Run, log: StoredCalls) -> None:
     assert ',"a ""b"", ü",'.encode() in row
 
 
-@pytest.mark.sqlite_only
 def test_csv_has_a_byte_order_mark_if_it_is_asked_for(run: Run, log: StoredCalls) -> None:
     log.add_call("-a")
     assert not run("export").stdout.startswith("\ufeff")
@@ -95,7 +91,6 @@ def test_csv_has_a_byte_order_mark_if_it_is_asked_for(run: Run, log: StoredCalls
     assert "--bom is for --format csv" in run("export", "--bom", "--format", "jsonl").stderr
 
 
-@pytest.mark.sqlite_only
 @pytest.mark.parametrize(
     "text",
     [
@@ -118,7 +113,6 @@ def test_what_a_spreadsheet_may_take_for_a_formula_is_guarded(text: str) -> None
     assert guarded(text) == f"'{text}"
 
 
-@pytest.mark.sqlite_only
 @pytest.mark.parametrize(
     "text", [PHONE, "+1415•••••34", SESSION, "-Ox_1-x", "-A1-Bx", "", "Hi", "a=b"]
 )
@@ -126,12 +120,12 @@ def test_numbers_ids_and_plain_words_stay_as_they_are(text: str) -> None:
     assert guarded(text) == text
 
 
-@pytest.mark.sqlite_only
 @given(st.text(alphabet="'=+-@\t\r\n 1aÄ(|\u200b＝"))
 def test_a_program_that_takes_a_leading_apostrophe_away_has_the_text(text: str) -> None:
     assert guarded(text).removeprefix("'") == text
 
 
+@pytest.mark.both_databases
 def test_jsonl_has_a_call_on_each_line_with_what_was_received(run: Run, log: StoredCalls) -> None:
     received(log, b'{"session_id": "x"}', answer=b"{}", latency_ms=1.5)
     (line,) = lines(run("export", "--format", "jsonl", "--raw").stdout)
@@ -149,6 +143,7 @@ def test_binary_bodies_are_exported_in_base64(run: Run, log: StoredCalls) -> Non
     assert line["deliveries"][0]["body_base64"] == "/wA="
 
 
+@pytest.mark.both_databases
 def test_calls_with_much_to_read_are_read_in_parts(run: Run, log: StoredCalls) -> None:
     for number in range(3):
         log.add_call(f"-{number}")
@@ -171,7 +166,6 @@ def test_secrets_are_hidden_unless_somebody_asks_for_everything(run: Run, log: S
     assert run("export", "--format", "jsonl", "--raw").stdout.count("hush") == 4
 
 
-@pytest.mark.sqlite_only
 @pytest.mark.parametrize("form", ["csv", "jsonl"])
 def test_numbers_and_words_are_hidden_as_the_settings_say(
     run: Run, log: StoredCalls, monkeypatch: pytest.MonkeyPatch, form: str
@@ -187,7 +181,6 @@ def test_numbers_and_words_are_hidden_as_the_settings_say(
     assert "+1415•••••34" in told
 
 
-@pytest.mark.sqlite_only
 def test_everything_is_for_jsonl_alone(run: Run, log: StoredCalls) -> None:
     refused = run("export", "--raw")
     assert refused.exit_code == 2
@@ -199,7 +192,6 @@ def interrupted(*_: object) -> Iterator[Any]:
     yield
 
 
-@pytest.mark.sqlite_only
 def test_a_file_is_for_its_owner_and_is_not_replaced_by_mistake(
     run: Run, log: StoredCalls, tmp_path: Path
 ) -> None:
@@ -216,28 +208,24 @@ def test_a_file_is_for_its_owner_and_is_not_replaced_by_mistake(
     assert len(lines(file.read_text())) == 2
 
 
-@pytest.mark.sqlite_only
 def test_an_export_that_was_interrupted_leaves_no_file(
     run: Run, log: StoredCalls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log.add_call()
-    monkeypatch.setattr("millis_hooks.cli.export._read", interrupted)
+    monkeypatch.setattr("millis_hooks.cli.export.read_calls", interrupted)
     stopped = run("export", "calls.csv")
     assert (stopped.exit_code, stopped.stderr) == (130, "Error: Stopped after 0 of 1.\n")
     assert list(tmp_path.glob("calls*")) == []
 
 
-@pytest.mark.sqlite_only
 def test_an_export_replaces_only_files(run: Run, log: StoredCalls, tmp_path: Path) -> None:
     assert f"{tmp_path} is not a file" in run("export", str(tmp_path), "--force").stderr
 
 
-@pytest.mark.sqlite_only
 def test_a_file_that_cannot_be_made_is_told(run: Run, log: StoredCalls) -> None:
     assert "cannot be written: No such file" in run("export", "nowhere/calls.csv").stderr
 
 
-@pytest.mark.sqlite_only
 def test_a_file_that_came_meanwhile_is_kept(tmp_path: Path) -> None:
     file = tmp_path / "calls.csv"
     with pytest.raises(BaseException, match="1"), new_file(file, force=False):
@@ -245,18 +233,18 @@ def test_a_file_that_came_meanwhile_is_kept(tmp_path: Path) -> None:
     assert [path.read_text() for path in tmp_path.iterdir()] == ["somebody else's"]
 
 
+@pytest.mark.both_databases
 def test_what_comes_later_is_not_in_it_and_what_goes_is_left_out(log: StoredCalls) -> None:
     for number in range(3):
         log.add_call(f"-{number}")
     with log.database.reader.connect() as connection:
-        chosen = choose(connection, CallFilter(range="all"), NOW)
+        selection = select_calls(connection, CallFilter(range="all"), NOW)
     log.add_call("-later")
     log.write(lambda connection: connection.execute(delete(calls).where(calls.c.id == 2)))
-    told = [call.columns["session_id"] for call in read_calls(log.database.reader, chosen.calls)]
-    assert told == ["-0", "-2"]
+    exported = read_calls(log.database.reader, selection)
+    assert [call.columns["session_id"] for call in exported] == ["-0", "-2"]
 
 
-@pytest.mark.sqlite_only
 def test_an_unknown_format_is_refused(run: Run, log: StoredCalls) -> None:
     assert "Known: csv, jsonl." in run("export", "--format", "xls").stderr
 
@@ -315,7 +303,6 @@ def test_calls_that_go_on_are_exported_too(run: Run, log: StoredCalls) -> None:
     assert len(table(run("export").stdout_bytes)) == 1
 
 
-@pytest.mark.sqlite_only
 @pytest.mark.parametrize(
     ("options", "told"),
     [
@@ -333,7 +320,6 @@ def test_a_filter_that_means_nothing_is_refused(
     assert told in refused.stderr
 
 
-@pytest.mark.sqlite_only
 @pytest.mark.parametrize("form", ["csv", "jsonl"])
 def test_a_terminal_obeys_nothing_that_a_caller_said(
     log: StoredCalls, tmp_path: Path, form: str

@@ -16,16 +16,12 @@ from millis_hooks.call_log.deliveries import Delivery
 from millis_hooks.call_log.processing import Processor
 from millis_hooks.call_log.search import call_search
 from millis_hooks.call_log.tables import calls, deliveries, handler_runs, inbox, metadata
-from millis_hooks.call_log.upkeep import forget as forgetting
 from millis_hooks.call_log.upkeep import removal
-from millis_hooks.call_log.upkeep.forget import Found
-from millis_hooks.call_log.upkeep.removal import Removal, writing_by
+from millis_hooks.call_log.upkeep.removal import Matches, Removal, writing_by
 from millis_hooks.cli.commands import app
 from millis_hooks.protocol.samples import OWN_PHONE, end_of_call_body, prefetch_query
 from support.databases import url_in
 from support.storage import ended, opened, prefetched, rows, writing
-
-pytestmark = pytest.mark.both_databases
 
 DIGITS = "4930901820"
 NUMBER, OTHER = f"+{DIGITS}", "+33142685300"
@@ -77,12 +73,12 @@ def of_nobody(delivery: Delivery) -> Delivery:
     return delivery._replace(session_id=None)
 
 
-def find(database: Database, number: str = NUMBER) -> Found:
-    return forgetting.find_number(database.reader, number)
+def find(database: Database, number: str = NUMBER) -> Matches:
+    return removal.find_number(database.reader, number)
 
 
-def forget(database: Database, found: Found) -> Removal:
-    return sum(forgetting.forget(writing_by(database.writer), found), Removal())
+def forget(database: Database, found: Matches) -> Removal:
+    return sum(removal.forget(writing_by(database.writer), found), Removal())
 
 
 def everything(database: Database) -> str:
@@ -107,7 +103,7 @@ def in_file(database: Database, wanted: str) -> bool:
 @pytest.mark.parametrize("spelling", [NUMBER, DIGITS, "+49 (30) 90-18/20", " +49.30.901820 "])
 def test_a_number_is_found_in_any_spelling(database: Database, spelling: str) -> None:
     receive(database, *whole_call("-s1", NUMBER), *whole_call("-s2", OTHER))
-    assert forgetting.is_number(spelling)
+    assert removal.is_number(spelling)
     assert find(database, spelling).session_ids == ("-s1",)
 
 
@@ -128,6 +124,7 @@ def test_a_prefetch_that_names_the_number_is_found(database: Database, query: st
     assert find(database).session_ids == ("-s1",)
 
 
+@pytest.mark.both_databases
 def test_what_belongs_to_no_session_is_found_by_its_text(database: Database) -> None:
     unread = f'{{"from": "{NUMBER}"'.encode()
     receive(
@@ -137,11 +134,12 @@ def test_what_belongs_to_no_session_is_found_by_its_text(database: Database) -> 
         of_nobody(prefetched("", f"from={NUMBER}")),
     )
     found = find(database)
-    assert found == Found((), (1, 3))
+    assert found == Matches((), (1, 3))
     assert forget(database, found) == Removal(deliveries=2)
     assert [row.id for row in rows(database, deliveries)] == [2]
 
 
+@pytest.mark.both_databases
 def test_metadata_that_names_the_number_finds_its_call(database: Database) -> None:
     sent = end_of_call_body(
         session_id="-s1", from_phone=None, to_phone=None, metadata={"callback": NUMBER}
@@ -150,6 +148,7 @@ def test_metadata_that_names_the_number_finds_its_call(database: Database) -> No
     assert find(database).session_ids == ("-s1",)
 
 
+@pytest.mark.both_databases
 def test_nothing_of_the_number_is_left_in_any_table(database: Database) -> None:
     receive(
         database,
@@ -161,7 +160,7 @@ def test_nothing_of_the_number_is_left_in_any_table(database: Database) -> None:
     end_runs(database)
     assert DIGITS in everything(database)
     found = find(database)
-    planned = forgetting.plan(database.reader, found)
+    planned = removal.plan_forgetting(database.reader, found)
     assert forget(database, found) == planned == Removal(2, 4, 2, 2)
     assert not [gone for gone in (DIGITS, WORD, "-s1", "-s3") if gone in everything(database)]
     assert [call.session_id for call in rows(database, calls)] == ["-s2"]
@@ -172,7 +171,6 @@ def end_runs(database: Database) -> None:
         connection.execute(update(handler_runs).values(state="succeeded"))
 
 
-@pytest.mark.sqlite_only
 def test_nothing_of_it_is_left_in_the_file(database: Database) -> None:
     with database.writer.begin() as connection:
         connection.execute(text("PRAGMA secure_delete=OFF"))
@@ -196,7 +194,6 @@ def indexed(database: Database) -> str:
         return b"".join(pages).decode("utf-8", "replace")
 
 
-@pytest.mark.sqlite_only
 def test_a_search_still_finds_the_others(database: Database) -> None:
     receive(database, *whole_call("-s1", NUMBER, "Bonjour"), *whole_call("-s2", OTHER, "Bonsoir"))
     forget(database, find(database))
@@ -209,7 +206,6 @@ def test_a_search_still_finds_the_others(database: Database) -> None:
         connection.exec_driver_sql("SELECT 1")
 
 
-@pytest.mark.sqlite_only
 def test_the_wal_cannot_be_emptied_while_somebody_reads_from_it(database: Database) -> None:
     receive(database, *whole_call("-s1", NUMBER))
     with database.reader.connect() as connection:
@@ -219,21 +215,21 @@ def test_the_wal_cannot_be_emptied_while_somebody_reads_from_it(database: Databa
     assert removal.empty_wal(database.writer)
 
 
+@pytest.mark.both_databases
 def test_other_sessions_in_which_it_is_spoken_of_are_named(database: Database) -> None:
     receive(
         database, *whole_call("-s1", NUMBER), *whole_call("-s2", OTHER, f"Call {DIGITS} instead.")
     )
     found = find(database)
     assert found.session_ids == ("-s1",)
-    assert forgetting.mentions(database.reader, NUMBER, found) == ("-s2",)
+    assert removal.mentions(database.reader, NUMBER, found) == ("-s2",)
 
 
 @pytest.mark.parametrize("who", ["-s1", "12345", "", "+", "4930x901820"])
 def test_a_text_that_is_not_a_number_is_reported(who: str) -> None:
-    assert not forgetting.is_number(who)
+    assert not removal.is_number(who)
 
 
-@pytest.mark.sqlite_only
 def test_a_session_is_forgotten_by_its_id(database: Database, run: Run) -> None:
     receive(database, *whole_call("-s1", NUMBER, WORD), *whole_call("-s2", NUMBER))
     result = run("-s1", "--yes")
@@ -243,6 +239,7 @@ def test_a_session_is_forgotten_by_its_id(database: Database, run: Run) -> None:
     assert not in_file(database, WORD)
 
 
+@pytest.mark.both_databases
 def test_a_dry_run_lists_what_would_go(database: Database, run: Run) -> None:
     receive(database, *whole_call("-s1", NUMBER), *whole_call("-s2", OTHER, f"It is {DIGITS}."))
     result = run(NUMBER, "--dry-run")
@@ -269,7 +266,6 @@ def test_a_delivery_that_is_not_processed_stays_and_is_told(database: Database, 
     assert len(rows(database, deliveries)) == 1
 
 
-@pytest.mark.sqlite_only
 def test_what_an_interrupted_command_left_in_the_file_a_vacuum_removes(
     database: Database, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -288,7 +284,6 @@ def test_what_an_interrupted_command_left_in_the_file_a_vacuum_removes(
     assert WORD[1:3] not in indexed(database)
 
 
-@pytest.mark.sqlite_only
 def test_what_the_service_may_remember_and_the_file_may_keep_is_told(
     database: Database, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -303,7 +298,6 @@ def test_what_the_service_may_remember_and_the_file_may_keep_is_told(
     assert "the -wal file keeps old pages" in told
 
 
-@pytest.mark.sqlite_only
 def test_where_rehearsals_are_kept_is_told(database: Database, run: Run) -> None:
     assert "rehearsed" not in run(NUMBER, "--yes").stderr
     file = database.path.with_name(f"{database.path.stem}-sandbox.db")

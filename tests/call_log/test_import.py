@@ -39,8 +39,6 @@ from millis_hooks.protocol.samples import VINTAGES, end_of_call_body, prefetch_q
 from support.databases import url_in
 from support.storage import NOW, ended, opened, prefetched, rows, writing
 
-pytestmark = pytest.mark.both_databases
-
 SCRIPT = str(Path(sys.executable).with_name("millis-hooks"))
 #: What a log says of itself and not of its calls.
 OWN = {"id", "delivery_id", "call_id", "unhandled", "imported"}
@@ -126,6 +124,7 @@ def entry(session_id: str = "-m1", **fields: Any) -> dict[str, Any]:
     return call | fields
 
 
+@pytest.mark.both_databases
 def test_what_went_out_comes_back_as_it_was(run: Run, log: Database, tmp_path: Path) -> None:
     batch = of_every_kind()
     imported = run("import", str(exported(tmp_path, batch)))
@@ -138,6 +137,7 @@ def test_what_went_out_comes_back_as_it_was(run: Run, log: Database, tmp_path: P
     assert rows(log, inbox) == []
 
 
+@pytest.mark.both_databases
 def test_a_second_time_brings_nothing(run: Run, log: Database, tmp_path: Path) -> None:
     file = exported(tmp_path, of_every_kind())
     run("import", str(file))
@@ -185,16 +185,14 @@ main()
 """
 
 
-def test_an_import_that_was_killed_goes_on(log: Database, tmp_path: Path) -> None:
+def test_an_import_that_was_killed_goes_on(run: Run, log: Database, tmp_path: Path) -> None:
     batch = [ended(f"-{n}", at=NOW + timedelta(seconds=n)) for n in range(40)]
     file = exported(tmp_path, batch)
     env = {"MILLIS_HOOKS_DATABASE_URL": str(log.url)}
     killed = subprocess.run([sys.executable, "-c", KILLED, "import", str(file)], env=env)
     assert killed.returncode == -signal.SIGKILL
     assert len(rows(log, deliveries)) == 20
-    assert (
-        subprocess.run([SCRIPT, "import", str(file)], env=env, capture_output=True).returncode == 0
-    )
+    assert run("import", str(file)).exit_code == 0
     with writing(log) as writer:  # what was stored and not processed is for the service to do
         while Processor(log, writer, runs_for=lambda call: ()).process_chunk():
             pass
@@ -237,6 +235,7 @@ def test_an_entry_without_a_time_is_of_now(run: Run, log: Database, when: dict[s
     assert before <= call.received_at <= datetime.now(UTC)
 
 
+@pytest.mark.both_databases
 def test_an_entry_of_a_call_that_came_by_webhook_adds_to_it(run: Run, log: Database) -> None:
     with writing(log) as writer:
         batch = [ended("-m1", end_of_call_body(session_id="-m1", duration_s=7))]
@@ -306,6 +305,7 @@ def test_of_another_format_or_masked_is_refused(run: Run) -> None:
     assert "line 2: it is masked; export with --raw what is to be imported" in told
 
 
+@pytest.mark.both_databases
 def test_text_that_no_database_takes_is_cleaned(run: Run, log: Database) -> None:
     typed = delivered(session_id="a\0b", reason="\ud800", body_text="{}")
     assert run("import", "-", typed=typed).exit_code == 0

@@ -18,7 +18,8 @@ from sqlalchemy.exc import OperationalError
 
 from millis_hooks.call_log import database as database_module
 from millis_hooks.call_log import locks
-from millis_hooks.call_log.database import Database, is_locked
+from millis_hooks.call_log.database import Database
+from millis_hooks.call_log.dialects import is_locked
 from millis_hooks.call_log.locks import LockedConnection
 from millis_hooks.call_log.upkeep.removal import empty_wal
 from millis_hooks.call_log.upkeep.vacuum import vacuum

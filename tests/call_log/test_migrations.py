@@ -67,11 +67,11 @@ def test_a_new_log_has_the_newest_version_and_is_not_upgraded(tmp_path: Path) ->
 def test_a_new_log_and_one_that_is_up_to_date_open_without_alembic(tmp_path: Path) -> None:
     probe = (
         "import sys; from millis_hooks.call_log import CallLog; "
-        f"CallLog({url_in(tmp_path)!r}).close(); print('alembic' in sys.modules)"
+        f"[CallLog({url_in(tmp_path)!r}).close() for _ in range(2)]; "
+        "print('alembic' in sys.modules)"
     )
-    opening = [sys.executable, "-c", probe]
-    found = [subprocess.run(opening, capture_output=True, text=True).stdout for _ in range(2)]
-    assert found == ["False\n", "False\n"]
+    opened_twice = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True)
+    assert opened_twice.stdout == "False\n"
 
 
 def test_migrating_again_changes_nothing(tmp_path: Path) -> None:
@@ -84,14 +84,14 @@ def test_migrating_again_changes_nothing(tmp_path: Path) -> None:
 
 def test_several_processes_may_prepare_one_log_at_once(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
-    ready = context.Barrier(3)
+    ready = context.Barrier(2)
     arguments = (url_in(tmp_path), ready)
-    processes = [context.Process(target=prepare, args=arguments) for _ in range(3)]
+    processes = [context.Process(target=prepare, args=arguments) for _ in range(2)]
     for process in processes:
         process.start()
     for process in processes:
         process.join(30)
-    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert [process.exitcode for process in processes] == [0, 0]
     with opened(tmp_path) as database:
         assert inspect(database.reader).has_table("calls")
 

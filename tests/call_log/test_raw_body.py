@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from array import array
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -14,8 +15,8 @@ from sqlalchemy import event, text
 
 from millis_hooks.call_log.deliveries import Delivery, insert_deliveries
 from millis_hooks.call_log.raw_body import MARK, pack, storable, unpack
-from millis_hooks.call_log.transfer.export import read_calls
-from millis_hooks.call_log.upkeep.housekeeping import Housekeeper
+from millis_hooks.call_log.transfer.export import Selection, read_calls
+from millis_hooks.call_log.upkeep.retention import Housekeeper
 from millis_hooks.call_log.upkeep.vacuum import pack_older
 from millis_hooks.protocol.samples import end_of_call_body
 from support.storage import writing
@@ -75,8 +76,9 @@ def test_an_export_reads_at_once_what_fits_into_memory_unpacked(
         reads.append(statement)
 
     event.listen(stored.database.reader, "before_cursor_execute", note)
-    told = list(read_calls(stored.database.reader, ids, with_deliveries=True))
-    assert [len(delivery.body) for call in told for delivery in call.deliveries] == [
+    selection = Selection(array("q", ids), array("q"))
+    exported = list(read_calls(stored.database.reader, selection, with_deliveries=True))
+    assert [len(delivery.body) for call in exported for delivery in call.deliveries] == [
         len(BODY) * 200
     ] * 2
     assert sum("deliveries.answer" in statement for statement in reads) == 2

@@ -224,7 +224,7 @@ def test_prune_refuses_while_the_clock_may_be_wrong(run: Run, tmp_path: Path) ->
     ("command", "work", "done", "told"),
     [
         (["prune"], "call_log.upkeep.retention.prune", Removal(calls=1), "1 call"),
-        (["forget", "-old"], "call_log.upkeep.forget.forget", Removal(calls=1), "1 call"),
+        (["forget", "-old"], "call_log.upkeep.removal.forget", Removal(calls=1), "1 call"),
         (["replay", "--status", "failed"], "cli.runs.replay_batch", Replayed(1), "1 queued"),
     ],
 )

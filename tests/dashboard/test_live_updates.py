@@ -321,4 +321,4 @@ def test_a_call_that_another_process_received_is_told(tmp_path: Path) -> None:
         next_event(stream)
         another.deliver("-s1")
         # By name if the first happens to process it.
-        assert next_event(stream).startswith(("event: refresh", "event: ended"))
+        assert next_event(stream).startswith(("event: started", "event: ended"))

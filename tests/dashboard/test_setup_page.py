@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import insert, select
 from typer.testing import CliRunner
 
-from millis_hooks.call_log.tables import audit_log, rejection_counts
+from millis_hooks.call_log.tables import audit_log, rejections
 from millis_hooks.checks import CheckResult, bad, ok, warn
 from millis_hooks.cli.commands import app
 from millis_hooks.dashboard import ConnectionTest, Setup
@@ -257,14 +257,12 @@ def test_only_millis_makes_it_connected(site: Site) -> None:
 
 
 def test_refused_requests_are_counted_by_reason(site: Site) -> None:
-    row = {"webhook": "prefetch", "status_code": 401, "reason": HOSTILE, "times": 1200}
-    moments = {"first_at": NOW, "last_at": NOW}
-    site.stored.write(
-        lambda connection: connection.execute(insert(rejection_counts), row | moments)
-    )
-    assert shown(site)["received"]["rejected_count"] == 1200
+    row = {"webhook": "prefetch", "status_code": 401, "reason": HOSTILE, "received_at": NOW}
+    row |= {"method": "GET", "query": "", "headers": "[]"}
+    site.stored.write(lambda connection: connection.execute(insert(rejections), [row] * 12))
+    assert shown(site)["received"]["rejected_count"] == 12
     page = site.page("/setup")
-    assert "1,200 ×" in page.text
+    assert "12 ×" in page.text
     assert not page.all("img")
 
 

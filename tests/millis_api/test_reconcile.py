@@ -32,7 +32,7 @@ from millis_hooks.call_log.tables import (
     outbound_calls,
     reconciled,
 )
-from millis_hooks.call_log.upkeep.forget import find_session, forget
+from millis_hooks.call_log.upkeep.removal import find_session, forget
 from millis_hooks.call_log.writer import Writer
 from millis_hooks.cli.commands import app
 from millis_hooks.exceptions import (

@@ -17,7 +17,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanContext
 
 from millis_hooks import ConfigError, PrefetchRequest
-from millis_hooks.call_log.transfer.lines import call_line, read_call_line
+from millis_hooks.call_log.transfer.export import call_line
+from millis_hooks.call_log.transfer.import_ import read_call_line
 from millis_hooks.exceptions import PayloadError
 from millis_hooks.observability.log_records import trace_id
 from millis_hooks.observability.tracing import Tracing
@@ -216,7 +217,6 @@ print([name for name in sys.modules if name.startswith("opentelemetry")])
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.both_databases
 def test_an_exported_call_keeps_its_trace_when_it_is_imported() -> None:
     stored = ended("-s1", trace=SENT)
     line = b"".join(call_line({}, [stored], masked=False))

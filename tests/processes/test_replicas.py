@@ -101,11 +101,11 @@ def test_replicas_may_start_at_once_on_a_new_database(tmp_path: Path) -> None:
 
 def test_two_replicas_share_the_runs_and_do_each_once(tmp_path: Path) -> None:
     site = Site(tmp_path, WORK)  # as above
-    sessions = [f"-{number}" for number in range(100)]
+    sessions = [f"-{number}" for number in range(30)]
     with site.serving() as one, site.serving() as other:
         for number, session_id in enumerate(sessions):
             (one if number % 2 else other).deliver(session_id)
-        eventually(lambda: site.noted("ended").total() == 100)
+        eventually(lambda: site.noted("ended").total() == 30)
         one.stop()
         other.stop()
     check_each_is_handled(site, once=True)
@@ -121,9 +121,9 @@ def test_when_one_is_killed_the_other_finishes_its_runs(site: Site) -> None:
         one.under_fire(clients=2),
         other.under_fire(clients=2),
     ):
-        eventually(lambda: site.has_acknowledged(100) and site.noted("ended"))
+        eventually(lambda: site.has_acknowledged(30) and site.noted("ended"))
         one.kill()
-        goal = len(site.acknowledged) + 50
+        goal = len(site.acknowledged) + 20
         eventually(lambda: site.has_acknowledged(goal))
         other.stop()
     site.finish()
@@ -148,10 +148,10 @@ def test_the_run_of_a_killed_replica_is_begun_again_by_the_other(
 
 def test_replicas_that_are_stopped_one_after_the_other_lose_nothing(site: Site) -> None:
     with site.serving() as first, first.under_fire(clients=2), site.serving() as second:
-        eventually(lambda: site.has_acknowledged(50))
+        eventually(lambda: site.has_acknowledged(20))
         with second.under_fire(clients=2):
             first.stop()
-            goal = len(site.acknowledged) + 50
+            goal = len(site.acknowledged) + 20
             eventually(lambda: site.has_acknowledged(goal))
             second.stop()
     site.finish()
@@ -160,8 +160,7 @@ def test_replicas_that_are_stopped_one_after_the_other_lose_nothing(site: Site) 
         assert rows(database, runners) == []
 
 
-@pytest.mark.parametrize("mode", ["fast", "immediate"])
-def test_calls_outlive_a_server_that_is_restarted_under_load(tmp_path: Path, mode: str) -> None:
+def test_calls_outlive_a_server_that_is_restarted_under_load(tmp_path: Path) -> None:
     try:
         postgres = Postgres()
     except postgres_server.NoServerError as error:
@@ -175,10 +174,10 @@ def test_calls_outlive_a_server_that_is_restarted_under_load(tmp_path: Path, mod
             one.under_fire(clients=2),
             other.under_fire(clients=2),
         ):
-            eventually(lambda: site.has_acknowledged(50))
-            postgres.stop(mode)
+            eventually(lambda: site.has_acknowledged(20))
+            postgres.stop("immediate")
             postgres.start()
-            goal = len(site.acknowledged) + 50
+            goal = len(site.acknowledged) + 20
             eventually(lambda: site.has_acknowledged(goal))
             one.stop()
             other.stop()

@@ -168,7 +168,6 @@ _EMPTY_IT = "; ".join(
     [
         *(f"DELETE FROM {table.name}" for table in reversed(metadata.sorted_tables)),
         "DELETE FROM call_search",
-        "DELETE FROM writers",
         "SELECT setval(oid::regclass, 1, false) FROM pg_class WHERE relkind = 'S'",
     ]
 )

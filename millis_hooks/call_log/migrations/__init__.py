@@ -11,8 +11,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ...exceptions import StorageError
 from ..database import VERSION_TABLE as VERSION_TABLE
-from ..database import Database, describe, is_file, is_locked
-from ..dialects import is_postgresql
+from ..database import Database, is_file
+from ..dialects import describe, is_locked, is_postgresql
 from ..search import CREATE_CALL_SEARCH, MERGE_SELDOM
 from ..tables import metadata
 
@@ -97,7 +97,7 @@ def _create(connection: Connection) -> None:
 def create_tables(connection: Connection) -> None:
     """Create everything but the table of the version, in a database that has none of it."""
     if is_postgresql(connection):
-        from ..postgres_schema import create_schema
+        from ..postgres import create_schema
 
         create_schema(connection)
         return

@@ -28,13 +28,11 @@ from sqlalchemy import (
 from sqlalchemy.exc import SQLAlchemyError
 
 from ...exceptions import StorageError
-from ..database import describe
+from ..dialects import describe
 from ..drift import DriftReport, drift_report
 from ..raw_body import length_of
 from ..rejections import (
-    RejectionCount,
     StoredRejection,
-    count_rejections,
     find_rejection,
     list_rejections,
 )
@@ -268,11 +266,6 @@ class Queries:
         """Return one refused request, or None."""
         with self._reading() as connection:
             return find_rejection(connection, rejection_id)
-
-    def rejection_counts(self) -> tuple[RejectionCount, ...]:
-        """Count the requests that were ever refused, by reason, the last refused first."""
-        with self._reading() as connection:
-            return count_rejections(connection)
 
     def unparsed_count(self) -> int:
         """Count the deliveries that could not be read, up to 10,000."""

@@ -20,7 +20,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from ...exceptions import StorageError
-from ..database import describe
+from ..dialects import describe
 from ..sanitize import clean_text
 from .buckets import Interval, cut, interval_for
 from .tally import (

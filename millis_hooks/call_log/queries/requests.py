@@ -44,7 +44,7 @@ class ListedRequest:
     """A request as a list shows it; `id` is that of a delivery or of a rejection.
 
     `bytes` are those of the body, of a prefetch those of its query; a rejection has those that its
-    sender said it has, and may stand for `times` requests.
+    sender said it has.
     """
 
     origin: _Origin
@@ -59,7 +59,6 @@ class ListedRequest:
     bytes: int | None
     session_id: str | None
     source: str | None
-    times: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +156,6 @@ def _delivered(wanted: RequestFilter, stretch: _Stretch) -> Select[Any]:
         func.coalesce(func.nullif(length_of(d.body), 0), func.length(d.query), 0).label("bytes"),
         d.session_id,
         d.source,
-        literal(1).label("times"),
     )
     conditions = [*_in_time(wanted, at), *stretch.holds(1, at, d.id)]
     if wanted.kind is not None:
@@ -190,7 +188,6 @@ def _refused(wanted: RequestFilter, stretch: _Stretch) -> Select[Any]:
         r.body_bytes.label("bytes"),
         null().label("session_id"),
         null().label("source"),
-        r.times,
     )
     conditions = [*_in_time(wanted, r.received_at), *stretch.holds(0, r.received_at, r.id)]
     if wanted.kind is not None:

@@ -1,6 +1,6 @@
 """Exports calls as CSV or JSON lines, with the masking policy applied.
 
-The calls are chosen at once, in one look at the log: calls that arrive later are not among them.
+The calls are selected at once: calls that arrive later are not among them.
 Each is then read in its turn, the first received first, so no write waits for an export, and memory
 holds one number for each call (8 bytes) and a handful of calls.
 
@@ -13,6 +13,26 @@ letters, digits, `-` and `_`) stay as they are, because programs look them up an
 formula: `-Ox1demo` stays, `-1+1|cmd` and `-A1-B2`, which names cells, do not. A text that begins
 with an apostrophe gets one more, so a program that removes one from every such text has what the
 call log has.
+
+JSON lines have one call each. A line is an object: `format` is `millis-hooks-call/1`, then come the
+columns of `calls` (times in ISO 8601, UTC), and `deliveries` holds each request as it was stored,
+the first one first:
+
+    kind            prefetch | end_of_call
+    session_id, received_at, outcome, reason, status_code, latency_ms, content_type, query
+    body_text       the bytes received where they are UTF-8, verbatim; else
+    body_base64     the bytes received
+    answer_text     the bytes we answered with where they are UTF-8; else
+    answer_base64   the bytes we answered with; neither of the two where there are none
+    redacted        true where numbers and words were masked before they were stored
+    source          who sent it, unless Millis did
+    dry_run         true where handlers were asked to do nothing in earnest
+    trace           its context as W3C writes it, where calls are traced
+
+A line whose `session_id` is null holds a delivery that belongs to no call. `masked` is true where
+the line was made without `--raw`: something in it may be hidden, and it cannot be imported. The
+columns are for other programs: an import takes `deliveries` and derives them again. What handlers
+did is not in it.
 """
 
 from __future__ import annotations
@@ -21,23 +41,17 @@ import csv
 import io
 import re
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from base64 import b64encode
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from io import BytesIO
-from typing import Any, BinaryIO, Literal, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple, TypeAlias
 
-from sqlalchemy import (
-    Column,
-    ColumnElement,
-    Connection,
-    Engine,
-    exists,
-    func,
-    or_,
-    select,
-)
+from pydantic_core import to_json
+from sqlalchemy import ColumnElement, Connection, Engine, exists, func, or_, select
 
 from ...masking.policy import MaskPolicy
 from ..deliveries import Delivery
@@ -45,12 +59,15 @@ from ..queries.filters import CallFilter, is_overdue, wishes, within
 from ..raw_body import length_of
 from ..redaction import masked_columns, masked_delivery
 from ..tables import calls, deliveries
-from .lines import call_line
 
-#: What is told of a call: its columns, without what is said of this log alone.
+if TYPE_CHECKING:
+    from _csv import Writer as CsvWriter
+
+#: The columns of an exported call, without those that concern this log alone.
 COLUMNS = tuple(
     column for column in calls.c if column.name not in {"id", "delivery_id", "unhandled"}
 )
+FORMAT = "millis-hooks-call/1"
 
 #: Plain text: SQLAlchemy has a kind of its own, which is slow to write as JSON.
 _NAMES = tuple(str(column.name) for column in COLUMNS)
@@ -61,78 +78,74 @@ _BYTES = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
-    """Numbers of rows: of `calls`, and of the `deliveries` that belong to no call."""
+class Selection:
+    """Ids: of `calls`, and of the `deliveries` that belong to no call."""
 
     calls: array[int]
     loose: array[int]
 
 
-class Told(NamedTuple):
-    """What is told of a call: `COLUMNS` by name, and its deliveries where they were asked for."""
+class ExportedCall(NamedTuple):
+    """`COLUMNS` of a call by name, and its deliveries where they were asked for."""
 
     columns: Mapping[str, Any]
     deliveries: Sequence[Delivery] = ()
 
 
-def choose(
-    connection: Connection, wanted: CallFilter, now: datetime, *, with_loose: bool = False
-) -> Chosen:
-    """Choose the calls that are wanted, those that go on among them.
+def select_calls(
+    connection: Connection, filters: CallFilter, now: datetime, *, with_loose: bool = False
+) -> Selection:
+    """Select the calls that the filters let through, those in progress among them.
 
-    `with_loose` also chooses what belongs to no call, where all calls are wanted.
+    `with_loose` also selects the deliveries that belong to no call, if no call is left out.
     """
     by_time = select(calls.c.id).order_by(calls.c.received_at, calls.c.id)
-    found = connection.scalars(by_time.where(*_conditions(wanted, now)))
+    call_ids = connection.scalars(by_time.where(*_conditions(filters, now)))
     of_a_call = exists().where(calls.c.session_id == deliveries.c.session_id)
     apart = or_(deliveries.c.session_id.is_(None), ~of_a_call)
     loose = select(deliveries.c.id).where(apart).order_by(deliveries.c.id)
-    is_all = with_loose and wanted == CallFilter(range="all")
-    return Chosen(array("q", found), array("q", connection.scalars(loose) if is_all else ()))
+    is_all = with_loose and filters == CallFilter(range="all")
+    return Selection(array("q", call_ids), array("q", connection.scalars(loose) if is_all else ()))
 
 
-def _conditions(wanted: CallFilter, now: datetime) -> Iterator[ColumnElement[bool]]:
-    yield from within(*wanted.period(now))
-    if wanted.outcome == "lost":
+def _conditions(filters: CallFilter, now: datetime) -> Iterator[ColumnElement[bool]]:
+    yield from within(*filters.period(now))
+    if filters.outcome == "lost":
         yield is_overdue(now)
-    for wish in wishes(wanted):
+    for wish in wishes(filters):
         # All calls are looked at, so what is searched for is better looked up once for all.
         searched = wish.ids if wish.search is not None else None
         yield wish.where if searched is None else calls.c.id.in_(searched)
 
 
 def read_calls(
-    engine: Engine, ids: Sequence[int], *, with_deliveries: bool = False
-) -> Iterator[Told]:
-    """Read these calls; one that is gone meanwhile is left out.
+    engine: Engine, selection: Selection, *, with_deliveries: bool = False
+) -> Iterator[ExportedCall]:
+    """Read the selected calls and deliveries; what is gone meanwhile is left out.
 
-    Deliveries are in the order they were stored in.
+    Deliveries are in the order they were stored in, and those of no call come last, each as a call
+    of which nothing is known.
     """
-    for start in range(0, len(ids), _CALLS):
-        part = ids[start : start + _CALLS]
+    for start in range(0, len(selection.calls), _CALLS):
+        part = selection.calls[start : start + _CALLS]
         with engine.connect() as connection:
             rows = connection.execute(select(calls.c.id, *COLUMNS).where(calls.c.id.in_(part)))
-            found = {id_: columns for id_, *columns in rows}
-        told = [Told(dict(zip(_NAMES, found[id_], strict=True))) for id_ in part if id_ in found]
-        yield from _with_deliveries(engine, told) if with_deliveries else told
-
-
-def read_loose(engine: Engine, ids: Sequence[int]) -> Iterator[Told]:
-    """Read these deliveries, each as if of a call of which nothing is known."""
-    nothing = dict.fromkeys(_NAMES)
-    for id_ in ids:
+            by_id = {id_: dict(zip(_NAMES, columns, strict=True)) for id_, *columns in rows}
+        read = [by_id[id_] for id_ in part if id_ in by_id]
+        yield from _with_deliveries(engine, read) if with_deliveries else map(ExportedCall, read)
+    for id_ in selection.loose:
         one = select(*_AS_STORED).where(deliveries.c.id == id_)
         with engine.connect() as connection:
             row = connection.execute(one).one_or_none()
         if row is not None:
-            yield Told(nothing, [Delivery(*row)])
+            yield ExportedCall(dict.fromkeys(_NAMES), [Delivery(*row)])
 
 
-def _with_deliveries(engine: Engine, told: Sequence[Told]) -> Iterator[Told]:
-    columns = {call.columns["session_id"]: call.columns for call in told}
-    for sessions in _by_size(engine, list(columns)):
+def _with_deliveries(engine: Engine, read: Sequence[Mapping[str, Any]]) -> Iterator[ExportedCall]:
+    by_session = {columns["session_id"]: columns for columns in read}
+    for sessions in _by_size(engine, list(by_session)):
         rows = _deliveries_of(engine, sessions)
-        yield from (Told(columns[session], rows.get(session, ())) for session in sessions)
+        yield from (ExportedCall(by_session[each], rows.get(each, ())) for each in sessions)
 
 
 def _by_size(engine: Engine, sessions: Sequence[str]) -> Iterator[list[str]]:
@@ -155,12 +168,12 @@ def _by_size(engine: Engine, sessions: Sequence[str]) -> Iterator[list[str]]:
 
 def _deliveries_of(engine: Engine, sessions: Sequence[str]) -> dict[str, list[Delivery]]:
     of_these = select(*_AS_STORED).where(deliveries.c.session_id.in_(sessions))
-    found: dict[str, list[Delivery]] = {}
+    by_session: dict[str, list[Delivery]] = {}
     with engine.connect() as connection:
         for row in connection.execute(of_these.order_by(deliveries.c.id)):
             delivery = Delivery(*row)
-            found.setdefault(str(delivery.session_id), []).append(delivery)
-    return found
+            by_session.setdefault(str(delivery.session_id), []).append(delivery)
+    return by_session
 
 
 _MAY_BE_FORMULA = re.compile(r"['\t\r\n]|[\s\x00-\x20\x7f-\xa0\u200b-\u200f\ufeff]*[=+\-@＝＋－＠]")
@@ -187,68 +200,67 @@ def cell(value: object) -> object:
     return value
 
 
-class CsvRows:
-    """Writes rows of CSV."""
-
-    def __init__(self, to: BinaryIO, columns: Sequence[Column[Any]]) -> None:
-        self._text = io.TextIOWrapper(to, encoding="utf-8", newline="")
-        self._rows = csv.writer(self._text)
-        self._rows.writerow([column.name for column in columns])
-
-    def write(self, values: Iterable[object]) -> None:
-        self._rows.writerow(map(cell, values))
-
-    def close(self) -> None:
-        self._text.detach()
-
-
 Format: TypeAlias = Literal["csv", "jsonl"]
 
 
-class _Export(Protocol):
-    def write(self, told: Told) -> None: ...
-
-    def close(self) -> None: ...
-
-
 @contextmanager
-def writing(to: BinaryIO, format_: Format, policy: MaskPolicy | None) -> Iterator[_Export]:
-    """Write calls into a file, which is complete at the end of the block unless it raises.
+def writing(
+    to: BinaryIO, format_: Format, policy: MaskPolicy | None
+) -> Iterator[Callable[[ExportedCall], None]]:
+    """Yield what writes a call into a file, which is complete at the end of the block.
 
     JSON lines need deliveries, and hide nothing where there is no policy.
     """
-    export = _Lines(to, policy) if format_ == "jsonl" else _Table(to, policy)
+    if format_ == "jsonl":
+        yield partial(_write_line, to, policy)
+        to.flush()
+        return
+    text = io.TextIOWrapper(to, encoding="utf-8", newline="")
+    rows = csv.writer(text)
+    rows.writerow(_NAMES)
     try:
-        yield export
+        yield partial(_write_row, rows, policy or MaskPolicy())
     finally:
-        export.close()
+        text.detach()
 
 
-class _Table:
-    def __init__(self, to: BinaryIO, policy: MaskPolicy | None) -> None:
-        self._rows = CsvRows(to, COLUMNS)
-        self._policy = policy or MaskPolicy()
-        self.close = self._rows.close
-
-    def write(self, told: Told) -> None:
-        self._rows.write(masked_columns(told.columns, self._policy).values())
+def _write_row(rows: CsvWriter, policy: MaskPolicy, call: ExportedCall) -> None:
+    rows.writerow(map(cell, masked_columns(call.columns, policy).values()))
 
 
-class _Lines:
-    def __init__(self, to: BinaryIO, policy: MaskPolicy | None) -> None:
-        self._to = to
-        self._policy = policy
+def _write_line(to: BinaryIO, policy: MaskPolicy | None, call: ExportedCall) -> None:
+    columns, stored = call
+    if policy is not None:
+        columns = masked_columns(columns, policy)
+        stored = [masked_delivery(delivery, policy) for delivery in stored]
+    for piece in call_line(columns, stored, masked=policy is not None):
+        to.write(piece)
 
-    def write(self, told: Told) -> None:
-        columns, deliveries = told
-        if (policy := self._policy) is not None:
-            columns = masked_columns(columns, policy)
-            deliveries = [masked_delivery(delivery, policy) for delivery in deliveries]
-        for piece in call_line(columns, deliveries, masked=policy is not None):
-            self._to.write(piece)
 
-    def close(self) -> None:
-        self._to.flush()
+def call_line(
+    columns: Mapping[str, Any], stored: Iterable[Delivery], *, masked: bool
+) -> Iterator[bytes]:
+    """Return a call's line in pieces, the last of which ends it."""
+    yield to_json({"format": FORMAT, **columns, "masked": masked})[:-1] + b',"deliveries":['
+    for number, delivery in enumerate(stored):
+        yield (b"," if number else b"") + to_json(_object(delivery))
+    yield b"]}\n"
+
+
+def _object(delivery: Delivery) -> dict[str, object]:
+    fields: dict[str, object] = delivery._asdict()
+    del fields["imported"]  # that is for the log it goes into to say
+    body, answer = fields.pop("body"), fields.pop("answer")
+    return fields | _readable("body", body) | _readable("answer", answer)
+
+
+def _readable(name: str, raw: object) -> dict[str, str]:
+    if not isinstance(raw, bytes):
+        return {}
+    try:
+        return {f"{name}_text": raw.decode()}
+    except UnicodeDecodeError:
+        return {f"{name}_base64": b64encode(raw).decode()}
 
 
 _PIECE_BYTES = 64 * 1024
@@ -256,22 +268,24 @@ _PIECE_BYTES = 64 * 1024
 
 def export(
     connection: Connection,
-    wanted: CallFilter,
+    filters: CallFilter,
     format_: Format,
     policy: MaskPolicy,
     *,
     now: datetime,
 ) -> Iterator[bytes]:
-    """Choose calls, now, and return them as a file, the first received first."""
-    chosen = choose(connection, wanted, now)
-    return _pieces(connection.engine, chosen, format_, policy)
+    """Select calls, now, and return them as a file, the first received first."""
+    selection = select_calls(connection, filters, now)
+    return _pieces(connection.engine, selection, format_, policy)
 
 
-def _pieces(engine: Engine, chosen: Chosen, format_: Format, policy: MaskPolicy) -> Iterator[bytes]:
+def _pieces(
+    engine: Engine, selection: Selection, format_: Format, policy: MaskPolicy
+) -> Iterator[bytes]:
     to = BytesIO()
-    with writing(to, format_, policy) as calls:
-        for told in read_calls(engine, chosen.calls, with_deliveries=format_ == "jsonl"):
-            calls.write(told)
+    with writing(to, format_, policy) as write:
+        for call in read_calls(engine, selection, with_deliveries=format_ == "jsonl"):
+            write(call)
             if to.tell() >= _PIECE_BYTES:
                 yield _taken(to)
     yield _taken(to)

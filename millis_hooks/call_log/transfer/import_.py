@@ -12,12 +12,23 @@ the call ended.
 
 from __future__ import annotations
 
+from base64 import b64decode
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, BinaryIO, NamedTuple
+from datetime import UTC, datetime
+from typing import Annotated, Any, BinaryIO, Literal, NamedTuple
 
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    ValidationError,
+)
 from sqlalchemy import Connection, Row, and_, func, or_, select
 
 from ...exceptions import PayloadError
@@ -25,12 +36,12 @@ from ...protocol.call_status import UNDER_WAY
 from ...protocol.events import EndOfCall
 from ...protocol.reading import Json, describe, read_json
 from ..database import Database
-from ..deliveries import Delivery, content_hash, insert_deliveries
+from ..deliveries import Delivery, Kind, content_hash, insert_deliveries
 from ..missing_ends import delivery_of
 from ..processing import Processor
+from ..sanitize import clean_text
 from ..tables import deliveries
 from ..writer import Writer
-from .lines import is_call_line, read_call_line
 
 #: What is read into memory at once, in bytes: a line, or a file that is one value.
 MAX_BYTES = 256 * 1024 * 1024
@@ -84,7 +95,7 @@ _DELIVERIES = 200
 _BYTES = 2 * 1024 * 1024
 
 
-class Found(NamedTuple):
+class Incoming(NamedTuple):
     """A delivery from a file. Of Millis' entries the body tells whether the log has it, of our own
     also the time: a redelivery is a delivery of its own."""
 
@@ -109,7 +120,7 @@ def entries(text: bytes) -> Sequence[Json]:
     return value if isinstance(value, list) else [value]
 
 
-def read_call(value: Json, now: datetime) -> list[Found]:
+def read_call(value: Json, now: datetime) -> list[Incoming]:
     """Return what a call brings along: nothing, if it is not over.
 
     Raises `PayloadError` for what is no call, neither a line of ours nor an entry of Millis'.
@@ -117,15 +128,104 @@ def read_call(value: Json, now: datetime) -> list[Found]:
     if not isinstance(value, dict):
         raise PayloadError(f"not a call but {describe(value)}")
     if is_call_line(value):
-        return [Found(delivery) for delivery in read_call_line(value)]
+        return [Incoming(delivery) for delivery in read_call_line(value)]
     call = EndOfCall.from_raw(value)
     if call.call_status in UNDER_WAY:
         return []
-    return [Found(delivery_of(call, now, imported=True), is_entry=True)]
+    return [Incoming(delivery_of(call, now, imported=True), is_entry=True)]
+
+
+#: So much of the place of a fault in a line is told: its names may be any text.
+_WHERE_CHARS = 100
+_EARLIEST, _LATEST = datetime(2000, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
+
+
+def _decoded(value: object) -> bytes:
+    if not isinstance(value, str):
+        raise ValueError("Input should be base64")
+    return b64decode(value, validate=True)
+
+
+#: https://www.w3.org/TR/trace-context/#traceparent-header
+_TRACEPARENT = r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$"
+_Text = Annotated[str, AfterValidator(clean_text)]
+_Base64 = Annotated[bytes, BeforeValidator(_decoded)]
+
+
+class _Stored(BaseModel):
+    """A delivery as a line has it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    kind: Kind
+    received_at: Annotated[AwareDatetime, Field(ge=_EARLIEST, lt=_LATEST)]
+    outcome: Literal[
+        "fresh", "default", "last_good", "late", "failed", "stored", "unparsed", "rejected"
+    ]
+    status_code: Annotated[int, Field(ge=100, le=999)]
+    session_id: _Text | None = None
+    reason: _Text | None = None
+    latency_ms: FiniteFloat | None = None
+    content_type: _Text | None = None
+    query: _Text | None = None
+    answer_text: str | None = None
+    answer_base64: _Base64 | None = None
+    body_text: str | None = None
+    body_base64: _Base64 | None = None
+    redacted: bool = False
+    source: _Text | None = None
+    dry_run: bool = False
+    trace: Annotated[str, Field(pattern=_TRACEPARENT)] | None = None
+    secret_agent: _Text | None = None
+
+
+class _Line(BaseModel):
+    """The part of a line that is imported."""
+
+    format: Literal["millis-hooks-call/1"]
+    masked: Literal[False]
+    deliveries: Annotated[list[_Stored], Field(min_length=1)]
+
+
+def is_call_line(value: Mapping[str, Json]) -> bool:
+    """Tell whether an object is a line of ours, whatever is in it."""
+    return "format" in value and "deliveries" in value
+
+
+def read_call_line(value: Mapping[str, Json]) -> list[Delivery]:
+    """Return the deliveries of a line, as imported ones. Raises `PayloadError` if it is none."""
+    if value.get("masked"):
+        raise PayloadError("it is masked; export with --raw what is to be imported")
+    try:
+        line = _Line.model_validate(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))[:_WHERE_CHARS]
+        raise PayloadError(f"{where}: {first['msg']}") from None
+    return [_delivery(stored) for stored in line.deliveries]
+
+
+def _delivery(stored: _Stored) -> Delivery:
+    """Return the delivery; what we answered a prefetch with was JSON, or it was not ours."""
+    body, answer = stored.body_base64, stored.answer_base64
+    fields = stored.model_dump(exclude={"body_text", "body_base64", "answer_text", "answer_base64"})
+    delivery = Delivery(
+        **fields,
+        body=(stored.body_text or "").encode() if body is None else body,
+        answer=_bytes(stored.answer_text) if answer is None else answer,
+        imported=True,
+    )
+    if delivery.kind == "prefetch" and delivery.answer is not None:
+        read_json(delivery.answer)
+    return delivery
+
+
+def _bytes(text: str | None) -> bytes | None:
+    return None if text is None else text.encode()
 
 
 class Importer:
-    """Stores and processes what is found, in transactions of a few milliseconds."""
+    """Stores and processes calls, in transactions of a few milliseconds."""
 
     def __init__(
         self,
@@ -142,22 +242,22 @@ class Importer:
         self._processor = Processor(
             database, writer, runs_for=lambda call: (), own_numbers=own_numbers
         )
-        self._waiting: list[Found] = []
+        self._waiting: list[Incoming] = []
         self._bytes = 0
 
     def take(self, value: Json, now: datetime) -> None:
         """Take a call, and store all that wait when they are many; raises as `read_call` does."""
-        brought = [self._storable(found) for found in read_call(value, now)]
+        brought = [self._storable(incoming) for incoming in read_call(value, now)]
         self.tally.under_way += not brought
         self._waiting += brought
-        self._bytes += sum(len(found.delivery.body) for found in brought)
+        self._bytes += sum(len(incoming.delivery.body) for incoming in brought)
         if len(self._waiting) >= _DELIVERIES or self._bytes >= _BYTES:
             self.flush()
 
-    def _storable(self, found: Found) -> Found:
-        if self._redact is None or found.delivery.redacted:
-            return found
-        return found._replace(delivery=self._redact(found.delivery))
+    def _storable(self, incoming: Incoming) -> Incoming:
+        if self._redact is None or incoming.delivery.redacted:
+            return incoming
+        return incoming._replace(delivery=self._redact(incoming.delivery))
 
     def flush(self) -> None:
         """Store and process all that wait; once this returns, they are in the log."""
@@ -169,7 +269,7 @@ class Importer:
         self.tally.known += len(waiting) - len(rows)
 
 
-def _store(connection: Connection, waiting: Sequence[Found]) -> Sequence[Row[Any]]:
+def _store(connection: Connection, waiting: Sequence[Incoming]) -> Sequence[Row[Any]]:
     """Store what the log does not have, and return the rows of it."""
     newest = connection.scalar(select(func.coalesce(func.max(deliveries.c.id), 0)))
     insert_deliveries(connection, list(_unknown(connection, waiting)))
@@ -178,8 +278,8 @@ def _store(connection: Connection, waiting: Sequence[Found]) -> Sequence[Row[Any
     return connection.execute(stored.order_by(deliveries.c.id)).all()
 
 
-def _unknown(connection: Connection, waiting: Sequence[Found]) -> Iterator[Delivery]:
-    known = _known(connection, [found.delivery for found in waiting])
+def _unknown(connection: Connection, waiting: Sequence[Incoming]) -> Iterator[Delivery]:
+    known = _known(connection, [incoming.delivery for incoming in waiting])
     for delivery, is_entry in waiting:
         body = (delivery.kind, delivery.session_id, _hash(delivery.body))
         at = (*body, delivery.received_at)
@@ -196,8 +296,8 @@ def _known(connection: Connection, waiting: Sequence[Delivery]) -> set[tuple[Any
     these = or_(
         c.session_id.in_(sessions - {None}), and_(c.session_id.is_(None), c.received_at.in_(apart))
     )
-    found = select(c.kind, c.session_id, c.content_hash, c.received_at).where(these)
-    rows = connection.execute(found).all()
+    known = select(c.kind, c.session_id, c.content_hash, c.received_at).where(these)
+    rows = connection.execute(known).all()
     return {row[:3] for row in rows} | {row[:] for row in rows}
 
 

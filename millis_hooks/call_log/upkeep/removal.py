@@ -1,13 +1,15 @@
-"""Removes sessions with everything stored under them, in small batches, and erases them.
+"""Removes sessions with everything stored under them, in small batches, and forgets people.
 
 A call stays while its handlers are not done or one of its deliveries is not processed yet: it would
-come back incomplete. SQLite leaves deleted rows in the file until their place is used again, its
-full-text index keeps their text until it is merged, and the -wal file holds the pages as they were;
-all three are erased.
+come back incomplete. What is forgotten is also erased: SQLite leaves deleted rows in the file until
+their place is used again, its full-text index keeps their text until it is merged, and the -wal
+file holds the pages as they were. A telephone number is compared by its digits, in whatever
+spelling it is given or stored.
 """
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,15 +17,40 @@ from contextlib import closing
 from dataclasses import astuple, dataclass
 from functools import partial
 from itertools import islice
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
+from urllib.parse import unquote_plus
 
-from sqlalchemy import Connection, Delete, Engine, delete, exists, func, select, text
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    Row,
+    Select,
+    TableClause,
+    and_,
+    delete,
+    exists,
+    func,
+    select,
+    text,
+)
 
-from ..database import BUSY_TIMEOUT_S, is_locked
-from ..dialects import POSTGRESQL, is_postgresql
+from ...protocol.phones import digits_of
+from ..database import BUSY_TIMEOUT_S
+from ..dialects import POSTGRESQL, is_locked, is_postgresql
 from ..locks import LockedConnection
-from ..search import call_search
-from ..tables import calls, deliveries, handler_runs, inbox, metadata
+from ..missing_ends import forget_at_millis
+from ..sanitize import clean_text
+from ..search import call_search, clean_query, matching_ids
+from ..tables import (
+    IS_UNPARSED,
+    call_metadata,
+    calls,
+    deliveries,
+    handler_runs,
+    inbox,
+    metadata,
+)
 
 T = TypeVar("T")
 T_contra = TypeVar("T_contra", contravariant=True)
@@ -119,29 +146,40 @@ def _next_size(size: int, took_s: float, batch_s: float) -> int:
     return min(size * 2, _MOST_IN_BATCH) if took_s < batch_s / 2 else size
 
 
-def remove_sessions(connection: Connection, batch: Sequence[str]) -> Removal:
+def remove_sessions(
+    connection: Connection, batch: Sequence[str], *, only_count: bool = False
+) -> Removal:
     """Remove sessions by their ids: calls with all that hangs on them, and every delivery."""
+    remove = partial(_count if only_count else _delete, connection)
     busy = busy_sessions(connection, batch)
     going = [session_id for session_id in batch if session_id not in busy]
     call_ids = connection.scalars(select(calls.c.id).where(calls.c.session_id.in_(going))).all()
-
-    def remove(rows: Delete) -> int:
-        return connection.execute(rows).rowcount
-
-    runs = remove(delete(handler_runs).where(handler_runs.c.call_id.in_(call_ids)))
-    texts = remove(delete(call_search).where(call_search.c.rowid.in_(call_ids)))
+    runs = remove(handler_runs, handler_runs.c.call_id.in_(call_ids))
+    texts = remove(call_search, call_search.c.rowid.in_(call_ids))
     # A call refers to the delivery it was read from, so it goes first.
-    connection.execute(delete(calls).where(calls.c.id.in_(call_ids)))
+    remove(calls, calls.c.id.in_(call_ids))
     # What has just come in stays, as there is nobody to process what is gone.
-    raw = remove(delete(deliveries).where(deliveries.c.session_id.in_(going), ~_IS_WAITING))
+    raw = remove(deliveries, and_(deliveries.c.session_id.in_(going), ~_IS_WAITING))
     return Removal(len(call_ids), raw, runs, texts, len(busy))
 
 
-def remove_deliveries(connection: Connection, batch: Sequence[int]) -> Removal:
+def remove_deliveries(
+    connection: Connection, batch: Sequence[int], *, only_count: bool = False
+) -> Removal:
     """Remove deliveries by their ids; those stay that a call was read from or that wait to be."""
+    remove = partial(_count if only_count else _delete, connection)
     is_used = exists().where(calls.c.delivery_id == deliveries.c.id)
-    loose = delete(deliveries).where(deliveries.c.id.in_(batch), ~_IS_WAITING, ~is_used)
-    return Removal(deliveries=connection.execute(loose).rowcount, kept=_waiting(connection, batch))
+    waiting = select(func.count()).where(inbox.c.delivery_id.in_(batch))
+    loose = and_(deliveries.c.id.in_(batch), ~_IS_WAITING, ~is_used)
+    return Removal(deliveries=remove(deliveries, loose), kept=connection.scalar(waiting) or 0)
+
+
+def _delete(connection: Connection, table: TableClause, where: ColumnElement[bool]) -> int:
+    return connection.execute(delete(table).where(where)).rowcount
+
+
+def _count(connection: Connection, table: TableClause, where: ColumnElement[bool]) -> int:
+    return connection.scalar(select(func.count()).select_from(table).where(where)) or 0
 
 
 def busy_sessions(connection: Connection, session_ids: Sequence[str]) -> set[str]:
@@ -157,39 +195,23 @@ def busy_sessions(connection: Connection, session_ids: Sequence[str]) -> set[str
     return {*connection.scalars(running), *connection.scalars(waiting)}
 
 
-def planned(reader: Engine, survey: RemoveBatch[T], items: Iterator[T]) -> Removal:
-    """Add up what `survey` counts, reading a stretch at a time."""
-    total = Removal()
-    while some := list(islice(items, _MOST_IN_BATCH)):
-        with reader.connect() as connection:
-            total += survey(connection, batch=some)
-    return total
-
-
-def survey_sessions(connection: Connection, batch: Sequence[str]) -> Removal:
-    """Count what `remove_sessions` would remove."""
-    busy = busy_sessions(connection, batch)
-    going = [session_id for session_id in batch if session_id not in busy]
-    of_calls = select(calls.c.id).where(calls.c.session_id.in_(going))
-    counted = (
-        select(func.count()).select_from(of_calls.subquery()),
-        select(func.count()).where(deliveries.c.session_id.in_(going)),
-        select(func.count()).where(handler_runs.c.call_id.in_(of_calls)),
-        select(func.count()).where(call_search.c.rowid.in_(of_calls)),
+def plan_removal(
+    reader: Engine, session_ids: Iterator[str], delivery_ids: Iterator[int]
+) -> Removal:
+    """Count what would go with these sessions and lone deliveries."""
+    count_sessions = partial(remove_sessions, only_count=True)
+    count_deliveries = partial(remove_deliveries, only_count=True)
+    return _counted(reader, count_sessions, session_ids) + _counted(
+        reader, count_deliveries, delivery_ids
     )
-    calls_, deliveries_, runs, search_rows = (connection.scalar(each) or 0 for each in counted)
-    return Removal(calls_, deliveries_, runs, search_rows, len(busy))
 
 
-def survey_deliveries(connection: Connection, batch: Sequence[int]) -> Removal:
-    """Count what `remove_deliveries` would remove."""
-    waiting = _waiting(connection, batch)
-    return Removal(deliveries=len(batch) - waiting, kept=waiting)
-
-
-def _waiting(connection: Connection, delivery_ids: Sequence[int]) -> int:
-    in_inbox = select(func.count()).where(inbox.c.delivery_id.in_(delivery_ids))
-    return connection.scalar(in_inbox) or 0
+def _counted(reader: Engine, count: RemoveBatch[T], items: Iterator[T]) -> Removal:
+    total = Removal()
+    while batch := list(islice(items, _MOST_IN_BATCH)):
+        with reader.connect() as connection:
+            total += count(connection, batch=batch)
+    return total
 
 
 #: Pages of the search index, of about 4 KB, that are written in one transaction: beside a service
@@ -271,3 +293,122 @@ def _merge(connection: Connection, *, pages: int) -> bool:
 
 _TABLES = [table.name for table in metadata.sorted_tables]
 _MERGE = text("INSERT INTO call_search (call_search, rank) VALUES ('merge', :pages)")
+
+
+#: Fewer digits are no telephone number, and stand in every other message.
+MIN_DIGITS = 6
+#: How many other sessions are named that speak of a number.
+MENTIONS = 20
+_READ_IDS = 5_000
+
+_NUMBER = re.compile(r"\+?[\d\s()./-]+")
+_BETWEEN = r"[\s()./-]{0,3}"
+
+
+@dataclass(frozen=True, slots=True)
+class Matches:
+    """What is stored about a person: whole sessions, and deliveries that belong to none."""
+
+    session_ids: tuple[str, ...] = ()
+    delivery_ids: tuple[int, ...] = ()
+
+
+def is_number(who: str) -> bool:
+    """Tell whether this is how a telephone number is written."""
+    return _NUMBER.fullmatch(who.strip()) is not None and len(digits_of(who)) >= MIN_DIGITS
+
+
+def find_session(reader: Engine, session_id: str) -> Matches:
+    """Find what is stored under a session id; nothing if there is no such session."""
+    cleaned = clean_text(session_id)
+    called = select(calls.c.session_id).where(calls.c.session_id == cleaned)
+    sent = select(deliveries.c.session_id).where(deliveries.c.session_id == cleaned)
+    with reader.connect() as connection:
+        return Matches(tuple({*connection.scalars(called), *connection.scalars(sent)}))
+
+
+def find_number(reader: Engine, number: str) -> Matches:
+    """Find the sessions from, to or with a number, and whatever names it.
+
+    Prefetches name it in their query, calls in their metadata, and what could not be read anywhere.
+    Reads the whole log, a part at a time.
+    """
+    digits = digits_of(number)
+    spelled = _spelled(digits)
+    sessions: set[str] = set()
+    loose: set[int] = set()
+    for row in _in_parts(reader, _CALLS, calls.c.id):
+        if digits in map(digits_of, (row.from_phone, row.to_phone, row.customer_phone)):
+            sessions.add(row.session_id)
+    for row in _in_parts(reader, _METADATA, call_metadata.c.call_id):
+        if spelled.search(row.value):
+            sessions.add(row.session_id)
+    for query, read in ((_QUERIES, unquote_plus), (_UNPARSED, _decoded)):
+        for row in _in_parts(reader, query, deliveries.c.id):
+            if spelled.search(read(row.text)):
+                if row.session_id is None:
+                    loose.add(row.id)
+                else:
+                    sessions.add(row.session_id)
+    return Matches(tuple(sorted(sessions)), tuple(sorted(loose)))
+
+
+def mentions(reader: Engine, number: str, matches: Matches) -> tuple[str, ...]:
+    """Name other sessions in which the number was spoken of, or written; at most `MENTIONS`."""
+    digits = clean_query(digits_of(number))
+    with_it = select(calls.c.session_id).where(calls.c.id.in_(matching_ids(digits)))
+    with reader.connect() as connection:
+        named = connection.scalars(with_it.limit(MENTIONS + len(matches.session_ids)))
+        return tuple(sorted(set(named) - set(matches.session_ids)))[:MENTIONS]
+
+
+def plan_forgetting(reader: Engine, matches: Matches) -> Removal:
+    """Count what `forget` would remove."""
+    return plan_removal(reader, iter(matches.session_ids), iter(matches.delivery_ids))
+
+
+def forget(write: Write, matches: Matches, *, batch_s: float = BATCH_S) -> Iterator[Removal]:
+    """Remove the matches, a batch with each step of the iterator; what goes is overwritten.
+
+    Raises what `write` raises.
+    """
+    write = overwriting(write)
+    yield from in_batches(write, _forget_sessions, iter(matches.session_ids), batch_s=batch_s)
+    yield from in_batches(write, remove_deliveries, iter(matches.delivery_ids), batch_s=batch_s)
+
+
+def _forget_sessions(connection: Connection, batch: Sequence[str]) -> Removal:
+    """Remove sessions, and see to it that those that went are not fetched from Millis again."""
+    staying = busy_sessions(connection, batch)
+    forget_at_millis(connection, [each for each in batch if each not in staying])
+    return remove_sessions(connection, batch)
+
+
+def _spelled(digits: str) -> re.Pattern[str]:
+    """Match these digits and no more, with what people write between the digits of a number."""
+    return re.compile(rf"(?<!\d){_BETWEEN.join(digits)}(?!\d)")
+
+
+def _decoded(body: bytes) -> str:
+    return body.decode("utf-8", "replace")
+
+
+def _in_parts(reader: Engine, query: Select[Any], key: ColumnElement[int]) -> Iterator[Row[Any]]:
+    """Return the rows in the order of `key`; nothing is held open for long."""
+    with reader.connect() as connection:
+        newest = connection.scalar(select(func.max(key))) or 0
+    for before in range(0, newest, _READ_IDS):
+        part = query.where(key > before, key <= before + _READ_IDS)
+        with reader.connect() as connection:
+            yield from connection.execution_options(yield_per=100).execute(part)
+
+
+_CALLS = select(calls.c.session_id, calls.c.from_phone, calls.c.to_phone, calls.c.customer_phone)
+_METADATA = select(calls.c.session_id, call_metadata.c.value).join(
+    calls, calls.c.id == call_metadata.c.call_id
+)
+_SENT = select(deliveries.c.id, deliveries.c.session_id)
+_QUERIES = _SENT.add_columns(deliveries.c.query.label("text")).where(
+    deliveries.c.query.is_not(None)
+)
+_UNPARSED = _SENT.add_columns(deliveries.c.body.label("text")).where(IS_UNPARSED)

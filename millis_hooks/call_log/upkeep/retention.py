@@ -1,13 +1,18 @@
-"""Removes calls with all their deliveries, and deliveries without a call, by their age.
+"""Retention: removes calls with all their deliveries, and deliveries without a call, by their age.
 
-Age is counted from the first delivery of a call. Memory stays flat however long the log is.
+Age is counted from the first delivery of a call. Memory stays flat however long the log is. A
+thread of the service does it every hour, and compresses old bodies. Deliveries come first: a batch
+is small, and after each the thread rests for many times as long as it took.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import (
     ColumnElement,
@@ -23,26 +28,29 @@ from sqlalchemy import (
     tuple_,
 )
 
+from ...masking.error_report import describe_failure
 from ..tables import (
     IS_UNPARSED,
     audit_log,
     calls,
     deliveries,
     operator_sessions,
-    rejection_counts,
     rejections,
 )
+from ..writer import Writer
 from .removal import (
     BATCH_S,
     Removal,
     Write,
     in_batches,
-    planned,
+    plan_removal,
     remove_deliveries,
     remove_sessions,
-    survey_deliveries,
-    survey_sessions,
 )
+
+logger = logging.getLogger("millis_hooks.housekeeping")
+
+T = TypeVar("T")
 
 _A_DAY = timedelta(days=1)
 
@@ -61,7 +69,8 @@ def prune(
     """
     over = delete(operator_sessions).where(operator_sessions.c.expires_at <= now)
     write(lambda connection: connection.execute(over))
-    write(lambda connection: _remove_rejections(connection, before))
+    refused = delete(rejections).where(rejections.c.received_at < before)
+    write(lambda connection: connection.execute(refused))
     done = delete(audit_log).where(audit_log.c.at < before)
     write(lambda connection: connection.execute(done))
     yield from in_batches(write, remove_sessions, _old_sessions(reader, before), batch_s=batch_s)
@@ -91,13 +100,7 @@ def doubt_of_clock(connection: Connection, *, kept: timedelta, now: datetime) ->
 
 def plan(reader: Engine, *, before: datetime) -> Removal:
     """Count what `prune` would remove."""
-    sessions = planned(reader, survey_sessions, _old_sessions(reader, before))
-    return sessions + planned(reader, survey_deliveries, _old_loose(reader, before))
-
-
-def _remove_rejections(connection: Connection, before: datetime) -> None:
-    for table in (rejections, rejection_counts):
-        connection.execute(delete(table).where(table.c.last_at < before))
+    return plan_removal(reader, _old_sessions(reader, before), _old_loose(reader, before))
 
 
 def _old_sessions(reader: Engine, before: datetime) -> Iterator[str]:
@@ -136,3 +139,109 @@ def _old_ids(reader: Engine, before: datetime, kind: ColumnElement[bool]) -> Ite
 def _read(reader: Engine, query: Select[Any]) -> list[Row[Any]]:
     with reader.connect() as connection:
         return list(connection.execute(query))
+
+
+#: After a start there is other work to do.
+FIRST_S = 60.0
+EVERY_S = 3600.0
+#: How many times as long as a batch took is rested after it, and how long in a flood.
+REST = 9
+REST_IN_FLOOD_S = 1.0
+
+
+_DOUBTED = (
+    "nothing is removed, because the clock may be wrong: %s. If it is right, remove what is old "
+    "with `millis-hooks prune --clock-is-right`, or wait until calls have come in for a day"
+)
+
+
+class Housekeeper:
+    """Sees to the call log every hour, in the one process of several that `is_ours` says."""
+
+    def __init__(
+        self,
+        reader: Engine,
+        writer: Writer,
+        *,
+        retention_days: int,
+        pack_after_days: int,
+        is_ours: Callable[[], bool],
+        now: Callable[[], datetime],
+    ) -> None:
+        """`retention_days` of 0 keeps everything, `pack_after_days` of 0 as it came."""
+        self._reader = reader
+        self._writer = writer
+        self._retention = timedelta(days=retention_days)
+        self._packed_after = timedelta(days=pack_after_days)
+        self._is_ours = is_ours
+        self._now = now
+        self._closing = threading.Event()
+        self._thread = threading.Thread(
+            target=self._run, name="millis-hooks-housekeeping", daemon=True
+        )
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        """Finish the batch at hand; the rest goes another time."""
+        self._closing.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def tidy(self) -> Removal:
+        """Prune once, and return what went; nothing goes while the clock is in doubt.
+
+        Raises `StorageError`.
+        """
+        now = self._now()
+        if not self._retention:
+            return Removal()
+        with self._reader.connect() as connection:
+            doubt = doubt_of_clock(connection, kept=self._retention, now=now)
+        if doubt is not None:
+            logger.error(_DOUBTED, doubt)
+            return Removal()
+        before = now - self._retention
+        gone = Removal()
+        for removed in self._unhurried(
+            prune(self._reader, self._writer.run, before=before, now=now)
+        ):
+            gone += removed
+        if gone.total:
+            logger.info("%s removed, received before %s", gone, f"{before:%Y-%m-%d %H:%M} UTC")
+        return gone
+
+    def pack(self) -> int:
+        """Compress old bodies; return the bytes it saved. Raises `StorageError`."""
+        from .vacuum import pack_older
+
+        if not self._packed_after:
+            return 0
+        before = self._now() - self._packed_after
+        return sum(self._unhurried(pack_older(self._reader, self._writer.run, before=before)))
+
+    def _unhurried(self, batches: Iterable[T]) -> Iterator[T]:
+        """Yield batch after batch, with a rest after each, until all is done or closing."""
+        began = time.perf_counter()
+        for batch in batches:
+            yield batch
+            if self._closing.wait(self._rest_s(time.perf_counter() - began)):
+                break
+            began = time.perf_counter()
+
+    def _run(self) -> None:
+        wait_s = FIRST_S
+        while not self._closing.wait(wait_s):
+            wait_s = EVERY_S
+            try:
+                if self._is_ours():
+                    self.tidy()
+                    self.pack()
+            except Exception as error:  # whatever it is: the thread must live
+                logger.error(
+                    "the call log is not tidied for another hour: %s", describe_failure(error)
+                )
+
+    def _rest_s(self, took_s: float) -> float:
+        return max(REST * took_s, REST_IN_FLOOD_S if self._writer.is_flooded else 0.0)

@@ -84,6 +84,7 @@ def check_each_is_handled(site: Site, *, once: bool) -> None:
         assert set(site.noted("began").values()) == {1}
 
 
+@pytest.mark.long
 def test_replicas_may_start_at_once_on_a_new_database(tmp_path: Path) -> None:
     databases.use(tmp_path, postgres_server.new_database("new"))
     site = Site(tmp_path, WORK)  # nobody dies here, and a busy machine pauses a process for 2 s
@@ -146,6 +147,7 @@ def test_the_run_of_a_killed_replica_is_begun_again_by_the_other(
     assert site.noted("began") == Counter({"-s1": 2})
 
 
+@pytest.mark.long
 def test_replicas_that_are_stopped_one_after_the_other_lose_nothing(site: Site) -> None:
     with site.serving() as first, first.under_fire(clients=2), site.serving() as second:
         eventually(lambda: site.has_acknowledged(20))
@@ -160,6 +162,7 @@ def test_replicas_that_are_stopped_one_after_the_other_lose_nothing(site: Site) 
         assert rows(database, runners) == []
 
 
+@pytest.mark.long
 def test_calls_outlive_a_server_that_is_restarted_under_load(tmp_path: Path) -> None:
     try:
         postgres = Postgres()

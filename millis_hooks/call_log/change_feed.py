@@ -1,10 +1,10 @@
 """The change feed: subscribers of this process learn which calls have changed.
 
-What this process changes is told at once, with the session. The call log is polled for what other
-processes change, while there are subscribers. SQLite counts the commits of other connections, and
-the writer's own connection asks, so the writes of this process do not count. PostgreSQL has no
-such count: there the newest rows are compared, and a change of this process is told a second time,
-without its session.
+Changes of this process are published at once, with their sessions. While there are subscribers, the
+call log is polled for changes of other processes. SQLite counts the commits of other connections;
+it is asked on the writer's connection, so that those of this process do not count. PostgreSQL has
+no such count: there the newest rows are compared, and a change of this process is published a
+second time, without its session.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _ANY = tuple(Change(kind) for kind in get_args(Kind) if kind != "refresh")
 
 
 class Subscription:
-    """The changes that one client has not been told of; the same one twice is told once."""
+    """The changes that one client has not taken yet, each of them once."""
 
     def __init__(self, wake: Callable[[], None], lock: threading.Lock) -> None:
         self._wake = wake

@@ -92,7 +92,7 @@ def require_writable_folder(path: Path) -> None:
 def require_same(path: Path, opened: FileId) -> None:
     """Raise `StorageOutageError` unless `path` still names the file that was opened.
 
-    Else calls would go into a file that nobody can find any more. It is not opened anew: what is
+    Otherwise calls would go into a file that has no name any more. It is not opened anew: what is
     left of the old one in the -wal would be taken for part of the new one.
     """
     try:
@@ -155,8 +155,8 @@ def _file_id(status: os.stat_result) -> FileId:
     return FileId(status.st_dev, status.st_ino)
 
 
-#: How long anybody waits while another program has the file locked. Senders of webhooks wait about
-#: as long; who gives up before us has still delivered if the lock goes in time.
+#: How long a transaction waits while another program has the file locked. Senders of webhooks wait
+#: about as long; one that gives up earlier has still delivered if the lock goes in time.
 BUSY_TIMEOUT_S = 10
 
 #: Marks a connection that has read a damaged file.
@@ -175,7 +175,7 @@ def is_file(url: str) -> bool:
 
 
 class Database:
-    """Two ways into one file: `writer` for the one thread that writes, `reader` for everybody.
+    """Two ways into one file: `writer` for the one thread that writes, `reader` for all others.
 
     `postgres.py` has the same for a server.
     """
@@ -279,8 +279,8 @@ def _lock(connection: Connection) -> None:
 
 
 def _switch_to_wal(cursor: Any) -> None:
-    # The busy timeout does not cover this: when several processes open a new file at once, all but
-    # one are told that it is locked without any wait.
+    # The busy timeout does not cover this: when several processes open a new file at once, it is
+    # locked for all but one, without any wait.
     deadline = time.monotonic() + BUSY_TIMEOUT_S
     while True:
         try:
@@ -300,7 +300,7 @@ _PAUSE_S = 0.1
 class Transactions:
     """The transactions of one writer, repeated while the server of the database is gone.
 
-    Where the connection is lost during COMMIT, nobody knows whether the transaction took place, so
+    Where the connection is lost during COMMIT, it is unknown whether the transaction took place, so
     it may take place twice. That is harmless: a delivery stored twice is known by its hash, and a
     run that was claimed without an answer is taken back.
     """

@@ -98,7 +98,7 @@ _CANCELED = "57014"
 _CLASHES = frozenset({"40001", "40P01"})
 #: A prepared statement is unknown, or there already: a pooler has changed the session.
 _OTHER_SESSION = frozenset({"26000", "42P05"})
-#: Wrong for as long as nobody changes it: not worth waiting for.
+#: Wrong until a person changes it: not worth waiting for.
 _STAY_WRONG = frozenset({"28", "3D"})
 
 
@@ -143,7 +143,7 @@ def is_of_another_session(error: BaseException) -> bool:
 def describe(error: BaseException) -> str:
     """Return what the database said, without the statement and its parameters: these are payloads.
 
-    Of an error that may quote a value only its kind is told.
+    An error that may quote a value is described by its kind alone.
     """
     cause = getattr(error, "orig", error)
     if isinstance(cause, sqlite3.Error | MillisHooksError):
@@ -164,7 +164,7 @@ def _sqlite_code(error: BaseException) -> int | None:
 
 
 def _sqlstate(error: BaseException) -> str | None:
-    """Return the five characters; None for another error, and where no server said anything."""
+    """Return the five characters; None for another error, and where no server answered."""
     state = getattr(getattr(error, "orig", error), "sqlstate", None)
     return state if isinstance(state, str) else None
 

@@ -23,7 +23,7 @@ from .dialects import describe, is_damage, is_postgresql, upsert
 from .tables import IS_OPEN, deliveries, handler_runs, inbox, keys, metadata
 from .writer import Writer
 
-#: How long an answer holds: whoever asks more often learns the last one.
+#: How long an answer holds; within that time the last one is given again.
 FRESH_S = 1.0
 #: How long is waited for it. Who has to wait for the disk that long is not ready.
 WAIT_S = 2.0
@@ -115,7 +115,7 @@ class OpenRuns(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """Runs that nobody is done with, and deliveries that are stored and not processed yet."""
+    """Runs that are not done, and deliveries that are stored and not processed yet."""
 
     runs: tuple[OpenRuns, ...]
     unprocessed: int
@@ -135,7 +135,7 @@ class Backlog:
 def read_backlog(connection: Connection) -> Backlog:
     """Read how much waits; runs whose place a replay has taken wait for nothing."""
     r = handler_runs.c
-    found = (
+    open_runs = (
         select(r.hook, r.handler, r.state, func.count(), func.min(r.state_since))
         .where(IS_OPEN, r.is_latest)
         .group_by(r.hook, r.handler, r.state)
@@ -143,7 +143,7 @@ def read_backlog(connection: Connection) -> Backlog:
     oldest = select(func.min(inbox.c.delivery_id)).scalar_subquery()
     since = select(deliveries.c.received_at).where(deliveries.c.id == oldest)
     return Backlog(
-        runs=tuple(OpenRuns(*row) for row in connection.execute(found)),
+        runs=tuple(OpenRuns(*row) for row in connection.execute(open_runs)),
         unprocessed=connection.scalar(select(func.count()).select_from(inbox)) or 0,
         unprocessed_since=connection.scalar(since),
     )

@@ -152,7 +152,7 @@ class FileHolder:
         return self._file is not None
 
     def hold(self) -> bool:
-        """Become the one if nobody is; never waits. Raises OSError if the file cannot be made."""
+        """Become the one, if no other is; never waits. Raises OSError if no file can be made."""
         if self._file is None:
             make_private(self._path)
             file = os.open(self._path, os.O_RDWR)

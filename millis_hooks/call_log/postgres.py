@@ -75,7 +75,7 @@ _READERS, _MORE_READERS, _READER_WAIT_S = 5, 10, 5.0
 
 
 class PostgresDatabase(database.Database):
-    """Two ways into one database: `writer` for the thread that writes, `reader` for everybody.
+    """Two ways into one database: `writer` for the thread that writes, `reader` for all others.
 
     A question is answered from one state of the log, as a file's is.
     """
@@ -175,11 +175,11 @@ def _require_known_options(url: URL) -> None:
     """Raise `ConfigError` naming an option in the address that the driver does not have."""
     try:
         from psycopg.pq import Conninfo
-    except ImportError:  # is said when it is needed
+    except ImportError:  # reported when the engine is made
         return
-    known = {option.keyword.decode() for option in Conninfo.get_defaults()}
-    for name in sorted(url.query.keys() - known):
-        near = get_close_matches(name, known, n=1)
+    options = {option.keyword.decode() for option in Conninfo.get_defaults()}
+    for name in sorted(url.query.keys() - options):
+        near = get_close_matches(name, options, n=1)
         hint = f"Did you mean {near[0]}?" if near else "Leave it out of the address."
         raise ConfigError(
             f"MILLIS_HOOKS_DATABASE_URL: PostgreSQL has no connection option {name!r}. {hint}"

@@ -51,7 +51,7 @@ class Rejection(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Described:
-    """What may be kept of a refused request; `body_bytes` is what its sender said."""
+    """A rejected request without its secrets; `body_bytes` is what its sender declared."""
 
     method: str
     client: str | None

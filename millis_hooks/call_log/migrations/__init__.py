@@ -63,7 +63,7 @@ def migrate(database: Database) -> None:
 def _prepare(database: Database) -> None:
     engine = database.open_for_migration()
     try:
-        # Whoever comes second waits, then finds it done.
+        # A second process waits here, then finds it done.
         with engine.begin() as connection:
             database.lock_for_migration(connection)
             version = database.schema_version()

@@ -135,7 +135,7 @@ def read_call(value: Json, now: datetime) -> list[Incoming]:
     return [Incoming(delivery_of(call, now, imported=True), is_entry=True)]
 
 
-#: So much of the place of a fault in a line is told: its names may be any text.
+#: Of the place of a fault in a line so many characters are shown: its names may be any text.
 _WHERE_CHARS = 100
 _EARLIEST, _LATEST = datetime(2000, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
 
@@ -273,7 +273,7 @@ def _store(connection: Connection, waiting: Sequence[Incoming]) -> Sequence[Row[
     """Store what the log does not have, and return the rows of it."""
     newest = connection.scalar(select(func.coalesce(func.max(deliveries.c.id), 0)))
     insert_deliveries(connection, list(_unknown(connection, waiting)))
-    # What a service stores meanwhile is left to it: it calls handlers, and nobody here does.
+    # What a service stores meanwhile is left to it: it calls handlers, and an import does not.
     stored = select(deliveries).where(deliveries.c.id > newest, deliveries.c.imported)
     return connection.execute(stored.order_by(deliveries.c.id)).all()
 

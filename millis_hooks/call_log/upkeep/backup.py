@@ -18,14 +18,14 @@ from ...environment.private_files import make_private
 from ...exceptions import ConfigError, StorageError
 from ..database import Database
 
-#: Instructions of SQLite between two looks at whether somebody wants to end it.
+#: Instructions of SQLite between two looks for an interrupt.
 _INSTRUCTIONS = 1_000_000
 
 
 @contextmanager
 def interruptible(connection: sqlite3.Connection) -> Iterator[None]:
     """Raise `KeyboardInterrupt` out of a statement too, not only once it is done."""
-    # Signals are seen to whenever Python has its turn; SQLite then takes an exception for a wish.
+    # Python handles signals when it runs again, and SQLite ends at an exception in the handler.
     connection.set_progress_handler(lambda: 0, _INSTRUCTIONS)
     try:
         yield
@@ -39,7 +39,7 @@ def interruptible(connection: sqlite3.Connection) -> Iterator[None]:
 
 _PAGES_AT_ONCE = 512
 
-#: Is told how many pages are copied, and how many there are.
+#: Called with how many pages are copied, and how many there are.
 Copied = Callable[[int, int], None]
 
 
@@ -116,9 +116,9 @@ def _check(part: Path) -> None:
     # Nobody else has it: opened as a file that never changes it gets no -wal beside it.
     uri = f"{part.resolve().as_uri()}?immutable=1"
     with closing(sqlite3.connect(uri, uri=True)) as copy, interruptible(copy):
-        (found,) = copy.execute("PRAGMA quick_check(1)").fetchone()
-    if found != "ok":
-        raise StorageError(f"The copy is not sound: {found}. See millis-hooks doctor.")
+        (verdict,) = copy.execute("PRAGMA quick_check(1)").fetchone()
+    if verdict != "ok":
+        raise StorageError(f"The copy is not sound: {verdict}. See millis-hooks doctor.")
 
 
 def _sync(folder: Path) -> None:

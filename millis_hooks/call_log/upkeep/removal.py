@@ -105,14 +105,14 @@ class Removal:
             (self.runs, "run", "runs"),
             (self.search_rows, "search row", "search rows"),
         )
-        told = (
+        parts = (
             f"{number:,} {one if number == 1 else many}" for number, one, many in counted if number
         )
-        return ", ".join(told) or "nothing"
+        return ", ".join(parts) or "nothing"
 
 
 def writing_by(engine: Engine) -> Write:
-    """Return what writes without a `Writer`, where nobody else of this process does."""
+    """Return what writes without a `Writer`, where nothing else in this process writes."""
 
     def write(work: Callable[[Connection], T], /) -> T:
         with engine.begin() as connection:
@@ -158,7 +158,7 @@ def remove_sessions(
     texts = remove(call_search, call_search.c.rowid.in_(call_ids))
     # A call refers to the delivery it was read from, so it goes first.
     remove(calls, calls.c.id.in_(call_ids))
-    # What has just come in stays, as there is nobody to process what is gone.
+    # A delivery that has just come in stays: it could not be processed any more.
     raw = remove(deliveries, and_(deliveries.c.session_id.in_(going), ~_IS_WAITING))
     return Removal(len(call_ids), raw, runs, texts, len(busy))
 
@@ -245,7 +245,7 @@ def rewrite_search_index(write: Write, *, pages: int = PAGES) -> Iterator[None]:
 
 
 def empty_wal(writer: Engine) -> bool:
-    """Write the -wal file into the log and empty it; False while somebody still reads from it.
+    """Write the -wal file into the log and empty it; False while a connection still reads from it.
 
     PostgreSQL has no such file: there, deleted rows are taken out of the tables.
     """

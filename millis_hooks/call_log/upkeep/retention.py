@@ -81,7 +81,7 @@ def doubt_of_clock(connection: Connection, *, kept: timedelta, now: datetime) ->
     """Return why nothing should be removed by the time of the clock; None if it can be believed.
 
     A machine that starts with a wrong clock would take every call for too old. Deliveries of the
-    last day are not asked: they may have come after it went wrong.
+    last day do not count: they may have come after it went wrong.
     """
     newest = select(deliveries.c.received_at).order_by(deliveries.c.id.desc()).limit(1)
     last: datetime | None = connection.scalar(newest)
@@ -120,11 +120,11 @@ def _old_sessions(reader: Engine, before: datetime) -> Iterator[str]:
 
 def _old_loose(reader: Engine, before: datetime) -> Iterator[int]:
     """Return the ids of deliveries received before then that are of no call."""
-    is_nobodys = deliveries.c.session_id.is_(None)
+    is_alone = deliveries.c.session_id.is_(None)
     is_of_call = exists().where(calls.c.session_id == deliveries.c.session_id)
     # Two questions, since each has an index that answers it.
-    yield from _old_ids(reader, before, is_nobodys)
-    yield from _old_ids(reader, before, and_(IS_UNPARSED, ~is_nobodys, ~is_of_call))
+    yield from _old_ids(reader, before, is_alone)
+    yield from _old_ids(reader, before, and_(IS_UNPARSED, ~is_alone, ~is_of_call))
 
 
 def _old_ids(reader: Engine, before: datetime, kind: ColumnElement[bool]) -> Iterator[int]:

@@ -187,7 +187,7 @@ def test_everything_is_for_jsonl_alone(run: Run, log: StoredCalls) -> None:
     assert "--raw is for --format jsonl" in refused.stderr
 
 
-def interrupted(*_: object) -> Iterator[Any]:
+def interrupted(*_: object, **__: object) -> Iterator[Any]:
     raise KeyboardInterrupt
     yield
 

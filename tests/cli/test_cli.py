@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 from starlette.testclient import TestClient
@@ -24,9 +25,10 @@ from millis_hooks import MillisHooks, PrefetchRequest, __version__
 from millis_hooks.call_log import CallLog
 from millis_hooks.cli.commands import COMMANDS, app, load_command
 from millis_hooks.protocol.samples import VINTAGES, Vintage, end_of_call_body, prefetch_query
+from support import programs
 from support.paths import ROOT
+from support.programs import SCRIPT, Program, pytest_in
 
-SCRIPT = str(Path(sys.executable).with_name("millis-hooks"))
 EXAMPLES = ROOT / "examples"
 SECRET = "a-secret-for-the-tests-of-the-cli"
 BEARER = {"Authorization": f"Bearer {SECRET}"}
@@ -52,7 +54,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the starter."""
     folder = tmp_path_factory.mktemp("served") / "shop"
-    subprocess.run([SCRIPT, "new", str(folder)], check=True, capture_output=True)
+    assert CliRunner().invoke(app, ["new", str(folder)]).exit_code == 0
     (folder / ".env").write_text(f"MILLIS_HOOKS_SECRETS={SECRET}\n")
     return folder
 
@@ -68,9 +70,20 @@ def service(shop: Path) -> Iterator[str]:
 
 
 @contextmanager
-def started(folder: Path, *args: str) -> Iterator[subprocess.Popen[str]]:
-    pipe = subprocess.PIPE
-    with subprocess.Popen([SCRIPT, *args], cwd=folder, text=True, stdout=pipe, stderr=pipe) as it:
+def started(folder: Path, *args: str) -> Iterator[Program]:
+    with Program([SCRIPT, *args], folder=folder, stdout=PIPE, stderr=PIPE) as it:
+        try:
+            yield it
+        finally:
+            it.terminate()
+            it.communicate(timeout=30)
+
+
+@contextmanager
+def started_anew(folder: Path, *args: str) -> Iterator[subprocess.Popen[str]]:
+    """Start it with an interpreter of its own: what reloads starts others."""
+    command, pipe = [sys.executable, "-m", "millis_hooks", *args], subprocess.PIPE
+    with subprocess.Popen(command, cwd=folder, text=True, stdout=pipe, stderr=pipe) as it:
         try:
             yield it
         finally:
@@ -137,9 +150,7 @@ def test_no_two_starters_have_the_same_secrets(run: Run, tmp_path: Path) -> None
 
 def test_the_tests_of_a_starter_pass(run: Run, tmp_path: Path) -> None:
     run("new", "shop")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    tried = subprocess.run(command, cwd=tmp_path / "shop", capture_output=True, text=True)
-    assert "3 passed" in tried.stdout
+    assert "3 passed" in pytest_in(tmp_path / "shop").stdout
 
 
 def test_a_starter_overwrites_nothing(run: Run, tmp_path: Path) -> None:
@@ -153,9 +164,7 @@ def test_a_starter_overwrites_nothing(run: Run, tmp_path: Path) -> None:
 def test_run_refuses_to_start_open_and_says_what_to_do(run: Run, tmp_path: Path) -> None:
     run("new", "shop")
     (tmp_path / "shop/.env").unlink()
-    tried = subprocess.run(
-        [SCRIPT, "run", "app.py"], cwd=tmp_path / "shop", capture_output=True, text=True
-    )
+    tried = programs.run([SCRIPT, "run", "app.py"], folder=tmp_path / "shop")
     assert tried.returncode == 2
     assert "export MILLIS_HOOKS_SECRETS" in tried.stderr
     assert "Traceback" not in tried.stderr
@@ -167,12 +176,8 @@ def test_a_call_log_that_cannot_be_opened_is_told_in_one_line(
 ) -> None:
     run("new", "shop")
     (tmp_path / "shop/millis_hooks.db").write_text("this is a shopping list, and no database")
-    tried = subprocess.run(
-        [SCRIPT, command, "app.py", "--port", str(free_port())],
-        cwd=tmp_path / "shop",
-        capture_output=True,
-        text=True,
-    )
+    arguments = [SCRIPT, command, "app.py", "--port", str(free_port())]
+    tried = programs.run(arguments, folder=tmp_path / "shop")
     told = tried.stderr.splitlines()[-1]
     assert (tried.returncode, told.count("Error: ")) == (2, 1)
     assert "is no call log: file is not a database" in told
@@ -199,7 +204,7 @@ def test_a_wrong_setting_is_told_without_a_traceback(run: Run, command: str) -> 
 
 def test_dev_makes_secrets_that_reach_the_reloading_process(run: Run, tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text("from millis_hooks import MillisHooks\nh = MillisHooks()\n")
-    with started(tmp_path, "dev", "app.py", "--port", str(free_port())) as process:
+    with started_anew(tmp_path, "dev", "app.py", "--port", str(free_port())) as process:
         assert process.stdout is not None
         lines = iter(process.stdout.readline, "")
         command = next(line for line in lines if "millis-hooks send end-of-call" in line)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,9 +12,9 @@ from typer.testing import CliRunner
 
 from millis_hooks.cli.commands import app
 from support.databases import url_in
+from support.programs import SCRIPT, run
 from support.storage import opened
 
-SCRIPT = str(Path(sys.executable).with_name("millis-hooks"))
 HEAVY = (
     *("sqlalchemy", "pydantic", "starlette", "uvicorn", "jinja2"),
     *("alembic", "httpx2", "prometheus_client", "rich"),
@@ -42,8 +41,7 @@ def test_commands_are_completed(shell: str) -> None:
         "_MILLIS_HOOKS_COMPLETE": f"complete_{shell}",
         "_TYPER_COMPLETE_ARGS": "millis-hooks re",
     }
-    env = os.environ | words | asked | {"_TYPER_COMPLETE_FISH_ACTION": "get-args"}
-    done = subprocess.run([SCRIPT], env=env, capture_output=True, text=True, check=True)
+    done = run([SCRIPT], variables=words | asked | {"_TYPER_COMPLETE_FISH_ACTION": "get-args"})
     for command in ("replay", "reparse", "reconcile"):
         assert command in done.stdout
     assert "simulate" not in done.stdout
@@ -52,9 +50,7 @@ def test_commands_are_completed(shell: str) -> None:
 def test_settings_are_read_from_a_file(tmp_path: Path) -> None:
     with opened(tmp_path):
         (tmp_path / ".env").write_text(f"MILLIS_HOOKS_DATABASE_URL={url_in(tmp_path)}\n")
-        done = subprocess.run(
-            [SCRIPT, "calls"], cwd=tmp_path, capture_output=True, text=True, check=True
-        )
+        done = run([SCRIPT, "calls"], folder=tmp_path)
     assert "No calls yet." in done.stdout
 
 

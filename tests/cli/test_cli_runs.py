@@ -7,11 +7,8 @@ import os
 import pty
 import re
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +19,12 @@ from typer.testing import CliRunner, Result
 from millis_hooks.call_log.call_rows import pending_run
 from millis_hooks.call_log.tables import calls, handler_runs
 from millis_hooks.cli.commands import app
+from support.programs import SCRIPT, Program
 from support.storage import rows
 from support.stored_calls import NOW, StoredCalls
 
 SESSION = "-OA1XVnw"
 CRM = "sync_crm"
-SCRIPT = str(Path(sys.executable).with_name("millis-hooks"))
 
 Run = Callable[..., Result]
 
@@ -70,16 +67,8 @@ def states(log: StoredCalls) -> list[str]:
 def on_a_terminal(folder: Path, *args: str, answer: str = "", interrupt: bool = False) -> str:
     """Return what a command prints on a terminal, on which somebody types `answer`."""
     ours, its = pty.openpty()
-    command = [SCRIPT, *args]
-    with subprocess.Popen(
-        command,
-        cwd=folder,
-        stdin=its,
-        stdout=its,
-        stderr=its,
-        start_new_session=True,
-        # Whoever runs the tests in the background may have it ignored.
-        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+    with Program(
+        [SCRIPT, *args], folder=folder, stdin=its, stdout=its, stderr=its, new_session=True
     ) as process:
         os.close(its)
         os.write(ours, answer.encode())

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 from typer.testing import CliRunner, Result
 
 from millis_hooks.cli.commands import app
 from support.databases import url_in
+from support.programs import SCRIPT, Program
 from support.sites import free_port
 
-SCRIPT = str(Path(sys.executable).with_name("millis-hooks"))
 SECRET = "a-secret-for-the-tests-of-simulate"
 APP = """
 from millis_hooks import EndOfCall, MillisHooks, PrefetchRequest
@@ -70,8 +70,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 def serving(folder: Path, *command: str) -> Iterator[str]:
     port = free_port()
     args = [SCRIPT, *command, "--port", str(port)]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(args, cwd=folder, text=True, stdout=pipe, stderr=pipe) as process:
+    with Program(args, folder=folder, stdout=PIPE, stderr=PIPE) as process:
         try:
             ready = process.stdout if command[0] == "dev" else process.stderr
             assert ready is not None

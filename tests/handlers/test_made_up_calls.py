@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +21,7 @@ from millis_hooks.protocol.test_marks import Purpose, mark_header
 from millis_hooks.testing import HooksClient
 from support.app import END_OF_CALL, SECRET, MakeHooks, serving
 from support.fake_millis import FakeMillis, served
+from support.programs import pytest_in
 from support.waiting import eventually
 
 OURS, THEIRS = "+14155550199", "+14155550134"
@@ -371,8 +370,4 @@ def test_without_the_plugin_it_is_allowed(tmp_path: Path) -> None:
         "from millis_hooks.handlers.made_up_calls import is_under_pytest\n"
         "def test_it(): assert not is_under_pytest()\n"
     )
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    tried = subprocess.run(
-        [*command, "-p", "no:millis_hooks"], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert "1 passed" in tried.stdout
+    assert "1 passed" in pytest_in(tmp_path, "-p", "no:millis_hooks").stdout

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +17,7 @@ from support import databases, postgres_server
 from support.app import SECRET
 from support.databases import url_in
 from support.postgres_server import Server as Postgres
+from support.programs import SCRIPT, Program
 from support.sites import Site, session_of
 from support.storage import opened, rows
 from support.waiting import eventually
@@ -196,9 +195,8 @@ def working(folder: Path) -> Iterator[None]:
     url = make_url(url_in(folder)).set(drivername="postgresql")
     target = WORKER.format(secret=SECRET, url=url.render_as_string(hide_password=False))
     (folder / "handlers.py").write_text(target)
-    program = str(Path(sys.executable).with_name("millis-hooks"))
-    command = [program, "worker", "handlers.py", "--port", "0"]
-    with subprocess.Popen(command, cwd=folder) as process:
+    command = [SCRIPT, "worker", "handlers.py", "--port", "0"]
+    with Program(command, folder=folder) as process:
         try:
             yield
             process.send_signal(signal.SIGTERM)

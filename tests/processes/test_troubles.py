@@ -12,7 +12,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -21,6 +20,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
+from subprocess import STDOUT
 
 import pytest
 from sqlalchemy import NullPool, create_engine, text
@@ -33,6 +33,7 @@ from support import postgres_server
 from support.app import SECRET
 from support.paths import ROOT
 from support.postgres_server import Server as Postgres
+from support.programs import SCRIPT, Program
 from support.sites import free_port
 from support.storage import rows
 from support.waiting import eventually
@@ -76,18 +77,17 @@ class Farm:
         self.replicas = [self.start(number) for number in range(2)]
         self._proxy = self._start_proxy()
 
-    def start(self, number: int) -> subprocess.Popen[bytes]:
+    def start(self, number: int) -> Program:
         """Start a replica, and return when it is ready."""
-        program = str(Path(sys.executable).with_name("millis-hooks"))
-        command = [program, "run", "app.py", "--port", str(self.ports[number])]
+        command = [SCRIPT, "run", "app.py", "--port", str(self.ports[number])]
         variables = {
             "MILLIS_HOOKS_SECRETS": SECRET,
             "MILLIS_HOOKS_DATABASE_URL": self.url,
             "MILLIS_HOOKS_DRAIN_S": "3",
         }
         with (self.folder / f"replica-{number}.log").open("ab") as log:
-            replica = subprocess.Popen(
-                command, cwd=self.folder, env=os.environ | variables, stdout=log, stderr=log
+            replica = Program(
+                command, folder=self.folder, variables=variables, stdout=log.fileno(), stderr=STDOUT
             )
         eventually(lambda: self._is_ready(self.ports[number]))
         return replica
@@ -104,9 +104,11 @@ class Farm:
             connection.execute(text(statement))
 
     def close(self) -> None:
-        for process in (*self.replicas, self._proxy):
-            process.kill()
-            process.wait()
+        for replica in self.replicas:
+            replica.kill()
+            replica.wait()
+        self._proxy.kill()
+        self._proxy.wait()
         self.postgres.remove()
 
     def _start_proxy(self) -> subprocess.Popen[bytes]:

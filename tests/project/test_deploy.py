@@ -28,6 +28,7 @@ from millis_hooks.server import ABANDON_S, Limits
 from millis_hooks.settings import Settings
 from support.app import AUTHORIZED, END_OF_CALL, SECRET
 from support.paths import ROOT
+from support.programs import SCRIPT, Program
 from support.waiting import eventually
 
 FOLDER = ROOT / "examples" / "deploy"
@@ -191,13 +192,13 @@ def seen_by(proxies: str, peer: str, forwarded_for: str) -> str:
 
 
 @contextmanager
-def replica(folder: Path, **settings: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+def replica(folder: Path, **settings: str) -> Iterator[tuple[Program, int]]:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = int(probe.getsockname()[1])
     target = str(ROOT / "examples" / "quickstart.py")
-    command = [tool("millis-hooks"), "run", target, "--port", str(port)]
+    command = [SCRIPT, "run", target, "--port", str(port)]
     variables = {f"{ENV_PREFIX}{name.upper()}": value for name, value in settings.items()}
-    with subprocess.Popen(command, cwd=folder, env=os.environ | variables) as process:
+    with Program(command, folder=folder, variables=variables) as process:
         eventually(lambda: answered(port, "/readyz")[0] == 200, deadline_s=30)
         yield process, port
         process.kill()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 import tomllib
 import warnings
 from collections.abc import Callable
@@ -23,6 +21,7 @@ from millis_hooks.environment.sources import ENV_PREFIX
 from millis_hooks.settings import Settings
 from support.documents import PAGES, Block, blocks, commands, links
 from support.paths import ROOT
+from support.programs import SCRIPT, pytest_in, run
 
 #: What typer raises for every command it cannot parse; it exports only kinds of it.
 UsageError: Any = typer.BadParameter.__base__
@@ -125,15 +124,13 @@ def test_the_tutorial_s_tests_pass(tmp_path: Path) -> None:
     app, tests = (block.text for block in blocks(page, "python") if not block.excused)
     (customers,) = (block.text for block in blocks(page, "text"))
     shop = tmp_path / "shop"
-    subprocess.run([Path(sys.executable).with_name("millis-hooks"), "new", shop], check=True)
+    assert run([SCRIPT, "new", str(shop)]).returncode == 0
     (shop / "app.py").write_text(app)
     (shop / "test_app.py").write_text(tests)
     (shop / "customers.csv").write_text(customers)
     with (shop / ".env").open("a") as settings:
         settings.write("MILLIS_HOOKS_OWN_NUMBERS=+14155550199\n")
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest"], cwd=shop, capture_output=True, text=True, check=False
-    )
+    done = pytest_in(shop)
     assert "3 passed" in done.stdout, done.stdout
 
 

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 import pytest
@@ -28,6 +29,7 @@ from millis_hooks.exceptions import MillisHooksError, StorageError
 from millis_hooks.server import Config, Limits, Server, run_child
 from millis_hooks.server.connection import affordable
 from millis_hooks.webhooks.responses import report_secret
+from support.programs import Program, run
 
 GET = b"GET /seen HTTP/1.1\r\nHost: test\r\n\r\n"
 HEAD_OF_POST = b"POST /echo HTTP/1.1\r\nHost: test\r\n"
@@ -599,10 +601,10 @@ def free_port() -> int:
 
 
 @contextmanager
-def program(graceful_shutdown_s: float) -> Iterator[tuple[subprocess.Popen[str], Connect]]:
+def program(graceful_shutdown_s: float) -> Iterator[tuple[Program, Connect]]:
     port = free_port()
-    command = [sys.executable, "-c", PROGRAM, str(port), str(graceful_shutdown_s)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    command = ["-c", PROGRAM, str(port), str(graceful_shutdown_s)]
+    with Program(command, stdout=PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         yield process, lambda: socket.create_connection(("127.0.0.1", port), timeout=10)
@@ -638,8 +640,7 @@ def test_sigterm_lets_a_request_under_way_finish() -> None:
 
 def test_a_port_that_is_taken_ends_the_server_with_status_3() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        command = [sys.executable, "-c", PROGRAM, str(taken.getsockname()[1]), "1"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+        done = run(["-c", PROGRAM, str(taken.getsockname()[1]), "1"])
     assert done.returncode == 3
     assert "ready" not in done.stdout
 

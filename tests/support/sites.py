@@ -6,20 +6,20 @@ import json
 import random
 import signal
 import socket
-import subprocess
-import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from pathlib import Path
+from subprocess import PIPE
 from urllib.parse import urlencode, urlsplit
 
 from millis_hooks.call_log.tables import handler_runs, inbox
 from millis_hooks.protocol.samples import end_of_call_body
 from support.app import SECRET
 from support.databases import url_in
+from support.programs import Program
 from support.storage import opened, rows
 from support.waiting import eventually
 
@@ -74,8 +74,8 @@ class Site:
     @contextmanager
     def serving(self, *arguments: str) -> Iterator[Server]:
         port = free_port()
-        command = [sys.executable, str(self.folder / "app.py"), str(port), *arguments]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        command = [str(self.folder / "app.py"), str(port), *arguments]
+        with Program(command, stdout=PIPE) as process:
             try:
                 assert process.stdout is not None
                 assert process.stdout.readline() == "ready\n"
@@ -98,7 +98,7 @@ class Site:
 class Server:
     """One process of a site."""
 
-    def __init__(self, site: Site, port: int, process: subprocess.Popen[str]) -> None:
+    def __init__(self, site: Site, port: int, process: Program) -> None:
         self.process = process
         self._site = site
         self._port = port

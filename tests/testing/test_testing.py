@@ -22,6 +22,7 @@ from millis_hooks.protocol.samples import CallContent
 from millis_hooks.sandbox.scenario import Scenario, Script, SessionSpec
 from millis_hooks.testing import HooksClient
 from support.paths import ROOT
+from support.programs import pytest_in
 
 EXAMPLE = ROOT / "examples" / "tested_handlers"
 
@@ -213,11 +214,6 @@ def answering(status_code: int) -> Iterator[str]:
         server.shutdown()
 
 
-def pytest_in(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
-
-
 def test_the_example_suite_passes(tmp_path: Path) -> None:
     suite = shutil.copytree(EXAMPLE, tmp_path / "suite")
     tried = pytest_in(suite)
@@ -253,4 +249,6 @@ def test_the_plugin_costs_nothing_until_it_is_used(tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text(
         f"import sys\ndef test_it(): assert not {heavy} & sys.modules.keys()\n"
     )
-    assert "1 passed" in pytest_in(tmp_path, "-W", "error").stdout
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-W", "error"]
+    tried = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert "1 passed" in tried.stdout

@@ -5,6 +5,7 @@ No setting of the surroundings reaches a test: neither the environment's nor a `
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import sqlite3
@@ -16,7 +17,9 @@ from typing import Any
 import hypothesis
 import pytest
 from argon2 import PasswordHasher
-from sqlalchemy import NullPool, create_engine
+from sqlalchemy import Engine, NullPool, create_engine
+from sqlalchemy.engine.default import DefaultDialect
+from sqlalchemy.util import LRUCache
 from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
 
 from millis_hooks import MillisHooks
@@ -58,6 +61,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:
     return Scheduling(config, log)
 
 
+def pytest_collection_finish() -> None:
+    """Let the collector leave alone what is there before the first test, and come less often."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Let a report be told to another process, whatever was logged: surrogates cannot."""
@@ -76,6 +86,19 @@ def real_hasher() -> Iterator[Callable[[], PasswordHasher]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(accounts, "_hasher", lambda: quick)
         yield real
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _shared_statements() -> Iterator[None]:
+    """Share compiled statements: each engine, and so each test, would compile all of them anew."""
+    statements: LRUCache[Any, Any] = LRUCache(5000)
+    shared = property(lambda _: statements, lambda *_: None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Engine, "_compiled_cache", shared, raising=False)
+        # Statements are remembered by their dialect, of which each engine has one.
+        patch.setattr(DefaultDialect, "__hash__", lambda dialect: hash(type(dialect)))
+        patch.setattr(DefaultDialect, "__eq__", lambda dialect, other: type(dialect) is type(other))
+        yield
 
 
 @pytest.fixture(autouse=True, scope="module")

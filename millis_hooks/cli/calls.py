@@ -140,15 +140,16 @@ def _print_call(view: CallView, now: datetime) -> None:
 
 
 def _parts(view: CallView, now: datetime) -> Iterator[tuple[str, list[Sequence[str]]]]:
+    talk = view.conversation
     yield f"Call {printable(view.call.session_id, one_line=True)}", list(_facts(view))
-    yield "Transcript", [*map(_line, view.lines), *_more(view.lines_left_out)]
-    functions = [(function.name, _call_of(function)) for function in view.functions]
-    yield "Functions", [*functions, *_more(view.functions_left_out)]
+    yield "Transcript", [*map(_line, talk.lines), *_more(talk.lines_left_out)]
+    functions = [(function.name, _call_of(function)) for function in talk.functions]
+    yield "Functions", [*functions, *_more(talk.functions_left_out)]
     metadata = [(entry.key, _json(entry.value), entry.change or "") for entry in view.metadata]
     yield "Metadata", list(metadata)
     yield "Cost", [_cost(cost.item) for cost in view.costs]
     yield "Handlers", [*(_run(run, now) for run in view.runs), *_more(view.runs_left_out)]
-    yield "Could not be read", [(problem,) for problem in view.problems]
+    yield "Could not be read", [(problem,) for problem in talk.problems]
 
 
 def _more(left_out: int) -> list[tuple[str, str]]:
@@ -170,9 +171,10 @@ def _facts(view: CallView) -> Iterator[tuple[str, str]]:
         "Error": call.error_message,
     }
     if prefetch is not None:
-        facts["Prefetch"] = f"{prefetch.outcome}, {milliseconds(prefetch.latency_ms)}"
-        facts["Reason"] = prefetch.reason
-        facts["Extra prompt"] = prefetch.extra_prompt
+        delivery = prefetch.delivery
+        facts["Prefetch"] = f"{delivery.outcome}, {milliseconds(delivery.latency_ms)}"
+        facts["Reason"] = delivery.reason
+        facts["Extra prompt"] = view.extra_prompt
     yield from ((name, value) for name, value in facts.items() if value)
 
 

@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from pydantic import JsonValue
 from starlette.routing import Route
 
 from ..call_log.call_ends import End, changes, end_of, put_together
-from ..call_log.queries.records import Call, CallRecord, CostItem, Delivery, Run, State
+from ..call_log.queries.records import Call, CostItem, Delivery, Run, State
 from ..call_log.redaction import masked_call, masked_run
 from ..masking.places import END_OF_CALL
 from ..masking.policy import MaskPolicy
@@ -24,11 +23,20 @@ from .call_filters import Params, list_query, params_of, read_list, read_page_si
 from .endpoints import Endpoints
 from .formats import as_text
 from .pages import PageRequest
-from .payloads import MOST_KEYS, Entry, Payload, Room, entries_of, payload_of, read_bytes
+from .payloads import (
+    MOST_KEYS,
+    Entry,
+    Payload,
+    Room,
+    end_in,
+    entries_of,
+    payload_of,
+    prefetch_in,
+)
 from .runs import Notice, in_order, read_notice
 from .security import RECORDING_POLICY
-from .timeline import EndReceived, Prefetch, Step, end_received, prefetch_of, steps_of
-from .transcript import Function, Line, Transcript, functions_of, transcript_of
+from .timeline import Step, prompt_of, steps_of
+from .transcript import Conversation, conversation_of
 
 #: Changed fields that are listed of one end-of-call, and characters of each value.
 _MOST_FIELDS = 50
@@ -86,7 +94,7 @@ class InList:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallView:
-    """What a call's page shows."""
+    """What a call's page shows; the counts `..._left_out` are of what is only in the call log."""
 
     call: Call
     in_list: InList
@@ -94,33 +102,38 @@ class CallView:
     recording_is_hidden: bool
     state: State
     elapsed_s: float
-    prefetch: Prefetch | None
-    end: EndReceived | None
     ends_received: int
     timeline: tuple[Step, ...]
-    lines: tuple[Line, ...]
-    lines_left_out: int
-    functions: tuple[Function, ...]
-    functions_left_out: int
-    has_tools_in_place: bool
-    average_latency_ms: float | None
+    conversation: Conversation
     metadata: tuple[Entry, ...]
     metadata_left_out: int
     costs: tuple[CostLine, ...]
     runs: tuple[Run, ...]
     runs_left_out: int
     notice: Notice | None
-    agent_config: JsonValue
-    secrets_masked: int
-    problems: tuple[str, ...]
     changes: tuple[Changed, ...]
     payloads: tuple[Payload, ...]
     deliveries_left_out: int
 
     @property
+    def prefetch(self) -> Payload | None:
+        """The first prefetch."""
+        return prefetch_in(self.payloads)
+
+    @property
+    def extra_prompt(self) -> str | None:
+        """The extra prompt that the prefetch was answered with."""
+        return prompt_of(self.prefetch)
+
+    @property
+    def end(self) -> Payload | None:
+        """The end-of-call that counts."""
+        return end_in(self.payloads, self.call)
+
+    @property
     def unread(self) -> tuple[Payload, ...]:
         """The unparsed deliveries."""
-        return tuple(payload for payload in self.payloads if payload.outcome == "unparsed")
+        return tuple(payload for payload in self.payloads if payload.delivery.outcome == "unparsed")
 
     @property
     def handled(self) -> tuple[Run, ...]:
@@ -170,19 +183,29 @@ def show_call(request: PageRequest) -> CallView | None:
     if record is None:
         return None
     call, mask, room = record.call, request.settings.mask, Room()
+    state, ends = call.state(request.now), list(_read_ends(record.deliveries))
+    event = put_together(ends).call if ends else None
+    payloads = tuple(payload_of(delivery, mask, room) for delivery in record.deliveries)
+    prefetches = (each for each in record.deliveries if each.kind == "prefetch")
+    metadata = tuple(entries_of(event, next(prefetches, None), mask))
     return CallView(
         call=masked_call(call, mask),
         in_list=_in_list(request, call),
         prints_all=request.query.get("print") == "full",
         recording_is_hidden=bool(call.recording_url) and mask.url(call.recording_url) is None,
+        state=state,
         elapsed_s=max((request.now - call.received_at).total_seconds(), 0),
-        **_from_deliveries(record, call.state(request.now), mask),
         ends_received=sum(each.kind == "end_of_call" for each in record.deliveries),
+        timeline=tuple(steps_of(call, state, payloads, metadata)),
+        conversation=conversation_of(event, mask) if event else Conversation(),
+        metadata=metadata[:MOST_KEYS],
+        metadata_left_out=max(len(metadata) - MOST_KEYS, 0),
         costs=tuple(_cost_lines(record.costs)),
         runs=in_order(masked_run(run, mask) for run in record.runs),
         runs_left_out=record.run_count - len(record.runs),
         notice=read_notice(request.query),
-        payloads=tuple(payload_of(delivery, mask, room) for delivery in record.deliveries),
+        changes=tuple(_changes(ends, mask)),
+        payloads=payloads,
         deliveries_left_out=max(record.delivery_count - len(record.deliveries), 0),
     )
 
@@ -202,45 +225,6 @@ def _in_list(request: PageRequest, call: Call) -> InList:
     newer, older = request.log.neighbours(call, filters, now=request.now)
     params = params_of(filters, read_page_size({}))
     return InList(list_query(filters), params, newer, older)
-
-
-def _from_deliveries(record: CallRecord, state: State, mask: MaskPolicy) -> dict[str, Any]:
-    """Return the fields of the view that come from the bodies and answers of deliveries."""
-    prefetched, ended = _first(record.deliveries, "prefetch"), _end_delivery(record)
-    ends = list(_read_ends(record.deliveries))
-    answer, event = _answer(prefetched), put_together(ends).call if ends else None
-    prefetch = prefetch_of(prefetched, answer, mask) if prefetched else None
-    end = end_received(ended, record.call) if ended else None
-    metadata = tuple(entries_of(event, prefetched, answer, mask))
-    return {
-        "state": state,
-        "prefetch": prefetch,
-        "end": end,
-        "changes": tuple(_changes(ends, mask)),
-        "metadata": metadata[:MOST_KEYS],
-        "metadata_left_out": max(len(metadata) - MOST_KEYS, 0),
-        "timeline": tuple(steps_of(record.call, state, prefetch, end, metadata)),
-        **_from_event(event, mask),
-    }
-
-
-def _from_event(event: EndOfCall | None, mask: MaskPolicy) -> dict[str, Any]:
-    """Return the fields of the view that come from the end-of-call."""
-    transcript = transcript_of(event, mask) if event else Transcript()
-    functions = functions_of(event, mask) if event else ()
-    beginning = Room().beginning(event.agent_config if event else None)
-    config = mask.masked(beginning, END_OF_CALL["agent_config"])
-    return {
-        "lines": transcript.lines,
-        "lines_left_out": transcript.left_out,
-        "functions": functions,
-        "functions_left_out": len(event.function_calls) - len(functions) if event else 0,
-        "has_tools_in_place": transcript.has_tools,
-        "average_latency_ms": event.average_latency_ms if event else None,
-        "agent_config": config.value,
-        "secrets_masked": config.count,
-        "problems": tuple(map(str, event.problems)) if event else (),
-    }
 
 
 def _changes(ends: Sequence[End], mask: MaskPolicy) -> Iterator[Changed]:
@@ -266,15 +250,6 @@ def _value(event: EndOfCall, name: str, mask: MaskPolicy) -> str:
     return text if len(text) <= _MOST_VALUE_CHARS else f"{text[:_MOST_VALUE_CHARS]}…"
 
 
-def _first(deliveries: Iterable[Delivery], kind: str) -> Delivery | None:
-    return next((delivery for delivery in deliveries if delivery.kind == kind), None)
-
-
-def _end_delivery(record: CallRecord) -> Delivery | None:
-    chosen = (each for each in record.deliveries if each.id == record.call.delivery_id)
-    return next(chosen, None) or _first(record.deliveries, "end_of_call")
-
-
 def _read_ends(deliveries: Iterable[Delivery]) -> Iterator[End]:
     """Yield the ends-of-call that could be read, without those that repeat the bytes of another."""
     for delivery in deliveries:
@@ -282,11 +257,6 @@ def _read_ends(deliveries: Iterable[Delivery]) -> Iterator[End]:
         end = end_of(delivery) if is_read and delivery.body else None
         if end is not None:
             yield end
-
-
-def _answer(prefetch: Delivery | None) -> dict[str, JsonValue]:
-    answer = read_bytes(prefetch.answer) if prefetch and prefetch.answer else None
-    return answer if isinstance(answer, dict) else {}
 
 
 def _cost_lines(items: Sequence[CostItem]) -> Iterator[CostLine]:

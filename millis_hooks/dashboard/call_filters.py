@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta, tzinfo
-from typing import NamedTuple, TypeAlias, TypeVar
+from typing import NamedTuple, TypeAlias
 from urllib.parse import urlencode
 
 from starlette.datastructures import QueryParams
@@ -38,9 +38,6 @@ _DATE = len("2026-11-21")
 _OLD_OUTCOMES = {"error": "failed"}
 #: Moments outside are ignored: at the ends of the calendar, not every time zone has them.
 _YEARS = range(1900, 9000)
-
-
-T = TypeVar("T")
 
 _NO_FILTERS = CallFilter()
 
@@ -179,6 +176,26 @@ def _written(number: float | None) -> str | None:
 #: Labels of `CallFilter.handler`.
 HANDLER_LABELS = {"retrying": "Retrying", "failed": "Failed", "none": "None ran"}
 
+#: The parameters that are shown as active filters: their labels, and their values in words.
+_ACTIVE: Mapping[str, tuple[str, Callable[[str, tzinfo], str]]] = {
+    "q": ("Call has", lambda text, _: text),
+    "from": ("From", lambda text, zone: _day(text, zone)),
+    "to": ("Until", lambda text, zone: _day(text, zone, is_end=True)),
+    "channel": ("Channel", lambda text, _: text),
+    "direction": ("Direction", lambda text, _: text),
+    "number": ("Number", lambda text, _: text),
+    "min": ("Length", lambda text, _: f"at least {clock(float(text))}"),
+    "max": ("Length", lambda text, _: f"at most {clock(float(text))}"),
+    "cost_min": ("Credits", lambda text, _: f"at least {float(text):g}"),
+    "cost_max": ("Credits", lambda text, _: f"at most {float(text):g}"),
+    "handler": ("Handlers", lambda text, _: HANDLER_LABELS[text]),
+    "unparsed": ("Deliveries", lambda *_: "one is unparsed"),
+    "duplicate": ("Deliveries", lambda *_: "more than one end-of-call"),
+    "agent": ("Agent", lambda text, _: text),
+    "status": ("Status", lambda text, _: status_label(text)),
+    "meta": ("{}", lambda text, _: text.partition("=")[2]),
+}
+
 
 @dataclass(frozen=True, slots=True)
 class ActiveFilter:
@@ -189,58 +206,23 @@ class ActiveFilter:
     rest: Params
 
 
-def active_filters(
-    filters: CallFilter, page_size: int, zone: tzinfo = UTC
-) -> tuple[ActiveFilter, ...]:
-    """Return the filters of a list; its outcome and range are shown elsewhere."""
-    return tuple(
-        ActiveFilter(label, value, params_of(rest, page_size))
-        for label, value, rest in (*_single(filters, zone), *_repeated(filters))
-    )
+def active_filters(params: Params, zone: tzinfo = UTC) -> Iterator[ActiveFilter]:
+    """Yield the filters that `params_of` wrote; outcome and range are shown elsewhere."""
+    for name, (label, words) in _ACTIVE.items():
+        texts = params.get(name, [])
+        texts = [texts] if isinstance(texts, str) else texts
+        for text in texts:
+            others = _spread([other for other in texts if other != text])
+            rest = {each: others if each == name else value for each, value in params.items()}
+            yield ActiveFilter(
+                label.format(text.partition("=")[0]),
+                words(text, zone),
+                {each: value for each, value in rest.items() if value},
+            )
 
 
-def _single(filters: CallFilter, zone: tzinfo) -> Iterator[tuple[str, str, CallFilter]]:
-    values: dict[str, tuple[str, str | None]] = {
-        "q": ("Call has", filters.q),
-        "since": ("From", _day(filters.since, zone)),
-        "until": ("Until", _day(filters.until, zone, is_end=True)),
-        "channel": ("Channel", filters.channel),
-        "direction": ("Direction", filters.direction),
-        "number": ("Number", filters.number),
-        "min_s": ("Length", _limit("at least", filters.min_s, clock)),
-        "max_s": ("Length", _limit("at most", filters.max_s, clock)),
-        "cost_min": ("Credits", _limit("at least", filters.cost_min, "{:g}".format)),
-        "cost_max": ("Credits", _limit("at most", filters.cost_max, "{:g}".format)),
-        "handler": ("Handlers", HANDLER_LABELS.get(filters.handler or "")),
-        "unparsed": ("Deliveries", "one is unparsed" if filters.unparsed else None),
-        "duplicate": ("Deliveries", "more than one end-of-call" if filters.duplicate else None),
-    }
-    for name, (label, value) in values.items():
-        if value:
-            yield label, value, replace(filters, **{name: getattr(_NO_FILTERS, name)})
-
-
-def _repeated(filters: CallFilter) -> Iterator[tuple[str, str, CallFilter]]:
-    for agent in filters.agent:
-        yield "Agent", agent, replace(filters, agent=_but(filters.agent, agent))
-    for status in filters.status:
-        yield "Status", status_label(status), replace(filters, status=_but(filters.status, status))
-    for pair in filters.metadata:
-        yield *pair, replace(filters, metadata=_but(filters.metadata, pair))
-
-
-def _but(values: tuple[T, ...], one: T) -> tuple[T, ...]:
-    return tuple(value for value in values if value != one)
-
-
-def _limit(words: str, number: float | None, text: Callable[[float], str]) -> str | None:
-    return None if number is None else f"{words} {text(number)}"
-
-
-def _day(moment: datetime | None, zone: tzinfo, *, is_end: bool = False) -> str | None:
-    if moment is None:
-        return None
-    local = moment.astimezone(zone)
+def _day(text: str, zone: tzinfo, *, is_end: bool = False) -> str:
+    local = datetime.fromisoformat(text).astimezone(zone)
     if local.time() != time():
         return local.strftime("%b %d, %H:%M")
     return (local - timedelta(days=is_end)).strftime("%b %d, %Y")

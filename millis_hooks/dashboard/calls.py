@@ -133,12 +133,13 @@ def list_calls(request: PageRequest) -> CallsView:
         size=page_size,
     )
     live, listed = log.live_calls(now=request.now), list_query(filters)
+    params = params_of(filters, page_size)
     return CallsView(
         filter=filters,
-        params=params_of(filters, page_size),
+        params=params,
         as_list={"in": listed} if listed else {},
         page_size=page_size,
-        active_filters=active_filters(filters, page_size, request.zone),
+        active_filters=tuple(active_filters(params, request.zone)),
         page=replace(page, rows=tuple(masked_listing(row, mask) for row in page.rows)),
         tabs=tuple(_tabs(page, filters.outcome or "all")),
         live=_live_cards(request, live),

@@ -5,14 +5,13 @@ What is too large for a page is cut before it is masked, as masking takes time t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from pydantic import JsonValue
 
-from ..call_log.queries.records import Delivery
+from ..call_log.queries.records import Call, Delivery
 from ..exceptions import PayloadError
 from ..masking.places import END_OF_CALL, PREFETCH_ANSWER, PREFETCH_QUERY, Place
 from ..masking.policy import MaskPolicy
@@ -72,26 +71,16 @@ class Room:
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """A delivery, masked. `content` is JSON, or text if the body is none; None if it `repeats` the
-    bytes of another delivery.
+    """A delivery, masked, and as JSON what it carried and was answered with.
+
+    `content` is text if the body is not JSON; None if it `repeats` the bytes of another delivery.
     """
 
-    delivery_id: int
-    kind: str
-    session_id: str | None
-    received_at: datetime
-    outcome: str
-    reason: str | None
-    content_type: str | None
+    delivery: Delivery
     content: JsonValue
-    repeats: bool
-    body_bytes: int
-    status_code: int
     answer: JsonValue
-    latency_ms: float | None
+    repeats: bool
     secrets_masked: int
-    redacted: bool
-    source: str | None
 
 
 def payload_of(delivery: Delivery, mask: MaskPolicy, room: Room | None = None) -> Payload:
@@ -105,24 +94,28 @@ def payload_of(delivery: Delivery, mask: MaskPolicy, room: Room | None = None) -
     answer = mask.masked(
         room.beginning(answer_json), PREFETCH_ANSWER if is_prefetch else Place.OPEN
     )
-    return Payload(
-        delivery_id=delivery.id,
-        kind=delivery.kind,
-        session_id=delivery.session_id,
-        received_at=delivery.received_at,
-        outcome=delivery.outcome,
-        reason=reason_of(delivery, mask),
-        content_type=delivery.content_type,
-        content=content.value,
-        repeats=delivery.kind == "end_of_call" and delivery.body is None,
+    masked = replace(
+        delivery,
+        query=None,
+        body=None,
         body_bytes=delivery.body_bytes or len(delivery.query or ""),
-        status_code=delivery.status_code,
-        answer=answer.value,
-        latency_ms=delivery.latency_ms,
-        secrets_masked=content.count + answer.count,
-        redacted=delivery.redacted,
-        source=delivery.source,
+        answer=None,
+        reason=reason_of(delivery, mask),
     )
+    repeats = not is_prefetch and delivery.body is None
+    return Payload(masked, content.value, answer.value, repeats, content.count + answer.count)
+
+
+def prefetch_in(payloads: Sequence[Payload]) -> Payload | None:
+    """Return the first prefetch."""
+    return next((each for each in payloads if each.delivery.kind == "prefetch"), None)
+
+
+def end_in(payloads: Sequence[Payload], call: Call) -> Payload | None:
+    """Return the end-of-call that counts for most."""
+    ends = [each for each in payloads if each.delivery.kind == "end_of_call"]
+    chosen = (each for each in ends if each.delivery.id == call.delivery_id)
+    return next(chosen, ends[0] if ends else None)
 
 
 def reason_of(delivery: Delivery, mask: MaskPolicy) -> str | None:
@@ -174,51 +167,40 @@ class Entry:
 
 
 def entries_of(
-    event: EndOfCall | None,
-    prefetch: Delivery | None,
-    answer: Mapping[str, JsonValue],
-    mask: MaskPolicy,
+    event: EndOfCall | None, prefetch: Delivery | None, mask: MaskPolicy
 ) -> Iterator[Entry]:
     """Compare the metadata of a call's end to that of its prefetch.
 
     Until the end arrives, the metadata of the prefetch with that of its answer takes its place.
     """
     room = Room()
-    before, answered = _metadata_of(prefetch), answer.get("metadata")
-    answered = answered if isinstance(answered, dict) else {}
+    before, answered = _metadata_of(prefetch), _answered(prefetch)
     ended = event.metadata if event else before | answered
     after = {key: room.beginning(value) for key, value in ended.items()}
     masked_before = dict(masked_metadata(before, mask))
     for key, (name, value) in masked_metadata(after, mask):
-        entry = Entry(name, value)
-        if prefetch is not None:
-            entry = _compared(entry, key, before, answered, after, masked_before)
-        yield entry
+        text = as_text(after[key])
+        if prefetch is None or (key in before and text == as_text(before[key])):
+            yield Entry(name, value)
+            continue
+        is_answer = key in answered and text == as_text(answered[key])
+        _, was = masked_before.get(key, ("", None))
+        change: Change = "changed" if key in before else "added"
+        yield Entry(name, value, was, change, "prefetch" if is_answer else "call")
     for key, (name, value) in masked_before.items():
         if key not in after:
             yield Entry(name, None, value, "gone", "call")
 
 
-def _compared(
-    entry: Entry,
-    key: str,
-    before: Mapping[str, JsonValue],
-    answered: Mapping[str, JsonValue],
-    after: Mapping[str, JsonValue],
-    masked_before: Mapping[str, tuple[str, JsonValue]],
-) -> Entry:
-    text = as_text(after[key])
-    if key in before and text == as_text(before[key]):
-        return entry
-    is_answer = key in answered and text == as_text(answered[key])
-    _, was = masked_before.get(key, ("", None))
-    change: Change = "changed" if key in before else "added"
-    return Entry(entry.key, entry.value, was, change, "prefetch" if is_answer else "call")
-
-
 def _metadata_of(prefetch: Delivery | None) -> dict[str, JsonValue]:
     query = (prefetch.query or "").encode("utf-8", "replace") if prefetch else b""
     return {**PrefetchRequest.parse(query).metadata}
+
+
+def _answered(prefetch: Delivery | None) -> dict[str, JsonValue]:
+    answer = read_bytes(prefetch.answer) if prefetch and prefetch.answer else None
+    metadata = answer.get("metadata") if isinstance(answer, dict) else None
+    return metadata if isinstance(metadata, dict) else {}
 
 
 def masked_metadata(

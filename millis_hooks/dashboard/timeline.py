@@ -11,13 +11,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
-from pydantic import JsonValue
-
 from ..call_log.queries.records import Call, Delivery, State
-from ..masking.places import Place
-from ..masking.policy import MaskPolicy
 from .formats import clock, milliseconds, size, status_label
-from .payloads import Entry, reason_of
+from .payloads import Entry, Payload, end_in, prefetch_in
 
 #: A longer lag between the two clocks only shows that they disagree.
 _MOST_LAG_S = 3600
@@ -25,29 +21,6 @@ _MOST_LAG_S = 3600
 _LONGEST_S = 365 * 24 * 3600
 
 Kind = Literal["prefetch", "unasked", "started", "ended", "received", "live", "lost", "unended"]
-
-
-@dataclass(frozen=True, slots=True)
-class Prefetch:
-    """The prefetch of a call and its answer."""
-
-    received_at: datetime
-    latency_ms: float | None
-    outcome: str
-    reason: str | None
-    answered_keys: int
-    extra_prompt: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class EndReceived:
-    """The end-of-call of the page; `lag_s` is from the end of the call to its arrival."""
-
-    received_at: datetime
-    body_bytes: int
-    status_code: int
-    latency_ms: float | None
-    lag_s: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,54 +39,21 @@ class Step:
     details: tuple[str, ...] = ()
 
 
-def prefetch_of(delivery: Delivery, answer: dict[str, JsonValue], mask: MaskPolicy) -> Prefetch:
-    """Return a prefetch with the JSON of its answer, masked."""
-    metadata = answer.get("metadata")
-    prompt = mask.payload(answer.get("extra_prompt"), Place.WORDS)
-    return Prefetch(
-        delivery.received_at,
-        delivery.latency_ms,
-        delivery.outcome,
-        reason_of(delivery, mask),
-        len(metadata) if isinstance(metadata, dict) else 0,
-        prompt if isinstance(prompt, str) and prompt else None,
-    )
-
-
-def end_received(delivery: Delivery, call: Call) -> EndReceived:
-    """Return the end-of-call of a call."""
-    ended_at = ended_at_of(call)
-    lag_s = (delivery.received_at - ended_at).total_seconds() if ended_at else -1
-    return EndReceived(
-        delivery.received_at,
-        delivery.body_bytes,
-        delivery.status_code,
-        delivery.latency_ms,
-        lag_s if 0 <= lag_s < _MOST_LAG_S else None,
-    )
-
-
-def ended_at_of(call: Call) -> datetime | None:
-    """Return when a call ended by Millis' clock, if it sent a start and a duration."""
-    if call.started_at is None or call.duration_s is None or call.duration_s > _LONGEST_S:
-        return None
-    return call.started_at + timedelta(seconds=call.duration_s)
-
-
 def steps_of(
     call: Call,
     state: State,
-    prefetch: Prefetch | None,
-    end: EndReceived | None,
+    payloads: Sequence[Payload],
     metadata: Sequence[Entry],
 ) -> Iterator[Step]:
     """Yield the events of a call before its handlers."""
-    yield _prefetched(prefetch, metadata)
+    end = end_in(payloads, call)
+    yield _prefetched(prefetch_in(payloads), metadata)
     if call.started_at is not None:
         yield Step("started", True, "Call started", call.started_at, "millis")
     if end is not None:
-        yield _ended(call)
-        yield _received(end)
+        ended_at = _ended_at(call)
+        yield _ended(call, ended_at)
+        yield _received(end.delivery, ended_at)
     elif state == "live":
         details = ("prefetch seen, end-of-call not yet received",)
         yield Step("live", True, "In progress", details=details)
@@ -123,43 +63,54 @@ def steps_of(
         yield Step("lost", False, "No end received", details=("no end-of-call webhook so far",))
 
 
-def _prefetched(prefetch: Prefetch | None, metadata: Sequence[Entry]) -> Step:
+def prompt_of(prefetch: Payload | None) -> str | None:
+    """Return the extra prompt that a prefetch was answered with."""
+    answer = prefetch.answer if prefetch else None
+    prompt = answer.get("extra_prompt") if isinstance(answer, dict) else None
+    return prompt if isinstance(prompt, str) and prompt else None
+
+
+def _prefetched(prefetch: Payload | None, metadata: Sequence[Entry]) -> Step:
     if prefetch is None:
         return Step("unasked", False, "No prefetch received")
-    details = [] if prefetch.latency_ms is None else [f"in {milliseconds(prefetch.latency_ms)}"]
-    is_fresh = prefetch.outcome == "fresh"
+    delivery = prefetch.delivery
+    details = [] if delivery.latency_ms is None else [f"in {milliseconds(delivery.latency_ms)}"]
+    is_fresh = delivery.outcome == "fresh"
     if not is_fresh:
-        details.append(f"fallback ({prefetch.outcome.replace('_', ' ')})")
+        details.append(f"fallback ({delivery.outcome.replace('_', ' ')})")
     details += _changes(prefetch, metadata)
-    if prefetch.extra_prompt:
-        details.append(f"extra prompt {len(prefetch.extra_prompt):,} characters")
-    at = prefetch.received_at
+    if prompt := prompt_of(prefetch):
+        details.append(f"extra prompt {len(prompt):,} characters")
+    at = delivery.received_at
     return Step("prefetch", is_fresh, "Prefetch answered", at, "here", details=tuple(details))
 
 
-def _changes(prefetch: Prefetch, metadata: Sequence[Entry]) -> Iterator[str]:
+def _changes(prefetch: Payload, metadata: Sequence[Entry]) -> Iterator[str]:
+    answered = prefetch.answer.get("metadata") if isinstance(prefetch.answer, dict) else None
+    keys = len(answered) if isinstance(answered, dict) else 0
+    yield f"{keys} metadata key{'s' if keys != 1 else ''}"
     count = Counter(entry.change for entry in metadata if entry.by == "prefetch")
-    keys = f"metadata key{'s' if prefetch.answered_keys != 1 else ''}"
-    yield f"{prefetch.answered_keys} {keys}"
     if count:
         yield " and ".join(f"{number} {change}" for change, number in count.items())
 
 
-def _ended(call: Call) -> Step:
+def _ended_at(call: Call) -> datetime | None:
+    """Return when a call ended by Millis' clock, if it sent a start and a duration."""
+    if call.started_at is None or call.duration_s is None or call.duration_s > _LONGEST_S:
+        return None
+    return call.started_at + timedelta(seconds=call.duration_s)
+
+
+def _ended(call: Call, at: datetime | None) -> Step:
     details = () if call.duration_s is None else (f"{clock(call.duration_s)} long",)
-    at = ended_at_of(call)
-    return Step(
-        "ended",
-        call.outcome != "failed",
-        status_label(call.call_status),
-        at,
-        "millis" if at else None,
-        details=details,
-    )
+    label, went_well = status_label(call.call_status), call.outcome != "failed"
+    return Step("ended", went_well, label, at, "millis" if at else None, details=details)
 
 
-def _received(end: EndReceived) -> Step:
+def _received(end: Delivery, ended_at: datetime | None) -> Step:
     latency = "" if end.latency_ms is None else f" in {milliseconds(end.latency_ms)}"
     details = (size(end.body_bytes), f"answered {end.status_code}{latency}")
     at = end.received_at
-    return Step("received", True, "End-of-call received", at, "here", end.lag_s, details)
+    lag_s = (at - ended_at).total_seconds() if ended_at else -1
+    after_s = lag_s if 0 <= lag_s < _MOST_LAG_S else None
+    return Step("received", True, "End-of-call received", at, "here", after_s, details)

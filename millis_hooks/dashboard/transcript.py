@@ -1,14 +1,14 @@
-"""The transcript of a call: messages grouped by speaker, with tool calls where they were made."""
+"""The conversation of a call: its messages, with tool calls where they were made."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from pydantic import JsonValue
 
-from ..masking.places import Place
+from ..masking.places import END_OF_CALL, Place
 from ..masking.policy import MaskPolicy
 from ..protocol.events import EndOfCall, Message
 from .payloads import Room
@@ -32,57 +32,55 @@ class Function:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A message or a tool call. `first` and `last` bound the lines of one speaker in a row."""
+    """A message or a tool call."""
 
     kind: Kind
     role: str
     text: str = ""
     tool: Function | None = None
-    first: bool = True
-    last: bool = True
 
 
 @dataclass(frozen=True, slots=True)
-class Transcript:
-    """The first lines of a transcript, masked; `left_out` counts the others.
+class Conversation:
+    """What an end-of-call says of the conversation, masked: the first lines and tool calls.
 
-    `has_tools` if any line, also of those left out, is a tool call.
+    The counts `..._left_out` are of the others. `has_tools_in_place` if any line, also of those
+    left out, is a tool call. `secrets_masked` counts those in `agent_config`.
     """
 
     lines: tuple[Line, ...] = ()
-    left_out: int = 0
-    has_tools: bool = False
+    lines_left_out: int = 0
+    functions: tuple[Function, ...] = ()
+    functions_left_out: int = 0
+    has_tools_in_place: bool = False
+    average_latency_ms: float | None = None
+    agent_config: JsonValue = None
+    secrets_masked: int = 0
+    problems: tuple[str, ...] = ()
 
 
-def transcript_of(event: EndOfCall, mask: MaskPolicy) -> Transcript:
-    """Return the transcript of a call."""
-    lines = tuple(_lines(event))
+def conversation_of(event: EndOfCall, mask: MaskPolicy) -> Conversation:
+    """Return the conversation of a call. Millis sends no times for its tool calls."""
+    lines, room = tuple(_lines(event)), Room()
+    config = mask.masked(Room().beginning(event.agent_config), END_OF_CALL["agent_config"])
+    return Conversation(
+        lines=tuple(_masked(line, mask, room) for line in lines[:MOST_LINES]),
+        lines_left_out=max(len(lines) - MOST_LINES, 0),
+        functions=tuple(_functions(event, mask)),
+        functions_left_out=max(len(event.function_calls) - MOST_LINES, 0),
+        has_tools_in_place=any(line.kind == "tool" for line in lines),
+        average_latency_ms=event.average_latency_ms,
+        agent_config=config.value,
+        secrets_masked=config.count,
+        problems=tuple(map(str, event.problems)),
+    )
+
+
+def _functions(event: EndOfCall, mask: MaskPolicy) -> Iterator[Function]:
     room = Room()
-    masked = tuple(_masked(line, mask, room) for line in lines[:MOST_LINES])
-    return Transcript(
-        grouped(masked),
-        max(len(lines) - MOST_LINES, 0),
-        any(line.kind == "tool" for line in lines),
-    )
-
-
-def functions_of(event: EndOfCall, mask: MaskPolicy) -> tuple[Function, ...]:
-    """Return the first tool calls of the agent, in order; Millis sends no times for them."""
-    room = Room()
-    return tuple(
-        _masked_function(call.name or "function", dict(call.params), call.result, mask, room)
-        for call in event.function_calls[:MOST_LINES]
-    )
-
-
-def grouped(lines: Sequence[Line]) -> tuple[Line, ...]:
-    """Mark the lines that begin and end what one speaker says in a row."""
-    speakers = [None, *((line.kind, line.role) for line in lines), None]
-    triples = zip(speakers, speakers[1:], speakers[2:], strict=False)
-    return tuple(
-        line if before != own != after else replace(line, first=before != own, last=own != after)
-        for line, (before, own, after) in zip(lines, triples, strict=True)
-    )
+    for call in event.function_calls[:MOST_LINES]:
+        name = call.name or "function"
+        yield _masked_function(name, dict(call.params), call.result, mask, room)
 
 
 def _lines(event: EndOfCall) -> Iterator[Line]:

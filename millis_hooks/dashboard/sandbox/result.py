@@ -18,7 +18,7 @@ from ...sandbox.emulator.store import Rehearsal
 from ...sandbox.steps import masked_step, with_whole_turns
 from ..formats import as_text
 from ..payloads import Entry, masked_metadata, reason_of
-from ..transcript import Function, Line, grouped
+from ..transcript import Function, Line
 
 #: `cut`: the process that ran the call has ended.
 Stage: TypeAlias = Literal["beginning", "talking", "ending", "over", "cut"]
@@ -112,7 +112,7 @@ def sandbox_call(
         is_typed=bool(about),
         is_dry_run=bool(about.get("dry_run")),
         progress=tuple(_progress(steps, stage, runs)),
-        lines=grouped(tuple(_lines(steps))),
+        lines=tuple(_lines(steps)),
         notes=tuple(note for step in steps.all("attached", "noted") for note in step["notes"]),
         tools=tuple(tool["name"] for tool in steps.raw("rendered").get("tools", ())),
         prefetch=prefetch,

@@ -381,7 +381,7 @@ class Service:
         return self._operators.resume(cookie, is_use=False) is not None
 
     def _setup(self) -> Setup:
-        from .checks.local import check_installation
+        from .checks.machine import check_installation
         from .dashboard import ConnectionTest, Setup
 
         check = partial(check_installation, self._settings, _now, reads_all=False, measures=False)

@@ -1,17 +1,26 @@
-"""Checks of the call log: SQLite, the schema, the clock, and the work that waits."""
+"""Checks of the call log: its database, the schema, the clock, and the work that waits."""
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from sqlalchemy import Connection, and_, func, select
+from sqlalchemy import Connection, NullPool, and_, create_engine, func, select
+from sqlalchemy.exc import SQLAlchemyError
 
+from ..call_log.database import connect, require_writable_folder, schema_version
+from ..call_log.dialects import describe
 from ..call_log.locks import FileHolder, Version, has_wal_reset_bug
 from ..call_log.migrations import HEAD
+from ..call_log.postgres import (
+    CREATE_EXTENSION,
+    CREATE_SEARCH_INDEX,
+    PostgresDatabase,
+    select_one,
+)
 from ..call_log.tables import (
     IS_OPEN,
     IS_UNPARSED,
@@ -22,13 +31,15 @@ from ..call_log.tables import (
     inbox,
 )
 from ..call_log.upkeep.retention import doubt_of_clock
+from ..exceptions import ConfigError, StorageError
+from ..runs.processes import processes_at_work
 from . import CheckResult, bad, ok, warn
 
-RESTORE = (
+_RESTORE = (
     "Stop the service, move the file away together with its -wal and -shm, and put a backup in its "
     "place; `sqlite3 FILE .recover` may save what is newer."
 )
-NO_RUNNER = warn(
+_NO_RUNNER = warn(
     "runner", "no process runs handlers now", "Start the service: millis-hooks run app.py"
 )
 _SET_CLOCK = "Let the machine set its clock: timedatectl set-ntp true"
@@ -38,6 +49,9 @@ _WRONG = timedelta(seconds=60)
 _NEWEST_CALLS = 20
 _UNREAD_FOR = timedelta(minutes=1)
 _PENDING_FOR = timedelta(minutes=10)
+#: The first PostgreSQL that lets an ordinary user install pg_trgm.
+_OLDEST_POSTGRESQL = 13
+_BUSY_TIMEOUT_S = 5.0
 _runs = handler_runs.c
 
 
@@ -70,6 +84,41 @@ def _can_search() -> bool:
     return True
 
 
+def check_log_file(
+    log: Path, now: Callable[[], datetime], *, reads_all: bool, kept_days: int
+) -> Iterator[CheckResult]:
+    """Check a call log in a file, which is not changed."""
+    if not log.exists():
+        yield ok("call log", f"none yet; the service creates {log} when it starts")
+        return
+    try:
+        require_writable_folder(log)
+        version = schema_version(log, busy_timeout_s=_BUSY_TIMEOUT_S)
+        with _read_only(log) as connection:
+            yield ok("call log", str(log))
+            yield from check_file(connection, log, reads_all=reads_all)
+            yield check_schema(version)
+            if version == HEAD:
+                yield check_runner(Path(f"{log}-runner"))
+                yield from check_content(connection, now, kept_days=kept_days)
+    except StorageError as error:
+        yield bad("call log", str(error), "Until then no call is kept.")
+    except SQLAlchemyError as error:
+        yield bad("call log", f"{log} cannot be read: {describe(error)}", _RESTORE)
+
+
+@contextmanager
+def _read_only(log: Path) -> Iterator[Connection]:
+    engine = create_engine(
+        "sqlite://",
+        creator=lambda: connect(log, busy_timeout_s=_BUSY_TIMEOUT_S, mode="ro"),
+        poolclass=NullPool,
+        hide_parameters=True,
+    )
+    with engine.connect() as connection:
+        yield connection
+
+
 def check_file(connection: Connection, file: Path, *, reads_all: bool) -> Iterator[CheckResult]:
     """Check the journal mode and, if `reads_all`, whether the whole file can be read.
 
@@ -89,7 +138,7 @@ def check_file(connection: Connection, file: Path, *, reads_all: bool) -> Iterat
         if errors == ["ok"]:
             yield ok("integrity", "the whole file can be read")
         else:
-            yield bad("integrity", f"{file} is damaged: {'; '.join(map(str, errors))}", RESTORE)
+            yield bad("integrity", f"{file} is damaged: {'; '.join(map(str, errors))}", _RESTORE)
 
 
 def check_schema(version: str | None) -> CheckResult:
@@ -113,7 +162,7 @@ def check_schema(version: str | None) -> CheckResult:
 
 def check_runner(lock: Path) -> CheckResult:
     """Tell by its lock whether a process runs handlers."""
-    return ok("runner", "a process runs handlers") if _is_held(lock) else NO_RUNNER
+    return ok("runner", "a process runs handlers") if _is_held(lock) else _NO_RUNNER
 
 
 def _is_held(lock: Path) -> bool:
@@ -260,3 +309,92 @@ def _unknown_handlers(connection: Connection) -> Iterator[CheckResult]:
             f"runs are left of handlers that the application no longer has: {', '.join(names)}",
             "Restore the handlers under these names, or leave their runs.",
         )
+
+
+def check_postgres(
+    url: str, now: Callable[[], datetime], *, kept_days: int = 0
+) -> Iterator[CheckResult]:
+    """Check the server, and the call log in it."""
+    try:
+        database = PostgresDatabase(url)
+    except (ConfigError, StorageError) as error:
+        yield bad("call log", str(error), "Until then no call is kept.")
+        return
+    try:
+        with database.reader.connect() as connection:
+            yield ok("call log", f"in PostgreSQL, database {database.url.database}")
+            yield from _check_server(connection, now)
+            version = database.schema_version()
+            yield check_schema(version)
+            if version == HEAD:
+                yield _search(connection)
+                yield _runner(connection)
+                yield from check_content(connection, now, kept_days=kept_days)
+    except SQLAlchemyError as error:
+        yield bad(
+            "call log", f"it cannot be read: {describe(error)}", "The server's log says more."
+        )
+    finally:
+        database.close()
+
+
+def _check_server(connection: Connection, now: Callable[[], datetime]) -> Iterator[CheckResult]:
+    yield check_release(_setting(connection, "server_version"))
+    if select_one(connection, "SELECT pg_is_in_recovery()"):
+        yield bad(
+            "role",
+            "this server is a standby: nothing can be stored in it",
+            "Let MILLIS_HOOKS_DATABASE_URL name the primary; "
+            "?target_session_attrs=read-write chooses it among several hosts.",
+        )
+    yield check_durability(
+        {name: _setting(connection, name) for name in ("fsync", "full_page_writes")},
+        _setting(connection, "synchronous_commit"),
+    )
+    server_time: datetime = select_one(connection, "SELECT clock_timestamp()")
+    yield compare_clock("the database server's", server_time - now())
+
+
+def check_release(version: str) -> CheckResult:
+    """Check the server's version, as `server_version` has it."""
+    number = version.partition(" ")[0]
+    if int(number.partition(".")[0]) < _OLDEST_POSTGRESQL:
+        return bad("server", f"PostgreSQL {number}", "Use PostgreSQL 13 or newer.")
+    return ok("server", f"PostgreSQL {number}")
+
+
+def check_durability(settings: dict[str, str], synchronous_commit: str) -> CheckResult:
+    """Check that acknowledged calls survive a power cut."""
+    off = [name for name, value in settings.items() if value == "off"]
+    if off:
+        return bad(
+            "durability",
+            f"{' and '.join(off)} off: acknowledged calls are lost when the machine stops",
+            "Set it on in postgresql.conf, and reload the server.",
+        )
+    if synchronous_commit == "off":
+        return warn(
+            "durability",
+            "synchronous_commit is off by default; the service sets it on for itself",
+            "Behind a pooler it cannot: ALTER ROLE <user> SET synchronous_commit = on",
+        )
+    return ok("durability", "commits are on disk when they are acknowledged")
+
+
+def _search(connection: Connection) -> CheckResult:
+    if select_one(connection, "SELECT to_regclass('ix_call_search_folded')") is None:
+        return warn(
+            "search",
+            "there is no trigram index: a search reads every call",
+            f"As its owner: {CREATE_EXTENSION}; {CREATE_SEARCH_INDEX}",
+        )
+    return ok("search", "by pg_trgm")
+
+
+def _runner(connection: Connection) -> CheckResult:
+    names = processes_at_work(connection)
+    return ok("runner", f"handlers run in {', '.join(names)}") if names else _NO_RUNNER
+
+
+def _setting(connection: Connection, name: str) -> str:
+    return str(select_one(connection, f"SELECT current_setting('{name}')"))

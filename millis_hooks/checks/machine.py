@@ -1,17 +1,25 @@
-"""Checks of the disk that the call log is on: its kind, free space, permissions and speed."""
+"""The checks of an installation, in the order of the report, and those of its disk."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 import stat
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 
+from sqlalchemy import make_url
+
+from ..call_log.database import is_file
+from ..settings import Settings
 from . import CheckResult, bad, ok, warn
+from .configuration import check_settings
+from .database import check_log_file, check_postgres, check_sqlite
 
 _MB, _GB = 10**6, 10**9
 #: With less free space the next hours are not safe.
@@ -25,6 +33,31 @@ _MOUNTS = Path("/proc/mounts")
 _REMOTE = {"nfs", "nfs4", "cifs", "smb3", "9p", "afs", "ceph", "fuse.sshfs"}
 #: File systems that do not outlive the machine or the container.
 _TEMPORARY = {"tmpfs": "in memory", "ramfs": "in memory", "overlay": "inside the container"}
+
+
+def check_installation(
+    settings: Settings,
+    now: Callable[[], datetime],
+    *,
+    reads_all: bool = True,
+    measures: bool = True,
+) -> Iterator[CheckResult]:
+    """Run the checks of this machine.
+
+    `now` is called for each comparison of clocks: the checks before it may take minutes. Without
+    `reads_all` the call log is not read to its end, which takes seconds for each GB; without
+    `measures` the disk's speed is not measured.
+    """
+    yield from check_settings(settings)
+    url, days = settings.database_url, settings.retention_days
+    if not is_file(url):
+        yield from check_postgres(url, now, kept_days=days)
+        return
+    log = Path(str(make_url(url).database)).resolve()
+    yield from check_disk(log, measures=measures)
+    yield from check_sqlite(sqlite3.sqlite_version_info)
+    if log.parent.is_dir():
+        yield from check_log_file(log, now, reads_all=reads_all, kept_days=days)
 
 
 def check_disk(log: Path, *, measures: bool = True) -> Iterator[CheckResult]:

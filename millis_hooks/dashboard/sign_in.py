@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
+from typing import Any
 from urllib.parse import quote
 
 from starlette.concurrency import run_in_threadpool
@@ -14,8 +15,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from ..exceptions import StorageError
-from ..operators import Operator, Operators, Refused, SignedIn, Turn
-from ..operators.throttle import Key
+from ..operators import Key, Operator, Operators, Refused
 from .formats import MAX_FORM_BYTES, read_form
 from .pages import Pages, as_json, link
 from .security import Cookies, local_path
@@ -76,11 +76,13 @@ class SignIn:
     async def submit(self, request: Request) -> Response:
         """Answer `POST /login`."""
         fields = await read_form(request)
-        try:
-            outcome = await self._outcome(request, fields)
-        except StorageError as error:
-            return await run_in_threadpool(self._no_storage, request, fields, error)
-        return await run_in_threadpool(self._answer, request, fields, outcome)
+        # A throttled sign-in ends here, and takes no place in the queue.
+        turn = await run_in_threadpool(self._turn, request, fields)
+        if isinstance(turn, Response):
+            return turn
+        async with self._queue.place(turn) as has_place:
+            respond = self._log_in if has_place else self._ask_to_wait
+            return await run_in_threadpool(respond, request, fields)
 
     def leave(self, request: Request) -> Response:
         """Answer `POST /logout`."""
@@ -89,43 +91,39 @@ class SignIn:
         self._cookies.delete_session(request, response)
         return response
 
-    async def _outcome(self, request: Request, fields: Mapping[str, str]) -> SignedIn | Refused:
-        # A throttled sign-in ends here, and takes no place in the queue.
-        turn = await run_in_threadpool(self._turn, request, fields)
-        if isinstance(turn, Refused):
-            return turn
-        async with self._queue.place(turn) as has_place:
-            if not has_place:
-                return Refused(1)
-            return await run_in_threadpool(self._log_in, request, fields)
+    def _turn(self, request: Request, fields: Mapping[str, str]) -> Key | Response:
+        try:
+            turn = self._operators.turn(**self._attempt(request, fields))
+        except StorageError as error:
+            return self._no_storage(request, fields, error)
+        return self._refuse(request, fields, turn) if isinstance(turn, Refused) else turn
 
-    def _turn(self, request: Request, fields: Mapping[str, str]) -> Turn | Refused:
-        return self._operators.turn(
-            fields.get("username", ""),
-            fields.get("password", ""),
-            client=client_of(request),
-            known_browser=self._cookies.known_browser(request),
-        )
-
-    def _log_in(self, request: Request, fields: Mapping[str, str]) -> SignedIn | Refused:
-        return self._operators.log_in(
-            fields.get("username", ""),
-            fields.get("password", ""),
-            client=client_of(request),
-            browser=request.headers.get("user-agent", ""),
-            keep=bool(fields.get("keep")),
-            instead_of=self._cookies.session(request),
-            known_browser=self._cookies.known_browser(request),
-        )
-
-    def _answer(
-        self, request: Request, fields: Mapping[str, str], outcome: SignedIn | Refused
-    ) -> Response:
-        if isinstance(outcome, Refused):
-            return self._refuse(request, fields, outcome)
+    def _log_in(self, request: Request, fields: Mapping[str, str]) -> Response:
+        try:
+            result = self._operators.log_in(
+                **self._attempt(request, fields),
+                browser=request.headers.get("user-agent", ""),
+                keep=bool(fields.get("keep")),
+                instead_of=self._cookies.session(request),
+            )
+        except StorageError as error:
+            return self._no_storage(request, fields, error)
+        if isinstance(result, Refused):
+            return self._refuse(request, fields, result)
         response = RedirectResponse(local_path(fields.get("next")) or _home(request), 303)
-        self._cookies.hand_out(request, response, outcome)
+        self._cookies.hand_out(request, response, result)
         return response
+
+    def _attempt(self, request: Request, fields: Mapping[str, str]) -> dict[str, Any]:
+        return {
+            "username": fields.get("username", ""),
+            "password": fields.get("password", ""),
+            "client": client_of(request),
+            "known_browser": self._cookies.known_browser(request),
+        }
+
+    def _ask_to_wait(self, request: Request, fields: Mapping[str, str]) -> Response:
+        return self._refuse(request, fields, Refused(1))
 
     def _refuse(self, request: Request, fields: Mapping[str, str], refused: Refused) -> Response:
         if not refused.retry_after_s:
@@ -165,7 +163,7 @@ class SignIn:
 
 
 class Queue:
-    """Sign-ins that wait until their password is checked: one per place, in order."""
+    """Sign-ins that wait until their password is checked: one for each key, in order."""
 
     def __init__(self) -> None:
         self._turn = asyncio.Semaphore(_AT_ONCE)
@@ -173,19 +171,19 @@ class Queue:
         self._unknown = 0
 
     @asynccontextmanager
-    async def place(self, turn: Turn) -> AsyncIterator[bool]:
+    async def place(self, key: Key) -> AsyncIterator[bool]:
         """Wait for the turn and yield True, or yield False at once if the queue is full."""
-        is_unknown = not turn.is_known
-        if turn.place in self._places or (is_unknown and self._unknown >= _MOST_UNKNOWN):
+        is_unknown = key[0] != "browser"
+        if key in self._places or (is_unknown and self._unknown >= _MOST_UNKNOWN):
             yield False
             return
-        self._places.add(turn.place)
+        self._places.add(key)
         self._unknown += is_unknown
         try:
             async with self._turn:
                 yield True
         finally:
-            self._places.discard(turn.place)
+            self._places.discard(key)
             self._unknown -= is_unknown
 
 

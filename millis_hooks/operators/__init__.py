@@ -13,7 +13,7 @@ from .audit import AuditEntry as AuditEntry
 from .service import Operators as Operators
 from .service import Refused as Refused
 from .service import SignedIn as SignedIn
-from .service import Turn as Turn
 from .sessions import KNOWN_FOR_S as KNOWN_FOR_S
+from .sessions import Key as Key
 from .sessions import Lasts as Lasts
 from .sessions import Session as Session

@@ -29,8 +29,7 @@ from ..exceptions import StorageError
 from . import accounts, audit, sessions
 from .accounts import OPERATOR, Account, Operator, Role, digest_of, is_password
 from .audit import Action, AuditEntry
-from .sessions import Lasts, Session
-from .throttle import Key, Throttle
+from .sessions import Key, Lasts, Session, Throttle
 
 T = TypeVar("T")
 
@@ -56,17 +55,6 @@ class Refused:
     """Not signed in. With `retry_after_s` above 0 the password was not checked."""
 
     retry_after_s: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """The password may be checked, one at a time for each `place`.
-
-    The place is that of the browser if it `is_known`, else that of the address.
-    """
-
-    place: Key
-    is_known: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,13 +108,16 @@ class Operators:
 
     def turn(
         self, username: str, password: str, *, client: str = "", known_browser: str | None = None
-    ) -> Turn | Refused:
-        """Return whether a password may be checked now; quick, as nothing is hashed."""
+    ) -> Key | Refused:
+        """Return whether a password may be checked now, one at a time for each key.
+
+        The key is that of a known browser, else that of the address. Quick, as nothing is hashed.
+        """
         name = accounts.clean_name(username)
         keys = self._keys(name, client, known_browser)
         if wait_s := self._throttle.wait_s(keys, _guess(name, password), self._now()):
             return Refused(wait_s)
-        return Turn(keys[0], is_known=keys[0][0] == "browser")
+        return keys[0]
 
     def log_in(
         self,
@@ -155,7 +146,7 @@ class Operators:
         def start(connection: Connection) -> str:
             if replaced is not None:
                 sessions.end(connection, replaced.id_hash)
-            self._audit(connection, name, "sign_in", client=client)
+            self._entry(name, "sign_in", client=client)(connection)
             return sessions.start(
                 connection,
                 name,
@@ -206,7 +197,7 @@ class Operators:
 
         def leave(connection: Connection) -> None:
             sessions.end(connection, session.id_hash)
-            self._audit(connection, session.operator, "sign_out", client=client)
+            self._entry(session.operator, "sign_out", client=client)(connection)
 
         self._write(leave)
 
@@ -216,7 +207,7 @@ class Operators:
         def end(connection: Connection) -> bool:
             ended = sessions.end(connection, key, operator=_own(by))
             if ended is not None:
-                self._audit(connection, by.name, "end_session", subject=ended, client=client)
+                self._entry(by.name, "end_session", subject=ended, client=client)(connection)
             return ended is not None
 
         return self._write(end)
@@ -226,7 +217,7 @@ class Operators:
 
         def end(connection: Connection) -> None:
             sessions.end_all(connection, by.name)
-            self._audit(connection, by.name, "sign_out", subject="everywhere", client=client)
+            self._entry(by.name, "sign_out", subject="everywhere", client=client)(connection)
 
         self._write(end)
 
@@ -234,22 +225,19 @@ class Operators:
         self, operator: Operator, action: Action, *, subject: str | None = None, client: str = ""
     ) -> None:
         """Add an entry to the audit log."""
-        self._write(
-            partial(
-                self._audit, operator=operator.name, action=action, subject=subject, client=client
-            )
-        )
+        self._write(self._entry(operator.name, action, subject=subject, client=client))
 
-    def _audit(
-        self,
-        connection: Connection,
-        operator: str,
-        action: Action,
-        *,
-        subject: str | None = None,
-        client: str,
-    ) -> None:
-        audit.record(connection, operator, action, now=self._now(), subject=subject, client=client)
+    def _entry(
+        self, operator: str, action: Action, *, subject: str | None = None, client: str
+    ) -> Callable[[Connection], None]:
+        return partial(
+            audit.record,
+            operator=operator,
+            action=action,
+            now=self._now(),
+            subject=subject,
+            client=client,
+        )
 
     def sessions(self, to: Operator) -> tuple[Session, ...]:
         """Return the sessions that `to` may see: all for the role `operate`, else its own."""
@@ -343,8 +331,8 @@ class Operators:
         if name == OPERATOR:
             return self._admin
         with self._reading() as connection:
-            found = accounts.find(connection, name)
-        return None if found is None else _Credential(*found, key=found[1].encode())
+            account = accounts.find(connection, name)
+        return None if account is None else _Credential(*account, key=account[1].encode())
 
     def _signer(self, credential: _Credential) -> Signer:
         key = self._key(credential)

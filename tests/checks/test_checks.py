@@ -34,11 +34,11 @@ from millis_hooks.checks.database import (
     check_sqlite,
     check_work,
 )
-from millis_hooks.checks.local import check_installation
 from millis_hooks.checks.machine import (
     check_disk,
     check_file_system,
     check_free_space,
+    check_installation,
     check_sync,
 )
 from millis_hooks.checks.reachability import Addresses, check_certificate, check_reachability

@@ -478,7 +478,7 @@ def test_show_as_json_is_what_the_page_shows(run: Run, tmp_path: Path) -> None:
     store(tmp_path)
     shown = json.loads(run("show", SESSION, "--json").stdout)
     assert shown["call"]["session_id"] == SESSION
-    assert shown["lines"][0]["role"] == "assistant"
+    assert shown["conversation"]["lines"][0]["role"] == "assistant"
 
 
 def test_a_call_that_is_not_there_is_told_of(run: Run, tmp_path: Path) -> None:

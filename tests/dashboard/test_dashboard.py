@@ -423,7 +423,7 @@ def test_a_transcript_shows_who_spoke_and_what_was_called(site: Site) -> None:
             {"role": "supervisor", "content": "Well done"},
         ]
     )
-    lines = site.get("/calls/-call.json").json()["lines"]
+    lines = site.get("/calls/-call.json").json()["conversation"]["lines"]
     assert [line["kind"] for line in lines] == ["user", "assistant", "tool", "other"]
     assert lines[2]["tool"] == {
         "name": "find_slot",

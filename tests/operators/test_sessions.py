@@ -13,9 +13,9 @@ import pytest
 
 from millis_hooks.dashboard.sign_in import Queue
 from millis_hooks.environment.addresses import network_of
-from millis_hooks.operators import Operator, Operators, Refused, SignedIn, Turn, accounts
+from millis_hooks.operators import Key, Operator, Operators, Refused, SignedIn, accounts
 from millis_hooks.operators.accounts import hash_password
-from millis_hooks.operators.throttle import Throttle
+from millis_hooks.operators.sessions import Throttle
 from support.stored_calls import NOW, StoredCalls
 
 PASSWORD = "the password of admin"
@@ -245,8 +245,8 @@ def test_an_ipv6_subscriber_is_one_client() -> None:
     assert network_of("testclient") == "testclient"
 
 
-async def waits(queue: Queue, turn: Turn) -> bool:
-    async with queue.place(turn) as has_place:
+async def waits(queue: Queue, key: Key) -> bool:
+    async with queue.place(key) as has_place:
         return has_place
 
 
@@ -258,15 +258,15 @@ def anyio_backend() -> str:
 @pytest.mark.anyio
 async def test_each_address_waits_in_one_place_and_strangers_in_a_hundred() -> None:
     queue = Queue()
-    strangers = [Turn(("address", str(n)), is_known=False) for n in range(101)]
+    strangers: list[Key] = [("address", str(n)) for n in range(101)]
     async with AsyncExitStack() as held:
         for _ in range(4):  # those who are signing in
             await held.enter_async_context(queue.place(strangers.pop()))
-        assert not await waits(queue, Turn(("address", "100"), is_known=False))
+        assert not await waits(queue, ("address", "100"))
         waiting = [asyncio.create_task(waits(queue, each)) for each in strangers[:96]]
         await asyncio.sleep(0)
         assert not await waits(queue, strangers[96])
-        known = asyncio.create_task(waits(queue, Turn(("browser", "x"), is_known=True)))
+        known = asyncio.create_task(waits(queue, ("browser", "x")))
         await asyncio.sleep(0)
     assert all(await asyncio.gather(*waiting, known))
     assert await waits(queue, strangers[96])

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from ..call_log.queries import Queries
 from ..call_log.queries.requests import has_arrived, open_session
+from ..checks import CheckResult, bad, ok
 from ..checks.reachability import PROBLEMS, TIMEOUT_S, SendResult, send
 from ..environment.addresses import is_loopback, leads_to_link_local
 from ..protocol.samples import AGENT_ID, end_of_call_body, prefetch_query, push_id
@@ -27,19 +28,15 @@ if TYPE_CHECKING:
 METADATA = {"millis_hooks_test": "setup"}
 
 _PATIENCE_S, _PAUSE_S = 2.0, 0.05
-_NAMES: Mapping[str, str] = {"prefetch": "test prefetch", "end_of_call": "test end-of-call"}
+_NAMES: Mapping[str, str] = {"prefetch": "Test prefetch", "end_of_call": "Test end-of-call"}
 
 
 @dataclass(frozen=True, slots=True)
 class WebhookTest:
-    """The result of a test. `session_id` is the call that it made, if it arrived."""
+    """The result of a test, and the session of the call that it made, if it arrived."""
 
-    hook: str
-    name: str
-    is_good: bool
-    found: str
-    advice: str
-    session_id: str | None
+    result: CheckResult
+    session_id: str | None = None
 
 
 class ConnectionTest:
@@ -101,24 +98,21 @@ class ConnectionTest:
 
 def read_test(query: Mapping[str, str], settings: Settings, host: str) -> WebhookTest | None:
     """Read the result of a test from an address; None if it has none."""
-    hook, result = query.get("tested", ""), query.get("result", "")
-    if hook not in _NAMES:
+    name, result = _NAMES.get(query.get("tested", "")), query.get("result", "")
+    if name is None or (result != "ok" and result not in PROBLEMS):
         return None
     if result == "ok":
         latency_ms = read_number(query.get("ms", ""), digits=6) or 0
-        found = f"It arrived, and was answered 200 in {latency_ms:,} ms."
-        return WebhookTest(hook, _NAMES[hook], True, found, "", query.get("session"))
-    if result not in PROBLEMS:
-        return None
+        message = f"It arrived, and was answered 200 in {latency_ms:,} ms."
+        return WebhookTest(ok(name, message), query.get("session"))
     values = {
         "host": host,
         "prefix": settings.prefix,
         "header": settings.secret_header,
         "status": read_number(query.get("status", ""), digits=3) or "no status",
     }
-    problem = PROBLEMS[result]
-    found, advice = (text.format_map(values) for text in (problem.message, problem.advice))
-    return WebhookTest(hook, _NAMES[hook], False, found, advice, None)
+    message, advice = (text.format_map(values) for text in PROBLEMS[result])
+    return WebhookTest(bad(name, message, advice))
 
 
 def _params(hook: Hook, result: SendResult, session_id: str) -> dict[str, object]:

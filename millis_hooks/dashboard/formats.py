@@ -291,26 +291,28 @@ def moment(zone: tzinfo, at_: datetime, pattern: str = "%H:%M:%S") -> Markup:
 
 
 FILTERS = {
-    "ago": ago,
-    "amount": amount,
-    "arguments": arguments,
-    "as_text": as_text,
-    "at": _at,
-    "channel_icon": channel_icon,
-    "clock": clock,
-    "contact": contact,
-    "cost_key": cost_key,
-    "iso": iso,
-    "marked": marked,
-    "milliseconds": milliseconds,
-    "pretty": pretty,
-    "size": size,
-    "source_label": source_label,
-    "status_family": status_family,
-    "status_label": status_label,
-    "until": until,
-    "web": web,
-}
+    each.__name__: each
+    for each in (
+        ago,
+        amount,
+        arguments,
+        as_text,
+        channel_icon,
+        clock,
+        contact,
+        cost_key,
+        iso,
+        marked,
+        milliseconds,
+        pretty,
+        size,
+        source_label,
+        status_family,
+        status_label,
+        until,
+        web,
+    )
+} | {"at": _at}
 
 
 #: The largest form that is read, in bytes.

@@ -104,9 +104,5 @@ def _newest_first(run: Run) -> tuple[bool, int]:
 
 
 FILTERS = {
-    "attempt_key": attempt_key,
-    "attempt_of": attempt_of,
-    "replay_offer": replay_offer,
-    "outcome_words": outcome_words,
-    "run_key": run_key,
+    each.__name__: each for each in (attempt_key, attempt_of, outcome_words, replay_offer, run_key)
 }

@@ -324,7 +324,10 @@ def test_a_test_is_sent_as_millis_would_with_the_mark(tmp_path: Path) -> None:
     tried = through(tmp_path, peer)
     trial = sent(tried, "prefetch")
     (request,) = requests
-    assert (trial["is_good"], trial["session_id"]) == (True, request.url.params["session_id"])
+    assert (trial["result"]["state"], trial["session_id"]) == (
+        "ok",
+        request.url.params["session_id"],
+    )
     assert str(request.url).startswith(f"{PUBLIC}/millis/prefetch?")
     assert request.headers["authorization"] == f"Bearer {SECRET}"
     assert request.url.params["millis_hooks_test"] == "setup"
@@ -351,8 +354,8 @@ def test_an_answer_of_another_service_is_a_failure(
     monkeypatch.setattr("millis_hooks.dashboard.connection_test._PATIENCE_S", 0.0)
     site = through(tmp_path, lambda _: httpx2.Response(200, text="Welcome to nginx!"))
     trial = sent(site, "end_of_call")
-    assert (trial["is_good"], trial["session_id"]) == (False, None)
-    assert trial["found"] == "hooks.example.com answered 200, but nothing arrived here."
+    assert (trial["result"]["state"], trial["session_id"]) == ("bad", None)
+    assert trial["result"]["found"] == "hooks.example.com answered 200, but nothing arrived here."
 
 
 def test_a_failure_is_told_in_words_and_shows_nothing_of_the_answer(tmp_path: Path) -> None:
@@ -461,7 +464,7 @@ def test_a_name_of_such_an_address_is_sent_nothing(
     monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: found)
     site = signed_in(tmp_path)
     trial = sent(site, "prefetch", url="https://metadata.example", vouched="1")
-    assert "link-local" in trial["found"]
+    assert "link-local" in trial["result"]["found"]
 
 
 @pytest.mark.parametrize("host", ["192.168.1.5", "127.0.0.1", "[::1]", "1", "hooks.example"])
@@ -472,7 +475,7 @@ def test_other_addresses_are_taken(host: str) -> None:
 def test_an_address_that_was_vouched_for_is_tried(tmp_path: Path) -> None:
     site = through(tmp_path, lambda _: httpx2.Response(502))
     trial = sent(site, "prefetch", url="https://my.example:8443", vouched="1")
-    assert trial["found"] == (
+    assert trial["result"]["found"] == (
         "The proxy at my.example:8443 answers, but does not reach the service (502)."
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, tzinfo
 from functools import lru_cache
 from html import escape as escape_text
@@ -290,7 +290,7 @@ def moment(zone: tzinfo, at_: datetime, pattern: str = "%H:%M:%S") -> Markup:
     return _MOMENT.format(iso(at_), at(at_, pattern, zone))
 
 
-FILTERS = {
+FILTERS: dict[str, Callable[..., object]] = {
     each.__name__: each
     for each in (
         ago,

@@ -230,7 +230,7 @@ def test_the_end_reaches_the_handlers_and_the_call_is_in_the_dashboard(sandbox: 
     assert f"/calls/{sandbox.session}" in sandbox.page().links()
     kept = sandbox.client.get(f"/calls/{sandbox.session}.json").json()
     assert kept["call"]["source"] == "sandbox"
-    assert kept["lines"][-1]["text"] == "You said: Bye"
+    assert kept["conversation"]["lines"][-1]["text"] == "You said: Bye"
 
 
 def test_calls_of_the_sandbox_stay_out_of_the_analytics(sandbox: Sandbox) -> None:

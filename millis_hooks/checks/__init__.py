@@ -22,16 +22,16 @@ class CheckResult:
     link: str = ""
 
 
-def ok(name: str, found: str, *, link: str = "") -> CheckResult:
+def ok(name: str, message: str, *, link: str = "") -> CheckResult:
     """Nothing has to be done; with a `link` there is something to know."""
-    return CheckResult(name, "ok", found, link=link)
+    return CheckResult(name, "ok", message, link=link)
 
 
-def warn(name: str, found: str, advice: str) -> CheckResult:
+def warn(name: str, message: str, advice: str) -> CheckResult:
     """It works, but may stop working or may not be intended."""
-    return CheckResult(name, "warn", found, advice)
+    return CheckResult(name, "warn", message, advice)
 
 
-def bad(name: str, found: str, advice: str) -> CheckResult:
-    """It does not work, or is open to everybody."""
-    return CheckResult(name, "bad", found, advice)
+def bad(name: str, message: str, advice: str) -> CheckResult:
+    """It does not work, or is open to anyone."""
+    return CheckResult(name, "bad", message, advice)

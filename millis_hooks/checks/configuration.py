@@ -51,7 +51,7 @@ def _secrets(settings: Settings) -> CheckResult:
     if not accepted or settings.insecure:
         return warn(
             "secrets",
-            "MILLIS_HOOKS_INSECURE is set: anybody may deliver calls",
+            "MILLIS_HOOKS_INSECURE is set: anyone can deliver calls",
             "Unset it and set MILLIS_HOOKS_SECRETS before others can reach the service.",
         )
     return ok("secrets", f"{len(accepted)} set")
@@ -61,7 +61,7 @@ def _password(settings: Settings) -> CheckResult:
     if settings.dashboard_password is None:
         return warn(
             "password",
-            "none is set: nobody can sign in to the dashboard as admin",
+            "none is set: admin cannot sign in to the dashboard",
             "Set MILLIS_HOOKS_DASHBOARD_PASSWORD; generate one with: openssl rand -base64 18",
         )
     return ok("password", "set")

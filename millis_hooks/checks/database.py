@@ -213,8 +213,8 @@ def check_clock(connection: Connection, now: Callable[[], datetime]) -> Iterator
     rows = connection.execute(times)
     ahead = max((started_at - ended_at for started_at, ended_at in rows), default=timedelta())
     if ahead > _WRONG:
-        found = f"Millis began a call {_duration(ahead)} after its end was received"
-        yield warn("clock", found, _SET_CLOCK)
+        message = f"Millis began a call {_duration(ahead)} after its end was received"
+        yield warn("clock", message, _SET_CLOCK)
 
 
 def compare_clock(other: str, ahead: timedelta) -> CheckResult:
@@ -222,8 +222,8 @@ def compare_clock(other: str, ahead: timedelta) -> CheckResult:
     if abs(ahead) <= _TOLERATED:
         return ok("clock", f"agrees with {other}")
     side = "ahead of" if ahead > timedelta() else "behind"
-    found = f"{other} is {_duration(abs(ahead))} {side} this machine's clock"
-    return (bad if abs(ahead) > _WRONG else warn)("clock", found, _SET_CLOCK)
+    message = f"{other} is {_duration(abs(ahead))} {side} this machine's clock"
+    return (bad if abs(ahead) > _WRONG else warn)("clock", message, _SET_CLOCK)
 
 
 def _duration(duration: timedelta) -> str:
@@ -244,12 +244,12 @@ def _inbox(connection: Connection, now: datetime) -> CheckResult:
         inbox, inbox.c.delivery_id == deliveries.c.id
     )
     count, oldest = connection.execute(waiting).one()
-    found = f"{count:,} deliveries wait to be read"
+    message = f"{count:,} deliveries wait to be read"
     if oldest is None or now - oldest <= _UNREAD_FOR:
-        return ok("inbox", found)
+        return ok("inbox", message)
     return warn(
         "inbox",
-        f"{found}, the oldest since {oldest:%Y-%m-%d %H:%M} UTC",
+        f"{message}, the oldest since {oldest:%Y-%m-%d %H:%M} UTC",
         "Start the service. If it runs, its log says why it does not read them.",
     )
 

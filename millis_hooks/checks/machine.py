@@ -93,22 +93,22 @@ def check_file_system(folder: Path, mounts: str) -> Iterator[CheckResult]:
 
 def check_free_space(free_bytes: int, log_bytes: int) -> CheckResult:
     """Compare the free space with the size of the call log."""
-    found = f"{_size(free_bytes)} free, the call log takes {_size(log_bytes)}"
+    message = f"{_size(free_bytes)} free, the call log takes {_size(log_bytes)}"
     if free_bytes < _SCARCE_BYTES:
         return bad(
             "room",
-            found,
+            message,
             "Free space now: on a full disk no call is kept. `millis-hooks prune` removes old "
             "calls, and `millis-hooks vacuum` gives their space back.",
         )
     if free_bytes < max(_COMFORTABLE_BYTES, log_bytes):
         return warn(
             "room",
-            found,
+            message,
             "Free space, or keep calls for fewer days: a backup on this disk or a vacuum needs as "
             "much as the call log takes.",
         )
-    return ok("room", found)
+    return ok("room", message)
 
 
 def check_permissions(log: Path) -> Iterator[CheckResult]:
@@ -142,12 +142,12 @@ def check_sync(
     try:
         median_ms = statistics.median(_sync_ms(folder, sync, clock))
     except OSError as error:
-        found = f"{folder} cannot be written: {error.strerror}"
-        return bad("sync", found, "Make the disk writable: no call is kept on it.")
-    found = f"{median_ms:.1f} ms, which every acknowledgement waits for"
+        message = f"{folder} cannot be written: {error.strerror}"
+        return bad("sync", message, "Make the disk writable: no call is kept on it.")
+    message = f"{median_ms:.1f} ms, which every acknowledgement waits for"
     if median_ms > _SLOW_SYNC_MS:
-        return warn("sync", found, "Move the call log to a faster disk, an SSD of this machine.")
-    return ok("sync", found)
+        return warn("sync", message, "Move the call log to a faster disk, an SSD of this machine.")
+    return ok("sync", message)
 
 
 def _sync_ms(

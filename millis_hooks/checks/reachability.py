@@ -48,7 +48,7 @@ PROBLEMS: Mapping[str, Problem] = {
     ),
     "certificate": Problem(
         "The certificate of {host} is not trusted, has expired, or has another name.",
-        "Get a certificate that everybody trusts, for example from Let's Encrypt.",
+        "Get a publicly trusted certificate, for example from Let's Encrypt.",
     ),
     "no_answer": Problem(
         "{host} gives no answer in time, or one that is not HTTP, or not TLS.",
@@ -219,17 +219,17 @@ def _encryption(response: Response, addresses: Addresses, now: datetime) -> Iter
 
 def check_certificate(expires_at: datetime, now: datetime) -> CheckResult:
     """Check when a certificate expires."""
-    found = f"valid until {expires_at:%Y-%m-%d}"
+    message = f"valid until {expires_at:%Y-%m-%d}"
     if expires_at - now < _EXPIRES_SOON:
-        return warn("certificate", found, "Renew it: Millis does not deliver without.")
-    return ok("certificate", found)
+        return warn("certificate", message, "Renew it: Millis does not deliver without.")
+    return ok("certificate", message)
 
 
 def _alive(addresses: Addresses, response: Response) -> CheckResult:
     base = addresses.base
     if response.is_redirect:
-        found = f"{base} redirects to {response.headers.get('location')}"
-        return bad("reach", found, PROBLEMS["redirect"].advice)
+        message = f"{base} redirects to {response.headers.get('location')}"
+        return bad("reach", message, PROBLEMS["redirect"].advice)
     if response.status_code != 200 or "alive" not in response.text:
         return bad(
             "reach",
@@ -270,7 +270,7 @@ def _webhook(name: str, url: str, response: Response) -> CheckResult:
         return ok(name, f"{url} is closed without the secret; try it: millis-hooks send")
     if response.status_code == 200:
         advice = "Set MILLIS_HOOKS_SECRETS, and unset MILLIS_HOOKS_INSECURE."
-        return bad(name, f"{url} is open to everybody", advice)
+        return bad(name, f"{url} is open to anyone", advice)
     return bad(
         name,
         f"{url} is answered with {response.status_code} instead of 401",

@@ -1,4 +1,4 @@
-"""The page of one call: what was said, what it cost, our answers and the runs of its handlers.
+"""The page of one call: its conversation, cost, webhooks and the runs of its handlers.
 
 The columns of the call log carry the facts; everything else is read from the raw deliveries, so
 the page shows what Millis sent. A view holds masked values only.

@@ -160,7 +160,7 @@ class SetupView:
     is_revealed: bool
     received: Received
     handlers: tuple[FoundHandler, ...]
-    findings: tuple[CheckResult, ...]
+    problems: tuple[CheckResult, ...]
     notes: tuple[CheckResult, ...]
     checks: int
     test: WebhookTest | None
@@ -192,7 +192,7 @@ class Setup:
         address = public_address(settings, request)
         agent_id = self._agent(request)
         config = partial(_config, settings, address.url, agent_id, reveals=reveals)
-        findings = self._findings(request.now)
+        results = self._check_results(request.now)
         return SetupView(
             address=address,
             params=self._params(request),
@@ -206,9 +206,9 @@ class Setup:
             is_revealed=reveals,
             received=_received(request),
             handlers=request.log.ask(found_handlers),
-            findings=tuple(finding for finding in findings if finding.state != "ok"),
-            notes=tuple(each for each in findings if each.state == "ok" and each.link),
-            checks=len(findings),
+            problems=tuple(result for result in results if result.state != "ok"),
+            notes=tuple(result for result in results if result.state == "ok" and result.link),
+            checks=len(results),
             test=read_test(request.query, settings, address.host),
         )
 
@@ -229,7 +229,7 @@ class Setup:
             params["agent"] = agent_id
         return params
 
-    def _findings(self, now: datetime) -> tuple[CheckResult, ...]:
+    def _check_results(self, now: datetime) -> tuple[CheckResult, ...]:
         checked = self._checked
         if checked is None or not 0 <= (now - checked[0]).total_seconds() < _CHECKED_FOR_S:
             checked = self._checked = (now, tuple(self._examine()))

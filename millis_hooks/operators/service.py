@@ -301,13 +301,15 @@ class Operators:
         with self._reading() as connection:
             return audit.has_signed_in_from(connection, name or "", client)
 
-    def _record_refusal(self, known: str | None, client: str, now: datetime) -> None:
+    def _record_refusal(self, operator: str | None, client: str, now: datetime) -> None:
         """Record a wrong password; an error of storage is not shown to the client."""
         if not self._recording.acquire(blocking=False):
             return
         try:
             with suppress(StorageError):
-                self._write(partial(audit.record_refusal, operator=known, now=now, client=client))
+                self._write(
+                    partial(audit.record_refusal, operator=operator, now=now, client=client)
+                )
         finally:
             self._recording.release()
 

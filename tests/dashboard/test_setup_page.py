@@ -287,7 +287,7 @@ def test_what_is_wrong_is_told_with_what_to_do_about_it(tmp_path: Path) -> None:
     site = Site(tmp_path, setup=make_setup(lambda: found))
     site.sign_in()
     view = shown(site)
-    assert (len(view["findings"]), view["checks"]) == (2, 3)
+    assert (len(view["problems"]), view["checks"]) == (2, 3)
     assert "Make room." in site.page("/setup").text
 
 
@@ -509,5 +509,9 @@ def test_an_address_cannot_put_words_into_the_pages_mouth(site: Site, query: str
 
 def test_the_side_of_the_page_is_had_alone_to_follow_what_arrives(site: Site) -> None:
     page = site.page("/setup/received")
-    assert [found["id"] for found in page.all("section")] == ["received", "findings", "handlers"]
+    assert [section["id"] for section in page.all("section")] == [
+        "received",
+        "problems",
+        "handlers",
+    ]
     assert not page.all("main")

@@ -107,7 +107,7 @@ def test_a_call_log_in_order_has_nothing_bad(tmp_path: Path, log: StoredCalls) -
     assert results["clock"].found == "agrees with the newest delivery"
 
 
-def test_what_is_received_while_the_call_log_is_read_does_not_speak_of_a_wrong_clock(
+def test_a_delivery_received_during_the_checks_is_not_a_wrong_clock(
     tmp_path: Path, log: StoredCalls
 ) -> None:
     times = [NOW]
@@ -119,24 +119,24 @@ def test_what_is_received_while_the_call_log_is_read_does_not_speak_of_a_wrong_c
     assert len(times) == 2
 
 
-def test_whatever_is_not_in_order_says_what_to_do(tmp_path: Path) -> None:
+def test_every_problem_has_advice(tmp_path: Path) -> None:
     found = list(check_installation(Settings.load(database_url=url_in(tmp_path)), now))
     assert all(result.advice for result in found if result.state != "ok")
 
 
-def test_a_call_log_that_is_not_there_yet_is_not_made(tmp_path: Path) -> None:
+def test_a_missing_call_log_is_not_created(tmp_path: Path) -> None:
     found = by_name(check_installation(settings(tmp_path), now))
     assert found["call log"].found.startswith("none yet")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_is_not_there_is_bad(tmp_path: Path) -> None:
+def test_a_missing_folder_is_bad(tmp_path: Path) -> None:
     found = by_name(check_installation(settings(tmp_path / "nowhere"), now))
     assert found["folder"].state == "bad"
     assert "call log" not in found
 
 
-def test_nothing_is_changed_by_looking(tmp_path: Path, log: StoredCalls) -> None:
+def test_checks_change_nothing(tmp_path: Path, log: StoredCalls) -> None:
     log.database.close()
     before = (tmp_path / "log.db").read_bytes()
     list(check_installation(settings(tmp_path), now))
@@ -157,16 +157,12 @@ def test_nothing_is_changed_by_looking(tmp_path: Path, log: StoredCalls) -> None
         ({"prefetch_fallback": "default"}, "fallback", "bad"),
     ],
 )
-def test_settings_are_looked_at(
-    tmp_path: Path, given: dict[str, Any], name: str, state: str
-) -> None:
+def test_settings_are_checked(tmp_path: Path, given: dict[str, Any], name: str, state: str) -> None:
     found = by_name(check_settings(settings(tmp_path, **given)))
     assert found[name].state == state
 
 
-def test_a_file_of_settings_that_others_may_read_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_readable_env_file_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / ".env").write_text("MILLIS_HOOKS_RETENTION_DAYS=7\n")
     for mode, is_told in ((0o644, True), (0o600, False)):
@@ -174,7 +170,7 @@ def test_a_file_of_settings_that_others_may_read_is_told(
         assert (".env" in by_name(check_settings(settings(tmp_path)))) is is_told
 
 
-def test_no_result_tells_a_secret(tmp_path: Path) -> None:
+def test_no_result_shows_a_secret(tmp_path: Path) -> None:
     told = list(check_settings(settings(tmp_path, secrets=STRONG, session_key=STRONG)))
     assert STRONG not in str(told)
 
@@ -228,7 +224,7 @@ def test_a_file_that_is_not_a_call_log_is_bad(tmp_path: Path) -> None:
     assert (found.state, "is no call log" in found.found) == ("bad", True)
 
 
-def test_a_journal_that_another_program_changed_is_told(tmp_path: Path, log: StoredCalls) -> None:
+def test_a_changed_journal_mode_is_reported(tmp_path: Path, log: StoredCalls) -> None:
     log.database.close()
     with closing(sqlite3.connect(tmp_path / "log.db")) as other:
         other.execute("PRAGMA journal_mode=DELETE")
@@ -257,12 +253,14 @@ def test_systems_without_a_list_of_mounts_are_not_checked() -> None:
     ("free", "taken", "state"),
     [(GB // 20, 0, "bad"), (GB // 2, 0, "warn"), (5 * GB, 6 * GB, "warn"), (5 * GB, GB, "ok")],
 )
-def test_room_is_compared_with_what_the_log_takes(free: int, taken: int, state: str) -> None:
+def test_free_space_is_compared_with_the_size_of_the_call_log(
+    free: int, taken: int, state: str
+) -> None:
     assert check_free_space(free, taken).state == state
 
 
 @pytest.mark.parametrize(("step_s", "state"), [(0.004, "ok"), (0.2, "warn")])
-def test_a_slow_sync_is_told(tmp_path: Path, step_s: float, state: str) -> None:
+def test_a_slow_sync_is_reported(tmp_path: Path, step_s: float, state: str) -> None:
     ticks = count(step=step_s)
     result = check_sync(tmp_path, sync=lambda _: None, clock=lambda: next(ticks))
     assert result.state == state
@@ -276,20 +274,20 @@ def test_a_sync_that_fails_is_bad(tmp_path: Path) -> None:
     assert check_sync(tmp_path, sync=fail).found.endswith("Input/output error")
 
 
-def test_files_that_others_may_read_are_told(tmp_path: Path, log: StoredCalls) -> None:
+def test_readable_files_are_reported(tmp_path: Path, log: StoredCalls) -> None:
     (tmp_path / "log.db").chmod(0o644)
     rights = by_name(check_disk(tmp_path / "log.db"))["rights"]
     assert (rights.state, rights.advice) == ("warn", f"Run: chmod 600 {tmp_path / 'log.db'}")
 
 
-def test_files_that_this_user_may_not_write_are_bad(
+def test_unwritable_files_are_bad(
     tmp_path: Path, log: StoredCalls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("os.access", lambda *_: False)
     assert states(check_disk(tmp_path / "log.db"))["rights"] == "bad"
 
 
-def test_a_folder_that_this_user_may_not_write_is_named(
+def test_an_unwritable_folder_is_named(
     tmp_path: Path, log: StoredCalls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("os.access", lambda path, _: path != tmp_path)
@@ -314,7 +312,7 @@ def test_the_clock_is_compared_with_the_newest_delivery(
         assert states(check_clock(connection, now)) == {"clock": state}
 
 
-def test_a_call_that_began_after_its_end_tells_of_a_clock_that_is_behind(log: StoredCalls) -> None:
+def test_a_call_that_began_after_its_end_means_that_the_clock_is_behind(log: StoredCalls) -> None:
     delivery_id = log.add_delivery(outcome="stored")
     log.add_call(delivery_id=delivery_id, started_at=NOW + timedelta(minutes=20))
     with log.database.reader.connect() as connection:
@@ -324,12 +322,12 @@ def test_a_call_that_began_after_its_end_tells_of_a_clock_that_is_behind(log: St
         )
 
 
-def test_an_empty_call_log_says_nothing_of_the_clock(log: StoredCalls) -> None:
+def test_an_empty_call_log_has_no_result_for_the_clock(log: StoredCalls) -> None:
     with log.database.reader.connect() as connection:
         assert list(check_clock(connection, now)) == []
 
 
-def test_what_waits_is_counted(log: StoredCalls) -> None:
+def test_waiting_deliveries_and_runs_are_counted(log: StoredCalls) -> None:
     delivery_id = log.add_delivery(outcome="stored", received_at=NOW - timedelta(hours=1))
     log.write(lambda connection: connection.execute(insert(inbox), {"delivery_id": delivery_id}))
     log.add_delivery(outcome="unparsed")
@@ -346,7 +344,7 @@ def test_what_waits_is_counted(log: StoredCalls) -> None:
     assert found["unknown handlers"].found.endswith("no longer has: gone (1)")
 
 
-def test_whether_a_process_does_the_runs_is_told_by_its_lock(tmp_path: Path) -> None:
+def test_the_runner_is_recognized_by_its_lock(tmp_path: Path) -> None:
     lock = tmp_path / "log.db-runner"
     assert check_runner(lock).state == "warn"
     assert not lock.exists()
@@ -359,7 +357,7 @@ def test_whether_a_process_does_the_runs_is_told_by_its_lock(tmp_path: Path) -> 
     holder.let_go()
 
 
-def test_the_application_is_looked_at(tmp_path: Path) -> None:
+def test_the_application_is_checked(tmp_path: Path) -> None:
     hooks = MillisHooks(secrets=STRONG, database_url=url_in(tmp_path))
     assert check_application("app:hooks", hooks.router).state == "warn"
     hooks.on_prefetch(name="greet")(lambda call: None)
@@ -410,7 +408,7 @@ class Doors:
         return answer
 
 
-def test_a_service_that_is_reached_and_closed_is_in_order() -> None:
+def test_a_reachable_closed_service_is_ok() -> None:
     doors = Doors()
     assert set(states(doors.examine()).values()) == {"ok"}
     assert doors.asked == [
@@ -445,7 +443,7 @@ def test_a_service_that_is_reached_and_closed_is_in_order() -> None:
         ({"end_of_call": httpx2.ReadTimeout("late")}, "reach", "Check the port"),
     ],
 )
-def test_what_keeps_calls_away_or_lets_others_in_is_bad(
+def test_an_unreachable_or_open_service_is_bad(
     changed: dict[str, httpx2.Response | Exception], name: str, told: str
 ) -> None:
     result = by_name(Doors(**changed).examine())[name]
@@ -453,18 +451,18 @@ def test_what_keeps_calls_away_or_lets_others_in_is_bad(
     assert result.advice.startswith(told)
 
 
-def test_an_open_door_is_not_gone_through_with_a_call() -> None:
+def test_after_an_open_webhook_no_end_of_call_is_sent() -> None:
     doors = Doors(prefetch=httpx2.Response(200))
     doors.examine()
     assert ("POST", "/millis/end-of-call") not in doors.asked
 
 
-def test_the_secret_does_not_travel_in_the_clear() -> None:
+def test_an_unencrypted_public_address_is_bad() -> None:
     assert states(Doors().examine(PUBLIC))["encryption"] == "bad"
 
 
 @pytest.mark.parametrize(("days", "state"), [(-1, "warn"), (3, "warn"), (60, "ok")])
-def test_a_certificate_that_ends_soon_is_told(days: int, state: str) -> None:
+def test_a_certificate_that_expires_soon_is_reported(days: int, state: str) -> None:
     assert check_certificate(NOW + timedelta(days=days), NOW).state == state
 
 
@@ -514,7 +512,7 @@ def test_an_untrusted_certificate_is_bad(run: Run, encrypted: str) -> None:
     assert "CERTIFICATE_VERIFY_FAILED" in run("--url", encrypted, "--json").stdout
 
 
-def test_the_days_of_a_certificate_are_read_from_the_connection(
+def test_the_expiry_of_a_certificate_is_read_from_the_connection(
     certificate: Path, encrypted: str
 ) -> None:
     at = Addresses(encrypted, f"{encrypted}/prefetch", f"{encrypted}/end-of-call", is_local=True)
@@ -524,7 +522,7 @@ def test_the_days_of_a_certificate_are_read_from_the_connection(
     assert found["certificate"].advice.startswith("Renew it")
 
 
-def test_the_command_looks_at_a_running_service(run: Run, tmp_path: Path) -> None:
+def test_the_command_checks_a_running_service(run: Run, tmp_path: Path) -> None:
     site = Site(tmp_path, "")
     with site.serving() as server:
         server.deliver("-s1")
@@ -548,7 +546,7 @@ def test_the_command_ends_with_1_if_anything_is_bad(
     assert "1 bad" in result.stdout
 
 
-def test_the_command_looks_at_the_application(run: Run, tmp_path: Path) -> None:
+def test_the_command_checks_the_application(run: Run, tmp_path: Path) -> None:
     (tmp_path / "looked_at.py").write_text(
         "from millis_hooks import MillisHooks\nhooks = MillisHooks()\n"
         "@hooks.on_prefetch\ndef greet(call): ...\n"

@@ -94,27 +94,27 @@ def test_every_answer_but_200_has_a_reason(status_code: int, problem: str) -> No
         (httpx2.ConnectError(""), "no_connection"),
     ],
 )
-def test_every_way_to_get_no_answer_has_a_name(error: httpx2.HTTPError, problem: str) -> None:
+def test_every_error_without_an_answer_has_a_problem(error: httpx2.HTTPError, problem: str) -> None:
     assert problem_of(error) == problem
 
 
-def test_a_closed_port_refuses() -> None:
+def test_a_closed_port_is_no_connection() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     assert ask(f"http://127.0.0.1:{port}/").problem == "no_connection"
 
 
-def test_what_does_not_speak_tls_is_told() -> None:
+def test_an_answer_that_is_not_tls_is_reported() -> None:
     with peer(lambda connection: connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")) as host:
         assert ask(f"https://{host}/").problem == "no_answer"
 
 
-def test_what_does_not_speak_http_is_told() -> None:
+def test_an_answer_that_is_not_http_is_reported() -> None:
     with peer(lambda connection: connection.sendall(b"220 mail.example ESMTP\r\n")) as host:
         assert ask(f"http://{host}/").problem == "no_answer"
 
 
-def test_silence_is_waited_for_only_so_long() -> None:
+def test_the_wait_for_an_answer_is_bounded() -> None:
     is_over = threading.Event()
     with peer(lambda _: wait_for(is_over)) as host:
         assert ask(f"http://{host}/", timeout=0.05).problem == "no_answer"

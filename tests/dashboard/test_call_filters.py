@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 from zoneinfo import ZoneInfo
@@ -24,14 +22,6 @@ from millis_hooks.dashboard.call_filters import (
     time_field,
 )
 from support.dashboard_site import HOSTILE, Site
-
-
-@pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
-    site = Site(tmp_path)
-    site.sign_in()
-    yield site
-    site.stored.database.close()
 
 
 @pytest.mark.parametrize(
@@ -54,7 +44,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
         ("outcome=x&channel=x&direction=x&range=x&handler=x&min=x&from=x&to=9999-12-31", {}),
     ],
 )  # fmt: skip
-def test_an_address_says_what_is_wanted(address: str, wanted: dict[str, Any]) -> None:
+def test_filters_are_read_from_the_address(address: str, wanted: dict[str, Any]) -> None:
     assert read_filter(QueryParams(address)) == CallFilter(**wanted)
 
 
@@ -83,13 +73,13 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8
         max_size=8,
     )
 )
-def test_links_say_the_same_again(pairs: list[tuple[str, str]]) -> None:
+def test_links_keep_the_filters(pairs: list[tuple[str, str]]) -> None:
     wanted = read_filter(QueryParams(urlencode(pairs)))
     again = urlencode(params_of(wanted, 50), doseq=True)
     assert read_filter(QueryParams(again)) == wanted
 
 
-def test_a_link_says_a_number_as_exactly_as_it_was_asked_for() -> None:
+def test_links_keep_numbers_exactly() -> None:
     wanted = read_filter(QueryParams("min=1180&max=1199.999&cost_min=0.1234567&cost_max=2e6"))
     named = {"min": "1180", "max": "1199.999", "cost_min": "0.1234567", "cost_max": "2000000"}
     assert params_of(wanted, 50) == named
@@ -97,14 +87,14 @@ def test_a_link_says_a_number_as_exactly_as_it_was_asked_for() -> None:
 
 @pytest.mark.parametrize("zone", ["Etc/GMT+12", "Pacific/Kiritimati"])
 @pytest.mark.parametrize("moment", ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z"])
-def test_a_moment_that_is_not_in_every_time_zone_is_left_out(
+def test_a_moment_outside_the_calendar_of_a_zone_is_ignored(
     site: Site, zone: str, moment: str
 ) -> None:
     site.browser.cookies["mh_tz"] = zone
     assert site.get(f"/calls.json?from={moment}&to={moment}").json()["params"] == {}
 
 
-def test_filters_that_repeat_reach_the_list_and_its_links(site: Site) -> None:
+def test_repeated_filters_apply_to_the_list_and_its_links(site: Site) -> None:
     for agent in ("-a", "-b", "-c"):
         site.stored.add_call(f"-of{agent}", agent_id=agent, minutes_ago=60)
     twin = site.get("/calls.json?agent=-a&agent=-b&size=25").json()
@@ -113,7 +103,7 @@ def test_filters_that_repeat_reach_the_list_and_its_links(site: Site) -> None:
     assert "/calls?agent=-a&agent=-b&size=25&outcome=completed" in links
 
 
-def test_a_count_that_stopped_says_that_there_are_more(site: Site) -> None:
+def test_complete_counts_are_not_marked_as_capped(site: Site) -> None:
     page = site.get("/calls.json?agent=-a").json()
     assert [tab["capped"] for tab in page["tabs"] if tab["outcome"] == "all"] == [False]
     assert json.dumps(page["page"]["at_least"]) == "[]"
@@ -126,14 +116,14 @@ EVERYTHING = (
 )
 
 
-def test_the_form_holds_every_filter_there_is(site: Site) -> None:
+def test_the_form_has_every_filter(site: Site) -> None:
     page = site.page(f"/calls?{EVERYTHING}")
     fields = page.all("input") + page.all("select") + page.all("button")
     named = {field["name"] for field in fields if "name" in field}
     assert named >= {pair.partition("=")[0] for pair in EVERYTHING.split("&")}
 
 
-def test_the_form_says_what_is_filtered_by(site: Site) -> None:
+def test_the_form_has_the_values_of_the_filters(site: Site) -> None:
     page = site.page(f"/calls?{EVERYTHING}")
     sent = [(field.get("name"), field.get("value")) for field in page.all("input")]
     for pair in (("number", "+14155550134"), ("from", "2026-11-01"), ("to", "2026-11-03"),
@@ -169,7 +159,7 @@ def test_hostile_filters_are_shown_as_text(site: Site) -> None:
     assert all((script["src"] or "").startswith("/static/") for script in page.all("script"))
 
 
-def test_days_are_those_of_the_zone_the_page_is_read_in(site: Site) -> None:
+def test_days_are_those_of_the_operators_zone(site: Site) -> None:
     berlin = ZoneInfo("Europe/Berlin")
     wanted = read_filter(QueryParams("from=2026-11-01&to=2026-11-01"), berlin)
     assert wanted.since == datetime(2026, 10, 31, 23, tzinfo=UTC)
@@ -192,7 +182,7 @@ def test_a_shared_link_is_the_same_list_in_another_zone() -> None:
     assert read_filter(query, ZoneInfo("America/New_York")) == mine
 
 
-def test_a_call_is_opened_with_the_list_it_was_in(site: Site) -> None:
+def test_links_to_calls_name_their_list(site: Site) -> None:
     site.stored.add_call("-a", agent_id="-x", minutes_ago=5)
     (row,) = site.page("/calls?agent=-x&agent=-y&size=25&range=24h").all(
         "a", **{"class": "row trunc"}
@@ -202,7 +192,7 @@ def test_a_call_is_opened_with_the_list_it_was_in(site: Site) -> None:
     assert read_list(None) == CallFilter()
 
 
-def test_the_size_of_pages_is_a_link(site: Site) -> None:
+def test_the_page_size_is_a_link(site: Site) -> None:
     site.stored.add_call("-a")
     links = site.page("/calls?agent=&q=&size=25").links()
     assert {"/calls", "/calls?size=25", "/calls?size=100"} <= set(links)

@@ -1,12 +1,10 @@
-"""A call's page says what happened, what we told the agent, what it cost and what went wrong."""
+"""The page of a call."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -18,14 +16,6 @@ from support.dashboard_site import HOSTILE, Page, Site
 from support.stored_calls import NOW
 
 CONFIG = {"voice": {"api_key": "sk-abcdefghijklmnop1234"}, "llm": "gpt"}
-
-
-@pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
-    site = Site(tmp_path)
-    site.sign_in()
-    yield site
-    site.stored.database.close()
 
 
 def add_prefetch(site: Site, query: str = "session_id=-call", **answer: Any) -> int:
@@ -40,106 +30,7 @@ def add_prefetch(site: Site, query: str = "session_id=-call", **answer: Any) -> 
     )
 
 
-def steps(site: Site) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = site.get("/calls/-call.json").json()["timeline"]
-    return found
-
-
-def entries(site: Site) -> dict[str, tuple[object, object, object, object]]:
-    """What became of each key: its value, the one before, the change, and who made it."""
-    found = site.get("/calls/-call.json").json()["metadata"]
-    return {
-        each["key"]: (each["value"], each["before"], each["change"], each["by"]) for each in found
-    }
-
-
-def test_the_timeline_says_by_whose_clock_each_step_was(site: Site) -> None:
-    add_prefetch(site)
-    delivery_id = site.stored.add_delivery(
-        session_id="-call", body=b'{"session_id": "-call"}', received_at=NOW
-    )
-    started_at = NOW - timedelta(seconds=61.8)
-    site.stored.add_call(
-        "-call",
-        delivery_id=delivery_id,
-        started_at=started_at,
-        duration_s=60.0,
-        call_status="user-ended",
-    )
-    assert [(step["kind"], step["clock"]) for step in steps(site)] == [
-        ("prefetch", "here"),
-        ("started", "millis"),
-        ("ended", "millis"),
-        ("received", "here"),
-    ]
-    assert steps(site)[-1]["after_s"] == pytest.approx(1.8)
-    text = site.page("/calls/-call").text
-    assert "User ended 14:19:58 1:00 long; by Millis' clock" in text
-    assert "measured here, after Millis' end" in text
-
-
-def test_clocks_that_disagree_give_no_lag(site: Site) -> None:
-    site.add_ended_call()
-    site.stored.add_delivery(session_id="-late", body=b"{}", received_at=NOW)
-    site.stored.add_call("-late", started_at=NOW + timedelta(hours=9), duration_s=60.0)
-    received = site.get("/calls/-late.json").json()["timeline"][-1]
-    assert (received["kind"], received["after_s"]) == ("received", None)
-
-
-@pytest.mark.parametrize(("minutes_ago", "kind"), [(1, "live"), (200, "lost")])
-def test_without_an_end_the_timeline_says_what_is_missing(
-    site: Site, minutes_ago: float, kind: str
-) -> None:
-    site.stored.add_unended_call("-call", minutes_ago=minutes_ago)
-    assert [step["kind"] for step in steps(site)] == ["unasked", kind]
-
-
-def test_metadata_shows_its_source(site: Site) -> None:
-    add_prefetch(
-        site,
-        "session_id=-call&tier=silver&id=7&campaign=autumn&mood=calm",
-        metadata={"tier": "gold", "name": "Ada"},
-    )
-    site.add_ended_call(
-        metadata={"tier": "gold", "name": "Ada", "id": "7", "booked": True, "mood": "angry"}
-    )
-    assert entries(site) == {
-        "tier": ("gold", "silver", "changed", "prefetch"),
-        "name": ("Ada", None, "added", "prefetch"),
-        "id": ("7", None, None, None),
-        "booked": (True, None, "added", "call"),
-        "mood": ("angry", "calm", "changed", "call"),
-        "campaign": (None, "autumn", "gone", "call"),
-    }
-    text = site.page("/calls/-call").text
-    for said in ("silver gold Changed", "Ada Added", "true Added in the call", "autumn Gone"):
-        assert said in text
-
-
-def test_of_very_many_metadata_keys_the_first_are_shown(site: Site) -> None:
-    site.add_ended_call(metadata={f"field{number}": number for number in range(1_700)})
-    assert len(entries(site)) == 500
-    text = site.page("/calls/-call").text
-    assert "field499 499" in text
-    assert "1,200 more in the JSON" in text
-    assert "field500 500" not in text
-
-
-def test_the_timeline_counts_what_the_prefetch_changed(site: Site) -> None:
-    add_prefetch(site, "tier=silver", metadata={"tier": "gold", "name": "Ada"}, extra_prompt="Hi.")
-    site.add_ended_call(metadata={"tier": "gold", "name": "Ada"})
-    told = "in 84 ms, 2 metadata keys, 1 changed and 1 added, extra prompt 3 characters"
-    assert told in site.page("/calls/-call").text
-
-
-def test_before_the_end_the_answer_stands_for_it(site: Site) -> None:
-    site.stored.add_unended_call("-call", minutes_ago=1)
-    add_prefetch(site, "tier=silver&id=7", metadata={"tier": "gold"})
-    assert entries(site)["tier"] == ("gold", "silver", "changed", "prefetch")
-    assert entries(site)["id"] == ("7", None, None, None)
-
-
-def test_the_prompt_that_was_added_is_shown_whole(site: Site) -> None:
+def test_the_extra_prompt_is_shown_whole(site: Site) -> None:
     add_prefetch(site, extra_prompt=f"Offer {HOSTILE}")
     site.add_ended_call()
     page = site.page("/calls/-call")
@@ -148,7 +39,7 @@ def test_the_prompt_that_was_added_is_shown_whole(site: Site) -> None:
     assert page.all("img") == []
 
 
-def test_the_next_and_the_previous_call_are_those_of_the_list(site: Site) -> None:
+def test_neighbours_are_those_of_the_list(site: Site) -> None:
     for number, outcome in enumerate(["failed", "completed", "failed", "failed"]):
         site.stored.add_call(f"-{number}", minutes_ago=number + 1, outcome=outcome)
     page = site.page("/calls/-2?in=outcome%3Derror")
@@ -177,7 +68,7 @@ def test_without_a_filter_the_neighbours_are_those_of_the_last_days(site: Site) 
 
 
 @pytest.mark.parametrize("listed", ["%00%ff", "q=%22*", "outcome=x&from=y", "=&=&", "in=in%3Din"])
-def test_a_list_that_says_nothing_is_the_whole_list(site: Site, listed: str) -> None:
+def test_an_invalid_list_is_the_whole_list(site: Site, listed: str) -> None:
     site.stored.add_call("-only")
     assert site.get(f"/calls/-only?in={quote(listed)}").status_code == 200
 
@@ -192,12 +83,14 @@ def test_a_call_that_is_not_in_the_list_still_has_neighbours(site: Site) -> None
 @pytest.mark.parametrize(
     ("source", "label"), [("sandbox", "Sandbox"), ("millis_api", "From call log")]
 )
-def test_a_call_that_millis_did_not_deliver_says_so(site: Site, source: str, label: str) -> None:
+def test_the_page_shows_the_source_of_a_call_not_sent_by_millis(
+    site: Site, source: str, label: str
+) -> None:
     site.stored.add_call("-call", source=source)
     assert label in site.page("/calls/-call").text
 
 
-def test_a_delivery_that_could_not_be_read_is_announced_with_the_reason(site: Site) -> None:
+def test_an_unparsed_delivery_is_announced_with_the_reason(site: Site) -> None:
     site.add_ended_call()
     broken = site.stored.add_delivery(
         session_id="-call", body=b"{broken", outcome="unparsed", reason="not JSON: line 1"
@@ -208,7 +101,7 @@ def test_a_delivery_that_could_not_be_read_is_announced_with_the_reason(site: Si
     assert page.all("section", id=f"delivery-{broken}")
 
 
-def test_both_bodies_of_an_end_that_came_twice_are_there(site: Site) -> None:
+def test_both_bodies_of_two_ends_of_call_are_shown(site: Site) -> None:
     site.add_ended_call(metadata={"which": "first"})
     other = json.dumps({"session_id": "-call", "metadata": {"which": "second"}}).encode()
     site.stored.add_delivery(session_id="-call", body=other, content_hash=b"2")
@@ -218,7 +111,7 @@ def test_both_bodies_of_an_end_that_came_twice_are_there(site: Site) -> None:
     assert '"second"' in page.text
 
 
-def test_what_a_later_end_changed_is_told_field_by_field(site: Site) -> None:
+def test_changes_by_a_later_end_of_call_are_listed_by_field(site: Site) -> None:
     bodies: tuple[dict[str, Any], ...] = (
         {"call_status": "in-progress", "duration": 3, "metadata": {"note": "<b>old</b>"}},
         {"call_status": "busy", "metadata": {"note": "sk-abcdefghijklmnop1234"}, "chat": None},
@@ -245,7 +138,7 @@ def test_what_a_later_end_changed_is_told_field_by_field(site: Site) -> None:
     assert "abcdefghijklmnop" not in page
 
 
-def test_one_end_or_the_same_again_changes_nothing(site: Site) -> None:
+def test_a_repeated_end_of_call_changes_nothing(site: Site) -> None:
     for minute in range(2):
         delivery_id = site.stored.add_delivery(
             session_id="-call",
@@ -257,7 +150,7 @@ def test_one_end_or_the_same_again_changes_nothing(site: Site) -> None:
     assert site.get("/calls/-call.json").json()["changes"] == []
 
 
-def test_what_is_shown_raw_can_be_copied(site: Site) -> None:
+def test_raw_payloads_have_copy_buttons(site: Site) -> None:
     add_prefetch(site)
     site.add_ended_call(agent_config=CONFIG)
     page = site.page("/calls/-call")
@@ -269,7 +162,7 @@ def test_what_is_shown_raw_can_be_copied(site: Site) -> None:
     assert {(name or "").lstrip("#") for name in copied} - {"chat"} <= ids
 
 
-def test_a_payload_too_long_to_show_says_how_much_is_missing(site: Site) -> None:
+def test_a_cut_payload_shows_how_much_is_missing(site: Site) -> None:
     site.add_ended_call(note="x" * 300_000, notes=["word " * 10_000] * 30)
     page = site.page("/calls/-call").text
     assert "300,000 more characters" in page
@@ -282,7 +175,7 @@ def closed_and_open(page: Page) -> tuple[int, int]:
     return len(details) - opened, opened
 
 
-def test_all_is_unfolded_only_for_printing_in_full(site: Site) -> None:
+def test_sections_are_open_only_for_printing_in_full(site: Site) -> None:
     site.add_ended_call(
         agent_config=CONFIG, function_calls=[{"name": "f", "params": {}, "result": "ok"}]
     )
@@ -300,7 +193,7 @@ def test_secrets_of_the_config_are_counted_and_masked_everywhere(site: Site) -> 
     assert MASK in page.text
 
 
-def test_the_player_comes_only_where_there_is_a_recording(site: Site) -> None:
+def test_only_a_call_with_a_recording_has_a_player(site: Site) -> None:
     site.add_ended_call()
     assert "/call.js" not in site.get("/calls/-call").text
     site.stored.add_delivery(session_id="-other", body=b'{"session_id": "-other"}')
@@ -333,7 +226,167 @@ def test_a_viewer_sees_the_runs_and_cannot_replay_them(site: Site) -> None:
     assert page.all("form", action="/replay") == []
 
 
-def test_a_call_that_is_not_there_can_be_searched_for(site: Site) -> None:
+def test_a_missing_call_can_be_searched_for(site: Site) -> None:
     response = site.get("/calls/-OA1X%3C")
     assert response.status_code == 404
     assert "/calls?q=-OA1X%3C&range=all" in Page(response).links()
+
+
+def test_unparsed_deliveries_are_announced_and_shown(site: Site) -> None:
+    broken = site.stored.add_delivery(
+        body=b"{broken <b>\x00\xff token=abcdef123456", outcome="unparsed", reason="not JSON"
+    )
+    assert "1 delivery is unparsed." in site.page("/calls").text
+    assert f"/deliveries/{broken}" in site.page("/deliveries?outcome=unparsed").links()
+    page = site.page(f"/deliveries/{broken}")
+    assert "{broken <b>" in page.text
+    assert "\\xff" in page.text
+    assert "abcdef123456" not in page.text
+
+
+@pytest.mark.parametrize(
+    "session_id",
+    [
+        "-OA1XVnwRGpaameIakJb",
+        "a/b/../c",
+        "a b?c=d#e&f",
+        "line\nbreak",
+        "x.json",
+        ".json",
+        HOSTILE,
+        "\u05e9\u05dc\u05d5\u05dd",
+    ],
+)
+def test_a_session_id_may_be_any_text(site: Site, session_id: str) -> None:
+    site.add_ended_call(session_id)
+    (row,) = site.page("/calls").all("a", **{"class": "row trunc"})
+    page = site.page(row["href"] or "")
+    assert page.all("button", **{"data-copy": session_id})
+    twin = f"{row['href']}.json"
+    assert twin in page.links()
+    assert site.get(twin).json()["call"]["session_id"] == session_id
+
+
+def test_hostile_text_is_shown_as_text(site: Site) -> None:
+    site.add_ended_call(
+        HOSTILE,
+        chat=[{"role": HOSTILE, "content": HOSTILE}],
+        function_calls=[{"name": HOSTILE, "params": {HOSTILE: HOSTILE}, "result": HOSTILE}],
+        metadata={HOSTILE: HOSTILE},
+        agent_config={HOSTILE: [HOSTILE]},
+        voip={"from": HOSTILE, "to": HOSTILE, "provider": HOSTILE},
+        cost_breakdown=[{"type": HOSTILE, "provider": HOSTILE, "credit": 1}],
+    )
+    page = site.page(f"/calls/{quote(HOSTILE, safe='')}")
+    assert all((script["src"] or "").startswith("/static/") for script in page.all("script"))
+    assert page.all("img") == []
+    assert "<script>alert(1)</script>" in page.text
+
+
+def test_text_that_no_page_can_hold_is_replaced(site: Site) -> None:
+    body = b'{"session_id": "-call", "chat": [{"role": "user", "content": "a\\u0000b\\ud800c"}]}'
+    delivery_id = site.stored.add_delivery(session_id="-call", body=body)
+    site.stored.add_call("-call", delivery_id=delivery_id)
+    response = site.get("/calls/-call")
+    assert response.status_code == 200
+    assert b"\x00" not in response.content
+    assert site.get("/calls/-call.json").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "url", ["javascript:alert(1)", "data:audio/wav;base64,AAAA", "file:///etc/passwd", "//x", ""]
+)
+def test_a_recording_is_only_played_from_the_web(site: Site, url: str) -> None:
+    site.stored.add_delivery(session_id="-call", body=b'{"session_id": "-call"}')
+    site.stored.add_call("-call", recording_url=url)
+    page = site.page("/calls/-call")
+    assert page.all("audio") == []
+    assert "No recording." in page.text
+
+
+def test_a_recording_is_played_from_its_own_address(site: Site) -> None:
+    site.stored.add_delivery(session_id="-call", body=b'{"session_id": "-call"}')
+    site.stored.add_call("-call", recording_url="https://files.example/r.wav?a=1&b=2")
+    (audio,) = site.page("/calls/-call").all("audio")
+    assert audio["src"] == "https://files.example/r.wav?a=1&b=2"
+
+
+def test_a_fallback_answer_is_shown_with_the_reason(site: Site) -> None:
+    site.stored.add_unended_call("-call", minutes_ago=1)
+    site.stored.add_delivery(
+        "prefetch", session_id="-call", outcome="late", reason="greet took over 2 s", answer=b"{}"
+    )
+    assert "(late). greet took over 2 s" in site.page("/calls/-call").text
+
+
+def test_secrets_are_on_no_page_and_in_no_twin(site: Site) -> None:
+    secret = "sk-abcdefghijklmnop1234"
+    site.stored.add_delivery(
+        "prefetch",
+        session_id="-call",
+        query=f"session_id=-call&api_key={secret}",
+        answer=json.dumps({"metadata": {"token": secret}}).encode(),
+        outcome="fresh",
+    )
+    site.add_ended_call(
+        agent_config={"voice": {"api_key": secret}, "headers": {"X": secret}},
+        metadata={"password": secret},
+        function_calls=[{"name": "f", "params": {"authorization": secret}}],
+    )
+    for path in ("/calls/-call", "/calls/-call.json", "/deliveries/1", "/deliveries/2.json"):
+        assert secret not in site.get(path).text
+    assert MASK in site.page("/calls/-call").text
+    assert "2 secrets masked" in site.page("/calls/-call").text
+
+
+def test_costs_are_shown_with_shares_and_tokens(site: Site) -> None:
+    call_id = site.add_ended_call()
+    site.stored.add_cost(call_id, 0, type="llm", provider="openai", credit=0.3, prompt_tokens=900)
+    site.stored.add_cost(call_id, 1, type="newtype", provider="", credit=0.1)
+    page = site.page("/calls/-call")
+    assert "LLM openai 900, 0 0.3000 75%" in page.text
+    assert "newtype" in page.text
+
+
+def test_missing_costs_are_not_zero(site: Site) -> None:
+    site.add_ended_call()
+    assert "Millis sent no costs." in site.page("/calls/-call").text
+
+
+def test_a_repeated_end_of_call_is_shown(site: Site) -> None:
+    site.add_ended_call()
+    site.stored.add_delivery(session_id="-call", body=b'{"session_id": "-call"}')
+    assert "Received 2 times" in site.page("/calls/-call").text
+
+
+@pytest.mark.parametrize(
+    ("minutes_ago", "said"), [(1, "In progress for"), (200, "No end received.")]
+)
+def test_a_call_without_an_end_shows_its_state(site: Site, minutes_ago: float, said: str) -> None:
+    site.stored.add_unended_call("-call", minutes_ago=minutes_ago)
+    assert said in site.page("/calls/-call").text
+
+
+def test_an_unreadable_body_has_a_page(site: Site) -> None:
+    delivery_id = site.stored.add_delivery(session_id="-call", body=b"\xff{", outcome="unparsed")
+    site.stored.add_call("-call", delivery_id=delivery_id)
+    assert "\\xff{" in site.page("/calls/-call").text
+
+
+def test_absurd_values_have_a_page(site: Site) -> None:
+    deep = b"[" * 150 + b"]" * 150
+    body = b'{"session_id": "-call", "metadata": {"n": 1e400, "deep": ' + deep + b"}}"
+    site.stored.add_delivery(session_id="-call", body=body)
+    site.stored.add_call("-call", started_at=NOW, duration_s=1e300, cost_total=-1.5, turns=2**62)
+    assert site.get("/calls/-call").status_code == 200
+    assert site.get("/calls/-call.json").status_code == 200
+
+
+def test_a_call_that_would_end_with_the_calendar_has_a_page_in_every_zone(site: Site) -> None:
+    delivery_id = site.stored.add_delivery(session_id="-call", body=b'{"session_id": "-call"}')
+    until_the_last_minute_s = (datetime(9999, 12, 31, 23, 59, tzinfo=UTC) - NOW).total_seconds()
+    site.stored.add_call(
+        "-call", started_at=NOW, duration_s=until_the_last_minute_s, delivery_id=delivery_id
+    )
+    site.browser.cookies["mh_tz"] = "Asia/Tokyo"
+    assert site.get("/calls/-call").status_code == 200

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -21,14 +20,6 @@ from support.stored_calls import NOW
 from support.waiting import eventually
 
 PASSWORD = "a password of the tests"
-
-
-@pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
-    site = Site(tmp_path)
-    site.sign_in()
-    yield site
-    site.stored.database.close()
 
 
 def add_rejection(site: Site, *, minutes_ago: float = 0, **columns: Any) -> int:
@@ -66,7 +57,7 @@ def names(rows: list[dict[str, Any]]) -> list[tuple[str, int]]:
     return [(row["origin"], row["id"]) for row in rows]
 
 
-def test_each_request_is_listed_with_what_became_of_it(site: Site) -> None:
+def test_each_request_is_listed_with_its_outcome(site: Site) -> None:
     site.stored.add_delivery(
         "prefetch", session_id="-a", query="x" * 40, outcome="late", reason="slow", latency_ms=84.0
     )
@@ -76,7 +67,7 @@ def test_each_request_is_listed_with_what_became_of_it(site: Site) -> None:
     assert "/deliveries/1" in page.links()
 
 
-def test_what_was_delivered_and_what_was_refused_is_one_list_newest_first(site: Site) -> None:
+def test_deliveries_and_rejected_requests_are_one_list_newest_first(site: Site) -> None:
     add_many(site)
     rows = listed(site)
     assert len(rows) == 50
@@ -85,7 +76,7 @@ def test_what_was_delivered_and_what_was_refused_is_one_list_newest_first(site: 
     assert {row["origin"] for row in rows} == {"delivery", "rejection"}
 
 
-def test_pages_lead_from_the_newest_to_the_oldest_and_back(site: Site) -> None:
+def test_pages_link_from_the_newest_to_the_oldest_and_back(site: Site) -> None:
     add_many(site)
     forth, path = [], "/deliveries"
     while path:
@@ -100,7 +91,7 @@ def test_pages_lead_from_the_newest_to_the_oldest_and_back(site: Site) -> None:
     )
 
 
-def test_no_request_is_on_two_pages_though_all_came_at_once(site: Site) -> None:
+def test_simultaneous_requests_are_on_one_page_each(site: Site) -> None:
     for _ in range(40):
         site.stored.add_delivery()
         add_rejection(site)
@@ -125,7 +116,7 @@ def test_no_request_is_on_two_pages_though_all_came_at_once(site: Site) -> None:
         ("before=x&after=0,1,2", ["unparsed", "failed", "rejected", "stored"]),
     ],
 )
-def test_the_list_can_be_narrowed(site: Site, query: str, found: list[str]) -> None:
+def test_the_list_is_filtered(site: Site, query: str, found: list[str]) -> None:
     site.stored.add_delivery(session_id="-a", received_at=NOW - timedelta(days=2))
     add_rejection(site, webhook="prefetch", minutes_ago=3)
     site.stored.add_delivery(
@@ -141,7 +132,7 @@ def test_filters_stay_in_the_address_of_the_next_page(site: Site) -> None:
     assert "kind=end_of_call&range=30d" in (older["href"] or "")
 
 
-def test_a_refused_request_shows_what_was_kept_of_it(site: Site) -> None:
+def test_a_rejected_request_has_a_page(site: Site) -> None:
     number = add_rejection(site, query="agent_id=-desk&from=%2B14155550134")
     page = site.page(f"/rejections/{number}")
     for said in (
@@ -153,13 +144,13 @@ def test_a_refused_request_shows_what_was_kept_of_it(site: Site) -> None:
         assert said in page.text
 
 
-def test_a_refused_request_has_every_value_of_a_name(site: Site) -> None:
+def test_a_rejected_request_has_every_value_of_a_repeated_name(site: Site) -> None:
     number = add_rejection(site, query="tag=a&tag=b&to=%2B1")
     twin = site.get(f"/rejections/{number}.json").json()
     assert twin["rejection"]["query"] == "tag=a&tag=b&to=%2B1"
 
 
-def test_a_refused_request_is_masked_as_everything_is(tmp_path: Path) -> None:
+def test_a_rejected_request_is_masked(tmp_path: Path) -> None:
     site = Site(tmp_path, mask=MaskPolicy(numbers="full", words="full"))
     site.sign_in()
     number = add_rejection(site, query="from=%2B14155550134&name=Ada")
@@ -171,7 +162,7 @@ def test_a_refused_request_is_masked_as_everything_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["/rejections/99", "/rejections/x", "/rejections/99.json"])
-def test_a_refused_request_that_is_not_there_is_not_found(site: Site, path: str) -> None:
+def test_a_missing_rejected_request_is_not_found(site: Site, path: str) -> None:
     assert site.get(path).status_code == 404
 
 
@@ -191,7 +182,7 @@ def test_hostile_requests_are_shown_as_text(site: Site) -> None:
         assert all(script.get("src") for script in page.all("script"))
 
 
-def test_a_delivery_says_how_it_was_answered(site: Site) -> None:
+def test_a_delivery_shows_its_answer(site: Site) -> None:
     number = site.stored.add_delivery(
         "prefetch", query="tier=gold", answer=b'{"metadata": {"a": 1}}', latency_ms=12.0
     )
@@ -200,7 +191,7 @@ def test_a_delivery_says_how_it_was_answered(site: Site) -> None:
     assert "Our answer 200 in 12 ms" in text
 
 
-def test_without_any_requests_the_page_says_so(site: Site) -> None:
+def test_the_list_without_requests_is_explained(site: Site) -> None:
     assert "Nothing received yet" in site.page("/deliveries").text
     assert "No delivery is unparsed" in site.page("/deliveries?outcome=unparsed").text
     assert "No deliveries match" in site.page("/deliveries?outcome=late").text
@@ -215,7 +206,7 @@ def test_a_wrong_secret_shows_up_on_the_page(make_hooks: MakeHooks, rows: Rows) 
     assert "No secret in the authorization header." in page.text
 
 
-def test_a_delivery_is_read_again_once_it_can_be(make_hooks: MakeHooks, rows: Rows) -> None:
+def test_an_unparsed_delivery_is_read_again(make_hooks: MakeHooks, rows: Rows) -> None:
     hooks = make_hooks(dashboard_password=PASSWORD)
     handled: list[str] = []
 
@@ -243,13 +234,13 @@ def _forget_how_to_read(connection: Any) -> None:
 
 
 @pytest.mark.parametrize("delivery_id", ["99", "x", "", "-1"])
-def test_what_is_not_there_is_not_read_again(make_hooks: MakeHooks, delivery_id: str) -> None:
+def test_a_missing_delivery_is_not_read_again(make_hooks: MakeHooks, delivery_id: str) -> None:
     with serving(make_hooks(dashboard_password=PASSWORD), headers={}) as client:
         client.post("/login", data={"username": "admin", "password": PASSWORD})
         assert client.post("/reread", data={"delivery_id": delivery_id}).status_code == 404
 
 
-def test_what_still_cannot_be_read_says_so(make_hooks: MakeHooks, rows: Rows) -> None:
+def test_a_delivery_that_is_still_unparsed_is_reported(make_hooks: MakeHooks, rows: Rows) -> None:
     with serving(make_hooks(dashboard_password=PASSWORD)) as client:
         client.post(END_OF_CALL, content=b"{broken")
         eventually(lambda: not rows("SELECT * FROM inbox"))

@@ -95,9 +95,7 @@ async def test_a_stream_begins_with_a_refresh_and_passes_through_proxies(site: D
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("session_id", ["-one", HOSTILE, "-a\r\ndata: b", "\ud800\0"])
-async def test_a_change_says_its_kind_and_whose_call_it_is(
-    site: Dashboard, session_id: str
-) -> None:
+async def test_an_event_has_the_kind_and_the_session(site: Dashboard, session_id: str) -> None:
     feed = ChangeFeed()
     async with opened(site, feed) as tab:
         await tab.start()
@@ -135,7 +133,7 @@ async def test_a_stream_ends_with_its_session(site: Dashboard) -> None:
 
 
 @pytest.mark.anyio
-async def test_one_page_too_many_is_told_when_to_try_again(site: Dashboard) -> None:
+async def test_too_many_streams_are_refused_with_retry_after(site: Dashboard) -> None:
     feed = ChangeFeed()
     with ExitStack() as others:
         for _ in range(MOST_STREAMS):
@@ -202,7 +200,7 @@ async def test_streams_end_when_the_call_log_closes(site: Dashboard) -> None:
 
 
 @pytest.mark.anyio
-async def test_what_happens_in_a_rest_is_told_together(site: Dashboard) -> None:
+async def test_changes_close_together_are_sent_together(site: Dashboard) -> None:
     feed = ChangeFeed()
     async with opened(site, feed, gather_s=0.1) as tab:
         await tab.start()
@@ -227,7 +225,7 @@ async def test_a_stream_ends_when_sessions_cannot_be_looked_up(site: Dashboard) 
 
 
 @pytest.mark.both_databases
-def test_the_strip_shows_what_has_begun_since(site: Dashboard) -> None:
+def test_the_fragment_shows_calls_that_have_begun(site: Dashboard) -> None:
     mark = site.get("/calls.json").json()["mark"]
     site.stored.add_unended_call("-live", minutes_ago=1)
     followed = site.page(f"/live/calls?mark={mark}")
@@ -253,7 +251,7 @@ def test_an_invalid_mark_counts_nothing(site: Dashboard, mark: str) -> None:
     assert "new call" not in site.page(f"/live/calls?mark={mark}").text
 
 
-def test_the_page_of_a_call_is_told_of_its_end(site: Dashboard) -> None:
+def test_the_fragment_of_a_call_announces_its_end(site: Dashboard) -> None:
     site.stored.add_unended_call("-one", minutes_ago=1)
     assert "has ended" not in site.page("/live/calls/-one?seen=live").text
     site.add_ended_call("-two")
@@ -261,11 +259,11 @@ def test_the_page_of_a_call_is_told_of_its_end(site: Dashboard) -> None:
     assert "has ended" not in site.page("/live/calls/-two?seen=ended").text
 
 
-def test_a_call_that_is_gone_has_nothing_to_follow(site: Dashboard) -> None:
+def test_a_deleted_call_has_no_fragment(site: Dashboard) -> None:
     assert site.get("/live/calls/-gone").status_code == 404
 
 
-def test_what_is_masked_on_the_page_is_masked_in_what_follows(tmp_path: Path) -> None:
+def test_fragments_are_masked_like_pages(tmp_path: Path) -> None:
     site = Dashboard(tmp_path, mask=MaskPolicy(numbers="full"))
     site.sign_in()
     site.stored.add_unended_call("-one", minutes_ago=1, from_phone="+14155550134")
@@ -287,7 +285,7 @@ def test_following_calls_requires_sign_in(site: Dashboard) -> None:
 
 
 @pytest.mark.parametrize("path", ["/calls", "/calls/-one"])
-def test_pages_say_what_to_follow(site: Dashboard, path: str) -> None:
+def test_pages_name_their_stream_and_fragment(site: Dashboard, path: str) -> None:
     site.add_ended_call("-one")
     [script] = [each for each in site.page(path).all("script") if "data-stream" in each]
     assert script["data-stream"] == "/live"
@@ -311,7 +309,7 @@ def test_a_stop_does_not_wait_for_open_streams(tmp_path: Path) -> None:
 
 
 @pytest.mark.both_databases
-def test_a_call_that_another_process_received_is_told(tmp_path: Path) -> None:
+def test_a_call_received_by_another_process_is_announced(tmp_path: Path) -> None:
     site = Site(tmp_path, "")
     with (
         site.serving() as server,

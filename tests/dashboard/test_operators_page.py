@@ -150,7 +150,7 @@ def test_a_reveal_asks_for_the_password_again_after_a_while_and_goes_on(site: Te
     assert SECRET in site.post("/setup/reveal").text
 
 
-def test_what_cannot_be_recorded_is_not_shown(site: Team, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unrecordable_reveal_shows_nothing(site: Team, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise StorageError("the disk is full")
 
@@ -160,7 +160,7 @@ def test_what_cannot_be_recorded_is_not_shown(site: Team, monkeypatch: pytest.Mo
     assert SECRET not in refused.text
 
 
-def test_the_question_for_the_password_never_reaches_an_action(
+def test_the_confirmation_password_never_reaches_an_action(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Mapping[str, str]] = []
@@ -181,7 +181,7 @@ def test_the_question_for_the_password_never_reaches_an_action(
     assert seen == [{"what": "x"}]
 
 
-def test_sessions_and_deeds_are_shown_to_who_may_operate(site: Team) -> None:
+def test_the_role_operate_sees_all_sessions_and_the_audit_log(site: Team) -> None:
     site.add("anna", "view")
     site.browser.cookies.clear()
     agent = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"
@@ -201,7 +201,7 @@ def test_sessions_and_deeds_are_shown_to_who_may_operate(site: Team) -> None:
     assert "$argon2" not in twin.text
 
 
-def test_who_may_only_view_sees_their_own_sessions_and_deeds(site: Team) -> None:
+def test_the_role_view_sees_its_own_sessions_and_entries(site: Team) -> None:
     site.enter_as("view")
     twin = site.get("/operators.json").json()
     assert {each["session"]["operator"] for each in twin["sessions"]} == {"view"}
@@ -228,13 +228,13 @@ def test_ending_an_unknown_session_is_refused(site: Team) -> None:
     assert site.post("/operators/end-session", session="x").status_code == 404
 
 
-def test_signing_out_everywhere_is_for_everybody(site: Team) -> None:
+def test_every_role_can_sign_out_everywhere(site: Team) -> None:
     site.enter_as("view")
     assert site.post("/operators/sign-out").headers["location"] == "/login"
     assert site.get("/calls").status_code == 303
 
 
-def test_the_record_is_paged(site: Team) -> None:
+def test_the_audit_log_is_paged(site: Team) -> None:
     for number in range(60):
         site.operators.record(Operator("admin"), "replay", subject=f"-{number}")
     first = site.get("/operators.json").json()
@@ -255,7 +255,7 @@ def test_hostile_names_of_browsers_and_calls_are_text(anonymous: Team) -> None:
     assert "alert(1)" in page.text
 
 
-def test_names_are_asked_for_once_there_are_any(anonymous: Team) -> None:
+def test_the_sign_in_form_has_a_name_if_there_are_named_operators(anonymous: Team) -> None:
     assert anonymous.page("/login").all("input", name="username")[0]["value"] == "admin"
     anonymous.add("anna", "view")
     [field] = anonymous.page("/login").all("input", name="username")
@@ -284,7 +284,7 @@ def test_below_a_path_the_cookie_is_bound_to_https(tmp_path: Path) -> None:
     assert "Path=/hooks" in set_cookie
 
 
-def test_a_cookie_from_before_the_sign_in_is_of_no_use_after_it(site: Team) -> None:
+def test_a_cookie_from_before_the_sign_in_is_invalid_after_it(site: Team) -> None:
     before = site.browser.cookies["mh_session"]
     site.sign_in()
     assert site.browser.cookies["mh_session"] != before
@@ -292,7 +292,7 @@ def test_a_cookie_from_before_the_sign_in_is_of_no_use_after_it(site: Team) -> N
     assert site.get("/calls").status_code == 303
 
 
-def test_a_call_is_deleted_after_a_page_that_says_what_goes(site: Team) -> None:
+def test_a_call_is_deleted_after_a_page_that_lists_what_is_removed(site: Team) -> None:
     site.add_ended_call("-call")
     site.add_ended_call("-other")
     link = "/forget?session_id=-call"
@@ -325,7 +325,7 @@ def test_a_viewer_deletes_nothing(site: Team) -> None:
 
 
 @pytest.mark.parametrize("path", ["/forget", "/forget?session_id=", "/forget.json"])
-def test_without_a_session_there_is_nothing_to_delete(site: Team, path: str) -> None:
+def test_deleting_without_a_session_id_is_refused(site: Team, path: str) -> None:
     assert site.get(path).status_code == 404
     assert site.post("/forget").status_code == 404
 

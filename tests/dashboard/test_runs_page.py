@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,14 +17,6 @@ from support.dashboard_site import HOSTILE, Page, Site
 from support.stored_calls import NOW
 
 Row = tuple[int, str, bool]
-
-
-@pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
-    site = Site(tmp_path)
-    site.sign_in()
-    yield site
-    site.stored.database.close()
 
 
 @pytest.fixture
@@ -70,7 +61,9 @@ def add_failure(site: Site, run_id: int, number: int = 1, **columns: Any) -> Non
         ([], "none"),
     ],
 )
-def test_the_list_says_what_most_needs_a_look(site: Site, states: list[str], said: str) -> None:
+def test_the_list_shows_the_worst_state_of_the_runs(
+    site: Site, states: list[str], said: str
+) -> None:
     call_id = site.stored.add_call("-a", prefetch_ms=1.0)
     for number, state in enumerate(states):
         site.stored.add_run(call_id, f"handler_{number}", state)
@@ -92,7 +85,7 @@ def test_the_list_says_what_most_needs_a_look(site: Site, states: list[str], sai
         ),
     ],
 )
-def test_a_run_says_how_it_stands(
+def test_a_run_shows_its_state(
     site: Site, call_id: int, state: str, columns: dict[str, Any], said: str
 ) -> None:
     site.stored.add_run(call_id, "sync_crm", state, **columns)
@@ -103,7 +96,7 @@ def test_a_run_says_how_it_stands(
     ("seconds", "said"),
     [(-5, "now"), (40, "in 40 s"), (600, "in 10 min"), (9000, "in 2 h"), (200_000, "in 2 d")],
 )
-def test_a_time_to_come_is_told_roughly(seconds: float, said: str) -> None:
+def test_the_time_until_a_moment_is_rounded(seconds: float, said: str) -> None:
     assert until(NOW + timedelta(seconds=seconds), NOW) == said
 
 
@@ -138,7 +131,7 @@ def test_a_run_that_was_given_up_is_announced_with_its_reason(site: Site, call_i
     assert "failed. sync_crm : no such customer ." in text
 
 
-def test_a_run_that_is_tried_again_is_announced_with_the_time(site: Site, call_id: int) -> None:
+def test_a_retrying_run_is_announced_with_the_time(site: Site, call_id: int) -> None:
     for handler, seconds in (("later", 90), ("sync_crm", 40)):
         due_at = NOW + timedelta(seconds=seconds)
         site.stored.add_run(call_id, handler, "retrying", due_at=due_at)
@@ -195,7 +188,7 @@ def test_a_run_that_tells_of_a_failed_one_names_it(site: Site, call_id: int) -> 
     assert "1 of 1 handler runs failed." in page.text
 
 
-def test_a_page_with_too_many_runs_says_so(site: Site, call_id: int) -> None:
+def test_left_out_runs_are_counted(site: Site, call_id: int) -> None:
     for _ in range(120):
         site.stored.add_run(call_id, "sync_crm", "failed", is_latest=False)
     assert "the newest 100 of 120" in site.page("/calls/-call").text

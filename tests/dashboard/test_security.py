@@ -18,14 +18,6 @@ PUBLIC = "https://Hooks.example.com:443/voice"
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
-    site = Site(tmp_path)
-    site.sign_in()
-    yield site
-    site.stored.database.close()
-
-
-@pytest.fixture
 def public(tmp_path: Path) -> Iterator[Site]:
     site = Site(tmp_path, public_url=PUBLIC)
     yield site
@@ -82,34 +74,34 @@ def test_a_form_from_anywhere_else_is_refused(foreign: str) -> None:
 
 
 @pytest.mark.parametrize("site", ["cross-site", "same-site", "SAME-ORIGIN", ""])
-def test_what_the_browser_says_itself_counts(site: str) -> None:
+def test_sec_fetch_site_decides(site: str) -> None:
     assert refused("hooks.example", sec_fetch_site=site, origin="http://hooks.example")
     assert refused("elsewhere", sec_fetch_site="same-origin", origin="http://hooks.example") is None
 
 
 @pytest.mark.parametrize("host", ["", "null", "["])
-def test_no_origin_is_the_same_as_no_host(host: str) -> None:
+def test_an_empty_host_matches_no_origin(host: str) -> None:
     assert refused(host, origin="null")
     assert refused(host, origin="http://")
 
 
-def test_a_program_that_says_of_no_page_is_taken() -> None:
+def test_a_form_without_an_origin_is_accepted() -> None:
     assert refused("hooks.example") is None
     assert refused("hooks.example", origin="", referer="") is None
 
 
-def test_every_origin_that_is_given_has_to_be_ours() -> None:
+def test_every_origin_header_is_checked() -> None:
     two = [(b"host", b"a.example"), (b"origin", b"http://a.example"), (b"origin", b"http://b.ex")]
     assert refusal_of(Headers(raw=two), "http", None)
 
 
 @pytest.mark.parametrize("origin", ["https://hooks.example.com", "HTTPS://hooks.EXAMPLE.com:443"])
-def test_the_public_address_is_ours_whatever_a_proxy_makes_of_host(origin: str) -> None:
+def test_the_public_url_is_accepted_whatever_the_host(origin: str) -> None:
     assert refused("10.0.0.7:8000", public_url=PUBLIC, origin=origin) is None
     assert refused("10.0.0.7:8000", origin=origin)
 
 
-def test_a_refusal_says_what_was_compared_and_what_to_set(site: Site) -> None:
+def test_a_refusal_names_both_origins_and_the_setting(site: Site) -> None:
     headers = {"origin": "http://192.0.2.5:8080", "host": "millis_hooks"}
     answer = site.browser.post("/logout", headers=headers)
     assert answer.status_code == 403
@@ -118,14 +110,14 @@ def test_a_refusal_says_what_was_compared_and_what_to_set(site: Site) -> None:
     assert site.get("/calls").status_code == 200
 
 
-def test_a_refusal_is_short_and_on_one_line_whatever_was_sent() -> None:
+def test_a_refusal_is_short_and_on_one_line() -> None:
     told = refused("hooks.example", origin="http://\x1b[31m\x85" + "x" * 5000)
     assert told is not None
     assert told.isprintable()
     assert len(told) < 800
 
 
-def test_no_page_leads_to_the_host_a_request_names(site: Site) -> None:
+def test_no_redirect_uses_the_host_of_the_request(site: Site) -> None:
     site.add_ended_call("-call")
     for route in [each for each in site.app.routes if isinstance(each, Route)]:
         path = route.path.replace("{session_id:anytext}", "-call").replace("{delivery_id}", "1")
@@ -136,7 +128,7 @@ def test_no_page_leads_to_the_host_a_request_names(site: Site) -> None:
 
 @pytest.mark.parametrize("path", ["/calls/", "/static", "//evil.example/", "//calls/", "/nowhere/"])
 @pytest.mark.parametrize("host", ["evil.example:81", "[", "evil.example\\@hooks", "a b", "\xe9"])
-def test_no_slash_leads_to_the_host_a_request_names(site: Site, host: str, path: str) -> None:
+def test_no_slash_redirect_uses_the_host_of_the_request(site: Site, host: str, path: str) -> None:
     leads_nowhere_else(ask(site, "GET", path, host), path)
 
 
@@ -170,7 +162,7 @@ def test_every_location_is_a_path_on_this_site(location: str, path: str) -> None
     assert on_this_site(location) == path
 
 
-def test_cookies_are_for_https_where_the_public_address_is(public: Site) -> None:
+def test_cookies_are_secure_if_the_public_url_is_https(public: Site) -> None:
     session, known = public.sign_in().headers.get_list("set-cookie")
     assert session.startswith("__Host-mh_session=")
     assert known.startswith("__Host-mh_known=")
@@ -182,7 +174,7 @@ def test_cookies_are_for_https_where_the_public_address_is(public: Site) -> None
     assert "Secure" in chosen.headers["set-cookie"]
 
 
-def test_a_browser_that_signed_in_is_known_and_gets_in_while_its_address_guesses(
+def test_a_known_browser_signs_in_while_its_address_is_throttled(
     site: Site,
 ) -> None:
     site.browser.post("/logout")

@@ -78,25 +78,25 @@ def test_a_log_that_never_had_a_call_leads_to_setup(site: Site) -> None:
     assert site.get("/").headers["location"] == "/calls"
 
 
-def test_only_operators_see_it(tmp_path: Path) -> None:
+def test_the_setup_page_requires_sign_in(tmp_path: Path) -> None:
     site = Site(tmp_path)
     assert site.get("/setup").headers["location"].startswith("/login")
     assert site.get("/setup.json").status_code == 401
 
 
-def test_the_address_is_the_one_the_browser_used(site: Site) -> None:
+def test_the_address_is_that_of_the_browser(site: Site) -> None:
     view = shown(site)
     assert (view["address"]["url"], view["address"]["origin"]) == ("http://testserver", "browser")
     assert view["webhooks"][1]["url"] == "http://testserver/millis/end-of-call"
 
 
-def test_below_a_mount_the_address_goes_that_far(tmp_path: Path) -> None:
+def test_the_address_includes_the_mount_path(tmp_path: Path) -> None:
     site = Site(tmp_path, prefix="/ops/voice")
     site.sign_in()
     assert shown(site)["webhooks"][0]["url"] == "http://testserver/ops/voice/millis/prefetch"
 
 
-def test_what_proxies_say_of_the_host_is_not_believed(site: Site) -> None:
+def test_forwarded_hosts_are_ignored(site: Site) -> None:
     headers = {"X-Forwarded-Host": "evil.example", "Forwarded": "host=evil.example"}
     answer = site.browser.get("/setup", headers=headers)
     assert "evil.example" not in answer.text
@@ -108,7 +108,7 @@ def test_an_invalid_host_is_not_shown(site: Site, host: str) -> None:
     assert view["address"]["url"] == PUBLIC
 
 
-def test_the_setting_comes_before_the_browser_and_what_is_typed_before_both(tmp_path: Path) -> None:
+def test_a_typed_address_precedes_the_setting_and_the_setting_the_browser(tmp_path: Path) -> None:
     site = signed_in(tmp_path, public_url="https://calls.example.org/")
     assert shown(site)["address"]["url"] == "https://calls.example.org"
     typed = shown(site, "?url=https://my.example/&agent=nobody")
@@ -143,7 +143,7 @@ def test_an_invalid_public_address_is_reported_and_not_used(site: Site, typed: s
     )
 
 
-def test_an_unreachable_service_is_told_what_to_do(tmp_path: Path) -> None:
+def test_a_loopback_address_comes_with_a_tunnel_command(tmp_path: Path) -> None:
     site = signed_in(tmp_path)
     view = site.browser.get("/setup.json", headers={"Host": "localhost:8000"}).json()
     assert "cannot reach localhost" in view["address"]["warning"]
@@ -152,7 +152,7 @@ def test_an_unreachable_service_is_told_what_to_do(tmp_path: Path) -> None:
     assert shown(site, f"?url={PUBLIC}")["address"]["warning"] is None
 
 
-def test_the_configuration_is_what_the_command_prints(
+def test_the_configuration_is_that_of_the_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = {"secret_header": "X-Key", "secret_in_path": True, "secrets": SECRET}
@@ -183,7 +183,7 @@ def test_secrets_are_masked_everywhere_until_they_are_revealed(tmp_path: Path) -
     assert revealed.headers["cache-control"] == "no-store"
 
 
-def test_a_reveal_is_on_record(site: Site) -> None:
+def test_a_reveal_is_recorded(site: Site) -> None:
     site.browser.post("/setup/reveal")
     actions = site.stored.write(
         lambda c: c.execute(select(audit_log.c.action, audit_log.c.subject)).all()
@@ -230,7 +230,7 @@ def test_where_every_secret_is_an_agents_the_first_agents_is_shown(tmp_path: Pat
     assert SECRET in site.browser.post("/setup/reveal").text
 
 
-def test_an_open_service_has_nothing_to_hide_and_says_so(tmp_path: Path) -> None:
+def test_a_service_without_secrets_shows_a_warning(tmp_path: Path) -> None:
     site = signed_in(tmp_path, secrets="", insecure=True)
     assert shown(site)["headers"] == []
     assert "anyone can deliver" in site.page("/setup").text
@@ -245,7 +245,7 @@ def test_the_newest_arrival_of_each_webhook_is_shown(site: Site) -> None:
     assert "answered 200 in 84 ms" in site.page("/setup").text
 
 
-def test_only_millis_makes_it_connected(site: Site) -> None:
+def test_only_deliveries_of_millis_make_it_connected(site: Site) -> None:
     for kind in ("prefetch", "end_of_call"):
         site.stored.add_delivery(kind, session_id="-test", source=TEST_SOURCE)
     assert "Connected." not in site.page("/setup").text
@@ -278,7 +278,7 @@ def test_the_handlers_of_every_hook_are_listed_prefetch_first(site: Site) -> Non
     assert "outcome: voicemail" in site.page("/setup").text
 
 
-def test_what_is_wrong_is_told_with_what_to_do_about_it(tmp_path: Path) -> None:
+def test_problems_are_shown_with_advice(tmp_path: Path) -> None:
     found = [
         ok("schema", "0005"),
         warn("room", "Little.", "Make room."),
@@ -312,7 +312,7 @@ def not_asked(request: httpx2.Request) -> httpx2.Response:
     raise AssertionError(f"{request.url} was asked")
 
 
-def test_a_test_is_sent_as_millis_would_with_the_mark(tmp_path: Path) -> None:
+def test_a_test_is_sent_like_a_delivery_of_millis_with_a_mark(tmp_path: Path) -> None:
     requests: list[httpx2.Request] = []
 
     def peer(request: httpx2.Request) -> httpx2.Response:
@@ -335,7 +335,7 @@ def test_a_test_is_sent_as_millis_would_with_the_mark(tmp_path: Path) -> None:
     assert Marks().mark_of(raw, trial["session_id"], SECRET.encode()).source == TEST_SOURCE
 
 
-def test_the_end_that_is_sent_is_that_of_the_last_test_prefetch(tmp_path: Path) -> None:
+def test_a_test_end_of_call_ends_the_last_test_prefetch(tmp_path: Path) -> None:
     def peer(request: httpx2.Request) -> httpx2.Response:
         body = json.loads(request.content)
         tried.stored.add_delivery(session_id=body["session_id"], source=TEST_SOURCE)
@@ -348,7 +348,7 @@ def test_the_end_that_is_sent_is_that_of_the_last_test_prefetch(tmp_path: Path) 
     assert sent(tried, "end_of_call")["session_id"] == "-open"
 
 
-def test_an_answer_of_another_service_is_a_failure(
+def test_an_answer_by_another_service_is_a_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("millis_hooks.dashboard.connection_test._PATIENCE_S", 0.0)
@@ -358,7 +358,7 @@ def test_an_answer_of_another_service_is_a_failure(
     assert trial["result"]["found"] == "hooks.example.com answered 200, but nothing arrived here."
 
 
-def test_a_failure_is_told_in_words_and_shows_nothing_of_the_answer(tmp_path: Path) -> None:
+def test_a_failure_shows_nothing_of_the_answer(tmp_path: Path) -> None:
     answer = httpx2.Response(302, headers={"Location": "http://internal/"}, text="internal text")
     site = through(tmp_path, lambda _: answer)
     led_to = send(site, "prefetch").headers["location"]
@@ -367,7 +367,7 @@ def test_a_failure_is_told_in_words_and_shows_nothing_of_the_answer(tmp_path: Pa
     assert "internal" not in page.text
 
 
-def test_an_address_that_came_with_a_link_gets_no_secret_unvouched(tmp_path: Path) -> None:
+def test_an_address_from_a_link_gets_no_secret_without_consent(tmp_path: Path) -> None:
     site = through(tmp_path, not_asked)
     assert send(site, "prefetch", url="https://evil.example").status_code == 400
     assert send(site, "prefetch", url="http://169.254.169.254", vouched="1").status_code == 400
@@ -388,7 +388,7 @@ def lapse(site: Site) -> None:
         (None, {}),
     ],
 )
-def test_a_test_to_any_address_but_that_of_the_settings_needs_the_password(
+def test_a_test_to_an_address_not_in_the_settings_requires_the_password(
     tmp_path: Path, public_url: str | None, fields: dict[str, str]
 ) -> None:
     asked_for: list[str] = []
@@ -409,7 +409,7 @@ def test_a_test_to_any_address_but_that_of_the_settings_needs_the_password(
     assert recorded(site) == [host]
 
 
-def test_a_host_that_a_request_names_gets_no_secret_without_the_password(tmp_path: Path) -> None:
+def test_the_host_of_a_request_gets_no_secret_without_the_password(tmp_path: Path) -> None:
     site = through(tmp_path, not_asked, public_url=None)
     lapse(site)
     headers = {"Host": "evil.example"}
@@ -417,7 +417,7 @@ def test_a_host_that_a_request_names_gets_no_secret_without_the_password(tmp_pat
     assert Page(asked).all("input", name="confirm_password")
 
 
-def test_a_test_to_the_address_of_the_settings_is_on_record_too(tmp_path: Path) -> None:
+def test_a_test_to_the_address_of_the_settings_is_recorded(tmp_path: Path) -> None:
     site = through(tmp_path, lambda _: httpx2.Response(502))
     lapse(site)
     sent(site, "prefetch")
@@ -425,7 +425,7 @@ def test_a_test_to_the_address_of_the_settings_is_on_record_too(tmp_path: Path) 
     assert f"Sent a test with a secret to {PUBLIC}" in site.page("/operators").text
 
 
-def test_no_secret_goes_where_it_cannot_be_recorded(tmp_path: Path) -> None:
+def test_an_unrecordable_test_sends_no_secret(tmp_path: Path) -> None:
     site = through(tmp_path, not_asked)
 
     def refuse(*_: object) -> None:
@@ -457,7 +457,7 @@ def test_private_addresses_are_refused_in_any_spelling(tmp_path: Path, host: str
 
 
 @pytest.mark.parametrize("addresses", [["169.254.169.254"], ["192.0.2.1", "fe80::1%eth0"]])
-def test_a_name_of_such_an_address_is_sent_nothing(
+def test_a_name_of_a_link_local_address_is_sent_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, addresses: list[str]
 ) -> None:
     found = [(0, 0, 0, "", (each, 0)) for each in addresses]
@@ -468,11 +468,11 @@ def test_a_name_of_such_an_address_is_sent_nothing(
 
 
 @pytest.mark.parametrize("host", ["192.168.1.5", "127.0.0.1", "[::1]", "1", "hooks.example"])
-def test_other_addresses_are_taken(host: str) -> None:
+def test_other_addresses_are_accepted(host: str) -> None:
     assert not is_link_local(host)
 
 
-def test_an_address_that_was_vouched_for_is_tried(tmp_path: Path) -> None:
+def test_an_address_with_consent_is_tested(tmp_path: Path) -> None:
     site = through(tmp_path, lambda _: httpx2.Response(502))
     trial = sent(site, "prefetch", url="https://my.example:8443", vouched="1")
     assert trial["result"]["found"] == (
@@ -481,11 +481,11 @@ def test_an_address_that_was_vouched_for_is_tried(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("hook", ["", "failed", HOSTILE])
-def test_there_are_only_two_tests(site: Site, hook: str) -> None:
+def test_an_unknown_test_is_refused(site: Site, hook: str) -> None:
     assert send(site, hook).status_code == 400
 
 
-def test_tests_are_sent_by_forms_of_our_own_alone(tmp_path: Path) -> None:
+def test_forms_of_other_sites_send_no_tests(tmp_path: Path) -> None:
     site = through(tmp_path, not_asked)
     for path in ("/setup/test", "/setup/reveal"):
         headers = {"Sec-Fetch-Site": "cross-site"}
@@ -503,11 +503,11 @@ def test_tests_are_sent_by_forms_of_our_own_alone(tmp_path: Path) -> None:
         "?result=unknown_host",
     ],
 )
-def test_an_address_cannot_put_words_into_the_pages_mouth(site: Site, query: str) -> None:
+def test_an_invalid_result_in_the_address_is_ignored(site: Site, query: str) -> None:
     assert shown(site, query)["test"] is None
 
 
-def test_the_side_of_the_page_is_had_alone_to_follow_what_arrives(site: Site) -> None:
+def test_the_side_of_the_page_is_a_fragment(site: Site) -> None:
     page = site.page("/setup/received")
     assert [section["id"] for section in page.all("section")] == [
         "received",

@@ -59,38 +59,38 @@ def parsed(path: Path) -> nodes.Template:
 
 
 @every_template
-def test_nothing_is_taken_for_markup(path: Path) -> None:
+def test_templates_mark_no_value_as_safe(path: Path) -> None:
     template = parsed(path)
     assert not {each.name for each in template.find_all(nodes.Filter)} & TRUSTING
     assert not list(template.find_all(nodes.EvalContextModifier))
 
 
 @every_template
-def test_nothing_is_written_that_the_policy_refuses(path: Path) -> None:
+def test_templates_have_nothing_that_the_content_policy_refuses(path: Path) -> None:
     assert _REFUSED.findall(path.read_text()) == []
 
 
 @every_template
-def test_values_stand_between_quotes(path: Path) -> None:
+def test_attributes_are_quoted(path: Path) -> None:
     tags = re.findall(r"<[a-z][^<>]*?\s[\w-]+=\{\{", path.read_text())
     assert tags == []
 
 
 @every_template
-def test_addresses_are_ours_or_checked(path: Path) -> None:
+def test_addresses_are_local_or_checked(path: Path) -> None:
     addresses = _ADDRESS.findall(path.read_text())
     others = {each for each in addresses if not _OURS.match(each)} - LOCAL
     assert all(each.endswith("| web }}") for each in others), others
 
 
 @every_template
-def test_links_that_leave_say_nothing_of_where_they_were(path: Path) -> None:
+def test_external_links_send_no_referrer(path: Path) -> None:
     leaving = re.findall(r'<a [^>]*\| web \}\}"[^>]*>', path.read_text())
     assert all('rel="noreferrer' in tag for tag in leaving)
 
 
 @every_template
-def test_only_what_is_known_is_used(path: Path) -> None:
+def test_templates_use_only_defined_names(path: Path) -> None:
     environment = Environment()
     template = environment.parse(path.read_text())
     for each in template.find_all(nodes.Filter):

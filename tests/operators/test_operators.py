@@ -112,7 +112,9 @@ def test_the_right_password_opens_a_session(desk: Desk) -> None:
         ("' OR 1=1 --", PASSWORD),
     ],
 )
-def test_anything_else_is_refused_in_the_same_way(desk: Desk, username: str, password: str) -> None:
+def test_any_other_sign_in_is_refused_in_the_same_way(
+    desk: Desk, username: str, password: str
+) -> None:
     desk.add()
     assert desk.operators.log_in(username, password) == Refused()
 
@@ -167,7 +169,7 @@ def test_an_operator_removed_during_sign_in_is_refused(
     assert desk.operators.log_in("anna", ANNAS) == Refused()
 
 
-def test_a_log_that_cannot_be_read_is_said_to_be(desk: Desk) -> None:
+def test_an_unreadable_call_log_raises_storage_error(desk: Desk) -> None:
     with desk.stored.database.writer.begin() as connection:
         connection.exec_driver_sql("DROP TABLE operators")
     with pytest.raises(StorageError, match="operators could not be read"):
@@ -205,7 +207,7 @@ def test_an_unknown_name_costs_one_hash_like_a_known_one(
 
 
 @pytest.mark.parametrize("name", ["", " ", "a b", "-anna", "a" * 65, "a\nb", "änna", "a/b"])
-def test_not_every_text_is_a_name(name: str) -> None:
+def test_invalid_names_are_refused(name: str) -> None:
     assert accounts.clean_name(name) is None
 
 
@@ -218,7 +220,7 @@ def test_the_name_admin_is_reserved(desk: Desk) -> None:
     assert not added
 
 
-def test_a_session_ends_for_lack_of_use(desk: Desk) -> None:
+def test_an_idle_session_ends(desk: Desk) -> None:
     cookie = desk.sign_in()
     desk.now += timedelta(hours=12) - timedelta(seconds=1)
     assert desk.operators.resume(cookie, is_use=False)
@@ -226,7 +228,7 @@ def test_a_session_ends_for_lack_of_use(desk: Desk) -> None:
     assert desk.operators.resume(cookie) is None
 
 
-def test_a_session_in_use_goes_on_but_not_for_ever(desk: Desk) -> None:
+def test_a_session_in_use_is_extended_up_to_its_longest_time(desk: Desk) -> None:
     cookie = desk.sign_in()
     for _ in range(59):
         desk.now += timedelta(hours=12) - timedelta(seconds=1)
@@ -235,7 +237,7 @@ def test_a_session_in_use_goes_on_but_not_for_ever(desk: Desk) -> None:
     assert desk.operators.resume(cookie) is None
 
 
-def test_a_kept_session_may_rest_as_long_as_it_lasts(desk: Desk) -> None:
+def test_a_kept_session_has_no_idle_limit(desk: Desk) -> None:
     cookie = desk.sign_in(keep=True)
     desk.now = NOW + timedelta(days=30) - timedelta(seconds=1)
     assert desk.operators.resume(cookie)
@@ -260,7 +262,7 @@ def test_only_a_kept_session_outlives_the_browser(desk: Desk) -> None:
     assert plain.max_age_s is None
 
 
-def test_that_a_session_is_seen_is_written_once_a_minute(desk: Desk) -> None:
+def test_the_last_use_is_written_once_a_minute(desk: Desk) -> None:
     cookie = desk.sign_in()
 
     def seen() -> datetime:
@@ -299,7 +301,7 @@ def test_signing_out_leaves_other_sessions_alone(desk: Desk) -> None:
     assert desk.operators.resume(other)
 
 
-def test_signing_in_again_takes_the_place_of_the_session_before(desk: Desk) -> None:
+def test_signing_in_again_replaces_the_session(desk: Desk) -> None:
     first = desk.sign_in()
     second = desk.operators.log_in("admin", PASSWORD, instead_of=first)
     assert isinstance(second, SignedIn)
@@ -308,7 +310,7 @@ def test_signing_in_again_takes_the_place_of_the_session_before(desk: Desk) -> N
 
 
 @pytest.mark.parametrize("cookie", [None, "", "x", "a.b.c", "é", "\ud800", "a.\ud800", '"admin".x'])
-def test_a_foreign_cookie_signs_nobody_in(desk: Desk, cookie: str | None) -> None:
+def test_a_foreign_cookie_is_refused(desk: Desk, cookie: str | None) -> None:
     assert desk.operators.resume(cookie) is None
     desk.operators.log_out(cookie)
 
@@ -367,7 +369,7 @@ def test_the_call_log_holds_no_session_id_in_the_clear(desk: Desk) -> None:
     assert cookie.split(".")[0] not in stored
 
 
-def test_sessions_that_are_over_are_removed_at_the_next_sign_in(desk: Desk) -> None:
+def test_expired_sessions_are_removed_at_the_next_sign_in(desk: Desk) -> None:
     desk.sign_in()
     desk.now = NOW + timedelta(days=1)
     desk.sign_in()
@@ -375,7 +377,7 @@ def test_sessions_that_are_over_are_removed_at_the_next_sign_in(desk: Desk) -> N
         assert connection.scalar(select(func.count()).select_from(operator_sessions)) == 1
 
 
-def test_sessions_are_listed_with_where_they_are_from(desk: Desk) -> None:
+def test_sessions_are_listed_with_address_and_browser(desk: Desk) -> None:
     desk.operators.log_in("admin", PASSWORD, client="192.0.2.1", browser="Firefox/1\x00\ud800" * 99)
     [session] = desk.operators.sessions(ADMIN)
     assert (session.operator, session.client) == ("admin", "192.0.2.1")
@@ -419,7 +421,7 @@ def test_confirming_with_a_wrong_password_counts_as_a_guess(desk: Desk) -> None:
     assert refused[5].retry_after_s > 0
 
 
-def test_what_operators_do_is_on_record(desk: Desk) -> None:
+def test_actions_of_operators_are_recorded(desk: Desk) -> None:
     cookie = desk.sign_in(client="192.0.2.1")
     desk.operators.record(ADMIN, "replay", subject="-call\x00" + 300 * "x", client="192.0.2.1")
     desk.operators.log_out(cookie)
@@ -436,7 +438,7 @@ def test_a_viewer_sees_only_their_own_sessions(desk: Desk) -> None:
     assert len(desk.done()) == 2
 
 
-def test_the_record_is_read_page_by_page(desk: Desk) -> None:
+def test_the_audit_log_is_read_page_by_page(desk: Desk) -> None:
     for number in range(5):
         desk.operators.record(ADMIN, "replay", subject=str(number))
     first = desk.operators.audit_log(ADMIN, size=2)
@@ -468,7 +470,7 @@ def test_guesses_from_many_clients_take_few_rows(
     assert len(desk.audit_log()) <= 51
 
 
-def test_the_record_is_pruned_with_the_calls(desk: Desk) -> None:
+def test_the_audit_log_is_pruned_with_the_calls(desk: Desk) -> None:
     desk.sign_in()
     desk.now += timedelta(days=1)
     desk.operators.record(ADMIN, "replay")

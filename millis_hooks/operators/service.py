@@ -17,7 +17,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any, TypeVar
 
-from itsdangerous import BadSignature, Signer
+from itsdangerous import Signer
 from pydantic import SecretStr
 from sqlalchemy import Connection, Engine, Row
 from sqlalchemy.exc import SQLAlchemyError
@@ -145,7 +145,7 @@ class Operators:
 
         def start(connection: Connection) -> str:
             if replaced is not None:
-                sessions.end(connection, replaced.id_hash)
+                sessions.end(connection, replaced[0].id_hash)
             self._entry(name, "sign_in", client=client)(connection)
             return sessions.start(
                 connection,
@@ -179,11 +179,10 @@ class Operators:
 
         A session ends after some time without use; this request counts as one if it `is_use`.
         """
-        session = self._verified(cookie)
-        credential = None if session is None else self._credential(session.operator)
-        if session is None or credential is None:
+        verified = self._verified(cookie)
+        if verified is None:
             return None
-        now = self._now()
+        (session, credential), now = verified, self._now()
         if is_use and now - session.last_seen_at >= sessions.SEEN_EVERY:
             with suppress(StorageError):  # pages are shown also while nothing can be written
                 self._write(lambda connection: sessions.see(connection, session, now))
@@ -191,9 +190,10 @@ class Operators:
 
     def log_out(self, cookie: str | None, *, client: str = "") -> None:
         """End the session of a cookie."""
-        session = self._verified(cookie)
-        if session is None:
+        verified = self._verified(cookie)
+        if verified is None:
             return
+        session, _ = verified
 
         def leave(connection: Connection) -> None:
             sessions.end(connection, session.id_hash)
@@ -313,8 +313,11 @@ class Operators:
         finally:
             self._recording.release()
 
-    def _verified(self, cookie: str | None) -> Row[Any] | None:
-        """Return the session of a cookie that is not over and whose signature is right."""
+    def _verified(self, cookie: str | None) -> tuple[Row[Any], _Credential] | None:
+        """Return the session of a cookie and its operator's credential.
+
+        None if the session is over or the signature is wrong.
+        """
         session_id = (cookie or "").rpartition(".")[0]
         if not session_id:
             return None
@@ -323,11 +326,8 @@ class Operators:
         credential = None if session is None else self._credential(session.operator)
         if session is None or credential is None:
             return None
-        try:
-            self._signer(credential).unsign((cookie or "").encode("utf-8", "replace"))
-        except BadSignature:
-            return None
-        return session
+        is_signed = self._signer(credential).validate((cookie or "").encode("utf-8", "replace"))
+        return (session, credential) if is_signed else None
 
     def _credential(self, name: str) -> _Credential | None:
         if name == OPERATOR:

@@ -7,11 +7,11 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from http import HTTPStatus
-from typing import TypeAlias
+from typing import Any, TypeAlias
 from urllib.parse import urlencode
 
 import pytest
-from playwright.sync_api import Browser, StorageState, expect, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
 
 from millis_hooks.call_log.tables import handler_runs, inbox
 from support.sites import PASSWORD, Server, Site
@@ -24,6 +24,8 @@ from .watched import PATIENCE_MS, Watched, watched
 #: Enough for a second page of the list.
 ORDINARY_CALLS = 12
 AT_WORK = {"pending", "running"}
+#: It beeps every second, and every page may use it.
+MICROPHONE = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
 #: How long each page took until it could be used, by its name.
 TIMES_MS = pytest.StashKey[dict[str, float]]()
 
@@ -69,7 +71,7 @@ def chromium() -> Iterator[Browser]:
         pytest.skip("no chromium; on Debian: apt install chromium")
     expect.set_options(timeout=PATIENCE_MS)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path)
+        browser = playwright.chromium.launch(executable_path=path, args=MICROPHONE)
         yield browser
         browser.close()
 
@@ -93,27 +95,29 @@ def server(site: Site) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="package")
-def signed_in(chromium: Browser, server: Server) -> StorageState:
-    """The cookies of an operator."""
-    context = chromium.new_context()
-    with watched(context, server.address) as tab:
+def open_tab(chromium: Browser, server: Server) -> OpenTab:
+    return _tabs_of(chromium, server)
+
+
+@pytest.fixture(scope="package")
+def open_sandbox(chromium: Browser, rehearsing: Server) -> OpenTab:
+    return _tabs_of(chromium, rehearsing)
+
+
+def _tabs_of(chromium: Browser, server: Server) -> OpenTab:
+    """Sign in, and return what opens a tab with the cookies of the operator."""
+    with chromium.new_context() as context, watched(context, server.address) as tab:
         tab.open("/login")
         sign_in(tab)
-        state = context.storage_state()
-    context.close()
-    return state
+        cookies = context.storage_state()
 
-
-@pytest.fixture
-def open_tab(chromium: Browser, server: Server, signed_in: StorageState) -> OpenTab:
     @contextmanager
-    def open_tab(**options: object) -> Iterator[Watched]:
-        context = chromium.new_context(**{"storage_state": signed_in} | options)  # type: ignore[arg-type]
-        try:
-            with watched(context, server.address) as tab:
-                yield tab
-        finally:
-            context.close()
+    def open_tab(**options: Any) -> Iterator[Watched]:
+        with (
+            chromium.new_context(storage_state=cookies, **options) as context,
+            watched(context, server.address) as tab,
+        ):
+            yield tab
 
     return open_tab
 
@@ -158,7 +162,7 @@ def _is_idle(site: Site) -> bool:
         return is_read and not {run.state for run in rows(database, handler_runs)} & AT_WORK
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def rehearsing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server with a sandbox."""
     site = Site(tmp_path_factory.mktemp("sandbox"), _REHEARSED)

@@ -14,11 +14,12 @@ import uvicorn
 from playwright.sync_api import Browser, Page, StorageState
 
 from support.dashboard_site import PASSWORD, Site
-from support.sites import Server, free_port
+from support.sites import free_port
 from support.waiting import eventually
 
+from .conftest import OpenTab
 from .story import SESSION, tell
-from .test_sandbox_page import at_sandbox, end_it, hold_a_call
+from .test_sandbox_page import end_it, hold_a_call
 
 SCREENS = Path(__file__).parent.parent.parent / "docs" / "screens"
 
@@ -91,9 +92,10 @@ def test_take(
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_take_the_sandbox(chromium: Browser, rehearsing: Server, theme: str) -> None:
+def test_take_the_sandbox(open_sandbox: OpenTab, theme: str) -> None:
     size = {"width": 1440, "height": SIZES[1440]}
-    with at_sandbox(chromium, rehearsing, viewport=size, color_scheme=theme) as tab:
+    with open_sandbox(viewport=size, color_scheme=theme) as tab:
+        tab.open("/sandbox")
         hold_a_call(tab, "Is there a table for two on Tuesday?")
         end_it(tab)
         tab.page.get_by_role("heading", name="Sandbox").scroll_into_view_if_needed()

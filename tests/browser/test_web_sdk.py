@@ -6,7 +6,6 @@ The browser's microphone is made up.
 from __future__ import annotations
 
 import hashlib
-import shutil
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -23,8 +22,6 @@ from support.waiting import eventually
 from .watched import NARROWEST_PX, watched
 
 SDK = Path(__file__).parent / "web_sdk"
-#: It beeps every second.
-MICROPHONE = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
 
 _HANDLERS = """
 @hooks.on_prefetch
@@ -62,15 +59,6 @@ def sandbox(team: Site) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def microphone(chromium: Browser) -> Iterator[Browser]:
-    """A browser that has a microphone."""
-    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))))
-    browser = chromium.browser_type.launch(executable_path=path, args=MICROPHONE)
-    yield browser
-    browser.close()
-
-
-@pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     """Where the team's page is: pages of this machine may have the microphone."""
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Files, directory=str(SDK))) as server:
@@ -80,8 +68,8 @@ def address() -> Iterator[str]:
 
 
 @pytest.fixture
-def page(microphone: Browser, address: str) -> Iterator[Page]:
-    with microphone.new_context() as context:
+def page(chromium: Browser, address: str) -> Iterator[Page]:
+    with chromium.new_context() as context:
         page = context.new_page()
         page.set_default_timeout(20_000)
         page.goto(address)
@@ -177,9 +165,9 @@ def test_speaking_pauses_the_agent(page: Page, sandbox: Server) -> None:
 
 
 def test_what_is_in_the_address_of_the_widget_is_metadata(
-    microphone: Browser, sandbox: Server
+    chromium: Browser, sandbox: Server
 ) -> None:
-    context = microphone.new_context()
+    context = chromium.new_context()
     with watched(context, sandbox.address) as tab:
         page = tab.page
         tab.open("/sandbox/api/agents/embedded?id=-Ox1w&k=a-key&c=x&name=%3Cb%3EAda&n=1")

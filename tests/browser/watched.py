@@ -95,6 +95,14 @@ class Watched:
             self._faults.append(f"foreign request: {request.url}")
 
 
+def too_wide(tab: Watched) -> Iterator[str]:
+    """Yield the widths at which the page can be scrolled sideways."""
+    for width, height in (*SIZES, (NARROWEST_PX, 640)):
+        tab.page.set_viewport_size({"width": width, "height": height})
+        if over := tab.overflow_px():
+            yield f"{width} px: {over} px too wide"
+
+
 @contextmanager
 def watched(context: BrowserContext, address: str) -> Iterator[Watched]:
     """Open a tab, and fail at its end if anything went wrong that nobody has asked about."""

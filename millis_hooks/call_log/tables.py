@@ -374,7 +374,7 @@ operators = Table(
 
 #: The audit log: actions of operators. Refused sign-ins are counted, by client and hour.
 audit_log = Table(
-    "deeds",
+    "audit_log",
     metadata,
     Column("id", RowId, primary_key=True),
     Column("at", UtcDateTime, nullable=False),
@@ -386,8 +386,8 @@ audit_log = Table(
     Column("last_at", UtcDateTime),  # of several, the last
     sqlite_autoincrement=True,
 )
-Index("ix_deeds_at", audit_log.c.at)
-Index("ix_deeds_operator", audit_log.c.operator, audit_log.c.id)
+Index("ix_audit_log_at", audit_log.c.at)
+Index("ix_audit_log_operator", audit_log.c.operator, audit_log.c.id)
 
 #: Calls that Millis was asked to make, until Millis' call logs are read past them.
 outbound_calls = Table(

@@ -35,7 +35,7 @@ EVERY = (1000, 4, tuple(product(RULES, SIZES)))
 
 @pytest.mark.parametrize("name", page_names())
 @pytest.mark.parametrize("most", [FEW, pytest.param(EVERY, marks=pytest.mark.long)])
-def test_a_page_holds_up(
+def test_a_page_has_no_faults(
     name: str,
     most: tuple[int, int, Looks],
     site: Site,
@@ -54,14 +54,14 @@ def test_a_page_holds_up(
     assert not faults, "\n".join(faults)
 
 
-def test_a_page_that_is_not_there_holds_up(open_tab: OpenTab) -> None:
+def test_a_missing_page_has_no_faults(open_tab: OpenTab) -> None:
     with open_tab() as tab:
         for number, path in enumerate(NOT_THERE):
             assert tab.open(path) == HTTPStatus.NOT_FOUND
             assert list(_faults(tab, EACH_THEME if number == 0 else ())) == [], path
 
 
-def test_the_sign_in_page_holds_up(chromium: Browser, server: Server) -> None:
+def test_the_sign_in_page_has_no_faults(chromium: Browser, server: Server) -> None:
     context = chromium.new_context()
     with watched(context, server.address) as tab:
         tab.open("/calls")

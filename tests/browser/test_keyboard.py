@@ -1,4 +1,4 @@
-"""Everything that operators do often is done without a mouse, unless they turned that off."""
+"""Frequent actions have keyboard shortcuts, which can be turned off."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def test_a_call_is_held_and_followed_into_the_dashboard(
         expect(tab.page.get_by_role("main")).to_contain_text("Sandbox")
 
 
-def test_the_conversation_outlives_a_reload(sandbox: Watched) -> None:
+def test_the_conversation_survives_a_reload(sandbox: Watched) -> None:
     hold_a_call(sandbox)
     sandbox.page.reload()
     expect(sandbox.page.get_by_role("log")).to_contain_text("You said: Twice charged")
@@ -74,7 +74,7 @@ def test_keys_are_added_up_to_the_limit(sandbox: Watched) -> None:
     expect(sandbox.page.locator("#inspect")).to_contain_text("last")
 
 
-def test_what_is_wrong_is_said_where_it_was_typed(sandbox: Watched) -> None:
+def test_an_error_is_shown_at_its_field(sandbox: Watched) -> None:
     sandbox.page.get_by_label("Value 1 is JSON").check()
     sandbox.page.get_by_role("button", name="Start call").click()
     expect(sandbox.page.get_by_role("alert")).to_contain_text("not JSON")
@@ -90,7 +90,7 @@ def test_the_link_brings_the_draft_to_another_tab(sandbox: Watched) -> None:
     expect(sandbox.page.get_by_label("Prompt", exact=True)).to_have_value("Be {mood}.")
 
 
-def test_the_page_holds_up_over_a_hostile_call(sandbox: Watched) -> None:
+def test_the_page_has_no_faults_over_a_hostile_call(sandbox: Watched) -> None:
     faults = [*_faults(sandbox)]
     for label in ("Key 1", "Value 1", "Prompt", "First message", "Agent ID"):
         sandbox.page.get_by_label(label, exact=True).fill(MARKUP + "x" * 300)

@@ -1,62 +1,55 @@
-"""What scripts do is a comfort: every page is used without them too."""
+"""Scripts are a convenience: every page works without them."""
 
 from __future__ import annotations
 
 import re
 
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Page, expect
 
 from support.sites import Server
 
-from .conftest import OpenTab, sign_in
+from .conftest import sign_in
 from .watched import watched
 
 
-def test_signing_in_leads_on_and_signing_out_ends_it(chromium: Browser, server: Server) -> None:
-    context = chromium.new_context(java_script_enabled=False)
-    with watched(context, server.address) as tab:
-        tab.open("/drift")
+def test_a_call_is_looked_up_and_replayed_from_signing_in_to_signing_out(
+    chromium: Browser, server: Server
+) -> None:
+    with (
+        chromium.new_context(java_script_enabled=False) as context,
+        watched(context, server.address) as tab,
+    ):
+        tab.open("/calls")
         sign_in(tab)
-        expect(tab.page).to_have_url(f"{server.address}/drift")
-        tab.page.get_by_role("button", name="Sign out").click()
-        expect(tab.page).to_have_url(re.compile("/login"))
-        tab.open("/drift")
-        expect(tab.page).to_have_url(re.compile("/login"))
-    context.close()
-
-
-def test_a_call_is_searched_for_and_opened(open_tab: OpenTab) -> None:
-    with open_tab(java_script_enabled=False) as tab:
-        tab.open("/calls")
-        tab.page.get_by_label("Search calls").fill("-ordinary-05")
-        tab.page.get_by_role("button", name="Search").click()
-        tab.page.locator("a.row").click()
-        expect(tab.page).to_have_url(re.compile("/calls/-ordinary-05"))
+        expect(tab.page).to_have_url(f"{server.address}/calls")
+        _turn_pages(tab.page)
+        _search(tab.page, "-ordinary-07")
         expect(tab.page.locator("#chat")).to_contain_text("Is there a table for two")
-
-
-def test_the_list_is_filtered_and_its_pages_are_turned(open_tab: OpenTab) -> None:
-    with open_tab(java_script_enabled=False) as tab:
-        tab.open("/calls?size=25")
-        tab.page.get_by_role("link", name="Older").click()
-        expect(tab.page).to_have_url(re.compile("before="))
-        tab.open("/calls")
-        tab.page.get_by_role("navigation", name="Outcome").get_by_role(
-            "link", name="Completed"
-        ).click()
-        expect(tab.page).to_have_url(re.compile("outcome=completed"))
-
-
-def test_a_handler_is_replayed_after_its_side_effects_are_named(open_tab: OpenTab) -> None:
-    with open_tab(java_script_enabled=False) as tab:
-        tab.open("/calls/-ordinary-07")
-        tab.page.get_by_role("button", name="Replay handlers").click()
-        expect(tab.page.locator("#replay-call")).to_contain_text("sync_crm")
-        tab.page.locator("#replay-call form").get_by_role("button").click()
-        expect(tab.page.get_by_role("main").get_by_role("status")).to_contain_text("Queued: 2.")
-
-
-def test_a_recording_has_the_browsers_own_player(open_tab: OpenTab) -> None:
-    with open_tab(java_script_enabled=False) as tab:
-        tab.open("/calls/-ordinary-01")
         expect(tab.page.locator("audio[controls]")).to_be_visible()
+        _replay(tab.page)
+        tab.page.get_by_role("button", name="Sign out").click()
+        tab.open("/calls")
+        expect(tab.page).to_have_url(re.compile("/login"))
+
+
+def _turn_pages(page: Page) -> None:
+    page.get_by_role("navigation", name="Outcome").get_by_role("link", name="Completed").click()
+    expect(page).to_have_url(re.compile("outcome=completed"))
+    page.get_by_role("link", name="All").first.click()
+    page.get_by_role("group", name="Calls on a page").get_by_role("link", name="25").click()
+    page.get_by_role("link", name="Older").click()
+    expect(page).to_have_url(re.compile("before="))
+
+
+def _search(page: Page, session_id: str) -> None:
+    page.get_by_label("Search calls").fill(session_id)
+    page.get_by_role("button", name="Search").click()
+    page.locator("a.row").click()
+    expect(page).to_have_url(re.compile(f"/calls/{session_id}"))
+
+
+def _replay(page: Page) -> None:
+    page.get_by_role("button", name="Replay handlers").click()
+    expect(page.locator("#replay-call")).to_contain_text("sync_crm")
+    page.locator("#replay-call form").get_by_role("button").click()
+    expect(page.get_by_role("main").get_by_role("status")).to_contain_text("Queued: 2.")

@@ -1,10 +1,9 @@
-"""What an operator chose stays chosen, and what changes on the server shows by itself."""
+"""Choices of an operator are kept, and open pages follow the server."""
 
 from __future__ import annotations
 
 import re
 from http import HTTPStatus
-from urllib.parse import parse_qs, urlsplit
 
 from playwright.sync_api import expect
 
@@ -17,21 +16,7 @@ from .conftest import OpenTab
 _BACKGROUND = "getComputedStyle(document.documentElement).backgroundColor"
 
 
-def test_filters_are_in_the_address_and_survive_reloading(open_tab: OpenTab) -> None:
-    with open_tab() as tab:
-        tab.open("/calls?outcome=completed&size=25")
-        tab.page.locator("#q").fill("ordinary")
-        tab.page.locator("#q").press("Enter")
-        expect(tab.page).to_have_url(re.compile("q=ordinary"))
-        chosen = parse_qs(urlsplit(tab.page.url).query)
-        assert chosen["outcome"] == ["completed"]
-        rows = tab.page.locator("a.row").count()
-        tab.page.reload()
-        assert tab.page.locator("a.row").count() == rows
-        expect(tab.page.locator("#q")).to_have_value("ordinary")
-
-
-def test_the_theme_that_was_chosen_comes_back_with_every_page(open_tab: OpenTab) -> None:
+def test_the_chosen_theme_is_kept_on_every_page(open_tab: OpenTab) -> None:
     with open_tab(color_scheme="light") as tab:
         tab.open("/calls")
         tab.page.keyboard.press("t")
@@ -42,7 +27,7 @@ def test_the_theme_that_was_chosen_comes_back_with_every_page(open_tab: OpenTab)
         assert tab.page.evaluate(_BACKGROUND) != dark
 
 
-def test_a_call_that_begins_and_ends_shows_on_the_open_list(
+def test_an_open_list_follows_a_call_that_begins_and_ends(
     open_tab: OpenTab, server: Server
 ) -> None:
     with open_tab() as tab:
@@ -59,7 +44,7 @@ def test_a_call_that_begins_and_ends_shows_on_the_open_list(
         expect(tab.page.locator("a.row").first).to_have_attribute("href", re.compile("-live"))
 
 
-def test_a_call_that_ends_says_so_on_its_page(open_tab: OpenTab, server: Server) -> None:
+def test_the_page_of_a_call_announces_its_end(open_tab: OpenTab, server: Server) -> None:
     with open_tab() as tab:
         server.ask("GET", f"/millis/prefetch?{prefetch_query(session_id='-watched')}")
         eventually(lambda: tab.open("/calls/-watched") == HTTPStatus.OK)  # it is not waited for

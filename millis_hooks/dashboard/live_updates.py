@@ -39,8 +39,10 @@ from ..exceptions import StorageError
 from ..operators import Operator, Operators
 from .security import Cookies
 
-#: Open streams. A page without one does not update itself, and loses nothing else.
+#: Open streams, and those of one operator, so that others have room. A page without a stream does
+#: not update itself, and loses nothing else.
 MOST_STREAMS = 64
+MOST_OF_ONE = 48
 #: After this, a page without a stream may try again.
 RETRY_AFTER_S = 60
 #: A browser reconnects after this.
@@ -73,7 +75,7 @@ class LiveUpdates:
         self._cookies = cookies or Cookies()
         self._heartbeat_s = heartbeat_s
         self._gather_s = gather_s
-        self._operator_of: dict[Subscription, str] = {}  # by stream, the oldest first
+        self._streams = Counter[str]()  # by operator
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Stream until the peer disconnects, its session ends, or the service stops."""
@@ -81,35 +83,21 @@ class LiveUpdates:
         operator = await self._operator(request)
         if operator is None:  # a browser reconnects by itself only after a 200
             await PlainTextResponse("Sign in first.", 401)(scope, receive, send)
-        elif not self._make_room(operator.name):
+        elif not self._has_room(operator.name):
             again = {"Retry-After": str(RETRY_AFTER_S)}
             full = PlainTextResponse("Too many pages are open.", 503, headers=again)
             await full(scope, receive, send)
         else:
             await self._stream(request, operator.name, send)
 
-    def _make_room(self, name: str) -> bool:
-        """Return whether one more stream of this operator may begin.
-
-        If there are as many as allowed, the oldest stream of the operator who has most is closed,
-        so that the pages of one operator never exclude those of another.
-        """
-        if self._changes.subscribers < MOST_STREAMS:
-            return True
-        streams = Counter(self._operator_of.values())
-        busiest = max(streams, key=lambda other: streams[other], default=name)
-        if streams[busiest] <= streams[name] + 1:
-            return False
-        oldest = next(each for each, owner in self._operator_of.items() if owner == busiest)
-        del self._operator_of[oldest]
-        oldest.close()
-        return True
+    def _has_room(self, name: str) -> bool:
+        return self._changes.subscribers < MOST_STREAMS and self._streams[name] < MOST_OF_ONE
 
     async def _stream(self, request: Request, name: str, send: Send) -> None:
         awake = asyncio.Event()
         wake = partial(_set, asyncio.get_running_loop(), awake)
         with self._changes.subscribe(wake) as subscription, suppress(SendTimeoutError):
-            self._operator_of[subscription] = name
+            self._streams[name] += 1
             stopping = anyio.Event()
             stream = EventSourceResponse(
                 self._events(request, subscription, awake),
@@ -122,7 +110,7 @@ class LiveUpdates:
             try:
                 await stream(request.scope, request.receive, send)
             finally:
-                self._operator_of.pop(subscription, None)
+                self._streams[name] -= 1
 
     async def _events(
         self, request: Request, subscription: Subscription, awake: asyncio.Event
@@ -139,7 +127,7 @@ class LiveUpdates:
                 if changes := subscription.take():
                     yield b"".join(map(_event, changes))
                     factor = BUSY_FACTOR if REFRESH in changes else 1
-                    await _gather(subscription, awake, self._gather_s * factor)
+                    await asyncio.sleep(self._gather_s * factor)
 
     async def _operator(self, request: Request) -> Operator | None:
         resume = partial(self._operators.resume, self._cookies.session(request), is_use=False)
@@ -159,17 +147,6 @@ async def _close_at(stopping: anyio.Event, subscription: Subscription) -> None:
 def _set(loop: asyncio.AbstractEventLoop, awake: asyncio.Event) -> None:
     with suppress(RuntimeError):  # the loop has ended, and its streams with it
         loop.call_soon_threadsafe(awake.set)
-
-
-async def _gather(subscription: Subscription, awake: asyncio.Event, pause_s: float) -> None:
-    """Let changes gather for this time, or until the subscription is closed."""
-    time = asyncio.get_running_loop().time
-    end, was_woken = time() + pause_s, False
-    while not subscription.is_closed and (left_s := end - time()) > 0:
-        awake.clear()
-        was_woken |= await _is_set(awake, left_s)
-    if was_woken:
-        awake.set()
 
 
 async def _is_set(event: asyncio.Event, timeout_s: float) -> bool:

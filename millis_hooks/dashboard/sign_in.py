@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import quote
 
+from anyio import CapacityLimiter, to_thread
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
@@ -33,10 +32,10 @@ _NO_STORAGE = (
 )
 _RETRY_AFTER_S = 5
 
-#: Passwords checked at once, so that pages keep their threads, and unknown browsers that may wait.
-#: Known browsers of operators do not compete with these.
+#: Sign-ins at once, on threads that pages do not use, and sign-ins that wait. Known browsers of
+#: operators have threads of their own, so a flood of others does not delay them.
 _AT_ONCE = 4
-_MOST_UNKNOWN = 100
+_MOST_WAITING = 100
 
 
 class SignIn:
@@ -46,7 +45,7 @@ class SignIn:
         self._operators = operators
         self._pages = pages
         self._cookies = cookies
-        self._queue = Queue()
+        self._known, self._unknown = CapacityLimiter(_AT_ONCE), CapacityLimiter(_AT_ONCE)
 
     def routes(self) -> Iterator[Route]:
         """Yield the routes that do not require sign-in."""
@@ -80,9 +79,10 @@ class SignIn:
         turn = await run_in_threadpool(self._turn, request, fields)
         if isinstance(turn, Response):
             return turn
-        async with self._queue.place(turn) as has_place:
-            respond = self._log_in if has_place else self._ask_to_wait
-            return await run_in_threadpool(respond, request, fields)
+        limiter = self._known if turn[0] == "browser" else self._unknown
+        if limiter.statistics().tasks_waiting >= _MOST_WAITING:
+            return await run_in_threadpool(self._refuse, request, fields, Refused(1))
+        return await to_thread.run_sync(self._log_in, request, fields, limiter=limiter)
 
     def leave(self, request: Request) -> Response:
         """Answer `POST /logout`."""
@@ -122,9 +122,6 @@ class SignIn:
             "known_browser": self._cookies.known_browser(request),
         }
 
-    def _ask_to_wait(self, request: Request, fields: Mapping[str, str]) -> Response:
-        return self._refuse(request, fields, Refused(1))
-
     def _refuse(self, request: Request, fields: Mapping[str, str], refused: Refused) -> Response:
         if not refused.retry_after_s:
             error = _WRONG_NAMED if self._operators.are_named else _WRONG
@@ -160,31 +157,6 @@ class SignIn:
             are_named=self._operators.are_named,
             longest_days=self._operators.lasts.longest.days,
         )
-
-
-class Queue:
-    """Sign-ins that wait until their password is checked: one for each key, in order."""
-
-    def __init__(self) -> None:
-        self._turn = asyncio.Semaphore(_AT_ONCE)
-        self._places: set[Key] = set()
-        self._unknown = 0
-
-    @asynccontextmanager
-    async def place(self, key: Key) -> AsyncIterator[bool]:
-        """Wait for the turn and yield True, or yield False at once if the queue is full."""
-        is_unknown = key[0] != "browser"
-        if key in self._places or (is_unknown and self._unknown >= _MOST_UNKNOWN):
-            yield False
-            return
-        self._places.add(key)
-        self._unknown += is_unknown
-        try:
-            async with self._turn:
-                yield True
-        finally:
-            self._places.discard(key)
-            self._unknown -= is_unknown
 
 
 def refusal_text(refused: Refused) -> str:

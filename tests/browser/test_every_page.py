@@ -16,7 +16,6 @@ from playwright.sync_api import Browser
 
 from support.sites import Server, Site
 
-from .conftest import OpenTab
 from .pages import NOT_THERE, page_names, paths_of
 from .watched import SIZES, Watched, too_wide, watched
 
@@ -39,26 +38,24 @@ def test_a_page_has_no_faults(
     name: str,
     most: tuple[int, int, Looks],
     site: Site,
-    open_tab: OpenTab,
+    tab: Watched,
     times_ms: dict[str, float],
 ) -> None:
     opened, examined, looks = most
-    with open_tab() as tab:
-        faults = [
-            f"{path[:80]}: {fault}"
-            for number, path in enumerate(islice(paths_of(name, site.folder), opened))
-            if tab.open(path) == HTTPStatus.OK
-            for fault in _faults(tab, looks if number < examined else ())
-        ]
-        times_ms[name] = tab.interactive_ms()
+    faults = [
+        f"{path[:80]}: {fault}"
+        for number, path in enumerate(islice(paths_of(name, site.folder), opened))
+        if tab.open(path) == HTTPStatus.OK
+        for fault in _faults(tab, looks if number < examined else ())
+    ]
+    times_ms[name] = tab.interactive_ms()
     assert not faults, "\n".join(faults)
 
 
-def test_a_missing_page_has_no_faults(open_tab: OpenTab) -> None:
-    with open_tab() as tab:
-        for number, path in enumerate(NOT_THERE):
-            assert tab.open(path) == HTTPStatus.NOT_FOUND
-            assert list(_faults(tab, EACH_THEME if number == 0 else ())) == [], path
+def test_a_missing_page_has_no_faults(tab: Watched) -> None:
+    for number, path in enumerate(NOT_THERE):
+        assert tab.open(path) == HTTPStatus.NOT_FOUND
+        assert list(_faults(tab, EACH_THEME if number == 0 else ())) == [], path
 
 
 def test_the_sign_in_page_has_no_faults(chromium: Browser, server: Server) -> None:

@@ -13,14 +13,6 @@ from .hostile import MARKUP
 from .watched import Watched, too_wide
 
 
-@pytest.fixture
-def sandbox(open_sandbox: OpenTab) -> Iterator[Watched]:
-    """A tab with the page of the sandbox."""
-    with open_sandbox() as tab:
-        tab.open("/sandbox")
-        yield tab
-
-
 def hold_a_call(tab: Watched, said: str = "Twice charged") -> None:
     tab.page.get_by_role("button", name="Start call").click()
     tab.page.get_by_label("What is said").fill(said)
@@ -104,12 +96,11 @@ def test_the_page_has_no_faults_over_a_hostile_call(sandbox: Watched) -> None:
     assert not faults, "\n".join(faults)
 
 
-def test_a_phone_has_room_for_it(open_sandbox: OpenTab) -> None:
-    with open_sandbox(viewport={"width": 390, "height": 844}) as tab:
-        tab.open("/sandbox")
-        hold_a_call(tab)
-        expect(tab.page.get_by_role("button", name="End call")).to_be_visible()
-        assert re.search(r"session=", tab.page.url)
+def test_a_phone_has_room_for_it(sandbox: Watched) -> None:
+    sandbox.page.set_viewport_size({"width": 390, "height": 844})
+    hold_a_call(sandbox)
+    expect(sandbox.page.get_by_role("button", name="End call")).to_be_visible()
+    assert re.search(r"session=", sandbox.page.url)
 
 
 def _faults(tab: Watched) -> Iterator[str]:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack
+import threading
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx2 as httpx
 import pytest
 
-from millis_hooks.dashboard.sign_in import Queue
 from millis_hooks.exceptions import StorageError
-from millis_hooks.operators import Key
-from support.dashboard_site import Page, Site
+from support.dashboard_site import PASSWORD, Page, Site
 
 
 @pytest.mark.parametrize(
@@ -117,28 +117,32 @@ def test_too_large_a_form_is_refused(anonymous: Site) -> None:
     assert anonymous.sign_in("x" * 100_000).status_code == 413
 
 
-async def waits(queue: Queue, key: Key) -> bool:
-    async with queue.place(key) as has_place:
-        return has_place
-
-
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
 
 
 @pytest.mark.anyio
-async def test_each_address_has_one_place_in_the_queue_and_unknown_browsers_a_hundred() -> None:
-    queue = Queue()
-    strangers: list[Key] = [("address", str(n)) for n in range(101)]
-    async with AsyncExitStack() as held:
-        for _ in range(4):  # those who are signing in
-            await held.enter_async_context(queue.place(strangers.pop()))
-        assert not await waits(queue, ("address", "100"))
-        waiting = [asyncio.create_task(waits(queue, each)) for each in strangers[:96]]
-        await asyncio.sleep(0)
-        assert not await waits(queue, strangers[96])
-        known = asyncio.create_task(waits(queue, ("browser", "x")))
-        await asyncio.sleep(0)
-    assert all(await asyncio.gather(*waiting, known))
-    assert await waits(queue, strangers[96])
+async def test_a_known_browser_does_not_wait_for_a_flood_of_others(
+    site: Site, monkeypatch: pytest.MonkeyPatch, released: threading.Event
+) -> None:
+    cookies = dict(site.browser.cookies)
+    log_in = site.operators.log_in
+
+    def slow(*args: Any, **named: Any) -> Any:
+        if not named["known_browser"]:
+            released.wait(20)
+        return log_in(*args, **named)
+
+    monkeypatch.setattr(site.operators, "log_in", slow)
+    form = {"username": "admin", "password": PASSWORD}
+    transport = httpx.ASGITransport(site.app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://testserver") as client:
+        post = partial(client.post, "/login", data=form)
+        others = [asyncio.create_task(post()) for _ in range(4 + 100 + 1)]
+        refused, _ = await asyncio.wait(others, return_when=asyncio.FIRST_COMPLETED)
+        assert [task.result().status_code for task in refused] == [429]
+        known = await post(headers={"cookie": f"mh_known={cookies['mh_known']}"})
+        assert known.status_code == 303
+        released.set()
+        assert {(await task).status_code for task in others} == {303, 429}

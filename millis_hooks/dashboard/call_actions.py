@@ -27,24 +27,18 @@ Replay: TypeAlias = Callable[[Callable[[Connection], Replayed | None]], Replayed
 RereadDelivery: TypeAlias = Callable[[int], Reread | None]
 
 
+@dataclass(frozen=True, slots=True)
 class CallActions:
-    """The forms of these actions, and the page that asks before a call is deleted."""
+    """The forms of these actions, and the page that asks before a call is deleted.
 
-    def __init__(
-        self,
-        reader: Engine,
-        write: Write,
-        *,
-        replay: Replay,
-        reread: RereadDelivery,
-        remembers: bool = False,
-    ) -> None:
-        """`remembers`: the service may still answer for a deleted caller (last_good)."""
-        self._reader = reader
-        self._write = write
-        self._replay = replay
-        self._reread = reread
-        self._remembers = remembers
+    `remembers`: the service may still answer for a deleted caller (last_good).
+    """
+
+    reader: Engine
+    write: Write
+    replay: Replay
+    reread: RereadDelivery
+    remembers: bool = False
 
     def routes(self, endpoints: Endpoints) -> Iterator[Route]:
         """Yield the routes of the forms and the page."""
@@ -67,7 +61,7 @@ class CallActions:
                 return replay_call(connection, session_id, now)
             return replay_run(connection, number, now, unless_replaced=True)
 
-        replayed = self._replay(work)
+        replayed = self.replay(work)
         if replayed is None:
             raise HTTPException(404)
         request.record("replay", session_id)
@@ -82,7 +76,7 @@ class CallActions:
     def _submit_reread(self, request: OperatorRequest) -> Response:
         """Process a delivery again and show it with the result."""
         number = read_number(request.fields.get("delivery_id", ""))
-        if number is None or self._reread(number) is None:
+        if number is None or self.reread(number) is None:
             raise HTTPException(404)
         request.record("replay", f"delivery {number}")
         return request.redirect("delivery", {"reread": 1}, delivery_id=number)
@@ -92,16 +86,16 @@ class CallActions:
         if not session_id:
             return None
         with _storage_errors():
-            subject = find_session(self._reader, session_id)
-            planned = plan_forgetting(self._reader, subject)
-        return ForgetView(session_id, bool(subject.session_ids), planned, self._remembers)
+            subject = find_session(self.reader, session_id)
+            planned = plan_forgetting(self.reader, subject)
+        return ForgetView(session_id, bool(subject.session_ids), planned, self.remembers)
 
     def _submit_forget(self, request: OperatorRequest) -> Response:
         """Delete a call; 409 if it has handlers or deliveries that are not done."""
         session_id = request.fields.get("session_id", "")
         with _storage_errors():
-            subject = find_session(self._reader, session_id)
-        removed = sum(forget(self._write, subject), Removal())
+            subject = find_session(self.reader, session_id)
+        removed = sum(forget(self.write, subject), Removal())
         if removed.kept:
             raise HTTPException(409)
         if not removed.total:

@@ -174,13 +174,7 @@ class Cookies:
 
     def delete_session(self, request: Request, response: Response) -> None:
         """Delete the session cookie."""
-        response.delete_cookie(
-            self._name(request, _SESSION),
-            path=_path(request),
-            secure=self.is_secure(request),
-            httponly=True,
-            samesite="lax",
-        )
+        self._set(request, response, _SESSION, "", 0)
 
     def is_secure(self, request: Request) -> bool:
         """Tell whether cookies are restricted to HTTPS."""

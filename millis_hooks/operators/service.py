@@ -33,9 +33,6 @@ from .sessions import Key, Lasts, Session, Throttle
 
 T = TypeVar("T")
 
-#: So many requests wait for a refused sign-in to be recorded: writing may be blocked.
-_RECORDING = 2
-
 
 @dataclass(frozen=True, slots=True)
 class SignedIn:
@@ -93,7 +90,6 @@ class Operators:
         self.lasts = lasts or Lasts()
         self._throttle = Throttle()
         self._hashing = threading.Lock()
-        self._recording = threading.Semaphore(_RECORDING)
 
     @property
     def has_password(self) -> bool:
@@ -279,7 +275,9 @@ class Operators:
             self._throttle.give_back(keys, now)
             return None
         self._throttle.note_wrong(guess)
-        self._record_refusal(name if credential else None, client, now)
+        refused = name if credential else None
+        with suppress(StorageError):  # not shown to the client
+            self._write(partial(audit.record_refusal, operator=refused, now=now, client=client))
         return Refused()
 
     def _keys(self, name: str | None, client: str, known_browser: str | None) -> list[Key]:
@@ -300,18 +298,6 @@ class Operators:
     def _is_usual(self, name: str | None, client: str) -> bool:
         with self._reading() as connection:
             return audit.has_signed_in_from(connection, name or "", client)
-
-    def _record_refusal(self, operator: str | None, client: str, now: datetime) -> None:
-        """Record a wrong password; an error of storage is not shown to the client."""
-        if not self._recording.acquire(blocking=False):
-            return
-        try:
-            with suppress(StorageError):
-                self._write(
-                    partial(audit.record_refusal, operator=operator, now=now, client=client)
-                )
-        finally:
-            self._recording.release()
 
     def _verified(self, cookie: str | None) -> tuple[Row[Any], _Credential] | None:
         """Return the session of a cookie and its operator's credential.

@@ -427,7 +427,7 @@ def test_a_reachable_closed_service_is_ok() -> None:
         (
             {"healthz": httpx2.ConnectError("[SSL: CERTIFICATE_VERIFY_FAILED]")},
             "certificate",
-            "Get a certificate",
+            "Get a publicly trusted certificate",
         ),
         (
             {"healthz": httpx2.Response(301, headers={"location": "https://x.example"})},

@@ -139,9 +139,9 @@ async def test_a_known_browser_does_not_wait_for_a_flood_of_others(
     transport = httpx.ASGITransport(site.app)
     async with httpx.AsyncClient(transport=transport, base_url="http://testserver") as client:
         post = partial(client.post, "/login", data=form)
-        others = [asyncio.create_task(post()) for _ in range(4 + 100 + 1)]
+        others = [asyncio.create_task(post()) for _ in range(200)]
         refused, _ = await asyncio.wait(others, return_when=asyncio.FIRST_COMPLETED)
-        assert [task.result().status_code for task in refused] == [429]
+        assert {task.result().status_code for task in refused} == {429}
         known = await post(headers={"cookie": f"mh_known={cookies['mh_known']}"})
         assert known.status_code == 303
         released.set()

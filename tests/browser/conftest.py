@@ -26,6 +26,12 @@ ORDINARY_CALLS = 12
 AT_WORK = {"pending", "running"}
 #: The size of a tab, if a test does not set another.
 WINDOW: ViewportSize = {"width": 1280, "height": 720}
+#: Without motion nothing is animated: tests would wait for it.
+DEFAULTS: dict[str, Any] = {
+    "viewport": WINDOW,
+    "color_scheme": "light",
+    "reduced_motion": "reduce",
+}
 #: It beeps every second, and every page may use it.
 MICROPHONE = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
 #: How long each page took until it could be used, by its name.
@@ -149,9 +155,7 @@ def _tabs_of(chromium: Browser, server: Server) -> OpenTab:
     @contextmanager
     def open_tab(**options: Any) -> Iterator[Watched]:
         with (
-            chromium.new_context(
-                storage_state=cookies, **{"viewport": WINDOW, "color_scheme": "light"} | options
-            ) as context,
+            chromium.new_context(storage_state=cookies, **DEFAULTS | options) as context,
             watched(context, server.address) as tab,
         ):
             yield tab

@@ -44,7 +44,7 @@ from .webhooks.refused import Describer, NearMisses
 if TYPE_CHECKING:
     from .call_log.upkeep.reprocess import Reread
     from .dashboard import Setup
-    from .dashboard.sandbox import Sandbox
+    from .dashboard.sandbox.page import Sandbox
     from .masking.policy import MaskPolicy
     from .observability.tracing import Tracing
     from .operators import Operators
@@ -390,7 +390,7 @@ class Service:
     def _sandbox(self) -> Sandbox | None:
         if not self._settings.sandbox or self._app is None:
             return None
-        from .dashboard.sandbox import Sandbox
+        from .dashboard.sandbox.page import Sandbox
 
         return Sandbox(self._sandbox_sessions)
 

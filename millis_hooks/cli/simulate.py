@@ -26,7 +26,7 @@ from ..sandbox.simulator import Latencies, Load, RunningService, Simulation
 from ..sandbox.steps import EndDelivered, Prefetched, Step, masked_step
 from ..server.app_loader import load_target
 from ..settings import Hook, Settings
-from ..testing import HooksClient
+from ..testing.client import HooksClient
 from ..webhooks import Marker, secret_for, service_url
 from ..webhooks.agent_config import agent_config
 from . import options

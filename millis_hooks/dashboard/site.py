@@ -31,7 +31,7 @@ from .setup import Setup
 from .sign_in import SignIn
 
 if TYPE_CHECKING:
-    from .sandbox import Sandbox
+    from .sandbox.page import Sandbox
 
 _YEAR_S = 365 * 24 * 3600
 

@@ -1,1 +1,1 @@
-"""Keeps the call log in order."""
+"""A client of Millis' HTTP API, and what it fills in of calls whose end-of-call never came."""

@@ -278,8 +278,8 @@ class HooksClient:
 
         def look() -> Delivery | None:
             record = self.log.call(session_id)
-            asked = [one for one in record.deliveries if one.kind == "prefetch"] if record else []
-            return asked[-1] if asked else None
+            deliveries = record.deliveries if record else ()
+            return next((each for each in reversed(deliveries) if each.kind == "prefetch"), None)
 
         return wait_for(look, timeout_s=self._wait_s)
 

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from . import HooksClient, Simulation
 
 _OPTION = "millis_hooks_app"
-_NOT_SAID = (
-    'Which application is to be tested? Write `millis_hooks_app = "app.py"` into '
+_NO_APP = (
+    'Which application is tested? Write `millis_hooks_app = "app.py"` into '
     "[tool.pytest.ini_options] of pyproject.toml, or define a fixture `millis_hooks_app` that "
     "returns the MillisHooks."
 )
@@ -32,7 +32,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure() -> None:
-    """From here on Millis itself is not asked: a test would make real calls."""
+    """Send no request to Millis from now on: a test would make real calls."""
     note_pytest()
 
 
@@ -41,13 +41,13 @@ def millis_hooks_app(pytestconfig: pytest.Config) -> MillisHooks:
     """The application that is tested: the one configured as `millis_hooks_app`."""
     named = pytestconfig.getini(_OPTION)
     if not named:
-        pytest.fail(_NOT_SAID, pytrace=False)
+        pytest.fail(_NO_APP, pytrace=False)
     from ..server.app_loader import load_target
 
     place, colon, attribute = named.rpartition(":")
     file = pytestconfig.rootpath / (place or named)
-    found = load_target(f"{file}{colon}{attribute if place else ''}" if file.is_file() else named)
-    return found.require_hooks()
+    target = load_target(f"{file}{colon}{attribute if place else ''}" if file.is_file() else named)
+    return target.require_hooks()
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def hooks_client(millis_hooks_app: MillisHooks) -> Iterator[HooksClient]:
 def simulate_call(
     hooks_client: HooksClient, request: pytest.FixtureRequest
 ) -> Callable[..., Simulation]:
-    """Goes through a scenario: a file, looked for beside the test first, or a shipped one."""
+    """Runs a scenario: a file, looked for beside the test first, or a shipped one."""
 
     def simulate(scenario: str | Path, **changes: Any) -> Simulation:
         beside = request.path.parent / scenario

@@ -14,7 +14,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from millis_hooks import EndOfCall, MillisHooks, PrefetchRequest, PrefetchResponse
-from millis_hooks.dashboard.sandbox.form import read_draft
+from millis_hooks.dashboard.sandbox.form import Draft
 from millis_hooks.operators import accounts
 from millis_hooks.operators.accounts import hash_password
 from millis_hooks.sandbox.emulator.store import Store
@@ -414,9 +414,9 @@ def test_a_call_by_another_door_is_shown_too(make_hooks: MakeHooks) -> None:
 
 def test_names_of_millis_own_are_warned_of(sandbox: Sandbox) -> None:
     query = "way=websocket&key1=session_id&value1=x&key2=plan&value2=gold"
-    warned, other, *_ = sandbox.view(query)["warnings"]
-    assert "of this name itself" in warned
-    assert other is None
+    reserved, other, *_ = sandbox.view(query)["rows"]
+    assert "of this name itself" in reserved["warning"]
+    assert other["warning"] is None
 
 
 def test_a_link_has_the_draft_and_no_secret(sandbox: Sandbox) -> None:
@@ -437,7 +437,7 @@ def test_a_shipped_scenario_is_loaded_and_begins(sandbox: Sandbox, name: str) ->
 
 @pytest.mark.parametrize("name", ["../inbound", "/etc/passwd", "nothing", ""])
 def test_no_other_file_is_a_scenario(name: str) -> None:
-    assert read_draft({"scenario": name}).scenario == ""
+    assert Draft({"scenario": name}).scenario is None
 
 
 def test_markup_in_what_is_typed_is_text(sandbox: Sandbox) -> None:

@@ -1,3 +1,1 @@
-"""The sandbox's page: start a call, hold it by typing, and see what became of it."""
-
-from .page import Sandbox as Sandbox
+"""The sandbox's page: start a call, hold it by typing, and see the result."""

@@ -1,14 +1,14 @@
 """The form of the sandbox: a call that has not begun, in an address and as a client of Millis asks.
 
-The snippet that the page shows is built from the same body that is checked by the models of
-Millis' interface, so what that interface would refuse is refused here.
+The snippet on the page is built from the body that the models of Millis' interface check, so what
+that interface would refuse is refused here.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, TypeAlias, get_args
 from urllib.parse import urlencode
 
@@ -31,7 +31,6 @@ from ...sandbox.emulator.sessions import Address, SessionManager
 from ...sandbox.policy import Policy, read_policy
 from ...sandbox.scenario import (
     PHONE_WAYS,
-    PREFETCH_FAULTS,
     SHIPPED,
     Faults,
     Scenario,
@@ -44,9 +43,8 @@ from ...sandbox.webhook_client import RESERVED
 #: How a call can begin here. In reality, an inbound call has no metadata.
 Way: TypeAlias = Literal["widget", "web-sdk", "websocket", "outbound", "inbound"]
 
-#: Rows of metadata that the form takes, and empty ones that it shows.
+#: Rows of metadata that the form takes.
 MOST_ROWS = 20
-_SPARE_ROWS = 2
 #: The policy here; Millis' ten minutes are too long for a page.
 _POLICY = Policy(late_by_s=10, end_of_call_retry_after_s=5)
 
@@ -60,16 +58,41 @@ _KEY = "YOUR_PUBLIC_KEY"
 #: Of an agent without an id: Millis takes no configuration without a voice.
 _VOICE: Mapping[str, JsonValue] = {"provider": "openai", "voice_id": "alloy"}
 
-_TEXTS = ("agent", "from_phone", "to_phone", "prompt", "first", "llm", "slow_s")
+#: The other fields of the form, where nothing is typed. `slow_s` is the delay of a slow prefetch.
+_BLANK = {
+    "scenario": "",
+    "agent": AGENT_ID,
+    "from_phone": OWN_PHONE,
+    "to_phone": CUSTOMER_PHONE,
+    "include": "",
+    "prompt": "",
+    "first": "",
+    "fault": "",
+    "slow_s": "3",
+    "llm": "",
+    "dry": "",
+}
+#: What the page begins with; only a handler can fill in `{first_name}`.
+_FIRST = {
+    "way": "websocket",
+    "key1": "customer_id",
+    "value1": "C-20931",
+    "key2": "customer_tier",
+    "value2": "silver",
+    "include": "1",
+    "prompt": "You are the front desk. The caller is {first_name}, tier {customer_tier}.",
+    "first": "Hi {first_name}, how may I help?",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A metadata key as typed; `is_json` tells how its value is read."""
+    """A metadata key as typed. `is_json` tells how its value is read, `warning` what is unknown."""
 
     key: str = ""
     value: str = ""
     is_json: bool = False
+    warning: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,52 +108,37 @@ class Snippet:
     endpoint: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
-    """A call that has not begun. `slow_s` is the delay of a slow prefetch."""
+    """A call that has not begun, read from the fields of the form or of an address.
 
-    way: Way = "websocket"
-    scenario: str = ""
-    agent: str = AGENT_ID
-    from_phone: str = OWN_PHONE
-    to_phone: str = CUSTOMER_PHONE
-    rows: tuple[Row, ...] = ()
-    include: bool = False
-    prompt: str = ""
-    first: str = ""
-    llm: str = ""
-    fault: str = ""
-    slow_s: str = "3"
-    dry: bool = False
-    #: The typed settings of the policy that differ from its defaults.
-    policy: Mapping[str, str] = field(default_factory=dict)
+    A scenario alone gives the draft of that scenario, and nothing that of a new page.
+    """
+
+    def __init__(self, fields: Mapping[str, str]) -> None:
+        """Read the fields; unknown ones are left out."""
+        name = fields.get("scenario", "")
+        #: A shipped one, and no other file.
+        self.scenario = load_scenario(name) if name in SHIPPED else None
+        if "way" not in fields:
+            fields = _fields_of(self.scenario) if self.scenario else _FIRST
+        self.way: Way = next((way for way in get_args(Way) if way == fields["way"]), "websocket")
+        typed = {name: fields[name].strip() for name in _BLANK if name in fields}
+        scenario = self.scenario.name if self.scenario else ""
+        self.fields = {**_BLANK, **typed, "way": self.way, "scenario": scenario}
+        self.rows = tuple(_rows(fields, self.way))
+        defaults = _spelled(self._default_policy())
+        settings = {name: fields.get(f"policy.{name}", "") for name in defaults}
+        #: The typed settings of the policy that differ from its defaults.
+        self.changed_policy = {
+            name: text for name, text in settings.items() if text not in ("", defaults[name])
+        }
+        #: Every setting of the policy as its field shows it.
+        self.policy = defaults | self.changed_policy
 
     @property
     def may_include(self) -> bool:
         """Tell whether this way has a flag that puts the metadata into the prompt."""
         return self.way not in {"widget", "inbound"}
-
-    @property
-    def shown_rows(self) -> tuple[Row, ...]:
-        """The rows, and some empty ones."""
-        spare = min(_SPARE_ROWS, MOST_ROWS - len(self.rows))
-        return (*self.rows, *[Row()] * spare)
-
-    def loaded(self) -> Scenario | None:
-        """Return the scenario of the draft."""
-        return load_scenario(self.scenario) if self.scenario else None
-
-    def warning(self, row: Row) -> str | None:
-        """Return what is unknown or surprising about a row."""
-        if self.way == "inbound":
-            return "Millis attaches no metadata to an inbound call; only the sandbox does."
-        if row.key in RESERVED:
-            return "Millis sends a field of this name itself; which of the two counts is unknown."
-        if self.way == "widget" and row.key in _WIDGET_NAMES:
-            return "The widget uses this name itself."
-        if self.way == "widget" and row.is_json:
-            return "In an address every value is text."
-        return None
 
     def problems(self) -> tuple[str, ...]:
         """Return why the call cannot begin, in sentences."""
@@ -153,34 +161,32 @@ class Draft:
         The caller is reached whatever the scenario says, as the operator is there.
         """
         choice, call = self._requested()
-        phones = {"from_phone": self.from_phone or None, "to_phone": self.to_phone or None}
+        phones = {name: self.fields[name] or None for name in ("from_phone", "to_phone")}
         spec = await sessions.spec_of(
             self.way,
             choice,
             call,
-            Address(base, self.loaded()),
+            Address(base, self.scenario),
             **(phones if self.way in PHONE_WAYS else {}),
         )
-        faults = replace(self._faults(), end_of_call=spec.faults.end_of_call)
-        policy = self._read_policy()
-        return replace(spec, faults=faults, policy=policy, dry_run=self.dry, unreached=None)
+        return replace(
+            spec,
+            faults=replace(self._faults(), end_of_call=spec.faults.end_of_call),
+            policy=self._read_policy(),
+            dry_run=bool(self.fields["dry"]),
+            unreached=None,
+        )
 
     def params(self) -> dict[str, str]:
         """Return the draft as parameters of an address, without values that may be secrets."""
-        params: dict[str, str] = {"way": self.way}
-        params |= {name: str(getattr(self, name)) for name in ("scenario", *_TEXTS, "fault")}
-        params |= {name: "1" for name in ("include", "dry") if getattr(self, name)}
+        params = dict(self.fields)
         for number, row in enumerate(self.rows, 1):
             value = "" if is_secret_name(row.key) else row.value
             params |= {f"key{number}": row.key, f"value{number}": value}
             params |= {f"json{number}": "1"} if row.is_json else {}
-        params |= {f"policy.{name}": text for name, text in self.policy.items()}
+        params |= {f"policy.{name}": text for name, text in self.changed_policy.items()}
         kept_empty = {"agent", "prompt", "first"}
         return {name: text for name, text in params.items() if text or name in kept_empty}
-
-    def policy_texts(self) -> dict[str, str]:
-        """Return every setting of the policy as its field shows it."""
-        return _spelled(_default_policy(self.loaded())) | dict(self.policy)
 
     def snippet(self, base: str) -> Snippet:
         """Return how a client of Millis would begin the call; `base` is the service's address.
@@ -191,7 +197,7 @@ class Draft:
         socket = f"ws{emulator.removeprefix('http')}/millis"
         if self.way == "widget":
             texts = {key: str(value) for key, value in self._metadata().items()}
-            query = urlencode({**texts, "id": self.agent, "k": _KEY}, errors="replace")
+            query = urlencode({**texts, "id": self.fields["agent"], "k": _KEY}, errors="replace")
             here = f"{emulator}/agents/embedded?{query}"
             return Snippet("Equivalent address of the widget", f"{_WIDGET}?{query}", here)
         if self.way == "web-sdk":
@@ -227,99 +233,80 @@ class Draft:
         """Return the body of the request by which a client begins the call."""
         metadata: dict[str, Any] = {"metadata": self._metadata()}
         if self.may_include:
-            metadata["include_metadata_in_prompt"] = self.include
+            metadata["include_metadata_in_prompt"] = bool(self.fields["include"])
         if self.way == "outbound":
-            numbers = {"from_phone": self.from_phone, "to_phone": self.to_phone}
+            numbers = {name: self.fields[name] for name in ("from_phone", "to_phone")}
             return {**numbers, **self._agent(), **metadata}
         return {"agent": self._agent(), **metadata}
 
     def _agent(self) -> dict[str, Any]:
         """Return the agent by its id with overrides, or one made up for this call."""
         texts = {
-            "prompt": self.prompt,
-            "first_message": self.first,
-            "custom_llm_websocket": self.llm,
+            "prompt": self.fields["prompt"],
+            "first_message": self.fields["first"],
+            "custom_llm_websocket": self.fields["llm"],
         }
         config = {name: text for name, text in texts.items() if text}
-        if not self.agent:
+        if not self.fields["agent"]:
             return {"agent_config": {"prompt": "", **config, "voice": dict(_VOICE)}}
-        return {"agent_id": self.agent} | ({"agent_config": config} if config else {})
+        return {"agent_id": self.fields["agent"]} | ({"agent_config": config} if config else {})
 
     def _faults(self) -> Faults:
-        faults = {"prefetch": self.fault or None, "prefetch_slow_s": self.slow_s}
+        fields = self.fields
+        faults = {"prefetch": fields["fault"] or None, "prefetch_slow_s": fields["slow_s"]}
         try:
             return _FAULTS.validate_python(faults)
         except ValidationError as error:
             raise PayloadError("The delay of a slow answer is a number of seconds") from error
 
+    def _default_policy(self) -> dict[str, Any]:
+        """Return the policy of the page, with what the scenario changes."""
+        policy = asdict(self.scenario.spec.policy if self.scenario else Policy())
+        unchanged = asdict(Policy())
+        changes = {name: value for name, value in policy.items() if value != unchanged[name]}
+        return {**asdict(_POLICY), **changes}
+
     def _read_policy(self) -> Policy:
-        return read_policy(asdict(_default_policy(self.loaded())) | dict(self.policy))
+        return read_policy(self._default_policy() | self.changed_policy)
 
 
-#: What the page begins with; only a handler can fill in `{first_name}`.
-_FIRST_DRAFT = Draft(
-    rows=(Row("customer_id", "C-20931"), Row("customer_tier", "silver")),
-    include=True,
-    prompt="You are the front desk. The caller is {first_name}, tier {customer_tier}.",
-    first="Hi {first_name}, how may I help?",
-)
-
-
-def read_draft(fields: Mapping[str, str]) -> Draft:
-    """Read the draft of a form or an address; invalid values are left out.
-
-    A scenario alone gives the draft of that scenario, and nothing that of a new page.
-    """
-    name = fields.get("scenario", "")
-    scenario = load_scenario(name) if name in SHIPPED else None
-    if "way" not in fields:
-        return _FIRST_DRAFT if scenario is None else _draft_of(scenario)
-    fault = fields.get("fault", "")
-    texts = {name: fields[name].strip() for name in _TEXTS if name in fields}
-    defaults = _spelled(_default_policy(scenario))
-    typed = {name: fields.get(f"policy.{name}", "") for name in defaults}
-    return Draft(
-        way=_way(fields["way"]),
-        scenario=scenario.name if scenario else "",
-        rows=tuple(_rows(fields)),
-        include="include" in fields,
-        fault=fault if fault in PREFETCH_FAULTS else "",
-        dry="dry" in fields,
-        policy={name: text for name, text in typed.items() if text not in ("", defaults[name])},
-        **texts,
-    )
-
-
-def _draft_of(scenario: Scenario) -> Draft:
+def _fields_of(scenario: Scenario) -> dict[str, str]:
     spec, config = scenario.spec, scenario.spec.agent_config
-    return Draft(
-        way=_way(spec.way),
-        scenario=scenario.name,
-        agent=spec.agent_id or "",
-        from_phone=spec.from_phone or "",
-        to_phone=spec.to_phone or "",
-        rows=tuple(_row(key, value) for key, value in spec.metadata.items()),
-        include=spec.include_metadata_in_prompt,
-        prompt=str(config.get("prompt", "")),
-        first=str(config.get("first_message", "")),
-        fault=spec.faults.prefetch or "",
-        slow_s=f"{spec.faults.prefetch_slow_s:g}",
-        dry=spec.dry_run,
-    )
+    fields = {
+        "way": spec.way,
+        "agent": spec.agent_id or "",
+        "from_phone": spec.from_phone or "",
+        "to_phone": spec.to_phone or "",
+        "include": "1" if spec.include_metadata_in_prompt else "",
+        "prompt": str(config.get("prompt", "")),
+        "first": str(config.get("first_message", "")),
+        "fault": spec.faults.prefetch or "",
+        "slow_s": f"{spec.faults.prefetch_slow_s:g}",
+        "dry": "1" if spec.dry_run else "",
+    }
+    for number, (key, value) in enumerate(spec.metadata.items(), 1):
+        fields |= {f"key{number}": key, f"value{number}": as_text(value)}
+        fields |= {} if isinstance(value, str) else {f"json{number}": "1"}
+    return fields
 
 
-def _way(text: str) -> Way:
-    return next((way for way in get_args(Way) if way == text), "websocket")
-
-
-def _rows(fields: Mapping[str, str]) -> Iterator[Row]:
+def _rows(fields: Mapping[str, str], way: Way) -> Iterator[Row]:
     for number in range(1, MOST_ROWS + 1):
         if key := fields.get(f"key{number}", "").strip():
-            yield Row(key, fields.get(f"value{number}", ""), f"json{number}" in fields)
+            is_json = f"json{number}" in fields
+            value, warning = fields.get(f"value{number}", ""), _warning(key, way, is_json=is_json)
+            yield Row(key, value, is_json, warning)
 
 
-def _row(key: str, value: JsonValue) -> Row:
-    return Row(key, value) if isinstance(value, str) else Row(key, json.dumps(value), True)
+def _warning(key: str, way: Way, *, is_json: bool) -> str | None:
+    """Return what is unknown or surprising about a metadata key."""
+    if way == "inbound":
+        return "Millis attaches no metadata to an inbound call; only the sandbox does."
+    if key in RESERVED:
+        return "Millis sends a field of this name itself; which of the two counts is unknown."
+    if way == "widget" and key in _WIDGET_NAMES:
+        return "The widget uses this name itself."
+    return "In an address every value is text." if way == "widget" and is_json else None
 
 
 def _value(row: Row) -> JsonValue:
@@ -329,20 +316,11 @@ def _value(row: Row) -> JsonValue:
         raise PayloadError(f"The value of {row.key!r} is not JSON: {error}") from error
 
 
-def _default_policy(scenario: Scenario | None) -> Policy:
-    """Return the policy of the page, with what the scenario changes."""
-    if scenario is None:
-        return _POLICY
-    policy, unchanged = asdict(scenario.spec.policy), asdict(Policy())
-    changes = {name: value for name, value in policy.items() if value != unchanged[name]}
-    return replace(_POLICY, **changes)
-
-
-def _spelled(policy: Policy) -> dict[str, str]:
+def _spelled(policy: Mapping[str, Any]) -> dict[str, str]:
     """Return the settings as the fields of the form have them."""
     return {
         name: f"{value:g}" if isinstance(value, float) else as_text(value)
-        for name, value in asdict(policy).items()
+        for name, value in policy.items()
     }
 
 

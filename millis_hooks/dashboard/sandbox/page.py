@@ -34,12 +34,14 @@ from ...sandbox.scenario import (
 )
 from ..endpoints import Endpoints, OperatorRequest
 from ..pages import PageRequest
-from .form import Draft, Snippet, read_draft
+from .form import MOST_ROWS, Draft, Row, Snippet
 from .result import SandboxCall, sandbox_call
 
 #: Typed texts are cut here.
 _MOST_CHARS = 4000
 _MOST_FIELDS = 120
+#: Empty rows of metadata that the form shows.
+_SPARE_ROWS = 2
 
 #: Why a form did not do what it is for, by the word in the address.
 _REFUSALS: Mapping[str, str] = {
@@ -69,10 +71,12 @@ class SandboxView:
     `vintage` and `times` of the form that ends the call.
     """
 
-    draft: Draft
-    warnings: tuple[str | None, ...]
+    draft: Mapping[str, str]
+    rows: tuple[Row, ...]
+    may_include: bool
     problems: tuple[str, ...]
     policy: Mapping[str, str]
+    is_policy_changed: bool
     snippet: Snippet | None
     params: Mapping[str, str]
     choices: Choices
@@ -112,13 +116,15 @@ class Sandbox:
         call, about = self._call(request, session_id) if session_id else (None, {})
         stored = about.get("draft")
         is_typed = "way" in query or "scenario" in query
-        draft = read_draft(query if is_typed or not isinstance(stored, dict) else stored)
+        draft = Draft(query if is_typed or not isinstance(stored, dict) else stored)
         problems = draft.problems()
         return SandboxView(
-            draft=draft,
-            warnings=tuple(draft.warning(row) for row in draft.shown_rows),
+            draft=draft.fields,
+            rows=(*draft.rows, *[Row()] * min(_SPARE_ROWS, MOST_ROWS - len(draft.rows))),
+            may_include=draft.may_include,
             problems=problems,
-            policy=draft.policy_texts(),
+            policy=draft.policy,
+            is_policy_changed=bool(draft.changed_policy),
             snippet=None if problems else draft.snippet(request.address),
             params=draft.params(),
             choices=Choices(),
@@ -148,10 +154,10 @@ class Sandbox:
 
     def _start(self, request: OperatorRequest) -> Response:
         """Begin a call, or show what is wrong with its draft."""
-        draft, base = read_draft(request.fields), request.page_request().address
+        draft, base = Draft(request.fields), request.page_request().address
         if draft.problems():
             return self._show_again(request, request.fields)
-        sessions, scenario = self._sessions(), draft.loaded()
+        sessions, scenario = self._sessions(), draft.scenario
         turns = scenario.script.turns if scenario else ()
         lines = (each for each in turns if isinstance(each, Line))
         replies = [line.text for line in lines if line.role == "assistant"]
@@ -159,7 +165,7 @@ class Sandbox:
         async def start() -> str:
             spec = await draft.spec(sessions, base)
             prompt = spec.agent_config.get("prompt", "")
-            about = {"draft": draft.params(), "prompt": prompt, "dry_run": draft.dry}
+            about = {"draft": draft.params(), "prompt": prompt, "dry_run": spec.dry_run}
             return await sessions.rehearse(spec, base, replies=replies, about=about)
 
         try:
@@ -212,7 +218,7 @@ class Sandbox:
 
 def _ending(draft: Draft, query: Mapping[str, str]) -> dict[str, str]:
     """Return how the call ends: by the address, else by its scenario."""
-    scenario = draft.loaded()
+    scenario = draft.scenario
     ending = {"status": str(CallStatus.USER_ENDED), "vintage": "v2", "times": "once"}
     if scenario is not None:
         ending = {

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias, cast
 
 from pydantic import JsonValue
 
-from ...call_log.queries.records import CallRecord, Delivery, Run
+from ...call_log.queries.records import CallRecord, Run
 from ...call_log.redaction import masked_run
 from ...exceptions import PayloadError
 from ...masking.policy import MaskPolicy
@@ -100,8 +100,13 @@ def sandbox_call(
     steps, about = _Steps(rehearsal.steps, mask), rehearsal.about
     prefetch, hung_up = steps.last("prefetched"), steps.last("hung_up")
     ends, stage = steps.all("end_delivered"), _stage(steps, is_live=is_live)
-    runs = tuple(_runs(record, mask))
-    received = _received(record)
+    deliveries, all_runs = (record.deliveries, record.runs) if record else ((), ())
+    latest = [run for run in all_runs if run.is_latest and run.hook == "end_of_call"]
+    runs = tuple(masked_run(run, mask) for run in latest)
+    # The prefetch as the receiver stored it.
+    received = next((each for each in deliveries if each.kind == "prefetch"), None)
+    rendered = steps.last("rendered")
+    unresolved = rendered["unresolved"].values() if rendered else ()
     answered = prefetch["answered"] if prefetch else None
     end_sent = ends[-1]["sent"] if ends else None
     return SandboxCall(
@@ -121,8 +126,8 @@ def sandbox_call(
         prefetch_reason=reason_of(received, mask) if received else None,
         metadata=tuple(_metadata(steps, mask)),
         parts=tuple(_parts(str(about.get("prompt", "")), steps, mask)),
-        missing=tuple(_missing(steps)),
-        rendered=steps.last("rendered"),
+        missing=tuple(dict.fromkeys(name for names in unresolved for name in names)),
+        rendered=rendered,
         hung_up=hung_up,
         ends=tuple(ends),
         end_body=_read(end_sent["body"]) if end_sent else None,
@@ -151,18 +156,6 @@ class _Steps:
         return next((step for step in reversed(self._raw) if step["kind"] == kind), {})
 
 
-def _runs(record: CallRecord | None, mask: MaskPolicy) -> Iterator[Run]:
-    for run in record.runs if record else ():
-        if run.is_latest and run.hook == "end_of_call":
-            yield masked_run(run, mask)
-
-
-def _received(record: CallRecord | None) -> Delivery | None:
-    """Return the prefetch as the receiver stored it."""
-    deliveries = record.deliveries if record else ()
-    return next((each for each in deliveries if each.kind == "prefetch"), None)
-
-
 def _stage(steps: _Steps, *, is_live: bool) -> Stage:
     if steps.last("logged"):
         return "over"
@@ -188,7 +181,7 @@ def _progress(steps: _Steps, stage: Stage, runs: Sequence[Run]) -> Iterator[Prog
     yield Progress("Ended", "now" if stage == "ending" else ended)
     states = {run.state for run in runs}
     handled: ProgressState = "now" if states & _NOT_OVER else "done" if runs else "to-come"
-    if states & {"failed", "retrying"}:
+    if states & {"parked", "failed"}:
         handled = "failed"
     yield Progress("Handlers", handled, f"{len(runs)} ran" if runs else "")
 
@@ -196,9 +189,8 @@ def _progress(steps: _Steps, stage: Stage, runs: Sequence[Run]) -> Iterator[Prog
 def _lines(steps: _Steps) -> Iterator[Line]:
     for step in steps.all("said", "function_called"):
         if step["kind"] == "said":
-            yield Line(
-                "user" if step["role"] == "user" else "assistant", step["role"], step["text"]
-            )
+            role = step["role"]
+            yield Line("user" if role == "user" else "assistant", role, step["text"])
         else:
             result = step["result"] if step["result"] is not None else " ".join(step["notes"])
             yield Line("tool", "tool", tool=Function(step["name"], step["params"], result))
@@ -250,11 +242,6 @@ def _split(prompt: str, steps: _Steps) -> Iterator[Part]:
         yield Part("plain", "\n\n")
         for piece in pieces(str(extra), variables):
             yield Part("extra" if piece.is_known else "missing", piece.text)
-
-
-def _missing(steps: _Steps) -> Iterator[str]:
-    unresolved = (steps.last("rendered") or {}).get("unresolved", {})
-    yield from dict.fromkeys(name for names in unresolved.values() for name in names)
 
 
 def _read(text: JsonValue) -> JsonValue:

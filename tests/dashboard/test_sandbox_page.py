@@ -20,7 +20,7 @@ from millis_hooks.operators.accounts import hash_password
 from millis_hooks.sandbox.emulator.store import Store
 from support.app import MakeHooks
 from support.dashboard_site import HOSTILE, Page
-from support.sandbox_doors import API, KEY, OUTBOUND
+from support.emulator import API, KEY, OUTBOUND
 from support.stored_calls import NOW
 from support.waiting import eventually
 

@@ -15,7 +15,7 @@ from millis_hooks.exceptions import MillisNotFoundError, MillisRefusedError
 from millis_hooks.millis_api.client import LoggedCall
 from millis_hooks.protocol.reading import Json
 from support.app import MakeHooks
-from support.sandbox_doors import VOICE, rehearsing
+from support.emulator import VOICE, rehearsing
 
 OURS, THEIRS = "+14155550199", "+14155550134"
 CONFIG: dict[str, Json] = {"prompt": "Confirm {appointment}.", "voice": VOICE}

@@ -181,7 +181,7 @@ def _progress(steps: _Steps, stage: Stage, runs: Sequence[Run]) -> Iterator[Prog
     yield Progress("Ended", "now" if stage == "ending" else ended)
     states = {run.state for run in runs}
     handled: ProgressState = "now" if states & _NOT_OVER else "done" if runs else "to-come"
-    if states & {"parked", "failed"}:
+    if states & {"failed", "retrying"}:
         handled = "failed"
     yield Progress("Handlers", handled, f"{len(runs)} ran" if runs else "")
 

@@ -1,4 +1,4 @@
-"""What the tests of the sandbox's doors share: an application with a sandbox, and clients of it."""
+"""An application with a sandbox, and clients of its emulator."""
 
 from __future__ import annotations
 

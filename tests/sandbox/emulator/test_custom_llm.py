@@ -18,7 +18,7 @@ from websockets.sync.server import ServerConnection, serve
 from millis_hooks import EndOfCall
 from millis_hooks.sandbox.emulator.custom_llm import CustomLlm, SpokenAnswer
 from support.app import MakeHooks
-from support.sandbox_doors import API, OUTBOUND, call, client_of, entry, initiate, rehearsing, until
+from support.emulator import API, OUTBOUND, call, client_of, entry, initiate, rehearsing, until
 from support.waiting import eventually
 
 Says = Callable[["Model", dict[str, Any]], None]
@@ -65,17 +65,6 @@ def polite(model: Model, message: dict[str, Any]) -> None:
     elif message["type"] == "stream_request":
         said = message["data"]["transcript"][-1]["content"]
         model.answer(message["data"]["stream_id"], f"You mean: {said}")
-
-
-@pytest.fixture
-def ended() -> list[EndOfCall]:
-    return []
-
-
-@pytest.fixture
-def client(make_hooks: MakeHooks, ended: list[EndOfCall]) -> Iterator[TestClient]:
-    with client_of(rehearsing(make_hooks, ended)) as client:
-        yield client
 
 
 @pytest.fixture

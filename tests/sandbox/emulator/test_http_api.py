@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from starlette.websockets import WebSocketDisconnect
 from millis_hooks import EndOfCall
 from millis_hooks.masking.secret_patterns import MASK
 from support.app import MakeHooks
-from support.sandbox_doors import (
+from support.emulator import (
     API,
     KEY,
     OUTBOUND,
@@ -30,17 +29,6 @@ from support.sandbox_doors import (
 from support.waiting import eventually
 
 CONFIG = {"prompt": "Book a table for {caller}.", "voice": VOICE}
-
-
-@pytest.fixture
-def ended() -> list[EndOfCall]:
-    return []
-
-
-@pytest.fixture
-def client(make_hooks: MakeHooks, ended: list[EndOfCall]) -> Iterator[TestClient]:
-    with client_of(rehearsing(make_hooks, ended, own_numbers="+14155550199")) as client:
-        yield client
 
 
 def post(client: TestClient, path: str, body: object, **options: Any) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from starlette.websockets import WebSocketDisconnect
 from millis_hooks import EndOfCall
 from millis_hooks.sandbox.emulator.websocket import SAMPLES_PER_S, tone
 from support.app import MakeHooks
-from support.sandbox_doors import (
+from support.emulator import (
     API,
     OUTBOUND,
     VOICE,
@@ -23,21 +22,9 @@ from support.sandbox_doors import (
     client_of,
     entry,
     initiate,
-    rehearsing,
     until,
 )
 from support.waiting import eventually
-
-
-@pytest.fixture
-def ended() -> list[EndOfCall]:
-    return []
-
-
-@pytest.fixture
-def client(make_hooks: MakeHooks, ended: list[EndOfCall]) -> Iterator[TestClient]:
-    with client_of(rehearsing(make_hooks, ended)) as client:
-        yield client
 
 
 def test_a_caller_says_something_and_hangs_up(client: TestClient, ended: list[EndOfCall]) -> None:

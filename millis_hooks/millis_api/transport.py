@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Literal, TypeAlias
 from urllib.parse import urlsplit
 
@@ -35,7 +35,7 @@ from ..version import __version__
 if TYPE_CHECKING:
     import ssl
 
-    from httpx2 import AsyncBaseTransport, AsyncClient, HTTPError, Request, Response
+    from httpx2 import AsyncBaseTransport, AsyncClient, Request, Response
 
 Method: TypeAlias = Literal["GET", "POST"]
 
@@ -95,15 +95,18 @@ class Transport:
     ) -> Json:
         """Return Millis' answer. Raises `MillisApiError`. A GET is always repeatable."""
         content = None if body is None else _encode(body)
-        repeatable = is_repeatable or method == "GET"
         answers = self.substitute()
-        if answers is not None:
-            read = None if content is None else from_json(content)
-            made = MillisRequest(method, path, query or {}, read, self._base_url)
-            return await self._answered_by(answers, made, repeatable)
-        async with self._a_client() as client:
-            request = client.build_request(method, path, params=query, content=content)
-            return await self._send(client, request, repeatable)
+        try:
+            if answers is not None:
+                value = None if content is None else from_json(content)
+                made_up = MillisRequest(method, path, query or {}, value, self._base_url)
+                return await self._answered_by(answers, made_up)
+            async with self._a_client() as client:
+                request = client.build_request(method, path, params=query, content=content)
+                return await self._send(client, request, is_repeatable or method == "GET")
+        except MillisUnreachableError as error:
+            error.may_be_done = error.may_be_done and not (is_repeatable or method == "GET")
+            raise
 
     def substitute(self) -> Answers | None:
         """Return what answers in place of Millis; None if requests are sent to Millis.
@@ -118,72 +121,67 @@ class Transport:
             raise MillisRefusedError(_UNDER_PYTEST)
         return answers
 
-    async def _answered_by(
-        self, answers: Answers, request: MillisRequest, repeatable: bool
-    ) -> Json:
+    async def _answered_by(self, answers: Answers, request: MillisRequest) -> Json:
         try:
             async with asyncio.timeout(DEADLINE_S):
                 status, answer = await answers(request)
         except TimeoutError:
-            raise _late(may_be_done=not repeatable) from None
-        return self._read(status, None, answer, repeatable)
+            raise _late() from None
+        return self._read(status, None, answer)
 
-    async def _send(self, client: AsyncClient, request: Request, repeatable: bool) -> Json:
+    async def _send(self, client: AsyncClient, request: Request, is_repeatable: bool) -> Json:
         """Send a request, with retries, until the deadline."""
         import stamina
 
-        answer: Json = None
         failure: MillisApiError | None = None
         attempts = stamina.retry_context(
-            on=_retry,
+            on=partial(_retry, is_repeatable=is_repeatable),
             attempts=ATTEMPTS,
             timeout=None,
             wait_initial=FIRST_WAIT_S,
             wait_jitter=FIRST_WAIT_S,
             wait_max=LONGEST_WAIT_S,
         )
+        answer: Json = None
         try:
             async with asyncio.timeout(DEADLINE_S):
                 async for attempt in attempts:
                     failure = None
                     with attempt:
                         try:
-                            answer = await self._send_once(client, request, repeatable)
+                            answer = await self._send_once(client, request)
                         except MillisApiError as error:
                             failure = error
                             raise
         except TimeoutError:
-            raise failure or _late(may_be_done=not repeatable) from None
+            raise failure or _late() from None
         return answer
 
-    async def _send_once(self, client: AsyncClient, request: Request, repeatable: bool) -> Json:
+    async def _send_once(self, client: AsyncClient, request: Request) -> Json:
         import httpx2
 
         try:
             response = await client.send(request, stream=True)
             try:
-                answer = await _receive(response, may_be_done=not repeatable)
+                answer = await _receive(response)
             finally:
                 await response.aclose()
+        except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout) as error:
+            raise MillisUnreachableError(f"Millis cannot be reached: {error}") from error
         except httpx2.HTTPError as error:
-            raise _connection_error(error, repeatable) from error
-        retry_after = response.headers.get("retry-after")
-        return self._read(response.status_code, retry_after, answer, repeatable)
+            broke = f"The connection to Millis broke: {type(error).__name__}."
+            raise MillisUnreachableError(broke, may_be_done=True) from error
+        return self._read(response.status_code, response.headers.get("retry-after"), answer)
 
-    def _read(self, status: int, retry_after: str | None, answer: bytes, repeatable: bool) -> Json:
+    def _read(self, status: int, retry_after: str | None, answer: bytes) -> Json:
         """Return an answer as JSON; raises the error of a status that is not a success."""
-        may_be_done = not repeatable
         if status >= 300:
-            detail, after_s = _detail(answer, self._key), _retry_after_s(retry_after)
-            raise _status_error(status, detail, after_s, may_be_done=may_be_done)
+            raise _status_error(status, _detail(answer, self._key), _retry_after_s(retry_after))
         try:
             return read_json(answer) if answer.strip() else None
         except PayloadError as error:
-            raise MillisUnreachableError(
-                f"Millis answered with something that is {error}.",
-                may_be_done=may_be_done,
-                status=status,
-            ) from None
+            not_json = f"Millis answered with something that is {error}."
+            raise MillisUnreachableError(not_json, may_be_done=True, status=status) from None
 
     @asynccontextmanager
     async def _a_client(self) -> AsyncIterator[AsyncClient]:
@@ -231,13 +229,13 @@ def _tls() -> ssl.SSLContext:
     return httpx2.create_ssl_context()
 
 
-def _retry(error: Exception) -> bool | float:
+def _retry(error: Exception, *, is_repeatable: bool) -> bool | float:
     """Return whether to retry after an error: True, or in how many seconds Millis asked for."""
     if isinstance(error, MillisBusyError):
         after_s = error.retry_after_s
         return True if after_s is None else after_s <= LONGEST_WAIT_S and after_s
     if isinstance(error, MillisUnreachableError):
-        return error.status in _TRANSIENT and not error.may_be_done
+        return error.status in _TRANSIENT and (is_repeatable or not error.may_be_done)
     return False
 
 
@@ -270,35 +268,25 @@ def _encode(body: Mapping[str, object]) -> bytes:
         ) from None
 
 
-async def _receive(response: Response, *, may_be_done: bool) -> bytes:
+async def _receive(response: Response) -> bytes:
     answer = bytearray()
     async for chunk in response.aiter_bytes():
         answer += chunk
         if len(answer) > MAX_ANSWER_BYTES:
+            status = response.status_code
             raise MillisUnreachableError(
-                "Millis' answer is too long.", may_be_done=may_be_done, status=response.status_code
+                "Millis' answer is too long.", may_be_done=True, status=status
             )
     return bytes(answer)
 
 
-def _connection_error(error: HTTPError, repeatable: bool) -> MillisUnreachableError:
-    import httpx2
-
-    if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout):
-        return MillisUnreachableError(f"Millis cannot be reached: {error}")
-    what = f"The connection to Millis broke: {type(error).__name__}."
-    return MillisUnreachableError(what, may_be_done=not repeatable)
-
-
-def _late(*, may_be_done: bool) -> MillisUnreachableError:
+def _late() -> MillisUnreachableError:
     return MillisUnreachableError(
-        f"Millis gave no answer within {DEADLINE_S:g} s.", may_be_done=may_be_done
+        f"Millis gave no answer within {DEADLINE_S:g} s.", may_be_done=True
     )
 
 
-def _status_error(
-    status: int, detail: str, after_s: float | None, *, may_be_done: bool
-) -> MillisApiError:
+def _status_error(status: int, detail: str, after_s: float | None) -> MillisApiError:
     """Return the error of a status: with Millis' detail, and what to do."""
     answered = f"Millis answered {status}{detail and ': '}{detail}."
     if status in {401, 403}:
@@ -310,7 +298,7 @@ def _status_error(
         return MillisRefusedError(answered, status=status)
     if status == _TOO_MANY_REQUESTS or (status == _UNAVAILABLE and after_s is not None):
         return MillisBusyError(f"{answered} Try later.", status=status, retry_after_s=after_s)
-    return MillisUnreachableError(answered, may_be_done=may_be_done, status=status)
+    return MillisUnreachableError(answered, may_be_done=True, status=status)
 
 
 def _detail(answer: bytes, key: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -18,8 +19,9 @@ from millis_hooks.dashboard.sandbox.form import Draft
 from millis_hooks.operators import accounts
 from millis_hooks.operators.accounts import hash_password
 from millis_hooks.sandbox.emulator.store import Store
-from support.app import MakeHooks
+from support.app import SECRET, MakeHooks
 from support.dashboard_site import HOSTILE, Page
+from support.databases import Kind, made_in
 from support.emulator import API, KEY, OUTBOUND
 from support.stored_calls import NOW
 from support.waiting import eventually
@@ -87,10 +89,7 @@ class Sandbox:
         return Page(response)
 
 
-@pytest.fixture
-def hooks(make_hooks: MakeHooks) -> MillisHooks:
-    hooks = make_hooks(sandbox=True, dashboard_password=PASSWORD)
-
+def with_handlers(hooks: MillisHooks) -> MillisHooks:
     @hooks.on_prefetch
     def greet(call: PrefetchRequest) -> PrefetchResponse:
         if "boom" in call.metadata:
@@ -105,12 +104,32 @@ def hooks(make_hooks: MakeHooks) -> MillisHooks:
     return hooks
 
 
-@pytest.fixture
-def sandbox(hooks: MillisHooks) -> Iterator[Sandbox]:
-    with TestClient(hooks, follow_redirects=False) as client:
+@contextmanager
+def at_the_page(hooks: MillisHooks, **options: Any) -> Iterator[Sandbox]:
+    """A browser of an operator who has signed in."""
+    with TestClient(hooks, follow_redirects=False, **options) as client:
         sandbox = Sandbox(client)
         sandbox.sign_in()
         yield sandbox
+
+
+@pytest.fixture
+def hooks(make_hooks: MakeHooks) -> MillisHooks:
+    return with_handlers(make_hooks(sandbox=True, dashboard_password=PASSWORD))
+
+
+@pytest.fixture(scope="module")
+def page(database_kind: Kind, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+    """The page of an application that all tests share which change no more than their call."""
+    url = made_in(tmp_path_factory.mktemp("sandbox"))
+    hooks = MillisHooks(secrets=SECRET, database_url=url, sandbox=True, dashboard_password=PASSWORD)
+    with at_the_page(with_handlers(hooks)) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def sandbox(page: Sandbox) -> Sandbox:
+    return Sandbox(page.client)
 
 
 def test_the_sandbox_page_requires_the_operate_role(hooks: MillisHooks) -> None:
@@ -128,8 +147,8 @@ def test_the_sandbox_page_requires_the_operate_role(hooks: MillisHooks) -> None:
 
 def test_the_sandbox_page_is_absent_in_production(make_hooks: MakeHooks) -> None:
     hooks = make_hooks(dashboard_password=PASSWORD)
-    with TestClient(hooks, follow_redirects=False) as client:
-        Sandbox(client).sign_in()
+    with at_the_page(hooks) as sandbox:
+        client = sandbox.client
         assert client.get("/sandbox").status_code == 404
         assert client.post("/sandbox/start", data=DRAFT).status_code in {404, 405}
         assert "/sandbox" not in Page(client.get("/setup")).links()
@@ -173,7 +192,7 @@ def test_no_secret_of_the_webhook_reaches_the_page(sandbox: Sandbox) -> None:
         assert "a-secret-for-tests" not in shown
 
 
-def test_the_visitor_is_the_caller_and_an_echo_answers(sandbox: Sandbox) -> None:
+def test_the_operator_is_the_caller_and_an_echo_answers(sandbox: Sandbox) -> None:
     sandbox.start()
     sandbox.post("say", text="Twice charged")
     sandbox.post("say", text="One moment", role="assistant")
@@ -185,7 +204,7 @@ def test_the_visitor_is_the_caller_and_an_echo_answers(sandbox: Sandbox) -> None
     ]
 
 
-def test_a_call_that_cannot_be_noted_goes_on(
+def test_a_call_that_cannot_be_stored_goes_on(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
@@ -295,16 +314,17 @@ def test_a_handler_that_raises_has_its_traceback_in_place(sandbox: Sandbox) -> N
     assert "nothing to book" in sandbox.page().text
 
 
-def test_handlers_are_told_of_a_dry_run(sandbox: Sandbox, hooks: MillisHooks) -> None:
-    told: list[tuple[bool, bool]] = []
+def test_handlers_see_that_a_call_is_a_dry_run(hooks: MillisHooks) -> None:
+    flags: list[tuple[bool, bool]] = []
 
     @hooks.on_end_of_call
     def note(call: EndOfCall) -> None:
-        told.append((call.sandbox, call.dry_run))
+        flags.append((call.sandbox, call.dry_run))
 
-    sandbox.start(dry="1")
-    assert sandbox.end()["is_dry_run"]
-    assert told == [(True, True)]
+    with at_the_page(hooks) as sandbox:
+        sandbox.start(dry="1")
+        assert sandbox.end()["is_dry_run"]
+    assert flags == [(True, True)]
 
 
 def test_two_tabs_are_two_calls(sandbox: Sandbox) -> None:
@@ -318,20 +338,16 @@ def test_two_tabs_are_two_calls(sandbox: Sandbox) -> None:
 
 
 def test_a_call_outlives_a_restart_as_far_as_it_went(hooks: MillisHooks) -> None:
-    with TestClient(hooks, follow_redirects=False) as client:
-        before = Sandbox(client)
-        before.sign_in()
+    with at_the_page(hooks) as before:
         before.start()
         before.post("say", text="still there?")
-    with TestClient(hooks, follow_redirects=False) as client:
-        after = Sandbox(client)
-        after.sign_in()
+    with at_the_page(hooks) as after:
         after.session = before.session
         call = after.call()
         assert (call["stage"], call["lines"][-2]["text"]) == ("cut", "still there?")
         assert after.view(f"session={after.session}")["draft"]["prompt"] == DRAFT["prompt"]
         led_to = after.post("say", text="hello?").headers["location"]
-        assert "not at that point" in Page(client.get(led_to)).text
+        assert "not at that point" in Page(after.client.get(led_to)).text
 
 
 def test_a_call_that_is_over_takes_no_more_words(sandbox: Sandbox) -> None:
@@ -364,7 +380,7 @@ def test_an_invalid_ending_is_refused(sandbox: Sandbox, choice: dict[str, str]) 
         ({"policy.end_of_call_attempts": "999"}, "end_of_call_attempts"),
     ],
 )
-def test_a_draft_that_is_wrong_is_shown_again_and_says_why(
+def test_a_draft_with_problems_is_shown_again_with_them(
     sandbox: Sandbox, fields: dict[str, str], problem: str
 ) -> None:
     answer = sandbox.post("start", **(DRAFT | fields))
@@ -399,20 +415,18 @@ def test_an_outbound_call_has_its_numbers(sandbox: Sandbox) -> None:
     assert "from=%2B14155550199" in call["prefetch"]["sent"]["url"]
 
 
-def test_a_call_by_another_door_is_shown_too(make_hooks: MakeHooks) -> None:
+def test_a_call_of_the_api_is_shown_too(make_hooks: MakeHooks) -> None:
     hooks = make_hooks(sandbox=True, dashboard_password=PASSWORD, sandbox_pace=1000)
     at_home = {"base_url": "http://127.0.0.1", "client": ("127.0.0.1", 5000)}
-    with TestClient(hooks, follow_redirects=False, **at_home) as client:  # type: ignore[arg-type]
-        sandbox = Sandbox(client)
-        sandbox.sign_in()
-        answer = client.post(f"{API}/start_outbound_call", json=OUTBOUND, headers=KEY)
+    with at_the_page(hooks, **at_home) as sandbox:
+        answer = sandbox.client.post(f"{API}/start_outbound_call", json=OUTBOUND, headers=KEY)
         sandbox.session = answer.json()["session_id"]
         call = sandbox.settled()
         assert (call["way"], call["hung_up"]["call_status"]) == ("outbound", "agent-ended")
         assert not sandbox.page().all("form", id="say-form")
 
 
-def test_names_of_millis_own_are_warned_of(sandbox: Sandbox) -> None:
+def test_a_metadata_key_that_millis_uses_itself_has_a_warning(sandbox: Sandbox) -> None:
     query = "way=websocket&key1=session_id&value1=x&key2=plan&value2=gold"
     reserved, other, *_ = sandbox.view(query)["rows"]
     assert "of this name itself" in reserved["warning"]
@@ -454,9 +468,7 @@ def test_numbers_and_words_are_masked_as_on_every_page(make_hooks: MakeHooks) ->
     hooks = make_hooks(
         sandbox=True, dashboard_password=PASSWORD, mask_numbers="partial", mask_text="full"
     )
-    with TestClient(hooks, follow_redirects=False) as client:
-        sandbox = Sandbox(client)
-        sandbox.sign_in()
+    with at_the_page(hooks) as sandbox:
         numbers = {"from_phone": "+14155550199", "to_phone": "+14155550134"}
         call = sandbox.start(way="outbound", **numbers)
         sandbox.post("say", text="my words")
@@ -466,7 +478,5 @@ def test_numbers_and_words_are_masked_as_on_every_page(make_hooks: MakeHooks) ->
 
 def test_a_service_without_handlers_says_how_to_write_one(make_hooks: MakeHooks) -> None:
     hooks = make_hooks(sandbox=True, dashboard_password=PASSWORD)
-    with TestClient(hooks, follow_redirects=False) as client:
-        sandbox = Sandbox(client)
-        sandbox.sign_in()
-        assert "@hooks.on_prefetch" in Page(client.get("/sandbox")).text
+    with at_the_page(hooks) as sandbox:
+        assert "@hooks.on_prefetch" in Page(sandbox.client.get("/sandbox")).text

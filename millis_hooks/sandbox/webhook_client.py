@@ -206,14 +206,13 @@ class WebhookClient:
         body = json.dumps(call.payload(call.spec.vintage)).encode()
         request = Request("POST", webhook.url, (*webhook.headers, _JSON_TYPE), body=body)
         times, policy = call.spec.faults.end_of_call, call.spec.policy
-        notes: tuple[str, ...] = ()
+        first_notes: tuple[str, ...] = ()
         if times == "late":
             await self._clock.pass_time(policy.late_by_s)
-            notes = (f"It is {policy.late_by_s:g} s late, on purpose.",)
-        for first_notes in (notes, (_TWICE,)) if times == "twice" else (notes,):
+            first_notes = (f"It is {policy.late_by_s:g} s late, on purpose.",)
+        for notes in [first_notes, (_TWICE,)] if times == "twice" else [first_notes]:
             async for exchange in self._until_accepted(self._marked(request), policy):
-                notes = exchange.notes or first_notes
-                yield replace(exchange, notes=notes)
+                yield replace(exchange, notes=exchange.notes or notes)
 
     async def _until_accepted(self, request: Request, policy: Policy) -> AsyncIterator[Exchange]:
         for attempt in range(1, policy.end_of_call_attempts + 1):

@@ -81,7 +81,7 @@ def serving(folder: Path, *command: str) -> Iterator[str]:
             process.communicate(timeout=30)
 
 
-def test_what_is_shipped_is_listed(run: Run) -> None:
+def test_shipped_scenarios_are_listed(run: Run) -> None:
     listed = run("--list").stdout
     assert all(name in listed for name in ("inbound", "tool-calls", "hostile"))
 
@@ -101,12 +101,12 @@ def test_several_scenarios_share_the_application(run: Run, tmp_path: Path) -> No
     assert (tmp_path / "booked").read_text() == "booked\nbooked\n"
 
 
-def test_a_dry_run_is_told_to_handlers(run: Run, tmp_path: Path) -> None:
+def test_handlers_see_a_dry_run(run: Run, tmp_path: Path) -> None:
     assert run("web", "--target", "simulated.py", "--dry-run").exit_code == 0
     assert (tmp_path / "booked").read_text() == "dry\n"
 
 
-def test_what_was_not_met_is_told_and_ends_with_1(run: Run) -> None:
+def test_an_unmet_expectation_is_printed_and_ends_with_1(run: Run) -> None:
     result = run("failing.toml", "--target", "simulated.py")
     assert result.exit_code == 1
     assert "FAIL prefetch: failed: answered" in result.stdout
@@ -122,7 +122,7 @@ def test_handlers_that_an_end_never_reached_are_not_met(run: Run, tmp_path: Path
     assert "FAIL handler book: succeeded: not called" in result.stdout
 
 
-def test_all_of_it_can_be_had_as_json(run: Run) -> None:
+def test_simulate_prints_json(run: Run) -> None:
     told = json.loads(run("tool-calls", "--target", "simulated.py", "--json").stdout)
     assert (told["ok"], told["outcome"], told["handlers"]) == (
         True, "completed", {"book": "succeeded"},
@@ -130,7 +130,7 @@ def test_all_of_it_can_be_had_as_json(run: Run) -> None:
     assert [step["kind"] for step in told["steps"]][:3] == ["attached", "prefetched", "merged"]
 
 
-def test_what_the_settings_hide_is_hidden(run: Run) -> None:
+def test_masked_values_are_masked_in_the_output(run: Run) -> None:
     result = run("inbound", "--target", "simulated.py", mask_numbers="full", mask_text="full")
     assert result.exit_code == 0
     assert "4155550134" not in result.stdout
@@ -142,7 +142,7 @@ def test_calls_may_be_kept_in_the_application_s_own_log(run: Run, tmp_path: Path
     assert (tmp_path / "millis_hooks.db").exists()
 
 
-def test_many_calls_at_once_are_summed_up(run: Run) -> None:
+def test_many_calls_are_summarized(run: Run) -> None:
     many = ("--count", "20", "--concurrency", "5")
     result = run("web", "--target", "simulated.py", *many)
     assert result.exit_code == 0
@@ -162,7 +162,7 @@ def test_many_calls_at_once_are_summed_up(run: Run) -> None:
         (["web", "--url", "https://hooks.example.com"], "is not on this machine"),
     ],
 )
-def test_what_cannot_be_rehearsed_ends_with_2(run: Run, args: list[str], why: str) -> None:
+def test_invalid_arguments_of_simulate_end_with_2(run: Run, args: list[str], why: str) -> None:
     result = run(*args)
     assert (result.exit_code, why in result.stderr) == (2, True), result.output
 
@@ -179,7 +179,7 @@ def test_a_service_under_dev_is_rehearsed_and_its_handlers_are_seen(
     assert json.loads(load.stdout)["calls"] == 5
 
 
-def test_a_service_in_production_takes_nothing_that_is_rehearsed(run: Run, tmp_path: Path) -> None:
+def test_a_service_without_a_sandbox_refuses_simulated_calls(run: Run, tmp_path: Path) -> None:
     with serving(tmp_path, "run", "simulated.py") as url:
         result = run("inbound", "--url", url)
     assert result.exit_code == 1
@@ -187,7 +187,7 @@ def test_a_service_in_production_takes_nothing_that_is_rehearsed(run: Run, tmp_p
     assert not (tmp_path / "booked").exists()
 
 
-def test_a_service_that_is_not_there_is_told(run: Run) -> None:
+def test_an_unreachable_service_ends_with_1(run: Run) -> None:
     result = run("web", "--url", f"http://127.0.0.1:{free_port()}")
     assert result.exit_code == 1
     assert "All connection attempts failed" in result.stdout

@@ -84,7 +84,7 @@ def test_values_that_are_not_json_are_not_sent(millis: FakeMillis) -> None:
         start(millis, metadata={"when": object()})
 
 
-def test_listeners_are_told_of_started_calls(millis: FakeMillis) -> None:
+def test_started_calls_are_remembered(millis: FakeMillis) -> None:
     told: list[StartedCall] = []
 
     async def remember(started: StartedCall) -> None:
@@ -167,7 +167,7 @@ def test_a_cursor_that_comes_again_is_not_followed(millis: FakeMillis) -> None:
 
 
 @pytest.mark.parametrize("brings_new", [False, True])
-def test_pages_that_never_end_are_left_in_words(
+def test_pages_that_never_end_raise_an_error(
     millis: FakeMillis, monkeypatch: pytest.MonkeyPatch, brings_new: bool
 ) -> None:
     monkeypatch.setattr(client, "MAX_PAGES", 5)
@@ -216,19 +216,19 @@ def test_an_unknown_api_address_is_not_an_empty_list(
 @pytest.mark.parametrize(
     "answer", [b"[]", b"3", b'{"histories": 7}', b"<html>", b"\xff", b"[" * 9**5]
 )
-def test_answers_that_are_none_are_errors(millis: FakeMillis, answer: bytes) -> None:
+def test_invalid_answers_are_errors(millis: FakeMillis, answer: bytes) -> None:
     millis.troubles = [Response(answer)]
     with pytest.raises(MillisUnreachableError, match="Millis answered with"):
         run(every(millis))
 
 
-def test_what_changes_nothing_is_asked_again(millis: FakeMillis) -> None:
+def test_a_read_is_retried(millis: FakeMillis) -> None:
     millis.troubles = [REFUSED, httpx2.ReadTimeout("late"), PlainTextResponse("", 502)]
     assert run(every(millis)) == []
     assert len(millis.asked) == 4
 
 
-def test_but_not_for_ever(millis: FakeMillis) -> None:
+def test_a_read_is_not_retried_for_ever(millis: FakeMillis) -> None:
     millis.troubles = [REFUSED] * 9
     with pytest.raises(MillisUnreachableError, match="cannot be reached: Connection refused"):
         run(every(millis))
@@ -245,7 +245,7 @@ def test_but_not_for_ever(millis: FakeMillis) -> None:
     ],
     ids=["refused", "no connection", "too many", "away"],
 )
-def test_a_call_that_was_not_begun_is_asked_for_again(
+def test_a_call_that_cannot_have_begun_is_requested_again(
     millis: FakeMillis, trouble: Response | Exception
 ) -> None:
     millis.troubles = [trouble]
@@ -266,7 +266,7 @@ def test_a_call_that_was_not_begun_is_asked_for_again(
     ],
     ids=["late", "broken", "gone", "500", "502", "503", "504", "no JSON"],
 )
-def test_a_call_that_may_have_begun_is_never_asked_for_again(
+def test_a_call_that_may_have_begun_is_never_requested_again(
     millis: FakeMillis, trouble: Response | Exception
 ) -> None:
     millis.troubles = [trouble]
@@ -282,7 +282,7 @@ def test_a_long_retry_after_is_reported_instead_of_waited_for(millis: FakeMillis
     assert (caught.value.retry_after_s, len(millis.asked)) == (120, 1)
 
 
-def test_a_moment_to_come_back_at_may_be_a_date(millis: FakeMillis) -> None:
+def test_retry_after_may_be_a_date(millis: FakeMillis) -> None:
     past = {"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}
     millis.troubles = [JSONResponse({}, 503, past), JSONResponse({}, 503, {"Retry-After": "soon"})]
     assert run(every(millis)) == []
@@ -296,7 +296,7 @@ class Silent(httpx2.AsyncBaseTransport):
         raise AssertionError
 
 
-def test_there_is_a_deadline_for_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_with_its_retries_has_a_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transport, "DEADLINE_S", 0.01)
     silent = MillisApi(KEY, base_url=BASE, transport=Silent())
     with pytest.raises(MillisUnreachableError, match="no answer within") as caught:
@@ -304,7 +304,7 @@ def test_there_is_a_deadline_for_all_of_it(monkeypatch: pytest.MonkeyPatch) -> N
     assert caught.value.may_be_done
 
 
-def test_what_is_known_when_time_is_up_is_told(
+def test_the_last_failure_is_raised_at_the_deadline(
     millis: FakeMillis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(transport, "DEADLINE_S", 0.2)
@@ -315,7 +315,7 @@ def test_what_is_known_when_time_is_up_is_told(
     assert not caught.value.may_be_done
 
 
-def test_a_refusal_says_where_and_what_and_not_what_was_sent(millis: FakeMillis) -> None:
+def test_a_refusal_names_the_field_without_its_value(millis: FakeMillis) -> None:
     fault = {"loc": ["body", "to_phone"], "msg": "not in E.164", "input": THEIRS, "ctx": KEY}
     millis.troubles = [JSONResponse({"detail": [fault, "odd"]}, 422)]
     with pytest.raises(MillisRefusedError) as caught:
@@ -341,7 +341,7 @@ def test_a_redirect_is_not_followed(millis: FakeMillis) -> None:
     assert len(millis.asked) == 1
 
 
-def test_an_answer_without_end_is_not_read(
+def test_a_too_long_answer_of_millis_is_refused(
     millis: FakeMillis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(transport, "MAX_ANSWER_BYTES", 100)
@@ -351,7 +351,7 @@ def test_an_answer_without_end_is_not_read(
 
 
 @pytest.mark.parametrize("key", ["", " ", "Bearer abc", "with\nline", "ключ"])
-def test_what_cannot_be_a_key_is_refused_and_not_shown(key: str) -> None:
+def test_a_malformed_key_is_refused_and_not_shown(key: str) -> None:
     with pytest.raises(ConfigError, match="cannot be sent") as caught:
         MillisApi(key)
     assert not key.strip() or key not in str(caught.value)
@@ -363,7 +363,7 @@ def test_an_invalid_address_is_refused(url: str) -> None:
         MillisApi(KEY, base_url=url)
 
 
-def test_the_key_goes_over_no_open_line_but_to_this_machine() -> None:
+def test_the_key_is_sent_over_https_or_to_this_machine_only() -> None:
     with pytest.raises(ConfigError, match="https"):
         MillisApi(KEY, base_url="http://millis.example")
     assert MillisApi(KEY, base_url="http://127.0.0.1:8000/sandbox/api/").is_stand_in
@@ -380,13 +380,15 @@ def test_settings_make_a_client() -> None:
     assert MillisApi.of(Settings.load(api_key=KEY, api_region="eu")).base_url.endswith("millis.ai")
 
 
-def test_it_may_be_used_on_one_loop_after_another(millis: FakeMillis) -> None:
+def test_a_client_works_on_one_loop_after_another(millis: FakeMillis) -> None:
     api = millis.client()
     for _ in range(2):
         assert run(api.start_outbound_call(OURS, THEIRS)).session_id
 
 
-def test_nothing_of_it_is_in_our_log(millis: FakeMillis, caplog: pytest.LogCaptureFixture) -> None:
+def test_requests_to_millis_are_not_logged(
+    millis: FakeMillis, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.DEBUG)
     start(millis)
     ours = [each for each in caplog.records if each.name.startswith("millis_hooks")]

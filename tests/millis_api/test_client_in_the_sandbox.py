@@ -93,7 +93,7 @@ def test_a_call_that_goes_on_is_terminated(make_hooks: MakeHooks) -> None:
     assert asyncio.run(terminate()).call_status == "api-ended"
 
 
-def test_what_it_refuses_is_told_field_by_field(make_hooks: MakeHooks) -> None:
+def test_a_refusal_of_the_sandbox_names_each_field(make_hooks: MakeHooks) -> None:
     async def refuse() -> None:
         async with asking(rehearsing(make_hooks, [])) as api:
             await api.start_outbound_call(OURS, THEIRS, agent_config={"prompt": 7})

@@ -215,13 +215,13 @@ def test_a_call_under_way_is_left_alone(log: Log) -> None:
     assert log.millis.paths == ["/call-logs"]
 
 
-def test_a_webhook_gets_its_time_to_come_by_itself(log: Log) -> None:
+def test_a_webhook_has_time_to_arrive(log: Log) -> None:
     log.millis.add("-s1", at=NOW - timedelta(minutes=6), duration=90)
     assert log.look(DAY_AGO).filled == 0
     assert log.look(DAY_AGO, at=NOW + timedelta(minutes=1)).filled == 1
 
 
-def test_a_call_that_is_in_no_list_is_asked_for(log: Log) -> None:
+def test_a_call_that_is_in_no_list_is_fetched_by_itself(log: Log) -> None:
     log.receive(prefetched("-s1", at=HOUR_AGO), prefetched("-gone", at=HOUR_AGO))
     log.millis.add("-s1", at=DAY_AGO - timedelta(hours=1))
     assert log.look(DAY_AGO) == Reconciled(filled=1, unknown=1)
@@ -246,12 +246,12 @@ def test_what_is_remembered_of_started_calls_is_not_kept_for_ever(log: Log) -> N
     assert [row.session_id for row in rows(log.database, outbound_calls)] == ["-new"]
 
 
-def test_rehearsed_calls_are_nothing_to_ask_millis_about(log: Log) -> None:
+def test_sandbox_calls_are_not_looked_up_at_millis(log: Log) -> None:
     log.receive(prefetched("-s1", at=HOUR_AGO, source="sandbox"))
     assert log.look(DAY_AGO) == Reconciled()
 
 
-def test_rehearsed_calls_stay_rehearsed(log: Log) -> None:
+def test_sandbox_calls_stay_sandbox_calls(log: Log) -> None:
     log.receive(prefetched("-s1", at=HOUR_AGO, source="sandbox", dry_run=True))
     log.millis.add("-s1", at=HOUR_AGO)
     log.look(DAY_AGO)
@@ -259,7 +259,7 @@ def test_rehearsed_calls_stay_rehearsed(log: Log) -> None:
     assert (end.kind, end.source, end.dry_run) == ("end_of_call", "sandbox", True)
 
 
-def test_what_a_stand_in_tells_is_rehearsed(log: Log) -> None:
+def test_calls_of_an_emulator_are_sandbox_calls(log: Log) -> None:
     log.millis.add("-s1", at=HOUR_AGO)
     asgi = httpx2.ASGITransport(app=log.millis.app)
     api = MillisApi(KEY, base_url="http://127.0.0.1:8000", transport=asgi)
@@ -285,7 +285,7 @@ def test_a_list_that_leaves_out_what_was_said_is_completed(log: Log) -> None:
     assert log.millis.paths == ["/call-logs", "/call-logs/-s1"]
 
 
-def test_one_call_that_cannot_be_had_holds_up_no_other(
+def test_one_call_that_cannot_be_fetched_stops_no_other(
     log: Log, caplog: pytest.LogCaptureFixture
 ) -> None:
     log.receive(prefetched("-s1", at=HOUR_AGO), prefetched("-s2", at=HOUR_AGO))
@@ -315,7 +315,7 @@ def test_a_failed_reconciliation_does_not_count(
     assert rows(log.database, reconciled) == []
 
 
-def test_what_was_cut_short_is_begun_again(log: Log) -> None:
+def test_an_interrupted_look_starts_again(log: Log) -> None:
     for number in range(5):
         log.millis.add(f"-s{number}", at=HOUR_AGO - timedelta(minutes=number))
     page = JSONResponse({"histories": log.millis.entries[:2], "next_cursor": 1})
@@ -361,7 +361,7 @@ def test_requests_to_millis_are_paced(log: Log) -> None:
 
 
 @pytest.mark.sqlite_only
-def test_it_says_how_far_it_is(log: Log) -> None:
+def test_a_look_reports_its_progress(log: Log) -> None:
     for number in range(3):
         log.millis.add(f"-s{number}", at=HOUR_AGO - timedelta(minutes=number))
     told: list[int] = []
@@ -370,7 +370,7 @@ def test_it_says_how_far_it_is(log: Log) -> None:
     assert sorted(told) == told
 
 
-def test_what_may_not_be_stored_is_not(log: Log) -> None:
+def test_ends_are_redacted_before_they_are_stored(log: Log) -> None:
     log.millis.add("-s1", at=HOUR_AGO)
     hide = partial(redact, mask=MaskPolicy(numbers="full", words="full"))
     log.look(DAY_AGO, redact=hide)
@@ -421,7 +421,7 @@ def test_the_service_looks_by_itself_and_stops_at_once(
 
 
 @pytest.mark.sqlite_only
-def test_a_look_that_fails_is_told_and_tried_again(
+def test_a_failed_look_is_logged_and_repeated(
     log: Log, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(reconciling, "FIRST_S", 0.0)
@@ -555,7 +555,7 @@ def test_the_command_fills_in_and_says_so(log: Log, reconcile: Callable[..., Res
 
 
 @pytest.mark.sqlite_only
-def test_the_command_says_what_is_wrong(log: Log, reconcile: Callable[..., Result]) -> None:
+def test_the_command_reports_errors(log: Log, reconcile: Callable[..., Result]) -> None:
     assert reconcile(MILLIS_HOOKS_API_KEY="").exit_code == 2
     refused = reconcile(MILLIS_HOOKS_API_URL="http://127.0.0.1:1")
     assert (refused.exit_code, "cannot be reached" in refused.stderr) == (2, True)
@@ -617,7 +617,7 @@ def test_an_entry_that_cannot_be_had_in_full_is_kept_as_it_was_listed(log: Log) 
 
 
 @pytest.mark.sqlite_only
-def test_what_came_of_a_look_is_told_in_words() -> None:
+def test_the_result_of_a_look_in_words() -> None:
     assert str(Reconciled(listed=1200, filled=3, unknown=2, unreadable=1)) == (
         "Calls in Millis' call logs: 1,200; filled in: 3. Not in them, and without an end here: 2. "
         "Could not be read: 1."

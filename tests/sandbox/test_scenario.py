@@ -104,11 +104,11 @@ def test_an_error_names_file_and_field(source: str, told: str) -> None:
     assert told in refusal(source)
 
 
-def test_every_error_is_told_at_once() -> None:
+def test_all_errors_are_reported_at_once() -> None:
     assert len(refusal("[session]\na = 1\nb = 2").splitlines()) == 2
 
 
-def test_a_scenario_that_is_not_there_names_those_that_are() -> None:
+def test_an_unknown_scenario_is_refused_with_the_names_of_the_shipped() -> None:
     with pytest.raises(ConfigError, match="Did you mean 'inbound'") as refused:
         load_scenario("inbuond")
     assert "tool-calls" in str(refused.value)
@@ -121,7 +121,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
             load_scenario(str(tmp_path / name))
 
 
-def test_what_was_promised_is_shipped() -> None:
+def test_the_shipped_scenarios() -> None:
     assert SHIPPED == (
         "error", "hostile", "inbound", "outbound", "tool-calls", "voicemail", "web",
     )  # fmt: skip

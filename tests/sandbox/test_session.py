@@ -36,7 +36,7 @@ def test_a_call_goes_through_its_steps_in_order() -> None:
     assert [step.number for step in result.log] == list(range(1, 10))
 
 
-def test_the_prefetch_is_asked_as_millis_asks() -> None:
+def test_the_prefetch_has_the_form_of_millis() -> None:
     receiver = Receiver()
     result = call(receiver, from_phone="+14155550134", to_phone="+14155550199", metadata={"n": 1})
     assert receiver.query == {
@@ -78,7 +78,7 @@ def test_the_texts_are_filled_in_after_the_prefetch() -> None:
     assert result.log.of(Rendered)[0].unresolved == {"first_message": ("nobody",)}
 
 
-def test_metadata_is_put_into_the_prompt_only_where_that_was_asked_for() -> None:
+def test_metadata_is_in_the_prompt_only_if_the_flag_is_set() -> None:
     told = call(Receiver(), metadata={"plan": "gold"}, include_metadata_in_prompt=True)
     assert '"plan": "gold"' in told.texts.prompt
     assert call(Receiver(), metadata={"plan": "gold"}).texts.prompt == ""
@@ -101,7 +101,7 @@ def test_a_call_goes_on_without_a_good_answer(
     assert (result.metadata, result.ending.call_status) == ({"plan": "free"}, "user-ended")
 
 
-def test_a_call_may_end_with_its_prefetch_instead() -> None:
+def test_the_policy_can_end_a_call_whose_prefetch_failed() -> None:
     policy = Policy(on_prefetch_failure="end-call")
     result = call(Receiver(prefetch=json_answer({}, 503)), policy=policy)
     assert result.ending == Ending("error", "The prefetch failed: answered with status 503.")
@@ -117,7 +117,7 @@ def test_a_call_may_end_with_its_prefetch_instead() -> None:
         (Faults(prefetch="unreachable"), "could not be reached"),
     ],
 )
-def test_a_good_answer_is_spoilt_on_purpose(faults: Faults, failure: str) -> None:
+def test_a_fault_spoils_a_good_answer(faults: Faults, failure: str) -> None:
     result = call(Receiver(prefetch=json_answer({"metadata": {"a": 1}})), faults=faults)
     asked = result.log.of(Prefetched)[0]
     assert (asked.failure or "").startswith(failure)
@@ -132,7 +132,7 @@ def test_an_answer_that_is_a_little_slow_still_counts() -> None:
     assert result.log.of(Prefetched)[0].took_ms > 2000
 
 
-def test_what_millis_does_with_flat_keys_is_for_the_policy_to_say() -> None:
+def test_the_policy_decides_about_flat_keys() -> None:
     flat = json_answer({"plan": "gold"})
     assert call(Receiver(prefetch=flat)).metadata == {}
     assert call(Receiver(prefetch=flat), policy=Policy(flat_keys="merged")).metadata == {
@@ -156,7 +156,7 @@ def test_a_call_may_end_with_any_status(status: CallStatus) -> None:
 
 
 @pytest.mark.parametrize("vintage", ["v1a", "v1b", "v2", "v2-extras"])
-def test_its_end_is_told_in_every_vintage(vintage: Vintage) -> None:
+def test_an_end_of_call_comes_in_every_vintage(vintage: Vintage) -> None:
     receiver = Receiver()
     result = call(receiver, vintage=vintage, metadata={"plan": "gold"})
     told = EndOfCall.parse(receiver.to("end")[0].body or b"")
@@ -166,19 +166,19 @@ def test_its_end_is_told_in_every_vintage(vintage: Vintage) -> None:
     assert isinstance(receiver.ends[0]["chat"], list if vintage < "v2" else str)
 
 
-def test_a_hostile_end_is_still_of_this_call() -> None:
+def test_a_hostile_end_of_call_keeps_the_session_id() -> None:
     receiver = Receiver()
     result = call(receiver, vintage="hostile")
     assert EndOfCall.parse(receiver.to("end")[0].body or b"").session_id == result.session_id
 
 
-def test_its_end_may_come_twice() -> None:
+def test_an_end_of_call_may_come_twice() -> None:
     receiver = Receiver()
     call(receiver, faults=Faults(end_of_call="twice"))
     assert receiver.ends[0] == receiver.ends[1]
 
 
-def test_its_end_may_never_come() -> None:
+def test_an_end_of_call_may_never_come() -> None:
     receiver = Receiver()
     result = call(receiver, faults=Faults(end_of_call="never"))
     assert not receiver.ends
@@ -186,14 +186,14 @@ def test_its_end_may_never_come() -> None:
     assert result.log_entry["call_status"] == "user-ended"
 
 
-def test_a_late_end_is_of_a_call_that_is_long_over() -> None:
+def test_a_late_end_of_call_is_of_a_call_that_is_long_over() -> None:
     early, late = Receiver(), Receiver()
     call(early)
     call(late, faults=Faults(end_of_call="late"), policy=Policy(late_by_s=3600))
     assert early.ends[0]["ts"] - late.ends[0]["ts"] == pytest.approx(3600, abs=60)
 
 
-def test_an_end_that_is_refused_is_sent_again_if_the_policy_says_so() -> None:
+def test_a_refused_end_of_call_is_sent_again_if_the_policy_says_so() -> None:
     refused: list[Reply] = [json_answer({}, 503), TransportError("gone"), json_answer({})]
     receiver = Receiver(end=refused)
     result = call(receiver, policy=Policy(end_of_call_attempts=5))
@@ -215,7 +215,7 @@ def test_a_call_that_never_connects_may_have_both_webhooks() -> None:
     assert (len(receiver.to("prefetch")), receiver.ends[0]["call_status"]) == (1, "no-answer")
 
 
-def test_an_agent_without_webhooks_is_left_alone() -> None:
+def test_an_agent_without_webhooks_sends_nothing() -> None:
     receiver = Receiver()
     nowhere = {"extra_prompt_webhook": None, "session_data_webhook": ""}
     result = call(receiver, config=nowhere)
@@ -265,7 +265,7 @@ class Waiting:
         return Ending()
 
 
-def test_another_party_may_hang_up() -> None:
+def test_a_call_can_be_ended_from_elsewhere() -> None:
     def soon(session: Session) -> None:
         session.log.listen(
             lambda step: session.hang_up("api-ended") if isinstance(step, Said) else None
@@ -275,7 +275,7 @@ def test_another_party_may_hang_up() -> None:
     assert result.ending.call_status == "api-ended"
 
 
-def test_hanging_up_before_the_first_word_is_heard() -> None:
+def test_a_call_can_be_ended_before_its_first_word() -> None:
     result = call(Receiver(), agent=Waiting(), during=lambda session: session.hang_up("user-ended"))
     assert result.ending.call_status == "user-ended"
 
@@ -292,7 +292,7 @@ def test_an_agent_that_fails_ends_the_call_with_an_error() -> None:
     assert result.ending == Ending("error", "RuntimeError: no model")
 
 
-def test_a_recording_is_named_only_where_it_was_made() -> None:
+def test_only_a_recorded_call_has_a_recording() -> None:
     recording = {"call_settings": {"enable_recording": True}}
     kept, not_kept = Receiver(), Receiver()
     call(kept, config=recording)
@@ -301,7 +301,7 @@ def test_a_recording_is_named_only_where_it_was_made() -> None:
     assert not_kept.ends[0]["recording"] is None
 
 
-def test_extras_are_told_in_the_vintage_that_has_them() -> None:
+def test_extra_fields_are_sent_in_the_vintage_with_extras() -> None:
     receiver = Receiver()
     extra = {"call_analysis": {"opt_out_detection": True}}
     call(receiver, vintage="v2-extras", extra_fields=extra)
@@ -323,7 +323,7 @@ def test_steps_hold_no_secret_of_the_configuration() -> None:
     assert "Bearer of the tests" in json.dumps(result.log_entry)
 
 
-def test_a_late_follower_hears_everything() -> None:
+def test_a_late_follower_gets_every_step() -> None:
     result = call(Receiver())
 
     async def heard(log: StepLog) -> list[int]:
@@ -332,7 +332,7 @@ def test_a_late_follower_hears_everything() -> None:
     assert asyncio.run(heard(result.log)) == [step.number for step in result.log]
 
 
-def test_a_follower_hears_each_step_as_it_comes() -> None:
+def test_a_follower_gets_each_step_at_once() -> None:
     heard: list[int] = []
     followers: list[asyncio.Task[None]] = []
 
@@ -360,7 +360,7 @@ def said_in(receiver: Receiver) -> list[str]:
     ("call_status", "words"),
     [("timeout", ["Time is up."]), ("voicemail-message", ["Call Ada back."]), ("user-ended", [])],
 )
-def test_the_agent_says_what_it_has_for_the_end_of_a_call(
+def test_the_agent_says_its_message_for_the_end_of_a_call(
     call_status: str, words: list[str]
 ) -> None:
     receiver = Receiver()
@@ -383,7 +383,7 @@ def test_the_agent_says_a_message_of_a_function_that_it_calls() -> None:
     assert said_in(receiver) == ["One moment, Ada."]
 
 
-def test_parts_of_an_agent_that_change_nothing_here_are_named() -> None:
+def test_parts_of_an_agent_without_effect_are_noted() -> None:
     config: dict[str, Any] = {
         "session_timeout": {"max_idle": 5, "max_duration": None},
         "tools": [{"name": "a"}, {"name": "b", "response_mode": "strict"}],

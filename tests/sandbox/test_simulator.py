@@ -51,7 +51,7 @@ def rehearse(scenario: Scenario, receiver: Receiver) -> list[ExpectationResult]:
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_a_receiver_that_answers_nothing_meets_what_is_shipped(name: str) -> None:
+def test_a_receiver_that_answers_nothing_meets_the_shipped_expectations(name: str) -> None:
     results = rehearse(load_scenario(name), Receiver())
     assert {str(one) for one in results if not one.is_met} <= {
         "outcome: voicemail: completed", "outcome: failed: completed",
@@ -78,7 +78,7 @@ def test_a_receiver_that_answers_nothing_meets_what_is_shipped(name: str) -> Non
         ('handlers = { gone = "succeeded" }', "handler gone: succeeded: not called"),
     ],
 )
-def test_what_was_expected_and_did_not_come_is_told(expect: str, found: str) -> None:
+def test_an_unmet_expectation_says_what_happened(expect: str, found: str) -> None:
     results = rehearse(read(f"{CALL}{expect}"), Receiver())
     assert [one.is_met for one in results] == [False]
     assert str(results[0]).startswith(found)

@@ -94,7 +94,7 @@ def test_messages_are_filled_in_by_their_place() -> None:
     assert result.texts.messages == {"flow.call_transfer.messages": ("To billing.", "billing!")}
 
 
-def test_both_webhooks_are_filled_in_with_what_is_known_when_they_are_called() -> None:
+def test_both_webhooks_are_filled_in_when_they_are_called() -> None:
     receiver = Receiver()
     config = {
         "extra_prompt_webhook": {

@@ -80,12 +80,12 @@ def test_no_redirect_is_followed(address: str) -> None:
         ("http://127.0.0.1:1/", "All connection attempts failed"),
     ],
 )
-def test_what_cannot_or_may_not_be_reached_is_told(url: str, why: str) -> None:
+def test_an_address_that_cannot_or_may_not_be_reached_is_refused(url: str, why: str) -> None:
     with pytest.raises(TransportError, match=why):
         ask(Request("GET", url))
 
 
-def test_a_header_that_cannot_be_sent_is_told(address: str) -> None:
+def test_a_header_that_cannot_be_sent_is_refused(address: str) -> None:
     with pytest.raises(TransportError):
         ask(Request("GET", address, headers=(("a\nb", "c"),)))
 
@@ -128,7 +128,7 @@ def ask_app(
     return asyncio.run(once())
 
 
-def test_an_application_is_asked_without_sockets() -> None:
+def test_requests_reach_an_application_without_sockets() -> None:
     answer = ask_app("/echo", "POST", b"hello")
     assert (answer.status_code, answer.text) == (200, "/echo hello")
 
@@ -137,17 +137,17 @@ def test_an_application_that_fails_answers_500() -> None:
     assert ask_app("/fail").status_code == 500
 
 
-def test_an_application_that_hangs_is_given_up() -> None:
+def test_an_application_that_hangs_runs_into_the_timeout() -> None:
     with pytest.raises(TransportError, match=r"no answer within 0\.01 s"):
         ask_app("/hang", timeout_s=0.01)
 
 
-def test_an_endless_answer_is_not_read() -> None:
+def test_a_too_long_answer_is_refused() -> None:
     with pytest.raises(TransportError, match="the answer is over"):
         ask_app("/flood")
 
 
-def test_what_is_not_the_application_s_goes_over_http(address: str) -> None:
+def test_other_addresses_are_reached_over_http(address: str) -> None:
     async def once() -> Answer:
         async with in_process(APP) as transport:
             return await transport.send(Request("GET", f"{address}/tool"), timeout_s=10)
@@ -155,7 +155,7 @@ def test_what_is_not_the_application_s_goes_over_http(address: str) -> None:
     assert asyncio.run(once()).body == b"/tool"
 
 
-def test_one_small_part_of_the_sandbox_loads_no_other() -> None:
+def test_transport_imports_no_other_module_of_the_sandbox() -> None:
     heavy = "{'agent', 'session', 'scenario', 'simulator', 'emulator'}"
     code = (
         "import sys, millis_hooks.sandbox.transport\n"

@@ -80,7 +80,7 @@ def test_headers_are_sent_and_shown_masked() -> None:
         ({"include_metadata": True}, Policy(tool_metadata="never"), False),
     ],
 )
-def test_it_gets_the_metadata_where_configuration_or_policy_says_so(
+def test_a_function_gets_the_metadata_where_configuration_or_policy_says_so(
     tool: dict[str, Any], policy: Policy, has_it: bool
 ) -> None:
     receiver = Receiver()
@@ -120,7 +120,7 @@ def test_headers_are_filled_in_unless_the_policy_says_no() -> None:
     assert filled.to("slots")[0].headers == (("X-Plan", "gold"),)
 
 
-def test_its_result_is_told_at_the_end() -> None:
+def test_the_end_of_call_has_the_result_of_a_function() -> None:
     receiver = Receiver(slots=json_answer({"slots": ["10:30"]}))
     result = use(receiver)
     called = receiver.ends[0]["function_calls"][0]
@@ -138,7 +138,7 @@ def test_its_result_is_told_at_the_end() -> None:
         (TransportError("no answer within 3 s"), "Failed: no answer within 3 s"),
     ],
 )
-def test_its_failure_is_told_to_the_agent_and_the_call_goes_on(
+def test_the_agent_gets_the_failure_of_a_function_and_the_call_goes_on(
     reply: Answer | TransportError, result: str
 ) -> None:
     receiver = Receiver(slots=reply)
@@ -154,7 +154,7 @@ def test_its_failure_is_told_to_the_agent_and_the_call_goes_on(
         (Policy(run_after_call="after-end-of-call"), ["end", "slots"]),
     ],
 )
-def test_it_may_run_when_the_call_is_over(policy: Policy, order: list[str]) -> None:
+def test_a_function_may_run_after_the_call(policy: Policy, order: list[str]) -> None:
     receiver = Receiver()
     result = use(receiver, tool={"run_after_call": True}, policy=policy)
     assert [request.url.rpartition("/")[2] for request in receiver.sent[1:]] == order
@@ -184,14 +184,14 @@ def test_a_scenario_s_answer_stands_in_for_the_request() -> None:
     assert result.log.of(FunctionCalled)[0].result == "none free"
 
 
-def test_one_that_runs_at_millis_has_the_scenario_s_result() -> None:
+def test_a_function_of_millis_has_the_result_of_the_scenario() -> None:
     receiver = Receiver()
     booked = {"book_meeting_slot": Answer(200, b"Failed: taken")}
     use(receiver, ToolUse("book_meeting_slot"), function_answers=booked)
     assert receiver.ends[0]["function_calls"][0]["result"] == "Failed: taken"
 
 
-def test_the_turns_of_functions_are_in_the_first_format_only_unless_asked_for() -> None:
+def test_turns_of_functions_are_in_the_current_format_only_if_the_policy_says_so() -> None:
     first, current, asked_for = Receiver(), Receiver(), Receiver()
     turn, config = ToolUse("find"), {"tools": [{"name": "find", "webhook": ADDRESS}]}
     call(first, turn, config=config, vintage="v1b")

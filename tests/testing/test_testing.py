@@ -80,7 +80,7 @@ def test_a_handler_that_fails_shows_its_traceback(client: HooksClient) -> None:
     assert 'RuntimeError("nobody spoke")' in (run.attempts[0].traceback or "")
 
 
-def test_a_handler_nobody_called_is_named(client: HooksClient) -> None:
+def test_a_handler_that_was_not_called_raises_with_those_that_were(client: HooksClient) -> None:
     with pytest.raises(LookupError, match="Called: book"):
         client.end_of_call().run("sync")
 
@@ -102,7 +102,7 @@ def test_a_handler_that_takes_too_long_is_named(hooks: MillisHooks) -> None:
         released.set()
 
 
-def test_a_call_that_is_not_there_is_waited_for_in_vain(hooks: MillisHooks) -> None:
+def test_waiting_for_an_unknown_call_times_out(hooks: MillisHooks) -> None:
     with (
         HooksClient(hooks, wait_s=0.01) as client,
         pytest.raises(TimeoutError, match="No call -gone"),
@@ -110,7 +110,7 @@ def test_a_call_that_is_not_there_is_waited_for_in_vain(hooks: MillisHooks) -> N
         client.wait_for("-gone")
 
 
-def test_a_shipped_scenario_is_gone_through(client: HooksClient) -> None:
+def test_a_shipped_scenario_is_run(client: HooksClient) -> None:
     call = client.simulate("inbound")
     assert call.unmet == []
     assert call.metadata["name"] == "Ada"
@@ -126,7 +126,7 @@ def test_a_scenario_may_be_made_and_changed_in_the_test(client: HooksClient) -> 
     assert call.handled.run("book").state == "retrying"
 
 
-def test_calls_are_rehearsed_and_the_team_s_own_log_is_left_alone(
+def test_simulated_calls_stay_out_of_the_team_s_own_log(
     client: HooksClient, tmp_path: Path
 ) -> None:
     client.simulate("web")

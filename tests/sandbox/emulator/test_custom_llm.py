@@ -110,7 +110,7 @@ def test_a_model_talks_with_a_scripted_caller(
     ]  # fmt: skip
 
 
-def test_what_comes_after_the_end_of_an_answer_is_not_said(
+def test_parts_after_the_end_of_an_answer_are_not_said(
     client: TestClient, model_at: MakeModel, ended: list[EndOfCall]
 ) -> None:
     def talkative(model: Model, message: dict[str, Any]) -> None:
@@ -207,7 +207,7 @@ def test_a_sentence_is_spoken_while_the_next_one_is_not_there_yet(
     ]
 
 
-def test_a_scripted_caller_lets_a_long_answer_finish_and_waits_for_none_for_ever(
+def test_a_scripted_caller_waits_for_a_long_answer_but_not_for_a_missing_one(
     make_hooks: MakeHooks,
     model_at: MakeModel,
     ended: list[EndOfCall],
@@ -262,7 +262,7 @@ def test_a_greeting_may_have_an_id_of_its_own(client: TestClient, model_at: Make
     assert asked["data"]["stream_id"] == 2
 
 
-def test_parts_of_answers_to_older_requests_come_to_nothing(
+def test_parts_of_answers_to_older_requests_are_ignored(
     client: TestClient, model_at: MakeModel, ended: list[EndOfCall]
 ) -> None:
     def mixed(model: Model, message: dict[str, Any]) -> None:
@@ -283,7 +283,7 @@ def test_parts_of_answers_to_older_requests_come_to_nothing(
     assert [turn.content for turn in one.chat] == ["May I", "smoke?", "Yes, always."]
 
 
-def test_an_empty_answer_makes_no_turn(
+def test_an_empty_answer_is_no_turn(
     client: TestClient, model_at: MakeModel, ended: list[EndOfCall]
 ) -> None:
     def silent(model: Model, message: dict[str, Any]) -> None:
@@ -301,7 +301,7 @@ def test_an_empty_answer_makes_no_turn(
     assert [turn.content for turn in eventually(lambda: ended)[0].chat] == ["Hello?", "I am here."]
 
 
-def test_what_was_not_heard_when_the_caller_interrupts_was_never_said(
+def test_sentences_not_begun_at_an_interruption_are_dropped(
     make_hooks: MakeHooks, model_at: MakeModel, ended: list[EndOfCall]
 ) -> None:
     def long_winded(model: Model, message: dict[str, Any]) -> None:
@@ -376,7 +376,7 @@ def test_a_model_ends_or_transfers_the_call(
         ('{"type": "end_call"}', "A end_call of the model has no data with a stream_id."),
     ],
 )
-def test_a_model_that_breaks_the_protocol_is_told_how(
+def test_a_model_that_breaks_the_protocol_gets_the_reason(
     client: TestClient, model_at: MakeModel, ended: list[EndOfCall], text: str, reason: str
 ) -> None:
     model, agent = model_at(lambda model, message: model.send_text(text))
@@ -389,7 +389,7 @@ def test_a_model_that_breaks_the_protocol_is_told_how(
     assert given.startswith(reason)
 
 
-def test_a_model_that_is_not_there_ends_the_call_with_an_error(
+def test_an_unreachable_model_ends_the_call_with_an_error(
     client: TestClient, ended: list[EndOfCall]
 ) -> None:
     agent = {"agent_config": {"custom_llm_websocket": "ws://127.0.0.1:9/"}, "agent_id": "a"}

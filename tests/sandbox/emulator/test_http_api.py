@@ -198,7 +198,7 @@ def test_a_configuration_that_millis_would_refuse_is_refused_with_its_words(
             assert first["type"] == kind
 
 
-def test_the_websocket_is_closed_with_them(client: TestClient) -> None:
+def test_the_websocket_is_closed_with_the_same_words(client: TestClient) -> None:
     for part, where, _ in REFUSED[:-1]:  # what else a client of it may name is in no schema
         agent = {"agent_id": "a", "agent_config": part}
         with call(client, data={"agent": agent, "public_key": "k"}) as socket:
@@ -408,7 +408,7 @@ def test_calls_and_agents_outlive_the_process(
     assert (tmp_path / "calls-sandbox.db").exists()
 
 
-def test_a_chat_is_answered_as_events_and_told_of_at_its_end(
+def test_a_chat_is_answered_as_events_and_has_an_end_of_call(
     client: TestClient, ended: list[EndOfCall]
 ) -> None:
     chat = {
@@ -428,7 +428,7 @@ def test_a_chat_is_answered_as_events_and_told_of_at_its_end(
     )  # fmt: skip
 
 
-def test_agents_that_keep_no_data_leave_no_trace(
+def test_calls_of_agents_that_opted_out_are_not_stored(
     client: TestClient, ended: list[EndOfCall]
 ) -> None:
     private = CONFIG | {"privacy_settings": {"opt_out_data_collection": True}}
@@ -469,7 +469,9 @@ def test_requests_from_other_machines_are_refused(
         {"sec-fetch-site": "cross-site", "referer": "http://127.0.0.1:3000/page"},
     ],
 )
-def test_pages_on_this_machine_come_in(client: TestClient, headers: dict[str, str]) -> None:
+def test_requests_from_pages_on_this_machine_are_accepted(
+    client: TestClient, headers: dict[str, str]
+) -> None:
     assert client.get(f"{API}/agents", headers=headers).status_code == 200
 
 
@@ -484,7 +486,7 @@ def test_requests_with_the_key_are_accepted_from_anywhere(
         assert client.get(f"{API}/agents", headers=has_key).status_code == 200
 
 
-def test_without_a_sandbox_there_is_nothing(make_hooks: MakeHooks) -> None:
+def test_without_a_sandbox_there_is_no_api(make_hooks: MakeHooks) -> None:
     with client_of(make_hooks()) as client:
         for path in ("/agents", "/call-logs", "/agents/embedded", "/millis"):
             assert client.get(API + path, follow_redirects=False).status_code in (303, 404)
@@ -500,7 +502,7 @@ def test_the_widget_is_a_page_that_frames_of_this_machine_may_show(client: TestC
         assert client.get(f"{API}/as/web/agents/embedded/{name}").status_code == 200
 
 
-def test_more_calls_than_it_connects_are_to_be_tried_again(
+def test_calls_over_the_limit_are_refused_with_retry_after(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("millis_hooks.sandbox.emulator.sessions.MAX_LIVE", 0)

@@ -59,7 +59,7 @@ def test_a_call_is_kept_for_a_day(file: Path, clock: Clock) -> None:
     assert kept == [("-new",), ("-newer",)]
 
 
-def test_no_two_calls_are_told_apart_by_the_same_time(file: Path, clock: Clock) -> None:
+def test_no_two_calls_have_the_same_time(file: Path, clock: Clock) -> None:
     store = Store(file, now=clock)
     for session_id in ("-a", "-b", "-c", "-a"):
         store.put_call(entry(session_id), STEPS)
@@ -68,7 +68,7 @@ def test_no_two_calls_are_told_apart_by_the_same_time(file: Path, clock: Clock) 
     store.close()
 
 
-def test_a_call_that_was_cut_off_is_not_under_way_for_ever(file: Path, clock: Clock) -> None:
+def test_a_call_that_was_cut_off_leaves_the_call_logs(file: Path, clock: Clock) -> None:
     store = Store(file, now=clock)
     store.put_call(entry("-cut", call_status="in-progress"), STEPS)
     store.close()
@@ -78,7 +78,7 @@ def test_a_call_that_was_cut_off_is_not_under_way_for_ever(file: Path, clock: Cl
     store.close()
 
 
-def test_a_file_of_another_version_is_begun_anew(file: Path, clock: Clock) -> None:
+def test_a_file_of_another_version_is_replaced(file: Path, clock: Clock) -> None:
     with sqlite3.connect(file) as connection:
         connection.execute("CREATE TABLE agents (something TEXT)")
         connection.execute("PRAGMA user_version = 99")

@@ -65,7 +65,7 @@ def test_a_ping_gets_its_data_back(client: TestClient) -> None:
         assert until(socket, "pong")[-1] == {"method": "pong"}
 
 
-def test_a_scenario_is_gone_through_and_the_call_closed(
+def test_a_scenario_is_run_and_the_connection_closed(
     client: TestClient, ended: list[EndOfCall]
 ) -> None:
     with call(client, "/as/tool-calls/millis") as socket:
@@ -155,7 +155,7 @@ FIRST = json.dumps({"method": "initiate", "data": initiate()})
         ),
     ],
 )
-def test_a_client_whose_initiate_is_wrong_is_told_how(
+def test_an_invalid_initiate_closes_with_the_reason(
     client: TestClient, texts: list[str | bytes], reason: str
 ) -> None:
     code, given = close_of(client, *texts)
@@ -172,7 +172,7 @@ ODD = [
 ]  # fmt: skip
 
 
-def test_a_client_may_take_its_time_and_say_odd_things_before_it_says_initiate(
+def test_initiate_may_come_late_and_after_unknown_messages(
     client: TestClient,
 ) -> None:
     with client.websocket_connect(f"ws://localhost:8000{API}/millis") as socket:
@@ -185,7 +185,7 @@ def test_a_client_may_take_its_time_and_say_odd_things_before_it_says_initiate(
         until(socket, "onready")
 
 
-def test_odd_messages_end_no_call_and_are_noted_once_each(
+def test_unknown_messages_are_ignored_and_noted_once_each(
     client: TestClient, ended: list[EndOfCall], tmp_path: Path
 ) -> None:
     with call(client) as socket:
@@ -203,7 +203,7 @@ def test_odd_messages_end_no_call_and_are_noted_once_each(
     assert any("'app_background'" in step["notes"][0] for step in noted)
 
 
-def test_the_policy_can_have_an_odd_message_end_the_call(
+def test_the_policy_can_end_a_call_on_an_unknown_message(
     client: TestClient, ended: list[EndOfCall]
 ) -> None:
     at = "/with/odd_messages=end-call/millis"

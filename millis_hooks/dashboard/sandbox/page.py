@@ -31,6 +31,9 @@ from ...sandbox.scenario import (
     Faults,
     Line,
     Role,
+    Scenario,
+    Script,
+    SessionSpec,
 )
 from ..endpoints import Endpoints, OperatorRequest
 from ..pages import PageRequest
@@ -130,7 +133,7 @@ class Sandbox:
             choices=Choices(),
             call=call,
             forgotten=session_id if session_id and call is None else None,
-            ending=_ending(draft, query),
+            ending=_ending(draft.scenario, query),
             refusal=_REFUSALS.get(query.get("refused", "")),
             handlers=request.log.ask(found_handlers),
         )
@@ -216,17 +219,15 @@ class Sandbox:
         return from_thread.run(self._get_sessions)
 
 
-def _ending(draft: Draft, query: Mapping[str, str]) -> dict[str, str]:
+def _ending(scenario: Scenario | None, query: Mapping[str, str]) -> dict[str, str]:
     """Return how the call ends: by the address, else by its scenario."""
-    scenario = draft.scenario
-    ending = {"status": str(CallStatus.USER_ENDED), "vintage": "v2", "times": "once"}
-    if scenario is not None:
-        ending = {
-            "status": str(scenario.script.ending.call_status),
-            "vintage": scenario.spec.vintage,
-            "times": scenario.spec.faults.end_of_call,
-        }
-    return {name: query.get(name, text) for name, text in ending.items()}
+    script, spec = (scenario.script, scenario.spec) if scenario else (Script(), SessionSpec())
+    ending = {
+        "status": script.ending.call_status,
+        "vintage": spec.vintage,
+        "times": spec.faults.end_of_call,
+    }
+    return {name: query.get(name, str(value)) for name, value in ending.items()}
 
 
 def _object(text: str) -> dict[str, Json] | None:

@@ -5,11 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
-import pty
 import stat
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,9 +23,9 @@ from millis_hooks.cli.commands import app
 from millis_hooks.cli.common import new_file
 from millis_hooks.protocol.samples import end_of_call_body
 from support.databases import url_in
+from support.programs import SCRIPT, on_a_terminal
 from support.stored_calls import NOW, StoredCalls
 
-SCRIPT = str(Path(sys.executable).with_name("millis-hooks"))
 PHONE = "+14155550134"
 SESSION = "-OA1XVnw"
 
@@ -325,25 +321,8 @@ def test_a_terminal_obeys_nothing_that_a_caller_said(
     log: StoredCalls, tmp_path: Path, form: str
 ) -> None:
     log.add_call(snippet="\x1b[2J\u202e" + "ü" * 5000)
-    shown = on_a_terminal(tmp_path, "export", "--format", form)
+    variables = {"MILLIS_HOOKS_DATABASE_URL": url_in(tmp_path)}
+    shown = on_a_terminal([SCRIPT, "export", "--format", form], variables=variables)
     assert "\x1b[2J" not in shown
     assert "\u202e" not in shown
     assert "ü" * 5000 in shown
-
-
-def on_a_terminal(folder: Path, *args: str) -> str:
-    """Return what a command prints on a terminal."""
-    env = {**os.environ, "MILLIS_HOOKS_DATABASE_URL": url_in(folder)}
-    ours, its = pty.openpty()
-    with subprocess.Popen([SCRIPT, *args], stdin=its, stdout=its, stderr=its, env=env):
-        os.close(its)
-        shown = b"".join(iter(lambda: _read(ours), b""))
-    os.close(ours)
-    return shown.decode()
-
-
-def _read(terminal: int) -> bytes:
-    try:
-        return os.read(terminal, 4096)
-    except OSError:  # Linux says so when nobody has the other end open any more
-        return b""

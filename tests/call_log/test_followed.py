@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 from sqlalchemy import insert, update
@@ -27,10 +25,10 @@ from millis_hooks.protocol.events import EndOfCall
 from millis_hooks.protocol.samples import end_of_call_body
 from support.app import END_OF_CALL, PREFETCH, MakeHooks, serving
 from support.databases import url_in
+from support.programs import SCRIPT, Program
 from support.storage import NOW, ended, opened, prefetched, writing
 from support.waiting import eventually
 
-SCRIPT = str(Path(sys.executable).with_name("millis-hooks"))
 NUMBER = "+14155550134"
 
 Tail = Callable[..., Result]
@@ -180,10 +178,9 @@ def test_it_ends_where_something_happens_all_the_time(
 
 
 def test_it_goes_on_until_it_is_interrupted(tmp_path: Path, log: Database) -> None:
-    env = os.environ | {"MILLIS_HOOKS_DATABASE_URL": url_in(tmp_path)}
-    pipe = subprocess.PIPE
+    variables = {"MILLIS_HOOKS_DATABASE_URL": url_in(tmp_path)}
     store(tmp_path, "-s1")
-    with subprocess.Popen([SCRIPT, "tail"], env=env, text=True, stdout=pipe, stderr=pipe) as it:
+    with Program([SCRIPT, "tail"], variables=variables, stdout=PIPE, stderr=PIPE) as it:
         assert it.stdout is not None
         assert "-s1" in it.stdout.readline()
         store(tmp_path, "-s2")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -36,10 +34,10 @@ from millis_hooks.call_log.transfer.import_ import Importer, entries, read_call,
 from millis_hooks.cli.commands import app
 from millis_hooks.exceptions import PayloadError
 from millis_hooks.protocol.samples import VINTAGES, end_of_call_body, prefetch_query
+from support import programs
 from support.databases import url_in
 from support.storage import NOW, ended, opened, prefetched, rows, writing
 
-SCRIPT = str(Path(sys.executable).with_name("millis-hooks"))
 #: What a log says of itself and not of its calls.
 OWN = {"id", "delivery_id", "call_id", "unhandled", "imported"}
 
@@ -188,8 +186,8 @@ main()
 def test_an_import_that_was_killed_goes_on(run: Run, log: Database, tmp_path: Path) -> None:
     batch = [ended(f"-{n}", at=NOW + timedelta(seconds=n)) for n in range(40)]
     file = exported(tmp_path, batch)
-    env = {"MILLIS_HOOKS_DATABASE_URL": str(log.url)}
-    killed = subprocess.run([sys.executable, "-c", KILLED, "import", str(file)], env=env)
+    variables = {"MILLIS_HOOKS_DATABASE_URL": str(log.url)}
+    killed = programs.run(["-c", KILLED, "import", str(file)], variables=variables)
     assert killed.returncode == -signal.SIGKILL
     assert len(rows(log, deliveries)) == 20
     assert run("import", str(file)).exit_code == 0

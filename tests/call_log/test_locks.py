@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import signal
 import sqlite3
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 from sqlalchemy.exc import OperationalError
@@ -23,6 +22,7 @@ from millis_hooks.call_log.dialects import is_locked
 from millis_hooks.call_log.locks import LockedConnection
 from millis_hooks.call_log.upkeep.removal import empty_wal
 from millis_hooks.call_log.upkeep.vacuum import vacuum
+from support.programs import Program
 from support.storage import opened
 
 # Notes when the driver is told to begin, and when its commit has returned: by then SQLite has also
@@ -77,20 +77,16 @@ def log(tmp_path: Path) -> Iterator[Database]:
         yield database
 
 
-def program(log: Database, writes: int = 20, *, stops_in: int = -1) -> subprocess.Popen[str]:
+def program(log: Database, writes: int = 20, *, stops_in: int = -1) -> Program:
     """A program of ours that is ready to write."""
-    started = subprocess.Popen(
-        [sys.executable, "-c", ENDED + PROGRAM, str(log.path), str(writes), str(stops_in)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    command = ["-c", ENDED + PROGRAM, str(log.path), str(writes), str(stops_in)]
+    started = Program(command, stdin=PIPE, stdout=PIPE)
     assert started.stdout is not None
     assert started.stdout.readline() == "ready\n"
     return started
 
 
-def go_on(*programs: subprocess.Popen[str]) -> None:
+def go_on(*programs: Program) -> None:
     for each in programs:
         assert each.stdin is not None
         each.stdin.write("\n")

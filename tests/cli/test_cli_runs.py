@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
 import re
-import signal
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,8 @@ from typer.testing import CliRunner, Result
 from millis_hooks.call_log.call_rows import pending_run
 from millis_hooks.call_log.tables import calls, handler_runs
 from millis_hooks.cli.commands import app
-from support.programs import SCRIPT, Program
+from millis_hooks.runs.replay import replay_batch
+from support.programs import SCRIPT, on_a_terminal
 from support.storage import rows
 from support.stored_calls import NOW, StoredCalls
 
@@ -62,31 +61,6 @@ def park_many(log: StoredCalls, number: int) -> None:
 
 def states(log: StoredCalls) -> list[str]:
     return [row.state for row in rows(log.database, handler_runs)]
-
-
-def on_a_terminal(folder: Path, *args: str, answer: str = "", interrupt: bool = False) -> str:
-    """Return what a command prints on a terminal, on which somebody types `answer`."""
-    ours, its = pty.openpty()
-    with Program(
-        [SCRIPT, *args], folder=folder, stdin=its, stdout=its, stderr=its, new_session=True
-    ) as process:
-        os.close(its)
-        os.write(ours, answer.encode())
-        shown = b""
-        while chunk := _read(ours):
-            shown += chunk
-            if interrupt and re.search(rb" [1-9]\d*/\d", shown):
-                process.send_signal(signal.SIGINT)
-                interrupt = False
-    os.close(ours)
-    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
-
-
-def _read(terminal: int) -> bytes:
-    try:
-        return os.read(terminal, 4096)
-    except OSError:  # Linux says so when nobody has the other end open any more
-        return b""
 
 
 def test_runs_are_listed_newest_first_below_their_numbers(run: Run, log: StoredCalls) -> None:
@@ -303,20 +277,28 @@ def test_a_person_is_asked_first(
     run: Run, log: StoredCalls, tmp_path: Path, answer: str, told: str, become: list[str]
 ) -> None:
     log.add_run(ended_call(log), CRM, "failed")
-    shown = on_a_terminal(tmp_path, "replay", "--status", "failed", answer=answer)
+    command = [SCRIPT, "replay", "--status", "failed"]
+    shown = on_a_terminal(command, folder=tmp_path, answer=answer)
     assert told in shown
     assert states(log) == become
 
 
 def test_an_interrupted_replay_says_how_far_it_came(
-    run: Run, log: StoredCalls, tmp_path: Path
+    run: Run, log: StoredCalls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    park_many(log, 4_000)
-    shown = on_a_terminal(tmp_path, "replay", "--status", "failed", "--yes", interrupt=True)
-    stopped = re.search(r"Stopped after ([\d,]+) of 4,000: ([\d,]+) queued", shown)
-    assert stopped, shown
-    told = int(stopped[1].replace(",", ""))
-    assert 0 < told <= states(log).count("pending") <= told + 200
+    batches = count(1)
+
+    def second_is_interrupted(*arguments: Any) -> Any:
+        if next(batches) == 2:
+            raise KeyboardInterrupt
+        return replay_batch(*arguments)
+
+    monkeypatch.setattr("millis_hooks.cli.runs.replay_batch", second_is_interrupted)
+    park_many(log, 300)
+    stopped = run("replay", "--status", "failed", "--yes")
+    assert stopped.exit_code == 130
+    assert "Stopped after 200 of 300: 200 queued" in stopped.stderr
+    assert states(log).count("pending") == 200
 
 
 @pytest.mark.parametrize("command", [["runs"], ["replay", SESSION]])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pty
 import runpy
 import signal
 import sys
@@ -98,7 +99,8 @@ class Program:
         texts = ["", ""]
 
         def read(number: int, stream: IO[str]) -> None:
-            texts[number] = stream.read()
+            with stream:
+                texts[number] = stream.read()
 
         streams = enumerate((self.stdout, self.stderr))
         readers = [
@@ -156,6 +158,38 @@ def run(
         finally:
             program.kill()
         return CompletedProcess(program.args, program.wait(), output, errors)
+
+
+def on_a_terminal(
+    command: Sequence[str],
+    *,
+    folder: Path | None = None,
+    variables: Mapping[str, str] | None = None,
+    answer: str = "",
+) -> str:
+    """Return what a program shows on a terminal, on which somebody types `answer`."""
+    ours, its = pty.openpty()
+    with Program(
+        command,
+        folder=folder,
+        variables=variables,
+        stdin=its,
+        stdout=its,
+        stderr=its,
+        new_session=True,
+    ):
+        os.close(its)
+        os.write(ours, answer.encode())
+        shown = b"".join(iter(lambda: _read(ours), b""))
+    os.close(ours)
+    return shown.decode()
+
+
+def _read(terminal: int) -> bytes:
+    try:
+        return os.read(terminal, 4096)
+    except OSError:  # Linux says so when nobody has the other end open any more
+        return b""
 
 
 def pytest_in(folder: Path, *options: str) -> CompletedProcess[str]:

@@ -85,7 +85,7 @@ def test_nothing_is_acknowledged_while_the_disk_fails(
     tmp_path: Path, fault: Fault, kind: str, error_number: int
 ) -> None:
     site = Site(tmp_path, "")
-    with site.serving() as server:
+    with site.serving(with_library=True) as server:
         assert deliver(server, "-before") == 200
         fault.begin(kind, error_number)
         assert [deliver(server, f"-lost{n}") for n in range(3)] == [503] * 3

@@ -6,6 +6,8 @@ import json
 import random
 import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -46,6 +48,9 @@ serve(hooks, host="127.0.0.1", port=int(port), announce=lambda: print("ready", f
 """
 
 
+Process = Program | subprocess.Popen[str]
+
+
 class Site:
     """A place where servers with the same handlers come and go."""
 
@@ -72,10 +77,15 @@ class Site:
         return Counter(session_id for noted, session_id in pairs if noted == word)
 
     @contextmanager
-    def serving(self, *arguments: str) -> Iterator[Server]:
+    def serving(self, *arguments: str, with_library: bool = False) -> Iterator[Server]:
+        """Serve; with an interpreter of its own where a library is to be loaded before it."""
         port = free_port()
         command = [str(self.folder / "app.py"), str(port), *arguments]
-        with Program(command, stdout=PIPE) as process:
+        with (
+            subprocess.Popen([sys.executable, *command], stdout=PIPE, text=True)
+            if with_library
+            else Program(command, stdout=PIPE)
+        ) as process:
             try:
                 assert process.stdout is not None
                 assert process.stdout.readline() == "ready\n"
@@ -98,7 +108,7 @@ class Site:
 class Server:
     """One process of a site."""
 
-    def __init__(self, site: Site, port: int, process: Program) -> None:
+    def __init__(self, site: Site, port: int, process: Process) -> None:
         self.process = process
         self._site = site
         self._port = port

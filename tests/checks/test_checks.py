@@ -120,20 +120,20 @@ def test_a_delivery_received_during_the_checks_is_not_a_wrong_clock(
 
 
 def test_every_problem_has_advice(tmp_path: Path) -> None:
-    found = list(check_installation(Settings.load(database_url=url_in(tmp_path)), now))
-    assert all(result.advice for result in found if result.state != "ok")
+    results = list(check_installation(Settings.load(database_url=url_in(tmp_path)), now))
+    assert all(result.advice for result in results if result.state != "ok")
 
 
 def test_a_missing_call_log_is_not_created(tmp_path: Path) -> None:
-    found = by_name(check_installation(settings(tmp_path), now))
-    assert found["call log"].found.startswith("none yet")
+    results = by_name(check_installation(settings(tmp_path), now))
+    assert results["call log"].found.startswith("none yet")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_missing_folder_is_bad(tmp_path: Path) -> None:
-    found = by_name(check_installation(settings(tmp_path / "nowhere"), now))
-    assert found["folder"].state == "bad"
-    assert "call log" not in found
+    results = by_name(check_installation(settings(tmp_path / "nowhere"), now))
+    assert results["folder"].state == "bad"
+    assert "call log" not in results
 
 
 def test_checks_change_nothing(tmp_path: Path, log: StoredCalls) -> None:
@@ -158,8 +158,8 @@ def test_checks_change_nothing(tmp_path: Path, log: StoredCalls) -> None:
     ],
 )
 def test_settings_are_checked(tmp_path: Path, given: dict[str, Any], name: str, state: str) -> None:
-    found = by_name(check_settings(settings(tmp_path, **given)))
-    assert found[name].state == state
+    results = by_name(check_settings(settings(tmp_path, **given)))
+    assert results[name].state == state
 
 
 def test_a_readable_env_file_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,15 +213,15 @@ def test_a_damaged_call_log_is_bad(tmp_path: Path, log: StoredCalls) -> None:
     log.database.close()
     file = tmp_path / "log.db"
     damage(file, from_byte=file.stat().st_size - 100_000)
-    found = by_name(check_installation(settings(tmp_path), now))
-    assert found["integrity"].state == "bad"
+    results = by_name(check_installation(settings(tmp_path), now))
+    assert results["integrity"].state == "bad"
     assert "integrity" not in by_name(check_installation(settings(tmp_path), now, reads_all=False))
 
 
 def test_a_file_that_is_not_a_call_log_is_bad(tmp_path: Path) -> None:
     (tmp_path / "log.db").write_text("minutes of the meeting" * 100)
-    found = by_name(check_installation(settings(tmp_path), now))["call log"]
-    assert (found.state, "is no call log" in found.found) == ("bad", True)
+    result = by_name(check_installation(settings(tmp_path), now))["call log"]
+    assert (result.state, "is no call log" in result.found) == ("bad", True)
 
 
 def test_a_changed_journal_mode_is_reported(tmp_path: Path, log: StoredCalls) -> None:
@@ -291,9 +291,9 @@ def test_an_unwritable_folder_is_named(
     tmp_path: Path, log: StoredCalls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("os.access", lambda path, _: path != tmp_path)
-    found = by_name(check_installation(settings(tmp_path), now))
-    assert found["rights"].found == f"{tmp_path} cannot be written by this user"
-    assert found["call log"].found.startswith(f"The folder {tmp_path} cannot be written")
+    results = by_name(check_installation(settings(tmp_path), now))
+    assert results["rights"].found == f"{tmp_path} cannot be written by this user"
+    assert results["call log"].found.startswith(f"The folder {tmp_path} cannot be written")
 
 
 def test_a_sqlite_that_cannot_search_is_bad(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -336,12 +336,12 @@ def test_waiting_deliveries_and_runs_are_counted(log: StoredCalls) -> None:
     log.add_run(call, "sync_crm", "failed")
     log.add_run(call, "gone", "pending", state_since=NOW - timedelta(hours=1))
     with log.database.reader.connect() as connection:
-        found = by_name(check_work(connection, NOW))
-    assert {result.state for result in found.values()} == {"warn"}
-    assert found["inbox"].found.startswith("1 deliveries wait to be read, the oldest since 2026")
-    assert found["failed runs"].found == "1 wait for a person"
-    assert found["pending runs"].found.startswith("1, the oldest since 2026-11-21 13:20")
-    assert found["unknown handlers"].found.endswith("no longer has: gone (1)")
+        results = by_name(check_work(connection, NOW))
+    assert {result.state for result in results.values()} == {"warn"}
+    assert results["inbox"].found.startswith("1 deliveries wait to be read, the oldest since 2026")
+    assert results["failed runs"].found == "1 wait for a person"
+    assert results["pending runs"].found.startswith("1, the oldest since 2026-11-21 13:20")
+    assert results["unknown handlers"].found.endswith("no longer has: gone (1)")
 
 
 def test_the_runner_is_recognized_by_its_lock(tmp_path: Path) -> None:
@@ -361,8 +361,8 @@ def test_the_application_is_checked(tmp_path: Path) -> None:
     hooks = MillisHooks(secrets=STRONG, database_url=url_in(tmp_path))
     assert check_application("app:hooks", hooks.router).state == "warn"
     hooks.on_prefetch(name="greet")(lambda call: None)
-    found = check_application("app:hooks", hooks.router)
-    assert (found.state, found.found) == ("ok", "app:hooks, handlers: 1 prefetch")
+    result = check_application("app:hooks", hooks.router)
+    assert (result.state, result.found) == ("ok", "app:hooks, handlers: 1 prefetch")
     hooks.on_parked(name="alert", handler="nobody")(lambda failed: None)
     assert check_application("app:hooks", hooks.router).state == "bad"
     assert check_application("app:other", None).state == "bad"
@@ -518,8 +518,8 @@ def test_the_expiry_of_a_certificate_is_read_from_the_connection(
     at = Addresses(encrypted, f"{encrypted}/prefetch", f"{encrypted}/end-of-call", is_local=True)
     trusting = ssl.create_default_context(cafile=certificate)
     with httpx2.Client(verify=trusting, trust_env=False) as client:
-        found = by_name(check_reachability(client, at, lambda: datetime.now(UTC)))
-    assert found["certificate"].advice.startswith("Renew it")
+        results = by_name(check_reachability(client, at, lambda: datetime.now(UTC)))
+    assert results["certificate"].advice.startswith("Renew it")
 
 
 def test_the_command_checks_a_running_service(run: Run, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from support.dashboard_site import HOSTILE, Site
 
 
 @pytest.mark.parametrize(
-    ("address", "wanted"),
+    ("address", "expected"),
     [
         ("q=%20a%00b", {"q": "a b"}),
         ("outcome=error&range=30d", {"outcome": "failed", "range": "30d"}),
@@ -44,8 +44,8 @@ from support.dashboard_site import HOSTILE, Site
         ("outcome=x&channel=x&direction=x&range=x&handler=x&min=x&from=x&to=9999-12-31", {}),
     ],
 )  # fmt: skip
-def test_filters_are_read_from_the_address(address: str, wanted: dict[str, Any]) -> None:
-    assert read_filter(QueryParams(address)) == CallFilter(**wanted)
+def test_filters_are_read_from_the_address(address: str, expected: dict[str, Any]) -> None:
+    assert read_filter(QueryParams(address)) == CallFilter(**expected)
 
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)
@@ -74,15 +74,15 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8
     )
 )
 def test_links_keep_the_filters(pairs: list[tuple[str, str]]) -> None:
-    wanted = read_filter(QueryParams(urlencode(pairs)))
-    again = urlencode(params_of(wanted, 50), doseq=True)
-    assert read_filter(QueryParams(again)) == wanted
+    filters = read_filter(QueryParams(urlencode(pairs)))
+    again = urlencode(params_of(filters, 50), doseq=True)
+    assert read_filter(QueryParams(again)) == filters
 
 
 def test_links_keep_numbers_exactly() -> None:
-    wanted = read_filter(QueryParams("min=1180&max=1199.999&cost_min=0.1234567&cost_max=2e6"))
+    filters = read_filter(QueryParams("min=1180&max=1199.999&cost_min=0.1234567&cost_max=2e6"))
     named = {"min": "1180", "max": "1199.999", "cost_min": "0.1234567", "cost_max": "2000000"}
-    assert params_of(wanted, 50) == named
+    assert params_of(filters, 50) == named
 
 
 @pytest.mark.parametrize("zone", ["Etc/GMT+12", "Pacific/Kiritimati"])
@@ -161,19 +161,19 @@ def test_hostile_filters_are_shown_as_text(site: Site) -> None:
 
 def test_days_are_those_of_the_operators_zone(site: Site) -> None:
     berlin = ZoneInfo("Europe/Berlin")
-    wanted = read_filter(QueryParams("from=2026-11-01&to=2026-11-01"), berlin)
-    assert wanted.since == datetime(2026, 10, 31, 23, tzinfo=UTC)
-    assert wanted.until == datetime(2026, 11, 1, 23, tzinfo=UTC)
-    assert time_field(wanted.since, berlin) == ("date", "2026-11-01")
-    assert time_field(wanted.until, berlin, is_end=True) == ("date", "2026-11-01")
-    assert time_field(wanted.since, UTC) == ("datetime-local", "2026-10-31T23:00:00")
+    filters = read_filter(QueryParams("from=2026-11-01&to=2026-11-01"), berlin)
+    assert filters.since == datetime(2026, 10, 31, 23, tzinfo=UTC)
+    assert filters.until == datetime(2026, 11, 1, 23, tzinfo=UTC)
+    assert time_field(filters.since, berlin) == ("date", "2026-11-01")
+    assert time_field(filters.until, berlin, is_end=True) == ("date", "2026-11-01")
+    assert time_field(filters.since, UTC) == ("datetime-local", "2026-10-31T23:00:00")
 
 
 def test_a_day_on_which_clocks_change_is_whole() -> None:
-    wanted = read_filter(QueryParams("from=2026-10-25&to=2026-10-25"), ZoneInfo("Europe/Berlin"))
-    assert wanted.since
-    assert wanted.until
-    assert (wanted.until - wanted.since).total_seconds() == 25 * 3600
+    filters = read_filter(QueryParams("from=2026-10-25&to=2026-10-25"), ZoneInfo("Europe/Berlin"))
+    assert filters.since
+    assert filters.until
+    assert (filters.until - filters.since).total_seconds() == 25 * 3600
 
 
 def test_a_shared_link_is_the_same_list_in_another_zone() -> None:

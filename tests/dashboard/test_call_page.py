@@ -360,11 +360,11 @@ def test_a_repeated_end_of_call_is_shown(site: Site) -> None:
 
 
 @pytest.mark.parametrize(
-    ("minutes_ago", "said"), [(1, "In progress for"), (200, "No end received.")]
+    ("minutes_ago", "words"), [(1, "In progress for"), (200, "No end received.")]
 )
-def test_a_call_without_an_end_shows_its_state(site: Site, minutes_ago: float, said: str) -> None:
+def test_a_call_without_an_end_shows_its_state(site: Site, minutes_ago: float, words: str) -> None:
     site.stored.add_unended_call("-call", minutes_ago=minutes_ago)
-    assert said in site.page("/calls/-call").text
+    assert words in site.page("/calls/-call").text
 
 
 def test_an_unreadable_body_has_a_page(site: Site) -> None:

@@ -118,7 +118,7 @@ def test_a_call_not_sent_by_millis_shows_its_source(site: Site) -> None:
 
 
 @pytest.mark.parametrize(
-    ("states", "said"),
+    ("states", "words"),
     [
         (["succeeded", "succeeded"], "2 ran"),
         (["failed", "succeeded", "retrying"], "1 of 3 failed"),
@@ -127,11 +127,11 @@ def test_a_call_not_sent_by_millis_shows_its_source(site: Site) -> None:
         ([], "none"),
     ],
 )
-def test_a_row_shows_the_state_of_the_handlers(site: Site, states: list[str], said: str) -> None:
+def test_a_row_shows_the_state_of_the_handlers(site: Site, states: list[str], words: str) -> None:
     call_id = site.stored.add_call("-a", prefetch_ms=80)
     for number, state in enumerate(states):
         site.stored.add_run(call_id, f"handler{number}", state)
-    assert said in site.page("/calls").text
+    assert words in site.page("/calls").text
 
 
 def test_a_new_call_log_leads_to_the_setup_page(site: Site) -> None:

@@ -24,7 +24,7 @@ PASSWORD = "a password of the tests"
 
 def add_rejection(site: Site, *, minutes_ago: float = 0, **columns: Any) -> int:
     at = NOW - timedelta(minutes=minutes_ago)
-    known = {
+    defaults = {
         "received_at": at,
         "webhook": "end_of_call",
         "method": "POST",
@@ -34,7 +34,7 @@ def add_rejection(site: Site, *, minutes_ago: float = 0, **columns: Any) -> int:
         "query": "",
         "headers": json.dumps([["authorization", f"Bearer {MASK}"]]),
     }
-    row = insert(rejections).values(known | columns).returning(rejections.c.id)
+    row = insert(rejections).values(defaults | columns).returning(rejections.c.id)
     return site.stored.write(lambda connection: int(connection.scalar(row) or 0))
 
 
@@ -49,8 +49,8 @@ def add_many(site: Site) -> None:
 
 
 def listed(site: Site, query: str = "") -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = site.get(f"/deliveries.json?{query}").json()["page"]["rows"]
-    return found
+    rows: list[dict[str, Any]] = site.get(f"/deliveries.json?{query}").json()["page"]["rows"]
+    return rows
 
 
 def names(rows: list[dict[str, Any]]) -> list[tuple[str, int]]:
@@ -101,7 +101,7 @@ def test_simultaneous_requests_are_on_one_page_each(site: Site) -> None:
 
 
 @pytest.mark.parametrize(
-    ("query", "found"),
+    ("query", "expected"),
     [
         ("kind=prefetch", ["failed", "rejected"]),
         ("kind=end_of_call", ["unparsed", "stored"]),
@@ -116,14 +116,14 @@ def test_simultaneous_requests_are_on_one_page_each(site: Site) -> None:
         ("before=x&after=0,1,2", ["unparsed", "failed", "rejected", "stored"]),
     ],
 )
-def test_the_list_is_filtered(site: Site, query: str, found: list[str]) -> None:
+def test_the_list_is_filtered(site: Site, query: str, expected: list[str]) -> None:
     site.stored.add_delivery(session_id="-a", received_at=NOW - timedelta(days=2))
     add_rejection(site, webhook="prefetch", minutes_ago=3)
     site.stored.add_delivery(
         "prefetch", session_id="-a", outcome="failed", received_at=NOW - timedelta(minutes=2)
     )
     site.stored.add_delivery(outcome="unparsed", received_at=NOW - timedelta(minutes=1))
-    assert [row["outcome"] for row in listed(site, query)] == found
+    assert [row["outcome"] for row in listed(site, query)] == expected
 
 
 def test_filters_stay_in_the_address_of_the_next_page(site: Site) -> None:
@@ -135,13 +135,13 @@ def test_filters_stay_in_the_address_of_the_next_page(site: Site) -> None:
 def test_a_rejected_request_has_a_page(site: Site) -> None:
     number = add_rejection(site, query="agent_id=-desk&from=%2B14155550134")
     page = site.page(f"/rejections/{number}")
-    for said in (
+    for words in (
         "Answered 401. The secret is not one of those accepted.",
         "203.0.113.9",
         f"authorization Bearer {MASK}",
         '"-desk"',
     ):
-        assert said in page.text
+        assert words in page.text
 
 
 def test_a_rejected_request_has_every_value_of_a_repeated_name(site: Site) -> None:

@@ -1,4 +1,4 @@
-"""What operators may do in the dashboard is decided on the server, asked again, and recorded."""
+"""What operators may do in the dashboard is decided on the server, question again, and recorded."""
 
 from __future__ import annotations
 
@@ -137,9 +137,9 @@ def test_exports_require_the_operate_role_and_are_recorded(site: Team) -> None:
 def test_a_reveal_asks_for_the_password_again_after_a_while_and_goes_on(site: Team) -> None:
     assert SECRET in site.post("/setup/reveal").text
     site.now += timedelta(minutes=15)
-    asked = site.post("/setup/reveal", hook='"><script>')
-    assert SECRET not in asked.text
-    assert Page(asked).all("input", name="hook", value='"><script>')
+    question = site.post("/setup/reveal", hook='"><script>')
+    assert SECRET not in question.text
+    assert Page(question).all("input", name="hook", value='"><script>')
     assert site.actions()[-1][1] == "reveal"
     assert len(site.actions()) == 2
     wrong = site.post("/setup/reveal", confirm_password="wrong")
@@ -297,8 +297,8 @@ def test_a_call_is_deleted_after_a_page_that_lists_what_is_removed(site: Team) -
     site.add_ended_call("-other")
     link = "/forget?session_id=-call"
     assert link in site.page("/calls/-call").links()
-    asked = site.page(link)
-    assert "1 call, 1 delivery" in asked.text
+    question = site.page(link)
+    assert "1 call, 1 delivery" in question.text
     assert site.get("/calls/-call").status_code == 200
     gone = site.post("/forget", session_id="-call")
     assert gone.headers["location"] == link

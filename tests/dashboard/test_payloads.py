@@ -21,10 +21,10 @@ def test_short_values_are_shown_whole(value: Any) -> None:
 
 
 def test_a_long_text_ends_after_a_word() -> None:
-    shown = Room().beginning("token_0123456789 " * 10_000)
-    assert isinstance(shown, str)
-    assert len(shown) < 101_000
-    words, _, left_out = shown.partition(" … ")
+    cut = Room().beginning("token_0123456789 " * 10_000)
+    assert isinstance(cut, str)
+    assert len(cut) < 101_000
+    words, _, left_out = cut.partition(" … ")
     assert set(words.split()) == {"token_0123456789"}
     assert left_out == f"{170_000 - len(words):,} more characters"
 
@@ -34,17 +34,17 @@ def test_a_single_endless_word_is_left_out() -> None:
 
 
 def test_all_texts_share_the_room() -> None:
-    shown = Room().beginning(["word " * 10_000] * 30)
-    assert isinstance(shown, list)
-    assert sum(len(str(text)) for text in shown) < 510_000
+    cut = Room().beginning(["word " * 10_000] * 30)
+    assert isinstance(cut, list)
+    assert sum(len(str(text)) for text in cut) < 510_000
 
 
 def test_left_out_parts_are_counted() -> None:
     room = Room()
-    shown = room.beginning([{"a": [1]}] * 20_000)
-    assert isinstance(shown, list)
-    assert len(shown) < 5_000
-    assert shown[-1] == f"… {20_000 - len(shown) + 1:,} more"
+    cut = room.beginning([{"a": [1]}] * 20_000)
+    assert isinstance(cut, list)
+    assert len(cut) < 5_000
+    assert cut[-1] == f"… {20_000 - len(cut) + 1:,} more"
     assert room.beginning({"a": 1, "b": 2}) == {"…": "2 more"}
 
 
@@ -62,9 +62,10 @@ def add_prefetch(site: Site, query: str = "session_id=-call", **answer: Any) -> 
 
 def entries(site: Site) -> dict[str, tuple[object, object, object, object]]:
     """What became of each key: its value, the one before, the change, and who made it."""
-    found = site.get("/calls/-call.json").json()["metadata"]
+    metadata = site.get("/calls/-call.json").json()["metadata"]
     return {
-        each["key"]: (each["value"], each["before"], each["change"], each["by"]) for each in found
+        each["key"]: (each["value"], each["before"], each["change"], each["by"])
+        for each in metadata
     }
 
 
@@ -86,8 +87,8 @@ def test_metadata_shows_its_source(site: Site) -> None:
         "campaign": (None, "autumn", "gone", "call"),
     }
     text = site.page("/calls/-call").text
-    for said in ("silver gold Changed", "Ada Added", "true Added in the call", "autumn Gone"):
-        assert said in text
+    for words in ("silver gold Changed", "Ada Added", "true Added in the call", "autumn Gone"):
+        assert words in text
 
 
 def test_only_the_first_of_many_metadata_keys_are_shown(site: Site) -> None:

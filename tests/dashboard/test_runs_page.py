@@ -40,7 +40,7 @@ def runs_of(site: Site) -> list[Row]:
 
 
 def add_failure(site: Site, run_id: int, number: int = 1, **columns: Any) -> None:
-    known = {
+    defaults = {
         "outcome": "failed",
         "duration_ms": 31.0,
         "ended_at": NOW + timedelta(seconds=2),
@@ -48,11 +48,11 @@ def add_failure(site: Site, run_id: int, number: int = 1, **columns: Any) -> Non
         "error_message": "read <timed> out",
         "traceback": f"Traceback (attempt {number}): <module>",
     }
-    site.stored.add_attempt(run_id, number, **known | columns)
+    site.stored.add_attempt(run_id, number, **defaults | columns)
 
 
 @pytest.mark.parametrize(
-    ("states", "said"),
+    ("states", "words"),
     [
         (["succeeded", "succeeded", "succeeded"], "3 ran"),
         (["succeeded", "pending", "running"], "2 waiting"),
@@ -62,16 +62,16 @@ def add_failure(site: Site, run_id: int, number: int = 1, **columns: Any) -> Non
     ],
 )
 def test_the_list_shows_the_worst_state_of_the_runs(
-    site: Site, states: list[str], said: str
+    site: Site, states: list[str], words: str
 ) -> None:
     call_id = site.stored.add_call("-a", prefetch_ms=1.0)
     for number, state in enumerate(states):
         site.stored.add_run(call_id, f"handler_{number}", state)
-    assert f"1 ms {said}" in site.page("/calls").text
+    assert f"1 ms {words}" in site.page("/calls").text
 
 
 @pytest.mark.parametrize(
-    ("state", "columns", "said"),
+    ("state", "columns", "words"),
     [
         ("succeeded", {"spent": 1}, "sync_crm Done 1 of 5"),
         ("failed", {"spent": 5}, "sync_crm Failed 5 of 5"),
@@ -86,18 +86,18 @@ def test_the_list_shows_the_worst_state_of_the_runs(
     ],
 )
 def test_a_run_shows_its_state(
-    site: Site, call_id: int, state: str, columns: dict[str, Any], said: str
+    site: Site, call_id: int, state: str, columns: dict[str, Any], words: str
 ) -> None:
     site.stored.add_run(call_id, "sync_crm", state, **columns)
-    assert said in site.page("/calls/-call").text
+    assert words in site.page("/calls/-call").text
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"),
+    ("seconds", "words"),
     [(-5, "now"), (40, "in 40 s"), (600, "in 10 min"), (9000, "in 2 h"), (200_000, "in 2 d")],
 )
-def test_the_time_until_a_moment_is_rounded(seconds: float, said: str) -> None:
-    assert until(NOW + timedelta(seconds=seconds), NOW) == said
+def test_the_time_until_a_moment_is_rounded(seconds: float, words: str) -> None:
+    assert until(NOW + timedelta(seconds=seconds), NOW) == words
 
 
 def test_attempts_are_counted_alone_where_the_limit_is_unknown_or_lower_now(
@@ -147,7 +147,7 @@ def test_each_attempt_has_its_outcome_and_traceback(site: Site, call_id: int) ->
     for number, outcome in enumerate(outcomes, 2):
         site.stored.add_attempt(run_id, number, outcome=outcome)
     text = site.page("/calls/-call").text
-    for said in (
+    for words in (
         "raised: TimeoutError: read <timed> out Traceback Traceback (attempt 1): <module>",
         "interrupted by the end of the process",
         "handed back when the service stopped; not counted",
@@ -156,7 +156,7 @@ def test_each_attempt_has_its_outcome_and_traceback(site: Site, call_id: int) ->
         "new_here",
         "at work",
     ):
-        assert said in text
+        assert words in text
 
 
 def test_bars_are_relative_to_the_slowest_attempt(site: Site, call_id: int) -> None:
@@ -345,8 +345,8 @@ def test_a_call_of_any_name_is_replayed_as_browsers_send_it(site: Site, session_
     site.stored.add_handler("sync_crm")
     site.stored.add_run(site.add_ended_call(session_id), "sync_crm", "succeeded")
     page = site.page(f"/calls/{quote(session_id, safe='')}")
-    shown = page.all("input", name="session_id")[0]["value"] or ""
-    response = replay(site, session_id=shown.replace("\n", "\r\n"))
+    value = page.all("input", name="session_id")[0]["value"] or ""
+    response = replay(site, session_id=value.replace("\n", "\r\n"))
     assert "Queued: 1." in site.page(response.headers["location"]).text
 
 

@@ -111,10 +111,10 @@ def test_a_refusal_names_both_origins_and_the_setting(site: Site) -> None:
 
 
 def test_a_refusal_is_short_and_on_one_line() -> None:
-    told = refused("hooks.example", origin="http://\x1b[31m\x85" + "x" * 5000)
-    assert told is not None
-    assert told.isprintable()
-    assert len(told) < 800
+    refusal = refused("hooks.example", origin="http://\x1b[31m\x85" + "x" * 5000)
+    assert refusal is not None
+    assert refusal.isprintable()
+    assert len(refusal) < 800
 
 
 def test_no_redirect_uses_the_host_of_the_request(site: Site) -> None:

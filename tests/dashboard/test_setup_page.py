@@ -57,8 +57,8 @@ def through(folder: Path, peer: Peer, **settings: Any) -> Site:
 
 
 def shown(site: Site, query: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = site.get(f"/setup.json{query}").json()
-    return found
+    view: dict[str, Any] = site.get(f"/setup.json{query}").json()
+    return view
 
 
 def send(site: Site, hook: str, **fields: str) -> httpx2.Response:
@@ -193,9 +193,9 @@ def test_a_reveal_is_recorded(site: Site) -> None:
 
 def test_a_reveal_asks_for_the_password_again_after_a_while(site: Site) -> None:
     site.now = NOW + timedelta(minutes=16)
-    asked = site.browser.post("/setup/reveal", data={"url": PUBLIC})
-    assert SECRET not in asked.text
-    assert Page(asked).all("input", name="url")[0]["value"] == PUBLIC
+    question = site.browser.post("/setup/reveal", data={"url": PUBLIC})
+    assert SECRET not in question.text
+    assert Page(question).all("input", name="url")[0]["value"] == PUBLIC
     fields = {"url": PUBLIC, "confirm_password": PASSWORD}
     revealed = site.browser.post("/setup/reveal", data=fields)
     assert (SECRET in revealed.text, PUBLIC in revealed.text) == (True, True)
@@ -279,12 +279,12 @@ def test_the_handlers_of_every_hook_are_listed_prefetch_first(site: Site) -> Non
 
 
 def test_problems_are_shown_with_advice(tmp_path: Path) -> None:
-    found = [
+    results = [
         ok("schema", "0005"),
         warn("room", "Little.", "Make room."),
         bad("clock", "Off.", HOSTILE),
     ]
-    site = Site(tmp_path, setup=make_setup(lambda: found))
+    site = Site(tmp_path, setup=make_setup(lambda: results))
     site.sign_in()
     view = shown(site)
     assert (len(view["problems"]), view["checks"]) == (2, 3)
@@ -400,8 +400,8 @@ def test_a_test_to_an_address_not_in_the_settings_requires_the_password(
     site = through(tmp_path, peer, public_url=public_url)
     lapse(site)
     for confirm in ({}, {"confirm_password": "a guess"}):
-        asked = send(site, "prefetch", **fields, **confirm)
-        assert Page(asked).all("input", name="confirm_password")
+        question = send(site, "prefetch", **fields, **confirm)
+        assert Page(question).all("input", name="confirm_password")
     assert (asked_for, recorded(site)) == ([], [])
     sent(site, "prefetch", **fields, confirm_password=PASSWORD)
     host = fields.get("url", "http://testserver")
@@ -413,8 +413,8 @@ def test_the_host_of_a_request_gets_no_secret_without_the_password(tmp_path: Pat
     site = through(tmp_path, not_asked, public_url=None)
     lapse(site)
     headers = {"Host": "evil.example"}
-    asked = site.browser.post("/setup/test", data={"hook": "prefetch"}, headers=headers)
-    assert Page(asked).all("input", name="confirm_password")
+    question = site.browser.post("/setup/test", data={"hook": "prefetch"}, headers=headers)
+    assert Page(question).all("input", name="confirm_password")
 
 
 def test_a_test_to_the_address_of_the_settings_is_recorded(tmp_path: Path) -> None:
@@ -436,8 +436,8 @@ def test_an_unrecordable_test_sends_no_secret(tmp_path: Path) -> None:
 
 
 def recorded(site: Site) -> list[str | None]:
-    wanted = select(audit_log.c.subject).where(audit_log.c.action == "send_test")
-    return list(site.stored.write(lambda connection: connection.scalars(wanted).all()))
+    subjects = select(audit_log.c.subject).where(audit_log.c.action == "send_test")
+    return list(site.stored.write(lambda connection: connection.scalars(subjects).all()))
 
 
 LINK_LOCAL = [
@@ -460,8 +460,8 @@ def test_private_addresses_are_refused_in_any_spelling(tmp_path: Path, host: str
 def test_a_name_of_a_link_local_address_is_sent_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, addresses: list[str]
 ) -> None:
-    found = [(0, 0, 0, "", (each, 0)) for each in addresses]
-    monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: found)
+    resolved = [(0, 0, 0, "", (each, 0)) for each in addresses]
+    monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: resolved)
     site = signed_in(tmp_path)
     trial = sent(site, "prefetch", url="https://metadata.example", vouched="1")
     assert "link-local" in trial["result"]["found"]

@@ -34,8 +34,8 @@ def test_json_twins_require_sign_in(anonymous: Site, path: str) -> None:
 
 
 def test_signing_in_leads_to_the_requested_page(anonymous: Site) -> None:
-    asked = anonymous.get("/calls?q=a%26b&outcome=error")
-    form = Page(anonymous.get(asked.headers["location"]))
+    response = anonymous.get("/calls?q=a%26b&outcome=error")
+    form = Page(anonymous.get(response.headers["location"]))
     target = form.all("input", name="next")[0]["value"]
     assert target == "/calls?q=a%26b&outcome=error"
     assert anonymous.sign_in(next=target).headers["location"] == target

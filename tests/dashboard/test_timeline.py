@@ -27,8 +27,8 @@ def add_prefetch(site: Site, query: str = "session_id=-call", **answer: Any) -> 
 
 
 def steps(site: Site) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = site.get("/calls/-call.json").json()["timeline"]
-    return found
+    timeline: list[dict[str, Any]] = site.get("/calls/-call.json").json()["timeline"]
+    return timeline
 
 
 def test_each_step_names_its_clock(site: Site) -> None:
@@ -75,5 +75,5 @@ def test_without_an_end_the_timeline_shows_the_state(
 def test_the_timeline_counts_the_changes_by_the_prefetch(site: Site) -> None:
     add_prefetch(site, "tier=silver", metadata={"tier": "gold", "name": "Ada"}, extra_prompt="Hi.")
     site.add_ended_call(metadata={"tier": "gold", "name": "Ada"})
-    told = "in 84 ms, 2 metadata keys, 1 changed and 1 added, extra prompt 3 characters"
-    assert told in site.page("/calls/-call").text
+    details = "in 84 ms, 2 metadata keys, 1 changed and 1 added, extra prompt 3 characters"
+    assert details in site.page("/calls/-call").text

@@ -1,4 +1,4 @@
-"""Calls that nobody wants to receive, as they come in through the two webhooks."""
+"""Hostile calls, as they arrive at the two webhooks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which pages there are, by the dashboard's own routes: one that is added is tested too."""
+"""The dashboard's pages, read from its routes, so that a new page is tested too."""
 
 from __future__ import annotations
 

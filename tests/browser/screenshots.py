@@ -1,4 +1,4 @@
-"""Pictures of every page, for the README: `pytest tests/browser/screenshots.py` makes them anew."""
+"""Screenshots of every page for the README: `pytest tests/browser/screenshots.py` makes them."""
 
 from __future__ import annotations
 

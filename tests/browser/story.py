@@ -1,4 +1,4 @@
-"""A year of calls as a team has them, for pictures of the dashboard: always the same."""
+"""A year of realistic calls for screenshots of the dashboard, always the same."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A page of a browser, and everything that goes wrong on it."""
+"""A browser tab that records errors, foreign requests and violations of the content policy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `doctor` finds, and what it says to do."""
+"""The checks of `doctor` and the Setup page."""
 
 from __future__ import annotations
 

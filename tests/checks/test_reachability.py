@@ -1,4 +1,4 @@
-"""One request to a public address: what goes wrong on the way has a name and plain words."""
+"""One request to a public address, and the problems that it can have."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The address of the list of calls says its filters, and says them again in every link."""
+"""Filters of the list of calls: read from the address, and kept by links."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every request to the webhooks is listed as it came, refused ones too, and can be looked at."""
+"""The pages of deliveries and rejected requests."""
 
 from __future__ import annotations
 

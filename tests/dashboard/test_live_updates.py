@@ -1,4 +1,4 @@
-"""Open pages follow what arrives: the stream of events, what they ask for then, and how it ends."""
+"""Live updates of open pages: the stream of events, and the fragments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What operators may do in the dashboard is decided on the server, question again, and recorded."""
+"""Roles, confirmations, the audit log and the page of operators."""
 
 from __future__ import annotations
 

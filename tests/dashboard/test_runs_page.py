@@ -1,4 +1,4 @@
-"""The dashboard shows how handlers did, and has them called again when a person asks for it."""
+"""Handler runs on the page of a call, and their replay."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where forms may come from, where answers lead, and over what cookies are sent."""
+"""The same-origin check of forms, redirects, and secure cookies."""
 
 from __future__ import annotations
 

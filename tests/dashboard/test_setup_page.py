@@ -1,4 +1,4 @@
-"""The page on which an agent is connected: what it shows, what it hides, and what it sends."""
+"""The setup page: the address, masked secrets, what arrived, and the connection test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every template: what comes from elsewhere is only ever text, and a script is only ever ours."""
+"""Templates escape every value, and contain nothing that the content policy refuses."""
 
 from __future__ import annotations
 

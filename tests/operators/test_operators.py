@@ -1,4 +1,4 @@
-"""Who gets into the dashboard, for how long, and how guessing is slowed down."""
+"""Accounts, sign-in, sessions and the audit log."""
 
 from __future__ import annotations
 

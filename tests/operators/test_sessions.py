@@ -1,4 +1,4 @@
-"""Guessing is slowed down, and no guessing keeps an operator out."""
+"""The throttle slows down guessing, and excludes no operator."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The dashboard over a call log in a temporary file, and a browser to look at it with."""
+"""The dashboard over a call log in a temporary file, and a test client."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ from .steps import (
 )
 from .texts import Filling, ignored_parts, merge_metadata, render, tools_of
 from .transport import END_OF_CALL, PREFETCH, Transport, webhook_of, webhook_of_tool
-from .webhook_client import EndedCall, PrefetchAnswer, WebhookClient
+from .webhook_client import SimulatedCall, PrefetchAnswer, WebhookClient
 
 logger = logging.getLogger("millis_hooks.sandbox")
 
@@ -96,8 +96,6 @@ class Session:
 
     #: How the conversation ended.
     ending: Ending
-    #: What Millis' call logs have of it.
-    log_entry: Mapping[str, Json]
 
     def __init__(
         self,
@@ -138,6 +136,7 @@ class Session:
         self._hung_up: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         self._longest_s = _longest_s(spec.agent_config)
         self._talks_since_s = self._clock.elapsed_s()
+        self._logged: SimulatedCall | None = None
 
     def hang_up(self, call_status: str, error_message: str | None = None) -> None:
         """End the call from elsewhere: as a caller does, or Millis' `terminate` (`api-ended`).
@@ -164,6 +163,10 @@ class Session:
         finally:
             self.log.close()
         return self
+
+    def log_entry(self) -> dict[str, Any]:
+        """Return what Millis' call logs have of the call; while it goes on, that is little."""
+        return (self._logged or self._call_with(Ending(CallStatus.IN_PROGRESS))).log_entry()
 
     @property
     def lasted_s(self) -> float:
@@ -246,7 +249,7 @@ class Session:
         self.ending = await self._converse(failure)
         for text in self.texts.messages.get(_LAST_WORDS.get(self.ending.call_status, ""), ())[:1]:
             self._say("assistant", text)
-        call = self._ended_call()
+        call = self._call_with(self.ending)
         self.log.add(
             HungUp(
                 call_status=self.ending.call_status,
@@ -258,8 +261,8 @@ class Session:
             await self._call_functions_for_later()
         await self._deliver(call)
         await self._call_functions_for_later()
-        self.log_entry = call.log_entry()
-        masked = mask_secrets(dict(self.log_entry)).value
+        self._logged = call
+        masked = mask_secrets(call.log_entry()).value
         self.log.add(Logged(entry=masked if isinstance(masked, dict) else {}))
 
     def _attach(self) -> None:
@@ -375,7 +378,7 @@ class Session:
         self._function_calls.append({"name": name, "params": dict(params), "result": result})
         return result
 
-    async def _deliver(self, call: EndedCall) -> None:
+    async def _deliver(self, call: SimulatedCall) -> None:
         """Send the end-of-call, or log why not."""
         webhook = webhook_of(self.spec.agent_config.get(END_OF_CALL))
         vintage = self.spec.vintage
@@ -393,16 +396,16 @@ class Session:
         is_sent = self.ending.call_status not in UNREACHED
         return "" if is_sent or self.spec.policy.end_of_call_if_unreached else _UNREACHED
 
-    def _ended_call(self) -> EndedCall:
+    def _call_with(self, ending: Ending) -> SimulatedCall:
         duration_s = self.lasted_s
-        return EndedCall(
+        return SimulatedCall(
             spec=self.spec,
             session_id=self.session_id,
             call_id=self.call_id,
             metadata=self.metadata,
             messages=self.messages,
             function_calls=self._function_calls,
-            ending=self.ending,
+            ending=ending,
             started_at=self._clock.now() - timedelta(seconds=self._ended_s_ago() + duration_s),
             duration_s=duration_s,
         )

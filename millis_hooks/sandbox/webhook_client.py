@@ -17,6 +17,7 @@ from urllib.parse import quote, urlencode
 from ..exceptions import PayloadError
 from ..masking.policy import mask_secrets
 from ..masking.secret_patterns import MASK
+from ..protocol.call_status import CallStatus
 from ..protocol.reading import Json, describe, finite, read_json
 from ..protocol.samples import CallContent, Vintage, end_of_call_payload, prefetch_query
 from ..protocol.typed_metadata import as_text
@@ -78,8 +79,8 @@ class PrefetchAnswer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EndedCall:
-    """A call that is over, with made-up costs and recording."""
+class SimulatedCall:
+    """A call as Millis tells of it, with made-up costs and recording."""
 
     spec: SessionSpec
     session_id: str
@@ -123,8 +124,10 @@ class EndedCall:
         """Return the entry in Millis' call logs: `CallHistory` in its OpenAPI file."""
         entry = self.payload("v2")
         del entry["error_message"]
-        if self.ending.call_status in UNREACHED:
-            entry |= {"chat": None, "cost_breakdown": None, "recording": None}
+        if self.ending.call_status == CallStatus.IN_PROGRESS:
+            entry |= dict.fromkeys(("duration", "chars_used", "function_calls"))
+        if self.ending.call_status in {*UNREACHED, CallStatus.IN_PROGRESS}:
+            entry |= dict.fromkeys(("chat", "cost_breakdown", "recording"))
         return entry
 
     def _chat(self, vintage: Vintage) -> list[Mapping[str, Any]]:
@@ -201,7 +204,7 @@ class WebhookClient:
         timeout_s = timeout_s if timeout_s and timeout_s > 0 else policy.tool_timeout_s
         return await self._send_for_success(request, timeout_s=timeout_s)
 
-    async def end_of_call(self, webhook: Webhook, call: EndedCall) -> AsyncIterator[Exchange]:
+    async def end_of_call(self, webhook: Webhook, call: SimulatedCall) -> AsyncIterator[Exchange]:
         """Send the end-of-call as often, and as late, as the spec says."""
         body = json.dumps(call.payload(call.spec.vintage)).encode()
         request = Request("POST", webhook.url, (*webhook.headers, _JSON_TYPE), body=body)

@@ -150,7 +150,7 @@ def test_unusable_parts_of_an_answer_are_left_out_and_noted() -> None:
 def test_a_call_may_end_with_any_status(status: CallStatus) -> None:
     receiver = Receiver()
     result = call(receiver, script=Script(ending=Ending(status)))
-    assert result.log_entry["call_status"] == status
+    assert result.log_entry()["call_status"] == status
     unreached = status in {"busy", "no-answer", "canceled", "failed"}
     assert len(receiver.ends) == (0 if unreached else 1)
 
@@ -183,7 +183,7 @@ def test_an_end_of_call_may_never_come() -> None:
     result = call(receiver, faults=Faults(end_of_call="never"))
     assert not receiver.ends
     assert result.log.of(EndDelivered)[0].notes == ("It is not sent, on purpose.",)
-    assert result.log_entry["call_status"] == "user-ended"
+    assert result.log_entry()["call_status"] == "user-ended"
 
 
 def test_a_late_end_of_call_is_of_a_call_that_is_long_over() -> None:
@@ -205,7 +205,7 @@ def test_a_call_that_never_connects_is_only_in_the_call_logs() -> None:
     receiver = Receiver()
     result = call(receiver, unreached=CallStatus.BUSY)
     assert receiver.sent == []
-    assert (result.log_entry["call_status"], result.log_entry["chat"]) == ("busy", None)
+    assert (result.log_entry()["call_status"], result.log_entry()["chat"]) == ("busy", None)
 
 
 def test_a_call_that_never_connects_may_have_both_webhooks() -> None:
@@ -320,7 +320,7 @@ def test_a_continued_conversation_is_repeated_only_if_the_policy_says_so() -> No
 def test_steps_hold_no_secret_of_the_configuration() -> None:
     result = call(Receiver())
     assert "Bearer of the tests" not in json.dumps(result.log.as_json())
-    assert "Bearer of the tests" in json.dumps(result.log_entry)
+    assert "Bearer of the tests" in json.dumps(result.log_entry())
 
 
 def test_a_late_follower_gets_every_step() -> None:

@@ -10,7 +10,6 @@ import asyncio
 import json
 import logging
 import random
-import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field, replace
@@ -33,7 +32,7 @@ from ...webhooks.agent_config import agent_config
 from ..agent import EchoAgent, LiveCaller, ScriptedAgent, ScriptedCaller
 from ..scenario import SOCKET_WAYS, Ending, Role, Scenario, SessionSpec, Way, load_scenario
 from ..session import CHARS_PER_S, Agent, Caller, ConversationTimeoutError, Session
-from ..steps import Clock, Logged
+from ..steps import Clock
 from ..transport import IN_PROCESS, Answer, Request, Transport, in_process
 from .custom_llm import CustomLlm, cancel
 from .schemas import AgentChoice, AgentConfig, CallFields, Continuation, check
@@ -401,12 +400,9 @@ class SessionManager:
                 await changed.wait()
 
     async def _store(self, call: LiveCall) -> None:
-        session, messages = call.session, []
-        entry: Mapping[str, Any] = _live_entry(call)
-        if session.log.of(Logged):
-            entry = session.log_entry
-            # A session that continues this one knows also what this one continued.
-            messages = [*session.spec.earlier, *json.loads(str(entry["chat"] or "[]"))]
+        session, entry = call.session, call.session.log_entry()
+        # A session that continues this one knows also what this one continued.
+        messages = [*session.spec.earlier, *json.loads(str(entry["chat"] or "[]"))]
         privacy = session.spec.agent_config.get("privacy_settings")
         if isinstance(privacy, dict) and privacy.get("opt_out_data_collection") is True:
             if not call.about:
@@ -416,31 +412,9 @@ class SessionManager:
         try:
             put = partial(self.store.put_call, entry, rehearsal, messages=messages)
             await asyncio.to_thread(put)
-        except sqlite3.Error:
+        except Exception:  # of any kind: the call goes on
             logger.warning("a call of the sandbox could not be stored; it goes on", exc_info=True)
 
 
 def _any_secret(settings: Settings, hook: Any, agent_id: str | None) -> str | None:
     return secret_for(settings, hook, agent_id) or secret_for(settings, hook)
-
-
-def _live_entry(call: LiveCall) -> dict[str, Any]:
-    """Return what the call logs have of a call that is under way."""
-    session, spec = call.session, call.session.spec
-    voip = {"provider": "twilio", "from": spec.from_phone, "to": spec.to_phone}
-    return {
-        "session_id": session.session_id,
-        "call_id": session.call_id,
-        "agent_id": spec.agent_id,
-        "agent_config": dict(spec.agent_config),
-        "ts": call.began_at.timestamp(),
-        "duration": None,
-        "chat": None,
-        "chars_used": None,
-        "cost_breakdown": None,
-        "voip": voip if spec.is_on_the_phone else None,
-        "recording": None,
-        "metadata": dict(spec.metadata),
-        "function_calls": None,
-        "call_status": CallStatus.IN_PROGRESS,
-    }

@@ -41,7 +41,7 @@ from .steps import (
 )
 from .texts import Filling, ignored_parts, merge_metadata, render, tools_of
 from .transport import END_OF_CALL, PREFETCH, Transport, webhook_of, webhook_of_tool
-from .webhook_client import SimulatedCall, PrefetchAnswer, WebhookClient
+from .webhook_client import PrefetchAnswer, SimulatedCall, WebhookClient
 
 logger = logging.getLogger("millis_hooks.sandbox")
 

@@ -216,30 +216,27 @@ def answering(status_code: int) -> Iterator[str]:
 
 def test_the_example_suite_passes(tmp_path: Path) -> None:
     suite = shutil.copytree(EXAMPLE, tmp_path / "suite")
-    tried = pytest_in(suite)
-    assert re.search(r"11 passed in", tried.stdout), tried.stdout
-    assert tried.returncode == 0
+    result = pytest_in(suite)
+    assert re.search(r"11 passed in", result.stdout), result.stdout
+    assert result.returncode == 0
 
 
-def test_without_an_application_the_fixtures_say_what_to_write(tmp_path: Path) -> None:
-    (tmp_path / "test_it.py").write_text("def test_it(simulate_call): pass\n")
-    tried = pytest_in(tmp_path, "-W", "error")
-    assert 'Write `millis_hooks_app = "app.py"`' in tried.stdout
-
-
-def test_a_fixture_of_the_team_s_names_the_application(tmp_path: Path) -> None:
-    (tmp_path / "test_it.py").write_text(
+def test_a_fixture_names_the_application_or_the_plugin_says_what_to_write(tmp_path: Path) -> None:
+    (tmp_path / "test_unnamed.py").write_text("def test_it(simulate_call): pass\n")
+    (tmp_path / "test_named.py").write_text(
         "import pytest\nfrom millis_hooks import MillisHooks\n"
         "@pytest.fixture(scope='session')\ndef millis_hooks_app(): return MillisHooks()\n"
         "def test_it(hooks_client): assert hooks_client.prefetch().body == {}\n"
     )
-    assert "1 passed" in pytest_in(tmp_path, "-W", "error").stdout
+    result = pytest_in(tmp_path, "-W", "error")
+    assert "1 passed, 1 error" in result.stdout
+    assert 'Write `millis_hooks_app = "app.py"`' in result.stdout
 
 
 def test_the_plugin_can_be_left_out(tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text("def test_it(hooks_client): pass\n")
-    tried = pytest_in(tmp_path, "-W", "error", "-p", "no:millis_hooks")
-    assert "fixture 'hooks_client' not found" in tried.stdout
+    result = pytest_in(tmp_path, "-W", "error", "-p", "no:millis_hooks")
+    assert "fixture 'hooks_client' not found" in result.stdout
 
 
 def test_the_plugin_costs_nothing_until_it_is_used(tmp_path: Path) -> None:

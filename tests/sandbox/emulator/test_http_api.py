@@ -49,9 +49,11 @@ def test_an_outbound_call_reaches_the_handlers_with_its_metadata(
     assert call.call_status == "agent-ended"
 
 
-def test_fields_that_are_missing_or_wrong_are_named_as_fastapi_does(client: TestClient) -> None:
+def test_fields_that_are_missing_or_wrong_are_named_as_fastapi_does(
+    shared_client: TestClient,
+) -> None:
     body = {"to_phone": "555 0134", "agent_config": {"session_data_webhook": 7}}
-    answer = client.post(f"{API}/start_outbound_call", json=body)
+    answer = shared_client.post(f"{API}/start_outbound_call", json=body)
     assert answer.status_code == 422
     places = [tuple(one["loc"])[:3] for one in answer.json()["detail"]]
     hook = ("body", "agent_config", "session_data_webhook")
@@ -60,19 +62,19 @@ def test_fields_that_are_missing_or_wrong_are_named_as_fastapi_does(client: Test
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"[" * 9999])
-def test_a_body_that_is_not_json_gets_422(client: TestClient, body: bytes) -> None:
-    answer = client.post(f"{API}/start_outbound_call", content=body)
+def test_a_body_that_is_not_json_gets_422(shared_client: TestClient, body: bytes) -> None:
+    answer = shared_client.post(f"{API}/start_outbound_call", content=body)
     assert answer.status_code == 422
     assert answer.json()["detail"][0]["type"] == "json_invalid"
 
 
-def test_the_key_stands_alone_in_its_header(client: TestClient) -> None:
+def test_the_key_stands_alone_in_its_header(shared_client: TestClient) -> None:
     def status(path: str, **headers: str) -> int:
-        del client.headers["authorization"]
+        del shared_client.headers["authorization"]
         try:
-            return client.get(API + path, headers=headers).status_code
+            return shared_client.get(API + path, headers=headers).status_code
         finally:
-            client.headers.update(KEY)
+            shared_client.headers.update(KEY)
 
     assert status("/agents") == 401
     assert status("/call-logs") == 422
@@ -104,8 +106,8 @@ def test_an_agent_is_duplicated_under_an_id_of_its_own(client: TestClient) -> No
     assert copy["config"] == agent["config"]
 
 
-def test_an_agent_has_a_prompt_and_a_voice(client: TestClient) -> None:
-    answer = client.post(f"{API}/agents", json={"name": "a", "config": {"prompt": "p"}})
+def test_an_agent_has_a_prompt_and_a_voice(shared_client: TestClient) -> None:
+    answer = shared_client.post(f"{API}/agents", json={"name": "a", "config": {"prompt": "p"}})
     assert answer.json()["detail"][0]["loc"] == ["body", "config", "voice"]
 
 
@@ -188,20 +190,20 @@ REFUSED: list[tuple[dict[str, Any], list[str | int], str]] = [
 
 
 def test_a_configuration_that_millis_would_refuse_is_refused_with_its_words(
-    client: TestClient,
+    shared_client: TestClient,
 ) -> None:
     for part, where, kind in REFUSED:
         for at, body in (("/start_outbound_call", OUTBOUND), ("/register_call", {"agent_id": "a"})):
-            answer = client.post(API + at, json=body | {"agent_config": part})
+            answer = shared_client.post(API + at, json=body | {"agent_config": part})
             first = answer.json()["detail"][0]
             assert (answer.status_code, first["loc"]) == (422, ["body", "agent_config", *where])
             assert first["type"] == kind
 
 
-def test_the_websocket_is_closed_with_the_same_words(client: TestClient) -> None:
-    for part, where, _ in REFUSED[:-1]:  # what else a client of it may name is in no schema
+def test_the_websocket_is_closed_with_the_same_words(shared_client: TestClient) -> None:
+    for part, where, _ in REFUSED[:-1]:  # other keys are in no schema
         agent = {"agent_id": "a", "agent_config": part}
-        with call(client, data={"agent": agent, "public_key": "k"}) as socket:
+        with call(shared_client, data={"agent": agent, "public_key": "k"}) as socket:
             frame = socket.receive()
         assert (frame["type"], frame["code"]) == ("websocket.close", 1008)
         places = ".".join(map(str, ["data", "agent", "agent_config", *where]))
@@ -223,7 +225,7 @@ def test_an_agent_is_changed_with_its_name_and_a_configuration(client: TestClien
     assert client.get(f"{API}/agents/{agent['id']}").json() == agent
 
 
-def test_a_chat_has_only_the_roles_that_there_are(client: TestClient) -> None:
+def test_a_chat_has_only_the_roles_that_there_are(shared_client: TestClient) -> None:
     wrong: list[object] = [
         {"role": "system", "content": "c"},
         {"role": "assistant", "content": None},
@@ -233,7 +235,7 @@ def test_a_chat_has_only_the_roles_that_there_are(client: TestClient) -> None:
     for message in wrong:
         said = [{"role": "user", "content": "Hi"}, message]
         chat = {"agent": {"agent_id": "a"}, "messages": said}
-        answer = client.post(f"{API}/chat/completions", json=chat)
+        answer = shared_client.post(f"{API}/chat/completions", json=chat)
         assert answer.status_code == 422
         assert answer.json()["detail"][0]["loc"][:4] == ["body", "messages", 1, "UserMessage"]
 
@@ -330,11 +332,14 @@ def test_the_policy_in_an_address_is_that_of_the_call(
     assert eventually(lambda: ended)[0].call_status == "failed"
 
 
-def test_an_unknown_policy_is_not_found(client: TestClient) -> None:
+def test_an_unknown_policy_is_not_found(shared_client: TestClient) -> None:
     for policy in ("merge=sideways", "merge", "", "no_such=1", "late_by_s=nan"):
-        answer = client.post(f"{API}/with/{policy}/start_outbound_call", json=OUTBOUND)
+        answer = shared_client.post(f"{API}/with/{policy}/start_outbound_call", json=OUTBOUND)
         assert answer.status_code == 404
-        with pytest.raises(WebSocketDisconnect), call(client, f"/with/{policy}/millis") as socket:
+        with (
+            pytest.raises(WebSocketDisconnect),
+            call(shared_client, f"/with/{policy}/millis") as socket,
+        ):
             socket.receive_text()
 
 
@@ -382,8 +387,8 @@ def test_call_logs_are_filtered(client: TestClient) -> None:
     assert found(end_time=0) == []
 
 
-def test_a_limit_over_100_is_422(client: TestClient) -> None:
-    answer = client.get(f"{API}/call-logs", params={"limit": 101})
+def test_a_limit_over_100_is_422(shared_client: TestClient) -> None:
+    answer = shared_client.get(f"{API}/call-logs", params={"limit": 101})
     assert answer.status_code == 422
     assert answer.json()["detail"][0]["loc"] == ["query", "limit"]
 
@@ -455,9 +460,9 @@ def test_calls_of_agents_that_opted_out_are_not_stored(
     ],
 )
 def test_requests_from_other_machines_are_refused(
-    client: TestClient, headers: dict[str, str]
+    shared_client: TestClient, headers: dict[str, str]
 ) -> None:
-    assert client.get(f"{API}/agents", headers=headers).status_code == 403
+    assert shared_client.get(f"{API}/agents", headers=headers).status_code == 403
 
 
 @pytest.mark.parametrize(
@@ -470,9 +475,9 @@ def test_requests_from_other_machines_are_refused(
     ],
 )
 def test_requests_from_pages_on_this_machine_are_accepted(
-    client: TestClient, headers: dict[str, str]
+    shared_client: TestClient, headers: dict[str, str]
 ) -> None:
-    assert client.get(f"{API}/agents", headers=headers).status_code == 200
+    assert shared_client.get(f"{API}/agents", headers=headers).status_code == 200
 
 
 def test_requests_with_the_key_are_accepted_from_anywhere(
@@ -493,21 +498,23 @@ def test_without_a_sandbox_there_is_no_api(make_hooks: MakeHooks) -> None:
         assert client.post(f"{API}/start_outbound_call", json=OUTBOUND).status_code in (303, 404)
 
 
-def test_the_widget_is_a_page_that_frames_of_this_machine_may_show(client: TestClient) -> None:
-    page = client.get(f"{API}/agents/embedded", params={"id": "a", "k": "b", "name": "<b>"})
+def test_the_widget_is_a_page_that_frames_of_this_machine_may_show(
+    shared_client: TestClient,
+) -> None:
+    page = shared_client.get(f"{API}/agents/embedded", params={"id": "a", "k": "b", "name": "<b>"})
     assert page.status_code == 200
     assert "<b>" not in page.text
     assert "frame-ancestors 'self' http://localhost:*" in page.headers["content-security-policy"]
     for name in ("widget.js", "widget.css"):
-        assert client.get(f"{API}/as/web/agents/embedded/{name}").status_code == 200
+        assert shared_client.get(f"{API}/as/web/agents/embedded/{name}").status_code == 200
 
 
 def test_calls_over_the_limit_are_refused_with_retry_after(
-    client: TestClient, monkeypatch: pytest.MonkeyPatch
+    shared_client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("millis_hooks.sandbox.emulator.sessions.MAX_LIVE", 0)
-    answer = client.post(f"{API}/start_outbound_call", json=OUTBOUND)
+    answer = shared_client.post(f"{API}/start_outbound_call", json=OUTBOUND)
     assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
-    with call(client) as socket:
+    with call(shared_client) as socket:
         frame = socket.receive()
     assert (frame["type"], frame["code"]) == ("websocket.close", 1013)

@@ -219,10 +219,11 @@ class Session:
             for text in self.texts.messages.get(f"tools.{name}.messages", ())[:1]:
                 await self.speak("assistant", text)
         filled = self._filling.fill_all(dict(params), name)
-        sent = filled if isinstance(filled, dict) else {}
+        fields = filled if isinstance(filled, dict) else {}
         if tool.get("exclude_session_id") is not True:
-            sent["session_id"] = self.session_id
-        result = self._keep_for_later(name, sent) if runs_later else await self._call(name, sent)
+            fields["session_id"] = self.session_id
+        call = self._keep_for_later if runs_later else self._call
+        result = await call(name, fields)
         self.messages += _function_turns(name, params, result, len(self.messages))
         self._require_time()
         return result
@@ -348,7 +349,7 @@ class Session:
             return self._hung_up.result()
         return _ending_of(talking) if has_ended else Ending(CallStatus.TIMEOUT)
 
-    def _keep_for_later(self, name: str, params: Mapping[str, Json]) -> str:
+    async def _keep_for_later(self, name: str, params: Mapping[str, Json]) -> str:
         self._functions_for_later.append((name, params))
         notes = ("It runs after the call.",)
         self.log.add(FunctionCalled(name=name, params=params, notes=notes))

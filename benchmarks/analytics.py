@@ -18,12 +18,15 @@ from functools import partial
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 
+from millis_hooks.call_log.changed_days import mark_days
 from millis_hooks.call_log.database import Database
 from millis_hooks.call_log.migrations import migrate, open_database
 from millis_hooks.call_log.queries.analytics import Analytics, Scope
-from millis_hooks.call_log.tables import attempts, calls, cost_items, handler_runs
+from millis_hooks.call_log.queries.day_totals import roll_up
+from millis_hooks.call_log.tables import attempts, calls, cost_items, day_totals, handler_runs
+from millis_hooks.call_log.upkeep.removal import writing_by
 from millis_hooks.protocol.call_status import CallStatus, outcome_of
 
 NEWEST = datetime(2026, 11, 21, 14, tzinfo=UTC)
@@ -92,6 +95,20 @@ def add(database: Database, count: int, numbers: range, choice: random.Random) -
     with database.writer.begin() as connection:
         for table, rows in made.items():
             connection.execute(table.insert(), rows)
+        mark_days(connection, [row["received_at"] for row in made[calls]])
+
+
+def make_totals(database: Database) -> None:
+    began_s = time.process_time()
+    days = sum(roll_up(database.reader, writing_by(database.writer), now=NEWEST))
+    took_s = time.process_time() - began_s
+    if days:
+        print(f"totals of {days:,} days: {took_s / days * 1000:.0f} ms of CPU each")
+    t = day_totals.c
+    size = func.sum(func.length(t.slots) + func.length(t.amounts))
+    with database.reader.connect() as connection:
+        kept = connection.execute(select(func.count(), size).select_from(day_totals)).one()
+    print(f"{kept[0]:,} totals, {(kept[1] or 0) / 1e6:.1f} MB")
 
 
 def median_ms(work: Callable[[], object], *, times: int = 5) -> float:
@@ -134,6 +151,7 @@ def main() -> None:
         is_empty = connection.scalar(select(calls.c.id).limit(1)) is None
     if is_empty:
         fill(database, chosen.calls)
+    make_totals(database)
     measure(database)
     database.close()
 

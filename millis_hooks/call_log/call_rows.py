@@ -17,6 +17,7 @@ from sqlalchemy import Connection, Engine, and_, case, delete, func, insert, sel
 from sqlalchemy.exc import SQLAlchemyError
 
 from ..exceptions import AnotherAgentError, StorageError
+from .changed_days import mark_days, mark_days_of
 from .dialects import upsert_on
 from .projection import Columns, Digest
 from .sanitize import clean_id, clean_text
@@ -111,6 +112,9 @@ def derive(connection: Connection, digests: Sequence[Digest]) -> set[int]:
     refused = of_another_agent(connection, digests)
     digests = [digest for digest in digests if digest.delivery_id not in refused]
     told = [digest for digest in digests if digest.call]
+    sessions = [digest.call["session_id"] for digest in told]
+    mark_days_of(connection, calls.c.session_id.in_(sessions))  # a call may move to another day
+    mark_days(connection, [digest.call["received_at"] for digest in told])
     _save_prefetches(connection, [digest for digest in told if not digest.ends_call])
     _save_ended_calls(connection, [digest for digest in told if digest.ends_call])
     _insert(connection, drift, _drift_rows(digests))

@@ -32,6 +32,7 @@ from sqlalchemy import (
 from ..exceptions import StorageOutageError
 from .call_ends import End, ids_of, put_together
 from .call_rows import derive, pending_run, refuse
+from .changed_days import mark_days, mark_days_of
 from .database import Database
 from .projection import Columns, Digest, of_session
 from .search import call_search, search_row
@@ -39,6 +40,7 @@ from .tables import (
     IS_OF_CALL,
     call_metadata,
     calls,
+    changed_days,
     cost_items,
     deliveries,
     drift,
@@ -96,7 +98,7 @@ class Scratch:
     def __init__(self) -> None:
         self._engine = create_engine("sqlite://", poolclass=StaticPool, hide_parameters=True)
         with self._engine.begin() as connection:
-            metadata.create_all(connection, [calls, *_OWNED, handler_runs, drift])
+            metadata.create_all(connection, [calls, *_OWNED, handler_runs, drift, changed_days])
             connection.exec_driver_sql("CREATE TABLE call_search (text TEXT, folded TEXT)")
 
     def close(self) -> None:
@@ -131,6 +133,7 @@ def bring_up(connection: Connection, fresh: Rederived, delivery_ids: Sequence[in
         now = call.handled_as(before)
         if now != before:
             changed_calls += 1
+            mark_days(connection, [each.columns["received_at"] for each in (before, now) if each])
             call_id = _write_call(connection, before, now)
             if now.has_ended and not (before and before.has_ended):
                 _write_runs(connection, call_id, fresh.runs.get(call.id, ()))
@@ -146,9 +149,6 @@ def _write_call(connection: Connection, before: CallRows | None, call: CallRows)
         call_id = before.id
         # Columns that stay as they are cost nothing in indexes.
         differing = dict(call.columns.items() - before.columns.items())
-        if before.owned[cost_items] != call.owned[cost_items]:
-            # What is summed up of costs is known to be out of date by this column.
-            differing["cost_total"] = call.columns["cost_total"]
         if differing:
             is_it = calls.c.id == call_id
             connection.execute(update(calls).where(is_it).values(differing))
@@ -340,6 +340,7 @@ class Changes:
         new = [pending_run(call_id, name, at) for name in wanted_by if name not in runs]
         new += [pending_run(call_id, name, at, change=key) for name in again]
         if new:
+            mark_days_of(connection, calls.c.id == call_id)
             connection.execute(insert(handler_runs), new)
             handled = update(calls).where(calls.c.id == call_id, calls.c.unhandled)
             connection.execute(handled.values(unhandled=False))

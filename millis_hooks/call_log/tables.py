@@ -14,6 +14,7 @@ from sqlalchemy import (
     Boolean,
     Column,
     ColumnElement,
+    Date,
     DateTime,
     Dialect,
     Float,
@@ -326,6 +327,30 @@ drift = Table(
 )
 Index("ix_drift_kind", drift.c.kind, drift.c.path, drift.c.seen_at)
 Index("ix_drift_delivery", drift.c.delivery_id)
+
+#: A row for each change to calls of a UTC day, until `day_totals` has it; see `changed_days.py`.
+changed_days = Table(
+    "changed_days",
+    metadata,
+    Column("id", RowId, primary_key=True),
+    Column("day", Date, nullable=False),
+    sqlite_autoincrement=True,
+)
+Index("ix_changed_days_day", changed_days.c.day)
+
+#: What the calls received on a past UTC day add up to, so that reports need not read every call.
+day_totals = Table(
+    "day_totals",
+    metadata,
+    Column("agent_id", Key, primary_key=True),  # "" for all calls together
+    Column("day", Date, primary_key=True),
+    Column("measure", Text, primary_key=True),  # those of `queries/tally.py`
+    Column("name", Text, primary_key=True),
+    # for each value the half hour it is of, 0 to 47, as a byte, and the value as a double
+    Column("slots", LargeBinary, nullable=False),
+    Column("amounts", LargeBinary, nullable=False),
+)
+Index("ix_day_totals_day", day_totals.c.day)
 
 #: Requests that were refused, the newest.
 rejections = Table(

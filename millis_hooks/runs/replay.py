@@ -15,6 +15,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Row, Select, func, insert, select, update
 
 from ..call_log.call_rows import pending_run
+from ..call_log.changed_days import mark_days_of
 from ..call_log.dialects import upsert
 from ..call_log.sanitize import clean_int, clean_text
 from ..call_log.tables import IS_OF_CALL, IS_RETRYING, calls, handler_runs, handlers
@@ -359,4 +360,5 @@ def _replace(connection: Connection, runs: Sequence[Row[Any]], now: datetime) ->
         if run.id in ours
     ]
     if rows:
+        mark_days_of(connection, calls.c.id.in_([row["call_id"] for row in rows]))
         connection.execute(insert(handler_runs), rows)

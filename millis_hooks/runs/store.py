@@ -31,9 +31,10 @@ from sqlalchemy import (
 )
 
 from ..call_log.call_rows import pending_run
+from ..call_log.changed_days import mark_days_of
 from ..call_log.dialects import is_postgresql
 from ..call_log.sanitize import clean_text
-from ..call_log.tables import IS_OPEN, IS_RETRYING, attempts, handler_runs, runners
+from ..call_log.tables import IS_OPEN, IS_RETRYING, attempts, calls, handler_runs, runners
 from ..handlers.routing import Handler
 from ..masking.error_report import Failure
 from .concurrency import Slots
@@ -122,6 +123,7 @@ def record(connection: Connection, ends: Sequence[AttemptEnd], failure_hooks: Fa
     An attempt that was marked interrupted meanwhile belongs to another process: it is skipped.
     """
     ends = _still_ours(connection, ends)
+    _mark_days(connection, [end.run.call_id for end in ends])
     for end in ends:
         if end.outcome == "not_wanted":
             _delete(connection, end.run)
@@ -250,9 +252,11 @@ def _room_beside_others(connection: Connection, slots: Slots, handler: Handler, 
 def _interrupt(connection: Connection, condition: ColumnElement[bool], now: datetime) -> int:
     """Make running runs pending and mark their attempts interrupted; return how many."""
     running = and_(IS_OPEN, _runs.state == "running", condition)
-    interrupted = select(_runs.id).where(running).with_for_update(skip_locked=True)
-    ids = connection.scalars(interrupted).all()
+    interrupted = select(_runs.id, _runs.call_id).where(running).with_for_update(skip_locked=True)
+    found = connection.execute(interrupted).all()
+    ids = [run.id for run in found]
     if ids:
+        _mark_days(connection, [run.call_id for run in found])
         unended = and_(attempts.c.run_id.in_(ids), attempts.c.outcome.is_(None))
         connection.execute(update(attempts).where(unended).values(outcome="interrupted"))
         connection.execute(_to_pending(_runs.id.in_(ids)), {"now": now})
@@ -284,6 +288,7 @@ def _fail(
     now: datetime,
     failure_hooks: FailureHooks,
 ) -> None:
+    _mark_days(connection, [run.call_id for run in runs])
     for run in runs:
         failed = {"state": "failed", "state_since": now, "due_at": None, "reason": reason}
         connection.execute(update(handler_runs).where(_runs.id == run.id).values(failed))
@@ -303,6 +308,12 @@ def _call_hooks(
                 failed.call_id, hook.name, now, hook="failed", failed_run_id=failed.id
             )
             connection.execute(insert(handler_runs), run)
+
+
+def _mark_days(connection: Connection, call_ids: Sequence[int]) -> None:
+    """Say that analytics of the days of these calls changed: it counts runs and attempts."""
+    if call_ids:
+        mark_days_of(connection, calls.c.id.in_(call_ids))
 
 
 def _delete(connection: Connection, run: ClaimedRun) -> None:

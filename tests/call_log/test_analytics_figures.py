@@ -27,6 +27,7 @@ from millis_hooks.call_log.queries.analytics import (
     percentile,
 )
 from millis_hooks.call_log.queries.buckets import cut, interval_for, last_days
+from millis_hooks.call_log.queries.day_totals import roll_up
 from millis_hooks.call_log.tables import deliveries
 from millis_hooks.call_log.upkeep.removal import remove_sessions
 from millis_hooks.exceptions import StorageError
@@ -123,6 +124,10 @@ def report(log: StoredCalls, scope: Scope = WEEK) -> Report:
     return Analytics(log.database.reader).report(scope)
 
 
+def make_totals(log: StoredCalls) -> int:
+    return sum(roll_up(log.database.reader, log.write, now=NOW))
+
+
 def nearest_rank(values: Sequence[float | None], share: float) -> float | None:
     known = sorted(value for value in values if value is not None)
     return known[max(math.ceil(share * len(known)), 1) - 1] if known else None
@@ -183,7 +188,7 @@ def check_handler(found: Report, within: Sequence[Told]) -> None:
     st.sampled_from(["type", "provider"]),
 )
 @settings(max_examples=settings().max_examples // 5)
-def test_figures_are_those_of_the_calls_one_by_one(
+def test_figures_are_those_of_the_calls_one_by_one_with_totals_and_without(
     told: list[Told], zone: Any, agents: tuple[str, ...], split: Any
 ) -> None:
     zone = ZoneInfo("UTC") if zone is UTC else zone
@@ -194,6 +199,8 @@ def test_figures_are_those_of_the_calls_one_by_one(
         log = StoredCalls(Path(folder))
         for number, each in enumerate(told):
             add(log, number, each)
+        check(report(log, scope), told, scope)
+        make_totals(log)
         check(report(log, scope), told, scope)
         going = [f"-s{number}" for number in range(0, len(told), 3)]
         log.write(lambda connection: remove_sessions(connection, going))
@@ -365,7 +372,7 @@ def test_every_number_is_in_one_step(lists: list[list[float]]) -> None:
 @pytest.mark.sqlite_only
 def test_a_log_that_cannot_be_read_raises_a_storage_error(log: StoredCalls) -> None:
     with sqlite3.connect(log.database.path) as other:
-        other.execute("DROP TABLE cost_items")
+        other.execute("DROP TABLE changed_days")
     other.close()
     with pytest.raises(StorageError, match="cannot be read"):
         report(log)

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, Table, insert
 
 from millis_hooks.call_log.call_rows import pending_run
+from millis_hooks.call_log.changed_days import mark_days
 from millis_hooks.call_log.migrations import migrate, open_database
 from millis_hooks.call_log.queries import Queries
 from millis_hooks.call_log.search import call_search, search_row
@@ -46,7 +47,9 @@ class StoredCalls:
         """Add an ended call and what can be searched of it."""
         received_at = NOW - timedelta(minutes=minutes_ago)
         known = {"session_id": session_id, "received_at": received_at, "ended_at": received_at}
-        call_id = self._insert(calls, known | {"outcome": "completed"} | columns)
+        row: dict[str, Any] = known | {"outcome": "completed"} | columns
+        call_id = self._insert(calls, row)
+        self.write(lambda connection: mark_days(connection, [row["received_at"]]))
         self._insert(call_search, search_row(call_id, text or session_id))
         return call_id
 

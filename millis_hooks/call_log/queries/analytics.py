@@ -23,6 +23,7 @@ from ...exceptions import StorageError
 from ..dialects import describe
 from ..sanitize import clean_text
 from .buckets import Interval, cut, interval_for
+from .day_totals import Period, read_periods
 from .tally import (
     ATTEMPT_MS,
     ATTEMPTS,
@@ -36,7 +37,6 @@ from .tally import (
     RUNS,
     STATUS,
     Tally,
-    read_tally,
     sum_numbers,
 )
 
@@ -225,15 +225,6 @@ class Scope:
         return self.until - self.since
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """A bucket, or the whole period before, and its tally."""
-
-    start: datetime
-    until: datetime
-    tally: Tally
-
-
 class Analytics:
     """Figures of a period. Raises StorageError when the database cannot answer."""
 
@@ -243,15 +234,13 @@ class Analytics:
     def report(self, scope: Scope) -> Report:
         """Return all figures of a period, with those of the equally long period before."""
         interval = interval_for(scope.span, scope.interval)
-        parts = [
-            _Part(*each, Tally()) for each in cut(scope.since, scope.until, interval, scope.zone)
-        ]
-        before = _Part(scope.since - scope.span, scope.since, Tally())
+        cuts = cut(scope.since, scope.until, interval, scope.zone)
+        parts = [Period(*each, Tally()) for each in cuts]
+        before = Period(scope.since - scope.span, scope.since, Tally())
         agents = [clean for agent in scope.agents if (clean := clean_text(agent))]
         try:
             with self._engine.connect() as connection:
-                for part in (before, *parts):
-                    read_tally(connection, part.start, part.until, agents, into=part.tally)
+                read_periods(connection, (before, *parts), agents)
         except SQLAlchemyError as error:
             raise StorageError(f"The call log cannot be read: {describe(error)}.") from error
         return Report(
@@ -270,10 +259,10 @@ class Analytics:
         )
 
 
-Figure = Callable[[Sequence[_Part]], float | None]
+Figure = Callable[[Sequence[Period]], float | None]
 
 
-def _tiles(parts: Sequence[_Part], before: Sequence[_Part]) -> Tiles:
+def _tiles(parts: Sequence[Period], before: Sequence[Period]) -> Tiles:
     def tile(figure: Figure, in_bucket: Figure | None = None) -> Tile:
         series = tuple((in_bucket or figure)([part]) for part in parts)
         return Tile(figure(parts), figure(before), series)
@@ -295,16 +284,16 @@ def _total(measure: str) -> Figure:
     return lambda parts: sum(_counted(parts, measure).values())
 
 
-def _error_rate(parts: Sequence[_Part]) -> float | None:
+def _error_rate(parts: Sequence[Period]) -> float | None:
     outcomes = _outcomes(parts)
     calls = sum(outcomes.values())
     return outcomes["failed"] / calls if calls else None
 
 
-def _bucket(part: _Part, split: Split) -> Bucket:
+def _bucket(part: Period, split: Split) -> Bucket:
     outcomes = _outcomes([part])
     return Bucket(
-        start=part.start,
+        start=part.since,
         until=part.until,
         calls=sum(outcomes.values()),
         outcomes=outcomes,
@@ -313,14 +302,14 @@ def _bucket(part: _Part, split: Split) -> Bucket:
     )
 
 
-def _outcomes(parts: Sequence[_Part]) -> dict[str, int]:
+def _outcomes(parts: Sequence[Period]) -> dict[str, int]:
     grouped = dict.fromkeys(OUTCOME_GROUPS, 0)
     for outcome, count in _counted(parts, OUTCOME).items():
         grouped[_GROUPS.get(outcome, "other")] += count
     return grouped
 
 
-def _latency(parts: Sequence[_Part], *, at_least: int = LEAST_SAMPLES) -> Latency:
+def _latency(parts: Sequence[Period], *, at_least: int = LEAST_SAMPLES) -> Latency:
     lists = _samples(parts, PREFETCH_MS)
     count = sum(map(len, lists))
     if count < at_least:
@@ -328,14 +317,14 @@ def _latency(parts: Sequence[_Part], *, at_least: int = LEAST_SAMPLES) -> Latenc
     return Latency(count, *(percentile(lists, share) for share in (0.5, 0.95, 0.99)))
 
 
-def _durations(parts: Sequence[_Part]) -> Durations:
+def _durations(parts: Sequence[Period]) -> Durations:
     lists = _samples(parts, DURATION_S)
     edges = [step * DURATION_STEP_S for step in range(1, DURATION_STEPS + 1)]
     median, p90 = (percentile(lists, share) for share in (0.5, 0.9))
     return Durations(count_between(lists, edges), median, p90)
 
 
-def _handlers(parts: Sequence[_Part]) -> tuple[HandlerFigures, ...]:
+def _handlers(parts: Sequence[Period]) -> tuple[HandlerFigures, ...]:
     counts = [_counted(parts, measure) for measure in (RUNS, ATTEMPTS, FAILED, PARKED)]
 
     def figures(key: str) -> HandlerFigures:
@@ -356,15 +345,15 @@ def _handlers(parts: Sequence[_Part]) -> tuple[HandlerFigures, ...]:
     return tuple(map(figures, sorted(counts[0])))
 
 
-def _samples(parts: Sequence[_Part], measure: str, name: str = "") -> list[Sequence[float]]:
+def _samples(parts: Sequence[Period], measure: str, name: str = "") -> list[Sequence[float]]:
     return [each for part in parts for each in part.tally.samples(measure, name)]
 
 
-def _summed(parts: Sequence[_Part], measure: str) -> dict[str, float]:
+def _summed(parts: Sequence[Period], measure: str) -> dict[str, float]:
     """Return the numbers of all parts together, by name, the largest first."""
     summed = sum_numbers((part.tally for part in parts), measure)
     return dict(sorted(summed.items(), key=lambda item: (-item[1], item[0])))
 
 
-def _counted(parts: Sequence[_Part], measure: str) -> dict[str, int]:
+def _counted(parts: Sequence[Period], measure: str) -> dict[str, int]:
     return {name: int(count) for name, count in _summed(parts, measure).items()}

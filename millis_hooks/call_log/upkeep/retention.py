@@ -1,8 +1,8 @@
 """Retention: removes calls with all their deliveries, and deliveries without a call, by their age.
 
 Age is counted from the first delivery of a call. Memory stays flat however long the log is. A
-thread of the service does it every hour, and compresses old bodies. Deliveries come first: a batch
-is small, and after each the thread rests for many times as long as it took.
+thread of the service does it every hour, makes totals of past days, and compresses old bodies.
+Deliveries come first: a batch is small, and after each the thread rests for many times as long as it took.
 """
 
 from __future__ import annotations
@@ -212,6 +212,13 @@ class Housekeeper:
             logger.info("%s removed, received before %s", gone, f"{before:%Y-%m-%d %H:%M} UTC")
         return gone
 
+    def roll_up(self) -> None:
+        """Make the totals of past days that changed, for the analytics. Raises `StorageError`."""
+        from ..queries.day_totals import roll_up
+
+        for _ in self._unhurried(roll_up(self._reader, self._writer.run, now=self._now())):
+            pass
+
     def pack(self) -> int:
         """Compress old bodies; return the bytes it saved. Raises `StorageError`."""
         from .vacuum import pack_older
@@ -237,6 +244,7 @@ class Housekeeper:
             try:
                 if self._is_ours():
                     self.tidy()
+                    self.roll_up()
                     self.pack()
             except Exception as error:  # whatever it is: the thread must live
                 logger.error(

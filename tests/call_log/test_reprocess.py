@@ -45,9 +45,12 @@ from support.storage import NOW, ended, opened, prefetched, rows, writing
 
 pytestmark = pytest.mark.both_databases
 
-#: What is not read from deliveries: what people, handlers and the service itself have written.
+#: What is not read from deliveries: what people, handlers and the service itself have written, and
+#: totals, with the marks that they are to be made again.
 _NOT_DERIVED = {
     "attempts",
+    "changed_days",
+    "day_totals",
     "handlers",
     "inbox",
     "keys",

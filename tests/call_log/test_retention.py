@@ -84,11 +84,11 @@ def sessions(log: StoredCalls) -> list[str]:
 
 
 def counts(log: StoredCalls) -> dict[str, int]:
-    """Count the rows of each table that has any."""
+    """Count the rows of each table that has any, but for the marks of days that changed."""
     tables = [*metadata.sorted_tables, call_search]
     with log.database.reader.connect() as connection:
         counted = {table.name: len(connection.execute(select(table)).all()) for table in tables}
-    return {name: n for name, n in counted.items() if n}
+    return {name: n for name, n in counted.items() if n and name != "changed_days"}
 
 
 @pytest.mark.both_databases

@@ -2,7 +2,8 @@
 
 Age is counted from the first delivery of a call. Memory stays flat however long the log is. A
 thread of the service does it every hour, makes totals of past days, and compresses old bodies.
-Deliveries come first: a batch is small, and after each the thread rests for many times as long as it took.
+Deliveries come first: a batch is small, and after each the thread rests for many times as long as
+it took.
 """
 
 from __future__ import annotations

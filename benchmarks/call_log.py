@@ -28,8 +28,7 @@ from millis_hooks.call_log.deliveries import Delivery
 from millis_hooks.call_log.migrations import open_database
 from millis_hooks.call_log.queries import Queries
 from millis_hooks.call_log.queries.filters import CallFilter
-from millis_hooks.call_log.queries.index_plan import Key
-from millis_hooks.call_log.queries.paging import cursor_of
+from millis_hooks.call_log.queries.paging import Place
 from millis_hooks.call_log.raw_body import length_of
 from millis_hooks.call_log.tables import calls, deliveries, inbox
 
@@ -194,7 +193,7 @@ def _cursor(log: Log, place: int) -> str:
     with database.reader.connect() as connection:
         found = connection.execute(newest.limit(1).offset(place)).one()
     database.close()
-    return cursor_of(Key(*found))
+    return Place(*found).cursor
 
 
 def _time_searches(large: Log) -> Iterator[Row]:

@@ -11,7 +11,8 @@ from starlette.routing import Route
 
 from ..call_log.drift import COUNT_CAP, DriftGroup, masked_report
 from ..call_log.queries.filters import RANGES
-from ..call_log.queries.requests import KINDS, OUTCOMES, ListedRequest, RequestFilter, RequestPage
+from ..call_log.queries.paging import Paged
+from ..call_log.queries.requests import KINDS, OUTCOMES, ListedRequest, RequestFilter
 from ..call_log.rejections import StoredRejection
 from ..masking.places import PREFETCH_QUERY
 from ..masking.policy import MaskPolicy
@@ -43,7 +44,7 @@ class DeliveriesView:
     filter: RequestFilter
     range: str
     params: Mapping[str, str]
-    page: RequestPage
+    page: Paged[ListedRequest]
     outcomes: tuple[str, ...]
     unparsed_count: int
 

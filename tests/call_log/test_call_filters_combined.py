@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import insert, update
 
-from millis_hooks.call_log.queries import index_plan, paging
+from millis_hooks.call_log.queries import call_list
 from millis_hooks.call_log.queries.filters import CallFilter
 from millis_hooks.call_log.queries.records import LIVE_FOR, Page
 from millis_hooks.call_log.tables import call_metadata, calls
@@ -147,8 +147,8 @@ def many(tmp_path_factory: pytest.TempPathFactory, database_kind: databases.Kind
 @pytest.fixture(params=[0, 10, 1000])
 def few(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """What counts as few decides how calls are found."""
-    monkeypatch.setattr(index_plan, "FEW", request.param)
-    monkeypatch.setattr(index_plan, "_FIRST_PART", 4)
+    monkeypatch.setattr(call_list, "FEW", request.param)
+    monkeypatch.setattr(call_list, "_FIRST_PART", 4)
 
 
 @pytest.mark.usefixtures("few")
@@ -191,8 +191,7 @@ def test_tabs_count_each_outcome_under_all_other_filters(many: Many, wanted: Cal
 def test_counting_stops_and_says_so(
     many: Many, monkeypatch: pytest.MonkeyPatch, wanted: CallFilter
 ) -> None:
-    monkeypatch.setattr(paging, "COUNT_CAP", 5)
-    monkeypatch.setattr(index_plan, "FEW", 5)
+    monkeypatch.setattr(call_list, "FEW", 5)
     page = many.stored.queries.list_calls(wanted, now=NOW)
     assert page.counts["all"] <= 5
     assert "all" in page.at_least

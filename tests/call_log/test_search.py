@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from millis_hooks.call_log.queries import index_plan
+from millis_hooks.call_log.queries import call_list
 from millis_hooks.call_log.queries.filters import CallFilter
 from millis_hooks.call_log.search import BLANK, Excerpt, clean_query, fold, stretch_of
 from support import databases
@@ -101,8 +101,8 @@ def test_whatever_is_searched_for_is_taken_as_text(spoken: StoredCalls, q: str) 
 def test_hits_are_listed_by_time_though_the_index_has_them_by_id(
     stored: StoredCalls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(index_plan, "FEW", 3)
-    monkeypatch.setattr(index_plan, "_FIRST_PART", 2)
+    monkeypatch.setattr(call_list, "FEW", 3)
+    monkeypatch.setattr(call_list, "_FIRST_PART", 2)
     minutes = [50, 10, 40, 20, 30, 60, 5]  # as after an import of older calls
     for ago in minutes:
         stored.add_call(f"-{ago}", minutes_ago=ago, text="a refund")

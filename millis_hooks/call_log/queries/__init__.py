@@ -48,9 +48,9 @@ from ..tables import (
     handlers,
 )
 from .analytics import Analytics, Report, Scope
+from .call_list import CallList
 from .filters import IS_REAL, CallFilter, bindable, ended_since, is_live, midnight, newest_end
-from .index_plan import Key
-from .paging import Listing
+from .paging import Paged, Place
 from .records import (
     Attempt,
     Call,
@@ -64,7 +64,7 @@ from .records import (
     RunCounts,
     Today,
 )
-from .requests import RequestFilter, RequestPage, list_requests
+from .requests import ListedRequest, RequestFilter, list_requests
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -128,11 +128,11 @@ class Queries:
 
         def page(wanted: CallFilter) -> Page:
             with self._reading() as connection:
-                listing = Listing(connection, wanted, now)
-                keys = listing.page(before=before, after=after, size=size)
+                calls = CallList(connection, wanted, now)
+                places = calls.page(before=before, after=after, size=size)
                 searched = "" if wanted.plainly else clean_query(wanted.q)
-                listed = _with_details(connection, keys.ids, searched)
-                return Page(listed, keys.newer, keys.older, *listing.count(), wanted.plainly)
+                listed = _with_details(connection, [place.id for place in places.rows], searched)
+                return Page(listed, places.newer, places.older, *calls.count(), wanted.plainly)
 
         try:
             return page(wanted)
@@ -239,7 +239,7 @@ class Queries:
     ) -> tuple[str | None, str | None]:
         """Return the sessions next to a call in a list, the newer one and the older one."""
         with self._reading() as connection:
-            ids = Listing(connection, wanted, now).around(Key(call.received_at, call.id))
+            ids = CallList(connection, wanted, now).around(Place(call.received_at, call.id))
             found = select(calls.c.id, calls.c.session_id).where(calls.c.id.in_(ids))
             sessions = {row.id: row.session_id for row in connection.execute(found)}
         return sessions.get(ids[0]), sessions.get(ids[1])
@@ -251,7 +251,7 @@ class Queries:
         before: str | None = None,
         after: str | None = None,
         size: int = 50,
-    ) -> RequestPage:
+    ) -> Paged[ListedRequest]:
         """List requests to the webhooks, refused ones too, newest first; cursors as for calls."""
         size = max(1, min(size, MAX_PAGE_SIZE))
         with self._reading() as connection:

@@ -1,6 +1,6 @@
 """Filters of calls, each as a condition on `calls` and, where one helps, an index.
 
-`index_plan.py` chooses between the indexes. Ends-of-call are processed in the order they were
+`call_list.py` chooses between the indexes. Ends-of-call are processed in the order they were
 stored in, so the delivery of the newest end marks a moment without a clock: with it, pages ask
 which calls have ended since.
 """
@@ -63,7 +63,7 @@ DIRECTIONS = ("inbound", "outbound")
 HANDLER_STATES = ("retrying", "failed", "none")
 
 #: Values of one wish that are looked up one by one; more are looked for among all calls.
-_LANES = 16
+_SCANS = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +112,7 @@ class CallFilter:
 
 
 @dataclass(frozen=True, slots=True)
-class Lane:
+class IndexScan:
     """Calls that an index has in order of time, under `at` and `id`.
 
     `where` leaves one value of each column of `led_by`, with which the index begins. PostgreSQL has
@@ -127,16 +127,16 @@ class Lane:
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class Filter:
     """One thing that is wanted of a call.
 
-    `where` says it of any call and offers no index. `lanes` have all such calls, none of them
+    `where` says it of any call and offers no index. `scans` have all such calls, none of them
     twice; `ids` selects them in no order, by an index if it is `is_indexed`; `search` is what the
     search index has to match. A wish may have none of these.
     """
 
     where: ColumnElement[bool]
-    lanes: tuple[Lane, ...] = ()
+    scans: tuple[IndexScan, ...] = ()
     ids: Select[tuple[int]] | None = None
     is_indexed: bool = True
     search: ColumnElement[bool] | None = None
@@ -182,48 +182,48 @@ def bindable(text: str) -> str:
     return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
 
 
-def wishes(wanted: CallFilter) -> list[Wish]:
+def filters_of(filters: CallFilter) -> list[Filter]:
     """Return all that is wanted but the time, those that mostly leave fewer calls first."""
-    return list(_wishes(wanted))
+    return list(_filters(filters))
 
 
-def _wishes(wanted: CallFilter) -> Iterator[Wish]:
-    for key, value in wanted.metadata:
+def _filters(filters: CallFilter) -> Iterator[Filter]:
+    for key, value in filters.metadata:
         yield _has_metadata(metadata_text(key), metadata_text(value))
-    if wanted.number:
-        yield _number(bindable(wanted.number))
-    if wanted.agent:
-        yield _one_of(calls.c.agent_id, map(bindable, wanted.agent))
-    if wanted.status:
-        yield _one_of(calls.c.call_status, map(bindable, wanted.status))
-    if wanted.outcome in OUTCOMES:
-        yield _in_tab(wanted.outcome)
-    if wanted.channel or wanted.direction:
-        yield _conversation(wanted.channel, wanted.direction)
-    if wanted.min_s is not None or wanted.max_s is not None:
-        yield _between(calls.c.duration_s, wanted.min_s, wanted.max_s)
-    if wanted.cost_min is not None or wanted.cost_max is not None:
-        yield _between(calls.c.cost_total, wanted.cost_min, wanted.cost_max)
-    if wanted.handler in HANDLER_STATES:
-        yield _no_runs() if wanted.handler == "none" else _has_run(wanted.handler)
-    if wanted.unparsed:
+    if filters.number:
+        yield _number(bindable(filters.number))
+    if filters.agent:
+        yield _one_of(calls.c.agent_id, map(bindable, filters.agent))
+    if filters.status:
+        yield _one_of(calls.c.call_status, map(bindable, filters.status))
+    if filters.outcome in OUTCOMES:
+        yield _in_tab(filters.outcome)
+    if filters.channel or filters.direction:
+        yield _conversation(filters.channel, filters.direction)
+    if filters.min_s is not None or filters.max_s is not None:
+        yield _between(calls.c.duration_s, filters.min_s, filters.max_s)
+    if filters.cost_min is not None or filters.cost_max is not None:
+        yield _between(calls.c.cost_total, filters.cost_min, filters.cost_max)
+    if filters.handler in HANDLER_STATES:
+        yield _no_runs() if filters.handler == "none" else _has_run(filters.handler)
+    if filters.unparsed:
         yield _unparsed()
-    if wanted.duplicate:
-        yield Wish(aside(calls.c.repeated), (Lane(IS_REPEATED),))
-    if query := clean_query(wanted.q):
-        yield _named(query) if wanted.plainly else _text(query)
+    if filters.duplicate:
+        yield Filter(aside(calls.c.repeated), (IndexScan(IS_REPEATED),))
+    if query := clean_query(filters.q):
+        yield _named(query) if filters.plainly else _text(query)
 
 
-def _named(text: str) -> Wish:
+def _named(text: str) -> Filter:
     """Find a whole id or number. No index helps: it is for a log whose search is broken."""
     ids = or_(calls.c.session_id == text, calls.c.call_id == text)
-    return Wish(or_(ids, _number(text).where))
+    return Filter(or_(ids, _number(text).where))
 
 
-def _text(query: str) -> Wish:
+def _text(query: str) -> Filter:
     search = index_match(query)
     where, ids = holds(query, calls.c.id), matching_ids(query)
-    return Wish(where, ids=ids, is_indexed=search is not None, search=search)
+    return Filter(where, ids=ids, is_indexed=search is not None, search=search)
 
 
 def aside(column: ColumnElement[Any]) -> ColumnElement[Any]:
@@ -232,25 +232,25 @@ def aside(column: ColumnElement[Any]) -> ColumnElement[Any]:
     return func.coalesce(column, null())
 
 
-def _one_of(column: ColumnElement[str], values: Iterable[str]) -> Wish:
+def _one_of(column: ColumnElement[str], values: Iterable[str]) -> Filter:
     wanted = sorted(set(values))
-    lanes = tuple(Lane(column == value) for value in wanted) if len(wanted) <= _LANES else ()
-    return Wish(aside(column).in_(wanted), lanes)
+    scans = tuple(IndexScan(column == value) for value in wanted) if len(wanted) <= _SCANS else ()
+    return Filter(aside(column).in_(wanted), scans)
 
 
-def _in_tab(outcome: str) -> Wish:
+def _in_tab(outcome: str) -> Filter:
     if outcome == "lost":
-        lane = Lane(and_(calls.c.ended_at.is_(None), IS_REAL))
-        return Wish(and_(aside(calls.c.ended_at).is_(None), IS_REAL), (lane,))
+        scan = IndexScan(and_(calls.c.ended_at.is_(None), IS_REAL))
+        return Filter(and_(aside(calls.c.ended_at).is_(None), IS_REAL), (scan,))
     return _one_of(calls.c.outcome, [outcome])
 
 
-def _conversation(channel: str | None, direction: str | None) -> Wish:
-    """One index has both: where one of them is left open, each of its values has a lane."""
+def _conversation(channel: str | None, direction: str | None) -> Filter:
+    """One index has both: where one of them is left open, each of its values has a scan."""
     channels = [channel] if channel else CHANNELS
     directions: Sequence[str | None] = [direction] if direction else [*DIRECTIONS, None]
-    lanes = [
-        Lane(
+    scans = [
+        IndexScan(
             and_(calls.c.channel == one, calls.c.direction == other),
             led_by=(calls.c.channel, calls.c.direction),
         )
@@ -258,55 +258,58 @@ def _conversation(channel: str | None, direction: str | None) -> Wish:
         for other in directions
     ]
     asked = [(calls.c.channel, channel), (calls.c.direction, direction)]
-    return Wish(and_(*(aside(column) == value for column, value in asked if value)), tuple(lanes))
+    return Filter(and_(*(aside(column) == value for column, value in asked if value)), tuple(scans))
 
 
-def _number(number: str) -> Wish:
+def _number(number: str) -> Filter:
     """Numbers come as they were sent, mostly as + and digits."""
     digits = digits_of(looked_for(number))
     spellings = {number.strip(), f"+{digits}", digits} if digits else {number}
     sides = (calls.c.from_phone, calls.c.to_phone)
-    dialled = [Lane(calls.c.from_phone == spelling) for spelling in sorted(spellings)]
+    dialled = [IndexScan(calls.c.from_phone == spelling) for spelling in sorted(spellings)]
     is_other = func.coalesce(calls.c.from_phone, "").not_in(spellings)
-    reached = [Lane(and_(calls.c.to_phone == each, is_other)) for each in sorted(spellings)]
-    return Wish(or_(*(aside(side).in_(spellings) for side in sides)), (*dialled, *reached))
+    reached = [IndexScan(and_(calls.c.to_phone == each, is_other)) for each in sorted(spellings)]
+    return Filter(or_(*(aside(side).in_(spellings) for side in sides)), (*dialled, *reached))
 
 
-def _has_metadata(key: str, value: str) -> Wish:
+def _has_metadata(key: str, value: str) -> Filter:
     m = call_metadata.c
     same = and_(m.key == key, m.value == value)
-    lane = Lane(same, call_metadata.join(calls, calls.c.id == m.call_id), m.received_at, m.call_id)
+    scan = IndexScan(
+        same, call_metadata.join(calls, calls.c.id == m.call_id), m.received_at, m.call_id
+    )
     of_call = and_(m.call_id == calls.c.id, m.key == key, aside(m.value) == value)
-    return Wish(exists().where(of_call).correlate(calls), (lane,))
+    return Filter(exists().where(of_call).correlate(calls), (scan,))
 
 
-def _between(column: ColumnElement[float], least: float | None, most: float | None) -> Wish:
+def _between(column: ColumnElement[float], least: float | None, most: float | None) -> Filter:
     def ends(value: ColumnElement[float]) -> ColumnElement[bool]:
         above = [value >= least] if least is not None else []
         return and_(*above, value <= most) if most is not None else and_(*above)
 
-    return Wish(ends(aside(column)), ids=select(calls.c.id).where(ends(column)))
+    return Filter(ends(aside(column)), ids=select(calls.c.id).where(ends(column)))
 
 
-def _has_run(state: str) -> Wish:
+def _has_run(state: str) -> Filter:
     r = handler_runs.c
     of_call = and_(r.call_id == calls.c.id, IS_OF_CALL, aside(r.state) == state)
     found = select(r.call_id).where(IS_OPEN, r.state == state, IS_OF_CALL)
-    return Wish(exists().where(of_call).correlate(calls), ids=found.distinct())
+    return Filter(exists().where(of_call).correlate(calls), ids=found.distinct())
 
 
-def _no_runs() -> Wish:
+def _no_runs() -> Filter:
     never = ~exists().where(handler_runs.c.call_id == calls.c.id).correlate(calls)
-    return Wish(
-        never, (Lane(and_(IS_UNHANDLED, never)), Lane(and_(calls.c.ended_at.is_(None), never)))
+    return Filter(
+        never,
+        (IndexScan(and_(IS_UNHANDLED, never)), IndexScan(and_(calls.c.ended_at.is_(None), never))),
     )
 
 
-def _unparsed() -> Wish:
+def _unparsed() -> Filter:
     d = deliveries.c
     of_call = and_(d.session_id == calls.c.session_id, aside(d.outcome) == "unparsed")
     found = select(calls.c.id).join(deliveries, d.session_id == calls.c.session_id)
-    return Wish(exists().where(of_call).correlate(calls), ids=found.where(IS_UNPARSED).distinct())
+    return Filter(exists().where(of_call).correlate(calls), ids=found.where(IS_UNPARSED).distinct())
 
 
 #: Of so many calls at most, the newest, is said whether they match.
@@ -318,7 +321,7 @@ def newest_end(connection: Connection) -> int:
     return connection.scalar(select(func.max(calls.c.delivery_id))) or 0
 
 
-def ended_since(connection: Connection, mark: int, wanted: CallFilter, now: datetime) -> int:
+def ended_since(connection: Connection, mark: int, filters: CallFilter, now: datetime) -> int:
     """Count the calls that ended since the mark and match the filter, up to `MOST_LOOKED_AT`."""
     newest = (
         select(calls.c.id)
@@ -326,6 +329,6 @@ def ended_since(connection: Connection, mark: int, wanted: CallFilter, now: date
         .order_by(calls.c.delivery_id.desc())
         .limit(MOST_LOOKED_AT)
     )
-    conditions = [*within(*wanted.period(now)), *(wish.where for wish in wishes(wanted))]
+    conditions = [*within(*filters.period(now)), *(each.where for each in filters_of(filters))]
     matching = select(func.count()).select_from(calls).where(calls.c.id.in_(newest), *conditions)
     return connection.scalar(matching) or 0

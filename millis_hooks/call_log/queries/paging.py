@@ -1,166 +1,109 @@
-"""One page of calls, newest first, and the number of calls of each outcome.
+"""Keyset paging, the same for every list: newest first, keyed by (received time, id).
 
-Pages are keyed by (received time, id), so calls that arrive do not shift an open page.
+Rows that arrive do not shift an open page, and page 10,000 costs as much as the first.
 """
 
 from __future__ import annotations
 
-import base64
-import json
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, case, func, not_, select
+from sqlalchemy import ColumnElement, literal, not_, tuple_
 
-from ...protocol.call_status import Outcome
-from ..tables import calls
-from .filters import IS_REAL, OUTCOMES, CallFilter, Wish, is_over, is_overdue, wishes
-from .index_plan import FEW, Key, Stretch, Way, choose
-
-#: Counts stop here: "500+" is as useful as the number, and has a bounded price.
-COUNT_CAP = FEW
-
-#: Calls that were made up and have no end are in no tab but the one of all.
-_IS_UNENDED = and_(calls.c.ended_at.is_(None), not_(IS_REAL))
-_UNENDED = "unended"
+T = TypeVar("T")
 
 
-class Keys(NamedTuple):
-    """The calls of a page, newest first; a cursor is None where there is no further page."""
+class Place(NamedTuple):
+    """The place of a row in a list."""
 
-    ids: list[int]
+    received_at: datetime
+    id: int
+
+    @property
+    def cursor(self) -> str:
+        """What names the place in addresses; there is no + in it."""
+        at = self.received_at.astimezone(UTC).isoformat().replace("+00:00", "Z")
+        return f"{at},{self.id}"
+
+    @classmethod
+    def read(cls, cursor: str | None) -> Place | None:
+        """Return the place of a cursor, or None for one that cannot be read."""
+        received_at, _, id_ = (cursor or "").partition(",")
+        if not (id_.isascii() and id_.removeprefix("-").isdigit() and len(id_) < 19):
+            return None
+        try:
+            return cls(datetime.fromisoformat(received_at).astimezone(UTC), int(id_))
+        except (ValueError, OverflowError):
+            return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """A part of a list, and the direction it is read in.
+
+    It was received from `since` (inclusive) to `until` (exclusive), begins next to `after`, which
+    was read before, and ends with `last`.
+    """
+
+    since: datetime | None = None
+    until: datetime | None = None
+    after: Place | None = None
+    last: Place | None = None
+    newest_first: bool = True
+
+    def holds(self, at: ColumnElement[Any], id_: ColumnElement[Any]) -> list[ColumnElement[bool]]:
+        """Return the conditions for a row received `at`, of this id, to be in it."""
+        inside = [at >= literal(self.since, at.type)] if self.since else []
+        if self.until:
+            inside.append(at < literal(self.until, at.type))
+        if self.after:
+            inside.append(self._is_beyond(self.after, at, id_))
+        if self.last:
+            inside.append(not_(self._is_beyond(self.last, at, id_)))
+        return inside
+
+    def order(self, *key: ColumnElement[Any]) -> list[ColumnElement[Any]]:
+        """Return the order in which rows are read."""
+        return [each.desc() if self.newest_first else each.asc() for each in key]
+
+    def _is_beyond(self, place: Place, at: ColumnElement[Any], id_: Any) -> ColumnElement[bool]:
+        here = tuple_(at, id_)
+        there = tuple_(literal(place.received_at, at.type), literal(place.id, id_.type))
+        return here < there if self.newest_first else here > there
+
+
+@dataclass(frozen=True, slots=True)
+class Paged(Generic[T]):
+    """The rows of a page, newest first; a cursor is None where there is no further page."""
+
+    rows: tuple[T, ...]
     newer: str | None
     older: str | None
 
 
-class Counts(NamedTuple):
-    """How many calls there are in all and of each outcome; of those in `at_least` maybe more."""
+def read_page(
+    read: Callable[[Window, int], Sequence[T]],
+    place_of: Callable[[T], Place],
+    *,
+    window: Window,
+    before: str | None,
+    after: str | None,
+    size: int,
+) -> Paged[T]:
+    """Read the page next to a cursor; one that cannot be read is ignored.
 
-    counts: Mapping[str, int]
-    at_least: tuple[str, ...]
-
-
-class Listing:
-    """The calls that a filter leaves."""
-
-    def __init__(self, connection: Connection, wanted: CallFilter, now: datetime) -> None:
-        self._connection = connection
-        self._now = now
-        since, until = wanted.period(now)
-        self._all = Stretch(since=since, until=until)
-        wished = wishes(wanted)
-        self._others = wishes(replace(wanted, outcome=None))
-        self._way = self._choose(wished)
-        self._way_to_others = (
-            self._way if len(wished) == len(self._others) else self._choose(self._others)
-        )
-
-    def page(self, *, before: str | None, after: str | None, size: int) -> Keys:
-        """Find the page next to a cursor; one that cannot be read is ignored."""
-        if (place := _place(after)) is not None:
-            newer = replace(self._all, after=place, newest_first=False)
-            keys = self._way.keys(self._connection, newer, size + 1)
-            if len(keys) > size:
-                keys = keys[:size][::-1]
-                return Keys(_ids(keys), cursor_of(keys[0]), cursor_of(keys[-1]))
-            # Fewer than a page are newer: this is the first page.
-        place = _place(before) if after is None else None
-        keys = self._way.keys(self._connection, replace(self._all, after=place), size + 1)
-        more, keys = len(keys) > size, keys[:size]
-        back = cursor_of(keys[0]) if place is not None and keys else None
-        return Keys(_ids(keys), back, cursor_of(keys[-1]) if more else None)
-
-    def around(self, key: Key) -> tuple[int | None, int | None]:
-        """Find the calls next to this one, the newer and the older; it need not be listed."""
-        newer, older = (
-            self._way.keys(
-                self._connection, replace(self._all, after=key, newest_first=newest_first), 1
-            )
-            for newest_first in (False, True)
-        )
-        return (newer[0].id if newer else None, older[0].id if older else None)
-
-    def count(self) -> Counts:
-        """Count the calls of each outcome under all other filters, the newest at most."""
-        if self._others:
-            return _count_on(self._connection, self._way_to_others, self._all)
-        return _count_all(self._connection, self._all, self._now)
-
-    def _choose(self, wished: Sequence[Wish]) -> Way:
-        return choose(self._connection, wished, [is_over(self._now)])
-
-
-def _count_all(connection: Connection, stretch: Stretch, now: datetime) -> Counts:
-    """Count each outcome by its index, without looking at a call."""
-    inside = stretch.holds(calls.c.received_at, calls.c.id)
-    by_outcome = {outcome.value: calls.c.outcome == outcome.value for outcome in Outcome}
-    unended = [(None, is_overdue(now)), (_UNENDED, _IS_UNENDED)]
-    counted = [
-        _capped(select(calls.c.id).where(where, *inside)).label(_tab(outcome))
-        for outcome, where in [*by_outcome.items(), *unended]
-    ]
-    counts = dict(connection.execute(select(*counted)).mappings().one())
-    return _told(counts, {tab for tab, count in counts.items() if count > COUNT_CAP})
-
-
-def _capped(rows: Select[Any]) -> ColumnElement[int]:
-    return select(func.count()).select_from(rows.limit(COUNT_CAP + 1).subquery()).scalar_subquery()
-
-
-def _count_on(connection: Connection, way: Way, stretch: Stretch) -> Counts:
-    """Count what is wanted among the newest calls on the way, up to `COUNT_CAP` of those."""
-    counts: Counter[str] = Counter()
-    seen = 0
-    for candidates in way.candidates(stretch, COUNT_CAP + 1):
-        by_outcome = _by_outcome(way, candidates.limit(COUNT_CAP + 1 - seen), stretch)
-        for outcome, is_wanted, count in connection.execute(by_outcome):
-            seen += count
-            counts[_tab(outcome)] += count if is_wanted else 0
-    return _told(counts, set(OUTCOMES) if seen > COUNT_CAP else set())
-
-
-def _by_outcome(way: Way, candidates: Select[Any], stretch: Stretch) -> Select[Any]:
-    found = candidates.subquery()
-    is_wanted = and_(*stretch.holds(calls.c.received_at, calls.c.id), *way.where)
-    wanted = case((is_wanted, 1), else_=0).label("is_wanted")
-    outcome = case((_IS_UNENDED, _UNENDED), else_=calls.c.outcome).label("shown")
-    by_outcome = select(outcome, wanted, func.count())
-    return by_outcome.join(found, calls.c.id == found.c[0]).group_by("shown", "is_wanted")
-
-
-def _tab(outcome: str | None) -> str:
-    return outcome or "lost"
-
-
-def _told(counts: Mapping[str, int], cut: set[str]) -> Counts:
-    total = sum(counts.values())
-    told = {tab: min(counts.get(tab, 0), COUNT_CAP) for tab in OUTCOMES}
-    at_least = tuple(tab for tab in OUTCOMES if tab in cut)
-    if at_least or total > COUNT_CAP:
-        at_least = ("all", *at_least)
-    return Counts({"all": min(total, COUNT_CAP), **told}, at_least)
-
-
-def _ids(keys: Sequence[Key]) -> list[int]:
-    return [key.id for key in keys]
-
-
-def cursor_of(key: Key) -> str:
-    """Return what names a call's place in addresses."""
-    place = json.dumps([key.received_at.isoformat(), key.id])
-    return base64.urlsafe_b64encode(place.encode()).decode().rstrip("=")
-
-
-def _place(cursor: str | None) -> Key | None:
-    if not cursor:
-        return None
-    try:
-        place = base64.urlsafe_b64decode(cursor.encode() + b"==")
-        received_at, call_id = json.loads(place)
-        at = datetime.fromisoformat(received_at).astimezone(UTC)
-        return Key(at, call_id) if isinstance(call_id, int) and 0 <= call_id < 2**63 else None
-    except (ValueError, TypeError, RecursionError, OverflowError):
-        return None
+    `read` returns the first rows of a window, up to a number.
+    """
+    if (place := Place.read(after)) is not None:
+        newer = read(replace(window, after=place, newest_first=False), size + 1)
+        if len(newer) > size:
+            rows = newer[:size][::-1]
+            return Paged(tuple(rows), place_of(rows[0]).cursor, place_of(rows[-1]).cursor)
+        # Fewer than a page are newer: this is the first page.
+    place = Place.read(before) if after is None else None
+    rows = read(replace(window, after=place), size + 1)
+    more, rows = len(rows) > size, rows[:size]
+    newer_cursor = place_of(rows[0]).cursor if place is not None and rows else None
+    return Paged(tuple(rows), newer_cursor, place_of(rows[-1]).cursor if more else None)

@@ -1,6 +1,6 @@
 """One page of requests to the webhooks, newest first: deliveries and rejected requests.
 
-The two are in tables of their own and listed as one, keyed by (received time, table, id). The Setup
+The two are in tables of their own and listed as one. The Setup
 page asks here what has arrived so far.
 """
 
@@ -9,23 +9,22 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import chain
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, TypeAlias
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, func, literal, null, select, tuple_
+from sqlalchemy import ColumnElement, Connection, Select, and_, func, literal, null, select
 
 from ..raw_body import length_of
 from ..tables import IS_NOT_BEST, calls, deliveries, handlers, rejections
 from .filters import aside, bindable
+from .paging import Paged, Place, Window, read_page
 
 KINDS = ("prefetch", "end_of_call")
 #: What became of a request.
 OUTCOMES = ("fresh", "default", "last_good", "late", "failed", "stored", "unparsed", "rejected")
 
 _Origin: TypeAlias = Literal["delivery", "rejection"]
-#: Of those that came at the same moment, the later in this list counts as newer.
-_ORIGINS: tuple[_Origin, ...] = ("rejection", "delivery")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,43 +60,6 @@ class ListedRequest:
     source: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class RequestPage:
-    """One page of requests, newest first; a cursor is None where there is no further page."""
-
-    rows: tuple[ListedRequest, ...]
-    newer: str | None
-    older: str | None
-
-
-class _Place(NamedTuple):
-    received_at: datetime
-    rank: int
-    id: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Stretch:
-    """A part of the list, next to `after`, and the direction it is read in."""
-
-    after: _Place | None
-    newest_first: bool = True
-
-    def holds(self, rank: int, at: ColumnElement[Any], id_: Any) -> list[ColumnElement[bool]]:
-        if self.after is None:
-            return []
-        moment = literal(self.after.received_at, at.type)
-        if rank == self.after.rank:
-            here, there = tuple_(at, id_), tuple_(moment, literal(self.after.id, id_.type))
-            return [here < there if self.newest_first else here > there]
-        if (rank < self.after.rank) == self.newest_first:  # of the same moment, these are next
-            return [at <= moment if self.newest_first else at >= moment]
-        return [at < moment if self.newest_first else at > moment]
-
-    def order(self, *key: ColumnElement[Any]) -> list[ColumnElement[Any]]:
-        return [each.desc() if self.newest_first else each.asc() for each in key]
-
-
 def list_requests(
     connection: Connection,
     wanted: RequestFilter,
@@ -105,40 +67,31 @@ def list_requests(
     before: str | None = None,
     after: str | None = None,
     size: int,
-) -> RequestPage:
+) -> Paged[ListedRequest]:
     """Find the page next to a cursor; one that cannot be read is ignored."""
-    if (place := _place(after)) is not None:
-        newer = _read(connection, wanted, _Stretch(place, newest_first=False), size + 1)
-        if len(newer) > size:
-            rows = newer[:size][::-1]
-            return RequestPage(tuple(rows), _cursor_of(rows[0]), _cursor_of(rows[-1]))
-        # Fewer than a page are newer: this is the first page.
-    place = _place(before) if after is None else None
-    rows = _read(connection, wanted, _Stretch(place), size + 1)
-    more, rows = len(rows) > size, rows[:size]
-    return RequestPage(
-        tuple(rows),
-        _cursor_of(rows[0]) if place is not None and rows else None,
-        _cursor_of(rows[-1]) if more else None,
-    )
+
+    def read(window: Window, limit: int) -> list[ListedRequest]:
+        chosen = [_delivered(wanted, window)]
+        if wanted.outcome in (None, "rejected") and wanted.session_id is None:
+            chosen.append(_refused(wanted, window))
+        found = (connection.execute(each.limit(limit)).mappings() for each in chosen)
+        rows = (ListedRequest(**_named(row)) for row in chain.from_iterable(found))
+        return sorted(rows, key=_place_of, reverse=window.newest_first)[:limit]
+
+    window = Window(since=wanted.since, until=wanted.until)
+    return read_page(read, _place_of, window=window, before=before, after=after, size=size)
 
 
-def _read(
-    connection: Connection, wanted: RequestFilter, stretch: _Stretch, limit: int
-) -> list[ListedRequest]:
-    chosen = [_delivered(wanted, stretch)]
-    if wanted.outcome in (None, "rejected") and wanted.session_id is None:
-        chosen.append(_refused(wanted, stretch))
-    found = chain.from_iterable(connection.execute(each.limit(limit)).mappings() for each in chosen)
-    rows = (ListedRequest(**_named(row)) for row in found)
-    return sorted(rows, key=_key, reverse=stretch.newest_first)[:limit]
+def _place_of(row: ListedRequest) -> Place:
+    """Return its place. A rejection has its id below 0: the two tables have ids of their own."""
+    return Place(row.received_at, row.id if row.origin == "delivery" else -row.id)
 
 
 def _named(row: Mapping[Any, Any]) -> dict[str, Any]:
     return {str(name): value for name, value in row.items()}
 
 
-def _delivered(wanted: RequestFilter, stretch: _Stretch) -> Select[Any]:
+def _delivered(wanted: RequestFilter, window: Window) -> Select[Any]:
     d = deliveries.c
     at: ColumnElement[Any] = d.received_at
     if wanted.session_id is not None:
@@ -157,14 +110,14 @@ def _delivered(wanted: RequestFilter, stretch: _Stretch) -> Select[Any]:
         d.session_id,
         d.source,
     )
-    conditions = [*_in_time(wanted, at), *stretch.holds(1, at, d.id)]
+    conditions = window.holds(at, d.id)
     if wanted.kind is not None:
         conditions.append(aside(d.kind) == wanted.kind)
     if wanted.outcome is not None:
         conditions.append(_became(wanted.outcome))
     if wanted.session_id is not None:
         conditions.append(d.session_id == bindable(wanted.session_id))
-    return columns.where(*conditions).order_by(*stretch.order(at, d.id))
+    return columns.where(*conditions).order_by(*window.order(at, d.id))
 
 
 def _became(outcome: str) -> ColumnElement[bool]:
@@ -173,7 +126,7 @@ def _became(outcome: str) -> ColumnElement[bool]:
     return and_(IS_NOT_BEST, deliveries.c.outcome == outcome)
 
 
-def _refused(wanted: RequestFilter, stretch: _Stretch) -> Select[Any]:
+def _refused(wanted: RequestFilter, window: Window) -> Select[Any]:
     r = rejections.c
     columns = select(
         literal("rejection").label("origin"),
@@ -189,36 +142,10 @@ def _refused(wanted: RequestFilter, stretch: _Stretch) -> Select[Any]:
         null().label("session_id"),
         null().label("source"),
     )
-    conditions = [*_in_time(wanted, r.received_at), *stretch.holds(0, r.received_at, r.id)]
+    conditions = window.holds(r.received_at, -r.id)
     if wanted.kind is not None:
         conditions.append(r.webhook == wanted.kind)
-    return columns.where(*conditions).order_by(*stretch.order(r.received_at, r.id))
-
-
-def _in_time(wanted: RequestFilter, at: ColumnElement[Any]) -> list[ColumnElement[bool]]:
-    after = [at >= literal(wanted.since, at.type)] if wanted.since else []
-    return [*after, at < literal(wanted.until, at.type)] if wanted.until else after
-
-
-def _key(row: ListedRequest) -> _Place:
-    return _Place(row.received_at, _ORIGINS.index(row.origin), row.id)
-
-
-def _cursor_of(row: ListedRequest) -> str:
-    place = _key(row)
-    at = place.received_at.astimezone(UTC).isoformat().replace("+00:00", "Z")  # no + in addresses
-    return f"{at},{place.rank},{place.id}"
-
-
-def _place(cursor: str | None) -> _Place | None:
-    received_at, _, key = (cursor or "").partition(",")
-    rank, _, id_ = key.partition(",")
-    if rank not in ("0", "1") or not (id_.isascii() and id_.isdigit() and len(id_) < 19):
-        return None
-    try:
-        return _Place(datetime.fromisoformat(received_at).astimezone(UTC), int(rank), int(id_))
-    except (ValueError, OverflowError):
-        return None
+    return columns.where(*conditions).order_by(*window.order(r.received_at, -r.id))
 
 
 #: Deliveries that are looked at for the newest of each webhook: one that never comes must not have

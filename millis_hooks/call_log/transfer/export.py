@@ -55,7 +55,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, exists, func, or_, sel
 
 from ...masking.policy import MaskPolicy
 from ..deliveries import Delivery
-from ..queries.filters import CallFilter, is_overdue, wishes, within
+from ..queries.filters import CallFilter, filters_of, is_overdue, within
 from ..raw_body import length_of
 from ..redaction import masked_columns, masked_delivery
 from ..tables import calls, deliveries
@@ -112,10 +112,10 @@ def _conditions(filters: CallFilter, now: datetime) -> Iterator[ColumnElement[bo
     yield from within(*filters.period(now))
     if filters.outcome == "lost":
         yield is_overdue(now)
-    for wish in wishes(filters):
+    for each in filters_of(filters):
         # All calls are looked at, so what is searched for is better looked up once for all.
-        searched = wish.ids if wish.search is not None else None
-        yield wish.where if searched is None else calls.c.id.in_(searched)
+        searched = each.ids if each.search is not None else None
+        yield each.where if searched is None else calls.c.id.in_(searched)
 
 
 def read_calls(

@@ -417,7 +417,7 @@ def _no_line(report: Report) -> str | None:
 
 
 def _handler(each: HandlerFigures) -> Row:
-    counts = (each.runs, each.attempts, each.failed_attempts, each.parked)
+    counts = (each.runs, each.attempts, each.failed_attempts, each.failed_runs)
     return Row(
         each.handler,
         each.handler,

@@ -250,7 +250,7 @@ def test_a_handler_of_each_hook_is_told_apart(log: StoredCalls) -> None:
     log.add_run(call_id, "save", "failed")
     log.add_run(call_id, "save", "succeeded", hook="failed")
     told = report(log, Scope(since=NOW - timedelta(days=1), until=NOW)).handlers
-    assert [(each.hook, each.handler, each.parked) for each in told] == [
+    assert [(each.hook, each.handler, each.failed_runs) for each in told] == [
         ("end_of_call", "save", 1),
         ("failed", "save", 0),
     ]

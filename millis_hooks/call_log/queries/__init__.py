@@ -112,7 +112,7 @@ class Queries:
 
     def list_calls(
         self,
-        wanted: CallFilter,
+        filters: CallFilter,
         *,
         now: datetime,
         before: str | None = None,
@@ -126,20 +126,20 @@ class Queries:
         """
         size = max(1, min(size, MAX_PAGE_SIZE))
 
-        def page(wanted: CallFilter) -> Page:
+        def page(filters: CallFilter) -> Page:
             with self._reading() as connection:
-                calls = CallList(connection, wanted, now)
-                places = calls.page(before=before, after=after, size=size)
-                searched = "" if wanted.plainly else clean_query(wanted.q)
+                listing = CallList(connection, filters, now)
+                places = listing.page(before=before, after=after, size=size)
+                searched = "" if filters.plainly else clean_query(filters.q)
                 listed = _with_details(connection, [place.id for place in places.rows], searched)
-                return Page(listed, places.newer, places.older, *calls.count(), wanted.plainly)
+                return Page(listed, places.newer, places.older, *listing.count(), filters.plainly)
 
         try:
-            return page(wanted)
+            return page(filters)
         except StorageError:
-            if not wanted.q:
+            if not filters.q:
                 raise
-            return page(replace(wanted, plainly=True))
+            return page(replace(filters, plainly=True))
 
     def live_calls(self, *, now: datetime) -> tuple[LiveCall, ...]:
         """List calls that had a prefetch and no end yet, newest first."""
@@ -170,10 +170,10 @@ class Queries:
         with self._reading() as connection:
             return newest_end(connection)
 
-    def ended_since(self, mark: int, wanted: CallFilter, *, now: datetime) -> int:
+    def ended_since(self, mark: int, filters: CallFilter, *, now: datetime) -> int:
         """Count the calls that ended since a mark and match the filter, up to 500."""
         with self._reading() as connection:
-            return ended_since(connection, mark, wanted, now)
+            return ended_since(connection, mark, filters, now)
 
     def standing(self, session_id: str) -> Call | None:
         """Return what is known of one session, without its deliveries and runs."""
@@ -235,18 +235,18 @@ class Queries:
             )
 
     def neighbours(
-        self, call: Call, wanted: CallFilter, *, now: datetime
+        self, call: Call, filters: CallFilter, *, now: datetime
     ) -> tuple[str | None, str | None]:
         """Return the sessions next to a call in a list, the newer one and the older one."""
         with self._reading() as connection:
-            ids = CallList(connection, wanted, now).around(Place(call.received_at, call.id))
+            ids = CallList(connection, filters, now).around(Place(call.received_at, call.id))
             found = select(calls.c.id, calls.c.session_id).where(calls.c.id.in_(ids))
             sessions = {row.id: row.session_id for row in connection.execute(found)}
         return sessions.get(ids[0]), sessions.get(ids[1])
 
     def requests(
         self,
-        wanted: RequestFilter,
+        filters: RequestFilter,
         *,
         before: str | None = None,
         after: str | None = None,
@@ -255,7 +255,7 @@ class Queries:
         """List requests to the webhooks, refused ones too, newest first; cursors as for calls."""
         size = max(1, min(size, MAX_PAGE_SIZE))
         with self._reading() as connection:
-            return list_requests(connection, wanted, before=before, after=after, size=size)
+            return list_requests(connection, filters, before=before, after=after, size=size)
 
     def rejections(self, *, limit: int = MAX_PAGE_SIZE) -> tuple[StoredRejection, ...]:
         """List the requests that were refused last, newest first."""
@@ -274,7 +274,7 @@ class Queries:
             return connection.scalar(select(func.count()).select_from(some)) or 0
 
     def drift(self) -> DriftReport:
-        """Return what Millis sent that nobody knew."""
+        """Return what Millis sent that is not known to its documentation."""
         with self._reading() as connection:
             return drift_report(connection)
 
@@ -328,9 +328,11 @@ def _run_counts(connection: Connection, call_ids: Sequence[int]) -> dict[int, Ru
 
 
 def _deliveries(
-    connection: Connection, wanted: ColumnElement[bool], always: int | None
+    connection: Connection, condition: ColumnElement[bool], always: int | None
 ) -> tuple[Delivery, ...]:
-    first = select(deliveries.c.id).where(wanted).order_by(deliveries.c.id).limit(_DELIVERIES_SHOWN)
+    first = (
+        select(deliveries.c.id).where(condition).order_by(deliveries.c.id).limit(_DELIVERIES_SHOWN)
+    )
     shown = or_(deliveries.c.id.in_(first), deliveries.c.id == always)
     oldest = _DELIVERY.where(shown).order_by(deliveries.c.received_at, deliveries.c.id)
     rows = connection.execute(oldest).mappings().all()

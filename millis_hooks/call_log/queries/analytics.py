@@ -29,9 +29,9 @@ from .tally import (
     ATTEMPTS,
     COST,
     DURATION_S,
-    FAILED,
+    FAILED_ATTEMPTS,
+    FAILED_RUNS,
     OUTCOME,
-    PARKED,
     PREFETCH,
     PREFETCH_MS,
     RUNS,
@@ -40,8 +40,8 @@ from .tally import (
     sum_numbers,
 )
 
-#: What calls became, as charts group it. `error` is the outcome `failed`; `other` are calls that
-#: reached nobody, whose outcome is unknown or whose end did not come.
+#: What calls became, as charts group it: `other` are calls that were not answered, whose outcome is
+#: unknown or whose end did not come.
 OUTCOME_GROUPS = ("completed", "chat", "voicemail", "timeout", "failed", "other")
 
 #: A day with fewer prefetches than this has no percentiles worth a line.
@@ -118,14 +118,14 @@ class Durations:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HandlerFigures:
-    """How a handler did, over the calls received in the period; `parked` runs still are."""
+    """How a handler did with the calls of the period; `failed_runs` are not tried again."""
 
     hook: str
     handler: str
     runs: int
     attempts: int
     failed_attempts: int
-    parked: int
+    failed_runs: int
     p50_ms: float | None
     p95_ms: float | None
 
@@ -275,7 +275,7 @@ def _tiles(parts: Sequence[Period], before: Sequence[Period]) -> Tiles:
         prefetch_p95_ms=tile(
             lambda parts: _latency(parts, at_least=1).p95_ms, lambda parts: _latency(parts).p95_ms
         ),
-        handler_failures=tile(_total(FAILED)),
+        handler_failures=tile(_total(FAILED_ATTEMPTS)),
         handler_attempts=tile(_total(ATTEMPTS)),
     )
 
@@ -325,11 +325,13 @@ def _durations(parts: Sequence[Period]) -> Durations:
 
 
 def _handlers(parts: Sequence[Period]) -> tuple[HandlerFigures, ...]:
-    counts = [_counted(parts, measure) for measure in (RUNS, ATTEMPTS, FAILED, PARKED)]
+    counts = [
+        _counted(parts, measure) for measure in (RUNS, ATTEMPTS, FAILED_ATTEMPTS, FAILED_RUNS)
+    ]
 
     def figures(key: str) -> HandlerFigures:
         hook, _, handler = key.partition(" ")
-        runs, attempts, failed, parked = (count.get(key, 0) for count in counts)
+        runs, attempts, failed, failed_runs = (count.get(key, 0) for count in counts)
         lists = _samples(parts, ATTEMPT_MS, key)
         return HandlerFigures(
             hook=hook,
@@ -337,7 +339,7 @@ def _handlers(parts: Sequence[Period]) -> tuple[HandlerFigures, ...]:
             runs=runs,
             attempts=attempts,
             failed_attempts=failed,
-            parked=parked,
+            failed_runs=failed_runs,
             p50_ms=percentile(lists, 0.5),
             p95_ms=percentile(lists, 0.95),
         )

@@ -12,7 +12,7 @@ from typing import Literal, get_args
 Interval = Literal["hour", "day", "week"]
 INTERVALS: tuple[Interval, ...] = get_args(Interval)
 
-#: More than anybody can tell apart in a chart; a finer interval gives way to the next.
+#: More cannot be told apart in a chart; a finer interval gives way to the next.
 MOST_BUCKETS = 800
 _LONGEST: dict[Interval, timedelta] = {"hour": timedelta(days=2), "day": timedelta(days=120)}
 _LENGTH = {"hour": timedelta(hours=1), "day": timedelta(days=1), "week": timedelta(weeks=1)}
@@ -26,14 +26,14 @@ def last_days(count: int, *, now: datetime, zone: tzinfo) -> tuple[datetime, dat
     return _midnight(first, zone), now
 
 
-def interval_for(span: timedelta, wanted: Interval | None = None) -> Interval:
-    """Return the interval that suits a period, or the wanted one unless it is too fine."""
+def interval_for(span: timedelta, chosen: Interval | None = None) -> Interval:
+    """Return the interval that suits a period, or the chosen one unless it is too fine."""
     for interval in INTERVALS[:-1]:
-        fits = span <= _LONGEST[interval] if wanted is None else interval == wanted
+        fits = span <= _LONGEST[interval] if chosen is None else interval == chosen
         if fits and span / _LENGTH[interval] <= MOST_BUCKETS:
             return interval
         if fits:
-            wanted = INTERVALS[INTERVALS.index(interval) + 1]
+            chosen = INTERVALS[INTERVALS.index(interval) + 1]
     return "week"
 
 

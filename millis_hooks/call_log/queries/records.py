@@ -14,10 +14,10 @@ from ...protocol.test_marks import MADE_UP_SOURCES, SANDBOX_SOURCE
 from ..search import Excerpt
 
 #: A call whose end has not come counts as in progress this long after its first webhook, and as
-#: lost from then on. Longer than calls are let last; Millis tells nobody when one never connects.
+#: lost from then on. Calls are shorter; of one that never connects Millis sends nothing.
 LIVE_FOR = timedelta(minutes=75)
 
-#: How a call stands: its end may still come, is overdue, has come, or nobody misses it.
+#: How a call stands: its end may still come, is overdue, has come, or is not expected.
 State: TypeAlias = Literal["live", "lost", "ended", "unended"]
 
 
@@ -60,7 +60,7 @@ class Call:
         return self.ended_at is None and is_awaited and self.received_at >= now - LIVE_FOR
 
     def is_lost(self, now: datetime) -> bool:
-        """Whether the end is overdue; nobody misses that of a call that was made up."""
+        """Whether the end is overdue; that of a made-up call is not expected."""
         return self.ended_at is None and not self.is_made_up and not self.is_live(now)
 
     def state(self, now: datetime) -> State:

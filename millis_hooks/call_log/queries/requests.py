@@ -62,7 +62,7 @@ class ListedRequest:
 
 def list_requests(
     connection: Connection,
-    wanted: RequestFilter,
+    filters: RequestFilter,
     *,
     before: str | None = None,
     after: str | None = None,
@@ -71,14 +71,14 @@ def list_requests(
     """Find the page next to a cursor; one that cannot be read is ignored."""
 
     def read(window: Window, limit: int) -> list[ListedRequest]:
-        chosen = [_delivered(wanted, window)]
-        if wanted.outcome in (None, "rejected") and wanted.session_id is None:
-            chosen.append(_refused(wanted, window))
+        chosen = [_delivered(filters, window)]
+        if filters.outcome in (None, "rejected") and filters.session_id is None:
+            chosen.append(_refused(filters, window))
         found = (connection.execute(each.limit(limit)).mappings() for each in chosen)
         rows = (ListedRequest(**_named(row)) for row in chain.from_iterable(found))
         return sorted(rows, key=_place_of, reverse=window.newest_first)[:limit]
 
-    window = Window(since=wanted.since, until=wanted.until)
+    window = Window(since=filters.since, until=filters.until)
     return read_page(read, _place_of, window=window, before=before, after=after, size=size)
 
 
@@ -91,10 +91,10 @@ def _named(row: Mapping[Any, Any]) -> dict[str, Any]:
     return {str(name): value for name, value in row.items()}
 
 
-def _delivered(wanted: RequestFilter, window: Window) -> Select[Any]:
+def _delivered(filters: RequestFilter, window: Window) -> Select[Any]:
     d = deliveries.c
     at: ColumnElement[Any] = d.received_at
-    if wanted.session_id is not None:
+    if filters.session_id is not None:
         at = aside(at)  # by the index of sessions, which have few each
     columns = select(
         literal("delivery").label("origin"),
@@ -111,12 +111,12 @@ def _delivered(wanted: RequestFilter, window: Window) -> Select[Any]:
         d.source,
     )
     conditions = window.holds(at, d.id)
-    if wanted.kind is not None:
-        conditions.append(aside(d.kind) == wanted.kind)
-    if wanted.outcome is not None:
-        conditions.append(_became(wanted.outcome))
-    if wanted.session_id is not None:
-        conditions.append(d.session_id == bindable(wanted.session_id))
+    if filters.kind is not None:
+        conditions.append(aside(d.kind) == filters.kind)
+    if filters.outcome is not None:
+        conditions.append(_became(filters.outcome))
+    if filters.session_id is not None:
+        conditions.append(d.session_id == bindable(filters.session_id))
     return columns.where(*conditions).order_by(*window.order(at, d.id))
 
 
@@ -126,7 +126,7 @@ def _became(outcome: str) -> ColumnElement[bool]:
     return and_(IS_NOT_BEST, deliveries.c.outcome == outcome)
 
 
-def _refused(wanted: RequestFilter, window: Window) -> Select[Any]:
+def _refused(filters: RequestFilter, window: Window) -> Select[Any]:
     r = rejections.c
     columns = select(
         literal("rejection").label("origin"),
@@ -143,8 +143,8 @@ def _refused(wanted: RequestFilter, window: Window) -> Select[Any]:
         null().label("source"),
     )
     conditions = window.holds(r.received_at, -r.id)
-    if wanted.kind is not None:
-        conditions.append(r.webhook == wanted.kind)
+    if filters.kind is not None:
+        conditions.append(r.webhook == filters.kind)
     return columns.where(*conditions).order_by(*window.order(r.received_at, -r.id))
 
 

@@ -51,15 +51,15 @@ class ListedRun:
     error_message: str | None
 
 
-def list_runs(connection: Connection, wanted: RunFilter, *, limit: int) -> tuple[ListedRun, ...]:
+def list_runs(connection: Connection, filters: RunFilter, *, limit: int) -> tuple[ListedRun, ...]:
     """List runs whose place no replay has taken, newest first."""
-    newest = _LISTED.where(*_conditions(wanted)).order_by(_runs.id.desc()).limit(limit)
+    newest = _LISTED.where(*_conditions(filters)).order_by(_runs.id.desc()).limit(limit)
     return tuple(ListedRun(**row) for row in connection.execute(newest).mappings())
 
 
-def count_runs(connection: Connection, wanted: RunFilter) -> Mapping[str, int]:
+def count_runs(connection: Connection, filters: RunFilter) -> Mapping[str, int]:
     """Count the runs whose place no replay has taken, by state; states without any are left out."""
-    counted = select(_runs.state, func.count()).select_from(_OF_CALL).where(*_conditions(wanted))
+    counted = select(_runs.state, func.count()).select_from(_OF_CALL).where(*_conditions(filters))
     return dict(connection.execute(counted.group_by(_runs.state)).all())
 
 
@@ -69,13 +69,15 @@ def handler_names(connection: Connection) -> tuple[str, ...]:
     return tuple(connection.scalars(named.order_by(handlers.c.name)))
 
 
-def _conditions(wanted: RunFilter) -> list[ColumnElement[bool]]:
-    asked = {
-        _runs.handler: wanted.handler,
-        calls.c.session_id: wanted.session_id,
-        _runs.state: wanted.state,
+def _conditions(filters: RunFilter) -> list[ColumnElement[bool]]:
+    columns = {
+        _runs.handler: filters.handler,
+        calls.c.session_id: filters.session_id,
+        _runs.state: filters.state,
     }
-    narrowed = [column == clean_text(value) for column, value in asked.items() if value is not None]
+    narrowed = [
+        column == clean_text(value) for column, value in columns.items() if value is not None
+    ]
     return [_runs.is_latest, *narrowed]
 
 

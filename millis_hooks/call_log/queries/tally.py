@@ -36,7 +36,8 @@ OUTCOME, STATUS, PREFETCH = "outcome", "status", "prefetch"
 #: Credits: in all, under the name "", by what they were for, and by who took them.
 COST, TYPE, PROVIDER = "cost", "type", "provider"
 #: Of handlers, named by hook and handler with a blank between them; no hook has one in it.
-RUNS, PARKED, ATTEMPTS, FAILED = "runs", "parked", "attempts", "failed"
+RUNS, FAILED_RUNS = "runs", "failed_runs"
+ATTEMPTS, FAILED_ATTEMPTS = "attempts", "failed_attempts"
 #: Samples: lengths of calls in seconds, latencies of prefetches and of attempts in milliseconds.
 DURATION_S, PREFETCH_MS, ATTEMPT_MS = "duration_s", "prefetch_ms", "attempt_ms"
 SAMPLED = frozenset({DURATION_S, PREFETCH_MS, ATTEMPT_MS})
@@ -157,9 +158,11 @@ def _values(agent_id: ColumnElement[Any], chosen: ColumnElement[bool]) -> Any:
         _sum(TYPE, cost.agent_id, cost.type, cost.credit),
         _sum(PROVIDER, cost.agent_id, cost.provider, cost.credit),
         _sum(RUNS, run.agent_id, run.handler),
-        _sum(PARKED, run.agent_id, run.handler).where(run.state == "failed", run.is_latest),
+        _sum(FAILED_RUNS, run.agent_id, run.handler).where(run.state == "failed", run.is_latest),
         _sum(ATTEMPTS, attempt.agent_id, attempt.handler),
-        _sum(FAILED, attempt.agent_id, attempt.handler).where(attempt.outcome.not_in(NO_FAILURES)),
+        _sum(FAILED_ATTEMPTS, attempt.agent_id, attempt.handler).where(
+            attempt.outcome.not_in(NO_FAILURES)
+        ),
         _each(DURATION_S, call.agent_id, no_name, call.duration_s),
         _each(PREFETCH_MS, call.agent_id, no_name, call.prefetch_ms),
         _each(ATTEMPT_MS, attempt.agent_id, attempt.handler, attempt.duration_ms),

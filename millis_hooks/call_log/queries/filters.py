@@ -62,7 +62,7 @@ DIRECTIONS = ("inbound", "outbound")
 #: `retrying` and `failed` are states of a run of the call, `none` is that it has no run.
 HANDLER_STATES = ("retrying", "failed", "none")
 
-#: Values of one wish that are looked up one by one; more are looked for among all calls.
+#: Values of one filter that are looked up one by one; more are looked for among all calls.
 _SCANS = 16
 
 
@@ -128,11 +128,11 @@ class IndexScan:
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """One thing that is wanted of a call.
+    """One condition for calls, and the ways an index may find them.
 
-    `where` says it of any call and offers no index. `scans` have all such calls, none of them
-    twice; `ids` selects them in no order, by an index if it is `is_indexed`; `search` is what the
-    search index has to match. A wish may have none of these.
+    `where` is the condition without an index. `scans` have all matching calls, none of them twice;
+    `ids` selects them in no order, by an index if it is `is_indexed`; `search` is the condition for
+    a row of the search index. A filter may have none of these.
     """
 
     where: ColumnElement[bool]
@@ -183,7 +183,7 @@ def bindable(text: str) -> str:
 
 
 def filters_of(filters: CallFilter) -> list[Filter]:
-    """Return all that is wanted but the time, those that mostly leave fewer calls first."""
+    """Return the filters without the period, those that mostly leave fewer calls first."""
     return list(_filters(filters))
 
 
@@ -233,9 +233,10 @@ def aside(column: ColumnElement[Any]) -> ColumnElement[Any]:
 
 
 def _one_of(column: ColumnElement[str], values: Iterable[str]) -> Filter:
-    wanted = sorted(set(values))
-    scans = tuple(IndexScan(column == value) for value in wanted) if len(wanted) <= _SCANS else ()
-    return Filter(aside(column).in_(wanted), scans)
+    alternatives = sorted(set(values))
+    is_few = len(alternatives) <= _SCANS
+    scans = tuple(IndexScan(column == value) for value in alternatives) if is_few else ()
+    return Filter(aside(column).in_(alternatives), scans)
 
 
 def _in_tab(outcome: str) -> Filter:
@@ -257,8 +258,8 @@ def _conversation(channel: str | None, direction: str | None) -> Filter:
         for one in channels
         for other in directions
     ]
-    asked = [(calls.c.channel, channel), (calls.c.direction, direction)]
-    return Filter(and_(*(aside(column) == value for column, value in asked if value)), tuple(scans))
+    sides = [(calls.c.channel, channel), (calls.c.direction, direction)]
+    return Filter(and_(*(aside(column) == value for column, value in sides if value)), tuple(scans))
 
 
 def _number(number: str) -> Filter:

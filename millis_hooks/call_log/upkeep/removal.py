@@ -155,7 +155,8 @@ def remove_sessions(
     busy = busy_sessions(connection, batch)
     going = [session_id for session_id in batch if session_id not in busy]
     call_ids = connection.scalars(select(calls.c.id).where(calls.c.session_id.in_(going))).all()
-    mark_days_of(connection, calls.c.id.in_(call_ids))
+    if not only_count:
+        mark_days_of(connection, calls.c.id.in_(call_ids))
     runs = remove(handler_runs, handler_runs.c.call_id.in_(call_ids))
     texts = remove(call_search, call_search.c.rowid.in_(call_ids))
     # A call refers to the delivery it was read from, so it goes first.

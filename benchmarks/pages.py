@@ -29,13 +29,11 @@ from millis_hooks.call_log.deliveries import insert_deliveries
 from millis_hooks.call_log.projection import digest_delivery
 from millis_hooks.call_log.queries import Queries
 from millis_hooks.call_log.tables import deliveries
-from millis_hooks.dashboard import (
-    CallActions,
-    ConnectionTest,
-    DashboardSettings,
-    Setup,
-    dashboard,
-)
+from millis_hooks.dashboard.call_actions import CallActions
+from millis_hooks.dashboard.connection_test import ConnectionTest
+from millis_hooks.dashboard.pages import DashboardSettings
+from millis_hooks.dashboard.setup import Setup
+from millis_hooks.dashboard.site import dashboard
 from millis_hooks.operators import Operators
 from millis_hooks.settings import Settings
 

@@ -43,8 +43,8 @@ from .webhooks.refused import Describer, NearMisses
 
 if TYPE_CHECKING:
     from .call_log.upkeep.reprocess import Reread
-    from .dashboard import Setup
     from .dashboard.sandbox.page import Sandbox
+    from .dashboard.setup import Setup
     from .masking.policy import MaskPolicy
     from .observability.tracing import Tracing
     from .operators import Operators
@@ -324,7 +324,9 @@ class Service:
 
     def _build_dashboard(self) -> ASGIApp:
         from .call_log.queries import Queries
-        from .dashboard import CallActions, DashboardSettings, dashboard
+        from .dashboard.call_actions import CallActions
+        from .dashboard.pages import DashboardSettings
+        from .dashboard.site import dashboard
         from .masking.policy import MaskPolicy
 
         log, settings = self.call_log, self._settings
@@ -382,7 +384,8 @@ class Service:
 
     def _setup(self) -> Setup:
         from .checks.machine import check_installation
-        from .dashboard import ConnectionTest, Setup
+        from .dashboard.connection_test import ConnectionTest
+        from .dashboard.setup import Setup
 
         check = partial(check_installation, self._settings, _now, reads_all=False, measures=False)
         return Setup(self._settings, ConnectionTest(self._settings), check)

@@ -16,7 +16,8 @@ from ..handlers.made_up_calls import note_pytest
 
 if TYPE_CHECKING:
     from ..app import MillisHooks
-    from . import HooksClient, Simulation
+    from ..sandbox.simulator import Simulation
+    from .client import HooksClient
 
 _OPTION = "millis_hooks_app"
 _NO_APP = (
@@ -53,7 +54,7 @@ def millis_hooks_app(pytestconfig: pytest.Config) -> MillisHooks:
 @pytest.fixture
 def hooks_client(millis_hooks_app: MillisHooks) -> Iterator[HooksClient]:
     """A client of the application, which runs on a call log of its own."""
-    from . import HooksClient
+    from .client import HooksClient
 
     with HooksClient(millis_hooks_app) as client:
         yield client

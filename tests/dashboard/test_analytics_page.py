@@ -16,7 +16,6 @@ from sqlalchemy import event
 from starlette.datastructures import QueryParams
 
 from millis_hooks.call_log.queries.analytics import Tile
-from millis_hooks.dashboard import DashboardSettings
 from millis_hooks.dashboard.analytics import (
     KEPT_FOR,
     AnalyticsPage,
@@ -25,7 +24,7 @@ from millis_hooks.dashboard.analytics import (
     read_question,
 )
 from millis_hooks.dashboard.charts import Chart, Column, Row, as_csv, formatted
-from millis_hooks.dashboard.pages import PageRequest, templates_dir
+from millis_hooks.dashboard.pages import DashboardSettings, PageRequest, templates_dir
 from millis_hooks.masking.policy import MaskPolicy
 from support.dashboard_site import HOSTILE, Page, Site
 from support.stored_calls import NOW

@@ -11,8 +11,8 @@ import pytest
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from millis_hooks.dashboard import Setup
 from millis_hooks.dashboard.endpoints import Endpoints, OperatorRequest
+from millis_hooks.dashboard.setup import Setup
 from millis_hooks.exceptions import StorageError
 from millis_hooks.operators import Operator, Role, accounts
 from millis_hooks.operators.accounts import hash_password

@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 from millis_hooks.call_log.tables import audit_log, rejections
 from millis_hooks.checks import CheckResult, bad, ok, warn
 from millis_hooks.cli.commands import app
-from millis_hooks.dashboard import ConnectionTest, Setup
+from millis_hooks.dashboard.connection_test import ConnectionTest
+from millis_hooks.dashboard.setup import Setup
 from millis_hooks.environment.addresses import is_link_local
 from millis_hooks.exceptions import StorageError
 from millis_hooks.operators import accounts

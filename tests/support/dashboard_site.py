@@ -16,14 +16,11 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 from starlette.testclient import TestClient
 
-from millis_hooks.dashboard import (
-    CallActions,
-    ConnectionTest,
-    DashboardSettings,
-    Setup,
-    dashboard,
-)
-from millis_hooks.dashboard.setup import Examine
+from millis_hooks.dashboard.call_actions import CallActions
+from millis_hooks.dashboard.connection_test import ConnectionTest
+from millis_hooks.dashboard.pages import DashboardSettings
+from millis_hooks.dashboard.setup import Examine, Setup
+from millis_hooks.dashboard.site import dashboard
 from millis_hooks.exceptions import StorageError
 from millis_hooks.masking.policy import SECRETS_ALONE, MaskPolicy
 from millis_hooks.operators import Operators

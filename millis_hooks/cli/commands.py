@@ -66,14 +66,14 @@ COMMANDS = {
         "maintenance:reparse",
         "Read stored deliveries again, and update calls, costs, search and drift.",
     ),
-    "export": ("export:export", "Write calls to a file, oldest first: all, or a selection."),
+    "export": ("transfer:export", "Write calls to a file, oldest first: all, or a selection."),
     "import": (
         "transfer:import_calls",
         "Import calls that export --raw wrote as jsonl, or Millis' call logs.",
     ),
     "operator": ("operators:app", "Add, list, change and remove operators of the dashboard."),
     "prune": ("maintenance:prune", "Remove calls that are too old, with all that belongs to them."),
-    "forget": ("forget:forget", "Remove everything about a telephone number, or one session."),
+    "forget": ("maintenance:forget", "Remove everything about a telephone number, or one session."),
     "vacuum": ("maintenance:vacuum", "Rewrite the call log's file without unused space."),
     "backup": ("maintenance:backup", "Copy the call log into a file while the service runs."),
     "copy": (

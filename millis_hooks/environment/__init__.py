@@ -1,1 +1,1 @@
-"""What the service runs in: the environment and `.env`, addresses, secrets, files."""
+"""The environment of the service: variables and `.env`, addresses, secrets, private files."""

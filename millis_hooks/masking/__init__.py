@@ -1,1 +1,1 @@
-"""Keeps the call log in order."""
+"""What is hidden, where it stands, and how errors are reported."""

@@ -1,1 +1,1 @@
-"""Keeps the call log in order."""
+"""Metrics, traces and log records."""

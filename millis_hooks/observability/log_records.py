@@ -1,12 +1,10 @@
-"""The lines that are logged for each delivery and for each attempt at a run.
+"""Log records for each delivery and each attempt at a run, and the formatters for all records.
 
-What they are about travels beside the words, as `fields`, for formatters that can show it:
-`logs.JsonFormatter`. Ids come from outside, and may be anything.
+A record of ours carries its values as `fields` beside the message, for `JsonFormatter`. Ids come
+from outside, and may be any text.
 
-How lines are logged: for a person at a console, or as JSON for what collects them.
-
-Either way they are masked: by shape always, and by the policy that the settings choose. To log the
-same way from an application of your own, give your handlers one of these formatters.
+Both formatters mask: secrets and numbers by their shape, and the rest by the policy of the
+settings. Give them to handlers of your own to log in the same way.
 """
 
 from __future__ import annotations
@@ -40,7 +38,7 @@ class JsonFormatter(logging.Formatter):
     """One JSON object in one line: `time` in UTC, `level`, `logger`, `message`, and `fields`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        told = {
+        line = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
@@ -48,8 +46,8 @@ class JsonFormatter(logging.Formatter):
             **getattr(record, "fields", {}),
         }
         if traceback := _traceback(self, record):
-            told["traceback"] = traceback
-        return json.dumps(told, default=str)
+            line["traceback"] = traceback
+        return json.dumps(line, default=str)
 
 
 class ConsoleFormatter(logging.Formatter):
@@ -96,7 +94,7 @@ def _parted(record: logging.LogRecord) -> tuple[str, Block | None]:
 
 def _message(record: logging.LogRecord) -> str:
     message = record.getMessage()
-    # Lines with fields were made to be logged: see `lines`.
+    # Records with fields are masked where they are made.
     return message if hasattr(record, "fields") else hidden(message)
 
 
@@ -175,8 +173,8 @@ def _log(
     if not deliveries_log.isEnabledFor(logging.INFO):
         return
     scope["logged"] = True
-    told = {"event": "delivery", "kind": kind, "outcome": outcome, "status_code": status_code}
-    deliveries_log.info(*message, extra=_extra({**told, **fields}))
+    common = {"event": "delivery", "kind": kind, "outcome": outcome, "status_code": status_code}
+    deliveries_log.info(*message, extra=_extra({**common, **fields}))
 
 
 def log_attempt(
@@ -186,7 +184,7 @@ def log_attempt(
     level = logging.INFO if failure is None else logging.WARNING
     if not runs_log.isEnabledFor(level):
         return
-    told = attempt._asdict() | {
+    fields = attempt._asdict() | {
         "event": "attempt",
         "state": state,
         "session_id": shown_id(attempt.session_id),
@@ -201,7 +199,7 @@ def log_attempt(
         failure or attempt.outcome,
         state,
     )
-    runs_log.log(level, "run %d of %s, attempt %d: %s; run state: %s", *words, extra=_extra(told))
+    runs_log.log(level, "run %d of %s, attempt %d: %s; run state: %s", *words, extra=_extra(fields))
 
 
 def _rounded(duration_ms: float | None) -> float | None:

@@ -1,13 +1,12 @@
-"""Traces calls with OpenTelemetry: one trace from the prefetch to the last attempt at a run.
+"""Tracing of calls with OpenTelemetry: one trace from the prefetch to the last attempt at a run.
 
-Only imported where tracing is switched on, and with the extra `otel`. What a span says is masked
-like a log: ids, outcomes and names of handlers, and what was raised as `failures` tells it.
+Imported only where tracing is switched on, and needs the extra `otel`. Spans are masked like logs:
+they carry ids, outcomes, names of handlers, and errors as `error_report` describes them.
 
 The end-of-call comes minutes after its prefetch, and its handlers maybe days after that. So the
-context of a delivery, as W3C writes it (https://www.w3.org/TR/trace-context/), stays in its row:
-an attempt reads it there. Ends find the prefetch's in memory, because they are not kept waiting.
-
-The traces of calls that are going on, so that a restart does not cut them in two.
+context of a delivery, as W3C writes it (https://www.w3.org/TR/trace-context/), is stored in its
+row, where an attempt reads it. An end-of-call, which must not wait for a query, finds that of the
+prefetch in memory; `traces_going_on` reads those back after a restart.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ FLUSH_MS = 3_000
 
 _W3C = TraceContextTextMapPropagator()
 _HEADERS = ("traceparent", "tracestate")
-#: Outcomes of which nobody has to be told.
+#: Outcomes that are no error.
 _GOOD = frozenset({"fresh", "stored"})
 
 
@@ -71,15 +70,15 @@ class Tracing:
     ) -> DeliverySpan:
         """Begin the span of a delivery: in its call's trace, in its sender's, or in its own."""
         sent = _context_in(headers)
-        known = self._known(session_id) if kind == "end_of_call" else None
-        parent = _context_of(known) if known else sent
+        remembered = self._remembered(session_id) if kind == "end_of_call" else None
+        parent = _context_of(remembered) if remembered else sent
         sender = trace.get_current_span(sent).get_span_context()
         span = self._tracer.start_span(
             kind.replace("_", "-"),
             context=parent,
             kind=SpanKind.SERVER,
             attributes=_given({"millis.session_id": shown_id(session_id)}),
-            links=[Link(sender)] if known and sender.is_valid else (),
+            links=[Link(sender)] if remembered and sender.is_valid else (),
         )
         begun = DeliverySpan(self._tracer, span)
         if kind == "prefetch" and session_id is not None and begun.context is not None:
@@ -104,7 +103,7 @@ class Tracing:
         if isinstance(self._provider, TracerProvider):
             self._provider.force_flush(FLUSH_MS)
 
-    def _known(self, session_id: str | None) -> str | None:
+    def _remembered(self, session_id: str | None) -> str | None:
         with self._lock:
             return self._going_on.get(session_id) if session_id is not None else None
 
@@ -157,8 +156,12 @@ def _within(
             yield
         except BaseException as error:
             failure = describe_failure(error)
-            told = {"exception.type": failure.error_type, "exception.message": failure.message}
-            span.add_event("exception", told | {"exception.stacktrace": failure.traceback})
+            attributes = {
+                "exception.type": failure.error_type,
+                "exception.message": failure.message,
+                "exception.stacktrace": failure.traceback,
+            }
+            span.add_event("exception", attributes)
             span.set_status(Status(StatusCode.ERROR, str(failure)))
             raise
 
@@ -177,9 +180,9 @@ def _context_of(traceparent: str | None) -> Context:
 
 
 def _provider() -> trace.TracerProvider:
-    found = trace.get_tracer_provider()
-    if not isinstance(found, trace.ProxyTracerProvider):
-        return found
+    provider = trace.get_tracer_provider()
+    if not isinstance(provider, trace.ProxyTracerProvider):
+        return provider
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
     made = TracerProvider(resource=_resource())
@@ -189,25 +192,21 @@ def _provider() -> trace.TracerProvider:
 
 
 def _resource() -> Resource:
-    found = Resource.create()
-    is_named = not str(found.attributes[SERVICE_NAME]).startswith("unknown_service")
-    return found if is_named else found.merge(Resource({SERVICE_NAME: "millis_hooks"}))
-
-
-#: So many of the newest are read.
-MOST = 10_000
+    resource = Resource.create()
+    is_named = not str(resource.attributes[SERVICE_NAME]).startswith("unknown_service")
+    return resource if is_named else resource.merge(Resource({SERVICE_NAME: "millis_hooks"}))
 
 
 def traces_going_on(reader: Engine) -> list[tuple[str, str]]:
-    """Return session and context of the calls without an end that are traced, oldest first."""
+    """Return session and context of the newest traced calls without an end, oldest first."""
     c = deliveries.c
-    found = (
+    query = (
         select(c.session_id, c.trace)
         .join(calls, calls.c.session_id == c.session_id)
         .where(calls.c.ended_at.is_(None), c.kind == "prefetch", c.trace.is_not(None))
         .order_by(calls.c.received_at.desc())
-        .limit(MOST)
+        .limit(MOST_REMEMBERED)
     )
     with reader.connect() as connection:
-        rows = connection.execute(found).all()
+        rows = connection.execute(query).all()
     return [(row.session_id, row.trace) for row in reversed(rows)]

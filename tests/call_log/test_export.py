@@ -208,7 +208,7 @@ def test_an_export_that_was_interrupted_leaves_no_file(
     run: Run, log: StoredCalls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log.add_call()
-    monkeypatch.setattr("millis_hooks.cli.export.read_calls", interrupted)
+    monkeypatch.setattr("millis_hooks.cli.transfer.read_calls", interrupted)
     stopped = run("export", "calls.csv")
     assert (stopped.exit_code, stopped.stderr) == (130, "Error: Stopped after 0 of 1.\n")
     assert list(tmp_path.glob("calls*")) == []

@@ -275,7 +275,7 @@ def test_what_an_interrupted_command_left_in_the_file_a_vacuum_removes(
 
     receive(database, *whole_call("-s1", NUMBER, WORD), *whole_call("-s2", OTHER))
     with monkeypatch.context() as patched:
-        patched.setattr("millis_hooks.cli.forget.rewrite_search_index", interrupted)
+        patched.setattr("millis_hooks.cli.maintenance.rewrite_search_index", interrupted)
         result = run(NUMBER, "--yes")
     assert result.exit_code == 130
     assert "millis-hooks vacuum removes it" in result.stderr
@@ -288,8 +288,8 @@ def test_what_the_service_may_remember_and_the_file_may_keep_is_told(
     database: Database, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MILLIS_HOOKS_PREFETCH_FALLBACK", "last_good")
-    monkeypatch.setattr("millis_hooks.cli.forget._PAUSE_S", 0.0)
-    monkeypatch.setattr("millis_hooks.cli.forget._TRIES", 1)
+    monkeypatch.setattr("millis_hooks.cli.maintenance._PAUSE_S", 0.0)
+    monkeypatch.setattr("millis_hooks.cli.maintenance._TRIES", 1)
     receive(database, *whole_call("-s1", NUMBER))
     with database.reader.connect() as connection:
         connection.execute(select(calls)).all()

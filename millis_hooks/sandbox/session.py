@@ -304,7 +304,7 @@ class Session:
             return PrefetchAnswer()
         webhook = self._filling.fill_webhook(webhook, PREFETCH)
         exchange, answer = await self._client.prefetch(self.spec, webhook)
-        self.log.add(Prefetched(**exchange.fields()))
+        self.log.add(exchange.of_kind(Prefetched))
         return answer
 
     def _variables(self) -> Mapping[str, object]:
@@ -371,11 +371,12 @@ class Session:
             policy=self.spec.policy,
             answer=self.spec.function_answers.get(name),
         )
-        result = exchange.answer.text if exchange.answer else ""
+        result = exchange.answered.text if exchange.answered else ""
         if exchange.failure:
             result = f"Failed: {exchange.failure}"
         result = result[:MAX_RESULT_CHARS]
-        self.log.add(FunctionCalled(name=name, params=params, result=result, **exchange.fields()))
+        step = exchange.of_kind(FunctionCalled, name=name, params=params, result=result)
+        self.log.add(step)
         self._function_calls.append({"name": name, "params": dict(params), "result": result})
         return result
 
@@ -389,7 +390,7 @@ class Session:
             return
         webhook = self._filling.fill_webhook(webhook, END_OF_CALL)
         async for exchange in self._client.end_of_call(webhook, call):
-            self.log.add(EndDelivered(vintage=vintage, **exchange.fields()))
+            self.log.add(exchange.of_kind(EndDelivered, vintage=vintage))
 
     def _why_withheld(self) -> str:
         if self.spec.faults.end_of_call == "never":

@@ -11,13 +11,14 @@ import json
 import math
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from ..masking.places import SANDBOX_STEP
 from ..masking.policy import MaskPolicy
 from ..protocol.reading import Json
+from .transport import Answer
 
 
 class Clock:
@@ -58,15 +59,6 @@ class Sent:
     body: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """An answer; `body` is decoded as UTF-8."""
-
-    status_code: int
-    body: str
-    content_type: str | None = None
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
     """Something that happened. `number` counts from 1, `at_s` is seconds since the beginning."""
@@ -86,7 +78,18 @@ class Step:
 
     def as_json(self) -> dict[str, Any]:
         """Return the step's fields and its `kind`."""
-        return {"kind": self.kind, **asdict(self)}
+        return {"kind": self.kind, **asdict(self, dict_factory=_with_texts)}
+
+
+def _with_texts(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the fields of a dataclass; the bytes of an answer are decoded as UTF-8."""
+    return {
+        name: value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+        for name, value in items
+    }
+
+
+H = TypeVar("H", bound="HttpStep")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,10 +97,14 @@ class HttpStep(Step):
     """A request and its answer. `sent` is None where nothing was sent, and the notes say why."""
 
     sent: Sent | None = None
-    answered: Answered | None = None
+    answered: Answer | None = None
     took_ms: float = 0.0
     #: Why the request failed.
     failure: str | None = None
+
+    def of_kind(self, kind: type[H], **others: Any) -> H:
+        """Return the step as one of a certain kind, with the other fields that it has."""
+        return kind(**{each.name: getattr(self, each.name) for each in fields(HttpStep)}, **others)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,7 +24,7 @@ from ..protocol.typed_metadata import as_text
 from ..webhooks import Marker
 from .policy import Policy
 from .scenario import UNREACHED, Ending, SessionSpec
-from .steps import Answered, Clock, Sent
+from .steps import Clock, HttpStep, Sent
 from .transport import Answer, Request, Transport, TransportError, Webhook
 
 #: Names in the query of a prefetch that are Millis' own.
@@ -44,28 +44,6 @@ _NO_WEBHOOK = "It has no webhook, and no answer in the scenario; it is only note
 _UNKNOWN = "The agent has no function of this name, and the scenario no answer; it is only noted."
 _ANSWERED = "Not sent: the scenario has the answer."
 _TWICE = "The same body once more, on purpose."
-
-
-@dataclass(frozen=True, slots=True)
-class Exchange:
-    """A request with its answer, and why it failed."""
-
-    sent: Sent | None = None
-    answer: Answer | None = None
-    failure: str | None = None
-    took_ms: float = 0.0
-    notes: tuple[str, ...] = ()
-
-    def fields(self) -> dict[str, Any]:
-        """Return the fields of an `HttpStep`."""
-        answer = self.answer
-        return {
-            "sent": self.sent,
-            "answered": answer and Answered(answer.status_code, answer.text, answer.content_type),
-            "took_ms": round(self.took_ms, 3),
-            "failure": self.failure,
-            "notes": self.notes,
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,14 +145,14 @@ class WebhookClient:
 
     async def prefetch(
         self, spec: SessionSpec, webhook: Webhook
-    ) -> tuple[Exchange, PrefetchAnswer]:
+    ) -> tuple[HttpStep, PrefetchAnswer]:
         """Call the prefetch webhook, under the spec's fault, and read the answer as Millis does."""
         request = self._marked(prefetch_request(spec, webhook, self._session_id))
         exchange = await self._send(request, timeout_s=spec.policy.prefetch_timeout_s)
         exchange = await self._with_fault(spec, exchange)
         answer = PrefetchAnswer(failure=exchange.failure)
-        if exchange.answer is not None and exchange.failure is None:
-            answer = read_prefetch_answer(exchange.answer, spec.policy)
+        if exchange.answered is not None and exchange.failure is None:
+            answer = read_prefetch_answer(exchange.answered, spec.policy)
         notes = (*_notes_on_prefetch(spec), *exchange.notes, *answer.notes)
         return replace(exchange, failure=answer.failure, notes=notes), answer
 
@@ -187,7 +165,7 @@ class WebhookClient:
         metadata: Mapping[str, Json],
         policy: Policy,
         answer: Answer | None,
-    ) -> Exchange:
+    ) -> HttpStep:
         """Call a function by its filled-in webhook; with an `answer`, or without one, send nothing.
 
         `tool` is empty for a function that the agent does not have.
@@ -197,14 +175,15 @@ class WebhookClient:
             request = _function_request(tool, webhook, params, metadata=metadata, policy=policy)
         if answer is not None:
             sent = None if request is None else _sent(request)
-            return Exchange(sent, answer, _refusal(answer), notes=(_ANSWERED,))
+            failure = _refusal(answer)
+            return HttpStep(sent=sent, answered=answer, failure=failure, notes=(_ANSWERED,))
         if request is None:
-            return Exchange(notes=(_NO_WEBHOOK if tool else _UNKNOWN,))
+            return HttpStep(notes=(_NO_WEBHOOK if tool else _UNKNOWN,))
         timeout_s = finite(tool.get("timeout"))
         timeout_s = timeout_s if timeout_s and timeout_s > 0 else policy.tool_timeout_s
         return await self._send_for_success(request, timeout_s=timeout_s)
 
-    async def end_of_call(self, webhook: Webhook, call: SimulatedCall) -> AsyncIterator[Exchange]:
+    async def end_of_call(self, webhook: Webhook, call: SimulatedCall) -> AsyncIterator[HttpStep]:
         """Send the end-of-call as often, and as late, as the spec says."""
         body = json.dumps(call.payload(call.spec.vintage)).encode()
         request = Request("POST", webhook.url, (*webhook.headers, _JSON_TYPE), body=body)
@@ -217,7 +196,7 @@ class WebhookClient:
             async for exchange in self._until_accepted(self._marked(request), policy):
                 yield replace(exchange, notes=exchange.notes or notes)
 
-    async def _until_accepted(self, request: Request, policy: Policy) -> AsyncIterator[Exchange]:
+    async def _until_accepted(self, request: Request, policy: Policy) -> AsyncIterator[HttpStep]:
         for attempt in range(1, policy.end_of_call_attempts + 1):
             notes = (f"Attempt {attempt}.",) if attempt > 1 else ()
             if attempt > 1:
@@ -227,19 +206,19 @@ class WebhookClient:
             if exchange.failure is None:
                 return
 
-    async def _send(self, request: Request, *, timeout_s: float) -> Exchange:
+    async def _send(self, request: Request, *, timeout_s: float) -> HttpStep:
         answer, failure = None, None
         began_s = time.perf_counter()
         try:
             answer = await self._transport.send(request, timeout_s=timeout_s)
         except TransportError as error:
             failure = str(error)
-        took_ms = (time.perf_counter() - began_s) * 1000
-        return Exchange(_sent(request), answer, failure, took_ms)
+        took_ms = round((time.perf_counter() - began_s) * 1000, 3)
+        return HttpStep(sent=_sent(request), answered=answer, took_ms=took_ms, failure=failure)
 
-    async def _send_for_success(self, request: Request, *, timeout_s: float) -> Exchange:
+    async def _send_for_success(self, request: Request, *, timeout_s: float) -> HttpStep:
         exchange = await self._send(request, timeout_s=timeout_s)
-        return replace(exchange, failure=exchange.failure or _refusal(exchange.answer))
+        return replace(exchange, failure=exchange.failure or _refusal(exchange.answered))
 
     def _marked(self, request: Request) -> Request:
         if self._mark is None:
@@ -247,7 +226,7 @@ class WebhookClient:
         mark = self._mark(self._session_id, request.url, request.headers)
         return replace(request, headers=(*request.headers, *mark.items()))
 
-    async def _with_fault(self, spec: SessionSpec, exchange: Exchange) -> Exchange:
+    async def _with_fault(self, spec: SessionSpec, exchange: HttpStep) -> HttpStep:
         """Return what Millis would see of a prefetch under the spec's fault, with a note of it."""
         fault = spec.faults.prefetch
         if fault is None:
@@ -256,19 +235,23 @@ class WebhookClient:
             return await self._slowed(spec, exchange)
         if fault == "unreachable":
             notes = ("The answer was lost on purpose.",)
-            return replace(exchange, answer=None, failure="could not be reached", notes=notes)
+            return replace(exchange, answered=None, failure="could not be reached", notes=notes)
         notes = ("The answer was replaced on purpose.",)
-        return replace(exchange, answer=_FAULTY_ANSWERS[fault], failure=None, notes=notes)
+        return replace(exchange, answered=_FAULTY_ANSWERS[fault], failure=None, notes=notes)
 
-    async def _slowed(self, spec: SessionSpec, exchange: Exchange) -> Exchange:
+    async def _slowed(self, spec: SessionSpec, exchange: HttpStep) -> HttpStep:
         slow_s, timeout_s = spec.faults.prefetch_slow_s, spec.policy.prefetch_timeout_s
         left_s = max(timeout_s - exchange.took_ms / 1000, 0.0)
         await self._clock.pass_time(min(slow_s, left_s))
         notes = (f"The answer was held back for {slow_s:g} s on purpose.",)
         if slow_s <= left_s:
             return replace(exchange, took_ms=exchange.took_ms + slow_s * 1000, notes=notes)
-        failure = f"no answer within {timeout_s:g} s"
-        return Exchange(exchange.sent, None, failure, timeout_s * 1000, notes)
+        return HttpStep(
+            sent=exchange.sent,
+            took_ms=timeout_s * 1000,
+            failure=f"no answer within {timeout_s:g} s",
+            notes=notes,
+        )
 
 
 def _refusal(answer: Answer | None) -> str | None:

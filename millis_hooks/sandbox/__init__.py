@@ -1,9 +1,9 @@
-"""A local stand-in for Millis: it simulates whole calls and sends the team's real webhooks.
+"""A local emulator of Millis: it simulates whole calls and sends the team's real webhooks.
 
-A `Scenario` is one call: who calls, with which agent, what is said and what should come of it. A
-`Simulator` runs scenarios against a receiver of webhooks. One call is a `Session`; an `Agent` does
-the talking through the session's `Conversation`, requests go out by a `Transport`, and everything
-that happens becomes a `Step` of the session's `StepLog`.
+A `Scenario` is one call: who calls, with which agent, what is said, and what is expected of it. A
+`Simulator` runs scenarios against a receiver of webhooks. One call is a `Session`, through which an
+`Agent` talks; requests go out by a `Transport`, and everything that happens is a `Step` of the
+session's `StepLog`.
 
     async with over_http() as transport:            # or in_process(app)
         session = Session(spec, ScriptedAgent(script), transport)

@@ -11,23 +11,24 @@ import argparse
 import json
 import random
 import sys
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import IntEnum
-from itertools import chain, zip_longest
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
 from sqlalchemy import Connection, bindparam, func, insert, select, update
 
-from millis_hooks.call_log.call_rows import save
+from millis_hooks.call_log.call_rows import write
 from millis_hooks.call_log.database import Database
 from millis_hooks.call_log.deliveries import Delivery, insert_deliveries
 from millis_hooks.call_log.migrations import migrate, open_database
 from millis_hooks.call_log.projection import digest_delivery
-from millis_hooks.call_log.tables import IS_OPEN, attempts, calls, deliveries, handler_runs, inbox
+from millis_hooks.call_log.sessions import SessionReader
+from millis_hooks.call_log.tables import IS_OPEN, attempts, calls, handler_runs, inbox
 from millis_hooks.call_log.upkeep.vacuum import pack_older
 from millis_hooks.protocol.events import EndOfCall
 from millis_hooks.protocol.samples import push_id
@@ -243,19 +244,15 @@ def _add(connection: Connection, generator: Generator, numbers: Sequence[int]) -
 
 
 def _process(connection: Connection, traits: dict[str | None, Trait | None]) -> None:
-    """Do what the service does, with one handler; a session goes from delivery to delivery."""
-    stored = select(deliveries).join(inbox, inbox.c.delivery_id == deliveries.c.id)
-    sessions = defaultdict(list)
-    for row in connection.execute(stored.order_by(inbox.c.delivery_id)):
-        sessions[row.session_id].append(row)
+    """Do what the service does, with one handler."""
 
     def wanted_by(call: EndOfCall) -> list[str]:
         return [] if traits[call.session_id] == Trait.UNHANDLED else ["save"]
 
-    for turn in zip_longest(*sessions.values()):
-        rows = [row for row in turn if row is not None]
-        told = [digest_delivery(row, own_numbers=OWN_NUMBERS, runs_for=wanted_by) for row in rows]
-        save(connection, [digest for digest in told if digest], [row.id for row in rows])
+    ids = connection.scalars(select(inbox.c.delivery_id).order_by(inbox.c.delivery_id)).all()
+    to_digest = partial(digest_delivery, own_numbers=OWN_NUMBERS)
+    batch = SessionReader(to_digest, wanted_by).read(connection, ids)
+    write(connection, batch, hears_of_changes=lambda name: False)
 
 
 def _finish_runs(connection: Connection, traits: dict[str | None, Trait | None]) -> None:

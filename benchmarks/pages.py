@@ -17,17 +17,19 @@ import time
 from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 from sqlalchemy import select
 from starlette.applications import Starlette
 
-from millis_hooks.call_log.call_rows import save
+from millis_hooks.call_log.call_rows import write
 from millis_hooks.call_log.database import Database
 from millis_hooks.call_log.deliveries import insert_deliveries
 from millis_hooks.call_log.projection import digest_delivery
 from millis_hooks.call_log.queries import Queries
+from millis_hooks.call_log.sessions import SessionReader
 from millis_hooks.call_log.tables import deliveries
 from millis_hooks.dashboard.call_actions import CallActions
 from millis_hooks.dashboard.connection_test import ConnectionTest
@@ -144,10 +146,11 @@ def add_long_call(database: Database) -> str:
     end = end._replace(body=json.dumps(payload | {"chat": chat}).encode(), session_id=session)
     with database.writer.begin() as connection:
         insert_deliveries(connection, [prefetch._replace(session_id=session), end])
-        of_session = select(deliveries).where(deliveries.c.session_id == session)
-        for row in connection.execute(of_session.order_by(deliveries.c.id)).all():
-            digest = digest_delivery(row, own_numbers=OWN_NUMBERS, runs_for=lambda _: ["save"])
-            save(connection, [digest] if digest else [], [row.id])
+        of_session = select(deliveries.c.id).where(deliveries.c.session_id == session)
+        ids = connection.scalars(of_session.order_by(deliveries.c.id)).all()
+        to_digest = partial(digest_delivery, own_numbers=OWN_NUMBERS)
+        batch = SessionReader(to_digest, lambda _: ["save"]).read(connection, ids)
+        write(connection, batch, hears_of_changes=lambda name: False)
     return session
 
 
@@ -198,7 +201,7 @@ async def measure(file: Path, rounds: int) -> list[Row]:
             database.reader,
             lambda work: _write(database, work),
             replay=lambda _work: None,
-            reread=lambda _id: None,
+            reread=lambda _id: False,
         ),
         setup=Setup(settings, ConnectionTest(settings)),
         settings=DashboardSettings("0"),

@@ -19,8 +19,8 @@ from .call_log import CallLog
 from .call_log.call_rows import agent_of_session
 from .call_log.change_feed import Change
 from .call_log.deliveries import Delivery
-from .call_log.projection import digest_delivery
 from .call_log.rejections import RejectionLog
+from .call_log.tables import rereads
 from .call_log.upkeep.retention import Housekeeper
 from .exceptions import ConfigError, StorageError
 from .handlers.executor import Executor, Lifespan
@@ -42,7 +42,6 @@ from .webhooks.prefetch import PrefetchEndpoint, encode_default
 from .webhooks.refused import Describer, NearMisses
 
 if TYPE_CHECKING:
-    from .call_log.upkeep.reprocess import Reread
     from .dashboard.sandbox.page import Sandbox
     from .dashboard.setup import Setup
     from .masking.policy import MaskPolicy
@@ -405,16 +404,14 @@ class Service:
         self._wake_runner()
         return replayed
 
-    def _reread(self, delivery_id: int) -> Reread | None:
-        from .call_log.upkeep.reprocess import reread_delivery
+    def _reread(self, delivery_id: int) -> bool:
+        from .call_log.upkeep.reprocess import put_back_one
 
-        digest = partial(
-            digest_delivery, own_numbers=self._settings.own_numbers, runs_for=self._runs_for
-        )
         log = self.call_log
-        reread = reread_delivery(log.database.reader, log.writer.run, delivery_id, digest)
-        self._wake_runner()
-        return reread
+        if not log.writer.run(partial(put_back_one, delivery_id=delivery_id)):
+            return False
+        log.processor.process([delivery_id], rereads)
+        return True
 
 
 async def _store_if_sound(

@@ -9,7 +9,7 @@ from datetime import datetime
 from functools import reduce
 from typing import Any, TypeAlias, TypeVar
 
-from sqlalchemy import Connection, and_, exists, or_, select
+from sqlalchemy import Connection, and_, exists, literal_column, select
 
 from ..exceptions import PayloadError
 from ..protocol.events import EndOfCall, merged, rank_of
@@ -21,23 +21,23 @@ T = TypeVar("T")
 #: The handlers that want this call, by name.
 RunsFor: TypeAlias = Callable[[EndOfCall], Iterable[str]]
 
+#: A delivery tells of its call if it was processed and could be read.
+IS_TOLD = and_(
+    deliveries.c.outcome.not_in([literal_column("'rejected'"), literal_column("'unparsed'")]),
+    ~exists().where(inbox.c.delivery_id == deliveries.c.id),
+)
 #: Of more deliveries of a session, the first and the last tell of its call, so many of each.
 _MOST_OF_EACH = 10
 
 
-def _nobody(_call: EndOfCall) -> Iterable[str]:
-    return ()
-
-
 @dataclass(frozen=True, slots=True)
 class End:
-    """An end-of-call, read. What was imported no handler is called for."""
+    """An end-of-call, read."""
 
     delivery_id: int
     received_at: datetime
     content_hash: bytes
     call: EndOfCall
-    runs_for: RunsFor = _nobody
 
     @property
     def weight(self) -> tuple[int, datetime, bytes]:
@@ -81,13 +81,10 @@ def outermost(items: Sequence[T]) -> Sequence[T]:
     return [*items[:_MOST_OF_EACH], *items[-_MOST_OF_EACH:]]
 
 
-def ids_of(connection: Connection, session_id: str, beside: int | None = None) -> list[int]:
-    """Return which deliveries of a session, in order, tell of its call: those that were processed
-    and could be read, and `beside` that one."""
-    waits = exists().where(inbox.c.delivery_id == deliveries.c.id)
-    is_told = and_(deliveries.c.outcome.not_in(["rejected", "unparsed"]), ~waits)
+def ids_of(connection: Connection, session_id: str) -> list[int]:
+    """Return which deliveries of a session, in order, tell of its call."""
     found = select(deliveries.c.id, deliveries.c.kind).where(
-        deliveries.c.session_id == session_id, or_(is_told, deliveries.c.id == beside)
+        deliveries.c.session_id == session_id, IS_TOLD
     )
     by_kind: defaultdict[str, list[int]] = defaultdict(list)
     for id_, kind in connection.execute(found.order_by(deliveries.c.id)):

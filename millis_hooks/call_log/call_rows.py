@@ -1,28 +1,55 @@
-"""Writes projections to the tables: calls, costs, search text and pending runs.
+"""Writes what sessions come to: calls, costs, metadata, search text, runs, drift.
 
-Everything happens in the caller's transaction, and repeating it changes nothing. It is for the
-first prefetch and the first end-of-call of a session and for exact repetitions of them;
-`rederive.py` handles a delivery that differs from an earlier one. A session belongs to the agent
-that began it: a secret that is bound to an agent is accepted for the sessions of that agent only.
+Everything happens in the caller's transaction, in a fixed number of statements however many
+sessions there are, and only what differs is written: repeating it changes nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Engine, and_, case, delete, func, insert, select, update
+from sqlalchemy import Connection, Engine, Select, Table, delete, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
-from ..exceptions import AnotherAgentError, StorageError
-from .changed_days import mark_days, mark_days_of
-from .dialects import upsert_on
-from .projection import Columns, Digest
+from .changed_days import mark_days
+from .projection import END_COLUMNS, Projection
 from .sanitize import clean_id, clean_text
 from .search import call_search, search_row
-from .tables import call_metadata, calls, cost_items, deliveries, drift, handler_runs, inbox
+from .sessions import Batch, Session, known_of
+from .statements import Columns, among, insert_rows, update_rows
+from .tables import (
+    IS_OF_CALL,
+    call_metadata,
+    calls,
+    cost_items,
+    deliveries,
+    drift,
+    handler_runs,
+    inbox,
+    rereads,
+)
+
+_CALLS = select(calls).where(among(calls.c.session_id, "sessions"))
+_CALL_IDS = select(calls.c.session_id, calls.c.id).where(among(calls.c.session_id, "sessions"))
+_REPEAT = (
+    update(calls)
+    .where(among(calls.c.session_id, "sessions"), ~calls.c.repeated)
+    .values(repeated=True)
+)
+_t, _r = call_search.c, handler_runs.c
+_TEXTS = select(_t.rowid, _t.text).where(among(_t.rowid, "ids"))
+_DELETE_TEXTS = delete(call_search).where(among(_t.rowid, "ids"))
+_RUNS = select(_r.id, _r.call_id, _r.handler, _r.state).where(IS_OF_CALL, among(_r.call_id, "ids"))
+_REPLACE_RUNS = update(handler_runs).where(among(_r.id, "ids")).values(is_latest=False)
+_HANDLED = update(calls).where(among(calls.c.id, "ids"), calls.c.unhandled).values(unhandled=False)
+_HAS_BEGUN = frozenset({"running", "succeeded", "failed"})
+
+#: The deliveries to be processed, and those to be processed again.
+QUEUES = (inbox, rereads)
 
 
 def pending_run(
@@ -65,216 +92,259 @@ def agent_of_session(reader: Engine, session_id: str) -> str | None:
     return agent_id
 
 
-def of_another_agent(connection: Connection, digests: Iterable[Digest]) -> set[int]:
-    """Return the deliveries whose session another agent began than the one of their secret."""
-    bound = [digest for digest in digests if digest.secret_agent is not None and digest.call]
-    sessions = {digest.call["session_id"] for digest in bound}
-    if not sessions:
-        return set()
-    known = select(calls.c.session_id, calls.c.agent_id).where(calls.c.session_id.in_(sessions))
-    agents = {row.session_id: row.agent_id for row in connection.execute(known)}
-    return {
-        digest.delivery_id
-        for digest in bound
-        if agents.get(digest.call["session_id"]) not in (None, digest.secret_agent)
-    }
-
-
-#: What both webhooks tell. A prefetch fills it in only where the end has not.
-_SHARED = ("agent_id", "channel", "direction", "from_phone", "to_phone", "customer_phone")
-
-
-def save(
-    connection: Connection,
-    digests: Sequence[Digest],
-    done: Sequence[int],
-    refused: Collection[int] = (),
-) -> int:
-    """Write what `digests` say and take `done` out of the inbox; return how many were in it.
-
-    `refused` are deliveries that are another agent's. Repeating it changes nothing.
-    """
-    in_inbox = select(inbox.c.delivery_id).where(inbox.c.delivery_id.in_(done))
-    # What another process is at is left to it: it may yet fail.
-    free = in_inbox.with_for_update(skip_locked=True)
-    waiting = set(connection.execute(free).scalars())
-    derived = [digest for digest in digests if digest.delivery_id in waiting]
-    refuse(connection, {*derive(connection, derived), *waiting.intersection(refused)})
-    connection.execute(delete(inbox).where(inbox.c.delivery_id.in_(waiting)))
-    return len(waiting)
-
-
-def derive(connection: Connection, digests: Sequence[Digest]) -> set[int]:
-    """Write what `digests`, none of the same session as another, say that was not said before.
-
-    Return the deliveries that say nothing, as their session is another agent's.
-    """
-    refused = of_another_agent(connection, digests)
-    digests = [digest for digest in digests if digest.delivery_id not in refused]
-    told = [digest for digest in digests if digest.call]
-    sessions = [digest.call["session_id"] for digest in told]
-    mark_days_of(connection, calls.c.session_id.in_(sessions))  # a call may move to another day
-    mark_days(connection, [digest.call["received_at"] for digest in told])
-    _save_prefetches(connection, [digest for digest in told if not digest.ends_call])
-    _save_ended_calls(connection, [digest for digest in told if digest.ends_call])
-    _insert(connection, drift, _drift_rows(digests))
-    return refused
-
-
-def refuse(connection: Connection, delivery_ids: Collection[int]) -> None:
-    """Show deliveries as rejected that were acknowledged and turned out to be another agent's."""
-    rejected = {"outcome": "rejected", "reason": str(AnotherAgentError())}
-    if delivery_ids:
-        these = deliveries.c.id.in_(delivery_ids)
-        connection.execute(update(deliveries).where(these).values(rejected))
-
-
 def give_up(connection: Connection, delivery_id: int, reason: str) -> None:
     """Show a delivery as unparsed that nothing can be derived from; it stays as it was received."""
     unparsed = {"outcome": "unparsed", "reason": clean_text(reason)}
     connection.execute(update(deliveries).where(deliveries.c.id == delivery_id).values(unparsed))
-    connection.execute(delete(inbox).where(inbox.c.delivery_id == delivery_id))
+    for queue in QUEUES:
+        connection.execute(delete(queue).where(queue.c.delivery_id == delivery_id))
 
 
-def _save_prefetches(connection: Connection, digests: Sequence[Digest]) -> None:
-    if not digests:
-        return
-    ids = _upsert(connection, [digest.call for digest in digests], kind="prefetch")
-    known = select(call_search.c.rowid).where(call_search.c.rowid.in_(ids.values()))
-    searchable = set(connection.execute(known).scalars())  # maybe by what was said, too
-    rows = _search_rows(ids, digests)
-    _insert(connection, call_search, [row for row in rows if row["rowid"] not in searchable])
-    _date_metadata(connection, searchable)
+class Written(NamedTuple):
+    """How many deliveries were taken out of the queue, and whether handlers are to be called."""
+
+    deliveries: int
+    has_runs: bool
 
 
-def _date_metadata(connection: Connection, call_ids: Collection[int]) -> None:
-    """Let metadata follow its call, which a prefetch that was processed late sets back in time."""
-    of_call = select(calls.c.received_at).where(calls.c.id == call_metadata.c.call_id)
-    received_at = of_call.scalar_subquery()
-    moved = and_(call_metadata.c.call_id.in_(call_ids), call_metadata.c.received_at != received_at)
-    if call_ids:
-        connection.execute(update(call_metadata).where(moved).values(received_at=received_at))
+def write(
+    connection: Connection, batch: Batch, *, hears_of_changes: Callable[[str], bool]
+) -> Written:
+    """Write what a batch comes to, and take its deliveries out of their queue.
+
+    Sessions of which something else was processed, or removed, since they were read stay there.
+    `hears_of_changes` tells whether the handler of a name is called again on a change.
+    """
+    queue = rereads if batch.is_again else inbox
+    loose, sessions = _unchanged(connection, batch, queue)
+    made = {
+        session_id: each.projection
+        for session_id, each in sessions.items()
+        if each.projection is not None and each.projection.call
+    }
+    calls_now = _write_calls(connection, made)
+    has_runs = _write_runs(connection, calls_now, hears_of_changes)
+    repeated = [session_id for session_id, each in sessions.items() if each.projection is None]
+    if repeated:
+        connection.execute(_REPEAT, {"sessions": repeated})
+    taken = [*loose, *(id_ for each in sessions.values() for id_ in each.delivery_ids)]
+    rows = [row for each in sessions.values() for row in each.drift]
+    rows += [row for row in batch.loose_drift if row["delivery_id"] in loose]
+    _replace(connection, drift, "delivery_id", rows, taken if batch.is_again else ())
+    for notes in (batch.outcomes, batch.session_ids):
+        update_rows(connection, deliveries, [notes[id_] for id_ in taken if id_ in notes])
+    if taken:
+        connection.execute(_taking(queue), {"ids": taken})
+    return Written(len(taken), has_runs)
 
 
-def _save_ended_calls(connection: Connection, digests: Sequence[Digest]) -> None:
-    ended = _already_ended(connection, [digest.call["session_id"] for digest in digests])
-    first = [digest for digest in digests if digest.call["session_id"] not in ended]
-    again = [digest for digest in digests if digest.call["session_id"] in ended]
-    _require_repetitions(connection, again)
-    _mark_repeated(connection, again)
-    if not first:
-        return
-    ids = _upsert(connection, [digest.call for digest in first], kind="end_of_call")
-    owned = [(ids[digest.call["session_id"]], digest) for digest in first]
-    _insert(connection, cost_items, _cost_rows(owned))
-    _insert(connection, call_metadata, _metadata_rows(connection, owned))
-    _insert(connection, handler_runs, _run_rows(owned))
-    connection.execute(delete(call_search).where(call_search.c.rowid.in_(ids.values())))
-    _insert(connection, call_search, _search_rows(ids, first))
-
-
-def _already_ended(connection: Connection, session_ids: Sequence[str]) -> Collection[str]:
-    ended = select(calls.c.session_id).where(
-        calls.c.session_id.in_(session_ids), calls.c.delivery_id.is_not(None)
-    )
-    return set(connection.execute(ended).scalars()) if session_ids else ()
-
-
-def _require_repetitions(connection: Connection, digests: Sequence[Digest]) -> None:
-    """Raise `StorageError` for an end that differs from those there are: another process has
-    written the first one since this was read, and `rederive.py` puts them together."""
-    read = {(each.call["session_id"], each.end.content_hash) for each in digests if each.end}
-    if not read:
-        return
-    d = deliveries.c
-    same = select(d.session_id, d.content_hash).where(
-        d.session_id.in_([session_id for session_id, _ in read]),
-        d.kind == "end_of_call",
-        d.id.not_in([digest.delivery_id for digest in digests]),
-    )
-    if read - {(row.session_id, row.content_hash) for row in connection.execute(same)}:
-        raise StorageError("another process was quicker to process the end-of-call")
-
-
-def _mark_repeated(connection: Connection, digests: Sequence[Digest]) -> None:
-    again = and_(
-        calls.c.session_id.in_([digest.call["session_id"] for digest in digests]),
-        calls.c.delivery_id.not_in([digest.delivery_id for digest in digests]),
-    )
-    if digests:
-        connection.execute(update(calls).where(again).values(repeated=True))
-
-
-def _cost_rows(owned: Sequence[tuple[int, Digest]]) -> list[Columns]:
-    return [{"call_id": id_, **item} for id_, digest in owned for item in digest.cost_items]
-
-
-def _metadata_rows(connection: Connection, owned: Sequence[tuple[int, Digest]]) -> list[Columns]:
-    received = select(calls.c.id, calls.c.received_at).where(
-        calls.c.id.in_([id_ for id_, digest in owned if digest.metadata])
-    )
-    received_at = {row.id: row.received_at for row in connection.execute(received)}
-    return [
-        {"call_id": id_, "key": key, "value": value, "received_at": received_at[id_]}
-        for id_, digest in owned
-        for key, value in digest.metadata.items()
+def _unchanged(
+    connection: Connection, batch: Batch, queue: Table
+) -> tuple[list[int], dict[str, Session]]:
+    """Return the deliveries of no session, and the sessions, that are still as they were read."""
+    ids = [
+        *batch.loose_ids,
+        *(id_ for each in batch.sessions.values() for id_ in each.delivery_ids),
     ]
-
-
-def _run_rows(owned: Sequence[tuple[int, Digest]]) -> list[Columns]:
-    return [
-        pending_run(id_, handler, digest.call["received_at"])
-        for id_, digest in owned
-        for handler in digest.handlers
-    ]
-
-
-def _drift_rows(digests: Sequence[Digest]) -> list[Columns]:
-    return [
-        {"delivery_id": digest.delivery_id, **found} for digest in digests for found in digest.drift
-    ]
-
-
-def _search_rows(ids: Mapping[str, int], digests: Sequence[Digest]) -> list[Columns]:
-    return [search_row(ids[digest.call["session_id"]], digest.search_text) for digest in digests]
-
-
-def _insert(connection: Connection, into: Any, rows: Sequence[Columns]) -> None:
-    if rows:
-        connection.execute(insert(into), rows)
-
-
-def _upsert(connection: Connection, rows: Sequence[Columns], *, kind: str) -> dict[str, int]:
-    """Insert the calls, or fill in those that are known; return their ids by session."""
-    statement = _upsert_statement(connection.dialect.name, tuple(rows[0]), kind)
-    ids = {session_id: id_ for id_, session_id in connection.execute(statement, rows)}
-    if len(ids) < len(rows):
-        raise StorageError("another process was quicker to process the end-of-call")
-    return ids
+    waiting = set(connection.scalars(_waiting(queue), {"ids": ids}))
+    known = known_of(connection, list(batch.sessions), besides=ids)
+    sessions = {
+        session_id: each
+        for session_id, each in batch.sessions.items()
+        if waiting.issuperset(each.delivery_ids)
+        and [row.id for row in known[session_id]] == each.known_ids
+    }
+    return [id_ for id_ in batch.loose_ids if id_ in waiting], sessions
 
 
 @cache
-def _upsert_statement(dialect: str, columns: tuple[str, ...], kind: str) -> Any:
-    into = upsert_on(dialect, calls)
-    told = into.excluded
-    changes = {name: told[name] for name in columns if name not in {"session_id", "received_at"}}
-    for name in _SHARED:
-        sides = (calls.c[name], told[name]) if kind == "prefetch" else (told[name], calls.c[name])
-        changes[name] = func.coalesce(*sides)
-    # An end-of-call without `voip` looks like one from the web; the prefetch may know better.
-    first, second = (
-        (calls.c.channel, told.channel) if kind == "prefetch" else (told.channel, calls.c.channel)
+def _waiting(queue: Table) -> Select[Any]:
+    return select(queue.c.delivery_id).where(among(queue.c.delivery_id, "ids"))
+
+
+@cache
+def _taking(queue: Table) -> Any:
+    return delete(queue).where(among(queue.c.delivery_id, "ids"))
+
+
+class _Call(NamedTuple):
+    """A call as it was before, empty for a new one, and as it is now."""
+
+    id: int
+    before: Mapping[str, Any]
+    now: Projection
+
+    @property
+    def had_ended(self) -> bool:
+        return self.before.get("delivery_id") is not None
+
+
+def _write_calls(connection: Connection, made: Mapping[str, Projection]) -> list[_Call]:
+    """Write calls with their costs, metadata and search text."""
+    if not made:
+        return []
+    found = connection.execute(_CALLS, {"sessions": list(made)}).mappings()
+    stored = {row["session_id"]: dict(row) for row in found}
+    new = [each for each in made.values() if each.session_id not in stored]
+    insert_rows(connection, calls, [each.call for each in new])
+    ids = {session_id: row["id"] for session_id, row in stored.items()}
+    if new:
+        sessions = [each.session_id for each in new]
+        ids |= {
+            row.session_id: row.id for row in connection.execute(_CALL_IDS, {"sessions": sessions})
+        }
+    written = [
+        _Call(ids[each.session_id], stored.get(each.session_id, {}), each) for each in made.values()
+    ]
+    changed = {each.id for each in written if not each.before}
+    changed |= _update_calls(connection, [each for each in written if each.before])
+    known = [each.id for each in written if each.before]
+    changed |= _replace(connection, cost_items, "call_id", _cost_rows(written), known)
+    _replace(connection, call_metadata, "call_id", _metadata_rows(written), known)
+    _write_texts(connection, written)
+    mark_days(connection, _days(each for each in written if each.id in changed))
+    return written
+
+
+def _days(written: Iterable[_Call]) -> Iterator[datetime]:
+    """Yield when calls were received; those that are set back in time are of two days."""
+    for each in written:
+        yield each.now.call["received_at"]
+        yield each.before.get("received_at", each.now.call["received_at"])
+
+
+def _update_calls(connection: Connection, known: Sequence[_Call]) -> set[int]:
+    """Set what differs, and return of which calls: columns that only an end tells, or the others.
+    Others are in most indexes, and an end changes them seldom."""
+    of_end, of_both = [], []
+    for each in known:
+        before, now = each.before, each.now.call
+        if each.had_ended:  # by the handlers there were then
+            now["unhandled"] = before["unhandled"]
+        differing = {name for name, value in now.items() if before[name] != value}
+        if differing & END_COLUMNS:
+            of_end.append({name: now[name] for name in END_COLUMNS} | {"id": each.id})
+        if differing - END_COLUMNS:
+            of_both.append(
+                {name: now[name] for name in now if name not in END_COLUMNS} | {"id": each.id}
+            )
+    update_rows(connection, calls, of_end)
+    update_rows(connection, calls, of_both)
+    return {each["id"] for each in (*of_end, *of_both)}
+
+
+def _cost_rows(written: Iterable[_Call]) -> list[Columns]:
+    return [{"call_id": each.id, **item} for each in written for item in each.now.cost_items]
+
+
+def _metadata_rows(written: Iterable[_Call]) -> list[Columns]:
+    return [
+        {
+            "call_id": each.id,
+            "key": key,
+            "value": value,
+            "received_at": each.now.call["received_at"],
+        }
+        for each in written
+        for key, value in each.now.metadata.items()
+    ]
+
+
+def _write_texts(connection: Connection, written: Sequence[_Call]) -> None:
+    known = [each.id for each in written if each.before]
+    found = connection.execute(_TEXTS, {"ids": known}) if known else ()
+    texts = {row.rowid: row.text for row in found}
+    changed = [each for each in written if texts.get(each.id) != each.now.search_text]
+    gone = [each.id for each in changed if each.id in texts]
+    if gone:
+        connection.execute(_DELETE_TEXTS, {"ids": gone})
+    insert_rows(
+        connection, call_search, [search_row(each.id, each.now.search_text) for each in changed]
     )
-    changes["channel"] = func.coalesce(func.nullif(first, "web"), second, first)
-    # Records of prefetches linger, so the end of a short call may be processed before its start.
-    changes["received_at"] = case(
-        (told.received_at < calls.c.received_at, told.received_at), else_=calls.c.received_at
-    )
-    # What its end is, the call is; until then it is what its prefetch is.
-    ended_as = case((calls.c.ended_at.is_(None), told.source), else_=calls.c.source)
-    changes["source"] = told.source if kind == "end_of_call" else ended_as
-    # The end of the same call may be processed elsewhere at this moment: the first one stays.
-    unended = calls.c.delivery_id.is_(None) if kind == "end_of_call" else None
-    return into.on_conflict_do_update(
-        index_elements=["session_id"], set_=changes, where=unended
-    ).returning(calls.c.id, calls.c.session_id)
+
+
+def _replace(
+    connection: Connection, table: Table, owner: str, rows: Sequence[Columns], stored: Sequence[int]
+) -> set[int]:
+    """Insert rows; of owners that may have some `stored`, only where these are not the same. Return
+    whose rows are others now."""
+    same: set[int] = set()
+    gone: set[int] = set()
+    if stored:
+        found = connection.execute(_of_owners(table, owner), {"ids": stored})
+        before, now = _by_owner(found.mappings(), owner), _by_owner(rows, owner)
+        same = {id_ for id_ in stored if before.get(id_) == now.get(id_)}
+        gone = before.keys() - same
+    if gone:
+        connection.execute(_deleting(table, owner), {"ids": list(gone)})
+    new = [row for row in rows if row[owner] not in same]
+    insert_rows(connection, table, new)
+    return gone | {row[owner] for row in new}
+
+
+def _by_owner(rows: Iterable[Any], owner: str) -> dict[int, Counter[object]]:
+    """Return the rows of each owner in whatever order, without ids that only this log gave them."""
+    owned: dict[int, Counter[object]] = {}
+    for row in rows:
+        columns = frozenset((name, value) for name, value in row.items() if name != "id")
+        owned.setdefault(row[owner], Counter())[columns] += 1
+    return owned
+
+
+@cache
+def _of_owners(table: Table, owner: str) -> Select[Any]:
+    return select(table).where(among(table.c[owner], "ids"))
+
+
+@cache
+def _deleting(table: Table, owner: str) -> Any:
+    return delete(table).where(among(table.c[owner], "ids"))
+
+
+def _write_runs(
+    connection: Connection, written: Sequence[_Call], hears_of_changes: Callable[[str], bool]
+) -> bool:
+    """Have handlers called that want the calls as they are now. Return whether there are any.
+
+    A call that has ended is for those that want it and were never called for it. A change is also
+    for those that hear of changes, unless their run has not begun and will see it by itself.
+    """
+    asking = [each for each in written if each.now.wanted_by]
+    runs = _latest_runs(connection, [each.id for each in asking if each.before])
+    new, replaced, handled = [], [], []
+    for call in asking:
+        known, is_change = runs.get(call.id, {}), call.now.change is not None
+        is_first = not call.had_ended and not known
+        first = [name for name in call.now.wanted_by if name not in known]
+        again = [
+            name
+            for name in call.now.wanted_by
+            if name in known and hears_of_changes(name) and known[name].state in _HAS_BEGUN
+        ]
+        if is_first or is_change:
+            new += [_run(call, name) for name in first]
+        if is_change:
+            new += [_run(call, name, change=call.now.change) for name in again]
+            replaced += [known[name].id for name in again]
+            handled += [call.id] if first or again else []
+    if replaced:
+        connection.execute(_REPLACE_RUNS, {"ids": replaced})
+    if handled:
+        connection.execute(_HANDLED, {"ids": handled})
+    insert_rows(connection, handler_runs, new)
+    called = {run["call_id"] for run in new}
+    mark_days(connection, _days(each for each in asking if each.id in called))
+    return bool(new)
+
+
+def _latest_runs(connection: Connection, call_ids: Sequence[int]) -> dict[int, dict[str, Any]]:
+    """Return the latest run of each handler, by call."""
+    runs: dict[int, dict[str, Any]] = {}
+    for run in connection.execute(_RUNS, {"ids": call_ids}) if call_ids else ():
+        runs.setdefault(run.call_id, {})[run.handler] = run
+    return runs
+
+
+def _run(call: _Call, handler: str, *, change: str | None = None) -> Columns:
+    at = call.now.wanted_at or call.now.call["ended_at"]
+    return pending_run(call.id, handler, at, change=change)

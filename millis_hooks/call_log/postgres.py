@@ -87,7 +87,8 @@ class PostgresDatabase(database.Database):
         self.url = driver_url(url)
         _require_known_options(self.url)
         self._is_pooled = False
-        self.writer = self._engine_with(_set_up_writer, pool_size=1, max_overflow=4)
+        # One for the thread that writes, one for processing.
+        self.writer = self._engine_with(_set_up_writer, pool_size=2, max_overflow=3)
         self.reader = self._engine_with(
             _set_up_reader,
             pool_size=_READERS,

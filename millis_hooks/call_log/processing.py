@@ -2,7 +2,12 @@
 
 A stored delivery is its own to-do: its id stays in the inbox until one transaction has written
 everything derived from it. So a crash at any moment loses nothing, repeating the work changes
-nothing, and a delivery that cannot be read delays no other.
+nothing, and a delivery that cannot be read delays no other. Deliveries to be read again wait in
+`rereads`, and have their turn when the inbox is empty.
+
+On SQLite deliveries are read before the writer's transaction, which finds out whether they are
+still as they were read. On PostgreSQL one transaction of its own claims, reads and writes: what is
+claimed, by delivery and by session, is left alone by other processes, and none waits for another.
 
 A delivery that may have ended a process is read alone, and its attempt is counted before: large
 ones, and those that another process left behind. After two attempts that no process survived, it
@@ -17,25 +22,25 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from sqlalchemy import Connection, Engine, Row, func, select, update
+from sqlalchemy import Connection, Engine, Row, Select, Table, bindparam, func, select, update
 
-from ..exceptions import AnotherAgentError
 from ..masking.error_report import describe_failure
 from ..protocol.reading import LARGE_BYTES
 from .call_ends import RunsFor
-from .call_rows import give_up, save
+from .call_rows import QUEUES, give_up, write
 from .change_feed import Change
 from .database import Database
 from .dialects import is_outage
 from .locks import FileHolder
 from .projection import Digest, digest_delivery
 from .raw_body import length_of
-from .rederive import Changes
-from .tables import deliveries, inbox
+from .sessions import SessionReader
+from .statements import among
+from .tables import deliveries, inbox, rereads
 from .writer import Writer
 
 #: Says whether it is this process's turn, for as long as it is entered; it ends with the process.
@@ -76,10 +81,13 @@ def _lock(connection: Connection) -> bool:
 
 logger = logging.getLogger("millis_hooks.call_log")
 
-#: Deliveries that go into one transaction, by number and by size: small, because every
-#: acknowledgement that arrives meanwhile waits for it.
-CHUNK_DELIVERIES = 50
+#: The most deliveries that go into one transaction, by number and by size. The more there are, the
+#: less each costs; but an acknowledgement that arrives meanwhile waits for it, so there are fewer
+#: where it takes longer than this, down to so few.
+CHUNK_DELIVERIES = 400
 CHUNK_BYTES = 2 * 1024 * 1024
+CHUNK_S = 0.03
+LEAST_DELIVERIES = 50
 #: In a flood acknowledgements and fallbacks come first: after each chunk processing rests up to
 #: this many times as long as it took, and less the more there is to do.
 REST = 25
@@ -122,16 +130,15 @@ class Processor:
         """
         self._database = database
         self._writer = writer
-        self._runs_for = runs_for
         self._own_numbers = own_numbers
+        self._hears_of_changes = hears_of_changes
         self._on_runs = on_runs
         self._tell = tell
+        self._sessions = SessionReader(self._digest, runs_for)
         self._wanted = threading.Event()
         self._closing = threading.Event()
+        self._size = 2 * LEAST_DELIVERIES  # of the next chunk, at most
         self._backlog = 0  # at most so many deliveries wait behind the chunk
-        self._changes = Changes(
-            database, writer, partial(self._digest, refused=[]), hears_of_changes
-        )
         self._turn = turns_on(database)
         self._left_over = self._oldest()
         self._survived: set[int] = set()
@@ -153,70 +160,91 @@ class Processor:
         self._wanted.set()
         self._thread.join()
 
-    def process_chunk(self) -> int:
-        """Process the oldest deliveries and return how many there were."""
-        waiting = self._waiting()
-        if waiting and self._is_suspect(waiting[0]):
-            if self._process_suspect(waiting[0]):
-                return 1
-            waiting = [each for each in waiting if not self._is_suspect(each)]
-        chosen = _first_of(waiting, self._is_suspect)
-        chunk = self._read(chosen) if chosen else ()
-        if chunk and not self.process(chunk):
+    def process_chunk(self, queue: Table = inbox) -> int:
+        """Process the oldest deliveries of a queue and return how many there were."""
+        waiting: list[Row[Any]] = []
+        chunk: list[int] = []
+
+        def choose(connection: Connection) -> Sequence[int]:
+            waiting.extend(
+                connection.execute(_oldest(queue), {"limit": min(self._size, CHUNK_DELIVERIES)})
+            )
+            chunk.extend(_first_of(waiting, self._is_suspect))
+            return chunk
+
+        try:
+            taken = self._transact(queue, choose)
+        except Exception as error:
+            if is_outage(error) or not chunk:  # none of them is to blame
+                raise
+            taken = self._process_each(queue, chunk)
+        self._backlog = waiting[0].newest - waiting[-1].id if waiting else 0
+        if waiting and not chunk:
+            return self._process_first(queue, waiting)
+        if chunk and not taken:
             self._closing.wait(ELSEWHERE_S)
         return len(chunk)
 
-    def process(self, chunk: Sequence[Row[Any]]) -> int:
-        """Process these rows of `deliveries`, as far as they wait in the inbox and no other process
-        is at them: none of a session that another of them is of. Return how many these were."""
+    def _process_first(self, queue: Table, waiting: Sequence[Row[Any]]) -> int:
+        """Process the first alone; where another process is at such a one, all that need not be."""
+        if self._process_suspect(queue, waiting[0]):
+            return 1
+        others = [each.id for each in waiting if not self._is_suspect(each)]
+        self.process(others, queue)
+        return len(others)
+
+    def process(self, ids: Sequence[int], queue: Table = inbox) -> int:
+        """Process these deliveries, as far as they wait in the queue and no other process is at
+        them. Return how many these were."""
         try:
-            return self._process(chunk)
-        except Exception as error:
-            if is_outage(error):  # none of them is to blame
-                raise
-            # One of them holds the others up.
-            return sum(map(self._process_alone, chunk))
-
-    def _process(self, chunk: Sequence[Row[Any]]) -> int:
-        if not chunk:
-            return 0
-        refused: list[int] = []
-        read = [(row, self._digest(row, refused)) for row in chunk]
-        again = self._changes.among(read)
-        first = [(row, digest) for row, digest in read if row.id not in again]
-        taken, has_runs = self._save(first, refused) if first else (0, False)
-        for row, digest in read:
-            if row.id in again and digest is not None:
-                changed, called = self._changes.take(row, digest.call["session_id"])
-                taken, has_runs = taken + changed, has_runs or bool(called)
-        self._tell(_change(row, digest) for row, digest in read)
-        if has_runs:
-            self._on_runs()
-        return taken
-
-    def _save(
-        self, read: Sequence[tuple[Row[Any], Digest | None]], refused: Sequence[int]
-    ) -> tuple[int, bool]:
-        digests = [digest for _, digest in read if digest]
-        done = [row.id for row, _ in read]
-        taken = self._writer.run(lambda connection: save(connection, digests, done, refused))
-        return taken, any(digest.handlers for digest in digests)
-
-    def _process_alone(self, row: Row[Any]) -> int:
-        """Process one delivery, or note why it cannot be; raise only if nothing can be written."""
-        try:
-            return self._process([row])
+            return self._process_claimed(queue, ids)
         except Exception as error:
             if is_outage(error):
                 raise
-            self._give_up(row, error)
-            return 1
+            return self._process_each(queue, ids)
 
-    def _give_up(self, row: Row[Any], error: Exception) -> None:
+    def _process_claimed(self, queue: Table, ids: Sequence[int]) -> int:
+        return self._transact(
+            queue, lambda connection: connection.scalars(_these(queue), {"ids": ids}).all()
+        )
+
+    def _process_each(self, queue: Table, ids: Sequence[int]) -> int:
+        """Process deliveries one by one, and note which cannot be: it held the others up."""
+        taken = 0
+        for delivery_id in ids:
+            try:
+                taken += self._process_claimed(queue, [delivery_id])
+            except Exception as error:
+                if is_outage(error):
+                    raise
+                self._give_up(delivery_id, error)
+                taken += 1
+        return taken
+
+    def _transact(self, queue: Table, choose: Callable[[Connection], Sequence[int]]) -> int:
+        """Read the deliveries that are chosen, and write what they come to; return how many were
+        taken out of the queue."""
+        is_file = self._database.is_file
+        engine = self._database.reader if is_file else self._database.writer
+        with engine.begin() as connection:
+            ids = choose(connection)
+            if not ids:
+                return 0
+            batch = self._sessions.read(connection, ids, is_again=queue is rereads)
+            work = partial(write, batch=batch, hears_of_changes=self._hears_of_changes)
+            began = time.perf_counter()
+            written = self._writer.run(work) if is_file else work(connection)
+            self._size = _next_size(self._size, len(ids), time.perf_counter() - began)
+        self._tell(batch.changes)
+        if written.has_runs:
+            self._on_runs()
+        return written.deliveries
+
+    def _give_up(self, delivery_id: int, error: BaseException) -> None:
         failure = describe_failure(error)
-        logger.error("delivery %d could not be processed\n%s", row.id, failure.block)
-        self._writer.run(lambda connection: give_up(connection, row.id, str(failure)))
-        self._tell([_change(row, None)])
+        logger.error("delivery %d could not be processed\n%s", delivery_id, failure.block)
+        self._writer.run(partial(give_up, delivery_id=delivery_id, reason=str(failure)))
+        self._tell([Change("unparsed")])
 
     def _run(self) -> None:
         sweep_s = FIRST_SWEEP_S
@@ -227,67 +255,70 @@ class Processor:
             try:
                 if not is_called:  # what there is now somebody else has left
                     self._left_over |= self._oldest()
-                self._empty_inbox()
+                self._empty_queues()
             except Exception as error:  # whatever it is: the thread must live
                 logger.error("processing waits up to %s s: %s", SWEEP_S, describe_failure(error))
 
-    def _empty_inbox(self) -> None:
+    def _empty_queues(self) -> None:
         """Process chunk after chunk; in a flood, leave most of the time to those who wait."""
         while not self._closing.is_set():
             began = time.perf_counter()
             done = self.process_chunk()
+            is_again = not done
+            done = done or self.process_chunk(rereads)
             if not done:
                 return
+            took_s = time.perf_counter() - began
             if self._writer.is_flooded:
                 rest = REST / (1 + self._backlog / LARGE_BACKLOG)
-                took_s = time.perf_counter() - began
                 self._closing.wait(min(took_s * rest, LONGEST_REST_S))
+            elif is_again:
+                self._closing.wait(min(took_s, LONGEST_REST_S))
             elif done > 1 and not self._backlog:
                 self._closing.wait(GATHER_S)
 
-    def _process_suspect(self, waiting: Row[Any]) -> bool:
+    def _process_suspect(self, queue: Table, waiting: Row[Any]) -> bool:
         """Read alone what may end the process, and count that before; return False if another
         process is at such a one."""
         with self._turn() as is_ours:
             if not is_ours:
                 return False
-            if waiting.id not in self._survived and not self._count_attempt(waiting):
+            if waiting.id not in self._survived and not self._count_attempt(queue, waiting):
                 return True
             try:
-                taken = self.process(self._read([waiting]))
+                taken = self.process([waiting.id], queue)
             except MemoryError as error:
-                self._give_up(waiting, error)
+                self._give_up(waiting.id, error)
                 taken = 1
             finally:
                 self._survived.add(waiting.id)
             if not taken:  # another process is at it, and may yet fail
-                self._writer.run(partial(_forget_attempts, delivery_id=waiting.id))
+                self._writer.run(partial(_set_attempts, queue, waiting.id, 0))
         self._left_over.discard(waiting.id)
         self._survived.discard(waiting.id)
         return True
 
-    def _count_attempt(self, waiting: Row[Any]) -> bool:
-        """Return True once the attempt is counted; False if it was set aside, or is in no inbox."""
+    def _count_attempt(self, queue: Table, waiting: Row[Any]) -> bool:
+        """Return True once the attempt is counted; False if it was set aside, or waits no more."""
 
         def count(connection: Connection) -> int | None:
-            is_it = inbox.c.delivery_id == waiting.id
+            is_it = queue.c.delivery_id == waiting.id
             before: int | None = connection.scalar(
-                select(inbox.c.attempts).where(is_it).with_for_update()
+                select(queue.c.attempts).where(is_it).with_for_update()
             )
             if before is None:
                 return None
-            attempts = before + 1
-            if attempts > MOST_ATTEMPTS:
-                give_up(connection, waiting.id, _SET_ASIDE)
+            if before < MOST_ATTEMPTS:
+                _set_attempts(queue, waiting.id, before + 1, connection)
             else:
-                connection.execute(update(inbox).where(is_it).values(attempts=attempts))
-            return attempts
+                give_up(connection, waiting.id, _SET_ASIDE)
+            return before
 
-        attempts = self._writer.run(count)
-        if attempts is not None and attempts > MOST_ATTEMPTS:
+        before = self._writer.run(count)
+        if before is not None and before >= MOST_ATTEMPTS:
             logger.error("delivery %d was %s", waiting.id, _SET_ASIDE)
             self._tell([Change("unparsed", waiting.session_id)])
-        return attempts is not None and attempts <= MOST_ATTEMPTS
+        return before is not None and before < MOST_ATTEMPTS
 
     def _is_suspect(self, waiting: Row[Any]) -> bool:
         return (
@@ -298,65 +329,63 @@ class Processor:
 
     def _oldest(self) -> set[int]:
         """Return the deliveries that another process may have been at."""
-        return {waiting.id for waiting in self._waiting()}
+        oldest = (select(each.c.delivery_id).order_by(each.c.delivery_id) for each in QUEUES)
+        with self._database.reader.connect() as connection:
+            return {
+                id_ for each in oldest for id_ in connection.scalars(each.limit(CHUNK_DELIVERIES))
+            }
 
-    def _waiting(self) -> Sequence[Row[Any]]:
-        """Return what is known of the oldest deliveries without reading them."""
-        oldest = (
-            select(
-                deliveries.c.id,
-                deliveries.c.session_id,
-                inbox.c.attempts,
-                length_of(deliveries.c.body).label("body_bytes"),
-            )
-            .join(inbox, inbox.c.delivery_id == deliveries.c.id)
-            .order_by(inbox.c.delivery_id)
-            .limit(CHUNK_DELIVERIES)
+    def _digest(self, row: Row[Any]) -> Digest:
+        return digest_delivery(row, own_numbers=self._own_numbers)
+
+
+@cache
+def _oldest(queue: Table) -> Select[Any]:
+    """Select what is known of the oldest deliveries of a queue without reading them. On PostgreSQL
+    those are claimed that no other process has."""
+    return (
+        select(
+            deliveries.c.id,
+            deliveries.c.session_id,
+            queue.c.attempts,
+            length_of(deliveries.c.body).label("body_bytes"),
+            select(func.max(queue.c.delivery_id)).scalar_subquery().label("newest"),
         )
-        with self._database.reader.connect() as connection:
-            waiting = connection.execute(oldest).all()
-            newest = connection.scalar(select(func.max(inbox.c.delivery_id)))
-        self._backlog = newest - waiting[-1].id if waiting and newest else 0
-        return waiting
-
-    def _read(self, waiting: Sequence[Row[Any]]) -> Sequence[Row[Any]]:
-        chosen = deliveries.c.id.in_([each.id for each in waiting])
-        with self._database.reader.connect() as connection:
-            return connection.execute(select(deliveries).where(chosen).order_by("id")).all()
-
-    def _digest(self, row: Row[Any], refused: list[int]) -> Digest | None:
-        try:
-            return digest_delivery(row, own_numbers=self._own_numbers, runs_for=self._runs_for)
-        except AnotherAgentError:
-            refused.append(row.id)
-            return None
+        .join(queue, queue.c.delivery_id == deliveries.c.id)
+        .order_by(queue.c.delivery_id)
+        .limit(bindparam("limit"))
+        .with_for_update(of=queue, skip_locked=True)
+    )
 
 
-def _forget_attempts(connection: Connection, delivery_id: int) -> None:
-    """Note that what was counted ended no process."""
-    is_it = inbox.c.delivery_id == delivery_id
-    connection.execute(update(inbox).where(is_it).values(attempts=0))
+@cache
+def _these(queue: Table) -> Select[Any]:
+    """Select deliveries of a queue, and claim them as `_oldest` does."""
+    waiting = select(queue.c.delivery_id).where(among(queue.c.delivery_id, "ids"))
+    return waiting.order_by(queue.c.delivery_id).with_for_update(of=queue, skip_locked=True)
 
 
-def _first_of(
-    waiting: Sequence[Row[Any]], is_suspect: Callable[[Row[Any]], bool]
-) -> Sequence[Row[Any]]:
-    """Choose the oldest, bounded in bytes, and no session twice: their order matters."""
-    chosen: list[Row[Any]] = []
-    sessions: set[str | None] = set()
+def _next_size(size: int, taken: int, wrote_s: float) -> int:
+    """Return how many deliveries the next chunk may have, by how long it took to write this one."""
+    if wrote_s > CHUNK_S:
+        size = max(size // 2, LEAST_DELIVERIES)
+    elif wrote_s < CHUNK_S / 2 and taken >= size:
+        size *= 2
+    return min(size, CHUNK_DELIVERIES)
+
+
+def _set_attempts(queue: Table, delivery_id: int, attempts: int, connection: Connection) -> None:
+    is_it = queue.c.delivery_id == delivery_id
+    connection.execute(update(queue).where(is_it).values(attempts=attempts))
+
+
+def _first_of(waiting: Sequence[Row[Any]], is_suspect: Callable[[Row[Any]], bool]) -> list[int]:
+    """Choose the oldest up to the first that has to be read alone, bounded in bytes."""
+    chosen: list[int] = []
     size = 0
     for each in waiting:
-        if each.session_id in sessions or is_suspect(each):
+        if size > CHUNK_BYTES or is_suspect(each):
             break
-        sessions |= {each.session_id} - {None}
-        chosen.append(each)
+        chosen.append(each.id)
         size += each.body_bytes
-        if size > CHUNK_BYTES:
-            break
     return chosen
-
-
-def _change(row: Row[Any], digest: Digest | None) -> Change:
-    if digest is None:
-        return Change("unparsed", row.session_id)
-    return Change("ended" if digest.ends_call else "started", row.session_id)

@@ -1,193 +1,264 @@
-"""Projects a delivery to rows: columns of its call, costs, search text and runs.
+"""Projects the deliveries of a session to rows: its call, costs, metadata, search text and drift.
 
-Pure: bytes in, rows out. All of it can be derived again from the stored delivery.
+Pure: what was received in, rows out. All of it can be derived again from the stored deliveries, and
+is the same whatever order they come in: prefetches count in the order in which they were received,
+then the ends-of-call as one. A session belongs to the agent that began it: a secret that is bound
+to an agent is accepted for the sessions of that agent only.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import islice
 from typing import Any
 
 from sqlalchemy import Row
 
-from ..exceptions import AnotherAgentError, PayloadError
 from ..protocol.events import EndOfCall, Message, PrefetchRequest
 from ..protocol.test_marks import MADE_UP_SOURCES
 from .call_ends import End, RunsFor, outermost, put_together
 from .deliveries import content_hash
 from .drift import drift_rows
 from .sanitize import clean_float, clean_id, clean_int, clean_text, clean_time
+from .statements import Columns
+from .tables import calls
 
 _SNIPPET_CHARS = 300
 _SEARCHED_CHARS = 200_000
 _METADATA_KEYS = 50
 _METADATA_CHARS = 200
+_KEY_CHARS = 12
 
-Columns = dict[str, Any]
+#: The outcome of a delivery that can be read at last. Which of a prefetch's it was is lost.
+READABLE = {"prefetch": "fresh", "end_of_call": "stored"}
+
+#: Columns of a call that only its end tells.
+END_COLUMNS = frozenset(
+    {"delivery_id", "ended_at", "call_id", "provider", "call_status", "outcome", "error_message",
+     "started_at", "duration_s", "cost_total", "chars_used", "turns", "snippet", "recording_url",
+     "opted_out", "repeated", "unhandled"}
+)  # fmt: skip
+#: What both webhooks tell. A prefetch fills it in only where the end has not.
+_SHARED = ("agent_id", "direction", "from_phone", "to_phone", "customer_phone")
+_UNKNOWN_CALL: Mapping[str, Any] = {
+    **dict.fromkeys(column.name for column in calls.c if column.name != "id"),
+    "repeated": False,
+    "unhandled": False,
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Digest:
-    """One processed delivery; `call` holds columns of `calls`, `session_id` among them.
-
-    It is empty where a prefetch names no session; then all there is to say is what was wrong.
-    """
+    """One delivery, read. Its session is None where a prefetch names none: then all there is to say
+    is what was wrong with it."""
 
     delivery_id: int
-    call: Columns
-    ends_call: bool = False
-    cost_items: list[Columns] = field(default_factory=list)
-    metadata: dict[str, str] = field(default_factory=dict)
-    search_text: str = ""
-    handlers: list[str] = field(default_factory=list)
-    drift: list[Columns] = field(default_factory=list)
+    received_at: datetime
+    event: EndOfCall | PrefetchRequest
+    session_id: str | None
+    source: str | None = None
+    content_hash: bytes | None = None
+    is_imported: bool = False
+    #: Of a prefetch: what it was answered with, and how soon.
+    outcome: str | None = None
+    latency_ms: float | None = None
     #: The agent of the delivery's secret, if that is bound to one.
     secret_agent: str | None = None
-    end: End | None = None
+    drift: Sequence[Columns] = ()
+
+    @property
+    def end(self) -> End | None:
+        """The delivery as an end-of-call, if it is one."""
+        if not isinstance(self.event, EndOfCall):
+            return None
+        hash_ = self.content_hash or b""
+        return End(self.delivery_id, self.received_at, hash_, self.event)
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether it is of another agent than its secret."""
+        return self.secret_agent is not None and self.secret_agent != self.agent_id
+
+    @property
+    def agent_id(self) -> str | None:
+        return clean_text(self.event.agent_id)
 
 
-def of_session(digests: Sequence[Digest]) -> list[Digest]:
-    """Return what all deliveries of a session tell: the same whatever order they come in.
+@dataclass(slots=True)
+class Projection:
+    """What the deliveries of a session come to; `call` is empty where they tell of none.
 
-    Prefetches come in the order in which they were received, then its ends as one.
+    Runs are for the handlers of `wanted_by`, who want the call since `wanted_at`. `change` is the
+    key of the change that a later end has made to a call that had ended before.
     """
-    in_order = sorted(digests, key=lambda digest: digest.delivery_id)
-    if len(in_order) < 2:
-        return in_order
-    # The writer refuses what comes after the call is known to be another agent's.
-    refused = _of_another_agent(in_order)
-    in_order = [digest for digest in in_order if digest not in refused]
-    ends = outermost([digest for digest in in_order if digest.end is not None])
-    asked = sorted(outermost([digest for digest in in_order if digest.end is None]), key=_received)
-    chosen = {digest.delivery_id for digest in [*asked, *ends]}
-    left = _drift_alone(each for each in in_order if each.delivery_id not in chosen)
-    if len(ends) < 2:
-        return [*asked, *left, *ends, *refused]
-    whole = put_together(digest.end for digest in ends if digest.end is not None)
-    told = digest_end_of_call(whole.delivery_id, whole.received_at, whole.call, whole.runs_for)
-    first = min(ends, key=_received)
-    of_millis = min(ends, key=lambda end: (end.call["source"] in MADE_UP_SOURCES, _received(end)))
-    told.call.update(
-        source=of_millis.call["source"], received_at=first.call["received_at"], repeated=True
+
+    session_id: str
+    call: Columns = field(default_factory=dict)
+    search_text: str = ""
+    cost_items: Sequence[Columns] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    wanted_by: Sequence[str] = ()
+    wanted_at: datetime | None = None
+    change: str | None = None
+    #: The deliveries that are another agent's.
+    refused: Sequence[int] = ()
+
+    @property
+    def has_ended(self) -> bool:
+        return bool(self.call) and self.call["delivery_id"] is not None
+
+
+def digest_delivery(row: Row[Any], *, own_numbers: frozenset[str]) -> Digest:
+    """Read a row of `deliveries`. Raises `PayloadError` for one that cannot be read."""
+    event: EndOfCall | PrefetchRequest
+    if row.kind == "prefetch":
+        event = PrefetchRequest.parse((row.query or "").encode(), own_numbers=own_numbers)
+    else:
+        event = EndOfCall.parse(row.body, own_numbers=own_numbers)
+    # Drift is what Millis sends.
+    drift = [] if row.source in MADE_UP_SOURCES else drift_rows(event, row.received_at)
+    return Digest(
+        delivery_id=row.id,
+        received_at=row.received_at,
+        event=event,
+        session_id=clean_id(event.session_id) or None,
+        source=row.source,
+        content_hash=row.content_hash or content_hash(row.body),
+        is_imported=row.imported,
+        outcome=READABLE[row.kind] if row.outcome == "unparsed" else row.outcome,
+        latency_ms=row.latency_ms,
+        secret_agent=row.secret_agent,
+        drift=[{"delivery_id": row.id, **each} for each in drift],
     )
-    return [*asked, *left, *_drift_alone(ends), replace(told, drift=[]), *refused]
 
 
-def _of_another_agent(in_order: Sequence[Digest]) -> list[Digest]:
-    told = (digest.call.get("agent_id") for digest in in_order)
-    agent_id = next(filter(None, told), None)
-    return [
-        digest
-        for digest in in_order
-        if digest.secret_agent is not None and agent_id not in (None, digest.secret_agent)
-    ]
+def project(
+    session_id: str,
+    new: Sequence[Digest],
+    known: Sequence[Digest] = (),
+    *,
+    runs_for: RunsFor,
+    is_again: bool = False,
+) -> Projection:
+    """Say what the deliveries of a session come to: `new` ones, and those that are known.
+
+    `is_again`: all were processed before, and nothing in them is a change. No handler is called for
+    what was imported.
+    """
+    in_order = sorted([*known, *new], key=_delivery_id)
+    refused = _refused(in_order)
+    told = [each for each in in_order if each.delivery_id not in refused]
+    taken = [each for each in new if each.delivery_id not in refused]
+    projection = Projection(session_id, refused=sorted(refused))
+    asked = outermost([each for each in told if isinstance(each.event, PrefetchRequest)])
+    ends = outermost([each for each in told if isinstance(each.event, EndOfCall)])
+    if asked or ends:
+        projection.call = {**_UNKNOWN_CALL, "session_id": session_id}
+    for each in sorted(asked, key=_received):
+        _add_prefetch(projection, each)
+    if ends:
+        whole = put_together(end for each in ends if (end := each.end) is not None)
+        _add_end(projection, whole, ends)
+        projection.call["repeated"] = len(ends) > 1
+        _ask_handlers(projection, whole, taken, () if is_again else known, runs_for)
+    return projection
+
+
+def _refused(in_order: Sequence[Digest]) -> set[int]:
+    """Return the deliveries of another agent than their secret is for, or began the session."""
+    bound = [each for each in in_order if each.secret_agent is not None]
+    if not bound:
+        return set()
+    agents = (each.agent_id for each in in_order if not each.is_foreign)
+    agent_id = next(filter(None, agents), None)
+    return {
+        each.delivery_id
+        for each in bound
+        if each.is_foreign or agent_id not in (None, each.secret_agent)
+    }
+
+
+def _delivery_id(digest: Digest) -> int:
+    return digest.delivery_id
 
 
 def _received(digest: Digest) -> tuple[datetime, int]:
-    return digest.call["received_at"], digest.delivery_id
+    return digest.received_at, digest.delivery_id
 
 
-def _drift_alone(digests: Iterable[Digest]) -> list[Digest]:
-    return [Digest(digest.delivery_id, {}, drift=digest.drift) for digest in digests]
-
-
-def digest_delivery(
-    row: Row[Any], *, own_numbers: frozenset[str], runs_for: RunsFor
-) -> Digest | None:
-    """Say what a row of `deliveries` tells; None for one that cannot be read.
-
-    Nobody is asked whether they want to handle what was imported. Raises `AnotherAgentError` if the
-    call is another agent's than the secret that brought it.
-    """
-    if row.kind == "prefetch":
-        digest = _digest_query(row, own_numbers)
-    else:
-        try:
-            call = EndOfCall.parse(row.body, own_numbers=own_numbers)
-        except PayloadError:
-            return None  # known since it was stored, and shown as unparsed
-        wanted_by = (lambda _call: ()) if row.imported else runs_for
-        digest = digest_end_of_call(row.id, row.received_at, call, wanted_by)
-        end = End(row.id, row.received_at, content_hash(row.body), call, wanted_by)
-        digest = replace(digest, end=end)
-    if row.secret_agent is not None:
-        if digest.call.get("agent_id") != row.secret_agent:
-            raise AnotherAgentError
-        digest = replace(digest, secret_agent=row.secret_agent)
-    if digest.call:
-        digest.call["source"] = row.source
-    if row.source in MADE_UP_SOURCES:
-        digest.drift.clear()  # drift is what Millis sends
-    return digest
-
-
-def _digest_query(row: Row[Any], own_numbers: frozenset[str]) -> Digest:
-    call = PrefetchRequest.parse((row.query or "").encode(), own_numbers=own_numbers)
-    if not call.session_id:
-        return Digest(row.id, {}, drift=drift_rows(call, row.received_at))
-    return digest_prefetch(
-        row.id, row.received_at, call, outcome=row.outcome, latency_ms=row.latency_ms
+def _add_prefetch(projection: Projection, digest: Digest) -> None:
+    request, call = digest.event, projection.call
+    assert isinstance(request, PrefetchRequest)  # noqa: S101 - ends are added elsewhere
+    if call["received_at"] is None:
+        call["received_at"] = digest.received_at
+        told = [request.from_phone, request.to_phone, request.session_id, request.agent_id]
+        projection.search_text = _lines(told)
+    _fill_in(
+        call,
+        {
+            "agent_id": clean_text(request.agent_id),
+            "channel": request.channel,
+            "direction": request.direction,
+            "from_phone": clean_text(request.from_phone),
+            "to_phone": clean_text(request.to_phone),
+            "customer_phone": clean_text(request.customer_phone),
+        },
     )
+    call["prefetch_ms"], call["prefetch_outcome"] = digest.latency_ms, digest.outcome
+    call["source"] = digest.source
 
 
-def digest_prefetch(
-    delivery_id: int,
-    received_at: datetime,
-    call: PrefetchRequest,
-    *,
-    outcome: str,
-    latency_ms: float | None,
-) -> Digest:
-    """Say what a prefetch tells about its call."""
-    columns = {
-        "session_id": clean_id(call.session_id),
-        "received_at": received_at,
-        "agent_id": clean_text(call.agent_id),
-        "channel": call.channel,
-        "direction": call.direction,
-        "from_phone": clean_text(call.from_phone),
-        "to_phone": clean_text(call.to_phone),
-        "customer_phone": clean_text(call.customer_phone),
-        "prefetch_ms": latency_ms,
-        "prefetch_outcome": outcome,
-    }
-    searched = [call.from_phone, call.to_phone, call.session_id, call.agent_id]
-    return Digest(
-        delivery_id,
-        columns,
-        search_text=_lines(searched),
-        drift=drift_rows(call, received_at),
-    )
+def _fill_in(call: Columns, others: Columns) -> None:
+    """Add what both webhooks tell where the call has nothing yet."""
+    for name in _SHARED:
+        if call[name] is None:
+            call[name] = others[name]
+    # An end-of-call without `voip` looks like one from the web; the prefetch may know better.
+    if call["channel"] in (None, "web"):
+        call["channel"] = others["channel"] or call["channel"]
 
 
-def digest_end_of_call(
-    delivery_id: int, received_at: datetime, call: EndOfCall, runs_for: RunsFor
-) -> Digest:
-    """Say what an end-of-call tells about its call, and who wants to handle it."""
-    wanted_by = list(runs_for(call))
-    return Digest(
-        delivery_id,
-        _ended_call(delivery_id, received_at, call) | {"unhandled": not wanted_by},
-        ends_call=True,
-        cost_items=_cost_items(call),
-        metadata=_metadata(call),
-        search_text=_search_text(call),
-        handlers=wanted_by,
-        drift=drift_rows(call, received_at),
-    )
+def _add_end(projection: Projection, whole: End, ends: Sequence[Digest]) -> None:
+    """Add what the ends come to; of those that were made up none counts beside one of Millis'."""
+    asked, first = projection.call, min(ends, key=_received)
+    of_millis = min(ends, key=lambda each: (each.source in MADE_UP_SOURCES, _received(each)))
+    call = {**asked, **_ended_call(whole), "source": of_millis.source}
+    if asked["received_at"] is not None:
+        _fill_in(call, asked)
+    call["received_at"] = min(asked["received_at"] or first.received_at, first.received_at)
+    projection.call = call
+    projection.search_text = _search_text(whole.call)
+    projection.cost_items = _cost_items(whole.call)
+    projection.metadata = _metadata(whole.call)
 
 
-def _ended_call(delivery_id: int, received_at: datetime, call: EndOfCall) -> Columns:
-    voip = call.voip
+def _ask_handlers(
+    projection: Projection,
+    whole: End,
+    taken: Sequence[Digest],
+    known: Sequence[Digest],
+    runs_for: RunsFor,
+) -> None:
+    """Ask which handlers want the call as it is now, if a new end made it so."""
+    before = outermost([end for each in known if (end := each.end) is not None])
+    made = [each for each in taken if each.end is not None and not each.is_imported]
+    if made and not (before and put_together(before).call.raw == whole.call.raw):
+        projection.wanted_by = list(runs_for(whole.call))
+        projection.wanted_at = min(each.received_at for each in made)
+        if before and made[-1].content_hash:
+            projection.wanted_at = whole.received_at
+            projection.change = made[-1].content_hash.hex()[:_KEY_CHARS]
+    projection.call["unhandled"] = not projection.wanted_by
+
+
+def _ended_call(end: End) -> Columns:
+    call, voip = end.call, end.call.voip
     return {
-        "session_id": clean_id(call.session_id),
-        "received_at": received_at,
-        "delivery_id": delivery_id,
-        "ended_at": received_at,
+        "delivery_id": end.delivery_id,
+        "ended_at": end.received_at,
         "call_id": clean_text(call.call_id),
         "agent_id": clean_text(call.agent_id),
         "channel": call.channel,
@@ -207,7 +278,6 @@ def _ended_call(delivery_id: int, received_at: datetime, call: EndOfCall) -> Col
         "snippet": _snippet(call.chat),
         "recording_url": clean_text(call.recording_url),
         "opted_out": call.opted_out,
-        "repeated": False,
     }
 
 

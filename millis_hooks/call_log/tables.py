@@ -138,6 +138,20 @@ inbox = Table(
     Column("attempts", Integer, nullable=False, server_default="0"),
 )
 
+#: Deliveries to be read again, as after an upgrade. They go on to tell of their calls meanwhile.
+rereads = Table(
+    "rereads",
+    metadata,
+    Column(
+        "delivery_id",
+        RowId,
+        ForeignKey("deliveries.id", ondelete="CASCADE"),
+        primary_key=True,
+        autoincrement=False,
+    ),
+    Column("attempts", Integer, nullable=False, server_default="0"),  # as in `inbox`
+)
+
 calls = Table(
     "calls",
     metadata,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +12,8 @@ from typing import Annotated
 import typer
 
 from ..call_log.database import Database
+from ..call_log.processing import Processor
+from ..call_log.tables import rereads
 from ..call_log.upkeep import removal as removing
 from ..call_log.upkeep import retention
 from ..call_log.upkeep import vacuum as vacuuming
@@ -27,6 +30,7 @@ from ..call_log.upkeep.removal import (
     writing_by,
 )
 from ..call_log.upkeep.reprocess import Chosen, Reparse, Reread, registered_runs
+from ..call_log.writer import Writer
 from ..exceptions import ConfigError
 from ..masking.error_report import printable
 from ..protocol.phones import digits_of, looked_for
@@ -36,6 +40,9 @@ from ..version import __version__
 from .common import is_served, note_kept, open_log, paced, remove
 from .options import DryRun, Force, Since, Yes, read_time
 from .terminal import INTERRUPTED, confirm, fail, note, progress
+
+#: How often `reparse` looks how much still waits, in seconds.
+_LOOK_S = 0.5
 
 
 def prune(
@@ -174,44 +181,67 @@ def reparse(
 ) -> None:
     """Read stored deliveries again, and update calls, costs, search and drift.
 
-    Also while the service runs. No handler is called again; a call that could not be read before
-    gets its runs now. An interrupted reparse goes on where it was.
+    A service that runs does it when no call waits; where none runs, this does. No handler is called
+    again; a call that could not be read before gets its runs now. An interrupted reparse goes on
+    where it was.
     """
     settings = Settings.load()
     chosen = Chosen(unparsed, read_time(since), session)
-    with open_log(settings) as database:
-        with database.reader.connect() as connection:
-            runs_for = registered_runs(connection)
+    with open_log(settings) as database, _processor(database, settings) as processor:
         work = Reparse(
             database,
             chosen,
             version=__version__,
             own_numbers=settings.own_numbers,
-            runs_for=runs_for,
             afresh=afresh,
         )
         if work.is_resumed:
             note("Continuing where the last one was interrupted.")
-        result = _carry_out(work, rests=is_served(database))
+        result = _carry_out(work, database, processor)
     if session is not None and not result.deliveries:
         fail(f"There is no delivery of session {session} in the call log.")
     typer.echo(_summary(result))
 
 
-def _carry_out(work: Reparse, *, rests: bool) -> Reread:
-    result = Reread()
+@contextmanager
+def _processor(database: Database, settings: Settings) -> Iterator[Processor]:
+    with database.reader.connect() as connection:
+        runs_for = registered_runs(connection)
+    writer = Writer(database.writer)
+    writer.start()
     try:
-        with progress(work.place.last) as show_done:
-            for batch in work.batches(rest=time.sleep if rests else None):
-                result += batch
-                show_done(work.place.after)
+        yield Processor(database, writer, runs_for=runs_for, own_numbers=settings.own_numbers)
+    finally:
+        writer.close()
+
+
+def _carry_out(work: Reparse, database: Database, processor: Processor) -> Reread:
+    waiting = work.total
+    try:
+        with progress(work.total) as show_done:
+            work.put_back()
+            while waiting := work.waiting():
+                show_done(work.total - waiting)
+                _do_some(database, processor)
+            work.end()
     except KeyboardInterrupt:
-        fail(f"Stopped. {_summary(result)} Start again to go on.", status=INTERRUPTED)
-    return result
+        stopped = _summary(work.result(waiting=waiting))
+        fail(f"Stopped. {stopped} Start again to go on.", status=INTERRUPTED)
+    return work.result(waiting=0)
+
+
+def _do_some(database: Database, processor: Processor) -> None:
+    """Read again for a second, or leave it to a service that runs."""
+    if is_served(database):
+        time.sleep(_LOOK_S)
+        return
+    until = time.monotonic() + _LOOK_S
+    while time.monotonic() < until and processor.process_chunk(rereads):
+        pass
 
 
 def _summary(result: Reread) -> str:
-    text = f"Deliveries read: {result.deliveries:,}; calls changed: {result.changed_calls:,}."
+    text = f"Deliveries read: {result.deliveries:,}."
     if result.recovered:
         text += f" Readable now: {result.recovered:,}."
     if result.unreadable:

@@ -14,7 +14,6 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from ..call_log.upkeep.removal import Removal, Write, find_session, forget, plan_forgetting
-from ..call_log.upkeep.reprocess import Reread
 from ..exceptions import StorageError
 from ..runs.replay import Replayed, replay_call, replay_run
 from .endpoints import Endpoints, OperatorRequest
@@ -23,8 +22,8 @@ from .pages import PageRequest
 
 #: Does work in a transaction of the call log's writer, and wakes the runner.
 Replay: TypeAlias = Callable[[Callable[[Connection], Replayed | None]], Replayed | None]
-#: Processes a delivery again; None if there is no such delivery.
-RereadDelivery: TypeAlias = Callable[[int], Reread | None]
+#: Processes a delivery again; False if there is no such delivery.
+RereadDelivery: TypeAlias = Callable[[int], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +75,7 @@ class CallActions:
     def _submit_reread(self, request: OperatorRequest) -> Response:
         """Process a delivery again and show it with the result."""
         number = read_number(request.fields.get("delivery_id", ""))
-        if number is None or self.reread(number) is None:
+        if number is None or not self.reread(number):
             raise HTTPException(404)
         request.record("replay", f"delivery {number}")
         return request.redirect("delivery", {"reread": 1}, delivery_id=number)

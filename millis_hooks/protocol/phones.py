@@ -70,6 +70,8 @@ def looked_for(number: str) -> str:
 
 def digits_of(phone: str | None) -> str:
     """Return the digits of a number, by which spellings are compared."""
+    if phone and phone.isascii() and phone[1:].isdigit() and phone[0] == "+":
+        return phone[1:]  # as Millis sends it: no pattern is needed
     return _NOT_DIGIT.sub("", phone or "")
 
 

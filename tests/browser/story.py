@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, select
 
 from benchmarks.generate import OWN_NUMBERS, make
-from millis_hooks.call_log.call_rows import save
+from millis_hooks.call_log.call_rows import write
 from millis_hooks.call_log.deliveries import Delivery, insert_deliveries
 from millis_hooks.call_log.projection import digest_delivery
-from millis_hooks.call_log.tables import calls, deliveries, inbox
+from millis_hooks.call_log.sessions import SessionReader
+from millis_hooks.call_log.tables import calls, inbox
 from millis_hooks.protocol.samples import end_of_call_body, prefetch_query
 from support.stored_calls import NOW, StoredCalls
 
@@ -83,12 +85,10 @@ def _receive(connection: Connection) -> None:
         body=_body(asked_at + timedelta(seconds=1)),
     )
     insert_deliveries(connection, [_asked(SESSION, asked_at), ended, *begun])
-    received = select(deliveries).join(inbox, inbox.c.delivery_id == deliveries.c.id)
-    rows = connection.execute(received.order_by(deliveries.c.id)).all()
-    own = OWN_NUMBERS | {_OWN}
-    told = [digest_delivery(row, own_numbers=own, runs_for=lambda _: []) for row in rows]
-    for digest, row in zip(told, rows, strict=True):  # those of one session come one by one
-        save(connection, [digest] if digest else [], [row.id])
+    ids = connection.scalars(select(inbox.c.delivery_id)).all()
+    to_digest = partial(digest_delivery, own_numbers=OWN_NUMBERS | {_OWN})
+    batch = SessionReader(to_digest, lambda _: []).read(connection, ids)
+    write(connection, batch, hears_of_changes=lambda name: False)
 
 
 def _asked(session_id: str, at: datetime, *, from_phone: str = _CALLER) -> Delivery:

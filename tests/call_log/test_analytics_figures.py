@@ -268,7 +268,7 @@ def test_a_call_counts_once_however_often_it_is_delivered_and_read(tmp_path: Pat
         stored = [prefetched(latency_ms=12.0), ended(), ended()]
         writer.run(lambda connection: insert_deliveries(connection, stored))
         for row in rows(database, deliveries):
-            processor.process([row])
+            processor.process([row.id])
         found = Analytics(database.reader).report(
             Scope(since=NOW - timedelta(days=1), until=NOW + timedelta(hours=1))
         )

@@ -19,6 +19,7 @@ from sqlalchemy import MetaData, inspect, text
 from millis_hooks.call_log import migrations
 from millis_hooks.call_log.database import Database
 from millis_hooks.call_log.migrations import HEAD, VERSION_TABLE, migrate, upgrade
+from millis_hooks.call_log.search import matching_ids
 from millis_hooks.exceptions import StorageError
 from support.databases import url_in
 from support.storage import opened
@@ -46,8 +47,7 @@ def prepare(url: str, ready: Barrier) -> None:
 def test_search_is_there_and_finds_parts_of_words(tmp_path: Path) -> None:
     with opened(tmp_path) as database, database.writer.begin() as connection:
         connection.execute(text("INSERT INTO call_search (rowid, folded) VALUES (7, 'tuesday')"))
-        found = connection.execute(text("SELECT rowid FROM call_search('\"uesd\"')"))
-        assert found.scalar() == 7
+        assert [row.id for row in connection.execute(matching_ids("uesd"))] == [7]
 
 
 def test_the_version_the_code_knows_is_the_newest_script() -> None:

@@ -12,12 +12,13 @@ import pytest
 from sqlalchemy import Row
 
 from millis_hooks.call_log import processing
+from millis_hooks.call_log.call_rows import Written
 from millis_hooks.call_log.database import Database
 from millis_hooks.call_log.deliveries import Delivery
 from millis_hooks.call_log.processing import Processor
 from millis_hooks.call_log.projection import Digest, digest_delivery
-from millis_hooks.call_log.tables import calls, deliveries, handler_runs, inbox
-from millis_hooks.call_log.upkeep.reprocess import reread_delivery
+from millis_hooks.call_log.tables import calls, deliveries, handler_runs, inbox, rereads
+from millis_hooks.call_log.upkeep.reprocess import put_back_one
 from millis_hooks.call_log.writer import Writer
 from millis_hooks.exceptions import StorageOutageError
 from millis_hooks.protocol.reading import LARGE_BYTES
@@ -46,7 +47,7 @@ class Log:
         for delivery in batch:
             asyncio.run(self.writer.store(delivery))
 
-    def digest(self, row: Row[Any], **asked: Any) -> Digest | None:
+    def digest(self, row: Row[Any], **asked: Any) -> Digest:
         self.read.append(row.session_id)
         if row.session_id in self.deadly:
             raise DeathError
@@ -102,9 +103,8 @@ def test_what_was_set_aside_is_read_again_when_somebody_asks(log: Log) -> None:
     log.store(ended("poison"))
     assert [log.live(first), log.live(), log.live(), log.live()] == [False, False, False, True]
     log.deadly.clear()
-    digest = partial(log.digest, own_numbers=frozenset(), runs_for=lambda call: ["notify"])
-    (delivery,) = rows(log.database, deliveries)
-    reread_delivery(log.database.reader, log.writer.run, delivery.id, digest)
+    assert log.writer.run(partial(put_back_one, delivery_id=1))
+    assert log.process().process([1], rereads) == 1
     (delivery,) = rows(log.database, deliveries)
     assert (delivery.outcome, delivery.reason) == ("stored", None)
     assert len(rows(log.database, handler_runs)) == 1
@@ -119,7 +119,7 @@ def test_what_is_being_read_elsewhere_is_neither_read_nor_set_aside(log: Log) ->
     log.deadly.clear()
     seen: list[tuple[int, list[int]]] = []
 
-    def look(row: Row[Any], **asked: Any) -> Digest | None:
+    def look(row: Row[Any], **asked: Any) -> Digest:
         if not seen:
             seen.append((other.process_chunk(), log.attempts()))
         return digest_delivery(row, **asked)
@@ -138,7 +138,7 @@ def test_a_delivery_taken_by_another_process_counts_no_attempt(
     log.store(ended("a"))
     process = log.process()
     with monkeypatch.context() as patched:
-        patched.setattr(processing, "save", lambda *_: 0)
+        patched.setattr(processing, "write", lambda *_, **__: Written(0, has_runs=False))
         assert process.process_chunk() == 1
     assert log.attempts() == [0]
 
@@ -147,7 +147,7 @@ def test_a_delivery_that_a_process_survived_counts_no_attempt(log: Log) -> None:
     log.store(ended("a"))
     process = log.process()
 
-    def fail(row: Row[Any], **asked: Any) -> Digest | None:
+    def fail(row: Row[Any], **asked: Any) -> Digest:
         raise StorageOutageError("the disk is full")
 
     with pytest.MonkeyPatch.context() as patched:
@@ -166,14 +166,13 @@ def test_a_delivery_too_large_for_memory_is_set_aside_alone(
     log.deadly.clear()
     process = log.process()
     log.store(ended("large", LARGE), ended("a"))
-    read = Processor._read
 
-    def fail(self: Processor, waiting: Any) -> Any:
-        if waiting[0].session_id == "large":
+    def fail(row: Row[Any], **asked: Any) -> Digest:
+        if row.session_id == "large":
             raise MemoryError
-        return read(self, waiting)
+        return digest_delivery(row, **asked)
 
-    monkeypatch.setattr(Processor, "_read", fail)
+    monkeypatch.setattr(processing, "digest_delivery", fail)
     assert log.live(process)
     assert log.reasons() == {"large": "MemoryError", "a": None}
 

@@ -10,9 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import insert, select
 
-from millis_hooks.call_log.call_rows import save
+from millis_hooks.call_log.call_rows import write
 from millis_hooks.call_log.database import Database
-from millis_hooks.call_log.projection import Digest, digest_end_of_call, digest_prefetch
+from millis_hooks.call_log.projection import Digest, Projection, project
+from millis_hooks.call_log.sanitize import clean_id
+from millis_hooks.call_log.sessions import Batch, Session
 from millis_hooks.call_log.tables import calls, deliveries, inbox
 from millis_hooks.protocol.events import EndOfCall, PrefetchRequest
 from support.paths import SAMPLES
@@ -39,14 +41,20 @@ ANYTHING = st.recursive(
 )
 
 
-def digest(name: str = "v2.json", **changes: Any) -> Digest:
+def projected(name: str = "v2.json", **changes: Any) -> Projection:
     payload = json.loads((SAMPLES / name).read_bytes()) | changes
     call = EndOfCall.parse(json.dumps(payload).encode(), own_numbers=OWN)
-    return digest_end_of_call(1, NOW, call, lambda call: ["notify", "archive"])
+    digest = Digest(1, NOW, call, clean_id(call.session_id))
+    return project(str(digest.session_id), [digest], runs_for=lambda call: ["notify", "archive"])
+
+
+def told(projection: Projection) -> dict[str, Any]:
+    """The columns that have a value."""
+    return {name: value for name, value in projection.call.items() if value is not None}
 
 
 def test_an_end_of_call_fills_the_columns_of_its_call() -> None:
-    assert digest().call == {
+    assert told(projected()) == {
         "session_id": "-Ox3sampleSession003",
         "received_at": NOW,
         "delivery_id": 1,
@@ -61,7 +69,6 @@ def test_an_end_of_call_fills_the_columns_of_its_call() -> None:
         "provider": "twilio",
         "call_status": "user-ended",
         "outcome": "completed",
-        "error_message": None,
         "started_at": datetime(2025, 10, 9, 8, 53, 20, 250000, UTC),
         "duration_s": 41,
         "cost_total": pytest.approx(0.0168),
@@ -77,14 +84,14 @@ def test_an_end_of_call_fills_the_columns_of_its_call() -> None:
 
 def test_each_cost_is_a_row_in_the_order_it_came() -> None:
     tokens = {"prompt_tokens": None, "completion_tokens": None}
-    assert digest().cost_items == [
+    assert projected().cost_items == [
         {"position": 0, "type": "stt", "provider": "deepgram", "credit": 0.0043, **tokens},
         {"position": 1, "type": "tts", "provider": "elevenlabs", "credit": 0.0125, **tokens},
     ]
 
 
 def test_what_was_said_numbers_and_ids_can_be_searched() -> None:
-    assert digest().search_text.split("\n") == [
+    assert projected().search_text.split("\n") == [
         "Good morning",
         "Tuesday please",
         "+15550100",
@@ -96,51 +103,52 @@ def test_what_was_said_numbers_and_ids_can_be_searched() -> None:
 
 
 def test_the_handlers_that_want_the_call_are_noted_in_order() -> None:
-    assert digest().handlers == ["notify", "archive"]
+    assert projected().wanted_by == ["notify", "archive"]
 
 
 def test_a_call_without_a_telephone_has_no_numbers() -> None:
-    call = digest(voip=None).call
+    call = projected(voip=None).call
     assert (call["from_phone"], call["to_phone"], call["provider"]) == (None, None, None)
     assert call["channel"] == "web"
 
 
 def test_the_snippet_is_the_first_thing_the_caller_said_and_short() -> None:
     chat = [{"role": "user", "content": ""}, {"role": "user", "content": "x" * 1000}]
-    assert digest(chat=chat).call["snippet"] == "x" * 300
-    assert digest(chat=[]).call["snippet"] is None
+    assert projected(chat=chat).call["snippet"] == "x" * 300
+    assert projected(chat=[]).call["snippet"] is None
 
 
 def test_the_text_to_search_is_bounded() -> None:
     chat = [{"role": "user", "content": "x" * 150_000}] * 3
-    assert len(digest(chat=chat).search_text) == 200_000
+    assert len(projected(chat=chat).search_text) == 200_000
 
 
 def test_only_people_and_agents_take_turns() -> None:
     roles = ["system", "assistant", "user", "tool", "user"]
-    assert digest(chat=[{"role": role, "content": "-"} for role in roles]).call["turns"] == 3
+    assert projected(chat=[{"role": role, "content": "-"} for role in roles]).call["turns"] == 3
 
 
 def test_a_prefetch_has_the_caller_and_the_answer() -> None:
     query = b"session_id=-s1&agent_id=-a1&from=%2B15550100&to=%2B15550199&plan=gold"
     call = PrefetchRequest.parse(query, own_numbers=OWN)
-    found = digest_prefetch(4, NOW, call, outcome="late", latency_ms=2000.5)
-    assert found == Digest(
-        4,
-        {
-            "session_id": "-s1",
-            "received_at": NOW,
-            "agent_id": "-a1",
-            "channel": "phone",
-            "direction": "inbound",
-            "from_phone": "+15550100",
-            "to_phone": "+15550199",
-            "customer_phone": "+15550100",
-            "prefetch_ms": 2000.5,
-            "prefetch_outcome": "late",
-        },
-        search_text="+15550100\n+15550199\n-s1\n-a1",
-    )
+    digest = Digest(4, NOW, call, "-s1", outcome="late", latency_ms=2000.5)
+    found = project("-s1", [digest], runs_for=lambda call: ["notify"])
+    assert told(found) == {
+        "session_id": "-s1",
+        "received_at": NOW,
+        "agent_id": "-a1",
+        "channel": "phone",
+        "direction": "inbound",
+        "from_phone": "+15550100",
+        "to_phone": "+15550199",
+        "customer_phone": "+15550100",
+        "prefetch_ms": 2000.5,
+        "prefetch_outcome": "late",
+        "repeated": False,
+        "unhandled": False,
+    }
+    assert found.search_text == "+15550100\n+15550199\n-s1\n-a1"
+    assert not found.wanted_by
 
 
 @pytest.fixture(scope="module")
@@ -160,8 +168,9 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
 def test_whatever_is_said_of_a_call_can_be_stored(
     database: Database, session_id: str, changes: dict[str, Any]
 ) -> None:
-    found = digest(**changes, session_id=session_id)
+    found = projected(**changes, session_id=session_id)
     with database.writer.connect() as connection, connection.begin() as transaction:
-        save(connection, [found], [1])
+        batch = Batch(False, {found.session_id: Session([1], [], [], found)})
+        write(connection, batch, hears_of_changes=lambda name: False)
         assert connection.scalar(select(calls.c.delivery_id)) == 1
         transaction.rollback()

@@ -4,7 +4,6 @@ import asyncio
 import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import pytest
 from sqlalchemy import Connection, delete, insert, select, text, update
 from typer.testing import CliRunner, Result
 
+from millis_hooks.call_log import processing
 from millis_hooks.call_log.call_ends import RunsFor
 from millis_hooks.call_log.database import Database
 from millis_hooks.call_log.deliveries import Delivery
@@ -29,6 +29,7 @@ from millis_hooks.call_log.tables import (
     inbox,
     keys,
     metadata,
+    rereads,
 )
 from millis_hooks.call_log.upkeep import reprocess
 from millis_hooks.call_log.upkeep.reprocess import (
@@ -37,11 +38,12 @@ from millis_hooks.call_log.upkeep.reprocess import (
     Reread,
     registered_runs,
 )
-from millis_hooks.cli import maintenance as cli_reparse
+from millis_hooks.cli import maintenance
 from millis_hooks.cli.commands import app
 from millis_hooks.protocol.events import EndOfCall
 from millis_hooks.protocol.samples import OWN_PHONE, VINTAGES, end_of_call_body, prefetch_query
 from support.storage import NOW, ended, opened, prefetched, rows, writing
+from support.waiting import eventually
 
 pytestmark = pytest.mark.both_databases
 
@@ -55,6 +57,7 @@ _NOT_DERIVED = {
     "inbox",
     "keys",
     "operator_sessions",
+    "rereads",
 }
 
 LATER = NOW + timedelta(minutes=2)
@@ -72,7 +75,7 @@ class Log:
         with writing(self.database) as writer:
             asyncio.run(store(writer.store, batch))
             processor = Processor(self.database, writer, runs_for=lambda call: ["notify"])
-            while processor.process_chunk():
+            while processor.process_chunk() or rows(self.database, inbox):
                 pass
 
     def keep(self, *batch: Delivery) -> None:
@@ -84,8 +87,15 @@ class Log:
     def reparse(
         self, chosen: Chosen = EVERYTHING, *, runs_for: RunsFor = lambda call: ["notify"]
     ) -> Reread:
-        work = Reparse(self.database, chosen, version="1", runs_for=runs_for)
-        return sum(work.batches(), Reread())
+        """Put back what is chosen, and read it as a process does that calls no handlers."""
+        with writing(self.database) as writer:
+            processor = Processor(self.database, writer, runs_for=runs_for)
+            work = Reparse(self.database, chosen, version="1")
+            work.put_back()
+            while processor.process_chunk(rereads):
+                pass
+            work.end()
+        return work.result(waiting=0)
 
     def write(self, *statements: Any) -> None:
         with self.database.writer.begin() as connection:
@@ -199,7 +209,7 @@ def unread(session_id: str, *, body: bytes = b"", **columns: Any) -> Delivery:
 def test_what_could_not_be_read_becomes_a_call_and_gets_its_runs(log: Log, chosen: Chosen) -> None:
     log.take(prefetched("-s1"))
     log.keep(unread("-s1"))
-    assert log.reparse(chosen) == Reread(2, recovered=1, changed_calls=1)
+    assert log.reparse(chosen) == Reread(2 if chosen == EVERYTHING else 1, recovered=1)
     (call,) = rows(log.database, calls)
     (run,) = rows(log.database, handler_runs)
     delivery = rows(log.database, deliveries)[-1]
@@ -287,28 +297,57 @@ def test_a_delivery_that_nothing_can_be_derived_from_holds_up_no_other(
         return [1 << 80] if call.session_id == "-worse" else []  # type: ignore[list-item]
 
     log.keep(*map(unread, ("-s1", "-bad", "-worse", "-s2")))
-    assert log.reparse(runs_for=runs_for) == Reread(4, 2, 2, 2)
+    assert log.reparse(runs_for=runs_for) == Reread(4, 2, 2)
     assert [call.session_id for call in rows(log.database, calls)] == ["-s1", "-s2"]
     assert "delivery 2 could not be processed" in caplog.text
     assert "delivery 3 could not be processed" in caplog.text
 
 
 @pytest.fixture
-def _small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reprocess, "BATCH_DELIVERIES", 5)
+def _small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reprocess, "STEP", 5)
+    monkeypatch.setattr(processing, "CHUNK_DELIVERIES", 5)
 
 
-@pytest.mark.usefixtures("_small_batches")
+@pytest.mark.usefixtures("_small_steps")
 def test_an_interrupted_one_goes_on_where_it_was(log: Log) -> None:
     log.take(*(ended(f"-s{number}") for number in range(7)))
-    next(Reparse(log.database, Chosen(), version="1").batches())
-    going_on = Reparse(log.database, Chosen(), version="1")
-    assert (going_on.is_resumed, going_on.place.after) == (True, 5)
-    assert sum(going_on.batches(), Reread()).deliveries == 2
+    with writing(log.database) as writer:
+        processor = Processor(log.database, writer, runs_for=lambda call: [])
+        Reparse(log.database, EVERYTHING, version="1").put_back()
+        assert processor.process_chunk(rereads) == 5
+    going_on = Reparse(log.database, EVERYTHING, version="1")
+    assert (going_on.is_resumed, going_on.total, going_on.waiting()) == (True, 2, 2)
+
+
+@pytest.mark.usefixtures("_small_steps")
+def test_one_that_was_interrupted_while_putting_back_puts_back_the_rest(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log.take(*(ended(f"-s{number}") for number in range(7)))
+    with monkeypatch.context() as patched:
+        patched.setattr(reprocess, "_write_place", _interrupt_after(reprocess._write_place))
+        with pytest.raises(KeyboardInterrupt):
+            Reparse(log.database, EVERYTHING, version="1").put_back()
+    going_on = Reparse(log.database, EVERYTHING, version="1")
+    going_on.put_back()
+    assert (going_on.total, going_on.waiting()) == (7, 7)
+
+
+def _interrupt_after(
+    write_place: Callable[[Connection, list[object]], None],
+) -> Callable[..., None]:
+    steps = iter([write_place])
+
+    def write(connection: Connection, place: list[object]) -> None:
+        for step in steps:
+            return step(connection, place)
+        raise KeyboardInterrupt
+
+    return write
 
 
 @pytest.mark.sqlite_only
-@pytest.mark.usefixtures("_small_batches")
 @pytest.mark.parametrize(
     "other",
     [
@@ -321,21 +360,29 @@ def test_an_interrupted_one_goes_on_where_it_was(log: Log) -> None:
 def test_other_work_begins_at_the_beginning(log: Log, other: dict[str, Any]) -> None:
     log.take(*(ended(f"-s{number}") for number in range(7)))
     same: dict[str, Any] = {"chosen": Chosen(), "version": "1"}
-    next(Reparse(log.database, **same).batches())
-    assert Reparse(log.database, **same | other).place.after == 0
+    Reparse(log.database, **same).put_back()
+    assert not Reparse(log.database, **same | other).is_resumed
 
 
 def test_one_that_has_ended_leaves_nothing_behind(log: Log) -> None:
     log.take(ended("-s1"))
     log.reparse()
-    assert rows(log.database, keys) == []
+    assert rows(log.database, keys) == rows(log.database, rereads) == []
     assert not Reparse(log.database, Chosen(), version="1").is_resumed
+
+
+def test_a_removed_delivery_is_not_read_again(log: Log) -> None:
+    log.take(ended("-s1"), ended("-s2"))
+    Reparse(log.database, EVERYTHING, version="1").put_back()
+    log.write(delete(handler_runs), delete(cost_items), delete(call_metadata), delete(calls))
+    log.write(delete(deliveries).where(deliveries.c.id == 1))
+    assert [row.delivery_id for row in rows(log.database, rereads)] == [2]
 
 
 def test_a_session_is_read_with_all_its_deliveries_and_no_other(log: Log) -> None:
     log.take(*mixed_deliveries())
     log.write(update(calls).values(turns=77))
-    assert log.reparse(Chosen(session_id="-v2")) == Reread(3, changed_calls=1)
+    assert log.reparse(Chosen(session_id="-v2")) == Reread(3)
     assert sum(call.turns != 77 for call in rows(log.database, calls)) == 1
 
 
@@ -343,7 +390,11 @@ def test_what_is_not_processed_yet_is_left_to_the_service(log: Log) -> None:
     log.take(prefetched("-s1"))
     with writing(log.database) as writer:
         asyncio.run(store(writer.store, [ended("-s1", at=LATER)]))
-    assert log.reparse() == Reread(1)
+    with writing(log.database) as writer:
+        work = Reparse(log.database, EVERYTHING, version="1")
+        work.put_back()
+        processor = Processor(log.database, writer, runs_for=lambda call: ["notify"])
+        assert (work.total, processor.process_chunk(rereads)) == (1, 1)
     assert [row.delivery_id for row in rows(log.database, inbox)] == [2]
     log.take()
     assert len(rows(log.database, handler_runs)) == 1
@@ -354,11 +405,12 @@ def test_what_the_service_does_meanwhile_is_not_undone(log: Log) -> None:
     meanwhile = [prefetched("-s1", at=NOW - timedelta(minutes=1), latency_ms=2.0)]
 
     def runs_for(_call: EndOfCall) -> list[str]:
-        if meanwhile:
+        if meanwhile and log.database.is_file:
             log.take(meanwhile.pop())
         return []
 
-    assert log.reparse(runs_for=runs_for) == Reread(2)
+    assert log.reparse(runs_for=runs_for) == Reread(1)
+    log.take(*meanwhile)
     assert [call.prefetch_ms for call in rows(log.database, calls)] == [2.0]
 
 
@@ -376,16 +428,6 @@ def test_runs_are_for_the_handlers_that_were_written_down(log: Log) -> None:
     with log.database.reader.connect() as connection:
         runs_for = registered_runs(connection)
     assert runs_for(EndOfCall.parse(end_of_call_body())) == ["all", "phone"]
-
-
-@pytest.mark.usefixtures("_small_batches")
-def test_where_others_write_it_rests_as_long_as_they_had_to_wait(log: Log) -> None:
-    log.take(*(ended(f"-s{number}") for number in range(10)))
-    rests: list[float] = []
-    batches = list(Reparse(log.database, Chosen(), version="1").batches(rest=rests.append))
-    assert sum(batches, Reread()).deliveries == 10
-    assert len(rests) == len(batches)
-    assert min(rests) > 0
 
 
 def test_reading_again_while_calls_come_in_loses_and_doubles_nothing(log: Log) -> None:
@@ -410,14 +452,10 @@ def run(log: Log, *arguments: str) -> Result:
 def test_the_command_says_what_came_of_it(log: Log) -> None:
     log.take(ended("-s1"))
     log.keep(unread("-s2"), unread("-s3", body=b"{"))
-    log.write(update(calls).values(turns=77))
-    said = "Deliveries read: 3; calls changed: 2. Readable now: 1. Not readable: 1.\n"
-    assert run(log).output == said
-    assert (
-        run(log, "--unparsed").output == "Deliveries read: 1; calls changed: 0. Not readable: 1.\n"
-    )
-    assert run(log, "--session", "-s1").output == "Deliveries read: 1; calls changed: 0.\n"
-    assert run(log, "--since", "2026-11-22").output == "Deliveries read: 0; calls changed: 0.\n"
+    assert run(log).output == "Deliveries read: 3. Readable now: 1. Not readable: 1.\n"
+    assert run(log, "--unparsed").output == "Deliveries read: 1. Not readable: 1.\n"
+    assert run(log, "--session", "-s1").output == "Deliveries read: 1.\n"
+    assert run(log, "--since", "2026-11-22").output == "Deliveries read: 0.\n"
 
 
 @pytest.mark.sqlite_only
@@ -440,24 +478,38 @@ def test_the_command_reads_with_the_settings_there_are_now(log: Log) -> None:
 
 
 @pytest.mark.sqlite_only
-@pytest.mark.usefixtures("_small_batches")
+@pytest.mark.usefixtures("_small_steps")
 def test_the_command_goes_on_where_it_was_stopped(
     log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log.take(*(ended(f"-s{number}") for number in range(7)))
+    read = iter([True])
+
+    def read_once(_database: Database, processor: Processor) -> None:
+        if not next(read, False):
+            raise KeyboardInterrupt
+        processor.process_chunk(rereads)
+
     with monkeypatch.context() as patched:
-        patched.setattr(cli_reparse, "progress", _interrupted)
+        patched.setattr(maintenance, "_do_some", read_once)
         stopped = run(log)
     assert stopped.exit_code == 130
-    assert "Stopped. Deliveries read: 5; calls changed: 0." in stopped.output
+    assert "Stopped. Deliveries read: 5." in stopped.output
     gone_on = run(log)
     assert "Continuing where the last one was interrupted." in gone_on.output
-    assert "Deliveries read: 2; calls changed: 0." in gone_on.output
+    assert "Deliveries read: 2." in gone_on.output
 
 
-@contextmanager
-def _interrupted(_total: int) -> Iterator[Callable[[int], None]]:
-    def interrupt(_done: int) -> None:
-        raise KeyboardInterrupt
-
-    yield interrupt
+def test_a_service_that_runs_reads_again_for_the_command(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processing, "SWEEP_S", 0.01)
+    log.take(ended("-s1"))
+    log.write(update(calls).values(turns=77))
+    Reparse(log.database, EVERYTHING, version="1").put_back()
+    with writing(log.database) as writer:
+        service = Processor(log.database, writer, runs_for=lambda call: ["notify"])
+        service.start()
+        eventually(lambda: not rows(log.database, rereads))
+        service.close()
+    assert [call.turns for call in rows(log.database, calls)] != [77]

@@ -98,7 +98,7 @@ class Site:
                 self.stored.database.reader,
                 self.stored.write,
                 replay=self._replay,
-                reread=lambda delivery_id: None,
+                reread=lambda delivery_id: False,
             ),
             setup=setup or make_setup(),
             settings=DashboardSettings("1.2.3", mask=mask, public_url=public_url),

@@ -13,7 +13,6 @@ the call ended.
 from __future__ import annotations
 
 from base64 import b64decode
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -263,8 +262,7 @@ class Importer:
         """Store and process all that wait; once this returns, they are in the log."""
         waiting, self._waiting, self._bytes = self._waiting, [], 0
         rows = self._writer.run(lambda connection: _store(connection, waiting))
-        for wave in _waves(rows):
-            self._processor.process(wave)
+        self._processor.process([row.id for row in rows])
         self.tally.stored += len(rows)
         self.tally.known += len(waiting) - len(rows)
 
@@ -274,7 +272,7 @@ def _store(connection: Connection, waiting: Sequence[Incoming]) -> Sequence[Row[
     newest = connection.scalar(select(func.coalesce(func.max(deliveries.c.id), 0)))
     insert_deliveries(connection, list(_unknown(connection, waiting)))
     # What a service stores meanwhile is left to it: it calls handlers, and an import does not.
-    stored = select(deliveries).where(deliveries.c.id > newest, deliveries.c.imported)
+    stored = select(deliveries.c.id).where(deliveries.c.id > newest, deliveries.c.imported)
     return connection.execute(stored.order_by(deliveries.c.id)).all()
 
 
@@ -303,17 +301,3 @@ def _known(connection: Connection, waiting: Sequence[Delivery]) -> set[tuple[Any
 
 def _hash(body: bytes) -> bytes | None:
     return content_hash(body) if body else None
-
-
-def _waves(rows: Sequence[Row[Any]]) -> list[list[Row[Any]]]:
-    """Split rows so that none is in the same list as another of its session."""
-    waves: list[list[Row[Any]]] = []
-    before: Counter[str] = Counter()
-    for row in rows:
-        number = before[row.session_id] if row.session_id is not None else 0
-        if number == len(waves):
-            waves.append([])
-        waves[number].append(row)
-        if row.session_id is not None:
-            before[row.session_id] += 1
-    return waves

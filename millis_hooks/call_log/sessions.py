@@ -1,0 +1,244 @@
+"""Reads deliveries together with what is known of their sessions, and projects these."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import chain
+from typing import Any, TypeAlias
+
+from sqlalchemy import Connection, Row, Select, select
+
+from ..exceptions import AnotherAgentError, PayloadError
+from ..protocol.reading import collecting_nothing
+from .call_ends import IS_TOLD, RunsFor, outermost
+from .change_feed import Change
+from .dialects import is_postgresql
+from .projection import READABLE, Digest, Projection, project
+from .raw_body import length_of
+from .sanitize import clean_text
+from .statements import Columns, among
+from .tables import deliveries
+
+#: Reads a row of `deliveries`; raises `PayloadError` for one that cannot be read.
+ToDigest: TypeAlias = Callable[[Row[Any]], Digest]
+
+#: What is known of sessions is read up to this many bytes at once; of one session, all of it.
+MOST_KNOWN_BYTES = 2 * 1024 * 1024
+#: Any number that no other program takes for its advisory locks, beside the hash of a session.
+_SESSION_LOCK = 1_208_330_257
+
+_d = deliveries.c
+_TOLD: Select[Any] = (
+    select(
+        _d.id,
+        _d.kind,
+        _d.received_at,
+        _d.outcome,
+        _d.latency_ms,
+        _d.session_id,
+        _d.query,
+        _d.body,
+        _d.content_hash,
+        _d.imported,
+        _d.source,
+        _d.secret_agent,
+    )
+    .where(among(_d.id, "ids"))
+    .order_by(_d.id)
+)
+_KNOWN: Select[Any] = (
+    select(
+        _d.id,
+        _d.kind,
+        _d.session_id,
+        _d.received_at,
+        _d.content_hash,
+        _d.source,
+        length_of(_d.body).label("body_bytes"),
+    )
+    .where(among(_d.session_id, "sessions"), IS_TOLD)
+    .order_by(_d.id)
+)
+_OTHER_AGENT = str(AnotherAgentError())
+_LOCK = (
+    "SELECT session_id FROM unnest(%s::text[]) AS s (session_id) "
+    "WHERE pg_try_advisory_xact_lock(%s, hashtext(session_id))"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A session of deliveries that were read. `projection` is None where an end has come once more,
+    and nothing else."""
+
+    delivery_ids: Sequence[int]
+    #: The deliveries that were processed before.
+    known_ids: Sequence[int]
+    drift: Sequence[Columns]
+    projection: Projection | None = None
+
+
+@dataclass(slots=True)
+class Batch:
+    """Deliveries that were read, and what their sessions come to."""
+
+    is_again: bool
+    sessions: dict[str, Session] = field(default_factory=dict)
+    #: Deliveries that name no session, or cannot be read, and the drift in them.
+    loose_ids: list[int] = field(default_factory=list)
+    loose_drift: list[Columns] = field(default_factory=list)
+    #: What is to be noted of deliveries, by their ids: columns, and the `id`.
+    outcomes: dict[int, Columns] = field(default_factory=dict)
+    session_ids: dict[int, Columns] = field(default_factory=dict)
+    changes: list[Change] = field(default_factory=list)
+
+    @property
+    def delivery_ids(self) -> list[int]:
+        """The deliveries that are in it."""
+        of_sessions = (each.delivery_ids for each in self.sessions.values())
+        return [*self.loose_ids, *chain.from_iterable(of_sessions)]
+
+
+class SessionReader:
+    """Reads and projects sessions; writes nothing."""
+
+    def __init__(self, to_digest: ToDigest, runs_for: RunsFor) -> None:
+        self._to_digest = to_digest
+        self._runs_for = runs_for
+
+    def read(self, connection: Connection, ids: Sequence[int], *, is_again: bool = False) -> Batch:
+        """Read deliveries and project their sessions. Left out are sessions that another process is
+        at, and those for which too much would have to be read at once.
+
+        `is_again`: all were processed before; sessions come out as in a fresh call log.
+        """
+        with collecting_nothing():
+            return self._read(connection, ids, is_again=is_again)
+
+    def _read(self, connection: Connection, ids: Sequence[int], *, is_again: bool) -> Batch:
+        batch = Batch(is_again)
+        new = self._read_new(connection, ids, batch)
+        known = known_of(connection, _lock(connection, list(new)), besides=ids)
+        if not is_again:
+            for session_id in [each for each in known if _is_repetition(new[each], known[each])]:
+                rows = known.pop(session_id)
+                batch.sessions[session_id] = _session(new[session_id], rows)
+        chosen = _bounded(known)
+        before = self._read_known(connection, chosen)
+        for session_id in chosen:
+            projection = self._project(
+                session_id, new[session_id], before.get(session_id, []), is_again=is_again
+            )
+            batch.sessions[session_id] = _session(new[session_id], known[session_id], projection)
+            for id_ in projection.refused:
+                batch.outcomes[id_] = _outcome(id_, "rejected", _OTHER_AGENT)
+        return batch
+
+    def _read_new(
+        self, connection: Connection, ids: Sequence[int], batch: Batch
+    ) -> dict[str, list[Digest]]:
+        """Return what deliveries say, by session, and note in the batch what is of none."""
+        sessions: dict[str, list[Digest]] = {}
+        for row in connection.execute(_TOLD, {"ids": ids}).all():
+            try:
+                digest = self._to_digest(row)
+            except PayloadError as error:
+                batch.loose_ids.append(row.id)
+                if row.outcome != "unparsed":
+                    batch.outcomes[row.id] = _outcome(row.id, "unparsed", str(error))
+                batch.changes.append(Change("unparsed", row.session_id))
+                continue
+            batch.changes.append(Change("ended" if digest.end else "started", digest.session_id))
+            if row.outcome == "unparsed":
+                batch.outcomes[row.id] = _outcome(row.id, READABLE[row.kind])
+            if digest.session_id is None:
+                batch.loose_ids.append(row.id)
+                batch.loose_drift += digest.drift
+                continue
+            sessions.setdefault(digest.session_id, []).append(digest)
+            if digest.session_id != row.session_id:
+                batch.session_ids[row.id] = {"session_id": digest.session_id, "id": row.id}
+        return sessions
+
+    def _read_known(
+        self, connection: Connection, chosen: Mapping[str, Sequence[int]]
+    ) -> dict[str, list[Digest]]:
+        sessions: dict[str, list[Digest]] = {}
+        ids = list(chain.from_iterable(chosen.values()))
+        told = _TOLD if len(chosen) > 1 else _TOLD.execution_options(yield_per=1)
+        for row in connection.execute(told, {"ids": ids}) if ids else ():
+            with suppress(PayloadError):
+                sessions.setdefault(row.session_id, []).append(self._to_digest(row))
+        return sessions
+
+    def _project(
+        self, session_id: str, new: list[Digest], known: list[Digest], *, is_again: bool
+    ) -> Projection:
+        if is_again:
+            new, known = [*new, *known], []
+        return project(session_id, new, known, runs_for=self._runs_for, is_again=is_again)
+
+
+def known_of(
+    connection: Connection, session_ids: Sequence[str], *, besides: Collection[int]
+) -> dict[str, list[Row[Any]]]:
+    """Return what tells of each session, `besides` these deliveries, without the bodies."""
+    known: dict[str, list[Row[Any]]] = {session_id: [] for session_id in session_ids}
+    left_out = set(besides)
+    for row in connection.execute(_KNOWN, {"sessions": session_ids}) if session_ids else ():
+        if row.id not in left_out:
+            known[row.session_id].append(row)
+    return known
+
+
+def _lock(connection: Connection, session_ids: Sequence[str]) -> Sequence[str]:
+    """Return those of the sessions that no other process is at, until the transaction ends."""
+    if not is_postgresql(connection):
+        return session_ids
+    locked = connection.exec_driver_sql(_LOCK, (list(session_ids), _SESSION_LOCK))
+    return locked.scalars().all()
+
+
+def _session(
+    new: Sequence[Digest], known: Sequence[Row[Any]], projection: Projection | None = None
+) -> Session:
+    refused = projection.refused if projection else ()
+    drift = [row for each in new if each.delivery_id not in refused for row in each.drift]
+    ids = [each.delivery_id for each in new]
+    return Session(ids, [row.id for row in known], drift, projection)
+
+
+def _outcome(delivery_id: int, outcome: str, reason: str | None = None) -> Columns:
+    return {"outcome": outcome, "reason": clean_text(reason), "id": delivery_id}
+
+
+def _is_repetition(new: Sequence[Digest], known: Sequence[Row[Any]]) -> bool:
+    """Tell whether these are ends that came before, word for word and from the same sender."""
+    first: dict[object, datetime] = {}
+    for row in known:
+        key = (row.kind, row.content_hash, row.source)
+        first[key] = min(row.received_at, first.get(key, row.received_at))
+    at = [first.get(("end_of_call", each.content_hash, each.source)) for each in new]
+    return all(
+        before is not None and before <= each.received_at and each.secret_agent is None
+        for before, each in zip(at, new, strict=True)
+    )
+
+
+def _bounded(known: Mapping[str, Sequence[Row[Any]]]) -> dict[str, list[int]]:
+    """Choose sessions, at least one, and what is to be read again of each."""
+    chosen: dict[str, list[int]] = {}
+    size = 0
+    for session_id, rows in known.items():
+        told = [*_of_kind(rows, "prefetch"), *_of_kind(rows, "end_of_call")]
+        size += sum(row.body_bytes for row in told)
+        if size <= MOST_KNOWN_BYTES or not chosen:
+            chosen[session_id] = [row.id for row in told]
+    return chosen
+
+
+def _of_kind(rows: Sequence[Row[Any]], kind: str) -> Sequence[Row[Any]]:
+    return outermost([row for row in rows if row.kind == kind])

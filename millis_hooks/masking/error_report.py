@@ -1,7 +1,4 @@
-"""Reports of exceptions that the team's code raised: masked, and bounded.
-
-Text that a terminal shows and does not obey.
-"""
+"""Reports of exceptions, masked and bounded; text without the characters that terminals obey."""
 
 from __future__ import annotations
 
@@ -16,18 +13,18 @@ from .known_secrets import without_known_secrets
 if TYPE_CHECKING:
     from .policy import MaskPolicy
 
-#: Control characters, what turns the direction of writing, and halves of surrogate pairs.
+#: Control characters, marks of the direction of writing, and halves of surrogate pairs.
 _OBEYED = re.compile(
     r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
 )
 
 
 def printable(text: str, *, one_line: bool = False) -> str:
-    """Return text that a terminal shows and does not obey; what it would obey is written out."""
-    if text.isprintable():  # as nearly all is, and quicker to see
+    """Return text with the characters escaped that a terminal would obey."""
+    if text.isprintable():  # as nearly all is, and quicker to check
         return text
-    shown = _OBEYED.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
-    return shown.replace("\n", "\\n") if one_line else shown
+    escaped = _OBEYED.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+    return escaped.replace("\n", "\\n") if one_line else escaped
 
 
 _MESSAGE_CHARS = 500
@@ -37,29 +34,29 @@ _MOST_LINES = 500
 
 
 class Block(str):
-    """Lines that a log shows below a message, which is one line: none of them begins at the margin.
+    """Indented lines that a log shows below a message, which itself is one line.
 
-    To be the last argument of a message that ends in `\\n%s`.
+    Pass it as the last argument of a message that ends in `\\n%s`.
     """
 
     __slots__ = ()
 
 
 def indented(text: str) -> str:
-    """Return a traceback so that no line of it can pass for a line of the log."""
+    """Indent a traceback, so that no line of it can pass for a line of the log."""
     return "\n".join(f"    {line}" for line in printable(text).split("\n"))
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An exception in words that may be stored, shown and logged."""
+    """The description of an exception, fit to be stored, shown and logged."""
 
     error_type: str
     message: str
     traceback: str
 
     def __str__(self) -> str:
-        """Return it in one line: what the message quotes must not look like a line of a log."""
+        """Return type and message in one line, which cannot pass for several lines of a log."""
         line = f"{self.error_type}: {self.message}" if self.message else self.error_type
         return printable(line, one_line=True)
 
@@ -69,7 +66,7 @@ class Failure:
         return Block(indented(self.traceback))
 
 
-#: Of the applications in this process, which write to the same logs: all of them count.
+#: The policies of all applications in this process: they write to the same logs.
 _policies: list[MaskPolicy] = []
 
 

@@ -8,7 +8,6 @@ to an agent is accepted for the sessions of that agent only.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -22,14 +21,13 @@ from ..protocol.test_marks import MADE_UP_SOURCES
 from .call_ends import End, RunsFor, outermost, put_together
 from .deliveries import content_hash
 from .drift import drift_rows
-from .sanitize import clean_float, clean_id, clean_int, clean_text, clean_time
+from .sanitize import clean_float, clean_id, clean_int, clean_text, clean_time, metadata_text
 from .statements import Columns
 from .tables import calls
 
 _SNIPPET_CHARS = 300
 _SEARCHED_CHARS = 200_000
 _METADATA_KEYS = 50
-_METADATA_CHARS = 200
 _KEY_CHARS = 12
 
 #: The outcome of a delivery that can be read at last. Which of a prefetch's it was is lost.
@@ -299,12 +297,6 @@ def _metadata(call: EndOfCall) -> dict[str, str]:
     """Return the first-level keys, and values as text: what is not text as JSON."""
     first = islice(call.metadata.items(), _METADATA_KEYS)
     return {metadata_text(key): metadata_text(value) for key, value in first}
-
-
-def metadata_text(value: object) -> str:
-    """Return a key or a value as it is kept to find calls by: short, and JSON if it is no text."""
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return clean_text(text, max_chars=_METADATA_CHARS) or ""
 
 
 def _snippet(chat: Iterable[Message]) -> str | None:

@@ -5,6 +5,7 @@ Databases refuse values that JSON allows: NUL, lone surrogates, NaN, absurd figu
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from hashlib import blake2b
 
@@ -14,6 +15,7 @@ _MAX_CHARS = 1_000_000
 #: Of four bytes each they still fit into an index of PostgreSQL, with what else is in it.
 MAX_KEY_CHARS = 500
 _KEY_HASH_BYTES = 16
+_METADATA_CHARS = 200
 
 
 def clean_text(text: str | None, *, max_chars: int = _MAX_CHARS) -> str | None:
@@ -40,6 +42,12 @@ def short_key(text: str) -> str:
         return text
     digest = blake2b(text.encode("utf-8", "replace"), digest_size=_KEY_HASH_BYTES).hexdigest()
     return f"{text[: MAX_KEY_CHARS - len(digest) - 1]}~{digest}"
+
+
+def metadata_text(value: object) -> str:
+    """Return a key or a value as it is kept to find calls by: short, and JSON if it is no text."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return clean_text(text, max_chars=_METADATA_CHARS) or ""
 
 
 def clean_int(number: int | None) -> int | None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from array import array
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from functools import cache, partial
@@ -21,8 +21,10 @@ from typing import Any, NamedTuple, TypeAlias
 from sqlalchemy import Connection, Engine, delete, func, insert, select
 
 from ..tables import changed_days, day_totals
-from ..upkeep.removal import Write
 from .tally import SAMPLED, Tally, read_by_agent, read_tally
+
+#: Runs work in a transaction that writes.
+Write: TypeAlias = Callable[[Callable[[Connection], object]], object]
 
 #: By then calls have ended and most handlers are done with them.
 SETTLED_AFTER = timedelta(hours=3)

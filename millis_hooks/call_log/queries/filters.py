@@ -28,7 +28,7 @@ from sqlalchemy import (
 
 from ...protocol.phones import digits_of, looked_for
 from ...protocol.test_marks import MADE_UP_SOURCES
-from ..projection import metadata_text
+from ..sanitize import metadata_text
 from ..search import clean_query, holds, index_match, matching_ids
 from ..tables import (
     IS_OF_CALL,

@@ -25,8 +25,11 @@ from millis_hooks.call_log.tables import (
     cost_items,
     day_totals,
     handler_runs,
+    inbox,
+    rereads,
 )
 from millis_hooks.call_log.upkeep.removal import Write, remove_sessions
+from millis_hooks.call_log.upkeep.reprocess import Chosen, Reparse
 from millis_hooks.call_log.writer import Writer
 from millis_hooks.protocol.samples import end_of_call_body
 from support import databases
@@ -182,7 +185,7 @@ class Action:
 
 actions = st.builds(
     Action,
-    kind=st.sampled_from(["prefetch", "end", "end", "end", "make_totals", "forget"]),
+    kind=st.sampled_from(["prefetch", "end", "end", "end", "make_totals", "forget", "reparse"]),
     session=st.integers(0, 4),
     variant=st.integers(0, 2),
 )
@@ -227,9 +230,16 @@ def happen(log: StoredCalls, writer: Writer, processor: Processor, action: Actio
     elif action.kind == "forget":
         log.write(lambda connection: connection.execute(_DONE))
         log.write(lambda connection: remove_sessions(connection, [action.session_id]))
+    elif action.kind == "reparse":
+        log.write(lambda connection: connection.execute(_DAMAGE))
+        work = Reparse(log.database, Chosen(), version="1", afresh=True)
+        work.put_back()
+        while processor.process_chunk(rereads):
+            pass
+        work.end()
     else:
         writer.run(lambda connection: insert_deliveries(connection, [action.delivery]))
-        while processor.process_chunk():
+        while processor.process_chunk() or rows(log.database, inbox):
             pass
 
 
@@ -248,5 +258,7 @@ def test_a_report_is_a_plain_count_whatever_has_happened(done: list[Action], zon
         log.database.close()
 
 
+#: What reading the deliveries again puts right.
+_DAMAGE = update(calls).values(call_status="damaged", prefetch_ms=1.5)
 #: Sessions are only removed when their handlers are done.
 _DONE = update(handler_runs).values(state="succeeded")

@@ -50,7 +50,9 @@ def put_together(ends: Iterable[End]) -> End:
 
     The same whatever order they come in.
     """
-    ordered = sorted(_distinct(ends), key=lambda end: end.weight)
+    ordered = list(ends)
+    if len(ordered) > 1:
+        ordered = sorted(_distinct(ordered), key=lambda end: end.weight)
     return replace(ordered[-1], call=reduce(merged, (end.call for end in ordered)))
 
 

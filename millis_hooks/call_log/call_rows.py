@@ -122,7 +122,7 @@ def write(
         for session_id, each in sessions.items()
         if each.projection is not None and each.projection.call
     }
-    calls_now = _write_calls(connection, made)
+    calls_now = _write_calls(connection, made, is_again=batch.is_again)
     has_runs = _write_runs(connection, calls_now, hears_of_changes)
     repeated = [session_id for session_id, each in sessions.items() if each.projection is None]
     if repeated:
@@ -179,8 +179,11 @@ class _Call(NamedTuple):
         return self.before.get("delivery_id") is not None
 
 
-def _write_calls(connection: Connection, made: Mapping[str, Projection]) -> list[_Call]:
-    """Write calls with their costs, metadata and search text."""
+def _write_calls(
+    connection: Connection, made: Mapping[str, Projection], *, is_again: bool
+) -> list[_Call]:
+    """Write calls with their costs, metadata and search text. Only those that have ended have any
+    costs and metadata, unless what is read again was damaged."""
     if not made:
         return []
     found = connection.execute(_CALLS, {"sessions": list(made)}).mappings()
@@ -198,7 +201,7 @@ def _write_calls(connection: Connection, made: Mapping[str, Projection]) -> list
     ]
     changed = {each.id for each in written if not each.before}
     changed |= _update_calls(connection, [each for each in written if each.before])
-    known = [each.id for each in written if each.before]
+    known = [each.id for each in written if each.had_ended or (is_again and each.before)]
     changed |= _replace(connection, cost_items, "call_id", _cost_rows(written), known)
     _replace(connection, call_metadata, "call_id", _metadata_rows(written), known)
     _write_texts(connection, written)

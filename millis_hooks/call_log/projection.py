@@ -76,6 +76,10 @@ class Digest:
         return End(self.delivery_id, self.received_at, hash_, self.event)
 
     @property
+    def is_end(self) -> bool:
+        return isinstance(self.event, EndOfCall)
+
+    @property
     def is_foreign(self) -> bool:
         """Whether it is of another agent than its secret."""
         return self.secret_agent is not None and self.secret_agent != self.agent_id
@@ -151,8 +155,8 @@ def project(
     told = [each for each in in_order if each.delivery_id not in refused]
     taken = [each for each in new if each.delivery_id not in refused]
     projection = Projection(session_id, refused=sorted(refused))
-    asked = outermost([each for each in told if isinstance(each.event, PrefetchRequest)])
-    ends = outermost([each for each in told if isinstance(each.event, EndOfCall)])
+    asked = outermost([each for each in told if not each.is_end])
+    ends = outermost([each for each in told if each.is_end])
     if asked or ends:
         projection.call = {**_UNKNOWN_CALL, "session_id": session_id}
     for each in sorted(asked, key=_received):
@@ -242,7 +246,7 @@ def _ask_handlers(
 ) -> None:
     """Ask which handlers want the call as it is now, if a new end made it so."""
     before = outermost([end for each in known if (end := each.end) is not None])
-    made = [each for each in taken if each.end is not None and not each.is_imported]
+    made = [each for each in taken if each.is_end and not each.is_imported]
     if made and not (before and put_together(before).call.raw == whole.call.raw):
         projection.wanted_by = list(runs_for(whole.call))
         projection.wanted_at = min(each.received_at for each in made)

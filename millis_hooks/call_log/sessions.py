@@ -151,7 +151,7 @@ class SessionReader:
                     batch.outcomes[row.id] = _outcome(row.id, "unparsed", str(error))
                 batch.changes.append(Change("unparsed", row.session_id))
                 continue
-            batch.changes.append(Change("ended" if digest.end else "started", digest.session_id))
+            batch.changes.append(Change("ended" if digest.is_end else "started", digest.session_id))
             if row.outcome == "unparsed":
                 batch.outcomes[row.id] = _outcome(row.id, READABLE[row.kind])
             if digest.session_id is None:

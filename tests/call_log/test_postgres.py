@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,11 @@ from millis_hooks.call_log.deliveries import insert_deliveries
 from millis_hooks.call_log.migrations import migrate, open_database
 from millis_hooks.call_log.postgres import PostgresDatabase
 from millis_hooks.call_log.processing import Processor
+from millis_hooks.call_log.projection import digest_delivery
 from millis_hooks.call_log.queries import Queries
 from millis_hooks.call_log.queries.filters import CallFilter
 from millis_hooks.call_log.sanitize import short_key
+from millis_hooks.call_log.sessions import SessionReader
 from millis_hooks.call_log.tables import calls, deliveries, handler_runs, inbox, keys
 from millis_hooks.call_log.transfer.import_ import Importer
 from millis_hooks.call_log.upkeep.removal import remove_sessions
@@ -34,7 +37,7 @@ from millis_hooks.protocol.samples import end_of_call_body
 from millis_hooks.settings import Settings
 from support import postgres_server
 from support.postgres_server import Server
-from support.storage import NOW, ended, held, rows, writing
+from support.storage import NOW, ended, held, prefetched, rows, writing
 from support.waiting import eventually
 
 
@@ -306,6 +309,43 @@ def test_what_another_process_is_at_is_left_to_it(url: str) -> None:
             assert processor.process([1]) == 0
         assert rows(database, calls) == []
         assert processor.process([1]) == 1
+
+
+def test_a_session_that_another_process_is_at_is_left_to_it(url: str) -> None:
+    CallLog(url).close()
+    with closing(open_database(url)) as database, writing(database) as writer:
+        batch = [ended("-s1"), ended("-s2")]
+        writer.run(lambda connection: insert_deliveries(connection, batch))
+        processor = Processor(database, writer, runs_for=lambda _: [])
+        with create_engine(url, poolclass=NullPool).begin() as other:
+            SessionReader(partial(digest_delivery, own_numbers=frozenset()), lambda _: []).read(
+                other, [1]
+            )
+            assert processor.process([1, 2]) == 1
+            assert [row.session_id for row in rows(database, calls)] == ["-s2"]
+        assert processor.process([1, 2]) == 1
+
+
+def test_two_processes_share_an_inbox_in_any_order(url: str) -> None:
+    CallLog(url).close()
+    sessions = [f"-s{number}" for number in range(40)]
+    batch = [*map(ended, sessions), *map(prefetched, reversed(sessions))]
+    with closing(open_database(url)) as one, closing(open_database(url)) as two:
+        with writing(one) as writer, writing(two) as other, ThreadPoolExecutor() as threads:
+            processors = [
+                Processor(database, each, runs_for=lambda _: ["note"])
+                for database, each in ((one, writer), (two, other))
+            ]
+            writer.run(lambda connection: insert_deliveries(connection, batch))
+
+            def empty(processor: Processor) -> None:
+                while processor.process_chunk():
+                    pass
+
+            list(threads.map(empty, processors))
+            empty(processors[0])
+        assert {row.prefetch_outcome for row in rows(one, calls)} == {"fresh"}
+        assert len(rows(one, calls)) == len(rows(one, handler_runs)) == 40
 
 
 def test_what_comes_in_during_an_import_is_left_to_the_service(url: str) -> None:

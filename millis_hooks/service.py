@@ -38,7 +38,8 @@ from .runs.runner import Runner
 from .settings import Settings
 from .version import __version__
 from .webhooks.end_of_call import EndOfCallEndpoint
-from .webhooks.prefetch import PrefetchEndpoint, encode_default
+from .webhooks.prefetch import PrefetchEndpoint
+from .webhooks.prefetch_answer import encode_default
 from .webhooks.refused import Describer, NearMisses
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from queue import Empty, SimpleQueue
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
@@ -44,6 +44,12 @@ FLOOD_WAITING = 16
 FLOOD_RECORDS = 50
 #: Bodies go into one transaction up to this many bytes, so that no commit takes long.
 MAX_GROUP_BYTES = 16 * 1024 * 1024
+
+
+class Write(Protocol):
+    """Runs work in a transaction and returns its result once it is synced, as `Writer.run`."""
+
+    def __call__(self, work: Callable[[Connection], T], /) -> T: ...
 
 
 class _Store:

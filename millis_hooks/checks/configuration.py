@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from ..exceptions import ConfigError, RegistrationError
 from ..handlers.routing import Router
 from ..settings import Settings
-from ..webhooks.prefetch import encode_default
+from ..webhooks.prefetch_answer import encode_default
 from . import CheckResult, bad, ok, warn
 
 

@@ -13,7 +13,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Route
 
-from ..call_log.upkeep.removal import Removal, Write, find_session, forget, plan_forgetting
+from ..call_log.upkeep.removal import Removal, find_session, forget, plan_forgetting
+from ..call_log.writer import Write
 from ..exceptions import StorageError
 from ..runs.replay import Replayed, replay_call, replay_run
 from .endpoints import Endpoints, OperatorRequest

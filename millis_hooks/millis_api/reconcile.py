@@ -22,7 +22,7 @@ from ..call_log import missing_ends
 from ..call_log.deliveries import Delivery
 from ..call_log.missing_ends import delivery_of, ended_at
 from ..call_log.queries.records import LIVE_FOR
-from ..call_log.upkeep.removal import Write
+from ..call_log.writer import Write
 from ..exceptions import MillisApiError, MillisBusyError, MillisKeyError, MillisNotFoundError
 from ..masking.error_report import describe_failure
 from ..protocol.test_marks import SANDBOX_SOURCE

@@ -23,7 +23,7 @@ from sqlalchemy import Connection, Engine, Row
 from sqlalchemy.exc import SQLAlchemyError
 
 from ..call_log.dialects import describe
-from ..call_log.upkeep.removal import Write
+from ..call_log.writer import Write
 from ..environment.addresses import network_of
 from ..exceptions import StorageError
 from . import accounts, audit, sessions

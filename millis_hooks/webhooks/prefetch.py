@@ -14,14 +14,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
 from starlette.types import Receive, Scope, Send
 
 from ..call_log.deliveries import Delivery
 from ..call_log.rejections import Rejection
 from ..call_log.sanitize import clean_text
 from ..exceptions import (
-    ConfigError,
     DeliveryError,
     HandlerError,
     HandlerTimeoutError,
@@ -32,8 +30,7 @@ from ..handlers.handler_call import NOT_WANTED, NOTHING_AROUND, HandlerResult
 from ..handlers.routing import Handler, Router
 from ..masking.error_report import describe_failure
 from ..observability.log_records import deliveries_log, log_delivery, log_refusal, shown_id
-from ..protocol.events import PrefetchRequest, PrefetchResponse
-from ..protocol.plain_values import as_object
+from ..protocol.events import PrefetchRequest
 from ..protocol.test_marks import MarkOf, of_millis
 from ..settings import Settings
 from .auth import Gate, Grant
@@ -235,28 +232,6 @@ class PrefetchEndpoint:
             return Prepared(self._default, "default", reasons)
         late = any(isinstance(error, HandlerTimeoutError) for error in errors)
         return Prepared(b"{}", "late" if late else "failed", reasons)
-
-
-def encode_default(settings: Settings) -> bytes | None:
-    """Return the configured default answer as JSON; raises `ConfigError` if it is invalid."""
-    if not settings.prefetch_default:
-        if settings.prefetch_fallback == "default":
-            raise ConfigError(
-                "MILLIS_HOOKS_PREFETCH_FALLBACK=default needs MILLIS_HOOKS_PREFETCH_DEFAULT, "
-                'such as {"extra_prompt": "Ask for the caller\'s name."}.'
-            )
-        return None
-    try:
-        response = PrefetchResponse(**settings.prefetch_default)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise ConfigError(f"MILLIS_HOOKS_PREFETCH_DEFAULT: {where}: {first['msg']}.") from error
-    left_out: list[str] = []
-    response.metadata = as_object(response.metadata, "metadata", left_out)
-    if left_out:
-        raise ConfigError(f"MILLIS_HOOKS_PREFETCH_DEFAULT: {left_out[0]}.")
-    return response.model_dump_json(exclude_defaults=True).encode()
 
 
 def _log_left_out(handler: Handler, answers: Sequence[Answer]) -> None:

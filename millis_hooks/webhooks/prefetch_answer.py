@@ -11,12 +11,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from pydantic import ValidationError
 from pydantic_core import to_json
 
-from ..exceptions import HandlerError
+from ..exceptions import ConfigError, HandlerError
 from ..protocol.events import Json, PrefetchRequest, PrefetchResponse
 from ..protocol.plain_values import as_object, as_text
 from ..protocol.variables import fill
+from ..settings import Settings
 
 _UNSPEAKABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
@@ -56,6 +58,28 @@ def read_answer(value: object, call: PrefetchRequest[Any], *, max_chars: int) ->
         f"A prefetch handler returns PrefetchResponse, str, dict or None, not "
         f"{type(value).__name__}."
     )
+
+
+def encode_default(settings: Settings) -> bytes | None:
+    """Return the configured default answer as JSON; raises `ConfigError` if it is invalid."""
+    if not settings.prefetch_default:
+        if settings.prefetch_fallback == "default":
+            raise ConfigError(
+                "MILLIS_HOOKS_PREFETCH_FALLBACK=default needs MILLIS_HOOKS_PREFETCH_DEFAULT, "
+                'such as {"extra_prompt": "Ask for the caller\'s name."}.'
+            )
+        return None
+    try:
+        response = PrefetchResponse(**settings.prefetch_default)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ConfigError(f"MILLIS_HOOKS_PREFETCH_DEFAULT: {where}: {first['msg']}.") from error
+    left_out: list[str] = []
+    response.metadata = as_object(response.metadata, "metadata", left_out)
+    if left_out:
+        raise ConfigError(f"MILLIS_HOOKS_PREFETCH_DEFAULT: {left_out[0]}.")
+    return response.model_dump_json(exclude_defaults=True).encode()
 
 
 def merge(answers: Iterable[Answer]) -> Answer:

@@ -28,9 +28,9 @@ from millis_hooks.call_log.tables import (
     inbox,
     rereads,
 )
-from millis_hooks.call_log.upkeep.removal import Write, remove_sessions
+from millis_hooks.call_log.upkeep.removal import remove_sessions
 from millis_hooks.call_log.upkeep.reprocess import Chosen, Reparse
-from millis_hooks.call_log.writer import Writer
+from millis_hooks.call_log.writer import Write, Writer
 from millis_hooks.protocol.samples import end_of_call_body
 from support import databases
 from support.storage import ended, prefetched, rows, writing

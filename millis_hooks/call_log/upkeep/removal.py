@@ -52,6 +52,7 @@ from ..tables import (
     inbox,
     metadata,
 )
+from ..writer import Write
 
 T = TypeVar("T")
 T_contra = TypeVar("T_contra", contravariant=True)
@@ -73,12 +74,6 @@ class RemoveBatch(Protocol[T_contra]):
     """Removes one batch in the caller's transaction, or only counts what that would remove."""
 
     def __call__(self, connection: Connection, /, batch: Sequence[T_contra]) -> Removal: ...
-
-
-class Write(Protocol):
-    """Runs work in a transaction and returns its result once that is synced."""
-
-    def __call__(self, work: Callable[[Connection], T], /) -> T: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,11 +38,10 @@ from ..tables import (
     operator_sessions,
     rejections,
 )
-from ..writer import Writer
+from ..writer import Write, Writer
 from .removal import (
     BATCH_S,
     Removal,
-    Write,
     in_batches,
     plan_removal,
     remove_deliveries,

@@ -35,8 +35,9 @@ from ..database import BUSY_TIMEOUT_S, Database
 from ..locks import LockedConnection
 from ..raw_body import length_of, pack
 from ..tables import deliveries, keys
+from ..writer import Write
 from .backup import interruptible
-from .removal import PAGES_ALONE, Write, empty_wal, rewrite_search_index, writing_by
+from .removal import PAGES_ALONE, empty_wal, rewrite_search_index, writing_by
 
 #: What one transaction looks through and may write: so much takes it a few ms.
 _BATCH_ROWS = 200

@@ -121,6 +121,16 @@ def test_scripts_are_posix_shell(script: Path) -> None:
     subprocess.run(["sh", "-n", str(script)], check=True)
 
 
+def test_the_lowest_versions_are_tried_with_tests_that_exist() -> None:
+    script = (ROOT / ".ci" / "floor").read_text()
+    names = re.sub(
+        r"`.*?`|\\\n", " ", script.partition("for name in")[2].partition("\ndo")[0]
+    ).split()
+    files = [ROOT / "tests" / re.sub(r"(\w+)$", r"test_\1.py", name) for name in names]
+    assert len(files) > 20
+    assert [file for file in files if not file.is_file()] == []
+
+
 @pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.name)
 def test_workflows_call_only_scripts_that_exist(workflow: Path) -> None:
     jobs = yaml.safe_load(workflow.read_text())["jobs"].values()

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cache
+from itertools import chain
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Engine, Select, Table, delete, select, update
@@ -122,30 +123,35 @@ def write(
         for session_id, each in sessions.items()
         if each.projection is not None and each.projection.call
     }
-    calls_now = _write_calls(connection, made, is_again=batch.is_again)
-    has_runs = _write_runs(connection, calls_now, hears_of_changes)
+    written = _write_calls(connection, made, is_again=batch.is_again)
+    has_runs = _write_runs(connection, written, hears_of_changes)
     repeated = [session_id for session_id, each in sessions.items() if each.projection is None]
     if repeated:
         connection.execute(_REPEAT, {"sessions": repeated})
-    taken = [*loose, *(id_ for each in sessions.values() for id_ in each.delivery_ids)]
-    rows = [row for each in sessions.values() for row in each.drift]
-    rows += [row for row in batch.loose_drift if row["delivery_id"] in loose]
-    _replace(connection, drift, "delivery_id", rows, taken if batch.is_again else ())
-    for notes in (batch.outcomes, batch.session_ids):
-        update_rows(connection, deliveries, [notes[id_] for id_ in taken if id_ in notes])
+    taken = [*loose, *chain.from_iterable(each.delivery_ids for each in sessions.values())]
+    _write_of_deliveries(connection, batch, sessions, taken)
     if taken:
         connection.execute(_taking(queue), {"ids": taken})
     return Written(len(taken), has_runs)
+
+
+def _write_of_deliveries(
+    connection: Connection, batch: Batch, sessions: Mapping[str, Session], taken: Sequence[int]
+) -> None:
+    """Write the drift of deliveries, and what is to be noted of them."""
+    ids = set(taken)
+    rows = [row for row in batch.loose_drift if row["delivery_id"] in ids]
+    rows += chain.from_iterable(each.drift for each in sessions.values())
+    _replace(connection, drift, "delivery_id", rows, taken if batch.is_again else ())
+    for notes in (batch.outcomes, batch.session_ids):
+        update_rows(connection, deliveries, [row for id_, row in notes.items() if id_ in ids])
 
 
 def _unchanged(
     connection: Connection, batch: Batch, queue: Table
 ) -> tuple[list[int], dict[str, Session]]:
     """Return the deliveries of no session, and the sessions, that are still as they were read."""
-    ids = [
-        *batch.loose_ids,
-        *(id_ for each in batch.sessions.values() for id_ in each.delivery_ids),
-    ]
+    ids = batch.delivery_ids
     waiting = set(connection.scalars(_waiting(queue), {"ids": ids}))
     known = known_of(connection, list(batch.sessions), besides=ids)
     sessions = {

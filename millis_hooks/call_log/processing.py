@@ -83,7 +83,7 @@ logger = logging.getLogger("millis_hooks.call_log")
 
 #: The most deliveries that go into one transaction, by number and by size. The more there are, the
 #: less each costs; but an acknowledgement that arrives meanwhile waits for it, so there are fewer
-#: where it takes longer than this, down to so few.
+#: where it takes longer than this, and in a flood, down to so few.
 CHUNK_DELIVERIES = 400
 CHUNK_BYTES = 2 * 1024 * 1024
 CHUNK_S = 0.03
@@ -166,9 +166,7 @@ class Processor:
         chunk: list[int] = []
 
         def choose(connection: Connection) -> Sequence[int]:
-            waiting.extend(
-                connection.execute(_oldest(queue), {"limit": min(self._size, CHUNK_DELIVERIES)})
-            )
+            waiting.extend(connection.execute(_oldest(queue), {"limit": self._limit()}))
             chunk.extend(_first_of(waiting, self._is_suspect))
             return chunk
 
@@ -184,6 +182,10 @@ class Processor:
         if chunk and not taken:
             self._closing.wait(ELSEWHERE_S)
         return len(chunk)
+
+    def _limit(self) -> int:
+        most = LEAST_DELIVERIES if self._writer.is_flooded else self._size
+        return min(most, CHUNK_DELIVERIES)
 
     def _process_first(self, queue: Table, waiting: Sequence[Row[Any]]) -> int:
         """Process the first alone; where another process is at such a one, all that need not be."""

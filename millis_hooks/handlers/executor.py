@@ -140,6 +140,8 @@ class Executor:
         if self._own is not None:
             self._own.stop()
         self._loop = None
+        self._threads.close()
+        self._runs_threads.close()
         stop_following_threads()
 
     async def run(

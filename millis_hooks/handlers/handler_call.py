@@ -165,7 +165,7 @@ class HandlerThreads:
         self._unfinished = 0  # calls that wait for these threads or are at work in them
         self._at_work: set[HandlerCall] = set()
         self._abandoned: set[HandlerCall] = set()
-        self._queue: SimpleQueue[tuple[HandlerCall, Callable[[], Any]]] = SimpleQueue()
+        self._queue: SimpleQueue[tuple[HandlerCall, Callable[[], Any]] | None] = SimpleQueue()
         self._lock = threading.Lock()
 
     def put(self, call: HandlerCall, work: Callable[[], Any]) -> None:
@@ -187,6 +187,13 @@ class HandlerThreads:
                 self._threads -= 1
                 self._unfinished -= 1
                 self._make_thread(self._unfinished)
+
+    def close(self) -> None:
+        """Make no more threads, and let these end after the calls that they have."""
+        with self._lock:
+            self._most = 0
+            for _ in range(self._threads):
+                self._queue.put(None)
 
     def hung(self) -> set[str]:
         """Return the names of the handlers that get no more threads."""
@@ -214,8 +221,8 @@ class HandlerThreads:
 
     def _run(self) -> None:
         is_abandoned = False
-        while not is_abandoned:
-            call, work = self._queue.get()
+        while not is_abandoned and (item := self._queue.get()) is not None:
+            call, work = item
             call.thread_id = threading.get_ident()
             with self._lock:
                 self._at_work.add(call)

@@ -134,6 +134,12 @@ def test_a_handler_runs_away_from_the_serving_thread(function: Callable[[Any], A
     assert threads[0].startswith("millis-hooks-handler")
 
 
+def test_threads_of_handlers_end_with_the_executor() -> None:
+    threads: list[threading.Thread] = []
+    ask(lambda call: threads.append(threading.current_thread()))
+    eventually(lambda: not threads[0].is_alive())
+
+
 def test_on_request_async_handlers_share_the_serving_loop() -> None:
     async def which(call: PrefetchRequest) -> threading.Thread:
         return threading.current_thread()

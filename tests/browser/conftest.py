@@ -32,8 +32,12 @@ DEFAULTS: dict[str, Any] = {
     "color_scheme": "light",
     "reduced_motion": "reduce",
 }
-#: It beeps every second, and every page may use it.
-MICROPHONE = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
+#: It beeps every second, and every page may use it and its loudspeaker at once.
+MICROPHONE = (
+    "--use-fake-device-for-media-stream",
+    "--use-fake-ui-for-media-stream",
+    "--autoplay-policy=no-user-gesture-required",
+)
 #: How long each page took until it could be used, by its name.
 TIMES_MS = pytest.StashKey[dict[str, float]]()
 

@@ -27,6 +27,7 @@ from millis_hooks.sandbox.simulator import HandledCall
 from millis_hooks.testing import HooksClient, MillisRequest
 from support.outside import Outside
 from support.paths import ROOT
+from support.waiting import eventually
 
 EXAMPLES = ROOT / "examples"
 BOOKING = EXAMPLES / "tested_handlers/scenarios/booking.toml"
@@ -256,6 +257,7 @@ def test_a_day_is_summed_up(load: Load, monkeypatch: pytest.MonkeyPatch) -> None
         for status in ("user-ended", "agent-ended", "voicemail-message"):
             body = end_of_call_body(call_status=status, duration_s=120)
             client.post("/millis/end-of-call", content=body)
+        eventually(lambda: len(exported()) == 3)  # what is not processed waits for the next start
     text = load("daily_summary").summary_of(exported())
     assert text.startswith("Calls: 3, 6 minutes, 0.0")
     assert text.endswith("dollars\n- completed: 2\n- voicemail: 1")

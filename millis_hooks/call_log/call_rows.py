@@ -1,4 +1,4 @@
-"""Writes what sessions come to: calls, costs, metadata, search text, runs, drift.
+"""Writes the projections of sessions: calls, costs, metadata, search text, runs, drift.
 
 Everything happens in the caller's transaction, in a fixed number of statements however many
 sessions there are, and only what differs is written: repeating it changes nothing.
@@ -80,9 +80,9 @@ def pending_run(
 
 
 def agent_of_session(reader: Engine, session_id: str) -> str | None:
-    """Return the agent of a session; None if it is not known, or cannot be looked up now.
+    """Return the agent of a session; None for a new session, or if the call log cannot be read.
 
-    What is not known at the door is known when the delivery is processed.
+    The agent is checked again when the delivery is processed.
     """
     found = select(calls.c.agent_id).where(calls.c.session_id == clean_id(session_id))
     try:
@@ -94,7 +94,7 @@ def agent_of_session(reader: Engine, session_id: str) -> str | None:
 
 
 def give_up(connection: Connection, delivery_id: int, reason: str) -> None:
-    """Show a delivery as unparsed that nothing can be derived from; it stays as it was received."""
+    """Show a delivery as unparsed, and take it out of its queue; its body stays as received."""
     unparsed = {"outcome": "unparsed", "reason": clean_text(reason)}
     connection.execute(update(deliveries).where(deliveries.c.id == delivery_id).values(unparsed))
     for queue in QUEUES:
@@ -111,7 +111,7 @@ class Written(NamedTuple):
 def write(
     connection: Connection, batch: Batch, *, hears_of_changes: Callable[[str], bool]
 ) -> Written:
-    """Write what a batch comes to, and take its deliveries out of their queue.
+    """Write the projections of a batch, and take its deliveries out of their queue.
 
     Sessions of which something else was processed, or removed, since they were read stay there.
     `hears_of_changes` tells whether the handler of a name is called again on a change.
@@ -138,7 +138,7 @@ def write(
 def _write_of_deliveries(
     connection: Connection, batch: Batch, sessions: Mapping[str, Session], taken: Sequence[int]
 ) -> None:
-    """Write the drift of deliveries, and what is to be noted of them."""
+    """Write the drift of deliveries, and update their outcomes and sessions."""
     ids = set(taken)
     rows = [row for row in batch.loose_drift if row["delivery_id"] in ids]
     rows += chain.from_iterable(each.drift for each in sessions.values())

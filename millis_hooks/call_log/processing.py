@@ -100,9 +100,9 @@ ELSEWHERE_S = 0.05
 #: Where several came at once, how long the next may gather: a chunk of two takes half as long as a
 #: chunk of fifty.
 GATHER_S = 0.05
-#: The inbox is looked through at least this often, whoever filled it.
+#: The inbox is read at least this often: other processes fill it too.
 SWEEP_S = 5.0
-#: What the last process left in it waits this long: who calls first should not wait for that.
+#: Deliveries left by the last process wait this long, so that they do not delay the first calls.
 FIRST_SWEEP_S = 0.2
 #: Attempts to read a delivery, all of which ended the process, after which it is set aside.
 MOST_ATTEMPTS = 2
@@ -123,10 +123,10 @@ class Processor:
         on_runs: Callable[[], None] = lambda: None,
         tell: Callable[[Iterable[Change]], None] = lambda changes: None,
     ) -> None:
-        """Ask `runs_for` which handlers want a call, and `hears_of_changes` of each whether a later
-        end that changes the call is for it too; call `on_runs` when runs were written.
+        """Ask `runs_for` for the handlers of a call, and `hears_of_changes` of each whether it is
+        called again when a later end changes the call.
 
-        What has changed is passed to `tell`.
+        `on_runs` is called when runs were written, and `tell` with the changes of each chunk.
         """
         self._database = database
         self._writer = writer
@@ -255,10 +255,10 @@ class Processor:
             self._wanted.clear()
             sweep_s = SWEEP_S
             try:
-                if not is_called:  # what there is now somebody else has left
+                if not is_called:  # these were left by another process
                     self._left_over |= self._oldest()
                 self._empty_queues()
-            except Exception as error:  # whatever it is: the thread must live
+            except Exception as error:  # of any kind: the thread must live
                 logger.error("processing waits up to %s s: %s", SWEEP_S, describe_failure(error))
 
     def _empty_queues(self) -> None:

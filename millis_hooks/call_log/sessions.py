@@ -1,4 +1,4 @@
-"""Reads deliveries together with what is known of their sessions, and projects these."""
+"""Reads deliveries together with the earlier ones of their sessions, and projects the sessions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .tables import deliveries
 #: Reads a row of `deliveries`; raises `PayloadError` for one that cannot be read.
 ToDigest: TypeAlias = Callable[[Row[Any]], Digest]
 
-#: What is known of sessions is read up to this many bytes at once; of one session, all of it.
+#: Earlier deliveries of sessions are read up to this many bytes at once; of one session, all.
 MOST_KNOWN_BYTES = 2 * 1024 * 1024
 #: Any number that no other program takes for its advisory locks, beside the hash of a session.
 _SESSION_LOCK = 1_208_330_257
@@ -83,14 +83,14 @@ class Session:
 
 @dataclass(slots=True)
 class Batch:
-    """Deliveries that were read, and what their sessions come to."""
+    """Deliveries that were read, and the projections of their sessions."""
 
     is_again: bool
     sessions: dict[str, Session] = field(default_factory=dict)
     #: Deliveries that name no session, or cannot be read, and the drift in them.
     loose_ids: list[int] = field(default_factory=list)
     loose_drift: list[Columns] = field(default_factory=list)
-    #: What is to be noted of deliveries, by their ids: columns, and the `id`.
+    #: Columns of deliveries to update, by their ids; each with the `id`.
     outcomes: dict[int, Columns] = field(default_factory=dict)
     session_ids: dict[int, Columns] = field(default_factory=dict)
     changes: list[Change] = field(default_factory=list)
@@ -110,10 +110,12 @@ class SessionReader:
         self._runs_for = runs_for
 
     def read(self, connection: Connection, ids: Sequence[int], *, is_again: bool = False) -> Batch:
-        """Read deliveries and project their sessions. Left out are sessions that another process is
-        at, and those for which too much would have to be read at once.
+        """Read deliveries and project their sessions.
 
-        `is_again`: all were processed before; sessions come out as in a fresh call log.
+        Left out are sessions that another process has locked, and those for which too much would
+        have to be read at once.
+
+        `is_again`: all were processed before; the calls then are as in a new call log.
         """
         with collecting_nothing():
             return self._read(connection, ids, is_again=is_again)
@@ -140,7 +142,7 @@ class SessionReader:
     def _read_new(
         self, connection: Connection, ids: Sequence[int], batch: Batch
     ) -> dict[str, list[Digest]]:
-        """Return what deliveries say, by session, and note in the batch what is of none."""
+        """Return the digests by session, and put into the batch the deliveries without one."""
         sessions: dict[str, list[Digest]] = {}
         for row in connection.execute(_TOLD, {"ids": ids}).all():
             try:
@@ -185,7 +187,7 @@ class SessionReader:
 def known_of(
     connection: Connection, session_ids: Sequence[str], *, besides: Collection[int]
 ) -> dict[str, list[Row[Any]]]:
-    """Return what tells of each session, `besides` these deliveries, without the bodies."""
+    """Return the earlier deliveries of each session, `besides` these, without their bodies."""
     known: dict[str, list[Row[Any]]] = {session_id: [] for session_id in session_ids}
     left_out = set(besides)
     for row in connection.execute(_KNOWN, {"sessions": session_ids}) if session_ids else ():
@@ -195,7 +197,7 @@ def known_of(
 
 
 def _lock(connection: Connection, session_ids: Sequence[str]) -> Sequence[str]:
-    """Return those of the sessions that no other process is at, until the transaction ends."""
+    """Lock the sessions until the transaction ends; return those that were free."""
     if not is_postgresql(connection):
         return session_ids
     locked = connection.exec_driver_sql(_LOCK, (list(session_ids), _SESSION_LOCK))
@@ -216,7 +218,7 @@ def _outcome(delivery_id: int, outcome: str, reason: str | None = None) -> Colum
 
 
 def _is_repetition(new: Sequence[Digest], known: Sequence[Row[Any]]) -> bool:
-    """Tell whether these are ends that came before, word for word and from the same sender."""
+    """Tell whether each is an end-of-call that came before, byte for byte, from the same source."""
     first: dict[object, datetime] = {}
     for row in known:
         key = (row.kind, row.content_hash, row.source)
@@ -229,7 +231,7 @@ def _is_repetition(new: Sequence[Digest], known: Sequence[Row[Any]]) -> bool:
 
 
 def _bounded(known: Mapping[str, Sequence[Row[Any]]]) -> dict[str, list[int]]:
-    """Choose sessions, at least one, and what is to be read again of each."""
+    """Choose sessions, at least one, and the earlier deliveries of each that are read again."""
     chosen: dict[str, list[int]] = {}
     size = 0
     for session_id, rows in known.items():

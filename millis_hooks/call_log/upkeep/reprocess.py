@@ -1,8 +1,8 @@
-"""Has stored deliveries read again with the present code: after an upgrade, a fix, a setting.
+"""Reads stored deliveries again with the present code: after an upgrade, a fix, a new setting.
 
-They are put into `rereads`, and processed when the inbox is empty: by the service, or by whoever
-asks where none runs. Sessions then come out as in a fresh call log, and no handler is called again.
-What was put in, and how far, is stored, so whatever is interrupted goes on.
+They are put into the queue `rereads`, which is processed while the inbox is empty: by the service,
+or by the command itself where no service runs. Calls then are as in a new call log, and no handler
+is called again. The selection and the position in it are stored, so an interrupted command goes on.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ from ..dialects import upsert
 from ..sanitize import clean_text
 from ..tables import IS_NOT_BEST, deliveries, handlers, inbox, keys, rereads
 
-#: Deliveries that are looked at, and put in, by one transaction.
+#: The most deliveries that one transaction puts into the queue.
 STEP = 5_000
-#: Where the place is kept that an interrupted one had come to.
+#: The key of the position that an interrupted command had reached.
 _PLACE = "reparse"
 
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """Which deliveries are read again: all, unless it says which; `since` is inclusive."""
+    """Selects the deliveries to read again: all without conditions; `since` is inclusive."""
 
     unparsed: bool = False
     since: datetime | None = None
@@ -49,8 +49,8 @@ class Chosen:
 
 @dataclass(frozen=True, slots=True)
 class Reread:
-    """What came of it: deliveries read, those that can be read now and could not before
-    (`recovered`), and those that cannot (`unreadable`)."""
+    """The result: the deliveries read, those that became readable (`recovered`), and those that are
+    not readable (`unreadable`)."""
 
     deliveries: int = 0
     recovered: int = 0
@@ -58,7 +58,7 @@ class Reread:
 
 
 class Reparse:
-    """Puts what is chosen back, and tells how much of it still waits."""
+    """Puts the selected deliveries into the queue, and counts those that still wait."""
 
     def __init__(
         self,
@@ -69,12 +69,12 @@ class Reparse:
         own_numbers: frozenset[str] = frozenset(),
         afresh: bool = False,
     ) -> None:
-        """Go on where the last one was that chose the same and did not end, unless `afresh`.
+        """Go on where an interrupted command with the same selection was, unless `afresh`.
 
-        `version` names the code that reads; another one begins at the beginning.
+        `version` names the code that reads; with another version it begins at the beginning.
         """
         self._database = database
-        self._what = chosen
+        self._selection = chosen
         named = [version, *map(str, astuple(chosen)), *sorted(own_numbers)]
         self._task = content_hash(json.dumps(named).encode()).hex()
         with database.reader.connect() as connection:
@@ -90,7 +90,7 @@ class Reparse:
                 self.total += _count(connection, select(rereads.c.delivery_id))
 
     def put_back(self) -> None:
-        """Put in what is chosen, step by step."""
+        """Put the selected deliveries into the queue, step by step."""
         while self._after < self._last:
             with self._database.writer.begin() as connection:
                 end = min(self._after + STEP, self._last)
@@ -104,12 +104,12 @@ class Reparse:
             return _count(connection, select(rereads.c.delivery_id))
 
     def end(self) -> None:
-        """Forget the place: nothing waits any more."""
+        """Forget the position, once nothing waits."""
         with self._database.writer.begin() as connection:
             connection.execute(delete(keys).where(keys.c.name == _PLACE))
 
     def result(self, *, waiting: int) -> Reread:
-        """Return what came of it so far."""
+        """Return the result so far."""
         with self._database.reader.connect() as connection:
             outcomes = self._outcomes(connection)
         done = self._outcomes_before - outcomes
@@ -121,15 +121,15 @@ class Reparse:
         )
 
     def _chosen(self) -> Select[tuple[int]]:
-        """Select what is to be put in yet. What is not processed yet will be read anyway."""
+        """Select what is not in the queue yet. What waits in the inbox will be read anyway."""
         is_ahead = deliveries.c.id > self._after, deliveries.c.id <= self._last
         waits = exists().where(inbox.c.delivery_id == deliveries.c.id)
-        return select(deliveries.c.id).where(*is_ahead, *_conditions(self._what), ~waits)
+        return select(deliveries.c.id).where(*is_ahead, *_conditions(self._selection), ~waits)
 
     def _outcomes(self, connection: Connection) -> Counter[str]:
-        """Count what is not the best outcome, of all that was ever chosen."""
+        """Count the outcomes of the selected deliveries, without the best one."""
         outcome = deliveries.c.outcome
-        counted = select(outcome, func.count()).where(IS_NOT_BEST, *_limits(self._what))
+        counted = select(outcome, func.count()).where(IS_NOT_BEST, *_limits(self._selection))
         rows = connection.execute(counted.group_by(outcome))
         return Counter(dict(map(tuple, rows)))
 
@@ -154,8 +154,8 @@ def put_back_one(connection: Connection, delivery_id: int) -> bool:
 
 
 def registered_runs(connection: Connection) -> RunsFor:
-    """Return which handlers want a call, as far as the application that started last wrote it down:
-    a handler's own `when` is asked once its turn comes."""
+    """Return which handlers match a call, by the filters that the last application to start stored.
+    A handler's own `when` is asked when the handler is called."""
     chosen = select(handlers.c.name, handlers.c.filters).where(handlers.c.hook == "end_of_call")
     registered = [(name, json.loads(filters)) for name, filters in connection.execute(chosen)]
     return lambda call: [

@@ -18,20 +18,8 @@ from support.stored_calls import NOW
 CONFIG = {"voice": {"api_key": "sk-abcdefghijklmnop1234"}, "llm": "gpt"}
 
 
-def add_prefetch(site: Site, query: str = "session_id=-call", **answer: Any) -> int:
-    return site.stored.add_delivery(
-        "prefetch",
-        session_id="-call",
-        query=query,
-        answer=json.dumps(answer).encode(),
-        outcome="fresh",
-        latency_ms=84.0,
-        received_at=NOW - timedelta(minutes=5),
-    )
-
-
 def test_the_extra_prompt_is_shown_whole(site: Site) -> None:
-    add_prefetch(site, extra_prompt=f"Offer {HOSTILE}")
+    site.add_prefetch(extra_prompt=f"Offer {HOSTILE}")
     site.add_ended_call()
     page = site.page("/calls/-call")
     assert "Prompt added" in page.text
@@ -151,7 +139,7 @@ def test_a_repeated_end_of_call_changes_nothing(site: Site) -> None:
 
 
 def test_raw_payloads_have_copy_buttons(site: Site) -> None:
-    add_prefetch(site)
+    site.add_prefetch()
     site.add_ended_call(agent_config=CONFIG)
     page = site.page("/calls/-call")
     copied = [

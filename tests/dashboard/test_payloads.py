@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from millis_hooks.dashboard.payloads import Room
 from support.dashboard_site import Site
-from support.stored_calls import NOW
-
-CONFIG = {"voice": {"api_key": "sk-abcdefghijklmnop1234"}, "llm": "gpt"}
 
 
 @pytest.mark.parametrize("value", [None, 1.5, True, "text", ["a", {"b": []}], {"a": {"b": [1]}}])
@@ -48,18 +43,6 @@ def test_left_out_parts_are_counted() -> None:
     assert room.beginning({"a": 1, "b": 2}) == {"…": "2 more"}
 
 
-def add_prefetch(site: Site, query: str = "session_id=-call", **answer: Any) -> int:
-    return site.stored.add_delivery(
-        "prefetch",
-        session_id="-call",
-        query=query,
-        answer=json.dumps(answer).encode(),
-        outcome="fresh",
-        latency_ms=84.0,
-        received_at=NOW - timedelta(minutes=5),
-    )
-
-
 def entries(site: Site) -> dict[str, tuple[object, object, object, object]]:
     """What became of each key: its value, the one before, the change, and who made it."""
     metadata = site.get("/calls/-call.json").json()["metadata"]
@@ -70,8 +53,7 @@ def entries(site: Site) -> dict[str, tuple[object, object, object, object]]:
 
 
 def test_metadata_shows_its_source(site: Site) -> None:
-    add_prefetch(
-        site,
+    site.add_prefetch(
         "session_id=-call&tier=silver&id=7&campaign=autumn&mood=calm",
         metadata={"tier": "gold", "name": "Ada"},
     )
@@ -102,7 +84,7 @@ def test_only_the_first_of_many_metadata_keys_are_shown(site: Site) -> None:
 
 def test_before_the_end_metadata_is_that_of_the_answer(site: Site) -> None:
     site.stored.add_unended_call("-call", minutes_ago=1)
-    add_prefetch(site, "tier=silver&id=7", metadata={"tier": "gold"})
+    site.add_prefetch("tier=silver&id=7", metadata={"tier": "gold"})
     assert entries(site)["tier"] == ("gold", "silver", "changed", "prefetch")
     assert entries(site)["id"] == ("7", None, None, None)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from datetime import timedelta
 from typing import Any
 
@@ -11,20 +10,6 @@ import pytest
 from support.dashboard_site import Site
 from support.stored_calls import NOW
 
-CONFIG = {"voice": {"api_key": "sk-abcdefghijklmnop1234"}, "llm": "gpt"}
-
-
-def add_prefetch(site: Site, query: str = "session_id=-call", **answer: Any) -> int:
-    return site.stored.add_delivery(
-        "prefetch",
-        session_id="-call",
-        query=query,
-        answer=json.dumps(answer).encode(),
-        outcome="fresh",
-        latency_ms=84.0,
-        received_at=NOW - timedelta(minutes=5),
-    )
-
 
 def steps(site: Site) -> list[dict[str, Any]]:
     timeline: list[dict[str, Any]] = site.get("/calls/-call.json").json()["timeline"]
@@ -32,7 +17,7 @@ def steps(site: Site) -> list[dict[str, Any]]:
 
 
 def test_each_step_names_its_clock(site: Site) -> None:
-    add_prefetch(site)
+    site.add_prefetch()
     delivery_id = site.stored.add_delivery(
         session_id="-call", body=b'{"session_id": "-call"}', received_at=NOW
     )
@@ -73,7 +58,7 @@ def test_without_an_end_the_timeline_shows_the_state(
 
 
 def test_the_timeline_counts_the_changes_by_the_prefetch(site: Site) -> None:
-    add_prefetch(site, "tier=silver", metadata={"tier": "gold", "name": "Ada"}, extra_prompt="Hi.")
+    site.add_prefetch("tier=silver", metadata={"tier": "gold", "name": "Ada"}, extra_prompt="Hi.")
     site.add_ended_call(metadata={"tier": "gold", "name": "Ada"})
     details = "in 84 ms, 2 metadata keys, 1 changed and 1 added, extra prompt 3 characters"
     assert details in site.page("/calls/-call").text

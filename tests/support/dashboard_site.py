@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -129,6 +129,18 @@ class Site:
         body = json.dumps({"session_id": session_id} | sent).encode()
         delivery_id = self.stored.add_delivery(session_id=session_id, body=body)
         return self.stored.add_call(session_id, delivery_id=delivery_id)
+
+    def add_prefetch(self, query: str = "session_id=-call", **answer: Any) -> int:
+        """Add a prefetch of the call `-call`, five minutes ago, and its answer."""
+        return self.stored.add_delivery(
+            "prefetch",
+            session_id="-call",
+            query=query,
+            answer=json.dumps(answer).encode(),
+            outcome="fresh",
+            latency_ms=84.0,
+            received_at=NOW - timedelta(minutes=5),
+        )
 
     def _now(self) -> datetime:
         return self.now

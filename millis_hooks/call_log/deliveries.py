@@ -67,13 +67,13 @@ def insert_deliveries(connection: Connection, batch: Sequence[Delivery]) -> None
         rows = [_row(delivery) for delivery in batch[start : start + _ROWS]]
         stored = connection.exec_driver_sql(_insert(len(rows)), tuple(chain.from_iterable(rows)))
         newest_id = stored.lastrowid
-    # One writer at a time: nobody's ids come in between.
+    # One writer at a time: no other ids come in between.
     connection.exec_driver_sql(_PUT_NEWER_IN_INBOX, (newest_id - len(batch),))
 
 
 @cache
 def _insert(rows: int) -> str:
-    # Straight to the driver, without what SQLAlchemy does for each value: somebody waits.
+    # Straight to the driver, without what SQLAlchemy does for each value: senders wait.
     row = f"({', '.join('?' for _ in _COLUMNS)})"
     names, values = ", ".join(_COLUMNS), ", ".join([row] * rows)
     return f"INSERT INTO deliveries ({names}) VALUES {values}"  # noqa: S608

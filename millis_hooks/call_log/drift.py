@@ -1,6 +1,6 @@
 """The drift report: fields and values from Millis that this version does not know.
 
-Unknown is normal and refuses nothing; it is counted, so that somebody sees when Millis changes its
+Unknown is normal and refuses nothing; it is counted, so that operators see when Millis changes its
 format. Each find is stored under its delivery, so counts stay true when deliveries are read again
 or removed. Known fields come from docs.millis.ai (core-concepts/webhooks), from its OpenAPI file,
 and from payloads that public receivers handle.
@@ -132,7 +132,7 @@ def _fields(path: str, part: dict[str, Json] | None, known: frozenset[str]) -> I
 
 
 def _parts(call: EndOfCall) -> Iterator[tuple[str, Iterable[BaseModel]]]:
-    """Yield what may have fields that nobody knows, each with how the path to them begins."""
+    """Yield what may have unknown fields, each with how the path to them begins."""
     yield "", [call]
     yield "chat[].", call.chat
     tool_calls = [tool_call for message in call.chat for tool_call in message.tool_calls]
@@ -187,7 +187,7 @@ KINDS: tuple[DriftKind, ...] = get_args(DriftKind)
 
 #: Counts stop here; a report over a million deliveries is there in an instant all the same.
 COUNT_CAP = 10_000
-#: So many places of each kind are listed: somebody may make up a new field with every delivery.
+#: So many places of each kind are listed: a sender may make up a new field with every delivery.
 MOST_GROUPS = 100
 
 

@@ -280,7 +280,7 @@ _partial_index(
     unique=True,
     where=IS_OF_CALL,
 )
-#: What nobody is done with: few rows, however long the log.
+#: Runs that have not succeeded: few rows, however long the log.
 IS_OPEN = handler_runs.c.state != literal_column("'succeeded'")
 _partial_index(
     "ix_handler_runs_open",
@@ -437,7 +437,7 @@ outbound_calls = Table(
     sqlite_with_rowid=False,
 )
 
-#: Sessions that somebody wanted forgotten, so that they are not fetched from Millis again.
+#: Forgotten sessions, so that they are not fetched from Millis again.
 forgotten = Table(
     "forgotten",
     metadata,

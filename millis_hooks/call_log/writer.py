@@ -2,7 +2,7 @@
 
 Deliveries that arrive while a commit is being synced share the next one: hundreds of deliveries
 share a sync, and so does the work of processing and of handler runs. A commit that fails
-acknowledges none of them. While nothing can be written, records that nobody waits for are kept in
+acknowledges none of them. While nothing can be written, records of prefetches are kept in
 memory.
 """
 
@@ -31,7 +31,7 @@ logger = logging.getLogger("millis_hooks.call_log")
 
 T = TypeVar("T")
 
-#: How long records that nobody waits for may gather before they are written, in seconds.
+#: How long records of prefetches may gather before they are written, in seconds.
 LINGER_S = 0.05
 #: How long it takes until records that could not be written are tried again, in seconds.
 RETRY_S = 1.0
@@ -71,7 +71,7 @@ class _Job:
     def __init__(self, work: Callable[[Connection], Any]) -> None:
         self.work = work
         self.future: Future[Any] = Future()
-        self.future.set_running_or_notify_cancel()  # nobody may cancel what the thread will settle
+        self.future.set_running_or_notify_cancel()  # not to be cancelled: the thread settles it
         self.result: Any = None
         self.error: BaseException | None = None
 
@@ -192,7 +192,7 @@ class Writer:
                 self._commit([], [self._kept.pop(0)])
 
     def _gather(self) -> list[_Store | _Job]:
-        """Wait for somebody, then take all who wait; linger a little when nobody does."""
+        """Wait for an item, then take all that wait; linger a little for records alone."""
         try:
             first = self._queue.get(timeout=RETRY_S if self._kept else None)
             if first is None and not self._closing:
@@ -382,7 +382,7 @@ def _acknowledge(stores: Sequence[_Store]) -> None:
 
 
 def _call_soon(loop: asyncio.AbstractEventLoop, *callback: Any) -> None:
-    # A loop that has ended has nobody left to tell.
+    # The loop may have ended.
     with suppress(RuntimeError):
         loop.call_soon_threadsafe(*callback)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 import tomllib
 import warnings
 from collections.abc import Callable
@@ -35,6 +36,8 @@ PARSERS: dict[str, Callable[[str], Any]] = {
     "toml": tomllib.loads,
     "yaml": lambda text: list(yaml.safe_load_all(text)),
 }
+
+GENERATE = runpy.run_path(str(ROOT / "docs" / "generate.py"))
 
 each_page = pytest.mark.parametrize(
     "page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES]
@@ -111,6 +114,12 @@ def test_every_file_and_folder_named_exists(page: Path) -> None:
     built = "docs/_build/"  # by `.ci/docs`, which need not have run here
     missing = (name for name in named if not (ROOT / name).exists())
     assert sorted(name for name in missing if not name.startswith(built)) == []
+
+
+@pytest.mark.parametrize("page", GENERATE["pages"](), ids=lambda page: page.stem)
+def test_generated_parts_are_those_of_the_code_and_the_examples(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert GENERATE["up_to_date"](text) == text, "run: python docs/generate.py"
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if ROOT / "docs" not in page.parents])

@@ -36,12 +36,15 @@ class Block:
 def blocks(page: Path, *languages: str) -> Iterator[Block]:
     """Yield the blocks of a page in these languages, from top to bottom."""
     tokens = MarkdownIt().parse(page.read_text(encoding="utf-8"))
+    generated = False  # from an example or a docstring, which have tests of their own
     for before, token in zip([None, *tokens], tokens, strict=False):
         language = token.info.strip().partition(" ")[0]
-        if token.type == "fence" and language in languages:
+        if token.type == "html_block":
+            generated = token.content.startswith("<!-- generated: ")
+        elif token.type == "fence" and language in languages:
             assert token.map
             excused = before is not None and _EXCUSE.fullmatch(before.content.strip())
-            yield Block(language, token.content, token.map[0] + 2, bool(excused))
+            yield Block(language, token.content, token.map[0] + 2, generated or bool(excused))
 
 
 def links(page: Path) -> Iterator[str]:

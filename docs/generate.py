@@ -50,10 +50,9 @@ def main() -> None:
 
 
 def pages() -> list[Path]:
-    """Return every page of the documentation."""
-    return [
-        page for page in sorted(Path(__file__).parent.rglob("*.md")) if "_build" not in page.parts
-    ]
+    """Return the README and every page of the documentation."""
+    docs = sorted(Path(__file__).parent.rglob("*.md"))
+    return [ROOT / "README.md", *(page for page in docs if "_build" not in page.parts)]
 
 
 def up_to_date(text: str) -> str:

@@ -36,7 +36,7 @@ from .runs.outcome import OUTCOMES, write_handlers
 from .runs.processes import coordinator_of
 from .runs.runner import Runner
 from .settings import Settings
-from .version import __version__
+from .version import __version__, requirement
 from .webhooks.end_of_call import EndOfCallEndpoint
 from .webhooks.prefetch import PrefetchEndpoint
 from .webhooks.prefetch_answer import encode_default
@@ -443,8 +443,8 @@ def _tracing(settings: Settings) -> Tracing | None:
         return Tracing()
     except ImportError as error:
         raise ConfigError(
-            "MILLIS_HOOKS_TRACING needs OpenTelemetry. Install it with the extra: "
-            "pip install 'millis-hooks[otel]'"
+            "MILLIS_HOOKS_TRACING needs OpenTelemetry. Install the extra: "
+            f"pip install '{requirement('otel')}'"
         ) from error
 
 

@@ -30,6 +30,7 @@ from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import NoSuchModuleError, SQLAlchemyError
 
 from ..exceptions import ConfigError, StorageOutageError
+from ..version import requirement
 from . import database
 from .database import VERSION_TABLE
 from .dialects import POSTGRESQL, SQLITE, describe, is_of_another_session, must_reconnect
@@ -143,7 +144,8 @@ class PostgresDatabase(database.Database):
             )
         except (ImportError, NoSuchModuleError) as error:
             raise ConfigError(
-                "A call log in PostgreSQL needs its driver: pip install 'millis-hooks[postgres]'."
+                "A call log in PostgreSQL needs its driver. Install the extra: "
+                f"pip install '{requirement('postgres')}'"
             ) from error
         event.listen(engine, "connect", set_up)
         event.listen(engine, "connect", self._prepare_nothing)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
+from string import Template
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
@@ -24,6 +25,7 @@ from ..observability.log_records import log_config
 from ..server import Limits, serve
 from ..server.app_loader import Target, load_target
 from ..settings import Settings
+from ..version import requirement
 from ..webhooks import is_webhook_path, webhook_url
 from .terminal import print_error
 
@@ -295,19 +297,27 @@ def new(
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder} is a file. Name a folder that does not exist yet.")
     if folder.is_dir() and any(folder.iterdir()):
-        raise ConfigError(f"{folder} is not empty, and nothing is overwritten. Name another.")
+        raise ConfigError(f"{folder} is not empty. Name a folder that does not exist yet.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        make_private(folder / ".env", must_be_new=True)
+        values = {
+            "NAME": _project_name(folder.resolve().name),
+            "REQUIREMENT": requirement(),
+            "SECRET": secrets.token_hex(32),
+            "PASSWORD": secrets.token_urlsafe(12),
+        }
         for template in sorted(_STARTER.glob("*.txt")):
             file = folder / template.name.removesuffix(".txt")
             file.touch(0o644)  # with any umask, nobody else may change the code
-            file.write_text(template.read_text(encoding="utf-8"), encoding="utf-8")
-        settings = folder / ".env"
-        make_private(settings, must_be_new=True)
-        settings.write_text(
-            f"MILLIS_HOOKS_SECRETS={secrets.token_hex(32)}\n"
-            f"MILLIS_HOOKS_DASHBOARD_PASSWORD={secrets.token_urlsafe(12)}\n"
-        )
+            text = Template(template.read_text(encoding="utf-8")).substitute(values)
+            file.write_text(text, encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{folder} cannot be written: {error.strerror}.") from error
-    typer.echo(f"Made {folder}. Next:\n  cd {folder}\n  millis-hooks dev app.py\n  pytest")
+    typer.echo(f"Created {folder}. Next:\n  cd {folder}\n  millis-hooks dev app.py\n  pytest")
+
+
+def _project_name(folder: str) -> str:
+    """Return a name that packaging tools take: letters and digits of ASCII, joined by hyphens."""
+    plain = (letter if letter.isascii() and letter.isalnum() else " " for letter in folder.lower())
+    return "-".join("".join(plain).split()) or "app"

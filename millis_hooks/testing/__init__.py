@@ -5,7 +5,7 @@
 
     def test_a_known_caller_is_named():
         with HooksClient(hooks) as client:
-            assert client.prefetch(from_phone="+14155550134").metadata == {"customer_name": "Ada"}
+            assert client.prefetch(from_phone="+14155550134").metadata == {"first_name": "Ada"}
 
 With pytest there are fixtures that do the same, `hooks_client` and `simulate_call`; say once where
 the application is, in pyproject.toml or in pytest.ini:

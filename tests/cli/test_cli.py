@@ -12,12 +12,14 @@ import stat
 import subprocess
 import sys
 import threading
+import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from subprocess import PIPE
 
 import pytest
+from dotenv import dotenv_values
 from starlette.testclient import TestClient
 from typer.testing import CliRunner, Result
 
@@ -25,6 +27,7 @@ from millis_hooks import MillisHooks, PrefetchRequest, __version__
 from millis_hooks.call_log import CallLog
 from millis_hooks.cli.commands import COMMANDS, app, load_command
 from millis_hooks.protocol.samples import VINTAGES, Vintage, end_of_call_body, prefetch_query
+from millis_hooks.version import requirement
 from support import programs
 from support.paths import ROOT
 from support.programs import SCRIPT, Program, pytest_in
@@ -139,7 +142,15 @@ def test_a_starter_has_secrets_that_only_its_owner_can_read(run: Run, tmp_path: 
     assert run("new", "shop").exit_code == 0
     file = tmp_path / "shop" / ".env"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    assert re.match(r"MILLIS_HOOKS_SECRETS=[0-9a-f]{64}\n", file.read_text())
+    assert re.search(r"^MILLIS_HOOKS_SECRETS=[0-9a-f]{64}$", file.read_text(), re.MULTILINE)
+
+
+def test_a_starter_requires_this_package_as_it_is_installed(run: Run, tmp_path: Path) -> None:
+    run("new", "My shop")
+    project = tomllib.loads((tmp_path / "My shop" / "pyproject.toml").read_text())
+    assert project["project"]["name"] == "my-shop"
+    assert project["project"]["dependencies"] == [requirement()]
+    assert project["dependency-groups"]["dev"]
 
 
 def test_no_two_starters_have_the_same_secrets(run: Run, tmp_path: Path) -> None:
@@ -216,13 +227,13 @@ def test_dev_makes_secrets_that_reach_the_reloading_process(run: Run, tmp_path: 
 
 def test_dev_tells_no_secret_that_is_already_set(run: Run, tmp_path: Path) -> None:
     run("new", "shop")
-    env = (tmp_path / "shop/.env").read_text()
+    given = dotenv_values(tmp_path / "shop/.env")
     port = str(free_port())
     with started(tmp_path / "shop", "dev", "app.py", "--no-reload", "--port", port) as process:
         assert process.stdout is not None
         shown = [next(process.stdout) for _ in range(7)]
     assert f"Dashboard    http://127.0.0.1:{port}/calls\n" in shown
-    assert not any(line.partition("=")[2] in "".join(shown) for line in env.splitlines())
+    assert not any(value in "".join(shown) for value in given.values() if value)
 
 
 def test_dev_tells_no_secret_that_the_application_does_not_use(run: Run, tmp_path: Path) -> None:
@@ -338,7 +349,7 @@ def test_a_sample_is_marked_as_a_test_unless_it_goes_as_a_real_call(
 def test_send_prefetch_shows_the_answer_and_how_long_it_took(run: Run, service: str) -> None:
     result = run("send", "prefetch", "--url", service, "--secret", SECRET)
     assert re.search(r"^200 OK in [\d.]+ ms$", result.stdout, re.MULTILINE)
-    assert '{"customer_name":"Ada"}' in result.stdout
+    assert '{"first_name":"Ada"}' in result.stdout
 
 
 @pytest.mark.parametrize("vintage", VINTAGES)

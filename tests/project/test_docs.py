@@ -128,6 +128,10 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert [link for link in links(page) if not (page.parent / link).exists()] == []
 
 
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().split()) <= 900
+
+
 def test_the_tutorial_s_tests_pass(tmp_path: Path) -> None:
     page = ROOT / "docs" / "tutorial.md"
     app, tests = (block.text for block in blocks(page, "python") if not block.excused)

@@ -69,7 +69,7 @@ def outcomes_in(folder: Path) -> list[str | None]:
 
 def test_quickstart_greets_the_caller(serve: Serve) -> None:
     with serve("quickstart.py") as client:
-        assert prefetch(client)["metadata"] == {"caller": "+14155550134"}
+        assert prefetch(client)["metadata"] == {"first_name": "Ada"}
 
 
 def test_quickstart_keeps_the_call(serve: Serve, tmp_path: Path) -> None:

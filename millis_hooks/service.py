@@ -195,12 +195,15 @@ class Service:
         self._closing.push_async_callback(partial(asyncio.to_thread, close, *args, **kwargs))
 
     def _open_call_log(self) -> CallLog:
+        from .masking.policy import MaskPolicy
+
         return CallLog(
             self._settings.database_url,
             runs_for=self._runs_for,
             hears_of_changes=self._hears_of_changes,
             on_runs=lambda: self._wake_runner(),
             own_numbers=self._settings.own_numbers,
+            mask=MaskPolicy.of(self._settings),
             observer=self.metrics.storage,
         )
 

@@ -14,6 +14,7 @@ from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import SQLAlchemyError
 
 from ..exceptions import StorageError
+from ..masking.policy import SECRETS_ALONE, MaskPolicy
 from .call_ends import RunsFor
 from .change_feed import REFRESH, Change, ChangeFeed, OtherProcesses
 from .dialects import describe, is_damage, upsert
@@ -47,6 +48,7 @@ class CallLog:
         hears_of_changes: Callable[[str], bool] = lambda name: False,
         on_runs: Callable[[], None] = lambda: None,
         own_numbers: frozenset[str] = frozenset(),
+        mask: MaskPolicy = SECRETS_ALONE,
         observer: StorageObserver | None = None,
     ) -> None:
         self.database = open_database(url)
@@ -66,6 +68,7 @@ class CallLog:
             hears_of_changes=hears_of_changes,
             on_runs=on_runs,
             own_numbers=own_numbers,
+            mask=mask,
             tell=self.feed.publish,
         )
         #: What was said when the file was first found damaged; it stays until a restart.

@@ -29,6 +29,7 @@ from typing import Any, TypeAlias
 from sqlalchemy import Connection, Engine, Row, Select, Table, bindparam, func, select, update
 
 from ..masking.error_report import describe_failure
+from ..masking.policy import SECRETS_ALONE, MaskPolicy
 from ..protocol.reading import LARGE_BYTES
 from .call_ends import RunsFor
 from .call_rows import QUEUES, give_up, write
@@ -119,12 +120,13 @@ class Processor:
         *,
         runs_for: RunsFor,
         own_numbers: frozenset[str] = frozenset(),
+        mask: MaskPolicy = SECRETS_ALONE,
         hears_of_changes: Callable[[str], bool] = lambda name: False,
         on_runs: Callable[[], None] = lambda: None,
         tell: Callable[[Iterable[Change]], None] = lambda changes: None,
     ) -> None:
         """Ask `runs_for` for the handlers of a call, and `hears_of_changes` of each whether it is
-        called again when a later end changes the call.
+        called again when a later end changes the call. What `mask` hides cannot be searched for.
 
         `on_runs` is called when runs were written, and `tell` with the changes of each chunk.
         """
@@ -134,7 +136,7 @@ class Processor:
         self._hears_of_changes = hears_of_changes
         self._on_runs = on_runs
         self._tell = tell
-        self._sessions = SessionReader(self._digest, runs_for)
+        self._sessions = SessionReader(self._digest, runs_for, mask)
         self._wanted = threading.Event()
         self._closing = threading.Event()
         self._size = 2 * LEAST_DELIVERIES  # of the next chunk, at most

@@ -8,7 +8,7 @@ to an agent is accepted for the sessions of that agent only.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import islice
@@ -16,18 +16,22 @@ from typing import Any
 
 from sqlalchemy import Row
 
+from ..masking.places import Place
+from ..masking.policy import SECRETS_ALONE, MaskPolicy
 from ..protocol.events import EndOfCall, Message, PrefetchRequest
 from ..protocol.test_marks import MADE_UP_SOURCES
 from .call_ends import End, RunsFor, outermost, put_together
 from .deliveries import content_hash
 from .drift import drift_rows
 from .sanitize import clean_float, clean_id, clean_int, clean_text, clean_time, metadata_text
+from .search import Field, item, text_of
 from .statements import Columns
 from .tables import calls
 
 _SNIPPET_CHARS = 300
 _SEARCHED_CHARS = 200_000
 _METADATA_KEYS = 50
+_FUNCTIONS = 50
 _KEY_CHARS = 12
 
 #: The outcome of a delivery that can be read at last. Which of a prefetch's it was is lost.
@@ -143,10 +147,12 @@ def project(
     known: Sequence[Digest] = (),
     *,
     runs_for: RunsFor,
+    mask: MaskPolicy = SECRETS_ALONE,
     is_again: bool = False,
 ) -> Projection:
     """Say what the deliveries of a session come to: `new` ones, and those that are known.
 
+    What `mask` hides cannot be searched for, but for the numbers of a call.
     `is_again`: all were processed before, and nothing in them is a change. No handler is called for
     what was imported.
     """
@@ -163,7 +169,7 @@ def project(
         _add_prefetch(projection, each)
     if ends:
         whole = put_together(end for each in ends if (end := each.end) is not None)
-        _add_end(projection, whole, ends)
+        _add_end(projection, whole, ends, mask)
         projection.call["repeated"] = len(ends) > 1
         _ask_handlers(projection, whole, taken, () if is_again else known, runs_for)
     return projection
@@ -196,8 +202,8 @@ def _add_prefetch(projection: Projection, digest: Digest) -> None:
     assert isinstance(request, PrefetchRequest)  # noqa: S101 - ends are added elsewhere
     if call["received_at"] is None:
         call["received_at"] = digest.received_at
-        told = [request.from_phone, request.to_phone, request.session_id, request.agent_id]
-        projection.search_text = _lines(told)
+        sides, ids = (request.from_phone, request.to_phone), (request.session_id,)
+        projection.search_text = _text(_named(sides, ids, request.agent_id))
     _fill_in(
         call,
         {
@@ -223,7 +229,7 @@ def _fill_in(call: Columns, others: Columns) -> None:
         call["channel"] = others["channel"] or call["channel"]
 
 
-def _add_end(projection: Projection, whole: End, ends: Sequence[Digest]) -> None:
+def _add_end(projection: Projection, whole: End, ends: Sequence[Digest], mask: MaskPolicy) -> None:
     """Add what the ends come to; of those that were made up none counts beside one of Millis'."""
     asked, first = projection.call, min(ends, key=_received)
     of_millis = min(ends, key=lambda each: (each.source in MADE_UP_SOURCES, _received(each)))
@@ -232,7 +238,7 @@ def _add_end(projection: Projection, whole: End, ends: Sequence[Digest]) -> None
         _fill_in(call, asked)
     call["received_at"] = min(asked["received_at"] or first.received_at, first.received_at)
     projection.call = call
-    projection.search_text = _search_text(whole.call)
+    projection.search_text = _text(_items(whole.call, mask))
     projection.cost_items = _cost_items(whole.call)
     projection.metadata = _metadata(whole.call)
 
@@ -308,12 +314,38 @@ def _snippet(chat: Iterable[Message]) -> str | None:
     return clean_text(next(said, None), max_chars=_SNIPPET_CHARS)
 
 
-def _search_text(call: EndOfCall) -> str:
+def _items(call: EndOfCall, mask: MaskPolicy) -> Iterator[str]:
+    """Yield what can be searched of a call, the longest last."""
     voip = call.voip
-    numbers = [voip.from_phone, voip.to_phone] if voip else []
-    spoken = [message.content for message in call.chat]
-    return _lines([*spoken, *numbers, call.session_id, call.call_id, call.agent_id])
+    sides = (voip.from_phone, voip.to_phone) if voip else ()
+    yield from _named(sides, (call.session_id, call.call_id), call.agent_id)
+    yield item(Field.ERROR, call.error_message and mask.line(call.error_message))
+    providers = (voip.provider if voip else None, *(each.provider for each in call.cost_breakdown))
+    for provider in dict.fromkeys(providers):
+        yield item(Field.PROVIDER, provider)
+    for name in islice(dict.fromkeys(_functions(call)), _FUNCTIONS):
+        yield item(Field.FUNCTION, name)
+    first = dict(islice(call.metadata.items(), _METADATA_KEYS))
+    metadata = mask.payload(first, Place.WORDS) if first else {}
+    for key, value in metadata.items() if isinstance(metadata, dict) else ():
+        if not isinstance(value, bool | None):
+            yield item(Field.METADATA, metadata_text(value), metadata_text(key))
+    spoken = filter(None, (message.content for message in call.chat))
+    yield item(Field.TRANSCRIPT, "\n".join(map(mask.text, spoken)))
 
 
-def _lines(texts: Iterable[str | None]) -> str:
-    return clean_text("\n".join(filter(None, texts)), max_chars=_SEARCHED_CHARS) or ""
+def _named(
+    sides: Iterable[str | None], ids: Iterable[str | None], agent_id: str | None
+) -> Iterator[str]:
+    yield from (item(Field.NUMBER, number) for number in dict.fromkeys(sides))
+    yield from (item(Field.ID, id_) for id_ in dict.fromkeys(ids))
+    yield item(Field.AGENT, agent_id)
+
+
+def _functions(call: EndOfCall) -> Iterator[str | None]:
+    yield from (each.name for each in call.function_calls)
+    yield from (each.name for message in call.chat for each in message.tool_calls)
+
+
+def _text(items: Iterable[str]) -> str:
+    return clean_text(text_of(items), max_chars=_SEARCHED_CHARS) or ""

@@ -151,7 +151,9 @@ def masked_call(call: Call, mask: MaskPolicy) -> Call:
 def masked_listing(listed: ListedCall, mask: MaskPolicy) -> ListedCall:
     """Return a listed call and its excerpt without what `mask` hides."""
     excerpt = masked_excerpt(listed.excerpt, mask) if listed.excerpt else None
-    return replace(listed, call=masked_call(listed.call, mask), excerpt=excerpt)
+    more = filter(None, (masked_excerpt(each, mask) for each in listed.more_excerpts))
+    call = masked_call(listed.call, mask)
+    return replace(listed, call=call, excerpt=excerpt, more_excerpts=tuple(more))
 
 
 def masked_excerpt(excerpt: Excerpt, mask: MaskPolicy) -> Excerpt | None:
@@ -164,9 +166,9 @@ def masked_excerpt(excerpt: Excerpt, mask: MaskPolicy) -> Excerpt | None:
         return None
     masked = mask.cut_text(whole)
     if len(masked) != len(whole):
-        return Excerpt(masked, "", "")
+        return replace(excerpt, before=masked, hit="", after="")
     begin, end = len(excerpt.before), len(excerpt.before) + len(excerpt.hit)
-    return Excerpt(masked[:begin], masked[begin:end], masked[end:])
+    return replace(excerpt, before=masked[:begin], hit=masked[begin:end], after=masked[end:])
 
 
 def masked_run(run: Run, mask: MaskPolicy) -> Run:

@@ -1,10 +1,14 @@
-"""Finds calls by their text, by number and by id, on an index of trigrams.
+"""Finds calls by words, phrases and parts of numbers, on an index of trigrams.
 
-A search is a substring, not a list of words. Texts and searches are folded by the same function on
-every database: lower case without accents, one blank for any white space, one kind of quotes,
-apostrophes, dashes and digits, no width forms. Signs that are letters of their own stay, such as
-the vowels of Thai and Hindi and the voicing of Japanese. The digits of all numbers follow each
-text, so a number is found in any spelling.
+A search is a list of terms, all of which a call has to hold: words in any order, phrases in double
+quotes, numbers in any spelling. A term is found inside of words, too. Texts and searches are folded
+by the same function on every database: lower case without accents, one blank for any white space,
+one kind of quotes, apostrophes, dashes and digits, no width forms. Signs that are letters of their
+own stay, such as the vowels of Thai and Hindi and the voicing of Japanese. The digits of all
+numbers follow each text, so a number is found in any spelling.
+
+The text of a call consists of items: its transcript, numbers, ids, values of metadata, error,
+functions and providers. Each is folded separately, so no phrase reaches from one into another.
 
 The index starts at three characters; shorter searches read every text. SQLite has it in FTS5,
 PostgreSQL in pg_trgm. Neither knows where in a text a trigram is, so every text is read that has
@@ -16,10 +20,12 @@ from __future__ import annotations
 import re
 import unicodedata
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from enum import StrEnum
+from itertools import groupby, islice
 from math import ceil
+from typing import TypeAlias
 
 from sqlalchemy import (
     BigInteger,
@@ -100,8 +106,24 @@ def _place_of(text: str, folded_place: int) -> int:
     return place
 
 
-#: One row per call, under the call's id; `text` is its transcript, numbers and ids, and `folded`
-#: what is searched of it.
+class Field(StrEnum):
+    """What an item of a call's text is, by the sign it begins with.
+
+    Signs are capitals, which no folded text has.
+    """
+
+    TRANSCRIPT = "T"
+    METADATA = "M"
+    ERROR = "E"
+    NUMBER = "N"
+    FUNCTION = "F"
+    PROVIDER = "P"
+    ID = "I"
+    AGENT = "A"
+
+
+#: One row per call, under the call's id; `text` has its items, and `folded` what is searched of
+#: them: each on a line of its own, after a line with its sign.
 call_search = table(
     "call_search", column("rowid", BigInteger), column("text", Text), column("folded", Text)
 )
@@ -113,9 +135,11 @@ CREATE_CALL_SEARCH = text(
 )
 #: What FTS5 matches, by the name of its table: all that is indexed of a row.
 _INDEXED: ColumnElement[str] = literal_column("call_search.call_search", Text)
-#: So many trigrams of two words, and of one, are looked up, evenly spread. To look up all of them
-#: takes longer than to read the few texts more.
+#: So many trigrams of two words, and of one, are looked up of a phrase, evenly spread. To look up
+#: all of them takes longer than to read the few texts more.
 _MOST_TRIGRAMS = 5
+#: Of several terms the longest are looked up: others leave out few texts more.
+_MOST_INDEXED_TERMS = 4
 #: Lets the index have more parts before it merges them, which in a long log writes a third less.
 MERGE_SELDOM = text("INSERT INTO call_search (call_search, rank) VALUES ('automerge', 16)")
 
@@ -123,20 +147,38 @@ MAX_QUERY_CHARS = 200
 _INDEXED_FROM_CHARS = 3
 _WORDS_BEFORE = 4
 _CHARS_AFTER = 160
+#: Between the items of a text, and between the name and the value of one.
+_BETWEEN_ITEMS, _AFTER_NAME = "\x1e", "\x1f"
+_BETWEEN = re.compile(f"[{_BETWEEN_ITEMS}{_AFTER_NAME}]")
+#: Most that is shown of a call: where its terms were found.
+_MOST_EXCERPTS = 3
+#: A phrase in quotes, or a word; a quote without another is ignored.
+_TERM = re.compile(r'"([^"]*)"|([^\s"]+)')
 _PHONE_NUMBER = re.compile(rf"\+?[\d{BLANK}().,/-]+")
+#: Digits that several words have together if they are one number, and not several.
+_DIGITS_OF_A_NUMBER = 7
 #: A number in a text, written with something between its digits.
 _SPACED_NUMBER = re.compile(rf"\d(?:[{BLANK}().,/-]{{1,3}}\d|\d){{6,19}}")
 _MOST_NUMBERS = 100
 _UNSEARCHABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]+")
 
+#: Folded phrases of which one has to be there.
+Term: TypeAlias = Sequence[str]
+
 
 @dataclass(frozen=True, slots=True)
 class Excerpt:
-    """A stretch of a call's text around what was searched for, on one line."""
+    """A stretch of a call's text around what was searched for, on one line.
+
+    `field` is what it is of: transcript, metadata, error, number, function, provider, id or agent;
+    `name` is the key of metadata.
+    """
 
     before: str
     hit: str
     after: str
+    field: str = "transcript"
+    name: str = ""
 
 
 def clean_query(text: str) -> str:
@@ -144,8 +186,21 @@ def clean_query(text: str) -> str:
 
     Empty where nothing is left to look for.
     """
-    query = " ".join(_UNSEARCHABLE.sub(" ", text).split())[:MAX_QUERY_CHARS].strip()
-    return query if fold(query).strip(BLANK) else ""
+    query = " ".join(_UNSEARCHABLE.sub(" ", text[: 10 * MAX_QUERY_CHARS]).split())
+    query = query[:MAX_QUERY_CHARS].strip()
+    return query if terms_of(query) else ""
+
+
+def item(field: Field, text: str | None, name: str = "") -> str:
+    """Return an item of a call's text; empty where there is nothing to find."""
+    if not text:
+        return ""
+    return f"{field}{_BETWEEN.sub(' ', name)}{_AFTER_NAME}{_BETWEEN.sub(' ', text)}"
+
+
+def text_of(items: Iterable[str]) -> str:
+    """Return the text of a call with these items."""
+    return _BETWEEN_ITEMS.join(filter(None, items))
 
 
 def search_row(call_id: int, text: str) -> dict[str, object]:
@@ -154,88 +209,174 @@ def search_row(call_id: int, text: str) -> dict[str, object]:
 
 
 def searchable(text: str) -> str:
-    """Return what is searched of a text: its folded form, and the digits of the numbers in it."""
+    """Return what is searched of a text."""
+    lines = ["", *(line for each in _items(text) for line in (each[0], _folded(each[2]))), ""]
+    return "\n".join(lines)
+
+
+def _items(text: str) -> Iterator[tuple[str, str, str]]:
+    """Yield the sign, the name and the value of each item."""
+    for each in text.split(_BETWEEN_ITEMS) if text else ():
+        head, _, value = each.partition(_AFTER_NAME)
+        yield head[:1], head[1:], value
+
+
+def _folded(text: str) -> str:
+    """Return the folded form of a text, and the digits of the numbers in it."""
     folded = fold(text)
     numbers = islice(_SPACED_NUMBER.findall(folded), _MOST_NUMBERS)
     digits = (_digits(number) for number in numbers if not number.isdigit())
     return BLANK.join((folded, *dict.fromkeys(digits)))
 
 
-def matching_ids(query: str) -> Select[tuple[int]]:
-    """Select the ids of the calls that hold `query`, as `clean_query` returned it.
+def terms_of(query: str) -> list[Term]:
+    """Return the terms of a search, each once, without punctuation that stands alone."""
+    parts = list(_parts_of(query))
+    meant = [part for part in parts if not _is_punctuation(part)]
+    return [_phrases(part) for part in dict.fromkeys(meant or parts)]
+
+
+def whole_item(field: Field, text: str) -> list[Term]:
+    """Return the terms that find the calls with exactly this item, but for case and accents."""
+    return [[f"\n{field}\n{_folded(text[:MAX_QUERY_CHARS])}\n"]]
+
+
+def _parts_of(query: str) -> Iterator[str]:
+    """Yield folded phrases and words. Words that are one number together are a phrase."""
+    marked = ((phrase, word) for phrase, word in _TERM.findall(_with_one_quote(query)))
+    for kind, group in groupby(marked, key=_kind):
+        parts = [part for each in group if (part := fold(each[0] or each[1]).strip(BLANK))]
+        together = BLANK.join(parts)
+        is_number = kind == "number" and len(_digits(together)) >= _DIGITS_OF_A_NUMBER
+        yield from [together] if is_number else map(_alone, parts) if kind == "number" else parts
+
+
+def _with_one_quote(query: str) -> str:
+    return re.sub("[“”„‟″«»〝〞〟＂]", '"', query)
+
+
+def _kind(part: tuple[str, str]) -> str:
+    phrase, word = part
+    if phrase or not word:
+        return "phrase"
+    folded = fold(word)
+    return "number" if _PHONE_NUMBER.fullmatch(folded) and _digits(folded) else "word"
+
+
+def _alone(number: str) -> str:
+    """Return a number that is a part of a longer one, or a number of another kind, as 24/7."""
+    return number.strip("()") if number.strip("()+").isdigit() else number
+
+
+def _is_punctuation(part: str) -> bool:
+    return all(unicodedata.category(sign).startswith(("P", "Z")) for sign in part)
+
+
+def matching_ids(terms: Sequence[Term]) -> Select[tuple[int]]:
+    """Select the ids of the calls that hold all terms.
 
     Where the index answers, the newest come first.
     """
     ids = select(call_search.c.rowid.label("id"))
-    match = index_match(query)
+    match = index_match(terms)
     if match is None:
-        return ids.where(_contains(query))
+        return ids.where(_hold(terms))
     return ids.where(match).order_by(call_search.c.rowid.desc())
 
 
-def holds(query: str, call_id: ColumnElement[int]) -> ColumnElement[bool]:
-    """Say that the call of this id holds `query`."""
-    match = index_match(query)
-    found = _contains(query) if match is None else match
+def holds(terms: Sequence[Term], call_id: ColumnElement[int]) -> ColumnElement[bool]:
+    """Say that the call of this id holds all terms."""
+    match = index_match(terms)
+    found = _hold(terms) if match is None else match
     return exists(
         select(1).where(call_search.c.rowid == call_id, found).correlate_except(call_search)
     )
 
 
-def index_match(query: str) -> ColumnElement[bool] | None:
+def index_match(terms: Sequence[Term]) -> ColumnElement[bool] | None:
     """Say it of a row of the index; None for searches that are too short for it."""
-    phrases = _phrases(query)
-    return _matches(phrases) if min(map(len, phrases)) >= _INDEXED_FROM_CHARS else None
+    indexed = [term for term in terms if min(map(len, term)) >= _INDEXED_FROM_CHARS]
+    if not indexed:
+        return None
+    longest = sorted(indexed, key=lambda term: -len(term[0]))[:_MOST_INDEXED_TERMS]
+    trigrams = " AND ".join(
+        f"({' OR '.join(_trigrams(phrase, len(longest)) for phrase in term)})" for term in longest
+    )
+    has_trigrams = _INDEXED.op("MATCH", is_comparison=True)(trigrams)
+    return Either(sqlite=and_(has_trigrams, _hold(terms)), postgresql=_hold(terms))
 
 
-def _contains(query: str) -> ColumnElement[bool]:
-    return or_(*map(_is_in_folded, _phrases(query)))
+def _hold(terms: Sequence[Term]) -> ColumnElement[bool]:
+    return and_(*(or_(*map(_is_in_folded, term)) for term in terms))
 
 
 def _is_in_folded(phrase: str) -> ColumnElement[bool]:
-    return call_search.c.folded.contains(phrase, autoescape=True)
+    folded = call_search.c.folded
+    return Either(
+        sqlite=func.instr(folded, phrase) > 0,
+        postgresql=folded.contains(phrase, autoescape=True),
+    )
 
 
-def excerpts(connection: Connection, query: str, call_ids: Sequence[int]) -> dict[int, Excerpt]:
-    """Return the text around the first hit, by call id."""
+def excerpts(
+    connection: Connection, query: str, call_ids: Sequence[int]
+) -> dict[int, tuple[Excerpt, ...]]:
+    """Return by call id the text around what was found: the terms side by side as they were
+    searched for, or the first hit of each, of an item once."""
     if not query or not call_ids:
         return {}
     texts = select(call_search.c.rowid, call_search.c.text).where(call_search.c.rowid.in_(call_ids))
-    sought = re.compile("|".join(map(_pattern, _phrases(query))))
-    found = {id_: _excerpt(text, sought) for id_, text in connection.execute(texts)}
-    return {id_: excerpt for id_, excerpt in found.items() if excerpt is not None}
+    terms = terms_of(query)
+    patterns = ["|".join(map(_pattern, term)) for term in terms]
+    together = BLANK.join(f"(?:{pattern})" for pattern in patterns)
+    ways = [[re.compile(together)], list(map(re.compile, patterns))]
+    return {
+        id_: next(filter(None, (tuple(_excerpts(text, sought)) for sought in ways)), ())
+        for id_, text in connection.execute(texts)
+    }
 
 
-def _matches(phrases: Sequence[str]) -> ColumnElement[bool]:
-    has_trigrams = _INDEXED.op("MATCH", is_comparison=True)(" OR ".join(map(_trigrams, phrases)))
-    held = or_(*(func.instr(call_search.c.folded, phrase) > 0 for phrase in phrases))
-    return Either(sqlite=and_(has_trigrams, held), postgresql=or_(*map(_is_in_folded, phrases)))
+def _excerpts(text: str, sought: Sequence[re.Pattern[str]]) -> Iterator[Excerpt]:
+    order = list(Field)
+    items = sorted(_items(text), key=lambda each: order.index(Field(each[0])))
+    folded = [fold(value) for _, _, value in items]
+    hits: dict[int, tuple[int, int]] = {}
+    for pattern in sought:
+        for place, value in enumerate(folded):
+            if hit := pattern.search(value):
+                hits.setdefault(place, hit.span())
+                break
+    for place, span in islice(sorted(hits.items()), _MOST_EXCERPTS):
+        sign, name, value = items[place]
+        yield _excerpt(value, span, Field(sign).name.lower(), name)
 
 
-def _trigrams(phrase: str) -> str:
-    """Return a search of FTS5 for the trigrams of a phrase. A quoted string is the one form in
-    which it reads no operators."""
+def _trigrams(phrase: str, terms: int) -> str:
+    """Return a search of FTS5 for the trigrams of a phrase that is one of so many. A quoted string
+    is the one form in which it reads no operators."""
     places = range(len(phrase) - _INDEXED_FROM_CHARS + 1)
     trigrams = dict.fromkeys(phrase[place : place + _INDEXED_FROM_CHARS] for place in places)
     # The end of one word and the beginning of another are seldom side by side.
     of_two_words = [trigram for trigram in trigrams if trigram[1] == BLANK]
     of_one_word = [trigram for trigram in trigrams if trigram[1] != BLANK]
-    chosen = [*_spread(of_two_words), *_spread(of_one_word)]
+    most = ceil(_MOST_TRIGRAMS / terms)
+    chosen = [*_spread(of_two_words, most), *_spread(of_one_word, most)]
     quoted = (trigram.replace('"', '""') for trigram in chosen)
     return "(" + " AND ".join(f'"{trigram}"' for trigram in quoted) + ")"
 
 
-def _spread(trigrams: Sequence[str]) -> Sequence[str]:
-    return trigrams[:: ceil(len(trigrams) / _MOST_TRIGRAMS) or 1]
+def _spread(trigrams: Sequence[str], most: int) -> Sequence[str]:
+    return trigrams[:: ceil(len(trigrams) / most) or 1]
 
 
-def _phrases(query: str) -> list[str]:
-    """Return what to look for, the folded query first; of a number also its digits alone."""
-    folded = fold(query)
-    digits = _digits(folded)
-    if _PHONE_NUMBER.fullmatch(folded) and len(digits) >= _INDEXED_FROM_CHARS and digits != folded:
-        return [folded, digits]
-    return [folded]
+def _phrases(folded: str) -> Term:
+    """Return what to look for; of a number also its digits alone."""
+    digits = _digits(folded) if _PHONE_NUMBER.fullmatch(folded) else ""
+    if len(digits) < _INDEXED_FROM_CHARS:
+        return [folded]
+    # A national form begins with a zero that the international one does not have.
+    is_national = digits.startswith("0") and len(digits) > _DIGITS_OF_A_NUMBER
+    return list(dict.fromkeys([folded, digits, *([digits[1:]] if is_national else [])]))
 
 
 def _digits(number: str) -> str:
@@ -250,14 +391,12 @@ def _pattern(phrase: str) -> str:
     return re.escape(phrase)
 
 
-def _excerpt(text: str, sought: re.Pattern[str]) -> Excerpt | None:
-    hit = sought.search(fold(text))
-    if hit is None:
-        return None
-    start, end = stretch_of(text, *hit.span())
+def _excerpt(text: str, span: tuple[int, int], field: str, name: str) -> Excerpt:
+    start, end = stretch_of(text, *span)
     said_before = text[:start].rpartition("\n")[2]
     said_after = text[end:].partition("\n")[0][:_CHARS_AFTER]
-    return Excerpt(_last_words(said_before), _one_line(text[start:end]), _one_line(said_after))
+    hit = _one_line(text[start:end])
+    return Excerpt(_last_words(said_before), hit, _one_line(said_after), field, name)
 
 
 def _last_words(text: str) -> str:

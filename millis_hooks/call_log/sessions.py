@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 from sqlalchemy import Connection, Row, Select, select
 
 from ..exceptions import AnotherAgentError, PayloadError
+from ..masking.policy import SECRETS_ALONE, MaskPolicy
 from ..protocol.reading import collecting_nothing
 from .call_ends import IS_TOLD, RunsFor, outermost
 from .change_feed import Change
@@ -105,9 +106,12 @@ class Batch:
 class SessionReader:
     """Reads and projects sessions; writes nothing."""
 
-    def __init__(self, to_digest: ToDigest, runs_for: RunsFor) -> None:
+    def __init__(
+        self, to_digest: ToDigest, runs_for: RunsFor, mask: MaskPolicy = SECRETS_ALONE
+    ) -> None:
         self._to_digest = to_digest
         self._runs_for = runs_for
+        self._mask = mask
 
     def read(self, connection: Connection, ids: Sequence[int], *, is_again: bool = False) -> Batch:
         """Read deliveries and project their sessions.
@@ -181,7 +185,9 @@ class SessionReader:
     ) -> Projection:
         if is_again:
             new, known = [*new, *known], []
-        return project(session_id, new, known, runs_for=self._runs_for, is_again=is_again)
+        return project(
+            session_id, new, known, runs_for=self._runs_for, mask=self._mask, is_again=is_again
+        )
 
 
 def known_of(

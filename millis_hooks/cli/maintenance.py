@@ -33,6 +33,7 @@ from ..call_log.upkeep.reprocess import Chosen, Reparse, Reread, registered_runs
 from ..call_log.writer import Writer
 from ..exceptions import ConfigError
 from ..masking.error_report import printable
+from ..masking.policy import MaskPolicy
 from ..protocol.phones import digits_of, looked_for
 from ..sandbox.emulator.store import sandbox_file
 from ..settings import Settings
@@ -210,7 +211,13 @@ def _processor(database: Database, settings: Settings) -> Iterator[Processor]:
     writer = Writer(database.writer)
     writer.start()
     try:
-        yield Processor(database, writer, runs_for=runs_for, own_numbers=settings.own_numbers)
+        yield Processor(
+            database,
+            writer,
+            runs_for=runs_for,
+            own_numbers=settings.own_numbers,
+            mask=MaskPolicy.of(settings),
+        )
     finally:
         writer.close()
 

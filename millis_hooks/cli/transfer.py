@@ -55,7 +55,7 @@ def export(
         typer.Option("--format", help="csv or jsonl; by default from FILE's name, or csv."),
     ] = None,
     q: Annotated[
-        str, typer.Option("--q", help="Text of the transcript, or a part of a number or an id.")
+        str, typer.Option("--q", help='Words, "phrases", parts of numbers; all have to be there.')
     ] = "",
     outcome: Annotated[
         str | None,
@@ -73,7 +73,8 @@ def export(
     channel: Annotated[str | None, typer.Option(help="phone, web or chat.")] = None,
     direction: Annotated[str | None, typer.Option(help="inbound or outbound.")] = None,
     number: Annotated[
-        str | None, typer.Option(help="A phone number of either side, in any spelling.")
+        str | None,
+        typer.Option(help="A phone number of either side, or a part of it, in any spelling."),
     ] = None,
     since: Since = None,
     until: Until = None,
@@ -86,6 +87,10 @@ def export(
         typer.Option(
             "--meta", help="Has this metadata; several must all match.", metavar="KEY=VALUE"
         ),
+    ] = None,
+    function: Annotated[str | None, typer.Option(help="A function that the agent called.")] = None,
+    provider: Annotated[
+        str | None, typer.Option(help="A provider of its costs, as elevenlabs, or of the number.")
     ] = None,
     handler: Annotated[
         str | None, typer.Option(help="retrying or failed: has such a run; none: no handler ran.")
@@ -141,6 +146,8 @@ def export(
         cost_min=cost_min,
         cost_max=cost_max,
         metadata=tuple(read_pair("--meta", pair) for pair in metadata or ()),
+        function=function,
+        provider=provider,
         handler=handler,
         unparsed=unparsed,
         duplicate=duplicate,
@@ -251,7 +258,11 @@ def _importer(settings: Settings) -> Iterator[Importer]:
         writer.start()
         try:
             yield Importer(
-                database, writer, own_numbers=settings.own_numbers, redact=redaction_of(settings)
+                database,
+                writer,
+                own_numbers=settings.own_numbers,
+                mask=MaskPolicy.of(settings),
+                redact=redaction_of(settings),
             )
         finally:
             writer.close()

@@ -24,7 +24,7 @@ from ..call_log.queries.filters import (
     RANGES,
     CallFilter,
 )
-from ..call_log.search import clean_query
+from ..call_log.search import clean_query, fold
 from .formats import clock, status_label
 
 PAGE_SIZES = (25, 50, 100)
@@ -33,6 +33,7 @@ PAGE_SIZE = 50
 #: Parameters of an address; those that repeat are lists.
 Params: TypeAlias = dict[str, str | list[str]]
 
+_NAME_CHARS = 200
 _DATE = len("2026-11-21")
 #: Earlier names of outcomes, which bookmarks may have.
 _OLD_OUTCOMES = {"error": "failed"}
@@ -69,6 +70,8 @@ def read_filter(query: Mapping[str, str], zone: tzinfo = UTC) -> CallFilter:
         cost_min=_number(query.get("cost_min")),
         cost_max=_number(query.get("cost_max")),
         metadata=tuple(_pair(text) for text in every(query, "meta") if "=" in text),
+        function=clean_name(query.get("function")),
+        provider=clean_name(query.get("provider")),
         handler=_one_of(HANDLER_STATES, query.get("handler")),
         unparsed="unparsed" in query,
         duplicate="duplicate" in query,
@@ -98,6 +101,8 @@ def params_of(filters: CallFilter, page_size: int) -> Params:
         "cost_min": _written(filters.cost_min),
         "cost_max": _written(filters.cost_max),
         "meta": _spread([f"{key}={value}" for key, value in filters.metadata]),
+        "function": filters.function,
+        "provider": filters.provider,
         "handler": filters.handler,
         "unparsed": "1" if filters.unparsed else None,
         "duplicate": "1" if filters.duplicate else None,
@@ -147,6 +152,12 @@ def time_field(moment: datetime | None, zone: tzinfo, *, is_end: bool = False) -
     return TimeField("date", (local.date() - timedelta(days=is_end)).isoformat())
 
 
+def clean_name(text: str | None) -> str | None:
+    """Return a name that calls are filtered by; None for one without a character to compare."""
+    name = (text or "").strip()[:_NAME_CHARS]
+    return name if fold(name) else None
+
+
 def _one_of(values: Sequence[str], text: str | None) -> str | None:
     return text if text in values else None
 
@@ -178,7 +189,7 @@ HANDLER_LABELS = {"retrying": "Retrying", "failed": "Failed", "none": "None ran"
 
 #: The parameters that are shown as active filters: their labels, and their values in words.
 _ACTIVE: Mapping[str, tuple[str, Callable[[str, tzinfo], str]]] = {
-    "q": ("Call has", lambda text, _: text),
+    "q": ("Contains", lambda text, _: f"“{text}”"),
     "from": ("From", lambda text, zone: _day(text, zone)),
     "to": ("Until", lambda text, zone: _day(text, zone, is_end=True)),
     "channel": ("Channel", lambda text, _: text),
@@ -188,6 +199,8 @@ _ACTIVE: Mapping[str, tuple[str, Callable[[str, tzinfo], str]]] = {
     "max": ("Length", lambda text, _: f"at most {clock(float(text))}"),
     "cost_min": ("Credits", lambda text, _: f"at least {float(text):g}"),
     "cost_max": ("Credits", lambda text, _: f"at most {float(text):g}"),
+    "function": ("Function", lambda text, _: text),
+    "provider": ("Provider", lambda text, _: text),
     "handler": ("Handlers", lambda text, _: HANDLER_LABELS[text]),
     "unparsed": ("Deliveries", lambda *_: "one is unparsed"),
     "duplicate": ("Deliveries", lambda *_: "more than one end-of-call"),

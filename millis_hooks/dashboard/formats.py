@@ -219,6 +219,13 @@ def marked(excerpt: Excerpt) -> Markup:
     return Markup("{}<mark>{}</mark>{}").format(*parts)
 
 
+def found_in(excerpt: Excerpt) -> str:
+    """Return what an excerpt is of, but for the transcript, which a list shows anyway."""
+    if excerpt.field == "transcript":
+        return ""
+    return excerpt.name or {"id": "ID"}.get(excerpt.field, excerpt.field.capitalize())
+
+
 def as_text(value: JsonValue) -> str:
     """Return a string as it is, and any other value as JSON."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
@@ -302,6 +309,7 @@ FILTERS: dict[str, Callable[..., object]] = {
         contact,
         cost_key,
         iso,
+        found_in,
         marked,
         milliseconds,
         pretty,

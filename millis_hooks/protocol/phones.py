@@ -68,6 +68,14 @@ def looked_for(number: str) -> str:
         return number
 
 
+def is_international(number: str) -> bool:
+    """Tell whether it is a whole number in international form."""
+    try:
+        return bool(international(number))
+    except ValueError:
+        return False
+
+
 def digits_of(phone: str | None) -> str:
     """Return the digits of a number, by which spellings are compared."""
     if phone and phone.isascii() and phone[1:].isdigit() and phone[0] == "+":

@@ -14,8 +14,10 @@ from millis_hooks.call_log.call_rows import write
 from millis_hooks.call_log.database import Database
 from millis_hooks.call_log.projection import Digest, Projection, project
 from millis_hooks.call_log.sanitize import clean_id
+from millis_hooks.call_log.search import fold, searchable
 from millis_hooks.call_log.sessions import Batch, Session
 from millis_hooks.call_log.tables import calls, deliveries, inbox
+from millis_hooks.masking.policy import MaskPolicy
 from millis_hooks.protocol.events import EndOfCall, PrefetchRequest
 from support.paths import SAMPLES
 from support.storage import NOW, opened
@@ -90,16 +92,31 @@ def test_each_cost_is_a_row_in_the_order_it_came() -> None:
     ]
 
 
-def test_what_was_said_numbers_and_ids_can_be_searched() -> None:
-    assert projected().search_text.split("\n") == [
-        "Good morning",
-        "Tuesday please",
-        "+15550100",
-        "+15550199",
-        "-Ox3sampleSession003",
-        "c-77",
-        "-Ox3sampleAgent00003",
+def test_all_that_names_a_call_can_be_searched() -> None:
+    found = projected(error_message="STT stream closed")
+    assert searchable(found.search_text).split("\n")[1:-1] == [
+        *("N", "+15550100", "N", "+15550199", "I", "-ox3samplesession003", "I", "c-77"),
+        *("A", "-ox3sampleagent00003", "E", fold("STT stream closed"), "P", "twilio"),
+        *("P", "deepgram", "P", "elevenlabs", "F", "find_slot", "M", "gold"),
+        *("T", fold("Good morning Tuesday please")),
     ]
+
+
+def test_what_is_masked_cannot_be_searched() -> None:
+    secrets: dict[str, Any] = {
+        "metadata": {"api_key": "k-1234567", "note": "sk-abcdefgh12345678", "pin": 4711,
+                     "crm": {"password": "hunter2", "tier": "gold"}},
+        "error_message": "401 for token=abc12345678",
+        "chat": [{"role": "user", "content": "my key is sk-zyxwvuts98765432, mail a@b.example"}],
+    }  # fmt: skip
+    text = projected(**secrets).search_text
+    hidden = ("1234567", "abcdefgh", "4711", "hunter2", "abc12345", "zyxwvuts")
+    assert [secret for secret in hidden if secret in text] == []
+    assert "a@b.example" in text
+    assert "gold" in text
+    digest = Digest(1, NOW, EndOfCall.from_raw({"session_id": "-s", **secrets}), "-s")
+    full = project("-s", [digest], runs_for=lambda _: [], mask=MaskPolicy("full", "full"))
+    assert [word for word in ("gold", "example", "mail") if word in full.search_text] == []
 
 
 def test_the_handlers_that_want_the_call_are_noted_in_order() -> None:
@@ -147,7 +164,8 @@ def test_a_prefetch_has_the_caller_and_the_answer() -> None:
         "repeated": False,
         "unhandled": False,
     }
-    assert found.search_text == "+15550100\n+15550199\n-s1\n-a1"
+    lines = searchable(found.search_text).split()
+    assert lines == ["N", "+15550100", "N", "+15550199", "I", "-s1", "A", "-a1"]
     assert not found.wanted_by
 
 

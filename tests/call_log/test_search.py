@@ -11,7 +11,18 @@ from hypothesis import strategies as st
 
 from millis_hooks.call_log.queries import call_list
 from millis_hooks.call_log.queries.filters import CallFilter
-from millis_hooks.call_log.search import BLANK, Excerpt, clean_query, fold, stretch_of
+from millis_hooks.call_log.search import (
+    BLANK,
+    Excerpt,
+    Field,
+    clean_query,
+    fold,
+    item,
+    searchable,
+    stretch_of,
+    terms_of,
+    text_of,
+)
 from support import databases
 from support.stored_calls import NOW, StoredCalls
 
@@ -37,8 +48,8 @@ def spoken(
     tmp_path_factory: pytest.TempPathFactory, database_kind: databases.Kind
 ) -> Iterator[StoredCalls]:
     log = StoredCalls(tmp_path_factory.mktemp("log"))
-    for number, text in enumerate(SAID):
-        log.add_call(f"-{number}", text=f"{text}\n+1415555013{number}")
+    for number in range(len(SAID)):
+        log.add_call(f"-{number}", text=text_of_call(number))
     yield log
     log.database.close()
 
@@ -88,14 +99,126 @@ def test_any_part_of_what_was_said_finds_the_call(
     [said[:3], said[5:9], said[-4:], said[2:], f'"{said[:4]}"', f"{said[1:5]}*"]
 )))  # fmt: skip
 def test_whatever_is_searched_for_is_taken_as_text(spoken: StoredCalls, q: str) -> None:
-    sought = clean_query(q)
-    phone = "".join(each for each in sought if each.isdigit()) or None
-    for session_id in found(spoken, q):
-        text = SAID[int(session_id[1:])]
-        is_there = fold(sought) in fold(f"{text}\n+1415555013{session_id[1:]}")
-        assert is_there or phone is not None
-    is_literal = [f"-{n}" for n, said in enumerate(SAID) if sought and fold(sought) in fold(said)]
-    assert set(is_literal) <= set(found(spoken, q))
+    sought, hits = clean_query(q), found(spoken, q)
+    for session_id in hits:
+        text = searchable(item(Field.TRANSCRIPT, text_of_call(int(session_id[1:]))))
+        assert all(any(phrase in text for phrase in term) for term in terms_of(sought))
+    if sought and '"' not in sought:
+        literal = {f"-{n}" for n, said in enumerate(SAID) if fold(sought) in fold(said)}
+        assert literal <= set(hits)
+
+
+def text_of_call(number: int) -> str:
+    return f"{SAID[number]}\n+1415555013{number}"
+
+
+ITEMS = text_of(
+    [
+        item(Field.NUMBER, "+12065550129"),
+        item(Field.ID, "-P6zGeJ"),
+        item(Field.ERROR, "STT stream closed"),
+        item(Field.FUNCTION, "lookup_charges"),
+        item(Field.METADATA, "C-20931", "customer_id"),
+        item(Field.TRANSCRIPT, "I want a refund.\nAt half past ten, for the Crown."),
+    ]
+)
+
+
+@pytest.mark.parametrize(
+    ("q", "fields"),
+    [
+        ("refund crown", ["transcript"]),
+        ("crown REFUND", ["transcript"]),
+        ('"half past ten"', ["transcript"]),
+        ('"past half"', None),
+        ("“half past ten” refund", ["transcript"]),
+        ("refund crowns", None),
+        ("C-20931", ["metadata"]),
+        ("customer_id", None),
+        ("refund 20931", ["transcript", "metadata"]),
+        ("stt stream", ["error"]),
+        ("stt crown lookup", ["transcript", "error", "function"]),
+        ("lookup_charges", ["function"]),
+        ("206 555 0129", ["number"]),
+        ("(206) 555-0129", ["number"]),
+        ("(206) 555", ["number"]),
+        ("0129", ["number"]),
+        ("555-0129 refund", ["transcript", "number"]),
+        ("555 0128", None),
+        ('"crown stt"', None),
+        ('"', ["all"]),
+        ('""', ["all"]),
+        ("refund - (crown)", None),
+        ("refund - crown", ["transcript"]),
+        ("a b c d e f g h i", None),
+        ("a n d", ["transcript"]),
+        ('refund" OR "zebra', None),
+        ("ref* NEAR/2", None),
+        ("refund\x00crown", ["transcript"]),
+    ],
+)
+def test_a_search_finds_its_words_anywhere_and_says_where(
+    stored: StoredCalls, q: str, fields: list[str] | None
+) -> None:
+    stored.add_call("-a", items=ITEMS)
+    stored.add_call("-b", text="something else")
+    page = stored.queries.list_calls(CallFilter(q=q), now=NOW)
+    if fields == ["all"]:
+        assert len(page.rows) == 2
+        return
+    assert [row.call.session_id for row in page.rows] == (["-a"] if fields else [])
+    for row in page.rows:
+        hits = [row.excerpt, *row.more_excerpts]
+        assert [hit.field for hit in hits if hit] == fields
+
+
+def test_a_hit_in_metadata_names_its_key(stored: StoredCalls) -> None:
+    stored.add_call("-a", items=ITEMS)
+    (row,) = stored.queries.list_calls(CallFilter(q="20931"), now=NOW).rows
+    assert row.excerpt == Excerpt("C-", "20931", "", "metadata", "customer_id")
+
+
+@pytest.mark.parametrize(
+    ("filters", "is_found"),
+    [
+        ({"function": "lookup_charges"}, True),
+        ({"function": "Lookup_Charges"}, True),
+        ({"function": "lookup"}, False),
+        ({"function": "C-20931"}, False),
+        ({"provider": "lookup_charges"}, False),
+        ({"provider": "elevenlabs"}, True),
+        ({"provider": "elevenlabs", "function": "lookup_charges", "q": "crown"}, True),
+    ],
+)
+def test_calls_are_listed_by_a_whole_function_or_provider(
+    stored: StoredCalls, filters: dict[str, str], *, is_found: bool
+) -> None:
+    stored.add_call("-a", items=text_of([ITEMS, item(Field.PROVIDER, "ElevenLabs")]))
+    page = stored.queries.list_calls(CallFilter(**filters), now=NOW)  # type: ignore[arg-type]
+    assert [row.call.session_id for row in page.rows] == ["-a"] * is_found
+
+
+@pytest.mark.parametrize(
+    ("number", "is_found"),
+    [
+        ("+12065550129", True), ("206 555 0129", True), ("(206) 555-0129", True),
+        ("0129", True), ("29", True), ("+1206", True), ("0128", False), ("0207", False),
+    ],
+)  # fmt: skip
+def test_a_number_filter_takes_a_part_but_not_of_what_was_said(
+    stored: StoredCalls, number: str, *, is_found: bool
+) -> None:
+    stored.add_call("-a", items=ITEMS, from_phone="+12065550129")
+    stored.add_call("-b", text="it is 206 555 0129 or 0207 and +1206", from_phone="+4915112345678")
+    page = stored.queries.list_calls(CallFilter(number=number), now=NOW)
+    assert [row.call.session_id for row in page.rows] == ["-a"] * is_found
+
+
+def test_a_long_search_is_cut_and_answered(stored: StoredCalls) -> None:
+    stored.add_call("-a", items=ITEMS)
+    for q in ("word " * 2_000, "x y z " * 2_000, '"' * 10_000, "refund " * 1_500):
+        assert len(clean_query(q)) <= 200
+        assert found(stored, q) == (["-a"] if "refund" in q or '"' in q else [])
 
 
 def test_hits_are_listed_by_time_though_the_index_has_them_by_id(

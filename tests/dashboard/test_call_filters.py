@@ -112,7 +112,7 @@ def test_complete_counts_are_not_marked_as_capped(site: Site) -> None:
 EVERYTHING = (
     "q=refund&outcome=failed&status=busy&status=error&agent=-a&agent=-b&channel=phone"
     "&direction=inbound&number=%2B14155550134&from=2026-11-01&to=2026-11-03&min=10&max=60"
-    "&cost_min=0.1&cost_max=2&meta=tier=gold&meta=a=b&handler=failed&unparsed=1&duplicate=1&size=25"
+    "&cost_min=0.1&cost_max=2&function=lookup&provider=twilio&meta=tier=gold&meta=a=b&handler=failed&unparsed=1&duplicate=1&size=25"
 )
 
 
@@ -139,9 +139,10 @@ def test_the_form_has_the_values_of_the_filters(site: Site) -> None:
 def test_each_filter_is_shown_with_a_link_that_removes_it(site: Site) -> None:
     filters = site.get(f"/calls.json?{EVERYTHING}").json()["active_filters"]
     assert [f"{each['label']} {each['value']}" for each in filters] == [
-        "Call has refund", "From Nov 01, 2026", "Until Nov 03, 2026", "Channel phone",
+        "Contains “refund”", "From Nov 01, 2026", "Until Nov 03, 2026", "Channel phone",
         "Direction inbound", "Number +14155550134", "Length at least 0:10", "Length at most 1:00",
-        "Credits at least 0.1", "Credits at most 2", "Handlers Failed",
+        "Credits at least 0.1", "Credits at most 2", "Function lookup", "Provider twilio",
+        "Handlers Failed",
         "Deliveries one is unparsed", "Deliveries more than one end-of-call", "Agent -a",
         "Agent -b", "Status Busy", "Status Error", "tier gold", "a b",
     ]  # fmt: skip

@@ -13,7 +13,7 @@ from millis_hooks.call_log.call_rows import pending_run
 from millis_hooks.call_log.changed_days import mark_days
 from millis_hooks.call_log.migrations import migrate, open_database
 from millis_hooks.call_log.queries import Queries
-from millis_hooks.call_log.search import call_search, search_row
+from millis_hooks.call_log.search import Field, call_search, item, search_row
 from millis_hooks.call_log.tables import (
     attempts,
     calls,
@@ -42,15 +42,23 @@ class StoredCalls:
             return work(connection)
 
     def add_call(
-        self, session_id: str = "-call", *, minutes_ago: float = 10, text: str = "", **columns: Any
+        self,
+        session_id: str = "-call",
+        *,
+        minutes_ago: float = 10,
+        text: str = "",
+        items: str = "",
+        **columns: Any,
     ) -> int:
-        """Add an ended call and what can be searched of it."""
+        """Add an ended call and what can be searched of it: a transcript, or `items`."""
         received_at = NOW - timedelta(minutes=minutes_ago)
         known = {"session_id": session_id, "received_at": received_at, "ended_at": received_at}
         row: dict[str, Any] = known | {"outcome": "completed"} | columns
         call_id = self._insert(calls, row)
         self.write(lambda connection: mark_days(connection, [row["received_at"]]))
-        self._insert(call_search, search_row(call_id, text or session_id))
+        self._insert(
+            call_search, search_row(call_id, items or item(Field.TRANSCRIPT, text or session_id))
+        )
         return call_id
 
     def add_unended_call(self, session_id: str, *, minutes_ago: float, **columns: Any) -> int:

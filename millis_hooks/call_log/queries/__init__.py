@@ -36,7 +36,7 @@ from ..rejections import (
     find_rejection,
     list_rejections,
 )
-from ..search import clean_query, excerpts
+from ..search import Excerpt, clean_query, excerpts
 from ..tables import (
     IS_OF_CALL,
     IS_UNPARSED,
@@ -137,7 +137,7 @@ class Queries:
         try:
             return page(filters)
         except StorageError:
-            if not filters.q:
+            if not (filters.q or filters.number):
                 raise
             return page(replace(filters, plainly=True))
 
@@ -308,7 +308,14 @@ def _with_details(connection: Connection, ids: Sequence[int], query: str) -> tup
     found = {row["id"]: _read_as(Call, row) for row in rows}
     runs = _run_counts(connection, ids)
     around = excerpts(connection, query, ids)
-    return tuple(ListedCall(found[id_], runs.get(id_, RunCounts()), around.get(id_)) for id_ in ids)
+    return tuple(
+        ListedCall(found[id_], runs.get(id_, RunCounts()), *_first(around.get(id_, ())))
+        for id_ in ids
+    )
+
+
+def _first(excerpts: Sequence[Excerpt]) -> tuple[Excerpt | None, Sequence[Excerpt]]:
+    return (excerpts[0] if excerpts else None), excerpts[1:]
 
 
 def _run_counts(connection: Connection, call_ids: Sequence[int]) -> dict[int, RunCounts]:

@@ -26,10 +26,19 @@ from sqlalchemy import (
     select,
 )
 
-from ...protocol.phones import digits_of, looked_for
+from ...protocol.phones import digits_of, is_international, looked_for
 from ...protocol.test_marks import MADE_UP_SOURCES
 from ..sanitize import metadata_text
-from ..search import clean_query, holds, index_match, matching_ids
+from ..search import (
+    Field,
+    Term,
+    clean_query,
+    holds,
+    index_match,
+    matching_ids,
+    terms_of,
+    whole_item,
+)
 from ..tables import (
     IS_OF_CALL,
     IS_OPEN,
@@ -71,8 +80,9 @@ class CallFilter:
     """Which calls a list holds: those all of it applies to. What is empty narrows nothing.
 
     `status` and `agent` hold alternatives, `metadata` pairs of key and value that all have to be
-    there, and `number` is either side's, in any spelling. `since` (inclusive) and `until`
-    (exclusive) are when a call was received and take the place of `range`; they are aware. Lengths
+    there, `function` and `provider` are names, and `number` is either side's, or a part of it, in
+    any spelling. `since` (inclusive) and `until` (exclusive) are when a call was received and take
+    the place of `range`; they are aware. Lengths
     are in seconds and costs in credits, both ends inclusive. `unparsed` wants a delivery that could
     not be read, `duplicate` an end-of-call that came more than once.
 
@@ -95,6 +105,8 @@ class CallFilter:
     cost_min: float | None = None
     cost_max: float | None = None
     metadata: tuple[tuple[str, str], ...] = ()
+    function: str | None = None
+    provider: str | None = None
     handler: str | None = None
     unparsed: bool = False
     duplicate: bool = False
@@ -191,7 +203,11 @@ def _filters(filters: CallFilter) -> Iterator[Filter]:
     for key, value in filters.metadata:
         yield _has_metadata(metadata_text(key), metadata_text(value))
     if filters.number:
-        yield _number(bindable(filters.number))
+        yield from _number(bindable(filters.number), plainly=filters.plainly)
+    if filters.function:
+        yield _text(whole_item(Field.FUNCTION, bindable(filters.function)))
+    if filters.provider:
+        yield _text(whole_item(Field.PROVIDER, bindable(filters.provider)))
     if filters.agent:
         yield _one_of(calls.c.agent_id, map(bindable, filters.agent))
     if filters.status:
@@ -211,18 +227,18 @@ def _filters(filters: CallFilter) -> Iterator[Filter]:
     if filters.duplicate:
         yield Filter(aside(calls.c.repeated), (IndexScan(IS_REPEATED),))
     if query := clean_query(filters.q):
-        yield _named(query) if filters.plainly else _text(query)
+        yield _named(query) if filters.plainly else _text(terms_of(query))
 
 
 def _named(text: str) -> Filter:
     """Find a whole id or number. No index helps: it is for a log whose search is broken."""
     ids = or_(calls.c.session_id == text, calls.c.call_id == text)
-    return Filter(or_(ids, _number(text).where))
+    return Filter(or_(ids, _whole_number(text).where))
 
 
-def _text(query: str) -> Filter:
-    search = index_match(query)
-    where, ids = holds(query, calls.c.id), matching_ids(query)
+def _text(terms: Sequence[Term]) -> Filter:
+    search = index_match(terms)
+    where, ids = holds(terms, calls.c.id), matching_ids(terms)
     return Filter(where, ids=ids, is_indexed=search is not None, search=search)
 
 
@@ -262,7 +278,21 @@ def _conversation(channel: str | None, direction: str | None) -> Filter:
     return Filter(and_(*(aside(column) == value for column, value in sides if value)), tuple(scans))
 
 
-def _number(number: str) -> Filter:
+def _number(number: str, *, plainly: bool) -> Iterator[Filter]:
+    """Find a whole number by its index. The calls with a part of one are among those that hold its
+    digits anywhere."""
+    digits = digits_of(number)
+    if not digits or is_international(number):
+        yield _whole_number(number)
+        return
+    terms = terms_of(digits)
+    if index_match(terms) is not None and not plainly:
+        yield _text(terms)
+    sides = (aside(calls.c.from_phone), aside(calls.c.to_phone))
+    yield Filter(or_(*(side.contains(part) for side in sides for part in terms[0])))
+
+
+def _whole_number(number: str) -> Filter:
     """Numbers come as they were sent, mostly as + and digits."""
     digits = digits_of(looked_for(number))
     spellings = {number.strip(), f"+{digits}", digits} if digits else {number}

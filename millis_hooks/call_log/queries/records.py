@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal, TypeAlias
@@ -90,11 +90,12 @@ class RunCounts:
 
 @dataclass(frozen=True, slots=True)
 class ListedCall:
-    """A call as a list shows it."""
+    """A call as a list shows it, with where the first term of a search was found, and others."""
 
     call: Call
     runs: RunCounts
-    excerpt: Excerpt | None
+    excerpt: Excerpt | None = None
+    more_excerpts: Sequence[Excerpt] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ from pydantic import (
 from sqlalchemy import Connection, Row, and_, func, or_, select
 
 from ...exceptions import PayloadError
+from ...masking.policy import SECRETS_ALONE, MaskPolicy
 from ...protocol.call_status import UNDER_WAY
 from ...protocol.events import EndOfCall
 from ...protocol.reading import Json, describe, read_json
@@ -232,6 +233,7 @@ class Importer:
         writer: Writer,
         *,
         own_numbers: frozenset[str] = frozenset(),
+        mask: MaskPolicy = SECRETS_ALONE,
         redact: Callable[[Delivery], Delivery] | None = None,
     ) -> None:
         """Pass everything through `redact` before it is stored."""
@@ -239,7 +241,7 @@ class Importer:
         self._redact = redact
         self._writer = writer
         self._processor = Processor(
-            database, writer, runs_for=lambda call: (), own_numbers=own_numbers
+            database, writer, runs_for=lambda call: (), own_numbers=own_numbers, mask=mask
         )
         self._waiting: list[Incoming] = []
         self._bytes = 0

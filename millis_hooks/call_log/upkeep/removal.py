@@ -42,7 +42,7 @@ from ..dialects import POSTGRESQL, is_locked, is_postgresql
 from ..locks import LockedConnection
 from ..missing_ends import forget_at_millis
 from ..sanitize import clean_text
-from ..search import call_search, clean_query, matching_ids
+from ..search import call_search, matching_ids, terms_of
 from ..tables import (
     IS_UNPARSED,
     call_metadata,
@@ -353,8 +353,8 @@ def find_number(reader: Engine, number: str) -> Matches:
 
 def mentions(reader: Engine, number: str, matches: Matches) -> tuple[str, ...]:
     """Name other sessions in which the number was spoken of, or written; at most `MENTIONS`."""
-    digits = clean_query(digits_of(number))
-    with_it = select(calls.c.session_id).where(calls.c.id.in_(matching_ids(digits)))
+    with_digits = matching_ids(terms_of(digits_of(number)))
+    with_it = select(calls.c.session_id).where(calls.c.id.in_(with_digits))
     with reader.connect() as connection:
         named = connection.scalars(with_it.limit(MENTIONS + len(matches.session_ids)))
         return tuple(sorted(set(named) - set(matches.session_ids)))[:MENTIONS]

@@ -58,6 +58,7 @@ class MillisHooks:
         self.on_prefetch = self.router.on_prefetch
         self.on_end_of_call = self.router.on_end_of_call
         self.on_failed = self.on_parked = self.router.on_failed
+        self.agent = self.router.agent
         self.include = self.router.include
         self._lifespan = lifespan
         self._paths = {f"{self.settings.prefix}/{webhook}": webhook for webhook in _WEBHOOKS}

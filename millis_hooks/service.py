@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from functools import cached_property, partial
@@ -16,6 +16,7 @@ from sqlalchemy import Connection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .call_log import CallLog
+from .call_log.agents import names_at_millis, write_names
 from .call_log.call_rows import agent_of_session
 from .call_log.change_feed import Change
 from .call_log.deliveries import Delivery
@@ -30,6 +31,7 @@ from .handlers.routing import Event, Router
 from .masking.error_report import hide_by, hide_no_more_by
 from .masking.known_secrets import forget, know
 from .observability.metrics import Metrics, MetricsEndpoint, StateCollector
+from .protocol.agent_names import AgentNames, check_unique
 from .protocol.events import EndOfCall
 from .protocol.test_marks import REHEARSALS, TESTS_ONLY, Marks
 from .runs.outcome import OUTCOMES, write_handlers
@@ -84,13 +86,21 @@ class Service:
     """
 
     def __init__(
-        self, settings: Settings, router: Router, executor: Executor, *, app: ASGIApp | None = None
+        self,
+        settings: Settings,
+        router: Router,
+        executor: Executor,
+        *,
+        app: ASGIApp | None = None,
+        agent_names: Mapping[str, str] | None = None,
     ) -> None:
         """Do nothing yet: see `start`. Raises `ConfigError` if the default answer is invalid."""
         self._settings = settings
         self._router = router
         self._executor = executor
         self._app = app
+        self._given_names = agent_names or {}
+        self.agent_names = AgentNames(self._given_names)
         self._default_answer = encode_default(settings)
         self._tracing = _tracing(settings)
         self._mask = _mask_for_logs(settings)
@@ -120,6 +130,7 @@ class Service:
         for warning in settings.warnings():
             logger.warning(warning)
         router.check()
+        agent_names = _agent_names(settings, router)
         executor = Executor(
             lifespan,
             isolated=settings.isolate_handlers,
@@ -127,7 +138,7 @@ class Service:
             runs_threads=settings.handler_concurrency,
             answers_for=_answers_in_place_of_millis(settings, app, answers),
         )
-        service = cls(settings, router, executor, app=app)
+        service = cls(settings, router, executor, app=app, agent_names=agent_names)
         await executor.start()
         secrets = know(settings.secret_values())
         try:
@@ -178,6 +189,7 @@ class Service:
         # Not for the first page, which may be asked for while nothing can be written.
         self._session_key = self._read_session_key()
         self._write_handlers()
+        self._write_agent_names()
         self._rejections = RejectionLog(
             self.call_log.writer.submit,
             Describer.of(self._settings),
@@ -188,8 +200,10 @@ class Service:
         self._start_housekeeper()
         self._start_webhooks()
         self._start_metrics()
-        if self._settings.api_key is not None and self._settings.reconcile_minutes:
-            self._start_reconciler()
+        if self._settings.api_key is not None:
+            if self._settings.reconcile_minutes:
+                self._start_reconciler()
+            self._start_agent_names()
 
     def _close_later(self, close: Callable[..., object], *args: Any, **kwargs: Any) -> None:
         self._closing.push_async_callback(partial(asyncio.to_thread, close, *args, **kwargs))
@@ -213,6 +227,23 @@ class Service:
             write_handlers, registered=self._router, now=_now(), prefetch_budget_s=budget_s
         )
         self.call_log.writer.run(write)
+
+    def _write_agent_names(self) -> None:
+        self.call_log.writer.run(partial(write_names, names=self._given_names, source="given"))
+        with self.call_log.database.reader.connect() as connection:
+            self.agent_names.take(names_at_millis(connection))
+
+    def _start_agent_names(self) -> None:
+        from .millis_api.background import AgentNameFetcher
+        from .millis_api.client import MillisApi
+
+        def take(names: dict[str, str]) -> None:
+            self.agent_names.take(names)
+            self.call_log.writer.run(partial(write_names, names=names, source="millis"))
+
+        fetcher = AgentNameFetcher(MillisApi.of(self._settings).agent_names, take)
+        fetcher.start()
+        self._close_later(fetcher.close)
 
     def _start_runner(self) -> None:
         log = self.call_log
@@ -350,6 +381,7 @@ class Service:
                 mask=MaskPolicy.of(settings),
                 damage=lambda: log.damage,
                 public_url=settings.public_url,
+                agents=self.agent_names,
             ),
             now=_now,
             sandbox=self._sandbox(),
@@ -416,6 +448,19 @@ class Service:
             return False
         log.processor.process([delivery_id], rereads)
         return True
+
+
+def _agent_names(settings: Settings, router: Router) -> dict[str, str]:
+    """Return the names given in code and settings, those in code first.
+
+    Raises `ConfigError` where two agents have one name.
+    """
+    names = {**settings.agent_names, **router.agent_names()}
+    try:
+        check_unique(names)
+    except ValueError as error:
+        raise ConfigError(f"{settings.name_of('agent_names')}: {error}.") from None
+    return names
 
 
 async def _store_if_sound(

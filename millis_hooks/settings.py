@@ -36,6 +36,7 @@ from .environment.sources import (
     read_sources,
 )
 from .exceptions import ConfigError
+from .protocol.agent_names import check_agent, check_unique
 from .protocol.phones import international
 
 Secrets = tuple[SecretStr, ...]
@@ -159,6 +160,13 @@ class Settings(BaseModel):
         le=3600,
         description="Seconds before a stop in which `/readyz` says no and all else is answered, so "
         "that a load balancer looks elsewhere. Only where `millis-hooks run` serves.",
+    )
+
+    # Agents
+    agent_names: dict[str, str] = Field(
+        {},
+        description='Names of agents, shown in place of their ids, as JSON: {"<agent_id>": "Front '
+        'desk"}. Those given by `hooks.agent` come first, those at Millis last.',
     )
 
     # What is hidden
@@ -353,19 +361,25 @@ class Settings(BaseModel):
             if secret is not None:
                 yield secret.get_secret_value()
 
-    @field_validator("agent_secrets", "prefetch_default", mode="before")
+    @field_validator("agent_secrets", "agent_names", "prefetch_default", mode="before")
     @classmethod
     def _read_json(cls, value: object, info: ValidationInfo) -> object:
         expected = _JSON_EXAMPLES[str(info.field_name)]
         if isinstance(value, str):
             try:
-                value = json.loads(value)
+                value = json.loads(value, object_pairs_hook=_without_repetition)
+            except _RepeatedError as error:
+                raise ValueError(f"{error} is in it twice") from None
             except (ValueError, RecursionError):
                 raise ValueError(f"expected JSON, such as {expected}") from None
         if not isinstance(value, Mapping):
             raise ValueError(f"expected JSON, such as {expected}")
         if info.field_name == "agent_secrets":
             return {cleaned(agent_id) or "": _split(secrets) for agent_id, secrets in value.items()}
+        if info.field_name == "agent_names":
+            names = dict(check_agent(*each) for each in value.items())
+            check_unique(names)
+            return names
         return dict(value)
 
     @field_validator(
@@ -460,6 +474,7 @@ NOT_EXPOSED = (
     "the service: MILLIS_HOOKS_EXPOSED=1"
 )
 _JSON_EXAMPLES = {
+    "agent_names": '{"<agent_id>": "Front desk"}',
     "agent_secrets": '{"<agent_id>": ["<secret>"]}',
     "prefetch_default": '{"metadata": {}, "extra_prompt": ""}',
 }
@@ -468,6 +483,19 @@ _NO_SECRET = (
     "  export MILLIS_HOOKS_SECRETS=$(openssl rand -hex 32)\n"
     "or choose MILLIS_HOOKS_INSECURE=1 to run without."
 )
+
+
+class _RepeatedError(ValueError):
+    """JSON names a key twice, of which Python keeps the last."""
+
+
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in fields:
+            raise _RepeatedError(repr(name))
+        fields[name] = value
+    return fields
 
 
 def _split(value: object) -> object:

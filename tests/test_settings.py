@@ -112,6 +112,22 @@ def test_a_secret_of_two_agents_is_refused_with_the_names_of_both(given: object)
     assert ONE not in message
 
 
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ("Front desk", "expected JSON, such as "),
+        ('["-Ox1"]', "expected JSON, such as "),
+        ('{"-Ox1": "A", "-Ox1": "B"}', "'-Ox1' is in it twice"),
+        ({"-Ox1": "Desk", "-Ox2": "desk"}, "agents -Ox1 and -Ox2 are both named 'desk'"),
+        ({"-Ox1": ""}, "agent -Ox1 needs a name"),
+        ({"": "Desk"}, "'' is not the id of an agent"),
+        ({"-Ox1": None}, "agent -Ox1 needs a name"),
+    ],
+)
+def test_names_of_agents_that_cannot_work_are_refused(given: object, why: str) -> None:
+    assert refusal(agent_names=given).startswith(f"agent_names: {why}")
+
+
 def test_what_should_be_json_and_is_not_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MILLIS_HOOKS_AGENT_SECRETS", f"-Ox1={ONE}")
     message = refusal()

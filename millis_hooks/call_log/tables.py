@@ -326,6 +326,15 @@ handlers = Table(
     Column("seen_at", UtcDateTime, nullable=False),  # when an application last started with it
 )
 
+#: Names of agents: those given in code and settings of the application that runs, and Millis' own.
+agents = Table(
+    "agents",
+    metadata,
+    Column("source", Key, primary_key=True),  # given | millis
+    Column("agent_id", Key, primary_key=True),
+    Column("name", Text, nullable=False),
+)
+
 #: What Millis sent that its documentation does not know, and what could not be read: a row for each
 #: delivery it was seen in, so that counts stay true when deliveries are read again or go.
 drift = Table(

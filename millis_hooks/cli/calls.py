@@ -26,9 +26,10 @@ from ..dashboard.pages import DashboardSettings, PageRequest
 from ..dashboard.transcript import Function, Line
 from ..masking.error_report import printable
 from ..masking.policy import MaskPolicy
+from ..protocol.agent_names import AgentNames
 from ..settings import Settings
 from ..version import __version__
-from .common import open_log, print_json, print_json_line
+from .common import agent_names, open_log, print_json, print_json_line
 from .options import AsJson
 from .runs import attempts_label, error_label, handler_label, time_label
 from .terminal import add_row, console, fail, note, table
@@ -54,16 +55,17 @@ def list_calls(
         live = [masked_call(row.call, mask) for row in queries.live_calls(now=now)]
         ended = [masked_listing(row, mask) for row in _ended(queries, limit - len(live), now)]
         unparsed = queries.unparsed_count()
+        agents = agent_names(database, settings)
     if as_json:
-        print_json([*live, *(listed.call for listed in ended)][:limit])
+        print_json([*live, *(listed.call for listed in ended)][:limit], agents)
         return
     rows = table(*_HEADS)
     for column, width in zip(rows.columns, _UNCUT, strict=False):
         column.min_width = width
     for call in live[:limit]:
-        add_row(rows, *_row(call, now), "", one_line=True)
+        add_row(rows, *_row(call, agents, now), "", one_line=True)
     for listed in ended:
-        add_row(rows, *_row(listed.call, now), _runs_label(listed), one_line=True)
+        add_row(rows, *_row(listed.call, agents, now), _runs_label(listed), one_line=True)
     if rows.row_count:
         console().print(rows)
     else:
@@ -78,17 +80,18 @@ def show(
 ) -> None:
     """Show one call: transcript, cost, prefetch answer, and its handler runs."""
     settings = Settings.load()
-    pages = DashboardSettings(version=__version__, mask=MaskPolicy.of(settings))
     now = datetime.now(UTC)
     with open_log(settings) as database:
-        queries = Queries(database.reader)
+        queries, agents = Queries(database.reader), agent_names(database, settings)
+        mask = MaskPolicy.of(settings)
+        pages = DashboardSettings(version=__version__, mask=mask, agents=agents)
         view = show_call(PageRequest(queries, pages, now, {}, {"session_id": session_id}))
     if view is None:
         fail(f"There is no call {session_id} in the call log.")
     if as_json:
-        print_json(view)
+        print_json(view, agents)
     else:
-        _print_call(view, now)
+        _print_call(view, agents, now)
 
 
 def _ended(queries: Queries, limit: int, now: datetime) -> Iterator[ListedCall]:
@@ -103,13 +106,13 @@ def _ended(queries: Queries, limit: int, now: datetime) -> Iterator[ListedCall]:
             return
 
 
-def _row(call: Call, now: datetime) -> list[str]:
+def _row(call: Call, agents: AgentNames, now: datetime) -> list[str]:
     state = call.state(now)
     return [
         at(call.received_at, "%Y-%m-%d %H:%M"),
         call.session_id,
         contact(call),
-        call.agent_id or "",
+        agents.label(call.agent_id),
         status_label(call.call_status) if state == "ended" else _UNENDED[state],
         clock(call.duration_s),
         _credit(call.cost_total),
@@ -127,10 +130,10 @@ def _runs_label(listed: ListedCall) -> str:
     return f"{runs.total} done" if runs.total else ""
 
 
-def _print_call(view: CallView, now: datetime) -> None:
+def _print_call(view: CallView, agents: AgentNames, now: datetime) -> None:
     """Print each part of the view that is not empty as a small table."""
     out = console()
-    for title, cells in _parts(view, now):
+    for title, cells in _parts(view, agents, now):
         if not cells:
             continue
         rows = table(*("" for _ in cells[0]), show_heads=False)
@@ -139,9 +142,11 @@ def _print_call(view: CallView, now: datetime) -> None:
         out.print(Text(title, style="bold"), rows, "", sep="\n")
 
 
-def _parts(view: CallView, now: datetime) -> Iterator[tuple[str, list[Sequence[str]]]]:
+def _parts(
+    view: CallView, agents: AgentNames, now: datetime
+) -> Iterator[tuple[str, list[Sequence[str]]]]:
     talk = view.conversation
-    yield f"Call {printable(view.call.session_id, one_line=True)}", list(_facts(view))
+    yield f"Call {printable(view.call.session_id, one_line=True)}", list(_facts(view, agents))
     yield "Transcript", [*map(_line, talk.lines), *_more(talk.lines_left_out)]
     functions = [(function.name, _call_of(function)) for function in talk.functions]
     yield "Functions", [*functions, *_more(talk.functions_left_out)]
@@ -156,13 +161,13 @@ def _more(left_out: int) -> list[tuple[str, str]]:
     return [("", f"… and {left_out} more")] if left_out else []
 
 
-def _facts(view: CallView) -> Iterator[tuple[str, str]]:
+def _facts(view: CallView, agents: AgentNames) -> Iterator[tuple[str, str]]:
     call, prefetch = view.call, view.prefetch
     facts = {
         "State": "ended" if view.state == "ended" else _UNENDED[view.state],
         "Status": status_label(call.call_status) if call.ended_at else "",
         "With": contact(call),
-        "Agent": call.agent_id,
+        "Agent": " ".join(filter(None, (agents.name_of(call.agent_id), call.agent_id))),
         "Received": iso(call.received_at),
         "Started": iso(call.started_at) if call.started_at else "",
         "Length": clock(call.duration_s),
@@ -225,7 +230,9 @@ def tail(
         typer.Option("--last", "-n", min=0, max=500, help="Begin so many requests before now."),
     ] = 10,
     session: Annotated[str | None, typer.Option(help="Only this session.")] = None,
-    agent: Annotated[str | None, typer.Option(help="Only calls of this agent.")] = None,
+    agent: Annotated[
+        str | None, typer.Option(help="Only calls of this agent, by id or name.")
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON, one object in each line.")
     ] = False,
@@ -237,9 +244,11 @@ def tail(
     settings = Settings.load()
     mask = MaskPolicy.of(settings)
     with open_log(settings) as database, _interruption(_Interruption(not follow)) as interruption:
+        agents = agent_names(database, settings)
         for event in _events(database, interruption, last=last):
-            if session in (None, event.session_id) and agent in (None, event.agent_id):
-                _print_event(masked_happening(event, mask), as_json=as_json)
+            name = agents.name_of(event.agent_id)
+            if session in (None, event.session_id) and agent in (None, event.agent_id, name):
+                _print_event(masked_happening(event, mask), agents, as_json=as_json)
 
 
 @dataclass(slots=True)
@@ -280,9 +289,9 @@ def _events(database: Database, interruption: _Interruption, *, last: int) -> It
             time.sleep(EVERY_S)
 
 
-def _print_event(event: Happening, *, as_json: bool) -> None:
+def _print_event(event: Happening, agents: AgentNames, *, as_json: bool) -> None:
     if as_json:
-        print_json_line(event)
+        print_json_line(event, agents)
         return
     line = Text.assemble(
         (f"{event.at:%H:%M:%S}  ", "dim"),

@@ -15,6 +15,7 @@ import typer
 from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
+from ..call_log.agents import stored_names
 from ..call_log.database import Database, is_file
 from ..call_log.locks import FileHolder
 from ..call_log.migrations import HEAD, migrate, open_database
@@ -23,6 +24,7 @@ from ..dashboard.pages import as_json
 from ..environment.private_files import make_private
 from ..exceptions import ConfigError, StorageError
 from ..operators import COMMAND_LINE, Action, audit
+from ..protocol.agent_names import AgentNames
 from ..runs.processes import processes_at_work
 from ..settings import Settings
 from .terminal import INTERRUPTED, fail, note, progress
@@ -131,18 +133,24 @@ def record(database: Database, action: Action, subject: str | None = None) -> No
         note("The audit log could not be written.")
 
 
-def print_json(view: object) -> None:
+def agent_names(database: Database, settings: Settings) -> AgentNames:
+    """Return the names of agents that the service stored, and those of the settings."""
+    with database.reader.connect() as connection:
+        return stored_names(connection, settings.agent_names)
+
+
+def print_json(view: object, agents: AgentNames | None = None) -> None:
     """Print what the page's `.json` twin shows; JSON escapes what a terminal would obey."""
-    typer.echo(json.dumps(_plain(view), indent=2))
+    typer.echo(json.dumps(_plain(view, agents), indent=2))
 
 
-def print_json_line(view: object) -> None:
+def print_json_line(view: object, agents: AgentNames | None = None) -> None:
     """Print JSON in one line, for programs that read line by line."""
-    typer.echo(json.dumps(_plain(view)))
+    typer.echo(json.dumps(_plain(view, agents)))
 
 
-def _plain(view: object) -> Any:
-    return json.loads(bytes(as_json(view).body))
+def _plain(view: object, agents: AgentNames | None) -> Any:
+    return json.loads(bytes(as_json(view, agents=agents).body))
 
 
 @contextmanager

@@ -92,9 +92,10 @@ class Endpoints:
             return response
 
         def twin(request: OperatorRequest) -> Response:
-            data = view(request.page_request())
+            page_request = request.page_request()
+            data = view(page_request)
             if data is not None:
-                return as_json(data)
+                return as_json(data, agents=page_request.settings.agents)
             params = request.http.path_params
             for parameter in params:  # an id may itself end in ".json"
                 params[parameter] += ".json"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, tzinfo
 from functools import lru_cache
 from html import escape as escape_text
@@ -25,6 +25,7 @@ from starlette.requests import Request
 from ..call_log.queries.records import Call, State
 from ..call_log.search import Excerpt
 from ..masking.policy import HIDDEN
+from ..protocol.agent_names import AgentNames
 from ..protocol.reading import web_url
 
 #: A page shows so much of one JSON value; all of it is in the JSON twin.
@@ -183,6 +184,20 @@ def _at(context: Context, moment: datetime, pattern: str = "%H:%M:%S") -> str:
     return at(moment, pattern, context.get("zone", UTC))
 
 
+@pass_context
+def _agent(context: Context, agent_id: str | None) -> str:
+    """Return what is shown of an agent: its name, else the end of its id."""
+    names: AgentNames = context["agent_names"]
+    return names.label(agent_id)
+
+
+@pass_context
+def _agents_in_order(context: Context, agent_ids: Iterable[str]) -> list[str]:
+    """Sort the ids of agents by what is shown of them."""
+    names: AgentNames = context["agent_names"]
+    return names.in_order(agent_ids)
+
+
 def iso(moment: datetime) -> str:
     """Format a moment as ISO 8601 in UTC, to the second."""
     return moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
@@ -320,7 +335,7 @@ FILTERS: dict[str, Callable[..., object]] = {
         until,
         web,
     )
-} | {"at": _at}
+} | {"agent": _agent, "agents_in_order": _agents_in_order, "at": _at}
 
 
 #: The largest form that is read, in bytes.

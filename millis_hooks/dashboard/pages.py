@@ -9,8 +9,8 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
 from datetime import UTC, datetime, tzinfo
 from functools import cache, lru_cache, partial
 from pathlib import Path
@@ -30,6 +30,7 @@ from ..call_log.queries import Queries
 from ..exceptions import StorageError
 from ..masking.policy import SECRETS_ALONE, MaskPolicy
 from ..operators import Operator
+from ..protocol.agent_names import AgentNames
 from . import formats, runs
 from .call_filters import HANDLER_LABELS, PAGE_SIZES, time_field
 from .security import HEADERS
@@ -53,6 +54,7 @@ class DashboardSettings:
     damage: Callable[[], str | None] = lambda: None
     #: Where browsers reach the pages, if it is set; it overrides what a proxy says.
     public_url: str | None = None
+    agents: AgentNames = field(default_factory=AgentNames)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +151,7 @@ class Pages:
                 zone=zone,
                 now=self._now(),
                 version=self._settings.version,
+                agent_names=self._settings.agents,
                 damage=self._settings.damage(),
                 **{"operator": None, "live_count": 0} | context,
             )
@@ -207,24 +210,32 @@ _RETRY_AFTER_S = 5
 _BUG = ("Something went wrong", "The page could not be made. The server's log has the reason.")
 
 
-def as_json(view: Any, status_code: int = 200) -> Response:
-    """Return a view as JSON."""
-    body = json.dumps(_jsonable(view), allow_nan=False)
+def as_json(view: Any, status_code: int = 200, agents: AgentNames | None = None) -> Response:
+    """Return a view as JSON; beside the id of an agent stands its name."""
+    body = json.dumps(_jsonable(view, agents or AgentNames()), allow_nan=False)
     return Response(body, status_code, media_type="application/json")
 
 
-def _jsonable(value: Any) -> Any:
+def _jsonable(value: Any, agents: AgentNames) -> Any:
     if is_dataclass(value):
-        return {field.name: _jsonable(getattr(value, field.name)) for field in fields(value)}
+        return dict(_named_fields(value, agents))
     if isinstance(value, Mapping):
-        return {str(key): _jsonable(item) for key, item in value.items()}
+        return {str(key): _jsonable(item, agents) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_jsonable(item) for item in value]
+        return [_jsonable(item, agents) for item in value]
     if isinstance(value, datetime):
         return value.isoformat()
     if isinstance(value, tzinfo):
         return str(value)
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _named_fields(value: Any, agents: AgentNames) -> Iterator[tuple[str, Any]]:
+    for each in fields(value):
+        content = getattr(value, each.name)
+        yield each.name, _jsonable(content, agents)
+        if each.name == "agent_id":
+            yield "agent_name", agents.name_of(content)
 
 
 def link(

@@ -28,6 +28,7 @@ from typing import (
 from pydantic import BaseModel
 
 from ..exceptions import RegistrationError
+from ..protocol.agent_names import check_agent, check_unique
 from ..protocol.call_status import CallStatus, Outcome
 from ..protocol.events import Channel, EndOfCall, PrefetchRequest, PrefetchResponse
 from .retries import Backoff, FailedRun
@@ -85,6 +86,15 @@ class Handler:
             event = typed
         event._state = state
         return event
+
+
+@dataclass(frozen=True, slots=True)
+class NamedAgent:
+    """An agent's name, and where in the code it is given."""
+
+    id: str
+    name: str
+    place: str
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
@@ -292,10 +302,11 @@ F = TypeVar("F", bound=FailedFunction)
 
 
 class Router:
-    """A collection of handlers; `include` adds those of another."""
+    """A collection of handlers and names of agents; `include` adds those of another."""
 
     def __init__(self) -> None:
         self._handlers: dict[tuple[str, str], Handler] = {}
+        self._agents: dict[str, NamedAgent] = {}
 
     def __iter__(self) -> Iterator[Handler]:
         """All handlers, in the order of registration."""
@@ -321,6 +332,8 @@ class Router:
         """Add the handlers of `router`; raises `RegistrationError` where a name is taken."""
         for handler in router:
             self.add(handler)
+        for agent in router._agents.values():
+            self._add_agent(agent)
 
     def add(self, handler: Handler) -> None:
         """Add one handler; raises `RegistrationError` if another has its name."""
@@ -330,6 +343,36 @@ class Router:
                 f"Two {handler.hook} handlers are named {handler.name!r}: at {present.place} and "
                 f"at {handler.place}. Rename one, or pass name=... to its decorator."
             )
+
+    def agent(self, agent_id: str, *, name: str) -> str:
+        """Name an agent: pages and commands show the name in place of the id, which is returned.
+
+        Raises `RegistrationError` for what cannot be an id or a name, and where either is taken.
+        """
+        caller = sys._getframe(1)
+        place = f"{caller.f_code.co_filename}:{caller.f_lineno}"
+        try:
+            agent_id, name = check_agent(agent_id, name)
+        except ValueError as error:
+            raise RegistrationError(f"{place}: {error}.") from None
+        self._add_agent(NamedAgent(agent_id, name, place))
+        return agent_id
+
+    def agent_names(self) -> dict[str, str]:
+        """Return the names of agents by id."""
+        return {agent.id: agent.name for agent in self._agents.values()}
+
+    def _add_agent(self, agent: NamedAgent) -> None:
+        present = self._agents.setdefault(agent.id, agent)
+        if present is not agent:
+            raise RegistrationError(
+                f"Agent {agent.id} is named twice: {present.name!r} at {present.place}, and "
+                f"{agent.name!r} at {agent.place}."
+            )
+        try:
+            check_unique(self.agent_names())
+        except ValueError as error:
+            raise RegistrationError(f"{agent.place}: {error}.") from None
 
     def check(self) -> None:
         """Check the names in `on_failed(handler=)`, once all handlers are registered.

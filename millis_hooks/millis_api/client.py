@@ -22,6 +22,7 @@ from ..exceptions import (
 )
 from ..handlers.made_up_calls import is_in_a_test
 from ..handlers.retries import GiveUp
+from ..protocol.agent_names import names_at_millis
 from ..protocol.call_status import UNDER_WAY
 from ..protocol.events import EndOfCall
 from ..protocol.reading import Json, WireModel, describe, identifier
@@ -238,6 +239,15 @@ class MillisApi:
         path = f"sessions/{_segment(session_id)}/terminate"
         body = {} if message is None else {"message": message}
         await self._transport.request("POST", path, body=body, is_repeatable=True)
+
+    async def agent_names(self) -> dict[str, str]:
+        """Return the names of the account's agents by id, cleaned: anybody there may write them."""
+        answer = await self._transport.request("GET", "agents")
+        entries = answer.get("agents") if isinstance(answer, dict) else answer
+        if not isinstance(entries, list):
+            raise _unexpected(answer)
+        agents = (entry for entry in entries if isinstance(entry, dict))
+        return names_at_millis((identifier(each.get("id")), each.get("name")) for each in agents)
 
     async def call_log(self, session_id: str) -> LoggedCall:
         """Return the entry of a session in Millis' call logs; raises `MillisNotFoundError` without.

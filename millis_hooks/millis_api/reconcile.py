@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -26,6 +24,7 @@ from ..call_log.writer import Write
 from ..exceptions import MillisApiError, MillisBusyError, MillisKeyError, MillisNotFoundError
 from ..masking.error_report import describe_failure
 from ..protocol.test_marks import SANDBOX_SOURCE
+from .background import LoopThread
 from .client import CallLogPage, LoggedCall, MillisApi
 
 logger = logging.getLogger("millis_hooks.reconcile")
@@ -216,20 +215,14 @@ class Reconciler:
         self._every_s = every_s
         self._is_ours = is_ours
         self._on_filled = on_filled
-        self._loop = asyncio.new_event_loop()
-        self._closing = asyncio.Event()
-        self._thread = threading.Thread(
-            target=self._run, name="millis-hooks-reconcile", daemon=True
-        )
+        self._thread = LoopThread(self._look_repeatedly, name="millis-hooks-reconcile")
 
     def start(self) -> None:
         self._thread.start()
 
     def close(self) -> None:
         """Stop, also during a look: the next start looks again."""
-        with suppress(RuntimeError):  # the loop has ended
-            self._loop.call_soon_threadsafe(self._closing.set)
-        self._thread.join()
+        self._thread.close()
 
     async def look(self) -> None:
         """Look once and log the result; never raises."""
@@ -245,17 +238,6 @@ class Reconciler:
             if result.filled:
                 logger.info("%d calls filled in from Millis' call logs", result.filled)
                 self._on_filled()
-
-    def _run(self) -> None:
-        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
-            runner.run(self._look_until_closed())
-
-    async def _look_until_closed(self) -> None:
-        looking = asyncio.create_task(self._look_repeatedly())
-        await self._closing.wait()
-        looking.cancel()
-        with suppress(asyncio.CancelledError):
-            await looking
 
     async def _look_repeatedly(self) -> None:
         while True:

@@ -26,7 +26,13 @@ from typer.testing import CliRunner, Result
 from millis_hooks import MillisHooks, PrefetchRequest, __version__
 from millis_hooks.call_log import CallLog
 from millis_hooks.cli.commands import COMMANDS, app, load_command
-from millis_hooks.protocol.samples import VINTAGES, Vintage, end_of_call_body, prefetch_query
+from millis_hooks.protocol.samples import (
+    AGENT_ID,
+    VINTAGES,
+    Vintage,
+    end_of_call_body,
+    prefetch_query,
+)
 from millis_hooks.version import requirement
 from support import programs
 from support.paths import ROOT
@@ -511,3 +517,21 @@ def test_a_terminal_obeys_nothing_that_a_caller_said(
 def test_markup_in_what_was_said_is_shown_as_it_is(run: Run, tmp_path: Path) -> None:
     store(tmp_path, "hostile")
     assert "[bold]<script>alert(1)</script>" in run("show", SESSION).stdout
+
+
+def test_agents_are_shown_by_the_names_in_code_then_settings_then_millis(
+    run: Run, tmp_path: Path
+) -> None:
+    hooks = MillisHooks(secrets=SECRET, agent_names={AGENT_ID: "Desk", "-Ox2": "Bookings"})
+    hooks.agent(AGENT_ID, name="Front desk")
+    with TestClient(hooks, headers=BEARER) as client:
+        for agent_id in (AGENT_ID, "-Ox2"):
+            body = end_of_call_body(session_id=f"-of{agent_id}", agent_id=agent_id)
+            client.post("/millis/end-of-call", content=body)
+    listed = run("calls").stdout
+    assert "Front desk" in listed
+    assert "Bookings" in listed
+    [other, front] = json.loads(run("calls", "--json").stdout)
+    assert (front["agent_id"], front["agent_name"]) == (AGENT_ID, "Front desk")
+    assert other["agent_name"] == "Bookings"
+    assert f"Front desk {AGENT_ID}" in run("show", f"-of{AGENT_ID}").stdout

@@ -217,3 +217,21 @@ def test_animations_stop_where_reduced_motion_is_preferred() -> None:
     assert without
     assert "@media (prefers-reduced-motion: reduce)" in sheet
     assert "@media (forced-colors: active)" in sheet
+
+
+def test_an_agent_is_shown_by_its_name_and_found_by_its_id(tmp_path: Path) -> None:
+    site = Site(tmp_path, agents={"-OxFrontDesk8kPq2Lr71": HOSTILE})
+    site.sign_in()
+    for session_id, agent_id in (("-a", "-OxFrontDesk8kPq2Lr71"), ("-b", "-OxOther8kPq2Lr71xyz")):
+        site.stored.add_call(session_id, agent_id=agent_id)
+        site.stored.add_unended_call(f"{session_id}2", minutes_ago=1, agent_id=agent_id)
+    for path in ("/calls?agent=-OxFrontDesk8kPq2Lr71", "/calls/-a", "/analytics"):
+        page = site.page(path)
+        assert HOSTILE in page.text or path == "/analytics"
+        titles = [found.get("title") for _, found in page.elements]
+        assert "-OxFrontDesk8kPq2Lr71" in titles, path
+    assert "…2Lr71xyz" in site.page("/calls").text
+    row = site.get("/calls.json?agent=-OxFrontDesk8kPq2Lr71").json()["page"]["rows"][0]["call"]
+    assert (row["agent_id"], row["agent_name"]) == ("-OxFrontDesk8kPq2Lr71", HOSTILE)
+    assert "agent_name" not in site.get("/calls/export.csv").text
+    site.stored.database.close()

@@ -356,3 +356,25 @@ def test_the_earlier_names_of_failed_runs_go_on_working() -> None:
     assert ParkedRun is FailedRun
     run = failed()
     assert run.failed_at == run.failed_at
+
+
+def test_a_router_names_agents_and_its_names_are_included() -> None:
+    bookings, hooks = Router(), Router()
+    assert bookings.agent(" -Ox1 ", name="Bookings") == "-Ox1"
+    hooks.include(bookings)
+    hooks.include(bookings)
+    assert hooks.agent_names() == {"-Ox1": "Bookings"}
+
+
+def test_an_agent_named_twice_a_name_of_two_agents_and_no_name_are_refused_with_their_places() -> (
+    None
+):
+    router = Router()
+    router.agent("-Ox1", name="Bookings")
+    twice = refusal(lambda: router.agent("-Ox1", name="Desk"))
+    assert twice.count("test_routing.py:") == 2
+    assert "Agent -Ox1 is named twice: 'Bookings' at" in twice
+    both = refusal(lambda: router.agent("-Ox2", name="bookings"))
+    assert "test_routing.py:" in both
+    assert "agents -Ox1 and -Ox2 are both named 'bookings'" in both
+    assert "agent -Ox3 needs a name" in refusal(lambda: router.agent("-Ox3", name=""))

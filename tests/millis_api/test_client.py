@@ -22,6 +22,7 @@ from millis_hooks.exceptions import (
     MillisUnreachableError,
 )
 from millis_hooks.millis_api import client, transport
+from millis_hooks.millis_api.background import AgentNameFetcher
 from millis_hooks.millis_api.client import LoggedCall, MillisApi, StartedCall
 from millis_hooks.settings import Settings
 from support.fake_millis import BASE, KEY, FakeMillis
@@ -393,3 +394,23 @@ def test_requests_to_millis_are_not_logged(
     start(millis)
     ours = [each for each in caplog.records if each.name.startswith("millis_hooks")]
     assert ours == []
+
+
+def test_names_of_agents_are_read_from_a_list_whatever_else_is_in_it(millis: FakeMillis) -> None:
+    millis.agents = [{"id": "-Ox1", "name": "Front\ndesk", "config": {}}, {"id": "-Ox2"}, 7]
+    assert run(millis.client().agent_names()) == {"-Ox1": "Front desk"}
+
+
+def test_a_failure_to_fetch_names_changes_nothing_and_is_logged_once(
+    millis: FakeMillis, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "millis_hooks")
+    taken: list[dict[str, str]] = []
+    fetcher = AgentNameFetcher(millis.client().agent_names, taken.append)
+    millis.troubles = [PlainTextResponse("no", 401), JSONResponse({"nothing": 1})]
+    for _ in range(2):
+        run(fetcher.fetch())
+    assert taken == []
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    run(fetcher.fetch())
+    assert taken == [{}]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
@@ -24,6 +24,7 @@ from millis_hooks.dashboard.site import dashboard
 from millis_hooks.exceptions import StorageError
 from millis_hooks.masking.policy import SECRETS_ALONE, MaskPolicy
 from millis_hooks.operators import Operators
+from millis_hooks.protocol.agent_names import AgentNames
 from millis_hooks.runs.replay import Replayed
 from millis_hooks.settings import Settings
 from support.app import SECRET
@@ -81,6 +82,7 @@ class Site:
         mask: MaskPolicy = SECRETS_ALONE,
         setup: Setup | None = None,
         public_url: str | None = None,
+        agents: Mapping[str, str] | None = None,
     ) -> None:
         self.stored = StoredCalls(folder)
         self.now = NOW
@@ -101,7 +103,9 @@ class Site:
                 reread=lambda delivery_id: False,
             ),
             setup=setup or make_setup(),
-            settings=DashboardSettings("1.2.3", mask=mask, public_url=public_url),
+            settings=DashboardSettings(
+                "1.2.3", mask=mask, public_url=public_url, agents=AgentNames(agents)
+            ),
             now=self._now,
         )
         self.app = Starlette(routes=[Mount(prefix, app)]) if prefix else app

@@ -30,6 +30,7 @@ class FakeMillis:
 
     def __init__(self) -> None:
         self.entries: list[dict[str, Any]] = []
+        self.agents: list[Any] = []
         self.asked: list[tuple[str, dict[str, Any]]] = []
         self.headers: list[dict[str, str]] = []
         #: Answered, or raised, in turn before anything else is.
@@ -40,6 +41,7 @@ class FakeMillis:
                 Route("/start_outbound_call", self._start, methods=["POST"]),
                 Route("/register_call", self._start, methods=["POST"]),
                 Route("/sessions/{session_id}/terminate", self._terminate, methods=["POST"]),
+                Route("/agents", self._agents),
                 Route("/call-logs", self._call_logs),
                 Route("/call-logs/{session_id}", self._call_log),
             ]
@@ -68,6 +70,9 @@ class FakeMillis:
 
     async def _terminate(self, request: Request) -> Response:
         return JSONResponse({"success": True})
+
+    async def _agents(self, request: Request) -> Response:
+        return JSONResponse(self.agents)
 
     async def _call_logs(self, request: Request) -> Response:
         query = request.query_params

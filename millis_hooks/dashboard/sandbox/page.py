@@ -88,6 +88,7 @@ class SandboxView:
     ending: Mapping[str, str]
     refusal: str | None
     handlers: tuple[FoundHandler, ...]
+    agents: tuple[str, ...]
     #: Read by templates shared with the page of a call.
     prints_all: bool = False
 
@@ -136,6 +137,7 @@ class Sandbox:
             ending=_ending(draft.scenario, query),
             refusal=_REFUSALS.get(query.get("refused", "")),
             handlers=request.log.ask(found_handlers),
+            agents=request.settings.agents.named(),
         )
 
     def _call(

@@ -17,8 +17,8 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-from sqlalchemy import URL, Engine, NullPool, create_engine, make_url
-from sqlalchemy.exc import ProgrammingError
+from sqlalchemy import URL, Engine, NullPool, StaticPool, create_engine, make_url
+from sqlalchemy.exc import DBAPIError
 
 from millis_hooks.call_log import CallLog
 from millis_hooks.call_log.tables import metadata
@@ -133,41 +133,52 @@ def new_database(number: int | str) -> str:
     """Make a database without anything in it, and return its URL."""
     name = f"millis_hooks_test_{os.environ.get('PYTEST_XDIST_WORKER', '')}{number}"
     for statement in (f"DROP DATABASE IF EXISTS {name} WITH (FORCE)", f"CREATE DATABASE {name}"):
-        _tell(_shared(), statement)
+        _execute(_shared(), statement)
     return _shared().url.set(database=name).render_as_string(hide_password=False)
 
 
 def emptied_database(number: int) -> str:
-    """Return the URL of a call log that has just been emptied, and that nobody is in."""
-    if number in _made:
-        engine = create_engine(_made[number], poolclass=NullPool, isolation_level="AUTOCOMMIT")
-        _tell(engine, _THROW_OUT)
-        try:
-            _tell(engine, _EMPTY_IT)
-        except ProgrammingError:  # a test has broken it
-            del _made[number]
-    if number not in _made:
-        _made[number] = new_database(number)
-        CallLog(_made[number]).close()
-    return _made[number]
+    """Return the URL of a call log that has just been emptied, and that only its keeper is in."""
+    try:
+        return _made[number].emptied()
+    except (KeyError, DBAPIError):  # there is none, or a test has broken it
+        _made[number] = _Emptied(number)
+        return _made[number].url
 
 
-def _tell(engine: Engine, statement: str) -> None:
+class _Emptied:
+    """A call log that one test after the other is given, and a session that empties it.
+
+    The session stays: a new one would take longer than most tests.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.url = new_database(number)
+        CallLog(self.url).close()
+        self._keeper = create_engine(self.url, poolclass=StaticPool, isolation_level="AUTOCOMMIT")
+        _execute(self._keeper, _CREATE_EMPTY)
+
+    def emptied(self) -> str:
+        _execute(self._keeper, "SELECT pg_temp.throw_out(), pg_temp.make_empty()")
+        return self.url
+
+
+def _execute(engine: Engine, statement: str) -> None:
     with engine.connect() as connection:
         connection.exec_driver_sql(statement)
 
 
 #: Call logs by number, as tests left them.
-_made: dict[int, str] = {}
-_THROW_OUT = (
-    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-    "WHERE datname = current_database() AND pid <> pg_backend_pid()"
-)
-#: Quicker than TRUNCATE, which makes new files.
-_EMPTY_IT = "; ".join(
-    [
-        *(f"DELETE FROM {table.name}" for table in reversed(metadata.sorted_tables)),
-        "DELETE FROM call_search",
-        "SELECT setval(oid::regclass, 1, false) FROM pg_class WHERE relkind = 'S'",
-    ]
-)
+_made: dict[int, _Emptied] = {}
+#: Functions, as these keep their plans. To delete is quicker than TRUNCATE, which makes new files.
+_CREATE_EMPTY = f"""
+CREATE FUNCTION pg_temp.throw_out() RETURNS void LANGUAGE sql AS $$
+    SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid()
+$$;
+CREATE FUNCTION pg_temp.make_empty() RETURNS void LANGUAGE plpgsql AS $$ BEGIN
+    {"".join(f"DELETE FROM {table.name}; " for table in reversed(metadata.sorted_tables))}
+    DELETE FROM call_search;
+    PERFORM setval(oid::regclass, 1, false) FROM pg_class WHERE relkind = 'S';
+END $$
+"""

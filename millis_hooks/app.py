@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from starlette.types import Receive, Scope, Send
 
@@ -25,7 +25,7 @@ from .handlers.routing import Router
 from .masking.error_report import describe_failure
 from .masking.known_secrets import safe_path
 from .service import Service
-from .settings import NOT_EXPOSED, STOPPING, Settings
+from .settings import NOT_EXPOSED, STOPPING, Settings, SettingsOptions
 from .webhooks.responses import MOST_HEAD_BYTES, head_bytes, reply
 
 if TYPE_CHECKING:
@@ -44,13 +44,19 @@ _METRICS = "/metrics"
 class MillisHooks:
     """An ASGI application that receives Millis' webhooks and runs your handlers.
 
-    Settings come from the environment and `.env`, or as keyword arguments named as in
-    `millis_hooks.settings.Settings`; wrong ones raise `ConfigError`. `lifespan` makes what handlers
-    share, on their own event loop; what it yields is their `call.state`. Handlers registered on
-    `Router`s elsewhere are passed in, or added with `include`.
+    Settings come from keyword arguments, the environment or `.env`; a wrong one raises
+    `ConfigError`. `lifespan` is an async context manager for resources that handlers share, such as
+    HTTP clients and connection pools. It runs on the handlers' event loop, and handlers get what it
+    yields as `call.state`. Pass `Router`s of handlers registered elsewhere, or add them with
+    `include`.
     """
 
-    def __init__(self, *routers: Router, lifespan: Lifespan | None = None, **settings: Any) -> None:
+    def __init__(
+        self,
+        *routers: Router,
+        lifespan: Lifespan | None = None,
+        **settings: Unpack[SettingsOptions],
+    ) -> None:
         self.settings = Settings.load(**settings)
         self.router = Router()
         for router in routers:
@@ -93,14 +99,16 @@ class MillisHooks:
         except StorageError as error:  # the call has begun all the same
             logger.error("a call that was started may not be followed: %s", error)
 
-    def under(self, *, millis: Answers | None = None, **settings: Any) -> MillisHooks:
-        """Return an application of the same handlers, with these settings in place of its own.
+    def under(
+        self, *, millis: Answers | None = None, **settings: Unpack[SettingsOptions]
+    ) -> MillisHooks:
+        """Return a copy of this application with other settings, for tests.
 
-        For tests, on a call log that is thrown away. `millis` answers its handlers in place of
-        Millis when they work for a call that was made up. Raises `ConfigError`.
+        `millis` answers its handlers in place of Millis when they work for a call that Millis did
+        not make. Raises `ConfigError`.
         """
-        own = self.settings.model_dump(exclude_unset=True)
-        hooks = MillisHooks(self.router, lifespan=self._lifespan, **(own | settings))
+        merged: Any = {**self.settings.model_dump(exclude_unset=True), **settings}
+        hooks = MillisHooks(self.router, lifespan=self._lifespan, **merged)
         hooks._answers = millis
         return hooks
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from types import UnionType
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, TypedDict, get_args, get_origin
 
 from pydantic import (
     BaseModel,
@@ -45,6 +45,65 @@ Level = Literal["none", "partial", "full"]
 
 #: Characters of a wrong value that an error shows.
 _SHOWN_CHARS = 100
+
+
+#: One text, or several: as an argument also a list or a set.
+Texts = str | Collection[str]
+
+
+class SettingsOptions(TypedDict, total=False):
+    """The settings as keyword arguments of `MillisHooks`, for type checkers and editors.
+
+    `Settings` has the meaning, unit and default of each; a test compares the names.
+    """
+
+    secrets: Texts
+    prefetch_secrets: Texts
+    end_of_call_secrets: Texts
+    agent_secrets: Mapping[str, Texts]
+    agent_names: Mapping[str, str]
+    secret_header: str
+    secret_in_path: bool
+    insecure: bool
+    exposed: bool
+    prefix: str
+    public_url: str | None
+    database_url: str
+    prefetch_budget_s: float
+    prefetch_fallback: Literal["empty", "default", "last_good"]
+    prefetch_default: Mapping[str, object]
+    extra_prompt_max_chars: int
+    max_body_bytes: int
+    body_timeout_s: float
+    own_numbers: Texts
+    isolate_handlers: bool
+    handler_threads: int
+    handler_concurrency: int
+    take_calls_when_damaged: bool
+    run_handlers: bool
+    handler_grace_s: float
+    drain_s: float
+    mask_numbers: Level
+    mask_text: Level
+    redact_before_store: bool
+    retention_days: int
+    pack_after_days: int
+    sandbox: bool
+    sandbox_key: str | SecretStr | None
+    sandbox_anywhere: bool
+    sandbox_pace: float
+    api_key: str | SecretStr | None
+    api_region: Literal["us", "eu"]
+    api_url: str | None
+    reconcile_minutes: int
+    dashboard_password: str | SecretStr | None
+    session_key: str | SecretStr | None
+    session_idle_hours: int
+    session_days: int
+    log_format: Literal["console", "json"]
+    metrics_token: str | SecretStr | None
+    metrics_open: bool
+    tracing: bool
 
 
 class Settings(BaseModel):

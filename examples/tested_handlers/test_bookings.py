@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 from bookings import BOOKED
 
-from millis_hooks.protocol.samples import CallContent
-from millis_hooks.sandbox import Answer
-from millis_hooks.testing import HooksClient, Simulation
-
-SimulateCall = Callable[..., Simulation]
+from millis_hooks.testing import Answer, CallContent, HooksClient, SimulateCall
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +21,7 @@ def test_a_known_caller_is_named(hooks_client: HooksClient) -> None:
     assert reply.metadata == {"customer_name": "Ada"}
 
 
-def test_nothing_is_said_about_a_stranger(hooks_client: HooksClient) -> None:
+def test_an_unknown_caller_gets_no_metadata(hooks_client: HooksClient) -> None:
     assert hooks_client.prefetch(from_phone="+14155550111").body == {}
 
 
@@ -33,7 +29,7 @@ def test_a_visitor_of_the_website_has_no_number(hooks_client: HooksClient) -> No
     assert hooks_client.prefetch(from_phone=None, to_phone=None).body == {}
 
 
-def test_a_booking_goes_as_planned(simulate_call: SimulateCall) -> None:
+def test_a_booking_is_made(simulate_call: SimulateCall) -> None:
     assert simulate_call("scenarios/booking.toml").unmet == []
     assert BOOKED == ["Booked 10:30"]
 
@@ -46,19 +42,19 @@ def test_a_dry_run_books_nothing(simulate_call: SimulateCall) -> None:
 def test_a_slot_that_is_taken_is_tried_again_later(simulate_call: SimulateCall) -> None:
     taken = Answer(200, b"Failed: taken")
     call = simulate_call("scenarios/booking.toml", function_answers={"book_slot": taken})
-    assert call.handled is not None
-    assert call.handled.run("book").state == "retrying"
-    assert "Failed: taken" in (call.handled.run("book").attempts[0].error_message or "")
+    run = call.run("book")
+    assert run.state == "retrying"
+    assert "Failed: taken" in (run.attempts[0].error_message or "")
 
 
-def test_who_never_booked_is_left_alone(hooks_client: HooksClient) -> None:
+def test_a_call_without_a_booking_books_nothing(hooks_client: HooksClient) -> None:
     said = [{"role": "user", "content": "Wrong number, sorry."}]
     call = hooks_client.end_of_call(content=CallContent(chat=said))
     assert (call.run("book").state, BOOKED) == ("succeeded", [])
 
 
 @pytest.mark.parametrize("scenario", ["web", "voicemail", "error", "hostile"])
-def test_whatever_happens_the_handlers_live(simulate_call: SimulateCall, scenario: str) -> None:
+def test_handlers_succeed_in_every_scenario(simulate_call: SimulateCall, scenario: str) -> None:
     call = simulate_call(scenario)
     assert call.handled is not None
     assert {run.state for run in call.handled.runs} <= {"succeeded"}

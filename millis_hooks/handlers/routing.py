@@ -37,7 +37,7 @@ from .signatures import check_signature, is_async, metadata_model, name_of, plac
 #: What a handler is called for: a webhook, or a run that has failed.
 HandlerHook: TypeAlias = Literal["prefetch", "end_of_call", "failed"]
 #: What a handler is called with.
-Event: TypeAlias = PrefetchRequest[Any] | EndOfCall | FailedRun
+Event: TypeAlias = PrefetchRequest[Any, Any] | EndOfCall[Any, Any] | FailedRun
 
 #: How long a run's handler may take by default, in seconds.
 DEFAULT_TIMEOUT_S = 60.0
@@ -78,12 +78,13 @@ class Handler:
         if isinstance(event, FailedRun):
             event.call._state, event.call._handler = state, event.handler
             return event
+        if self.metadata_model is not None:
+            typed = event.typed(self.metadata_model)
+            if isinstance(event, PrefetchRequest):
+                event.problems = typed.problems  # the endpoint reports them
+            event = typed
         if isinstance(event, EndOfCall):
             event._handler = self.name
-        elif self.metadata_model is not None:
-            typed = event.typed(self.metadata_model)
-            event.problems = typed.problems  # the endpoint reports them
-            event = typed
         event._state = state
         return event
 
@@ -256,7 +257,7 @@ def make_handler(
         function=function,
         is_async=is_async(function),
         place=place_of(function),
-        metadata_model=metadata_model(function) if hook == "prefetch" else None,
+        metadata_model=metadata_model(function, takes),
         accepted=accepted,
         **{"name": name_of(function)} | checked,
     )
@@ -289,11 +290,11 @@ def _known_options(hook: HandlerHook, unknown: str) -> str:
     return f"{decorator} takes {', '.join(known)}.{suggest(unknown, known)}{rest}"
 
 
-PrefetchAnswer: TypeAlias = PrefetchResponse | dict[str, Any] | str | None
+PrefetchAnswer: TypeAlias = PrefetchResponse | Mapping[str, object] | str | None
 PrefetchFunction: TypeAlias = Callable[
-    [PrefetchRequest[Any]], PrefetchAnswer | Awaitable[PrefetchAnswer]
+    [PrefetchRequest[Any, Any]], PrefetchAnswer | Awaitable[PrefetchAnswer]
 ]
-EndOfCallFunction: TypeAlias = Callable[[EndOfCall], object]
+EndOfCallFunction: TypeAlias = Callable[[EndOfCall[Any, Any]], object]
 FailedFunction: TypeAlias = Callable[[FailedRun], object]
 
 P = TypeVar("P", bound=PrefetchFunction)

@@ -65,13 +65,14 @@ def _check_parameters(function: Callable[..., Any], takes: type, where: str) -> 
         ) from None
 
 
-def metadata_model(function: Callable[..., Any]) -> type[BaseModel] | None:
+def metadata_model(function: Callable[..., Any], takes: type) -> type[BaseModel] | None:
     """Return `Model` for a function that takes a `PrefetchRequest[Model]`, or one or `None`.
 
-    Raises `RegistrationError` for metadata that is neither a model nor a dict.
+    `takes` is the event of its decorator. Raises `RegistrationError` for metadata that is neither a
+    model nor a dict.
     """
     for type_ in _alternatives(_annotation_of(function)):
-        if typing.get_origin(type_) is PrefetchRequest:
+        if typing.get_origin(type_) is takes:
             for metadata in _alternatives(typing.get_args(type_)[0]):
                 if isinstance(metadata, type) and issubclass(metadata, BaseModel):
                     return metadata
@@ -79,7 +80,7 @@ def metadata_model(function: Callable[..., Any]) -> type[BaseModel] | None:
                     raise RegistrationError(
                         f"{place_of(function)}: {name_of(function)} takes metadata as "
                         f"{inspect.formatannotation(metadata)}; it is a dict of text, or read into "
-                        "a model of pydantic: PrefetchRequest[YourModel]."
+                        f"a model of pydantic: {takes.__name__}[YourModel]."
                     )
     return None
 

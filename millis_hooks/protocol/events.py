@@ -16,7 +16,18 @@ from copy import copy
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
-from typing import Annotated, Any, Generic, Literal, NamedTuple, Self, TypeAlias, cast
+from types import GenericAlias
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Generic,
+    Literal,
+    NamedTuple,
+    Self,
+    TypeAlias,
+    cast,
+)
 
 from pydantic import (
     AfterValidator,
@@ -25,6 +36,7 @@ from pydantic import (
     ConfigDict,
     Field,
     PrivateAttr,
+    SerializeAsAny,
     SkipValidation,
     field_validator,
 )
@@ -53,6 +65,7 @@ from .reading import (
     not_bool,
     read_any_json,
     read_json,
+    read_model,
     read_query,
     utc_time,
     web_url,
@@ -83,6 +96,11 @@ __all__ = [
 ]
 
 Channel: TypeAlias = Literal["phone", "web", "chat"]
+#: What `metadata` is before and after a call: a dict, or the pydantic model in an annotation.
+Metadata = TypeVar("Metadata", default=dict[str, str])
+CallMetadata = TypeVar("CallMetadata", default=dict[str, Json])
+#: What `state` is: what the application's `lifespan` yields.
+State = TypeVar("State", default=Any)
 
 
 class ToolFunction(WireModel):
@@ -178,17 +196,17 @@ def _agent_id(value: object) -> str | None:
     return agent_id
 
 
-class _Received:
+class _Received(Generic[State]):
     """What the application knows of an event beside what the event says."""
 
     __slots__ = ()
 
-    _state: Any
+    _state: State
     _source: str | None
     _dry_run: bool
 
     @property
-    def state(self) -> Any:
+    def state(self) -> State:
         """What the application's `lifespan` yielded."""
         return self._state
 
@@ -209,11 +227,20 @@ class _Received:
         return self._source in MADE_UP_SOURCES
 
 
-class EndOfCall(_Received, WireModel):
-    """A call that has ended, as Millis' end-of-call webhook tells it.
+def _plain(metadata: object) -> dict[str, Any]:
+    """Return metadata as a dict of plain values, also where it is a model."""
+    if isinstance(metadata, BaseModel):
+        return metadata.model_dump(mode="json")
+    return cast("dict[str, Any]", metadata)
+
+
+class EndOfCall(WireModel, _Received[State], Generic[CallMetadata, State]):
+    """A call that has ended, as Millis' end-of-call webhook reports it.
 
     Fields keep Millis' names and may all be empty; properties are what teams otherwise work out by
-    hand. Fields Millis adds later are in `model_extra`.
+    hand. Fields Millis adds later are in `model_extra`. `metadata` is a dict, or your pydantic
+    model where the handler is annotated `EndOfCall[YourModel]`; `EndOfCall[YourModel, YourState]`
+    also gives `state` the type of what your `lifespan` yields.
     """
 
     session_id: str
@@ -228,7 +255,10 @@ class EndOfCall(_Received, WireModel):
     cost_breakdown: Items[CostItem] = Field(default_factory=list)
     voip: Voip | None = None
     recording: Recording | None = None
-    metadata: Object = Field(default_factory=dict)
+    if TYPE_CHECKING:
+        metadata: CallMetadata = Field(default_factory=dict)  # type: ignore[assignment]
+    else:
+        metadata: SerializeAsAny[Object] = Field(default_factory=dict)
     call_status: Annotated[str, AfterValidator(spell_status)] | None = None
     error_message: str | None = None
     call_analysis: MaybeObject = None
@@ -242,6 +272,12 @@ class EndOfCall(_Received, WireModel):
     _change: str | None = PrivateAttr(default=None)
     _source: str | None = PrivateAttr(default=None)
     _dry_run: bool = PrivateAttr(default=False)
+
+    if not TYPE_CHECKING:
+
+        def __class_getitem__(cls, arguments):
+            """Return an annotation: the metadata of a call becomes a model in `typed` only."""
+            return GenericAlias(cls, arguments)
 
     @classmethod
     def parse(cls, body: bytes, *, own_numbers: frozenset[str] = frozenset()) -> Self:
@@ -394,7 +430,19 @@ class EndOfCall(_Received, WireModel):
     @property
     def variables(self) -> dict[str, object]:
         """What `{name}` stands for in this call's texts: its metadata and the two numbers."""
-        return variables_of(self.metadata, from_phone=self._from_phone, to_phone=self._to_phone)
+        metadata = _plain(self.metadata)
+        return variables_of(metadata, from_phone=self._from_phone, to_phone=self._to_phone)
+
+    def typed(self, model: type[Model]) -> EndOfCall[Model, State]:
+        """Return this call with its metadata as a pydantic model.
+
+        A value that does not fit is reported in `problems` and left out: the field is then its
+        default, or None.
+        """
+        metadata, problems = read_model(model, _plain(self.metadata))
+        call = self.model_copy(update={"metadata": metadata})
+        call._problems = [*self.problems, *problems[:MOST_PROBLEMS]]
+        return cast("EndOfCall[Model, State]", call)
 
     def function_result(self, name: str) -> Json:
         """Return what the last call of this function gave; None if it was not called."""
@@ -473,17 +521,16 @@ class PrefetchResponse(BaseModel):
         return text
 
 
-Metadata = TypeVar("Metadata", default=dict[str, str])
-
 _RESERVED = frozenset({"session_id", "agent_id", "from", "to"})
 
 
 @dataclass(kw_only=True, slots=True)
-class PrefetchRequest(_Received, Generic[Metadata]):
-    """A call that is about to begin, as Millis' prefetch webhook asks about it.
+class PrefetchRequest(_Received[State], Generic[Metadata, State]):
+    """The prefetch request that Millis sends just before a call.
 
-    Everything arrives as text. `metadata` is a dict of it, or a model of yours where the handler
-    is annotated `PrefetchRequest[YourModel]`.
+    Everything arrives as text. `metadata` is a dict of text, or your pydantic model where the
+    handler is annotated `PrefetchRequest[YourModel]`; `PrefetchRequest[YourModel, YourState]` also
+    gives `state` the type of what your `lifespan` yields.
     """
 
     session_id: str
@@ -496,7 +543,7 @@ class PrefetchRequest(_Received, Generic[Metadata]):
     #: The query's fields as received, in order, repeated names and all.
     raw: list[tuple[str, str]] = field(default_factory=list)
     _own_numbers: frozenset[str] = field(default=frozenset(), repr=False)
-    _state: Any = field(default=None, repr=False, compare=False)
+    _state: State = field(default=None, repr=False, compare=False)  # type: ignore[assignment]
     _source: str | None = field(default=None, repr=False)
     _dry_run: bool = field(default=False, repr=False)
 
@@ -561,7 +608,7 @@ class PrefetchRequest(_Received, Generic[Metadata]):
         """Say who made the call up, if Millis did not make it; see `marks`."""
         self._source, self._dry_run = source, dry_run
 
-    def copy(self) -> PrefetchRequest[Metadata]:
+    def copy(self) -> PrefetchRequest[Metadata, State]:
         """Return this request with metadata of its own, to be changed at will."""
         return PrefetchRequest(
             session_id=self.session_id,
@@ -577,7 +624,7 @@ class PrefetchRequest(_Received, Generic[Metadata]):
             _dry_run=self._dry_run,
         )
 
-    def typed(self, model: type[Model]) -> PrefetchRequest[Model]:
+    def typed(self, model: type[Model]) -> PrefetchRequest[Model, State]:
         """Return this request with its metadata as a pydantic model.
 
         Text is coerced to the model's types. Where a list, an object or null is due it is read as
@@ -585,7 +632,7 @@ class PrefetchRequest(_Received, Generic[Metadata]):
         `problems` and left out: the field is then its default, or None.
         """
         metadata, problems = read_metadata(model, self._sent())
-        request = cast("PrefetchRequest[Model]", self.copy())
+        request = cast("PrefetchRequest[Model, State]", self.copy())
         request.metadata = metadata
         request.problems = [*self.problems, *problems[:MOST_PROBLEMS]]
         return request
@@ -593,9 +640,7 @@ class PrefetchRequest(_Received, Generic[Metadata]):
     def _sent(self) -> dict[str, list[Any]]:
         """Return every value of every metadata key; of a request made by hand, its metadata."""
         if not self.raw:
-            made = self.metadata
-            values = made.model_dump(mode="json") if isinstance(made, BaseModel) else made
-            return {name: [value] for name, value in cast("dict[str, Any]", values).items()}
+            return {name: [value] for name, value in _plain(self.metadata).items()}
         sent: dict[str, list[Any]] = {}
         for name, value in self.raw:
             if name not in _RESERVED:

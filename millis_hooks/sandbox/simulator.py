@@ -375,6 +375,12 @@ class Simulation:
         """The id of the call."""
         return self.result.session_id
 
+    def run(self, handler: str) -> Run:
+        """Return the latest run of a handler; raises `LookupError` if it was not called."""
+        if self.handled is None:
+            raise LookupError(f"{handler!r} was not called: no end-of-call arrived for this call.")
+        return self.handled.run(handler)
+
     @property
     def unmet(self) -> list[str]:
         """The expectations that were not met, in sentences."""

@@ -16,7 +16,7 @@ the application is, in pyproject.toml or in pytest.ini:
     def test_a_booking_reaches_the_crm(simulate_call):
         booked = simulate_call("scenarios/booking.toml")    # or a shipped one, such as "inbound"
         assert not booked.unmet
-        assert booked.handled.run("sync_crm").state == "succeeded"
+        assert booked.run("sync_crm").state == "succeeded"
 
 Everything is real but Millis: settings, the call log (in a folder that is thrown away), handlers on
 their own thread, retries. Handlers see a call of Millis' unless the test says `sandbox=True`. What
@@ -30,21 +30,27 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ..handlers.made_up_calls import MillisRequest as MillisRequest
+    from ..protocol.samples import CallContent as CallContent
     from ..protocol.samples import end_of_call_body as end_of_call_body
     from ..protocol.samples import prefetch_query as prefetch_query
     from ..sandbox.scenario import Scenario as Scenario
     from ..sandbox.scenario import load_scenario as load_scenario
     from ..sandbox.simulator import HandledCall as HandledCall
     from ..sandbox.simulator import Simulation as Simulation
+    from ..sandbox.transport import Answer as Answer
     from .client import HooksClient as HooksClient
     from .client import PrefetchReply as PrefetchReply
+    from .client import SimulateCall as SimulateCall
 
 _HOMES = {
+    "Answer": "sandbox.transport",
+    "CallContent": "protocol.samples",
     "HandledCall": "sandbox.simulator",
     "HooksClient": "testing.client",
     "MillisRequest": "handlers.made_up_calls",
     "PrefetchReply": "testing.client",
     "Scenario": "sandbox.scenario",
+    "SimulateCall": "testing.client",
     "Simulation": "sandbox.simulator",
     "end_of_call_body": "protocol.samples",
     "load_scenario": "sandbox.scenario",
@@ -52,11 +58,14 @@ _HOMES = {
 }
 
 __all__ = [
+    "Answer",
+    "CallContent",
     "HandledCall",
     "HooksClient",
     "MillisRequest",
     "PrefetchReply",
     "Scenario",
+    "SimulateCall",
     "Simulation",
     "end_of_call_body",
     "load_scenario",

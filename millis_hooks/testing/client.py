@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
@@ -299,3 +299,10 @@ def _closed(folder: str) -> dict[str, Any]:
 
 def _new_id() -> str:
     return push_id(datetime.now(UTC))
+
+
+class SimulateCall(Protocol):
+    """The type of the fixture `simulate_call`."""
+
+    def __call__(self, scenario: str | Path, **changes: Any) -> Simulation:
+        """Run a scenario; `changes` are as in `HooksClient.simulate`."""

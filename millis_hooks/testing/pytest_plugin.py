@@ -6,7 +6,7 @@ pytest loads this module wherever the package is installed, so it imports next t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from ..handlers.made_up_calls import note_pytest
 if TYPE_CHECKING:
     from ..app import MillisHooks
     from ..sandbox.simulator import Simulation
-    from .client import HooksClient
+    from .client import HooksClient, SimulateCall
 
 _OPTION = "millis_hooks_app"
 _NO_APP = (
@@ -61,10 +61,8 @@ def hooks_client(millis_hooks_app: MillisHooks) -> Iterator[HooksClient]:
 
 
 @pytest.fixture
-def simulate_call(
-    hooks_client: HooksClient, request: pytest.FixtureRequest
-) -> Callable[..., Simulation]:
-    """Runs a scenario: a file, looked for beside the test first, or a shipped one."""
+def simulate_call(hooks_client: HooksClient, request: pytest.FixtureRequest) -> SimulateCall:
+    """Runs a scenario: a file, looked for beside the test first, or the name of a shipped one."""
 
     def simulate(scenario: str | Path, **changes: Any) -> Simulation:
         beside = request.path.parent / scenario

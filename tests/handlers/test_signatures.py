@@ -76,8 +76,8 @@ def written_in_a_function() -> Callable[..., Any]:
 
     def greet(call: Asked[Local]) -> Result: ...
 
-    assert metadata_model(greet) is Local
-    assert metadata_model(logged(greet)) is Local
+    assert metadata_model(greet, Asked) is Local
+    assert metadata_model(logged(greet), Asked) is Local
     return greet
 
 
@@ -89,7 +89,7 @@ def written_in_a_function() -> Callable[..., Any]:
      functools.partial(with_crm, "crm"), logged(Greeter().greet)],
 )  # fmt: skip
 def test_the_model_is_found(function: Callable[..., Any]) -> None:
-    assert metadata_model(function) is Plan
+    assert metadata_model(function, Asked) is Plan
     MillisHooks().on_prefetch(name="greet")(function)
 
 
@@ -143,23 +143,23 @@ def of_any_metadata(call: Asked[AnyMetadata]) -> None: ...
 )
 def test_metadata_that_stays_a_dict_has_no_model(function: Callable[..., Any]) -> None:
     MillisHooks().on_prefetch(function)
-    assert metadata_model(function) is None
+    assert metadata_model(function, Asked) is None
 
 
 def test_a_model_of_a_function_is_found_while_the_function_is_at_work() -> None:
     greet = written_in_a_function()
     with pytest.raises(RegistrationError, match="'Asked\\[Local\\]', which cannot be read"):
-        metadata_model(greet)
+        metadata_model(greet, Asked)
 
 
 def test_a_parameter_without_a_model_has_no_metadata_type() -> None:
-    assert metadata_model(lambda call: None) is None
-    assert metadata_model(lambda *calls: None) is None
+    assert metadata_model(lambda call: None, Asked) is None
+    assert metadata_model(lambda *calls: None, Asked) is None
 
     def untyped(call: Asked) -> None: ...
     def any_number(*calls: Asked[Plan]) -> None: ...
 
-    assert metadata_model(untyped) is metadata_model(any_number) is None
+    assert metadata_model(untyped, Asked) is metadata_model(any_number, Asked) is None
 
 
 def test_one_of_several_may_be_what_the_hook_calls_it_with() -> None:
@@ -169,3 +169,16 @@ def test_one_of_several_may_be_what_the_hook_calls_it_with() -> None:
     MillisHooks().on_end_of_call(handler)
     with pytest.raises(RegistrationError, match="takes PrefetchRequest, but on_failed"):
         MillisHooks().on_failed(handler)
+
+
+def test_the_model_of_an_ended_call_is_found() -> None:
+    def save(call: EndOfCall[Plan, dict[str, int]]) -> None: ...
+
+    assert metadata_model(save, EndOfCall) is Plan
+
+
+def test_a_wrong_model_of_an_ended_call_is_refused() -> None:
+    def save(call: EndOfCall[int]) -> None: ...
+
+    with pytest.raises(RegistrationError, match=r"EndOfCall\[YourModel\]"):
+        MillisHooks(insecure=True).on_end_of_call(save)

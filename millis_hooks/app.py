@@ -68,6 +68,7 @@ class MillisHooks:
         self.include = self.router.include
         self._lifespan = lifespan
         self._paths = {f"{self.settings.prefix}/{webhook}": webhook for webhook in _WEBHOOKS}
+        self._public_path = self.settings.public_path
         self._is_unsafe = bool(self.settings.unsafe) and not self.settings.exposed
         self._service: Service | None = None
         self._answers: Answers | None = None
@@ -118,6 +119,7 @@ class MillisHooks:
             await self._serve_lifespan(receive, send)
             return
         service = self._service or await self._start()
+        self._place(scope)
         path = _path_in(scope)
         webhook, path_secret = self._webhook_at(path)
         if self._is_unsafe and self._is_for_this_machine_alone(scope, path, webhook):
@@ -135,6 +137,21 @@ class MillisHooks:
             scope["path"] = scope["path"].removesuffix(path) + hidden
         endpoint = service.prefetch if webhook == "prefetch" else service.end_of_call
         await endpoint(scope, receive, send, path_secret=path_secret)
+
+    def _place(self, scope: Scope) -> None:
+        """Put the request below the path of the public address, which a proxy may have removed.
+
+        The scope itself is changed, because servers write access lines from it.
+        """
+        public, root = self._public_path, scope.get("root_path", "")
+        if root == public or not public.endswith(root):
+            return
+        path: str = scope["path"]
+        scope["root_path"] = public
+        if path == public:
+            scope["path"] = f"{public}/"
+        elif not path.startswith(f"{public}/") or self._webhook_at(path)[0] is not None:
+            scope["path"] = public.removesuffix(root) + path
 
     async def probes(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection of a process that receives nothing, and only calls handlers."""

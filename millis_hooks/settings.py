@@ -11,6 +11,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from types import UnionType
 from typing import Any, Literal, TypedDict, get_args, get_origin
+from urllib.parse import unquote, urlsplit
 
 from pydantic import (
     BaseModel,
@@ -154,8 +155,9 @@ class Settings(BaseModel):
     prefix: str = Field("/millis", description="The path in front of the two webhooks.")
     public_url: str | None = Field(
         None,
-        description="Where Millis reaches the service, as https://hooks.example.com, with the path "
-        "it is mounted at if any. The setup page begins with it.",
+        description="The address at which Millis reaches the service, such as "
+        "https://hooks.example.com. Include the path if the service is mounted at one, or if a "
+        "proxy serves it below one: links, redirects and cookies then have it too.",
     )
     database_url: str = Field(
         "sqlite:///millis_hooks.db",
@@ -365,6 +367,11 @@ class Settings(BaseModel):
         """Return what an error calls a setting: as it was given, else as the environment does."""
         given = self._given.get(setting)
         return ENV_PREFIX + setting.upper() if given is None else given.place
+
+    @property
+    def public_path(self) -> str:
+        """The path of the public address, decoded and without a slash at its end; often empty."""
+        return unquote(urlsplit(self.public_url or "").path)
 
     def require_closed(self) -> None:
         """Raise `ConfigError` unless every webhook asks for a secret, or `insecure` was chosen."""

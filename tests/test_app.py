@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx2
 import pytest
@@ -22,6 +23,7 @@ from millis_hooks import ConfigError, EndOfCall, MillisHooks, PrefetchRequest, R
 from millis_hooks.exceptions import StorageError
 from millis_hooks.service import Service
 from support.app import AUTHORIZED, END_OF_CALL, PREFETCH, SECRET, MakeHooks, Rows, serving
+from support.sites import PASSWORD
 from support.waiting import eventually
 
 BODY = b'{"session_id": "-Ox1"}'
@@ -432,6 +434,37 @@ def test_it_is_mounted_in_fastapi_beside_other_routes(hooks: MillisHooks) -> Non
     with TestClient(app, headers=AUTHORIZED) as client:
         assert client.get(f"/hooks{PREFETCH}").json() == {}
         assert client.get("/").json() == "home"
+
+
+@pytest.mark.parametrize("path", ["/voice", "/a/b c", "/millis"])
+@pytest.mark.parametrize("removed", [True, False], ids=["removed", "left in"])
+def test_a_proxy_serves_it_below_the_path_of_its_public_address(
+    make_hooks: MakeHooks, path: str, removed: bool
+) -> None:
+    seen = "" if removed else path
+    app = make_hooks(public_url=f"https://example.com{quote(path)}", dashboard_password=PASSWORD)
+    with serving(app, follow_redirects=False) as client:
+        assert client.get(f"{seen}{PREFETCH}").json() == {}
+        assert client.post(f"{seen}{END_OF_CALL}", content=BODY).json() == {"received": True}
+        assert client.get(f"{seen}/readyz").json()["status"] == "ready"
+        assert client.get(f"{seen}/calls").headers["location"].startswith(f"{quote(path)}/login")
+        assert client.get(path).status_code == 303
+        page = client.get(f"{seen}/login").text
+        assert f'href="{quote(path)}/static/app.css' in page
+        form = {"username": "admin", "password": PASSWORD}
+        signed_in = client.post(f"{seen}/login", data=form)
+        assert signed_in.headers["location"].startswith(f"{quote(path)}/")
+        assert f"Path={quote(path)}" in signed_in.headers["set-cookie"]
+
+
+def test_a_proxy_serves_the_application_that_it_is_mounted_in_below_a_path(
+    make_hooks: MakeHooks,
+) -> None:
+    hooks = make_hooks(public_url="https://example.com/voice/hooks")
+    app = Starlette(routes=[Mount("/hooks", hooks)], lifespan=hooks.running)
+    with TestClient(app, headers=AUTHORIZED, follow_redirects=False) as client:
+        assert client.get(f"/hooks{PREFETCH}").json() == {}
+        assert client.get("/hooks/").headers["location"].startswith("/voice/hooks/")
 
 
 def test_mounted_without_a_lifespan_it_starts_at_the_first_request(

@@ -169,8 +169,11 @@ def _limits(application: Target, *, drains: bool) -> Limits:
 
 def _is_webhook(application: Target) -> Callable[[str], bool]:
     """Return a function that tells whether a path is one that Millis calls."""
-    prefix = application.hooks.settings.prefix if application.hooks else ""
-    return partial(is_webhook_path, application.mounted_at + prefix)
+    if application.hooks is None:
+        return partial(is_webhook_path, [application.mounted_at])
+    settings = application.hooks.settings
+    places = (application.mounted_at, settings.public_path)  # a proxy may leave the latter in
+    return partial(is_webhook_path, [place + settings.prefix for place in dict.fromkeys(places)])
 
 
 def _address(host: str, port: int) -> str:

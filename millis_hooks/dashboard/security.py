@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from contextlib import suppress
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
@@ -204,4 +204,4 @@ class Cookies:
 
 
 def _path(request: Request) -> str:
-    return request.scope.get("root_path", "") or "/"
+    return quote(request.scope.get("root_path", "")) or "/"

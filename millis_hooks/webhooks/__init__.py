@@ -29,11 +29,13 @@ def webhook_url(settings: Settings, hook: Hook, base: str, *, secret: str | None
     return "/".join(parts)
 
 
-def is_webhook_path(base: str, path: str) -> bool:
-    """Tell whether `path` is a webhook's below `base`: what follows may begin with a secret."""
-    if not path.startswith(f"{base}/"):
-        return False
-    return not _NAMES.isdisjoint(path[len(base) + 1 :].split("/", 2)[:2])
+def is_webhook_path(bases: Iterable[str], path: str) -> bool:
+    """Tell whether `path` is a webhook's below one of `bases`; a secret may come between."""
+    return any(
+        path.startswith(f"{base}/")
+        and not _NAMES.isdisjoint(path[len(base) + 1 :].split("/", 2)[:2])
+        for base in bases
+    )
 
 
 def given_url(settings: Settings, hook: Hook, url: str) -> str:

@@ -7,18 +7,20 @@ A page marks such a part by two comments, and the program replaces what is betwe
     <!-- generated: settings -->
     <!-- end of generated -->
 
-The subject after the colon is `settings`, `command line` or `policy`; or a public Python name such
-as `millis_hooks.EndOfCall`, followed by the members to show where not all of them are public; or a
-file such as `examples/crm_lookup.py`, which is shown as code.
+The subject after the colon is `settings`, `command line`, `policy` or `scenario`; or a public name
+such as `millis_hooks.EndOfCall`, followed by the members to show where not all of them are public;
+or a file such as `examples/crm_lookup.py`, which is shown as code.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import re
 import sys
+import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
@@ -31,12 +33,14 @@ from pydantic import BaseModel
 from millis_hooks import PrefetchRequest, PrefetchResponse
 from millis_hooks.cli.commands import app as command_line
 from millis_hooks.environment.sources import ENV_PREFIX
-from millis_hooks.sandbox.policy import policy_settings
+from millis_hooks.sandbox.policy import Policy, policy_settings
+from millis_hooks.sandbox.scenario import TABLES as SCENARIO_TABLES
+from millis_hooks.sandbox.scenario import ScenarioFile
 from millis_hooks.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 PART = re.compile(r"(<!-- generated: (.+?) -->\n).*?(<!-- end of generated -->)", re.DOTALL)
-LANGUAGES = {".py": "python", ".toml": "toml", ".ini": "ini", ".yaml": "yaml"}
+LANGUAGES = {".py": "python", ".toml": "toml", ".ini": "ini", ".yaml": "yaml", ".conf": "nginx"}
 BAR = "\\|"
 
 
@@ -65,7 +69,8 @@ def _made(subject: str) -> str:
         return TABLES[subject]()
     if "/" in subject:
         file = ROOT / subject
-        return f"```{LANGUAGES[file.suffix]}\n{file.read_text(encoding='utf-8').rstrip()}\n```"
+        code = file.read_text(encoding="utf-8").rstrip()
+        return f"```{LANGUAGES.get(file.suffix, 'text')}\n{code}\n```"
     return "\n\n".join(_python(subject))
 
 
@@ -88,6 +93,53 @@ def _policy() -> str:
     return "\n".join(rows)
 
 
+def _scenario() -> str:
+    """Return every table of a scenario file with its keys, values and their meaning."""
+    parts = [_scenario_table(ScenarioFile)]
+    for name, table in SCENARIO_TABLES.items():
+        if table is not Policy:
+            parts += [f"### {_SPELLINGS.get(name, f'`[{name}]`')}", _scenario_table(table)]
+    return "\n\n".join(parts)
+
+
+#: Tables that are not just `[name]`.
+_SPELLINGS = {"turns": "`[[turns]]`", "answers": "`[answers.NAME]`"}
+
+
+def _scenario_table(table: Any) -> str:
+    rows = ["| Key | Values | Meaning |", "|---|---|---|"]
+    for key, hint, default, meaning in _keys(table):
+        rows.append(f"| `{key}` | {_values(hint, default)} | {_in_table(meaning)} |")
+    return "\n".join(rows)
+
+
+def _keys(table: Any) -> Iterator[tuple[str, Any, object, str]]:
+    """Yield the name of each key, its type, its default and its meaning."""
+    hints = typing.get_type_hints(table)
+    for name, one in getattr(table, "model_fields", {}).items():
+        yield name, hints[name], one.default, one.description or ""
+    for each in dataclasses.fields(table) if dataclasses.is_dataclass(table) else ():
+        yield each.name, hints[each.name], each.default, each.metadata["meaning"]
+
+
+def _values(hint: Any, default: object) -> str:
+    """Describe what a key of a scenario file may be, the default first where there is one."""
+    choices = [one for one in typing.get_args(hint) if one is not type(None)]
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return _values(choices[0], default)
+    if typing.get_origin(hint) is typing.Literal:
+        known = [default] if default in choices else []
+        return ", ".join(map(_code, dict.fromkeys([*known, *choices])))
+    if hint is bool:
+        return ", ".join(map(_code, [default, not default]))
+    kind = _KINDS.get(typing.get_origin(hint) or hint, "a table")
+    is_plain = isinstance(default, str | int | float) and default != ""
+    return f"{kind}, default {_code(default)}" if is_plain else kind
+
+
+_KINDS = {str: "text", int: "a number", float: "a number", list: "a list", Sequence: "a list"}
+
+
 def _commands() -> str:
     """Return every command with its arguments and options, each under a heading."""
     group = typer.main.get_command(command_line)
@@ -95,7 +147,12 @@ def _commands() -> str:
         return "\n\n".join(_command(group, context))
 
 
-TABLES = {"settings": _settings, "command line": _commands, "policy": _policy}
+TABLES = {
+    "settings": _settings,
+    "command line": _commands,
+    "policy": _policy,
+    "scenario": _scenario,
+}
 
 
 def _command(command: Any, context: Any) -> Iterator[str]:

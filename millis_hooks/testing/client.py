@@ -32,7 +32,7 @@ from ..protocol.samples import (
     push_id,
 )
 from ..protocol.test_marks import Purpose, purpose_of
-from ..sandbox.scenario import Scenario, SessionSpec, load_scenario
+from ..sandbox.scenario import Scenario, SessionSpec, changed, load_scenario
 from ..sandbox.simulator import (
     HandledCall,
     Load,
@@ -215,14 +215,15 @@ class HooksClient:
     ) -> Simulation:
         """Go through a whole call: a scenario's file, the name of a shipped one, or one made here.
 
-        `changes` are fields of `SessionSpec`, such as `metadata=` or `vintage=`. `tell` is called
-        with each step, on another thread. `sandbox` is as in `end_of_call`. Raises `ConfigError`
-        for a scenario that cannot be read, and `TimeoutError` as `end_of_call` does.
+        `changes` are fields of `SessionSpec`, such as `metadata=` or `faults={"prefetch": "slow"}`.
+        `tell` is called with each step, on another thread. `sandbox` is as in `end_of_call`. Raises
+        `ConfigError` for a scenario that cannot be read and for wrong changes, and `TimeoutError`
+        as `end_of_call` does.
         """
         if not isinstance(scenario, Scenario):
             scenario = load_scenario(str(scenario))
         if changes:
-            scenario = replace(scenario, spec=replace(scenario.spec, **changes))
+            scenario = replace(scenario, spec=changed(scenario.spec, changes))
         simulator = self._simulator(scenario.spec, sandbox=sandbox)
         result = self._run(lambda: simulator.run(scenario, listener=tell))
         handled = handled_call(self.log, result.session_id, timeout_s=self._wait_s)

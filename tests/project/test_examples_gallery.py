@@ -5,14 +5,19 @@ from __future__ import annotations
 import csv
 import importlib
 import io
+import json
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx2
 import pytest
+from sqlalchemy import Engine, NullPool, create_engine, text
 from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
@@ -22,9 +27,11 @@ from millis_hooks.exceptions import MillisUnreachableError
 from millis_hooks.handlers.made_up_calls import Answers, all_went_well
 from millis_hooks.protocol.reading import Json
 from millis_hooks.protocol.samples import CUSTOMER_PHONE, OWN_PHONE, CallContent, end_of_call_body
+from millis_hooks.runs.replay import replay_call
 from millis_hooks.sandbox import Answer
 from millis_hooks.sandbox.simulator import HandledCall
 from millis_hooks.testing import HooksClient, MillisRequest
+from support import databases
 from support.outside import Outside
 from support.paths import ROOT
 from support.waiting import eventually
@@ -288,6 +295,68 @@ def test_a_summary_that_slack_refuses_fails_aloud(
     monkeypatch.setattr(sys, "stdin", io.StringIO(""))
     with pytest.raises(SystemExit, match="Slack"):
         load("daily_summary", SLACK_WEBHOOK_URL="https://slack.example/T0/secret").main()
+
+
+@contextmanager
+def shop(kind: databases.Kind, folder: Path) -> Iterator[Engine]:
+    """An empty database of the team's own."""
+    with databases.on(kind):
+        engine = create_engine(databases.url_in(folder), poolclass=NullPool)
+        yield engine
+        with engine.begin() as connection:
+            connection.execute(text("DROP TABLE customers"))
+            connection.execute(text("DROP TABLE handled"))
+
+
+@pytest.mark.parametrize(
+    ("example", "kind"),
+    [
+        ("own_database", "postgresql"),
+        ("own_database_sync", "postgresql"),
+        ("own_database_sync", "sqlite"),
+    ],
+)
+def test_a_call_is_counted_once_in_a_database_of_the_team(
+    load: Load, example: str, kind: databases.Kind, tmp_path: Path
+) -> None:
+    with shop(kind, tmp_path) as engine:
+        url = engine.url.render_as_string(hide_password=False)
+        with HooksClient(load(example, SHOP_DATABASE_URL=url).hooks) as client:
+            client.end_of_call(dry_run=True)
+            client.end_of_call()
+            session_id = client.end_of_call().call.session_id
+            again = partial(replay_call, session_id=session_id, now=datetime.now(UTC))
+            client.hooks.service.call_log.writer.run(again)
+            assert len(client.wait_for(session_id).runs) == 2
+        with engine.connect() as connection:
+            counted = connection.execute(text("SELECT phone, calls FROM customers")).all()
+        assert counted == [(CUSTOMER_PHONE, 2)]
+
+
+class Queue:
+    """Celery, as far as a sender of tasks needs it."""
+
+    def __init__(self, **_: object) -> None:
+        self.conf = SimpleNamespace()
+        self.sent: list[tuple[Any, ...]] = []
+
+    def send_task(self, name: str, args: list[Any], **options: Any) -> None:
+        if options["task_id"].startswith("-down"):
+            raise ConnectionError("the broker does not answer")
+        self.sent.append((name, args, options["task_id"]))
+
+
+def test_a_call_is_handed_to_celery(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "celery", SimpleNamespace(Celery=Queue))
+    example = load("hand_to_celery")
+    with HooksClient(example.hooks) as client:
+        client.end_of_call(session_id="-S")
+        client.end_of_call(session_id="-dry", dry_run=True)
+        down = client.end_of_call(session_id="-down")
+    [(name, [task], task_id)] = example.queue.sent
+    assert (name, task_id, task["key"]) == ("calls.summarise", "-S:hand_over", "-S:hand_over")
+    assert json.loads(json.dumps(task))["chat"][0]["role"] == "assistant"
+    assert down.run("hand_over").state == "retrying"
 
 
 def exported() -> list[dict[str, str]]:

@@ -369,6 +369,7 @@ class Service:
             log.writer.run,
             replay=self._replay,
             reread=self._reread,
+            own_numbers=frozenset(settings.own_numbers),
             remembers=settings.prefetch_fallback == "last_good",
         )
         return dashboard(

@@ -17,13 +17,13 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, cast, get_args
 
 from pydantic import BaseModel
-from sqlalchemy import ColumnElement, Connection, and_, func, select
+from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, select
 
 from ..masking.places import Place
 from ..protocol.call_status import CallStatus
 from ..protocol.events import EndOfCall, Json, PrefetchRequest, Problem
 from .sanitize import clean_text
-from .tables import drift
+from .tables import drift, known_drift
 
 if TYPE_CHECKING:
     from ..masking.policy import MaskPolicy
@@ -196,6 +196,7 @@ class DriftGroup:
     """The same find in several deliveries; `sample` and `delivery_id` are of the last of them.
 
     `count` is of deliveries and stops at `COUNT_CAP`. Of unknown values, each is a group.
+    `known_since` is when an operator accepted it; None while it is new.
     """
 
     kind: str
@@ -205,11 +206,22 @@ class DriftGroup:
     first_seen: datetime
     last_seen: datetime
     delivery_id: int
+    known_since: datetime | None = None
+
+    @property
+    def is_new(self) -> bool:
+        """Tell whether no operator has accepted it yet."""
+        return self.known_since is None
+
+    @property
+    def place(self) -> str:
+        """How it is stored: an unknown value is part of its place."""
+        return _place(self.kind, self.path, self.sample)
 
 
 @dataclass(frozen=True, slots=True)
 class DriftReport:
-    """All that was found, kind by kind, what was seen last first."""
+    """All that was found: new before accepted, kind by kind, what was seen last first."""
 
     groups: tuple[DriftGroup, ...]
     #: Whether nothing was left out.
@@ -221,7 +233,7 @@ def drift_rows(message: EndOfCall | PrefetchRequest, seen_at: datetime) -> list[
     return [
         {
             "kind": found.kind,
-            "path": clean_text(_place(found)),
+            "path": clean_text(_place(found.kind, found.path, found.sample)),
             "sample": clean_text(found.sample),
             "seen_at": seen_at,
         }
@@ -238,7 +250,34 @@ def drift_report(connection: Connection) -> DriftReport:
         for group in sorted(groups[:MOST_GROUPS], key=_last_seen, reverse=True)
     ]
     is_complete = all(len(groups) <= MOST_GROUPS for groups in found.values())
-    return DriftReport(tuple(listed), is_complete)
+    return DriftReport(tuple(sorted(listed, key=_is_known)), is_complete)
+
+
+def count_new_drift(connection: Connection) -> int:
+    """Count the groups that no operator has accepted, up to `MOST_GROUPS`."""
+    known = _known(connection)
+    new = (
+        place for kind in KINDS for place in _places(connection, kind) if (kind, place) not in known
+    )
+    return sum(1 for _ in islice(new, MOST_GROUPS))
+
+
+def set_known(connection: Connection, group: DriftGroup, since: datetime | None) -> None:
+    """Accept a group since then; without a time it counts as new again."""
+    row = {"kind": group.kind, "path": group.place}
+    is_group = and_(known_drift.c.kind == group.kind, known_drift.c.path == group.place)
+    connection.execute(delete(known_drift).where(is_group))
+    if since is not None:
+        connection.execute(insert(known_drift), row | {"since": since})
+
+
+def _known(connection: Connection) -> dict[tuple[str, str], datetime]:
+    rows = connection.execute(select(known_drift))
+    return {(row.kind, row.path): row.since for row in rows}
+
+
+def _is_known(group: DriftGroup) -> bool:
+    return not group.is_new
 
 
 def masked_report(report: DriftReport, mask: MaskPolicy) -> DriftReport:
@@ -258,26 +297,34 @@ def _last_seen(group: DriftGroup) -> datetime:
     return group.last_seen
 
 
-def _place(found: Drift) -> str:
+def _place(kind: str, path: str, sample: str) -> str:
     # An unknown value is part of its place: so the index by place tells it from other values.
-    if found.kind == "unknown_value":
-        return f"{found.path} = {found.sample}"
-    return found.path
+    return f"{path} = {sample}" if kind == "unknown_value" else path
 
 
 def _groups(connection: Connection, kind: DriftKind) -> Iterator[DriftGroup]:
-    """Yield the groups of a kind by place: from one to the next through the index, however many
-    rows are in between."""
+    """Yield the groups of a kind by place."""
+    known = _known(connection)
+    for place in _places(connection, kind):
+        is_of_group = and_(drift.c.kind == kind, drift.c.path == place)
+        yield _group(connection, is_of_group, known.get((kind, place)))
+
+
+def _places(connection: Connection, kind: DriftKind) -> Iterator[str]:
+    """Yield the places of a kind: from one to the next through the index, however many rows are in
+    between."""
     place = ""
     while True:
         following = select(func.min(drift.c.path)).where(drift.c.kind == kind, drift.c.path > place)
         place = connection.scalar(following)
         if place is None:
             return
-        yield _group(connection, and_(drift.c.kind == kind, drift.c.path == place))
+        yield place
 
 
-def _group(connection: Connection, is_of_group: ColumnElement[bool]) -> DriftGroup:
+def _group(
+    connection: Connection, is_of_group: ColumnElement[bool], known_since: datetime | None
+) -> DriftGroup:
     counted = select(drift.c.kind).where(is_of_group).limit(COUNT_CAP).subquery()
     last = connection.execute(
         select(
@@ -300,4 +347,5 @@ def _group(connection: Connection, is_of_group: ColumnElement[bool]) -> DriftGro
         first_seen=last.first_seen,
         last_seen=last.seen_at,
         delivery_id=last.delivery_id,
+        known_since=known_since,
     )

@@ -351,6 +351,15 @@ drift = Table(
 Index("ix_drift_kind", drift.c.kind, drift.c.path, drift.c.seen_at)
 Index("ix_drift_delivery", drift.c.delivery_id)
 
+#: What of `drift` an operator has accepted.
+known_drift = Table(
+    "known_drift",
+    metadata,
+    Column("kind", Text, primary_key=True),
+    Column("path", Key, primary_key=True),
+    Column("since", UtcDateTime, nullable=False),
+)
+
 #: A row for each change to calls of a UTC day, until `day_totals` has it; see `changed_days.py`.
 changed_days = Table(
     "changed_days",

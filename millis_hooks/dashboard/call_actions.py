@@ -1,25 +1,20 @@
-"""Actions on a call: replay its handlers, read a delivery again, delete the call."""
+"""Actions on a call: replay its handlers, read a delivery again."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Route
 
-from ..call_log.upkeep.removal import Removal, find_session, forget, plan_forgetting
 from ..call_log.writer import Write
-from ..exceptions import StorageError
 from ..runs.replay import Replayed, replay_call, replay_run
 from .endpoints import Endpoints, OperatorRequest
 from .formats import read_number
-from .pages import PageRequest
 
 #: Does work in a transaction of the call log's writer, and wakes the runner.
 Replay: TypeAlias = Callable[[Callable[[Connection], Replayed | None]], Replayed | None]
@@ -29,23 +24,23 @@ RereadDelivery: TypeAlias = Callable[[int], bool]
 
 @dataclass(frozen=True, slots=True)
 class CallActions:
-    """The forms of these actions, and the page that asks before a call is deleted.
+    """The forms of these actions, and what erasing takes (see `forget.py`).
 
-    `remembers`: the service may still answer for a deleted caller (last_good).
+    `remembers`: the service may still answer for an erased caller (last_good). `own_numbers` are
+    those of the team.
     """
 
     reader: Engine
     write: Write
     replay: Replay
     reread: RereadDelivery
+    own_numbers: frozenset[str] = frozenset()
     remembers: bool = False
 
     def routes(self, endpoints: Endpoints) -> Iterator[Route]:
-        """Yield the routes of the forms and the page."""
+        """Yield the routes of the forms."""
         yield endpoints.form("/replay", "replay", self._submit_replay)
         yield endpoints.form("/reread", "reread", self._submit_reread)
-        yield from endpoints.page("/forget", "forget", self._show_forget, role="operate")
-        yield endpoints.form("/forget", "forget_now", self._submit_forget)
 
     def _submit_replay(self, request: OperatorRequest) -> Response:
         """Replay one run, or all handlers of a call, and show the call with the counts."""
@@ -80,43 +75,3 @@ class CallActions:
             raise HTTPException(404)
         request.record("replay", f"delivery {number}")
         return request.redirect("delivery", {"reread": 1}, delivery_id=number)
-
-    def _show_forget(self, request: PageRequest) -> ForgetView | None:
-        session_id = request.query.get("session_id")
-        if not session_id:
-            return None
-        with _storage_errors():
-            subject = find_session(self.reader, session_id)
-            planned = plan_forgetting(self.reader, subject)
-        return ForgetView(session_id, bool(subject.session_ids), planned, self.remembers)
-
-    def _submit_forget(self, request: OperatorRequest) -> Response:
-        """Delete a call; 409 if it has handlers or deliveries that are not done."""
-        session_id = request.fields.get("session_id", "")
-        with _storage_errors():
-            subject = find_session(self.reader, session_id)
-        removed = sum(forget(self.write, subject), Removal())
-        if removed.kept:
-            raise HTTPException(409)
-        if not removed.total:
-            raise HTTPException(404)
-        request.record("forget", session_id)
-        return request.redirect("forget", {"session_id": session_id})
-
-
-@dataclass(frozen=True, slots=True)
-class ForgetView:
-    """What deleting a call would remove; `is_kept` is false once it is deleted."""
-
-    session_id: str
-    is_kept: bool
-    goes: Removal
-    remembers: bool
-
-
-@contextmanager
-def _storage_errors() -> Iterator[None]:
-    try:
-        yield
-    except SQLAlchemyError as error:
-        raise StorageError("the call log could not be read") from error

@@ -43,12 +43,12 @@ class OperatorRequest:
         """Return the request as a view takes it; `query` replaces that of the address."""
         return self.pages.request(self.http, query)
 
-    def record(self, action: Action, subject: str | None) -> None:
-        """Write an action to the audit log. Blocks; raises StorageError.
+    def record(self, action: Action, subject: str | None) -> int:
+        """Write an action to the audit log and return the entry's id. Blocks; raises StorageError.
 
         Call it before the answer is sent: an action that cannot be recorded gets no answer.
         """
-        self.operators.record(self.operator, action, subject=subject, client=self.client)
+        return self.operators.record(self.operator, action, subject=subject, client=self.client)
 
     def redirect(
         self, name: str, query: Mapping[str, object] | None = None, **params: object
@@ -87,7 +87,8 @@ class Endpoints:
         """
 
         def page(request: OperatorRequest) -> Response:
-            response = self._pages.show(request.http, f"{name}.html", _build(view, request))
+            data = _build(view, request)
+            response = self._pages.show(request.http, f"{name}.html", data, has_twin=True)
             response.headers["Content-Security-Policy"] = policy
             return response
 
@@ -103,6 +104,20 @@ class Endpoints:
 
         yield self.get(f"{path}.json", f"{name}_json", twin, role=role)
         yield self.get(path, name, page, role=role)
+
+    def moved(self, path: str, name: str) -> Iterator[Route]:
+        """Yield the routes of the address that a page and its twin had before."""
+
+        def redirect_to(to: str) -> Respond:
+            def redirect(request: OperatorRequest) -> Response:
+                query = request.http.query_params
+                params = {each: query.getlist(each) for each in query}
+                return request.redirect(to, params, **request.http.path_params)
+
+            return redirect
+
+        yield self.get(f"{path}.json", f"moved_{name}.json", redirect_to(f"{name}_json"))
+        yield self.get(path, f"moved_{name}", redirect_to(name))
 
     def fragment(self, path: str, name: str, view: View, *, role: Role = "view") -> Route:
         """Return the route of what an open page asks for to replace parts of itself."""
@@ -136,10 +151,11 @@ class Endpoints:
         respond: Respond,
         *,
         role: Role = "operate",
+        page: str = "calls",
         needs_password: Callable[[Mapping[str, str]], bool] = lambda fields: False,
         max_fields: int = 10,
     ) -> Route:
-        """Return the route of a form, which takes POST alone.
+        """Return the route of a form; only POST does what it asks for, GET leads to its `page`.
 
         Operators of another role get 403. If the form `needs_password` and it was not given in the
         last minutes, it is asked for first; the fields of the form are kept meanwhile.
@@ -159,10 +175,13 @@ class Endpoints:
             )
 
         async def endpoint(request: Request) -> Response:
+            if request.method != "POST":
+                return RedirectResponse(link(request, page), 303)
             fields = await read_form(request, max_fields=max_fields)
             return await run_in_threadpool(answer, request, fields)
 
-        return Route(path, endpoint, methods=["POST"], name=name, max_body_size=MAX_FORM_BYTES)
+        methods = ["GET", "POST"]
+        return Route(path, endpoint, methods=methods, name=name, max_body_size=MAX_FORM_BYTES)
 
     def _confirm(
         self, request: Request, operator: Operator, fields: Mapping[str, str]

@@ -80,6 +80,21 @@ SOURCE_LABELS = {
     "millis_api": "From call log",
 }
 
+#: Outcome of a request to a webhook -> (its label, how it stands out).
+OUTCOMES = {
+    "fresh": ("Answered", "ok"),
+    "default": ("Default answer", "warn"),
+    "last_good": ("Last good answer", "warn"),
+    "late": ("Too slow, fallback sent", "bad"),
+    "failed": ("Failed, fallback sent", "bad"),
+    "stored": ("Stored", "ok"),
+    "unparsed": ("Not readable", "bad"),
+    "rejected": ("Rejected", "bad"),
+}
+#: Kind of a delivery -> its label.
+KINDS = {"prefetch": "Prefetch", "end_of_call": "End-of-call"}
+_OUTCOME_ICONS = {"ok": "check", "warn": "triangle-alert", "bad": "circle-alert"}
+
 _COST_TYPES = frozenset({"llm", "tts", "stt", "millis"})
 _ICONS = {"phone": "phone", "web": "globe", "chat": "message-square"}
 _STATE_BADGES: Mapping[str, tuple[str, str]] = {
@@ -107,6 +122,16 @@ def channel_icon(channel: str | None) -> str:
 def source_label(source: str) -> str:
     """Return the label of the source of a call whose webhooks Millis did not send."""
     return SOURCE_LABELS.get(source, source)
+
+
+def outcome_label(outcome: str) -> str:
+    """Return the label of what became of a request to a webhook."""
+    return OUTCOMES.get(outcome, (outcome, "ok"))[0]
+
+
+def kind_label(kind: str) -> str:
+    """Return the label of a kind of delivery."""
+    return KINDS.get(kind, kind)
 
 
 def cost_key(cost_type: str | None) -> str:
@@ -284,6 +309,19 @@ def _coloured(match: re.Match[str]) -> str:
     return f'<span class="{name}">{token}</span>{colon or ""}'
 
 
+#: Characters that change the direction of what follows them, beyond the element they are in.
+_BIDI = "[\u202a-\u202e\u2066-\u2069]"
+_BIDI_IN_TEXT = re.compile(rf"(<[^>]*>)|{_BIDI}+")
+_BIDI_OR_NOT = re.compile(_BIDI)
+
+
+def without_bidi(page: str) -> str:
+    """Return a page without bidi controls in its text; attributes, as of forms, keep theirs."""
+    if not _BIDI_OR_NOT.search(page):
+        return page
+    return _BIDI_IN_TEXT.sub(lambda found: found[1] or "", page)
+
+
 def web(url: str) -> str:
     """Return a URL if its scheme is http or https, else an empty string."""
     return web_url(url) or ""
@@ -291,6 +329,7 @@ def web(url: str) -> str:
 
 _ICON = Markup('<svg class="i {}" aria-hidden="true"><use href="{}#{}"/></svg>')
 _BADGE = Markup('<span class="badge st-{}">{}</span>')
+_OUTCOME = Markup('<span class="runs {}">{}{}</span>')
 _MOMENT = Markup('<time datetime="{0}" title="{0}">{1}</time>')
 
 
@@ -305,6 +344,14 @@ def badge(status: str | None, state: State = "ended") -> Markup:
     """Return the badge of a call: its state, or its status once it has ended."""
     label, family = _STATE_BADGES.get(state) or (status_label(status), status_family(status))
     return _BADGE.format(family, label)
+
+
+def outcome(sprite: str, name: str) -> Markup:
+    """Return what became of a request to a webhook, with its icon."""
+    mark = OUTCOMES.get(name, ("", "ok"))[1]
+    shown = icon(sprite, _OUTCOME_ICONS[mark], "ok" if mark == "ok" else "")
+    css_class = "" if mark == "ok" else mark
+    return _OUTCOME.format(css_class, shown, outcome_label(name))
 
 
 def moment(zone: tzinfo, at_: datetime, pattern: str = "%H:%M:%S") -> Markup:
@@ -325,8 +372,10 @@ FILTERS: dict[str, Callable[..., object]] = {
         cost_key,
         iso,
         found_in,
+        kind_label,
         marked,
         milliseconds,
+        outcome_label,
         pretty,
         size,
         source_label,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -45,7 +45,7 @@ def routes(endpoints: Endpoints, operators: Operators) -> Iterator[Route]:
         ("/operators/end-session", "end_session", _end_session),
         ("/operators/sign-out", "sign_out_everywhere", _sign_out_everywhere),
     ):
-        yield endpoints.form(path, name, respond, role="view")
+        yield endpoints.form(path, name, respond, page="operators", role="view")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ def show_operators(operators: Operators, request: PageRequest) -> OperatorsView 
         operator.name,
         operator.may_operate,
         operators.accounts() if operator.may_operate else (),
-        tuple(_listed(session, operator) for session in operators.sessions(operator)),
+        _listed(operators.sessions(operator), operator),
         tuple(ListedEntry(each, _words(each), _is_of_call(each)) for each in entries[:_PAGE_SIZE]),
         before,
         entries[_PAGE_SIZE - 1].id if len(entries) > _PAGE_SIZE else None,
@@ -109,8 +109,13 @@ def _sign_out_everywhere(request: OperatorRequest) -> Response:
     return request.redirect("login")
 
 
-def _listed(session: Session, operator: Operator) -> ListedSession:
-    return ListedSession(session, session.key == operator.session, _browser(session.browser or ""))
+def _listed(sessions: Sequence[Session], operator: Operator) -> tuple[ListedSession, ...]:
+    """Return the sessions, the one of the request first."""
+    listed = (
+        ListedSession(each, each.key == operator.session, _browser(each.browser or ""))
+        for each in sessions
+    )
+    return tuple(sorted(listed, key=lambda each: not each.is_own))
 
 
 def _browser(agent: str) -> str:
@@ -144,6 +149,8 @@ _WORDS = {
     "replay": "Replayed handlers",
     "export": "Exported calls",
     "forget": "Deleted",
+    "accept_drift": "Accepted as known",
+    "renew_drift": "Made new again",
     "prune": "Deleted by age",
     "add_operator": "Added operator",
     "remove_operator": "Removed operator",

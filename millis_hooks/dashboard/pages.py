@@ -119,23 +119,38 @@ class Pages:
         )
 
     def show(
-        self, request: Request, template: str, view: Any, *, status_code: int = 200
+        self,
+        request: Request,
+        template: str,
+        view: Any,
+        *,
+        status_code: int = 200,
+        has_twin: bool = False,
     ) -> Response:
-        """Render a view for the operator who is signed in."""
+        """Render a view for the operator who is signed in; a page that `has_twin` links to it."""
+        twin = _here(request, ".json") if has_twin else None
         return self.render(
             request,
             template,
             status_code=status_code,
             view=view,
-            operator=request.state.operator,
-            live_count=self._log.live_count(now=self._now()),
+            twin=twin,
+            **self._frame(request),
         )
+
+    def _frame(self, request: Request) -> dict[str, Any]:
+        """Return what the frame of a page shows to the operator, if one is signed in."""
+        operator = getattr(request.state, "operator", None)
+        if operator is None:
+            return {}
+        return {"operator": operator, "live_count": self._log.live_count(now=self._now())}
 
     def render(
         self, request: Request, template: str, *, status_code: int = 200, **context: Any
     ) -> Response:
         """Render a template with what every page needs."""
         zone, static = zone_of(request), partial(_static, request)
+        context = {"operator": None, "live_count": 0, "twin": None} | context
         text = (
             _templates()
             .get_template(template)
@@ -144,8 +159,10 @@ class Pages:
                 static=static,
                 icon=partial(formats.icon, static("icons.svg")),
                 moment=partial(formats.moment, zone),
+                outcome=partial(formats.outcome, static("icons.svg")),
                 has_page=_routes(request.app).__contains__,
                 is_at=partial(_is_at, request),
+                places=_places(request, context["operator"]),
                 here=_here(request),
                 theme=_theme(request),
                 zone=zone,
@@ -153,11 +170,12 @@ class Pages:
                 version=self._settings.version,
                 agent_names=self._settings.agents,
                 damage=self._settings.damage(),
-                **{"operator": None, "live_count": 0} | context,
+                **context,
             )
         )
         # Payloads may hold lone surrogates and NUL, which HTML may not.
-        body = text.replace("\0", "\ufffd").encode("utf-8", "replace")
+        text = formats.without_bidi(text.replace("\0", "\ufffd"))
+        body = text.encode("utf-8", "replace")
         return HTMLResponse(body, status_code)
 
     def error_handlers(self) -> dict[Any, Callable[[Request, Exception], Response]]:
@@ -166,7 +184,8 @@ class Pages:
 
     def _refuse(self, request: Request, error: Exception) -> Response:
         status_code = error.status_code if isinstance(error, HTTPException) else 500
-        return self._explain(request, status_code, *_REFUSALS.get(status_code, _NOT_POSSIBLE))
+        title, text = _REFUSALS.get(status_code, _NOT_POSSIBLE)
+        return self._explain(request, status_code, title, text, **self._frame(request))
 
     def _no_storage(self, request: Request, error: Exception) -> Response:
         logger.error("the dashboard could not use the call log: %s", error)
@@ -181,17 +200,19 @@ class Pages:
         response.headers.update(HEADERS)
         return response
 
-    def _explain(self, request: Request, status_code: int, title: str, text: str) -> Response:
+    def _explain(
+        self, request: Request, status_code: int, title: str, text: str, **frame: Any
+    ) -> Response:
         if request.url.path.endswith(".json"):
             return as_json({"error": f"{title}. {text}"}, status_code)
         return self.render(
             request,
             "error.html",
             status_code=status_code,
-            operator=getattr(request.state, "operator", None),
             title=title,
             text=text,
             sought=request.path_params.get("session_id") if status_code == 404 else None,
+            **{"operator": getattr(request.state, "operator", None)} | frame,
         )
 
 
@@ -271,13 +292,47 @@ def _root(request: Request) -> str:
 def _is_at(request: Request, name: str) -> bool:
     """Tell whether the requested page is this one, or one below it."""
     path: str = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
-    top = str(_routes(request.app)[name].url_path_for(name))
+    route = _routes(request.app).get(name)
+    top = str(route.url_path_for(name)) if route else f"/{name}"
     return path == top or path.startswith(f"{top}/")
 
 
-def _here(request: Request) -> str:
-    """Return the address of the requested page."""
-    path = quote(request.scope["path"], safe="/")
+@dataclass(frozen=True, slots=True)
+class Place:
+    """An entry of the navigation; `key` is pressed after `g` to go there."""
+
+    name: str
+    key: str
+    icon: str
+    label: str
+    is_current: bool
+
+
+def _places(request: Request, operator: Operator | None) -> tuple[Place, ...]:
+    """Return the places that the operator may go to."""
+    if operator is None:
+        return ()
+    routes = _routes(request.app)
+    return tuple(
+        Place(name, key, icon, label, any(_is_at(request, each) for each in (name, *others)))
+        for name, key, icon, label, *others in _PLACES
+        if name in routes and (name != "sandbox" or operator.may_operate)
+    )
+
+
+#: Name, key, icon and label of each; then the paths of other pages that belong to it.
+_PLACES = (
+    ("calls", "c", "layout-list", "Calls"),
+    ("analytics", "a", "chart-column", "Analytics"),
+    ("deliveries", "d", "webhook", "Deliveries", "rejections"),
+    ("sandbox", "s", "flask-conical", "Sandbox"),
+    ("setup", "u", "plug", "Setup"),
+)
+
+
+def _here(request: Request, suffix: str = "") -> str:
+    """Return the address of the requested page; the `suffix` of a twin ends its path."""
+    path = quote(request.scope["path"], safe="/") + suffix
     return f"{path}?{request.url.query}" if request.url.query else path
 
 

@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import takewhile
 from urllib.parse import urlencode
 
 from pydantic import JsonValue
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
 from starlette.routing import Route
 
-from ..call_log.drift import COUNT_CAP, DriftGroup, masked_report
+from ..call_log.drift import (
+    COUNT_CAP,
+    DriftGroup,
+    count_new_drift,
+    masked_report,
+    set_known,
+)
 from ..call_log.queries.filters import RANGES
 from ..call_log.queries.paging import Paged
-from ..call_log.queries.requests import KINDS, OUTCOMES, ListedRequest, RequestFilter
+from ..call_log.queries.requests import (
+    KINDS,
+    OUTCOMES,
+    ListedRequest,
+    RequestFilter,
+    is_session,
+)
 from ..call_log.rejections import StoredRejection
+from ..call_log.writer import Write
 from ..masking.places import PREFETCH_QUERY
 from ..masking.policy import MaskPolicy
 from .call_filters import read_filter
-from .endpoints import Endpoints
+from .endpoints import Endpoints, OperatorRequest
 from .formats import read_number
 from .pages import PageRequest
 from .payloads import Payload, payload_of, query_of
@@ -26,19 +44,23 @@ from .payloads import Payload, payload_of, query_of
 _RANGE = "all"
 
 
-def routes(endpoints: Endpoints) -> Iterator[Route]:
-    """Yield the routes of the pages."""
+def routes(endpoints: Endpoints, write: Write) -> Iterator[Route]:
+    """Yield the routes of the pages; `write` does work in a transaction of the call log."""
     yield from endpoints.page("/deliveries", "deliveries", list_deliveries)
+    yield endpoints.fragment("/deliveries/live", "live_deliveries", follow_deliveries)
+    yield from endpoints.page("/deliveries/drift", "drift", show_drift)
+    yield endpoints.form("/deliveries/drift", "know_drift", _know_drift(write), page="drift")
     yield from endpoints.page("/deliveries/{delivery_id}", "delivery", show_delivery)
     yield from endpoints.page("/rejections/{rejection_id}", "rejection", show_rejection)
-    yield from endpoints.page("/drift", "drift", show_drift)
+    yield from endpoints.moved("/drift", "drift")
 
 
 @dataclass(frozen=True, slots=True)
 class DeliveriesView:
     """One page of requests to the webhooks. `params` are the filters that differ from the defaults.
 
-    `unparsed_count` counts all unparsed deliveries, up to a cap.
+    `unparsed_count` counts all unparsed deliveries, `new_drift` what no operator has accepted,
+    both up to a cap.
     """
 
     filter: RequestFilter
@@ -47,6 +69,21 @@ class DeliveriesView:
     page: Paged[ListedRequest]
     outcomes: tuple[str, ...]
     unparsed_count: int
+    new_drift: int
+
+    @property
+    def mark(self) -> str:
+        """The newest request of the page, from which later ones are counted."""
+        return next(map(_mark, self.page.rows), "")
+
+
+@dataclass(frozen=True, slots=True)
+class NewRequests:
+    """How many requests came since a page was made; `is_capped` if there are more."""
+
+    params: Mapping[str, str]
+    new: int
+    is_capped: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +116,22 @@ def list_deliveries(request: PageRequest) -> DeliveriesView:
         page=replace(page, rows=tuple(_masked(row, mask) for row in page.rows)),
         outcomes=OUTCOMES,
         unparsed_count=log.unparsed_count(),
+        new_drift=log.ask(count_new_drift),
     )
+
+
+def follow_deliveries(request: PageRequest) -> NewRequests:
+    """Build the fragment for a page whose newest request is the `mark` of the query."""
+    range_ = request.query.get("range", _RANGE)
+    filters = _read(request, range_ if range_ in RANGES else _RANGE)
+    rows = request.log.requests(filters).rows
+    mark = request.query.get("mark", "")
+    new = sum(1 for _ in takewhile(lambda row: _mark(row) != mark, rows))
+    return NewRequests(_params(filters, range_, request.query), new, 0 < new == len(rows))
+
+
+def _mark(row: ListedRequest) -> str:
+    return f"{row.origin}-{row.id}"
 
 
 def show_delivery(request: PageRequest) -> DeliveryView | None:
@@ -106,10 +158,13 @@ def _read(request: PageRequest, range_: str) -> RequestFilter:
     kind, outcome = request.query.get("kind"), request.query.get("outcome")
     period = replace(read_filter(request.query, request.zone), range=range_)
     since, until = period.period(request.now)
+    text = request.query.get("session") or None
+    is_whole = text is not None and request.log.ask(partial(is_session, session_id=text))
     return RequestFilter(
         kind=kind if kind in KINDS else None,
         outcome=outcome if outcome in OUTCOMES else None,
-        session_id=request.query.get("session") or None,
+        session_id=text if is_whole else None,
+        text=None if is_whole else text,
         since=since,
         until=until,
     )
@@ -119,7 +174,7 @@ def _params(filters: RequestFilter, range_: str, query: Mapping[str, str]) -> di
     named = {
         "kind": filters.kind,
         "outcome": filters.outcome,
-        "session": filters.session_id,
+        "session": filters.session_id or filters.text,
         "range": range_ if range_ != _RANGE else None,
         "from": query.get("from") if filters.since else None,
         "to": query.get("to") if filters.until else None,
@@ -136,14 +191,52 @@ def _masked(row: ListedRequest, mask: MaskPolicy) -> ListedRequest:
 
 @dataclass(frozen=True, slots=True)
 class DriftView:
-    """What Millis sent that its documentation does not describe; counts stop at `count_cap`."""
+    """What Millis sent that its documentation does not describe; counts stop at `count_cap`.
+
+    `keys` name the groups in the forms of the page.
+    """
 
     groups: tuple[DriftGroup, ...]
+    keys: tuple[str, ...]
     is_complete: bool
     count_cap: int
+    unparsed_count: int
+    new_drift: int
 
 
 def show_drift(request: PageRequest) -> DriftView:
     """Build the page of the drift report."""
-    report = masked_report(request.log.drift(), request.settings.mask)
-    return DriftView(report.groups, report.is_complete, COUNT_CAP)
+    log = request.log
+    report = log.drift()
+    masked = masked_report(report, request.settings.mask)
+    return DriftView(
+        groups=masked.groups,
+        keys=tuple(map(_key, report.groups)),
+        is_complete=report.is_complete,
+        count_cap=COUNT_CAP,
+        unparsed_count=log.unparsed_count(),
+        new_drift=sum(group.is_new for group in report.groups),
+    )
+
+
+def _know_drift(write: Write) -> Callable[[OperatorRequest], Response]:
+    def submit(request: OperatorRequest) -> Response:
+        """Accept what was found, or make it new again; 404 if it is not found any more."""
+        page = request.page_request()
+        report = page.log.drift()
+        chosen = [each for each in report.groups if _key(each) == request.fields.get("key")]
+        if not chosen:
+            raise HTTPException(404)
+        is_known = request.fields.get("known") == "1"
+        masked = masked_report(replace(report, groups=tuple(chosen)), page.settings.mask)
+        for group, shown in zip(chosen, masked.groups, strict=True):
+            write(partial(set_known, group=group, since=page.now if is_known else None))
+            request.record("accept_drift" if is_known else "renew_drift", shown.place)
+        return request.redirect("drift")
+
+    return submit
+
+
+def _key(group: DriftGroup) -> str:
+    """Return a name of a group that says nothing about it."""
+    return hashlib.sha256(f"{group.kind} {group.place}".encode()).hexdigest()[:16]

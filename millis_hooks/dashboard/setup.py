@@ -180,10 +180,18 @@ class Setup:
         yield endpoints.fragment("/setup/received", "setup_received", self.show)
         yield from endpoints.page("/setup", "setup", self.show)
         yield endpoints.form(
-            "/setup/reveal", "setup_reveal", self._reveal, needs_password=lambda fields: True
+            "/setup/reveal",
+            "setup_reveal",
+            self._reveal,
+            page="setup",
+            needs_password=lambda fields: True,
         )
         yield endpoints.form(
-            "/setup/test", "setup_test", self._send, needs_password=self._leads_elsewhere
+            "/setup/test",
+            "setup_test",
+            self._send,
+            page="setup",
+            needs_password=self._leads_elsewhere,
         )
 
     def show(self, request: PageRequest, *, reveals: bool = False) -> SetupView:

@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import quote
 
 from anyio import CapacityLimiter, to_thread
+from markupsafe import Markup
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
@@ -24,7 +25,7 @@ logger = logging.getLogger("millis_hooks.dashboard")
 #: The same for an unknown operator and for a wrong password.
 _WRONG = "That is not the password."
 _WRONG_NAMED = "That is not the name and password of an operator."
-_WAIT = "Too many tries. Try again in {} s."
+_WAIT = Markup('<span data-due="{0}">Too many tries. Try again in {0} s.</span>')
 _NO_STORAGE = (
     "You cannot be signed in now: {} Free space on the disk of the call log, or end the process "
     "that locks it, and sign in again. Operators who are signed in can still read the pages; no "

@@ -24,6 +24,7 @@ from . import operators as operators_page
 from .analytics import AnalyticsPage
 from .call_actions import CallActions
 from .endpoints import Endpoints, OperatorRequest
+from .forget import Forgetting
 from .live_updates import LiveUpdates
 from .pages import ZONE_COOKIE, DashboardSettings, Pages, templates_dir, zone_named
 from .security import Cookies, Guards, local_path
@@ -66,7 +67,8 @@ def dashboard(
             *calls.routes(endpoints),
             *call.routes(endpoints),
             *actions.routes(endpoints),
-            *requests.routes(endpoints),
+            *_forgetting(actions, operators).routes(endpoints),
+            *requests.routes(endpoints, actions.write),
             *AnalyticsPage().routes(endpoints),
             *setup.routes(endpoints),
             *operators_page.routes(endpoints, operators),
@@ -77,6 +79,12 @@ def dashboard(
             Middleware(GZipMiddleware, compresslevel=5),
         ],
         exception_handlers=pages.error_handlers(),
+    )
+
+
+def _forgetting(actions: CallActions, operators: Operators) -> Forgetting:
+    return Forgetting(
+        actions.reader, actions.write, operators, actions.own_numbers, actions.remembers
     )
 
 

@@ -26,6 +26,8 @@ Action: TypeAlias = Literal[
     "replay",
     "export",
     "forget",
+    "accept_drift",
+    "renew_drift",
     "prune",
     "add_operator",
     "remove_operator",
@@ -72,8 +74,8 @@ def record(
     now: datetime,
     subject: str | None = None,
     client: str | None = None,
-) -> None:
-    """Add an entry."""
+) -> int:
+    """Add an entry and return its id."""
     row = {
         "at": now,
         "operator": operator,
@@ -82,7 +84,9 @@ def record(
         "client": client or None,
         "times": 1,
     }
-    connection.execute(insert(audit_log), row)
+    added = insert(audit_log).values(row).returning(audit_log.c.id)
+    entry: int = connection.execute(added).scalar_one()
+    return entry
 
 
 def record_refusal(

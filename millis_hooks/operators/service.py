@@ -219,13 +219,13 @@ class Operators:
 
     def record(
         self, operator: Operator, action: Action, *, subject: str | None = None, client: str = ""
-    ) -> None:
-        """Add an entry to the audit log."""
-        self._write(self._entry(operator.name, action, subject=subject, client=client))
+    ) -> int:
+        """Add an entry to the audit log and return its id."""
+        return self._write(self._entry(operator.name, action, subject=subject, client=client))
 
     def _entry(
         self, operator: str, action: Action, *, subject: str | None = None, client: str
-    ) -> Callable[[Connection], None]:
+    ) -> Callable[[Connection], int]:
         return partial(
             audit.record,
             operator=operator,

@@ -18,6 +18,16 @@ const clock = (seconds) => {
   return `${Math.floor(minutes / 60)}:${String(minutes % 60).padStart(2, "0")}:${second}`;
 };
 
+// As `until` of formats.py says it.
+const until = (seconds) => {
+  const whole = Math.floor(seconds);
+  if (whole < 1) return "now";
+  if (whole < 120) return `in ${whole} s`;
+  if (whole < 7200) return `in ${Math.floor(whole / 60)} min`;
+  if (whole < 172800) return `in ${Math.floor(whole / 3600)} h`;
+  return `in ${Math.floor(whole / 86400)} d`;
+};
+
 const announce = (text) => {
   const status = one("#status");
   if (!status) return;
@@ -29,13 +39,14 @@ const setIcon = (use, name) => {
   use.setAttribute("href", use.getAttribute("href").replace(/#.*/, `#${name}`));
 };
 
+// The other theme than the system's, then the system's own, then automatic again.
 // The server reads the theme's cookie, so the next page does not flash.
 function toggleTheme() {
   const systemIsDark = matchMedia("(prefers-color-scheme: dark)").matches;
-  const chosen = root.dataset.theme;
-  const isDark = chosen === "dark" || (chosen !== "light" && systemIsDark);
-  root.dataset.theme = isDark ? "light" : "dark";
+  const order = systemIsDark ? ["auto", "light", "dark"] : ["auto", "dark", "light"];
+  root.dataset.theme = order[(order.indexOf(root.dataset.theme) + 1) % 3];
   setCookie("mh_theme", root.dataset.theme);
+  announce(`Theme: ${root.dataset.theme === "auto" ? "automatic" : root.dataset.theme}`);
 }
 
 async function copy(button) {
@@ -60,6 +71,10 @@ function runClocks() {
     for (const node of all("[data-elapsed]")) {
       if (!starts.has(node)) starts.set(node, now_s - Number(node.dataset.elapsed));
       node.textContent = clock(now_s - starts.get(node));
+    }
+    for (const node of all("[data-due]")) {
+      if (!starts.has(node)) starts.set(node, now_s + Number(node.dataset.due));
+      node.textContent = node.textContent.replace(/\bin \d+ \w+|\bnow\b/, until(starts.get(node) - now_s));
     }
   };
   tick();
@@ -105,6 +120,13 @@ function offerZones(field) {
   for (const zone of offered) select.add(new Option(zone === own ? `${own} (this browser)` : zone, zone));
   select.id = field.id;
   select.name = field.name;
+  select.addEventListener("change", () => select.form.requestSubmit());
+  if (field.value !== own) {
+    const button = document.createElement("button");
+    Object.assign(button, { className: "btn sm", name: "zone", value: own, textContent: `Use ${own} (this browser)` });
+    button.addEventListener("click", () => { select.disabled = true; });
+    field.after(button);
+  }
   field.replaceWith(select);
 }
 
@@ -159,6 +181,11 @@ document.addEventListener("click", (event) => {
   if (button) copy(button);
 });
 runClocks();
+// Tabs scroll sideways on a telephone.
+all(".tabs [aria-current]").forEach((tab) => {
+  const tabs = tab.closest(".tabs");
+  tabs.scrollLeft = tab.offsetLeft - tabs.offsetLeft - (tabs.clientWidth - tab.clientWidth) / 2;
+});
 all("[data-filters]").forEach(submitFilters);
 all("[data-zones]").forEach(offerZones);
 showWaiting();

@@ -28,7 +28,7 @@ PAGES = {
     "call": f"/calls/{SESSION}",
     "analytics": "/analytics",
     "deliveries": "/deliveries",
-    "drift": "/drift",
+    "drift": "/deliveries/drift",
     "setup": "/setup?url=https://hooks.example.com",
     "operators": "/operators",
     "login": "/login",

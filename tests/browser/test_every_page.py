@@ -17,7 +17,7 @@ from playwright.sync_api import Browser
 from support.sites import Server, Site
 
 from .pages import NOT_THERE, page_names, paths_of
-from .watched import SIZES, Watched, too_wide, watched
+from .watched import FEW_WIDTHS, SIZES, WIDTHS, Watched, too_wide, watched
 
 Theme: TypeAlias = Literal["light", "dark"]
 #: A theme and a size of the window.
@@ -46,7 +46,7 @@ def test_a_page_has_no_faults(
         f"{path[:80]}: {fault}"
         for number, path in enumerate(islice(paths_of(name, site.folder), opened))
         if tab.open(path) == HTTPStatus.OK
-        for fault in _faults(tab, looks if number < examined else ())
+        for fault in _faults(tab, looks if number < examined else (), all_widths=number == 0)
     ]
     times_ms[name] = tab.interactive_ms()
     assert not faults, "\n".join(faults)
@@ -67,10 +67,10 @@ def test_the_sign_in_page_has_no_faults(chromium: Browser, server: Server) -> No
     context.close()
 
 
-def _faults(tab: Watched, looks: Looks) -> Iterator[str]:
+def _faults(tab: Watched, looks: Looks, *, all_widths: bool = False) -> Iterator[str]:
     """Yield what is wrong with the page: at each width, and by axe-core for each of `looks`."""
     yield from tab.faults()
-    yield from too_wide(tab)
+    yield from too_wide(tab, WIDTHS if all_widths else FEW_WIDTHS)
     for theme, (width, height) in looks:
         tab.page.emulate_media(color_scheme=theme)
         tab.page.set_viewport_size({"width": width, "height": height})

@@ -21,7 +21,7 @@ def test_the_chosen_theme_is_kept_on_every_page(open_tab: OpenTab) -> None:
     with open_tab(color_scheme="light") as tab:
         tab.open("/calls")
         tab.page.keyboard.press("t")
-        tab.open("/drift")
+        tab.open("/deliveries/drift")
         expect(tab.page.locator("html")).to_have_attribute("data-theme", "dark")
         dark = tab.page.evaluate(_BACKGROUND)
         tab.page.locator("[data-theme-toggle]").click()

@@ -19,7 +19,7 @@ from playwright.sync_api import Browser, Page, expect
 from support.sites import PASSWORD, Server, Site
 from support.waiting import eventually
 
-from .watched import NARROWEST_PX, watched
+from .watched import WIDTHS, watched
 
 SDK = Path(__file__).parent / "web_sdk"
 
@@ -177,7 +177,7 @@ def test_what_is_in_the_address_of_the_widget_is_metadata(
         log = page.get_by_role("log")
         expect(log).to_contain_text("You said: <script>ran = 1</script>")
         assert tab.barriers() == []
-        page.set_viewport_size({"width": NARROWEST_PX, "height": 600})
+        page.set_viewport_size({"width": WIDTHS[0], "height": 600})
         assert tab.overflow_px() == 0
         page.get_by_role("button", name="Hang up").click()
         expect(page.get_by_role("status")).to_have_text("Ended.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -14,8 +14,10 @@ from playwright.sync_api import BrowserContext, ConsoleMessage, Page, Request
 SIZES = ((1440, 900), (390, 844))
 #: How long something may take on a machine that is busy with other things.
 PATIENCE_MS = 30_000
-#: The narrowest page that has to do without scrolling sideways, by WCAG 2.2, 1.4.10.
-NARROWEST_PX = 320
+#: From the narrowest page that has to do without scrolling sideways, by WCAG 2.2, 1.4.10.
+WIDTHS = (320, 390, 768, 834, 1024, 1280, 1440, 1920)
+#: Enough for pages that look like others.
+FEW_WIDTHS = (320, 390, 1440)
 
 _REPORTS = """
 window.reports = [];
@@ -95,10 +97,10 @@ class Watched:
             self._faults.append(f"foreign request: {request.url}")
 
 
-def too_wide(tab: Watched) -> Iterator[str]:
+def too_wide(tab: Watched, widths: Sequence[int] = FEW_WIDTHS) -> Iterator[str]:
     """Yield the widths at which the page can be scrolled sideways."""
-    for width, height in (*SIZES, (NARROWEST_PX, 640)):
-        tab.page.set_viewport_size({"width": width, "height": height})
+    for width in widths:
+        tab.page.set_viewport_size({"width": width, "height": 900})
         if over := tab.overflow_px():
             yield f"{width} px: {over} px too wide"
 

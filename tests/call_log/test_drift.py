@@ -340,6 +340,7 @@ def test_the_command_prints_json(found: Found, monkeypatch: pytest.MonkeyPatch) 
                 "first_seen": NOW.isoformat(),
                 "last_seen": NOW.isoformat(),
                 "delivery_id": 1,
+                "known_since": None,
             }
         ],
         "is_complete": True,
@@ -360,16 +361,40 @@ def test_the_drift_page_requires_sign_in(site: Site) -> None:
 
 def test_the_page_lists_what_is_new_and_links_to_where(site: Site) -> None:
     site.sign_in()
-    assert "Nothing new" in site.page("/drift").text
+    assert "Nothing new" in site.page("/deliveries/drift").text
     delivery_id = Found(site.stored).add_sent({HOSTILE: HOSTILE, "call_status": "new"})
-    page = site.page("/drift")
+    page = site.page("/deliveries/drift")
     assert f"/deliveries/{delivery_id}" in page.links()
     assert "Unknown value call_status new 1" in page.text
     assert not [script for script in page.all("script") if "src" not in script]
-    twin = site.get("/drift.json").json()
+    twin = site.get("/deliveries/drift.json").json()
     assert [group["kind"] for group in twin["groups"]] == ["unknown_value", "unknown_field"]
 
 
 def test_every_page_leads_to_the_report(site: Site) -> None:
     site.sign_in()
-    assert "/drift" in site.page("/calls").links()
+    assert "/deliveries/drift" in site.page("/deliveries").links()
+
+
+def test_what_is_accepted_is_known_until_it_is_made_new_again(site: Site) -> None:
+    site.sign_in()
+    Found(site.stored).add_sent({"mood": "good", "call_status": "new"})
+
+    def keys() -> dict[str, str]:
+        twin = site.get("/deliveries/drift.json").json()
+        paths = [group["path"] for group in twin["groups"]]
+        return dict(zip(paths, twin["keys"], strict=True))
+
+    def submit(**fields: str) -> int:
+        return site.browser.post("/deliveries/drift", data=fields).status_code
+
+    assert list(keys()) == ["call_status", "mood"]
+    assert "Drift 2" in site.page("/deliveries").text
+    assert submit(key=keys()["call_status"], known="1") == 303
+    assert list(keys()) == ["mood", "call_status"]
+    assert "Drift 1" in site.page("/deliveries").text
+    assert submit(key=keys()["call_status"]) == 303
+    assert list(keys()) == ["call_status", "mood"]
+    assert submit(key="0" * 16, known="1") == 404
+    entries = site.get("/operators.json").json()["audit_log"]
+    assert [entry["words"] for entry in entries[:2]] == ["Made new again", "Accepted as known"]

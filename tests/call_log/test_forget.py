@@ -234,7 +234,7 @@ def test_a_session_is_forgotten_by_its_id(database: Database, run: Run) -> None:
     receive(database, *whole_call("-s1", NUMBER, WORD), *whole_call("-s2", NUMBER))
     result = run("-s1", "--yes")
     assert result.exit_code == 0
-    assert "Removed: 1 call, 2 deliveries, 1 search row.\n" in result.stdout
+    assert "Removed: 1 call, 2 webhook deliveries.\n" in result.stdout
     assert [call.session_id for call in rows(database, calls)] == ["-s2"]
     assert not in_file(database, WORD)
 
@@ -243,7 +243,7 @@ def test_a_session_is_forgotten_by_its_id(database: Database, run: Run) -> None:
 def test_a_dry_run_lists_what_would_go(database: Database, run: Run) -> None:
     receive(database, *whole_call("-s1", NUMBER), *whole_call("-s2", OTHER, f"It is {DIGITS}."))
     result = run(NUMBER, "--dry-run")
-    assert "Stored about it: 1 call, 2 deliveries, 1 search row.\n  -s1\n" in result.stdout
+    assert "Stored about it: 1 call, 2 webhook deliveries.\n  -s1\n" in result.stdout
     assert "Other sessions mention it, and stay:\n  -s2\n" in result.stderr
     assert len(rows(database, calls)) == 2
 

@@ -266,7 +266,7 @@ def test_the_service_prunes_by_itself(
         keeper.start()
         eventually(lambda: sessions(log) == ["-new"])
         keeper.close()
-    assert "1 call, 2 deliveries, 1 run, 1 search row removed" in caplog.text
+    assert "1 call, 2 webhook deliveries, 1 handler run removed" in caplog.text
 
 
 @pytest.mark.parametrize("settings", [{"days": 0}, {"is_ours": False}])
@@ -400,7 +400,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result
 def test_a_dry_run_says_what_would_go(log: StoredCalls, run: Callable[..., Result]) -> None:
     add_whole_call(log, "-old", datetime.now(UTC) - timedelta(days=91))
     result = run("--dry-run")
-    assert ": 1 call, 2 deliveries, 1 run, 1 search row.\n" in result.stdout
+    assert ": 1 call, 2 webhook deliveries, 1 handler run.\n" in result.stdout
     assert sessions(log) == ["-old"]
 
 
@@ -412,7 +412,7 @@ def test_the_command_removes_what_is_older_than_so_many_days(
     for days in (1, 3):
         add_whole_call(log, f"-{days}", datetime.now(UTC) - timedelta(days=days))
     result = run("--days", "2", "--yes")
-    assert "Removed: 1 call, 2 deliveries, 1 run, 1 search row.\n" in result.stdout
+    assert "Removed: 1 call, 2 webhook deliveries, 1 handler run.\n" in result.stdout
     assert "Kept for now: 1, as handlers are not done" in result.stderr
     assert sessions(log) == ["-1", "-busy"]
 

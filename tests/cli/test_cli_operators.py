@@ -201,8 +201,8 @@ def test_what_commands_do_to_calls_is_on_record_without_numbers(run: Run, tmp_pa
     assert done == [
         ("replay", "-call"),
         ("export", "3 as csv"),
-        ("forget", "1 call, 1 search row"),
-        ("prune", "1 call, 1 search row"),
+        ("forget", "1 call"),
+        ("prune", "1 call"),
     ]
     stored.database.close()
 

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import httpx2 as httpx
 import pytest
+from sqlalchemy import update
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from millis_hooks.call_log.tables import calls
 from millis_hooks.dashboard.endpoints import Endpoints, OperatorRequest
 from millis_hooks.dashboard.setup import Setup
 from millis_hooks.exceptions import StorageError
@@ -298,10 +300,12 @@ def test_a_call_is_deleted_after_a_page_that_lists_what_is_removed(site: Team) -
     link = "/forget?session_id=-call"
     assert link in site.page("/calls/-call").links()
     question = site.page(link)
-    assert "1 call, 1 delivery" in question.text
+    assert "1 call, 1 webhook delivery" in question.text
     assert site.get("/calls/-call").status_code == 200
     gone = site.post("/forget", session_id="-call")
-    assert gone.headers["location"] == link
+    done = site.page(gone.headers["location"])
+    (receipt,) = (link for link in done.links() if "receipt.txt" in link)
+    assert "Erased:    -call\nBy:        admin\n" in site.get(receipt).text
     assert "Nothing of this call is stored" in site.page(link).text
     assert site.get("/calls/-call").status_code == 404
     assert site.get("/calls/-other").status_code == 200
@@ -324,10 +328,42 @@ def test_a_viewer_deletes_nothing(site: Team) -> None:
     assert site.post("/forget", session_id="-call").status_code == 403
 
 
-@pytest.mark.parametrize("path", ["/forget", "/forget?session_id=", "/forget.json"])
-def test_deleting_without_a_session_id_is_refused(site: Team, path: str) -> None:
-    assert site.get(path).status_code == 404
+def test_everything_about_a_number_is_erased_with_a_receipt(site: Team) -> None:
+    number = "+14155550134"
+    for each in range(6):
+        site.add_ended_call(f"-call-{each}")
+        site.stored.write(
+            lambda connection: connection.execute(update(calls).values(from_phone=number))
+        )
+    site.add_ended_call("-other")
+    question = site.page("/forget?number=%2B1+415+555+0134&in=q%3Dtable")
+    assert "6 calls , received Nov 21 2026" in question.text
+    assert "/calls?q=table" in question.links()
+    gone = site.post("/forget", number=number, **{"in": "q=table"})
+    done = site.page(gone.headers["location"])
+    assert "/calls?q=table" in done.links()
+    (receipt,) = (link for link in done.links() if "receipt.txt" in link)
+    assert "+1 415 555 0134" in site.get(receipt).text
+    assert [call["session_id"] for call in site.get("/calls.json").json()["page"]["rows"]] == []
+    what = (
+        "a number ending in 0134: 6 calls, 6 webhook deliveries, received 2026-11-21 to 2026-11-21"
+    )
+    assert site.actions()[-1] == ("admin", "forget", what)
+
+
+@pytest.mark.parametrize(
+    ("number", "why"), [("Ada", "not a phone number"), ("123", "not a phone number")]
+)
+def test_what_is_no_number_is_refused_at_its_field(site: Team, number: str, why: str) -> None:
+    page = site.page(f"/forget?number={number}")
+    assert why in page.text
+    assert page.all("input", name="number", **{"aria-invalid": "true"})
+    assert site.post("/forget", number=number).status_code == 404
     assert site.post("/forget").status_code == 404
+
+
+def test_without_a_subject_the_page_asks_for_a_number(site: Team) -> None:
+    assert site.page("/forget?session_id=").all("input", name="number")
 
 
 def test_a_hostile_session_id_is_deleted_like_any_other(site: Team) -> None:

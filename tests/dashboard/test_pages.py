@@ -179,7 +179,7 @@ def test_every_page_of_the_navigation_has_a_shortcut_in_the_help(site: Site) -> 
 
 @pytest.mark.parametrize(
     ("path", "place"),
-    [("/calls", "/calls"), ("/calls/-call", "/calls"), ("/drift", "/drift"),
+    [("/calls", "/calls"), ("/calls/-call", "/calls"), ("/deliveries/drift", "/deliveries"),
      ("/deliveries/1", "/deliveries")],
 )  # fmt: skip
 def test_the_navigation_marks_the_current_page(site: Site, path: str, place: str) -> None:

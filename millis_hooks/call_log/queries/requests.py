@@ -13,7 +13,7 @@ from datetime import datetime
 from itertools import chain
 from typing import Any, Literal, TypeAlias
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, func, literal, null, select
+from sqlalchemy import ColumnElement, Connection, Select, and_, func, literal, null, or_, select
 
 from ..raw_body import length_of
 from ..tables import IS_NOT_BEST, calls, deliveries, handlers, rejections
@@ -29,11 +29,15 @@ _Origin: TypeAlias = Literal["delivery", "rejection"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestFilter:
-    """Which requests a list holds; None narrows nothing. `until` is exclusive; both are aware."""
+    """Which requests a list holds; None narrows nothing. `until` is exclusive; both are aware.
+
+    `session_id` is a whole one, `text` a part of one, or of a reason.
+    """
 
     kind: str | None = None
     outcome: str | None = None
     session_id: str | None = None
+    text: str | None = None
     since: datetime | None = None
     until: datetime | None = None
 
@@ -117,7 +121,13 @@ def _delivered(filters: RequestFilter, window: Window) -> Select[Any]:
         conditions.append(_became(filters.outcome))
     if filters.session_id is not None:
         conditions.append(d.session_id == bindable(filters.session_id))
+    if filters.text is not None:
+        conditions.append(or_(_contains(d.session_id, filters), _contains(d.reason, filters)))
     return columns.where(*conditions).order_by(*window.order(at, d.id))
+
+
+def _contains(column: ColumnElement[Any], filters: RequestFilter) -> ColumnElement[bool]:
+    return column.contains(bindable(filters.text or ""), autoescape=True)
 
 
 def _became(outcome: str) -> ColumnElement[bool]:
@@ -145,6 +155,8 @@ def _refused(filters: RequestFilter, window: Window) -> Select[Any]:
     conditions = window.holds(r.received_at, -r.id)
     if filters.kind is not None:
         conditions.append(r.webhook == filters.kind)
+    if filters.text is not None:
+        conditions.append(_contains(r.reason, filters))
     return columns.where(*conditions).order_by(*window.order(r.received_at, -r.id))
 
 
@@ -206,6 +218,12 @@ def has_arrived(connection: Connection, *, kind: str, session_id: str) -> bool:
     known_as = bindable(session_id)
     found = select(c.id).where(c.session_id == known_as, c.kind == kind).limit(1)
     return connection.scalar(found) is not None
+
+
+def is_session(connection: Connection, *, session_id: str) -> bool:
+    """Tell whether any delivery of this session is stored."""
+    known_as = deliveries.c.session_id == bindable(session_id)
+    return connection.scalar(select(deliveries.c.id).where(known_as).limit(1)) is not None
 
 
 def open_session(connection: Connection, *, source: str, agent_id: str) -> str | None:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import astuple, dataclass
+from datetime import datetime
 from functools import partial
 from itertools import islice
 from typing import Any, Protocol, TypeVar
@@ -97,9 +98,8 @@ class Removal:
     def __str__(self) -> str:
         counted = (
             (self.calls, "call", "calls"),
-            (self.deliveries, "delivery", "deliveries"),
-            (self.runs, "run", "runs"),
-            (self.search_rows, "search row", "search rows"),
+            (self.deliveries, "webhook delivery", "webhook deliveries"),
+            (self.runs, "handler run", "handler runs"),
         )
         parts = (
             f"{number:,} {one if number == 1 else many}" for number, one, many in counted if number
@@ -309,6 +309,26 @@ class Matches:
 
     session_ids: tuple[str, ...] = ()
     delivery_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """When the first and the last of some calls were received."""
+
+    first: datetime
+    last: datetime
+
+
+def span_of(reader: Engine, matches: Matches) -> Span | None:
+    """Return when the matching calls were received; None if there is no call."""
+    ids, received_at = iter(matches.session_ids), calls.c.received_at
+    ends: list[datetime] = []
+    while batch := list(islice(ids, _MOST_IN_BATCH)):
+        query = select(func.min(received_at), func.max(received_at))
+        with reader.connect() as connection:
+            row = connection.execute(query.where(calls.c.session_id.in_(batch))).one()
+        ends += [each for each in row if each is not None]
+    return Span(min(ends), max(ends)) if ends else None
 
 
 def is_number(who: str) -> bool:

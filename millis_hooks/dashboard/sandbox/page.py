@@ -111,7 +111,9 @@ class Sandbox:
             ("end", self._end),
         ):
             name = f"sandbox_{path}"
-            yield endpoints.form(f"/sandbox/{path}", name, respond, max_fields=_MOST_FIELDS)
+            yield endpoints.form(
+                f"/sandbox/{path}", name, respond, page="sandbox", max_fields=_MOST_FIELDS
+            )
 
     def show(self, request: PageRequest) -> SandboxView:
         """Build the page of a draft, and of a call if the query names a `session`."""

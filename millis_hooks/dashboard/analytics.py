@@ -54,12 +54,13 @@ DEFAULT_RANGE: Range = "30d"
 class Question:
     """The period and the options of a report, and the same as parameters without the defaults.
 
-    `range` is None if the period was chosen by dates.
+    `range` is None if the period was chosen by dates; `refusal` is why the dates were not taken.
     """
 
     range: Range | None
     scope: Scope
     params: Params
+    refusal: str | None = None
 
     @property
     def key(self) -> str:
@@ -74,10 +75,24 @@ def read_question(query: Mapping[str, str], *, now: datetime, zone: tzinfo) -> Q
     split: Split = "provider" if query.get("split") == "provider" else "type"
     interval = next((each for each in INTERVALS if each == query.get("interval")), None)
     scope = _dated_scope(query, now, zone)
+    refusal = _refusal(query, zone) if scope is None else None
     range_ = None if scope else _range(query.get("range"))
     scope = scope or _scope(range_ or DEFAULT_RANGE, now, zone)
     scope = replace(scope, agents=every(query, "agent"), split=split, interval=interval)
-    return Question(range_, scope, _params(query, scope, range_))
+    return Question(range_, scope, _params(query, scope, range_), refusal)
+
+
+def _refusal(query: Mapping[str, str], zone: tzinfo) -> str | None:
+    """Return why no period begins and ends with these dates; None if there are none."""
+    given = {name: query[name] for name in ("from", "to") if query.get(name)}
+    unread = [text for text in given.values() if read_time(text, zone) is None]
+    if unread:
+        return f"“{unread[0][:40]}” is not a date. Write it like 2026-11-21."
+    if not given:
+        return None
+    return (
+        f"No period of at most ten years begins and ends like this: {' to '.join(given.values())}."
+    )
 
 
 def _params(query: Mapping[str, str], scope: Scope, range_: Range | None) -> Params:
@@ -128,8 +143,9 @@ _SUFFIXES = {"ms": "ms", "credits": "credits"}
 class Figure:
     """A tile: its figure, that of the period before, and that of each bucket.
 
-    `of` is the whole that the figure is a part of, `without` the text if there is no figure. Only
-    if `less_is_better` has a change a verdict, and only if the share of the whole agrees.
+    `of` is the whole that the figure is a part of, in `of_what`; `detail` is a line below,
+    `without` the text if there is no figure. Only if `less_is_better` has a change a verdict, and
+    only if the share of the whole agrees.
     """
 
     name: str
@@ -137,7 +153,9 @@ class Figure:
     unit: Unit
     tile: Tile
     of: Tile | None = None
+    of_what: str = ""
     less_is_better: bool = False
+    detail: str = ""
     without: str = "None"
 
     @property
@@ -146,10 +164,15 @@ class Figure:
         return self.without if value is None else formatted(value, self.unit)
 
     @property
+    def is_idle(self) -> bool:
+        """Tell whether there is nothing to tell, now and before."""
+        return not self.tile.value and not self.tile.before
+
+    @property
     def suffix(self) -> str:
         """The small text after the figure."""
         if self.of is not None:
-            return f"of {self.of.value or 0:,.0f}"
+            return f"of {self.of.value or 0:,.0f} {self.of_what}"
         return "" if self.tile.value is None else _SUFFIXES.get(self.unit, "")
 
     @property
@@ -205,7 +228,9 @@ def figures(tiles: Tiles) -> tuple[Figure, ...]:
         Figure("calls", "Calls", "count", tiles.calls),
         Figure("error_rate", "Error rate", "share", tiles.error_rate, less_is_better=True),
         Figure("median_duration", "Median duration", "s", tiles.median_duration_s),
-        Figure("cost", "Cost", "credits", tiles.cost, without="Not sent"),
+        Figure(
+            "cost", "Cost", "credits", tiles.cost, detail=_cost_detail(tiles), without="Not sent"
+        ),
         Figure("prefetch_p95", "Prefetch p95", "ms", tiles.prefetch_p95_ms, less_is_better=True),
         Figure(
             "handler_failures",
@@ -213,9 +238,16 @@ def figures(tiles: Tiles) -> tuple[Figure, ...]:
             "count",
             tiles.handler_failures,
             of=tiles.handler_attempts,
+            of_what="attempts",
             less_is_better=True,
         ),
     )
+
+
+def _cost_detail(tiles: Tiles) -> str:
+    rates = {"a call": tiles.cost_per_call.value, "a minute": tiles.cost_per_minute.value}
+    parts = (f"{formatted(rate, 'credits')} {per}" for per, rate in rates.items() if rate)
+    return ", ".join(parts)
 
 
 def _share(part: float | None, whole: float | None) -> float | None:
@@ -281,6 +313,7 @@ class AnalyticsView:
     split: str
     interval: str
     is_anything: bool
+    refusal: str | None
     read_at: datetime | None
     tiles: tuple[Figure, ...]
     charts: tuple[Chart, ...]
@@ -321,6 +354,7 @@ class AnalyticsPage:
             split=scope.split,
             interval=report.interval,
             is_anything=bool(report.tiles.calls.value),
+            refusal=answer.question.refusal,
             read_at=None if answer.made_at == request.now else answer.made_at,
             tiles=figures(report.tiles),
             charts=_charts(answer, request),

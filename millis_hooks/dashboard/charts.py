@@ -1,19 +1,19 @@
-"""The six charts of a report as numbers, from which the page, its tables and its CSV are made."""
+"""The charts of a report as numbers, from which the page, its tables and its CSV are made."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import cycle
 from typing import Literal, TypeAlias, TypeVar
 
 from ..call_log.queries.analytics import (
     DURATION_STEP_S,
     DURATION_STEPS,
     LEAST_SAMPLES,
+    AgentFigures,
     Bucket,
     Durations,
     HandlerFigures,
@@ -24,7 +24,7 @@ from ..call_log.queries.buckets import Interval
 from ..call_log.transfer.export import cell
 from ..masking.policy import MaskPolicy
 from .call_filters import Params
-from .formats import amount, clock, cost_key, iso, milliseconds, status_family, status_label
+from .formats import amount, clock, iso, milliseconds, status_family, status_label
 from .pages import SLOW_PREFETCH_MS
 
 #: `stack` and `bars` are vertical, `shares` horizontal; `lines` may have gaps; a `table` stays.
@@ -152,10 +152,20 @@ _GROUPS = {
     "other": ("Unreached or no end", "other", None),
 }
 _COSTS = {"llm": "LLM", "tts": "TTS", "stt": "STT", "millis": "Millis", "": "Not named"}
-#: Colours of costs without one of their own.
-_COLOURS = ("user", "agent", "timeout", "voicemail", "chat", "hangup")
+#: Colours of costs, no two alike; Millis has grey, and all others together the colour of text.
+_COLOURS = ("user", "agent", "timeout", "voicemail", "hangup")
+#: The costs that every installation knows have the same colour everywhere.
+_COLOUR_OF = {
+    "millis": "millis",
+    "llm": "user",
+    "openai": "user",
+    "tts": "agent",
+    "elevenlabs": "agent",
+    "stt": "timeout",
+    "deepgram": "timeout",
+}
 #: What exceeds these is one more row, "All others".
-_MOST_COSTS, _MOST_STATUSES = 7, 40
+_MOST_COSTS, _MOST_STATUSES = len(_COLOURS), 40
 #: The report cuts names to this length.
 _NAME_CHARS = 100
 
@@ -182,6 +192,7 @@ class Charts:
             self._durations(),
             self._prefetches(),
             self._handlers(),
+            self._agents_table(),
         )
 
     def _per_interval(self) -> Chart:
@@ -214,10 +225,13 @@ class Charts:
 
     def _costs(self) -> Chart:
         report = self._report
-        named, rest = _cut(report.costs, _MOST_COSTS)
+        own = {name: cost for name, cost in report.costs.items() if name == "millis"}
+        others = {name: cost for name, cost in report.costs.items() if name not in own}
+        named, rest = _cut(others, _MOST_COSTS)
+        named |= own
         columns = [*self._cost_columns(named)]
         if rest:
-            columns.append(Column("All others", "credits", "other", sum(rest.values())))
+            columns.append(Column("All others", "credits", "rest", sum(rest.values())))
         totals = {column.name: column.text(column.total) for column in columns}
 
         def values(bucket: Bucket) -> Iterator[float]:
@@ -237,13 +251,10 @@ class Charts:
         )
 
     def _cost_columns(self, costs: Mapping[str, float]) -> Iterator[Column]:
-        own = {name: cost_key(name) if self._split == "type" else "other" for name in costs}
-        taken = set(own.values()) & {"llm", "tts", "stt"}
-        left = cycle([each for each in _COLOURS if _SAME.get(each) not in taken])
+        colours = _colours_of(costs)
         for name, total in costs.items():
-            colour = own[name] if own[name] != "other" or not name else next(left)
             label = _COSTS.get(name) or self._mask.line(name)
-            yield Column(label, "credits", colour, total)
+            yield Column(label, "credits", colours[name], total)
 
     def _endings(self) -> Chart:
         named, rest = _cut(self._report.statuses, _MOST_STATUSES)
@@ -354,6 +365,31 @@ class Charts:
             instead=None if handlers else "No handler ran for these calls.",
         )
 
+    def _agents_table(self) -> Chart:
+        agents = self._report.agents
+        return Chart(
+            name="agents",
+            title="Agents",
+            kind="table",
+            rows_are="Agent",
+            columns=(
+                Column("Calls"),
+                Column("Failed", colour="error"),
+                Column("Minutes"),
+                Column("Cost", "credits"),
+                Column("Cost per call", "credits"),
+                Column("Cost per minute", "credits"),
+            ),
+            rows=tuple(map(self._agent, agents)),
+            summary=f"Calls and costs of {_counted(len(agents), 'agent')}.",
+            instead=None if agents else "No call of this period names its agent.",
+        )
+
+    def _agent(self, each: AgentFigures) -> Row:
+        rates = (_ratio(each.credits, each.calls), _ratio(each.credits, each.minutes))
+        values = (each.calls, each.failed, each.minutes, each.credits, *rates)
+        return Row(each.agent_id, each.agent_id, values, self._period | {"agent": each.agent_id})
+
     def _row(self, bucket: Bucket, values: Sequence[Value]) -> Row:
         filters = self._between(bucket.start, bucket.until)
         return Row(self._name(bucket), self._key(bucket.start), tuple(values), filters)
@@ -379,8 +415,17 @@ _ROWS_ARE: Mapping[Interval, str] = {"hour": "Hour", "day": "Day", "week": "Week
 #: Hook -> what its handlers run after.
 _HOOKS = {"end_of_call": "End-of-call", "failed": "A failed run"}
 
-#: Colour -> the type of cost whose colour looks the same.
-_SAME = {"user": "llm", "agent": "tts", "timeout": "stt"}
+
+def _colours_of(costs: Iterable[str]) -> dict[str, str]:
+    """Return a colour for each cost: known ones have theirs, others what is left, by name."""
+    colours = {name: _COLOUR_OF[name] for name in costs if name in _COLOUR_OF}
+    left = [each for each in _COLOURS if each not in colours.values()]
+    others = sorted(name for name in costs if name not in colours)
+    return colours | dict(zip(others, [*left, *_COLOURS], strict=False))
+
+
+def _ratio(amount: float | None, of: float) -> float | None:
+    return amount / of if amount is not None and of else None
 
 
 def _cut(named: Mapping[str, N], most: int) -> tuple[dict[str, N], dict[str, N]]:

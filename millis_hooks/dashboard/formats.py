@@ -280,8 +280,9 @@ def arguments(value: JsonValue) -> str:
 
 
 def pretty(value: JsonValue) -> Markup:
-    """Indent and colour a JSON value; a string is only escaped."""
+    """Indent and colour a JSON value; a string is only escaped, and bidi controls are named."""
     text = value if isinstance(value, str) else _indented(value)
+    text = _BIDI_OR_NOT.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
     beginning = text[:_MOST_JSON_CHARS]
     if isinstance(value, str):
         markup = escape_text(beginning)

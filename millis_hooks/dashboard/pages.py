@@ -10,6 +10,7 @@ import json
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, is_dataclass
 from datetime import UTC, datetime, tzinfo
 from functools import cache, lru_cache, partial
@@ -185,7 +186,10 @@ class Pages:
     def _refuse(self, request: Request, error: Exception) -> Response:
         status_code = error.status_code if isinstance(error, HTTPException) else 500
         title, text = _REFUSALS.get(status_code, _NOT_POSSIBLE)
-        return self._explain(request, status_code, title, text, **self._frame(request))
+        frame: dict[str, Any] = {}
+        with suppress(StorageError):
+            frame = self._frame(request)
+        return self._explain(request, status_code, title, text, **frame)
 
     def _no_storage(self, request: Request, error: Exception) -> Response:
         logger.error("the dashboard could not use the call log: %s", error)

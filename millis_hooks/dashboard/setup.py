@@ -143,6 +143,12 @@ class Received:
         """Tell whether Millis has called both webhooks."""
         return self.prefetch is not None and self.end_of_call is not None
 
+    @property
+    def is_tested(self) -> bool:
+        """Tell whether both webhooks were called, by Millis or by a test."""
+        prefetch = self.prefetch or self.tested_prefetch
+        return prefetch is not None and (self.end_of_call or self.tested_end_of_call) is not None
+
 
 @dataclass(frozen=True, slots=True)
 class SetupView:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
+from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
@@ -18,6 +20,7 @@ from starlette.types import Scope
 from ..call_log.change_feed import ChangeFeed
 from ..call_log.queries import Queries
 from ..call_log.queries.requests import is_empty
+from ..exceptions import StorageError
 from ..operators import Operators
 from . import call, calls, requests
 from . import operators as operators_page
@@ -78,7 +81,8 @@ def dashboard(
             Middleware(Guards, public_url=settings.public_url),
             Middleware(GZipMiddleware, compresslevel=5),
         ],
-        exception_handlers=pages.error_handlers(),
+        exception_handlers=pages.error_handlers()
+        | {HTTPException: _refusal_in_frame(pages, sign_in)},
     )
 
 
@@ -86,6 +90,19 @@ def _forgetting(actions: CallActions, operators: Operators) -> Forgetting:
     return Forgetting(
         actions.reader, actions.write, operators, actions.own_numbers, actions.remembers
     )
+
+
+def _refusal_in_frame(pages: Pages, sign_in: SignIn) -> Callable[[Request, Exception], Response]:
+    """Return what answers where no page is: the operator keeps the navigation."""
+    refuse = pages.error_handlers()[HTTPException]
+
+    def answer(request: Request, error: Exception) -> Response:
+        if not hasattr(request.state, "operator"):
+            with suppress(StorageError):
+                sign_in.operator(request, is_use=False)
+        return refuse(request, error)
+
+    return answer
 
 
 def _home(request: OperatorRequest) -> Response:

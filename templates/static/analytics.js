@@ -183,6 +183,7 @@
       backgroundColor: computed("--surface"),
       borderColor: computed("--border-strong"),
       borderWidth: 1,
+      multiKeyBackground: computed("--surface"),
       titleColor: computed("--text"),
       bodyColor: computed("--text"),
       footerColor: computed("--text"),

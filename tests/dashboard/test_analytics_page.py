@@ -431,3 +431,43 @@ def test_the_chart_library_is_the_one_on_record() -> None:
     digest = hashlib.sha256((static / "chart.js").read_bytes()).hexdigest()
     assert "`chart.js` | Chart.js 4" in (static / "LICENSES.md").read_text()
     assert digest in (static / "LICENSES.md").read_text()
+
+
+# Agents, dates and colours
+
+
+def test_each_agent_has_its_costs_per_call_and_per_minute(site: Site) -> None:
+    for agent_id in ("-desk", "-desk", "-sales"):
+        add(site, agent_id=agent_id, duration_s=90, cost_total=3.0)
+    assert rows_of(site, "agents") == [
+        ["Agent", "Calls", "Failed", "Minutes", "Cost", "Cost per call", "Cost per minute"],
+        ["-desk", "2", "0", "3.0", "6.0", "3.0", "2.0"],
+        ["-sales", "1", "0", "1.5", "3.0", "3.0", "2.0"],
+    ]
+    assert [row[0] for row in rows_of(site, "agents", "?agent=-sales")[1:]] == ["-sales"]
+
+
+@pytest.mark.parametrize("query", ["from=2026-11-09&to=2026-11-01", "from=soon", "to=2026-02-30"])
+def test_dates_that_are_no_period_are_refused_in_words(site: Site, query: str) -> None:
+    add(site)
+    view = site.get(f"/analytics.json?{query}").json()
+    assert view["refusal"]
+    assert view["range"] == "30d"
+    assert view["refusal"] in site.page(f"/analytics?{query}").text
+
+
+def test_no_two_costs_have_the_same_colour_and_each_keeps_its_own(site: Site) -> None:
+    names = ["elevenlabs", "google", "openai", "millis", "deepgram", "cartesia", "azure", "rime"]
+    call_id = add(site, cost_total=36.0)
+    for place, name in enumerate(names):
+        site.stored.add_cost(call_id, place, type="tts", provider=name, credit=8.0 - place)
+
+    def colours() -> dict[str, str]:
+        charts = site.get("/analytics.json?split=provider").json()["charts"]
+        (cost,) = (chart for chart in charts if chart["name"] == "cost")
+        return {column["name"]: column["colour"] for column in cost["columns"]}
+
+    found = colours()
+    assert len(found) == len(set(found.values())) == 7
+    assert (found["Millis"], found["All others"]) == ("millis", "rest")
+    assert found["openai"] == "user"

@@ -62,7 +62,7 @@ def test_each_request_is_listed_with_its_outcome(site: Site) -> None:
         "prefetch", session_id="-a", query="x" * 40, outcome="late", reason="slow", latency_ms=84.0
     )
     page = site.page("/deliveries")
-    assert "Prefetch Late, fell back 200 84 ms 40 B -a slow" in page.text
+    assert "Prefetch Too slow, fallback sent 200 84 ms 40 B -a slow" in page.text
     assert "/calls/-a" in page.links()
     assert "/deliveries/1" in page.links()
 
@@ -110,6 +110,7 @@ def test_simultaneous_requests_are_on_one_page_each(site: Site) -> None:
         ("outcome=stored", ["stored"]),
         ("session=-a", ["failed", "stored"]),
         ("session=-a&kind=prefetch", ["failed"]),
+        ("session=secret is not", ["rejected"]),
         ("range=24h", ["unparsed", "failed", "rejected"]),
         ("from=2026-11-19&to=2026-11-19", ["stored"]),
         ("kind=x&outcome=y&range=z", ["unparsed", "failed", "rejected", "stored"]),

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
@@ -23,7 +24,7 @@ from ...exceptions import StorageError
 from ..dialects import describe
 from ..sanitize import clean_text
 from .buckets import Interval, cut, interval_for
-from .day_totals import Period, read_periods
+from .day_totals import AgentSums, Period, read_periods, sum_by_agent
 from .tally import (
     ATTEMPT_MS,
     ATTEMPTS,
@@ -46,6 +47,9 @@ OUTCOME_GROUPS = ("completed", "chat", "voicemail", "timeout", "failed", "other"
 
 #: A day with fewer prefetches than this has no percentiles worth a line.
 LEAST_SAMPLES = 20
+
+#: So many agents have figures of their own.
+MOST_AGENTS = 50
 
 #: The histogram of durations has equal steps, and one bar for what is longer than all of them.
 DURATION_STEP_S = 30
@@ -76,6 +80,8 @@ class Tiles:
     error_rate: Tile
     median_duration_s: Tile
     cost: Tile
+    cost_per_call: Tile
+    cost_per_minute: Tile
     prefetch_p95_ms: Tile
     handler_failures: Tile
     handler_attempts: Tile
@@ -131,10 +137,22 @@ class HandlerFigures:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AgentFigures:
+    """What the calls of an agent add up to; `credits` is None where Millis sent no costs."""
+
+    agent_id: str
+    calls: int
+    failed: int
+    minutes: float
+    credits: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """The figures of the calls received from `since` until just before `until`.
 
-    Mappings are in descending order of their values, `outcomes` in that of `OUTCOME_GROUPS`.
+    Mappings are in descending order of their values, `outcomes` in that of `OUTCOME_GROUPS`;
+    `agents` are the busiest.
     """
 
     since: datetime
@@ -149,6 +167,7 @@ class Report:
     prefetch: Latency
     prefetch_outcomes: Mapping[str, int]
     handlers: tuple[HandlerFigures, ...]
+    agents: tuple[AgentFigures, ...]
 
 
 Sorted = Sequence[float]
@@ -241,6 +260,7 @@ class Analytics:
         try:
             with self._engine.connect() as connection:
                 read_periods(connection, (before, *parts), agents)
+                by_agent = sum_by_agent(connection, scope.since, scope.until)
         except SQLAlchemyError as error:
             raise StorageError(f"The call log cannot be read: {describe(error)}.") from error
         return Report(
@@ -256,6 +276,7 @@ class Analytics:
             prefetch=_latency(parts, at_least=1),
             prefetch_outcomes=_counted(parts, PREFETCH),
             handlers=_handlers(parts),
+            agents=_agents(by_agent, agents),
         )
 
 
@@ -271,13 +292,46 @@ def _tiles(parts: Sequence[Period], before: Sequence[Period]) -> Tiles:
         calls=tile(_total(OUTCOME)),
         error_rate=tile(_error_rate),
         median_duration_s=tile(lambda parts: percentile(_samples(parts, DURATION_S), 0.5)),
-        cost=tile(lambda parts: _summed(parts, COST).get("")),
+        cost=tile(_cost),
+        cost_per_call=tile(lambda parts: _ratio(_cost(parts), _total(OUTCOME)(parts))),
+        cost_per_minute=tile(lambda parts: _ratio(_cost(parts), _minutes(parts))),
         prefetch_p95_ms=tile(
             lambda parts: _latency(parts, at_least=1).p95_ms, lambda parts: _latency(parts).p95_ms
         ),
         handler_failures=tile(_total(FAILED_ATTEMPTS)),
         handler_attempts=tile(_total(ATTEMPTS)),
     )
+
+
+def _cost(parts: Sequence[Period]) -> float | None:
+    return _summed(parts, COST).get("")
+
+
+def _minutes(parts: Sequence[Period]) -> float:
+    return sum(map(sum, _samples(parts, DURATION_S))) / 60
+
+
+def _ratio(amount: float | None, of: float | None) -> float | None:
+    return amount / of if amount is not None and of else None
+
+
+def _agents(sums: AgentSums, chosen: Sequence[str]) -> tuple[AgentFigures, ...]:
+    def figures(agent_id: str) -> AgentFigures:
+        own = {key[1:]: value for key, value in sums.items() if key[0] == agent_id}
+        return AgentFigures(
+            agent_id=agent_id,
+            calls=int(sum(value for (measure, _), value in own.items() if measure == OUTCOME)),
+            failed=int(own.get((OUTCOME, "failed"), 0)),
+            minutes=own.get((DURATION_S, ""), 0) / 60,
+            credits=own.get((COST, "")),
+        )
+
+    calls: defaultdict[str, float] = defaultdict(float)
+    for (agent_id, measure, _), value in sums.items():
+        if measure == OUTCOME and (not chosen or agent_id in chosen):
+            calls[agent_id] += value
+    busiest = sorted(calls, key=lambda each: (-calls[each], each))[:MOST_AGENTS]
+    return tuple(map(figures, busiest))
 
 
 def _total(measure: str) -> Figure:

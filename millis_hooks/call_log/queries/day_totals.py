@@ -21,7 +21,16 @@ from typing import Any, NamedTuple, TypeAlias
 from sqlalchemy import Connection, Engine, delete, func, insert, select
 
 from ..tables import changed_days, day_totals
-from .tally import SAMPLED, Tally, read_by_agent, read_tally
+from .tally import (
+    COST,
+    DURATION_S,
+    OUTCOME,
+    SAMPLED,
+    Tally,
+    read_by_agent,
+    read_tally,
+    sum_agents,
+)
 
 #: Runs work in a transaction that writes.
 Write: TypeAlias = Callable[[Callable[[Connection], object]], object]
@@ -74,7 +83,7 @@ class _Plan:
 
 def read_periods(connection: Connection, periods: Iterable[Period], agents: Sequence[str]) -> None:
     """Add to the tally of each period the calls received in it: all of them, or of `agents`."""
-    plan = _plan(periods, set(connection.scalars(select(changed_days.c.day).distinct())))
+    plan = _plan(periods, _changed(connection))
     if plan.of_days:
         t = day_totals.c
         stored = select(t.day, t.measure, t.name, t.slots, t.amounts).where(
@@ -87,6 +96,35 @@ def read_periods(connection: Connection, periods: Iterable[Period], agents: Sequ
                     tally.add(measure, name, values)
     for since, until, tally in plan.of_calls:
         read_tally(connection, since, until, agents, into=tally)
+
+
+#: Agent, measure and name -> sum.
+AgentSums: TypeAlias = dict[tuple[str, str, str], float]
+
+
+def sum_by_agent(connection: Connection, since: datetime, until: datetime) -> AgentSums:
+    """Return outcomes, seconds and costs of the calls of each agent received in that time."""
+    plan = _plan([Period(since, until, Tally())], _changed(connection))
+    sums: AgentSums = defaultdict(float)
+    if plan.of_days:
+        t = day_totals.c
+        stored = select(t.day, t.agent_id, t.measure, t.name, t.slots, t.amounts).where(
+            t.agent_id != _ALL_AGENTS,
+            t.measure.in_((OUTCOME, DURATION_S, COST)),
+            t.day.between(min(plan.of_days), max(plan.of_days)),
+        )
+        for day, *key, slots, amounts in connection.execute(stored):
+            for _, first, end in plan.of_days.get(day, ()):
+                sums[tuple(key)] += sum(_unpack(slots, amounts, first, end))
+    for period in plan.of_calls:
+        found = sum_agents(connection, period.since, period.until)
+        for agent_id, measure, name, value in found:
+            sums[agent_id, measure, name] += value
+    return sums
+
+
+def _changed(connection: Connection) -> set[date]:
+    return set(connection.scalars(select(changed_days.c.day).distinct()))
 
 
 def roll_up(reader: Engine, write: Write, *, now: datetime) -> Iterator[int]:

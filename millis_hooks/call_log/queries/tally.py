@@ -103,6 +103,18 @@ def read_by_agent(
     return _grouped(connection.execute(_BY_AGENT, {"since": since, "until": until}))
 
 
+def sum_agents(
+    connection: Connection, since: datetime, until: datetime
+) -> Iterator[tuple[str, str, str, float]]:
+    """Yield agent, measure, name and sum of what figures of agents need of the calls."""
+    period = {"since": since, "until": until}
+    for agent_id, outcome, count, seconds, credit in connection.execute(_AGENTS, period):
+        yield agent_id, OUTCOME, outcome, count
+        yield agent_id, DURATION_S, "", seconds or 0
+        if credit is not None:
+            yield agent_id, COST, "", credit
+
+
 def _grouped(rows: Iterable[Any]) -> Iterator[tuple[str | None, str, str, array[float]]]:
     grouped: defaultdict[tuple[str | None, str, str], list[float]] = defaultdict(list)
     for agent_id, measure, name, value in rows:
@@ -115,15 +127,27 @@ def _named(column: ColumnElement[str | None]) -> ColumnElement[Any]:
     return func.substr(func.coalesce(column, ""), 1, _NAME_CHARS)
 
 
+_RECEIVED = and_(
+    calls.c.received_at >= bindparam("since"), calls.c.received_at < bindparam("until")
+)
+_AGENTS = (
+    select(
+        calls.c.agent_id,
+        _named(calls.c.outcome),
+        func.count(),
+        func.sum(calls.c.duration_s),
+        func.sum(calls.c.cost_total),
+    )
+    .where(_RECEIVED, IS_REAL, calls.c.agent_id.is_not(None))
+    .group_by(calls.c.agent_id, literal_column("2"))
+)
+
 #: By their places in the select list: PostgreSQL groups by no constant.
 _AGENT_AND_NAME: tuple[Any, Any] = (literal_column("1"), literal_column("3"))
 
 
 def _values(agent_id: ColumnElement[Any], chosen: ColumnElement[bool]) -> Any:
     """Select agent, measure, name and value: sums are made by the database, samples are not."""
-    received = and_(
-        calls.c.received_at >= bindparam("since"), calls.c.received_at < bindparam("until")
-    )
     period = select(
         calls.c.id,
         agent_id.label("agent_id"),
@@ -134,7 +158,7 @@ def _values(agent_id: ColumnElement[Any], chosen: ColumnElement[bool]) -> Any:
         calls.c.duration_s,
         calls.c.cost_total,
     )
-    call = period.where(received, IS_REAL, chosen).cte("period").c
+    call = period.where(_RECEIVED, IS_REAL, chosen).cte("period").c
     # From calls to what belongs to them: SQLite would rather read all costs, or all runs.
     call_id = aside(call.id)
     items = cost_items.c

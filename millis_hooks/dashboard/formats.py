@@ -312,7 +312,7 @@ def _coloured(match: re.Match[str]) -> str:
 
 #: Characters that change the direction of what follows them, beyond the element they are in.
 _BIDI = "[\u202a-\u202e\u2066-\u2069]"
-_BIDI_IN_TEXT = re.compile(rf"(<[^>]*>)|{_BIDI}+")
+_BIDI_IN_TEXT = re.compile(rf"(<[^<>]*>)|{_BIDI}+")
 _BIDI_OR_NOT = re.compile(_BIDI)
 
 

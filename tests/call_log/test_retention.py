@@ -452,7 +452,7 @@ def test_an_interrupted_command_says_how_far_it_came(
     monkeypatch.setattr(retention, "prune", interrupted)
     result = run("--yes")
     assert result.exit_code == 130
-    assert "Removed so far: 1 call, 2 deliveries." in result.stderr
+    assert "Removed so far: 1 call, 2 webhook deliveries." in result.stderr
 
 
 def test_a_log_that_keeps_everything_is_pruned_by_days_only(

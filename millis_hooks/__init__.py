@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .protocol.events import Message as Message
     from .protocol.events import PrefetchRequest as PrefetchRequest
     from .protocol.events import PrefetchResponse as PrefetchResponse
+    from .protocol.functions import FunctionRequest as FunctionRequest
 
 _HOMES = {
     "MillisHooks": "app",
@@ -39,6 +40,7 @@ _HOMES = {
     "Message": "protocol.events",
     "PrefetchRequest": "protocol.events",
     "PrefetchResponse": "protocol.events",
+    "FunctionRequest": "protocol.functions",
     "ConfigError": "exceptions",
     "MillisApi": "millis_api.client",
     "MillisApiError": "exceptions",
@@ -60,6 +62,7 @@ __all__ = [
     "EndOfCall",
     "FailedRun",
     "FunctionCall",
+    "FunctionRequest",
     "GiveUp",
     "Message",
     "MillisApi",

@@ -1,6 +1,6 @@
 """`MillisHooks`: the application on which a team registers its handlers, and which it serves.
 
-The two webhooks are answered here, ahead of the dashboard's router, because a caller is waiting on
+The webhooks are answered here, ahead of the dashboard's router, because a caller is waiting on
 the line; every other request goes to the dashboard.
 """
 
@@ -36,6 +36,7 @@ logger = logging.getLogger("millis_hooks")
 
 _SLASHES = re.compile("//+")
 _WEBHOOKS = frozenset({"prefetch", "end-of-call"})
+_FUNCTIONS = "functions/"
 #: The API of the sandbox, in place of Millis'; its page belongs to the dashboard.
 _SANDBOX = "/sandbox/api/"
 _METRICS = "/metrics"
@@ -62,6 +63,7 @@ class MillisHooks:
         for router in routers:
             self.router.include(router)
         self.on_prefetch = self.router.on_prefetch
+        self.function = self.router.function
         self.on_end_of_call = self.router.on_end_of_call
         self.on_failed = self.on_parked = self.router.on_failed
         self.agent = self.router.agent
@@ -135,6 +137,10 @@ class MillisHooks:
             # Servers write access lines from the scope.
             hidden = f"{self.settings.prefix}/•/{webhook}"
             scope["path"] = scope["path"].removesuffix(path) + hidden
+        if webhook.startswith(_FUNCTIONS):
+            name = webhook.removeprefix(_FUNCTIONS)
+            await service.functions(scope, receive, send, name=name, path_secret=path_secret)
+            return
         endpoint = service.prefetch if webhook == "prefetch" else service.end_of_call
         await endpoint(scope, receive, send, path_secret=path_secret)
 
@@ -225,7 +231,8 @@ class MillisHooks:
         return is_unsafe and is_elsewhere((scope.get("server") or [None])[0])
 
     def _webhook_at(self, path: str) -> tuple[str | None, bytes | None]:
-        """Return the webhook at `path`, and the secret before its name if there is one."""
+        """Return the webhook at `path`, and the secret before its name if there is one; that of a
+        function is `functions/` and its name."""
         if path in self._paths:
             return self._paths[path], None
         webhook = self._webhook_below_prefix(path)
@@ -236,12 +243,22 @@ class MillisHooks:
     def _webhook_below_prefix(self, path: str) -> tuple[str | None, bytes | None]:
         prefix = f"{self.settings.prefix}/"
         if path.startswith(prefix):
-            *secret, name = path[len(prefix) :].rstrip("/").rsplit("/", 1)
-            if name in _WEBHOOKS and not secret:
-                return name, None
-            if name in _WEBHOOKS and self.settings.secret_in_path:
-                return name, secret[0].encode()
+            secret, webhook = _parted(path[len(prefix) :].rstrip("/"))
+            if webhook is not None and not secret:
+                return webhook, None
+            if webhook is not None and self.settings.secret_in_path:
+                return webhook, secret.encode()
         return None, None
+
+
+def _parted(path: str) -> tuple[str, str | None]:
+    """Part what is below the prefix: what stands before the webhook, and the webhook if any."""
+    before, _, name = path.rpartition("/")
+    if name == "functions":
+        return before, _FUNCTIONS
+    if before == "functions" or before.endswith("/functions"):
+        return before[: -len("/functions")], _FUNCTIONS + name
+    return before, name if name in _WEBHOOKS else None
 
 
 async def _refuse(scope: Scope, send: Send) -> None:

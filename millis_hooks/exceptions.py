@@ -6,6 +6,8 @@ log and on the page, is the exception's own message.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 class MillisHooksError(Exception):
     """The root: `except MillisHooksError` catches everything this package raises on purpose."""
@@ -90,6 +92,16 @@ class WrongAddressError(DeliveryError):
 
     status_code = 404
     detail = "no webhook is at this address"
+
+
+class UnknownFunctionError(DeliveryError):
+    """The secret is right, and there is no function of this name."""
+
+    status_code = 404
+
+    def __init__(self, known: Iterable[str]) -> None:
+        self.detail = f"no such function; there are: {', '.join(known) or 'none'}"
+        super().__init__(f"There is n{self.detail[1:]}.")
 
 
 class PayloadError(MillisHooksError):

@@ -40,6 +40,7 @@ from .runs.runner import Runner
 from .settings import Settings
 from .version import __version__, requirement
 from .webhooks.end_of_call import EndOfCallEndpoint
+from .webhooks.functions import FunctionEndpoint
 from .webhooks.prefetch import PrefetchEndpoint
 from .webhooks.prefetch_answer import encode_default
 from .webhooks.refused import Describer, NearMisses
@@ -80,7 +81,7 @@ class BuiltOnDemand(Generic[App]):
 
 
 class Service:
-    """A started application: the two webhooks, the dashboard, and what they need.
+    """A started application: the webhooks, the dashboard, and what they need.
 
     `app` is what the sandbox sends its calls to.
     """
@@ -126,7 +127,7 @@ class Service:
 
         Raises `ConfigError`, `RegistrationError` or `StorageError`, and what `lifespan` raises.
         """
-        settings.require_closed()
+        settings.require_closed(has_functions=bool(router.functions()))
         for warning in settings.warnings():
             logger.warning(warning)
         router.check()
@@ -297,6 +298,16 @@ class Service:
             record,
             self._rejections.note,
             default=self._default_answer,
+            metrics=self.metrics,
+            mark_of=mark_of,
+            tracing=tracing,
+        )
+        self.functions = FunctionEndpoint(
+            settings,
+            self._router,
+            self._executor,
+            record,
+            self._rejections.note,
             metrics=self.metrics,
             mark_of=mark_of,
             tracing=tracing,

@@ -41,7 +41,9 @@ from .protocol.agent_names import check_agent, check_unique
 from .protocol.phones import international
 
 Secrets = tuple[SecretStr, ...]
-Hook = Literal["prefetch", "end_of_call"]
+Hook = Literal["prefetch", "end_of_call", "function"]
+#: The webhooks that every service has.
+_ALWAYS: tuple[Hook, ...] = ("prefetch", "end_of_call")
 Level = Literal["none", "partial", "full"]
 
 #: Characters of a wrong value that an error shows.
@@ -129,6 +131,9 @@ class Settings(BaseModel):
     end_of_call_secrets: Secrets = Field(
         (), description="Accepted on end-of-call instead of SECRETS, comma separated."
     )
+    function_secrets: Secrets = Field(
+        (), description="Accepted on functions instead of SECRETS, comma separated."
+    )
     agent_secrets: dict[str, Secrets] = Field(
         {},
         description='Accepted for one agent only, as JSON: {"<agent_id>": ["<secret>"]}.'
@@ -152,7 +157,7 @@ class Settings(BaseModel):
     )
 
     # Where
-    prefix: str = Field("/millis", description="The path in front of the two webhooks.")
+    prefix: str = Field("/millis", description="The path in front of the webhooks.")
     public_url: str | None = Field(
         None,
         description="The address at which Millis reaches the service, such as "
@@ -373,10 +378,11 @@ class Settings(BaseModel):
         """The path of the public address, decoded and without a slash at its end; often empty."""
         return unquote(urlsplit(self.public_url or "").path)
 
-    def require_closed(self) -> None:
+    def require_closed(self, *, has_functions: bool = False) -> None:
         """Raise `ConfigError` unless every webhook asks for a secret, or `insecure` was chosen."""
+        hooks: tuple[Hook, ...] = get_args(Hook) if has_functions else _ALWAYS
         if not self.insecure:
-            for hook in ("prefetch", "end_of_call"):
+            for hook in hooks:
                 if not self.accepted_secrets(hook):
                     raise ConfigError(_NO_SECRET.format(hook=hook))
 
@@ -411,7 +417,7 @@ class Settings(BaseModel):
 
     def accepted_secrets(self, hook: Hook) -> Mapping[str, str | None]:
         """Map each secret accepted on `hook` to the agent it is bound to, or to None for any."""
-        own = self.prefetch_secrets if hook == "prefetch" else self.end_of_call_secrets
+        own: Secrets = getattr(self, f"{hook}_secrets")
         accepted: dict[str, str | None] = {
             secret.get_secret_value(): agent_id
             for agent_id, secrets in self.agent_secrets.items()
@@ -421,7 +427,7 @@ class Settings(BaseModel):
 
     def secret_values(self) -> Iterator[str]:
         """Yield the secrets that are set, to keep them out of the log."""
-        for hook in ("prefetch", "end_of_call"):
+        for hook in get_args(Hook):
             yield from self.accepted_secrets(hook)
         for secret in (self.api_key, self.metrics_token, self.dashboard_password):
             if secret is not None:
@@ -449,13 +455,18 @@ class Settings(BaseModel):
         return dict(value)
 
     @field_validator(
-        "secrets", "prefetch_secrets", "end_of_call_secrets", "own_numbers", mode="before"
+        "secrets",
+        "prefetch_secrets",
+        "end_of_call_secrets",
+        "function_secrets",
+        "own_numbers",
+        mode="before",
     )
     @classmethod
     def _split_list(cls, value: object) -> object:
         return _split(value)
 
-    @field_validator("secrets", "prefetch_secrets", "end_of_call_secrets")
+    @field_validator("secrets", "prefetch_secrets", "end_of_call_secrets", "function_secrets")
     @classmethod
     def _are_strong(cls, value: Secrets) -> Secrets:
         for secret in value:

@@ -23,7 +23,7 @@ from .writer import Writer
 
 #: A prefetch or an end-of-call was processed, an end could not be read, a handler began or ended,
 #: a request was refused; `refresh` is anything, and anywhere.
-Kind = Literal["started", "ended", "unparsed", "runs", "rejected", "refresh"]
+Kind = Literal["started", "function", "ended", "unparsed", "runs", "rejected", "refresh"]
 
 #: The most changes that wait for one subscription; above it they become a single `refresh`.
 MOST_WAITING = 20

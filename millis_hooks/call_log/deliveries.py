@@ -15,7 +15,7 @@ from .dialects import is_postgresql
 from .raw_body import MARK, storable
 from .sanitize import MAX_KEY_CHARS, short_key
 
-Kind = Literal["prefetch", "end_of_call"]
+Kind = Literal["prefetch", "function", "end_of_call"]
 
 
 class Delivery(NamedTuple):
@@ -38,6 +38,7 @@ class Delivery(NamedTuple):
     dry_run: bool = False
     trace: str | None = None
     secret_agent: str | None = None
+    function: str | None = None
 
 
 _COLUMNS = (*Delivery._fields, "content_hash")

@@ -19,6 +19,7 @@ from sqlalchemy import Row
 from ..masking.places import Place
 from ..masking.policy import SECRETS_ALONE, MaskPolicy
 from ..protocol.events import EndOfCall, Message, PrefetchRequest
+from ..protocol.functions import FunctionRequest
 from ..protocol.test_marks import MADE_UP_SOURCES
 from .call_ends import End, RunsFor, outermost, put_together
 from .deliveries import content_hash
@@ -35,7 +36,7 @@ _FUNCTIONS = 50
 _KEY_CHARS = 12
 
 #: The outcome of a delivery that can be read at last. Which of a prefetch's it was is lost.
-READABLE = {"prefetch": "fresh", "end_of_call": "stored"}
+READABLE = {"prefetch": "fresh", "function": "answered", "end_of_call": "stored"}
 
 #: Columns of a call that only its end tells.
 END_COLUMNS = frozenset(
@@ -59,7 +60,7 @@ class Digest:
 
     delivery_id: int
     received_at: datetime
-    event: EndOfCall | PrefetchRequest
+    event: EndOfCall | PrefetchRequest | FunctionRequest
     session_id: str | None
     source: str | None = None
     content_hash: bytes | None = None
@@ -119,18 +120,26 @@ class Projection:
 
 def digest_delivery(row: Row[Any], *, own_numbers: frozenset[str]) -> Digest:
     """Read a row of `deliveries`. Raises `PayloadError` for one that cannot be read."""
-    event: EndOfCall | PrefetchRequest
+    event: EndOfCall | PrefetchRequest | FunctionRequest
+    query = (row.query or "").encode()
     if row.kind == "prefetch":
-        event = PrefetchRequest.parse((row.query or "").encode(), own_numbers=own_numbers)
+        event = PrefetchRequest.parse(query, own_numbers=own_numbers)
+    elif row.kind == "function":
+        event = FunctionRequest.parse(
+            row.function or "", query, row.body, row.content_type, agent_id=row.secret_agent
+        )
     else:
         event = EndOfCall.parse(row.body, own_numbers=own_numbers)
-    # Drift is what Millis sends.
-    drift = [] if row.source in MADE_UP_SOURCES else drift_rows(event, row.received_at)
+    # Drift is what Millis sends; the fields of a function are the team's own.
+    if row.source in MADE_UP_SOURCES or isinstance(event, FunctionRequest):
+        drift = []
+    else:
+        drift = drift_rows(event, row.received_at)
     return Digest(
         delivery_id=row.id,
         received_at=row.received_at,
         event=event,
-        session_id=clean_id(event.session_id) or None,
+        session_id=clean_id(event.session_id or "") or None,
         source=row.source,
         content_hash=row.content_hash or content_hash(row.body),
         is_imported=row.imported,
@@ -161,10 +170,13 @@ def project(
     told = [each for each in in_order if each.delivery_id not in refused]
     taken = [each for each in new if each.delivery_id not in refused]
     projection = Projection(session_id, refused=sorted(refused))
-    asked = outermost([each for each in told if not each.is_end])
+    asked = outermost([each for each in told if isinstance(each.event, PrefetchRequest)])
+    used = [each for each in told if isinstance(each.event, FunctionRequest)]
     ends = outermost([each for each in told if each.is_end])
-    if asked or ends:
+    if told:
         projection.call = {**_UNKNOWN_CALL, "session_id": session_id}
+    if used and not asked:
+        _add_function(projection, min(used, key=_received))
     for each in sorted(asked, key=_received):
         _add_prefetch(projection, each)
     if ends:
@@ -217,6 +229,16 @@ def _add_prefetch(projection: Projection, digest: Digest) -> None:
     )
     call["prefetch_ms"], call["prefetch_outcome"] = digest.latency_ms, digest.outcome
     call["source"] = digest.source
+
+
+def _add_function(projection: Projection, digest: Digest) -> None:
+    """Begin a call that is known by its functions alone, until its end."""
+    projection.search_text = _text(_named((), (projection.session_id,), digest.agent_id))
+    projection.call |= {
+        "received_at": digest.received_at,
+        "agent_id": digest.agent_id,
+        "source": digest.source,
+    }
 
 
 def _fill_in(call: Columns, others: Columns) -> None:

@@ -27,6 +27,7 @@ from ..masking.places import (
     Place,
 )
 from ..masking.policy import HIDDEN, MaskPolicy
+from ..protocol.functions import read_body
 from ..protocol.phones import repair_phone
 from ..protocol.reading import read_json, read_query, web_url
 from ..settings import Settings
@@ -55,7 +56,7 @@ def masked_delivery(delivery: Delivery, mask: MaskPolicy) -> Delivery:
     return delivery._replace(
         query=_masked_query(delivery.query, mask),
         answer=_masked_answer(delivery, mask),
-        body=_masked_body(delivery.body, mask),
+        body=_masked_body(delivery, mask),
         reason=delivery.reason and mask.shown(delivery.reason, DELIVERY_REASON[delivery.kind]),
     )
 
@@ -73,14 +74,21 @@ def _masked_query(query: str | None, mask: MaskPolicy) -> str | None:
 
 
 def _masked_answer(delivery: Delivery, mask: MaskPolicy) -> bytes | None:
-    if delivery.kind != "prefetch" or delivery.answer is None:
+    if delivery.kind == "end_of_call" or delivery.answer is None:
         return delivery.answer
-    return to_json(mask.payload(read_json(delivery.answer), PREFETCH_ANSWER))
+    places = PREFETCH_ANSWER if delivery.kind == "prefetch" else Place.WORDS
+    try:
+        return to_json(mask.payload(read_json(delivery.answer), places))
+    except PayloadError:  # the text of a function
+        return mask.text(delivery.answer.decode("utf-8", "replace")).encode()
 
 
-def _masked_body(body: bytes, mask: MaskPolicy) -> bytes:
+def _masked_body(delivery: Delivery, mask: MaskPolicy) -> bytes:
+    body = delivery.body
     if not body:
         return body
+    if delivery.kind == "function" and (fields := read_body(body, delivery.content_type, [])):
+        return to_json(mask.payload(fields, PREFETCH_QUERY))  # also of a form
     try:
         # Serialized again in any case: of a name that repeats only the last value was masked.
         return to_json(mask.payload(read_json(body), END_OF_CALL))

@@ -16,6 +16,7 @@ from ..masking.policy import SECRETS_ALONE, MaskPolicy
 from ..protocol.reading import collecting_nothing
 from .call_ends import IS_TOLD, RunsFor, outermost
 from .change_feed import Change
+from .change_feed import Kind as ChangeKind
 from .dialects import is_postgresql
 from .projection import READABLE, Digest, Projection, project
 from .raw_body import length_of
@@ -46,6 +47,8 @@ _TOLD: Select[Any] = (
         _d.imported,
         _d.source,
         _d.secret_agent,
+        _d.content_type,
+        _d.function,
     )
     .where(among(_d.id, "ids"))
     .order_by(_d.id)
@@ -63,6 +66,11 @@ _KNOWN: Select[Any] = (
     .where(among(_d.session_id, "sessions"), IS_TOLD)
     .order_by(_d.id)
 )
+_CHANGES: Mapping[str, ChangeKind] = {
+    "prefetch": "started",
+    "function": "function",
+    "end_of_call": "ended",
+}
 _OTHER_AGENT = str(AnotherAgentError())
 _LOCK = (
     "SELECT session_id FROM unnest(%s::text[]) AS s (session_id) "
@@ -157,7 +165,7 @@ class SessionReader:
                     batch.outcomes[row.id] = _outcome(row.id, "unparsed", str(error))
                 batch.changes.append(Change("unparsed", row.session_id))
                 continue
-            batch.changes.append(Change("ended" if digest.is_end else "started", digest.session_id))
+            batch.changes.append(Change(_CHANGES[row.kind], digest.session_id))
             if row.outcome == "unparsed":
                 batch.outcomes[row.id] = _outcome(row.id, READABLE[row.kind])
             if digest.session_id is None:
@@ -231,7 +239,10 @@ def _is_repetition(new: Sequence[Digest], known: Sequence[Row[Any]]) -> bool:
         first[key] = min(row.received_at, first.get(key, row.received_at))
     at = [first.get(("end_of_call", each.content_hash, each.source)) for each in new]
     return all(
-        before is not None and before <= each.received_at and each.secret_agent is None
+        before is not None
+        and before <= each.received_at
+        and each.secret_agent is None
+        and each.is_end
         for before, each in zip(at, new, strict=True)
     )
 
@@ -241,7 +252,7 @@ def _bounded(known: Mapping[str, Sequence[Row[Any]]]) -> dict[str, list[int]]:
     chosen: dict[str, list[int]] = {}
     size = 0
     for session_id, rows in known.items():
-        told = [*_of_kind(rows, "prefetch"), *_of_kind(rows, "end_of_call")]
+        told = [row for kind in READABLE for row in _of_kind(rows, kind)]
         size += sum(row.body_bytes for row in told)
         if size <= MOST_KNOWN_BYTES or not chosen:
             chosen[session_id] = [row.id for row in told]

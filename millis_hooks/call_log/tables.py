@@ -85,10 +85,11 @@ deliveries = Table(
     "deliveries",
     metadata,
     Column("id", RowId, primary_key=True),
-    Column("kind", Text, nullable=False),  # prefetch | end_of_call
+    Column("kind", Text, nullable=False),  # prefetch | function | end_of_call
     Column("session_id", Key),  # None when the message names none or could not be read
     Column("received_at", UtcDateTime, nullable=False),
     # prefetch: fresh | default | last_good | late | failed;
+    # function: answered | invalid (its arguments) | late | failed;
     # end-of-call: stored | unparsed;  either, before schema 0004: rejected
     Column("outcome", Text, nullable=False),
     Column("reason", Text),  # why it is not the best outcome, in words
@@ -112,6 +113,7 @@ deliveries = Table(
     Column("trace", Text),  # its context as W3C writes it (traceparent), where calls are traced
     # the agent its secret is bound to; None where that is good for every agent
     Column("secret_agent", Text),
+    Column("function", Text),  # the name of the function that was called
     sqlite_autoincrement=True,
 )
 Index("ix_deliveries_session", deliveries.c.session_id, deliveries.c.id)
@@ -120,7 +122,8 @@ IS_UNPARSED = deliveries.c.outcome == literal_column("'unparsed'")
 _partial_index("ix_deliveries_unparsed", deliveries.c.id, where=IS_UNPARSED)
 Index("ix_deliveries_received", deliveries.c.received_at, deliveries.c.id)
 #: Few, however long the log.
-IS_NOT_BEST = deliveries.c.outcome.not_in([literal_column("'fresh'"), literal_column("'stored'")])
+BEST_OUTCOMES = ("fresh", "answered", "stored")
+IS_NOT_BEST = deliveries.c.outcome.not_in([literal_column(f"'{each}'") for each in BEST_OUTCOMES])
 _partial_index(
     "ix_deliveries_outcome",
     deliveries.c.outcome,
@@ -317,13 +320,15 @@ Index("ux_attempts_number", attempts.c.run_id, attempts.c.number, unique=True)
 handlers = Table(
     "handlers",
     metadata,
-    Column("hook", Key, primary_key=True),  # prefetch | end_of_call | failed
+    Column("hook", Key, primary_key=True),  # prefetch | function | end_of_call | failed
     Column("name", Key, primary_key=True),
     Column("max_attempts", Integer, nullable=False),
     Column("timeout_s", Float, nullable=False),
     Column("repeatable", Boolean, nullable=False),  # may a person replay its runs
     Column("filters", Text, nullable=False),  # JSON: {"outcome": ["voicemail"]}
     Column("seen_at", UtcDateTime, nullable=False),  # when an application last started with it
+    # of a function, JSON: its entry among an agent's `tools`, without address and header
+    Column("tool", Text),
 )
 
 #: Names of agents: those given in code and settings of the application that runs, and Millis' own.
@@ -390,7 +395,7 @@ rejections = Table(
     metadata,
     Column("id", RowId, primary_key=True),
     Column("received_at", UtcDateTime, nullable=False),
-    Column("webhook", Text, nullable=False),  # prefetch | end_of_call
+    Column("webhook", Text, nullable=False),  # prefetch | function | end_of_call
     Column("method", Text, nullable=False),
     Column("status_code", Integer, nullable=False),
     Column("reason", Text, nullable=False),

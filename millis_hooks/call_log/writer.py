@@ -213,7 +213,7 @@ class Writer:
             records, self._records = self._records, []
             dropped, self._dropped = self._dropped, 0
         if dropped:
-            logger.warning("%d prefetch records dropped: too many at once", dropped)
+            logger.warning("%d records of requests dropped: too many at once", dropped)
             self._observer.lost(dropped)
         return records
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from typing import get_args
 
 from ..exceptions import ConfigError, RegistrationError
 from ..handlers.routing import Router
-from ..settings import Settings
+from ..settings import Hook, Settings
 from ..webhooks.prefetch_answer import encode_default
 from . import CheckResult, bad, ok, warn
 
@@ -44,10 +45,7 @@ def _secrets(settings: Settings) -> CheckResult:
             "none is set: the service does not start",
             "export MILLIS_HOOKS_SECRETS=$(openssl rand -hex 32)",
         )
-    accepted = {
-        *settings.accepted_secrets("prefetch"),
-        *settings.accepted_secrets("end_of_call"),
-    }
+    accepted = {secret for hook in get_args(Hook) for secret in settings.accepted_secrets(hook)}
     if not accepted or settings.insecure:
         return warn(
             "secrets",

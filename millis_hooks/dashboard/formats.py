@@ -87,12 +87,14 @@ OUTCOMES = {
     "last_good": ("Last good answer", "warn"),
     "late": ("Too slow, fallback sent", "bad"),
     "failed": ("Failed, fallback sent", "bad"),
+    "answered": ("Answered", "ok"),
+    "invalid": ("Arguments refused", "warn"),
     "stored": ("Stored", "ok"),
     "unparsed": ("Not readable", "bad"),
     "rejected": ("Rejected", "bad"),
 }
 #: Kind of a delivery -> its label.
-KINDS = {"prefetch": "Prefetch", "end_of_call": "End-of-call"}
+KINDS = {"prefetch": "Prefetch", "function": "Function", "end_of_call": "End-of-call"}
 _OUTCOME_ICONS = {"ok": "check", "warn": "triangle-alert", "bad": "circle-alert"}
 
 _COST_TYPES = frozenset({"llm", "tts", "stt", "millis"})

@@ -13,9 +13,10 @@ from pydantic import JsonValue
 
 from ..call_log.queries.records import Call, Delivery
 from ..exceptions import PayloadError
-from ..masking.places import END_OF_CALL, PREFETCH_ANSWER, PREFETCH_QUERY, Place
+from ..masking.places import END_OF_CALL, PREFETCH_ANSWER, PREFETCH_QUERY, Place, Places
 from ..masking.policy import MaskPolicy
 from ..protocol.events import EndOfCall, PrefetchRequest
+from ..protocol.functions import FunctionRequest
 from ..protocol.reading import read_json
 from .formats import as_text
 
@@ -26,6 +27,14 @@ _MOST_STRING_CHARS = 100_000
 _MOST_DEPTH = 200
 #: Metadata keys that a page shows.
 MOST_KEYS = 500
+
+
+#: Of each kind of delivery, the places in what came and in what was answered.
+_PLACES: Mapping[str, tuple[Places, Places]] = {
+    "prefetch": (PREFETCH_QUERY, PREFETCH_ANSWER),
+    "function": (PREFETCH_QUERY, Place.WORDS),
+    "end_of_call": (END_OF_CALL, Place.OPEN),
+}
 
 
 class Room:
@@ -86,14 +95,10 @@ class Payload:
 def payload_of(delivery: Delivery, mask: MaskPolicy, room: Room | None = None) -> Payload:
     """Return a delivery that was read with its body, as far as there is room for it."""
     room = room or Room()
-    is_prefetch = delivery.kind == "prefetch"
-    content = mask.masked(
-        room.beginning(_content(delivery)), PREFETCH_QUERY if is_prefetch else END_OF_CALL
-    )
+    places, of_answer = _PLACES[delivery.kind]
+    content = mask.masked(room.beginning(_content(delivery)), places)
     answer_json = read_bytes(delivery.answer) if delivery.answer else None
-    answer = mask.masked(
-        room.beginning(answer_json), PREFETCH_ANSWER if is_prefetch else Place.OPEN
-    )
+    answer = mask.masked(room.beginning(answer_json), of_answer)
     masked = replace(
         delivery,
         query=None,
@@ -102,7 +107,7 @@ def payload_of(delivery: Delivery, mask: MaskPolicy, room: Room | None = None) -
         answer=None,
         reason=reason_of(delivery, mask),
     )
-    repeats = not is_prefetch and delivery.body is None
+    repeats = delivery.kind == "end_of_call" and delivery.body is None
     return Payload(masked, content.value, answer.value, repeats, content.count + answer.count)
 
 
@@ -119,10 +124,10 @@ def end_in(payloads: Sequence[Payload], call: Call) -> Payload | None:
 
 
 def reason_of(delivery: Delivery, mask: MaskPolicy) -> str | None:
-    """Return the reason of a bad outcome; that of a prefetch may quote the call."""
+    """Return the reason of a bad outcome; where a handler answers it may quote the call."""
     if delivery.reason is None:
         return None
-    hide = mask.text if delivery.kind == "prefetch" else mask.line
+    hide = mask.line if delivery.kind == "end_of_call" else mask.text
     return hide(delivery.reason)
 
 
@@ -142,9 +147,18 @@ def query_of(query: str) -> JsonValue:
     return {name: each[0] if len(each) == 1 else each for name, each in values.items()}
 
 
+def request_of(delivery: Delivery) -> FunctionRequest:
+    """Return the request of a delivery that called a function."""
+    query = (delivery.query or "").encode("utf-8", "replace")
+    name, body = delivery.function or "", delivery.body or b""
+    return FunctionRequest.parse(name, query, body, delivery.content_type)
+
+
 def _content(delivery: Delivery) -> JsonValue:
     if delivery.kind == "prefetch":
         return query_of(delivery.query or "")
+    if delivery.kind == "function":
+        return request_of(delivery).raw
     return read_bytes(delivery.body) if delivery.body is not None else None
 
 

@@ -185,7 +185,8 @@ def _params(filters: RequestFilter, range_: str, query: Mapping[str, str]) -> di
 def _masked(row: ListedRequest, mask: MaskPolicy) -> ListedRequest:
     if row.reason is None:
         return row
-    hide = mask.text if row.kind == "prefetch" and row.origin == "delivery" else mask.line
+    is_line = row.kind == "end_of_call" or row.origin == "rejection"
+    hide = mask.line if is_line else mask.text
     return replace(row, reason=hide(row.reason))
 
 

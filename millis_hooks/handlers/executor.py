@@ -37,7 +37,7 @@ from .handler_call import (
     may_hold_lock_of_all,
 )
 from .made_up_calls import Answers, answered_for_this_call, stop_following_threads
-from .routing import Event, Handler
+from .routing import ANSWERING, Event, Handler
 
 logger = logging.getLogger("millis_hooks.executor")
 
@@ -62,9 +62,10 @@ class _Overtime:
 class Executor:
     """Runs handlers. `isolated=False` runs the async ones on the loop that calls `start`.
 
-    Prefetch handlers that are not async have `threads` threads, the others `runs_threads` of their
-    own. A call that was given up is interrupted if it does not end within `patience_s`. Requests
-    that handlers send to Millis are answered by what `answers_for` returns for the event, if any.
+    Handlers that answer Millis and are not async have `threads` threads, the others `runs_threads`
+    of their own. A call that was given up is interrupted if it does not end within `patience_s`.
+    Requests that handlers send to Millis are answered by what `answers_for` returns for the event,
+    if any.
     """
 
     def __init__(
@@ -97,8 +98,8 @@ class Executor:
         return self._loop
 
     @property
-    def hung_prefetches(self) -> set[str]:
-        """The prefetch handlers that get no thread, because their calls do not return."""
+    def hung_answering(self) -> set[str]:
+        """The handlers that answer Millis and get no thread, as their calls do not return."""
         return self._threads.hung()
 
     @property
@@ -183,7 +184,7 @@ class Executor:
         if self._loop is None:
             call.refuse(HandlerError(_NOT_RUNNING))
         elif not handler.is_async:
-            threads = self._threads if handler.hook == "prefetch" else self._runs_threads
+            threads = self._threads if handler.hook in ANSWERING else self._runs_threads
             threads.put(call, partial(self._call_and_wait, call, handler, event))
         elif self._waiting >= MAX_WAITING:
             call.refuse(HandlerError("The handlers' event loop is blocked."))
@@ -231,7 +232,7 @@ class Executor:
         event = handler.prepare(event, self.state)
         if handler.when is not None and not handler.when(event):
             return NOT_WANTED
-        return handler.function(event)
+        return handler.call(event)
 
     def _call_and_wait(self, call: HandlerCall, handler: Handler, event: Event) -> Any:
         with call.around, answered_for_this_call(self._answers_for(event)):

@@ -31,16 +31,24 @@ from ..exceptions import RegistrationError
 from ..protocol.agent_names import check_agent, check_unique
 from ..protocol.call_status import CallStatus, Outcome
 from ..protocol.events import Channel, EndOfCall, PrefetchRequest, PrefetchResponse
+from ..protocol.functions import FunctionRequest, Method, ResponseMode, Tool
+from .functions import tool_of
 from .retries import Backoff, FailedRun
 from .signatures import check_signature, is_async, metadata_model, name_of, place_of
 
 #: What a handler is called for: a webhook, or a run that has failed.
-HandlerHook: TypeAlias = Literal["prefetch", "end_of_call", "failed"]
+HandlerHook: TypeAlias = Literal["prefetch", "function", "end_of_call", "failed"]
+#: The hooks whose handlers answer Millis while a call waits. They have no runs.
+ANSWERING: frozenset[HandlerHook] = frozenset({"prefetch", "function"})
 #: What a handler is called with.
-Event: TypeAlias = PrefetchRequest[Any, Any] | EndOfCall[Any, Any] | FailedRun
+Event: TypeAlias = (
+    PrefetchRequest[Any, Any] | FunctionRequest[Any] | EndOfCall[Any, Any] | FailedRun
+)
 
 #: How long a run's handler may take by default, in seconds.
 DEFAULT_TIMEOUT_S = 60.0
+#: How long a function may take by default, in seconds.
+DEFAULT_FUNCTION_TIMEOUT_S = 5.0
 MAX_ATTEMPTS = 100
 
 
@@ -50,7 +58,7 @@ class Handler:
 
     name: str
     hook: HandlerHook
-    function: Callable[[Any], Any]
+    function: Callable[..., Any]
     is_async: bool
     place: str  # file:line, for messages
     metadata_model: type[BaseModel] | None = None
@@ -59,6 +67,10 @@ class Handler:
     when: Callable[[Any], object] | None = None
     #: None is `DEFAULT_TIMEOUT_S`; for prefetch, the application's budget.
     timeout_s: float | None = None
+    #: Of a function: what Millis knows of it, and what goes out when it fails or is late.
+    tool: Tool | None = None
+    fallback: str | None = None
+    answer: Literal["json", "text"] = "json"
     max_attempts: int = 5
     retry_backoff: Backoff = field(default_factory=Backoff)
     concurrency: int | None = None  # most runs at work at once
@@ -69,6 +81,13 @@ class Handler:
         """Tell whether the filters accept `event`, except `when`, which is the team's own code."""
         return all(getattr(event, name) in values for name, values in self.accepted.items())
 
+    def call(self, event: Any) -> Any:
+        """Call the function as its signature asks for."""
+        if self.tool is None:
+            return self.function(event)
+        request = {} if self.tool.takes_request is None else {self.tool.takes_request: event}
+        return self.function(**event.arguments, **request)
+
     def filters(self) -> dict[str, list[str]]:
         """Return the accepted values, sorted, by the name of the filter."""
         return {name: sorted(values) for name, values in self.accepted.items()}
@@ -78,7 +97,7 @@ class Handler:
         if isinstance(event, FailedRun):
             event.call._state, event.call._handler = state, event.handler
             return event
-        if self.metadata_model is not None:
+        if self.metadata_model is not None and not isinstance(event, FunctionRequest):
             typed = event.typed(self.metadata_model)
             if isinstance(event, PrefetchRequest):
                 event.problems = typed.problems  # the endpoint reports them
@@ -149,6 +168,17 @@ def _one_of(known: Iterable[str]) -> Callable[[object], frozenset[str]]:
     return check
 
 
+def _in_order(value: Any) -> list[str]:
+    texts = [value] if isinstance(value, str) else value
+    if isinstance(texts, Collection) and all(isinstance(each, str) and each for each in texts):
+        return list(texts)
+    raise ValueError("Give it one text that the agent says, or several.")
+
+
+def _choice(*known: str) -> Callable[[Any], Any]:
+    return _check(lambda value: value in known, f"It is one of {', '.join(known)}.")
+
+
 def _fold(name: str) -> str:
     return name.lower().replace("_", "-")
 
@@ -171,6 +201,10 @@ _BACKOFF = _check(
     "Give it a Backoff, such as Backoff(first_s=10, factor=5).",
 )
 _BOOL = _check(lambda value: isinstance(value, bool), "It is True or False.")
+_WORDS = _check(
+    lambda value: isinstance(value, str) and value.strip(),
+    "Give it a text that the agent can speak from.",
+)
 _FUNCTION = _check(
     lambda value: callable(value) and not is_async(value),
     "It must be a plain function of the call.",
@@ -219,6 +253,38 @@ class FailedOptions(_RunOptions, total=False):
     handler: Annotated[_Several, _texts]
 
 
+class FunctionOptions(_Options, total=False):
+    """The options of `function`."""
+
+    agent_id: Annotated[_Several, _texts]
+    timeout_s: Annotated[float, _SECONDS]
+    fallback: Annotated[str | None, _WORDS]
+    answer: Annotated[Literal["json", "text"], _choice("json", "text")]
+    say: Annotated[str | Collection[str] | None, _in_order]
+    method: Annotated[Method, _choice("POST", "GET")]
+    response_mode: Annotated[ResponseMode | None, _choice("strict", "flexible")]
+    run_after_call: Annotated[bool, _BOOL]
+    execute_after_message: Annotated[bool, _BOOL]
+    exclude_session_id: Annotated[bool, _BOOL]
+    include_metadata: Annotated[bool, _BOOL]
+
+
+#: Options that Millis knows under these names, and how long it waits.
+_SWITCHES: Mapping[str, str] = {
+    "say": "messages",
+    **{
+        name: name
+        for name in (
+            "response_mode",
+            "run_after_call",
+            "execute_after_message",
+            "exclude_session_id",
+            "include_metadata",
+        )
+    },
+}
+
+
 class _Hook(NamedTuple):
     decorator: str
     takes: type
@@ -231,6 +297,7 @@ def _annotations(options: type) -> Mapping[str, Any]:
 
 _HOOKS: Mapping[HandlerHook, _Hook] = {
     "prefetch": _Hook("on_prefetch", PrefetchRequest, _annotations(PrefetchOptions)),
+    "function": _Hook("function", FunctionRequest, _annotations(FunctionOptions)),
     "end_of_call": _Hook("on_end_of_call", EndOfCall, _annotations(EndOfCallOptions)),
     "failed": _Hook("on_failed", FailedRun, _annotations(FailedOptions)),
 }
@@ -247,8 +314,10 @@ def make_handler(
     decorator, takes, _ = _HOOKS[hook]
     if not callable(function):
         raise RegistrationError(f"{decorator} takes a function, not {function!r}.")
-    check_signature(function, takes, decorator=decorator)
     checked = _checked(hook, function, options)
+    if hook == "function":
+        return _make_function(function, checked)
+    check_signature(function, takes, decorator=decorator)
     accepted = {name: checked.pop(name) for name in sorted(_FILTERS & checked.keys())}
     if "budget_s" in checked:
         checked["timeout_s"] = checked.pop("budget_s")
@@ -260,6 +329,26 @@ def make_handler(
         metadata_model=metadata_model(function, takes),
         accepted=accepted,
         **{"name": name_of(function)} | checked,
+    )
+
+
+def _make_function(function: Callable[..., Any], checked: dict[str, Any]) -> Handler:
+    name = checked.pop("name", name_of(function))
+    agent_id = checked.pop("agent_id", None)
+    timeout_s = checked.pop("timeout_s", DEFAULT_FUNCTION_TIMEOUT_S)
+    switches = {_SWITCHES[each]: checked.pop(each) for each in _SWITCHES if each in checked}
+    method = checked.pop("method", "POST")
+    tool = tool_of(function, name, timeout_s=timeout_s, method=method, switches=switches)
+    return Handler(
+        hook="function",
+        name=name,
+        function=function,
+        is_async=is_async(function),
+        place=place_of(function),
+        tool=tool,
+        timeout_s=timeout_s,
+        accepted={} if agent_id is None else {"agent_id": agent_id},
+        **checked,
     )
 
 
@@ -298,6 +387,7 @@ EndOfCallFunction: TypeAlias = Callable[[EndOfCall[Any, Any]], object]
 FailedFunction: TypeAlias = Callable[[FailedRun], object]
 
 P = TypeVar("P", bound=PrefetchFunction)
+T = TypeVar("T", bound=Callable[..., Any])
 E = TypeVar("E", bound=EndOfCallFunction)
 F = TypeVar("F", bound=FailedFunction)
 
@@ -316,6 +406,10 @@ class Router:
     def matching(self, hook: HandlerHook, event: Event) -> list[Handler]:
         """Return the handlers whose filters accept `event`, in the order of registration."""
         return [handler for handler in self if handler.hook == hook and handler.matches(event)]
+
+    def functions(self) -> list[Handler]:
+        """Return the functions, in the order of registration."""
+        return [handler for handler in self if handler.hook == "function"]
 
     def failure_handlers(self, name: str) -> list[Handler]:
         """Return the `on_failed` handlers that are called when a run of this handler has failed."""
@@ -405,6 +499,28 @@ class Router:
         what cannot work.
         """
         return self._register("prefetch", function, options)
+
+    @overload
+    def function(self, function: T, /) -> T: ...
+    @overload
+    def function(self, /, **options: Unpack[FunctionOptions]) -> Callable[[T], T]: ...
+    def function(self, function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+        """Register a function that an agent calls while it talks: a tool of the agent.
+
+        Its signature is what the model knows: the name, the docstring, and for each parameter its
+        type, its words (`Annotated[int, "How many guests"]`) and its default. Types are `str`,
+        `int`, `float`, `bool`, `date`, `time`, `datetime`, `Literal`, an `Enum`, and one of these
+        or None. A parameter annotated `FunctionRequest` takes the request. It returns a `str`, a
+        mapping, a model or other plain values; None is answered as done.
+
+        `name=` is the function's own by default. It may take `timeout_s=` (5) seconds; if it is
+        late or raises, the agent gets `fallback=`. `say=` is what the agent says meanwhile.
+        `answer="text"` sends a `str` as plain text, not as JSON. `agent_id=` keeps it to one agent
+        or several. `method=` (POST), `response_mode=`, `run_after_call=`,
+        `execute_after_message=`, `exclude_session_id=` and `include_metadata=` are Millis' own.
+        Raises `RegistrationError` for what cannot work.
+        """
+        return self._register("function", function, options)
 
     @overload
     def on_end_of_call(self, function: E, /) -> E: ...

@@ -15,12 +15,14 @@ from pydantic import BaseModel
 
 from ..exceptions import RegistrationError
 from ..protocol.events import EndOfCall, PrefetchRequest
+from ..protocol.functions import FunctionRequest
 from .retries import FailedRun
 
 #: What handlers take; known by name also where it is imported only for type checkers.
 _EVENTS: Mapping[str, type] = {
     "EndOfCall": EndOfCall,
     "FailedRun": FailedRun,
+    "FunctionRequest": FunctionRequest,
     "ParkedRun": FailedRun,
     "PrefetchRequest": PrefetchRequest,
 }
@@ -30,9 +32,7 @@ def check_signature(function: Callable[..., Any], takes: type, *, decorator: str
     """Raise `RegistrationError` unless `function` can be called with one `takes` and returns."""
     where = f"{place_of(function)}: {name_of(function)}"
     _check_parameters(function, takes, where)
-    target = inspect.unwrap(_target(function))
-    if inspect.isgeneratorfunction(target) or inspect.isasyncgenfunction(target):
-        raise RegistrationError(f"{where} yields; a handler must return.")
+    require_return(function)
     events = [type_ for type_ in _types_of(function) if _is_event(type_)]
     if events and takes not in events:
         raise RegistrationError(
@@ -40,8 +40,17 @@ def check_signature(function: Callable[..., Any], takes: type, *, decorator: str
         )
 
 
+def require_return(function: Callable[..., Any]) -> None:
+    """Raise `RegistrationError` for a generator."""
+    target = inspect.unwrap(_target(function))
+    if inspect.isgeneratorfunction(target) or inspect.isasyncgenfunction(target):
+        raise RegistrationError(
+            f"{place_of(function)}: {name_of(function)} yields; a handler must return."
+        )
+
+
 def _types_of(function: Callable[..., Any]) -> list[Any]:
-    return [typing.get_origin(each) or each for each in _alternatives(_annotation_of(function))]
+    return [typing.get_origin(each) or each for each in alternatives(_annotation_of(function))]
 
 
 def _is_event(type_: Any) -> bool:
@@ -49,12 +58,7 @@ def _is_event(type_: Any) -> bool:
 
 
 def _check_parameters(function: Callable[..., Any], takes: type, where: str) -> None:
-    try:
-        signature = inspect.signature(function)
-    except ValueError:  # as of some built-in functions
-        raise RegistrationError(
-            f"{where} does not tell what it takes; wrap it in a function."
-        ) from None
+    signature = signature_of(function)
     try:
         signature.bind(object())
     except TypeError:
@@ -65,15 +69,26 @@ def _check_parameters(function: Callable[..., Any], takes: type, where: str) -> 
         ) from None
 
 
+def signature_of(function: Callable[..., Any]) -> inspect.Signature:
+    """Return the signature of a function; raises `RegistrationError` where it has none."""
+    try:
+        return inspect.signature(function)
+    except ValueError:  # as of some built-in functions
+        raise RegistrationError(
+            f"{place_of(function)}: {name_of(function)} does not tell what it takes; wrap it in a "
+            "function."
+        ) from None
+
+
 def metadata_model(function: Callable[..., Any], takes: type) -> type[BaseModel] | None:
     """Return `Model` for a function that takes a `PrefetchRequest[Model]`, or one or `None`.
 
     `takes` is the event of its decorator. Raises `RegistrationError` for metadata that is neither a
     model nor a dict.
     """
-    for type_ in _alternatives(_annotation_of(function)):
+    for type_ in alternatives(_annotation_of(function)):
         if typing.get_origin(type_) is takes:
-            for metadata in _alternatives(typing.get_args(type_)[0]):
+            for metadata in alternatives(typing.get_args(type_)[0]):
                 if isinstance(metadata, type) and issubclass(metadata, BaseModel):
                     return metadata
                 if not _is_mapping(metadata):
@@ -127,6 +142,14 @@ def _annotation_of(function: Callable[..., Any]) -> Any:
         return None
     if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
         return None
+    return evaluated_annotation(function, parameter)
+
+
+def evaluated_annotation(function: Callable[..., Any], parameter: inspect.Parameter) -> Any:
+    """Return the annotation of a parameter, also where it was written as text.
+
+    Raises `RegistrationError` for one that cannot be evaluated.
+    """
     try:
         return _evaluated(parameter.annotation, inspect.unwrap(_target(function)))
     except Exception as error:
@@ -144,7 +167,8 @@ def _evaluated(annotation: Any, target: Callable[..., Any]) -> Any:
     # `get_type_hints` also evaluates names that are text inside of `PrefetchRequest[...]`.
     holder = type("Holder", (), {"__annotations__": {"call": annotation}})
     local = {**_EVENTS, **vars(builtins), **names, **_enclosing_names(target)}
-    return typing.get_type_hints(holder, globalns=names, localns=local)["call"]
+    hints = typing.get_type_hints(holder, globalns=names, localns=local, include_extras=True)
+    return hints["call"]
 
 
 def _enclosing_names(target: Callable[..., Any]) -> dict[str, Any]:
@@ -162,13 +186,13 @@ def _enclosing_names(target: Callable[..., Any]) -> dict[str, Any]:
     return names
 
 
-def _alternatives(annotation: Any) -> Iterator[Any]:
+def alternatives(annotation: Any) -> Iterator[Any]:
     """Yield the types that an annotation allows, except None: `X` of `X | None`."""
     origin = typing.get_origin(annotation)
     if origin is typing.Annotated:
-        yield from _alternatives(typing.get_args(annotation)[0])
+        yield from alternatives(typing.get_args(annotation)[0])
     elif origin in (typing.Union, types.UnionType):
         for each in typing.get_args(annotation):
-            yield from _alternatives(each)
+            yield from alternatives(each)
     elif annotation not in (None, types.NoneType):
         yield annotation

@@ -66,6 +66,7 @@ END_OF_CALL: Mapping[str, Places] = {
     "voip": {"provider": Place.OPEN, "from": Place.NUMBER, "to": Place.NUMBER},
 }
 
+#: The fields of a request about a call that goes on: of a prefetch, and of a function.
 PREFETCH_QUERY: Mapping[str, Places] = {
     "agent_id": Place.KEPT,
     "from": Place.NUMBER,
@@ -76,8 +77,12 @@ PREFETCH_QUERY: Mapping[str, Places] = {
 #: A handler's answer is about a person; an answer of our own is about the request.
 PREFETCH_ANSWER: Mapping[str, Places] = {"error": Place.OPEN}
 
-#: Why a delivery was answered as it was; that of a prefetch may quote what a handler raised.
-DELIVERY_REASON: Mapping[str, Place] = {"prefetch": Place.WORDS, "end_of_call": Place.LINE}
+#: Why a delivery was answered as it was; where a handler answers it may quote what that raised.
+DELIVERY_REASON: Mapping[str, Place] = {
+    "prefetch": Place.WORDS,
+    "function": Place.WORDS,
+    "end_of_call": Place.LINE,
+}
 
 #: Columns of a call.
 CALL: Mapping[str, Place] = {

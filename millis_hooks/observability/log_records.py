@@ -149,9 +149,11 @@ def log_delivery(
         "session_id": shown,
         "duration_ms": _rounded(taken_ms),
         "source": delivery.source,
+        "function": delivery.function,
         "trace_id": trace_id(delivery.trace),
     }
-    words = (delivery.kind, shown or "-", outcome, status_code, taken_ms or 0.0)
+    kind = " ".join(filter(None, (delivery.kind, delivery.function)))
+    words = (kind, shown or "-", outcome, status_code, taken_ms or 0.0)
     _log(scope, delivery.kind, outcome, status_code, fields, "%s %s %s %d %.1f ms", *words)
 
 

@@ -66,6 +66,12 @@ class Metrics:
         self.prefetch_s = self._histogram(
             "prefetch_duration_seconds", "From a prefetch read to its answer ready.", _SHORT_S
         )
+        self.function_s = self._histogram(
+            "function_duration_seconds",
+            "From a request for a function read to its answer ready.",
+            _SHORT_S,
+            "function",
+        )
         self.store_s = self._histogram(
             "store_duration_seconds", "From an end-of-call read to its bytes synced.", _SHORT_S
         )
@@ -131,7 +137,9 @@ class _StorageMetrics(StorageObserver):
             "database_errors", "Errors of the database, by operation.", "operation"
         )
         self._writes, self._reads = errors.labels("write"), errors.labels("read")
-        self._lost = metrics._counter("lost_records", "Records of prefetches that were not kept.")
+        self._lost = metrics._counter(
+            "lost_records", "Records of prefetches and functions that were not kept."
+        )
 
     def committed(self, deliveries: int, seconds: float) -> None:
         self._batches.observe(deliveries)

@@ -27,7 +27,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from sqlalchemy import Engine, select
 
 from ..call_log.deliveries import Kind
-from ..call_log.tables import calls, deliveries
+from ..call_log.tables import BEST_OUTCOMES, calls, deliveries
 from ..masking.error_report import describe_failure
 from ..version import __version__
 from .log_records import shown_id
@@ -40,7 +40,7 @@ FLUSH_MS = 3_000
 _W3C = TraceContextTextMapPropagator()
 _HEADERS = ("traceparent", "tracestate")
 #: Outcomes that are no error.
-_GOOD = frozenset({"fresh", "stored"})
+_GOOD = frozenset(BEST_OUTCOMES)
 
 
 class Tracing:
@@ -70,7 +70,7 @@ class Tracing:
     ) -> DeliverySpan:
         """Begin the span of a delivery: in its call's trace, in its sender's, or in its own."""
         sent = _context_in(headers)
-        remembered = self._remembered(session_id) if kind == "end_of_call" else None
+        remembered = self._remembered(session_id) if kind != "prefetch" else None
         parent = _context_of(remembered) if remembered else sent
         sender = trace.get_current_span(sent).get_span_context()
         span = self._tracer.start_span(

@@ -196,8 +196,8 @@ def _agent_id(value: object) -> str | None:
     return agent_id
 
 
-class _Received(Generic[State]):
-    """What the application knows of an event beside what the event says."""
+class Received(Generic[State]):
+    """An event, and what the application knows of it beside what it says."""
 
     __slots__ = ()
 
@@ -226,6 +226,11 @@ class _Received(Generic[State]):
         """Whether Millis did not make the call: then `hooks.millis` does not reach it either."""
         return self._source in MADE_UP_SOURCES
 
+    def mark(self, *, source: str | None, dry_run: bool) -> None:
+        """Say who made the call up, if Millis did not make it; see `test_marks`."""
+        self._source = source  # type: ignore[misc]  # the events have the slots
+        self._dry_run = dry_run  # type: ignore[misc]
+
 
 def _plain(metadata: object) -> dict[str, Any]:
     """Return metadata as a dict of plain values, also where it is a model."""
@@ -234,7 +239,7 @@ def _plain(metadata: object) -> dict[str, Any]:
     return cast("dict[str, Any]", metadata)
 
 
-class EndOfCall(WireModel, _Received[State], Generic[CallMetadata, State]):
+class EndOfCall(WireModel, Received[State], Generic[CallMetadata, State]):
     """A call that has ended, as Millis' end-of-call webhook reports it.
 
     Fields keep Millis' names and may all be empty; properties are what teams otherwise work out by
@@ -334,10 +339,6 @@ class EndOfCall(WireModel, _Received[State], Generic[CallMetadata, State]):
         The first 50; one more says how many others there are.
         """
         return self._problems
-
-    def mark(self, *, source: str | None, dry_run: bool) -> None:
-        """Say who made the call up, if Millis did not make it; see `marks`."""
-        self._source, self._dry_run = source, dry_run
 
     @property
     def idempotency_key(self) -> str:
@@ -525,7 +526,7 @@ _RESERVED = frozenset({"session_id", "agent_id", "from", "to"})
 
 
 @dataclass(kw_only=True, slots=True)
-class PrefetchRequest(_Received[State], Generic[Metadata, State]):
+class PrefetchRequest(Received[State], Generic[Metadata, State]):
     """The prefetch request that Millis sends just before a call.
 
     Everything arrives as text. `metadata` is a dict of text, or your pydantic model where the
@@ -603,10 +604,6 @@ class PrefetchRequest(_Received[State], Generic[Metadata, State]):
         """What `{name}` stands for in this call's texts: metadata as sent, and the two numbers."""
         metadata = {name: values[0] for name, values in self._sent().items()}
         return variables_of(metadata, from_phone=self.from_phone, to_phone=self.to_phone)
-
-    def mark(self, *, source: str | None, dry_run: bool) -> None:
-        """Say who made the call up, if Millis did not make it; see `marks`."""
-        self._source, self._dry_run = source, dry_run
 
     def copy(self) -> PrefetchRequest[Metadata, State]:
         """Return this request with metadata of its own, to be changed at will."""

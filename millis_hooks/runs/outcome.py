@@ -143,4 +143,5 @@ def _columns(handler: Handler, now: datetime, prefetch_budget_s: float) -> dict[
         "repeatable": handler.repeatable,
         "filters": json.dumps(handler.filters()),
         "seen_at": now,
+        "tool": None if handler.tool is None else json.dumps(handler.tool.entry()),
     }

@@ -29,7 +29,7 @@ from ..exceptions import HandlerError, HandlerTimeoutError, StorageError
 from ..handlers.executor import Executor
 from ..handlers.handler_call import NOTHING_AROUND, Around, HandlerCall, HandlerResult
 from ..handlers.retries import FailedRun
-from ..handlers.routing import DEFAULT_TIMEOUT_S, Handler, Router
+from ..handlers.routing import ANSWERING, DEFAULT_TIMEOUT_S, Handler, Router
 from ..masking.error_report import describe_failure
 from ..observability.log_records import Attempt, log_attempt, trace_id
 from ..observability.metrics import Role, RunnerStatus
@@ -319,18 +319,18 @@ class Runner:
 
     def _hung_now(self) -> list[Handler]:
         """Return the handlers that have no slot because of calls that do not return."""
-        slots, hung_prefetches = self._slots(), self._executor.hung_prefetches
+        slots, hung_answering = self._slots(), self._executor.hung_answering
         is_blocked = self._executor.is_blocked
         return [
             each
             for each in self._router
             if (each.is_async and is_blocked)
-            or (each.name in hung_prefetches if each.hook == "prefetch" else slots.is_hung(each))
+            or (each.name in hung_answering if each.hook in ANSWERING else slots.is_hung(each))
         ]
 
     def _handlers(self) -> list[Handler]:
         """Return the handlers that have runs, the least recently served first."""
-        handlers = [handler for handler in self._router if handler.hook != "prefetch"]
+        handlers = [handler for handler in self._router if handler.hook not in ANSWERING]
         return sorted(handlers, key=lambda handler: self._served[key_of(handler)])
 
     def _wake(self, connection: Connection, now: datetime) -> None:

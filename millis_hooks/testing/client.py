@@ -292,6 +292,7 @@ def _closed(folder: str) -> dict[str, Any]:
         "secrets": [secrets.token_hex(32)],
         "prefetch_secrets": (),
         "end_of_call_secrets": (),
+        "function_secrets": (),
         "agent_secrets": {},
         "sandbox": True,
         "reconcile_minutes": 0,

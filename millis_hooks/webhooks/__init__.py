@@ -1,7 +1,8 @@
-"""Where the two webhooks are, and what a request to them carries."""
+"""Where the webhooks are, and what a request to them carries."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,9 +17,15 @@ if TYPE_CHECKING:
 
     from ..settings import Hook, Settings
 
-_PATHS: dict[Hook, str] = {"prefetch": "prefetch", "end_of_call": "end-of-call"}
+_PATHS: dict[Hook, str] = {
+    "prefetch": "prefetch",
+    "end_of_call": "end-of-call",
+    "function": "functions",
+}
 
 _NAMES = frozenset(_PATHS.values())
+#: The end of a function's address.
+_FUNCTION = re.compile(r"/functions/[^/]*\Z")
 
 
 def webhook_url(settings: Settings, hook: Hook, base: str, *, secret: str | None = None) -> str:
@@ -75,7 +82,8 @@ def secret_for(settings: Settings, hook: Hook, agent_id: str | None = None) -> s
 def secret_in(settings: Settings, url: str, headers: Iterable[tuple[str, str]]) -> str | None:
     """Return the secret that a request to a webhook brings, read as the webhook reads it: from its
     path, else from the header."""
-    before, _, secret = urlsplit(url).path.rstrip("/").rpartition("/")[0].rpartition("/")
+    path = _FUNCTION.sub("/functions", urlsplit(url).path.rstrip("/"))
+    before, _, secret = path.rpartition("/")[0].rpartition("/")
     if f"/{secret}" != settings.prefix and before.endswith(settings.prefix):
         return unquote(secret)
     name = settings.secret_header.lower()

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from starlette.types import Receive, Scope, Send
 
@@ -44,7 +44,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("millis_hooks.prefetch")
 
-_MAX_REASON_CHARS = 2000
+T = TypeVar("T")
+
+MAX_REASON_CHARS = 2000
 OUTCOMES = ("fresh", "last_good", "default", "late", "failed", "rejected")
 
 
@@ -125,7 +127,7 @@ class PrefetchEndpoint:
             received_at=received_at,
             query=text,
             outcome=prepared.outcome,
-            reason=clean_text("\n".join(prepared.reasons), max_chars=_MAX_REASON_CHARS) or None,
+            reason=clean_text("\n".join(prepared.reasons), max_chars=MAX_REASON_CHARS) or None,
             status_code=200,
             latency_ms=latency_s * 1000,
             answer=prepared.body,
@@ -169,7 +171,7 @@ class PrefetchEndpoint:
                 answers += read
             except HandlerError as error:
                 errors.append(error)
-                reasons.append(_explain(handler, error, call.session_id))
+                reasons.append(explain(handler, error, call.session_id))
                 if call.sandbox and error.__cause__ is not None:
                     # A rehearsal is read on its page, not in the log.
                     reasons.append(describe_failure(error.__cause__).traceback)
@@ -204,19 +206,12 @@ class PrefetchEndpoint:
 
     def _read(self, result: HandlerResult, call: PrefetchRequest[Any]) -> list[Answer]:
         """Return the handler's answer, if it gave one; raise `HandlerError` if it failed."""
-        if isinstance(result.error, HandlerError):
-            raise result.error
-        if result.error is not None:
-            raise HandlerError(str(describe_failure(result.error))) from result.error
-        if result.value is NOT_WANTED:
-            return []
         max_chars = self._settings.extra_prompt_max_chars
-        try:
-            return [read_answer(result.value, call, max_chars=max_chars)]
-        except HandlerError:
-            raise
-        except Exception as error:  # a dict of the team's own may do anything when it is read
-            raise HandlerError(str(describe_failure(error))) from error
+
+        def read(value: object) -> list[Answer]:
+            return [] if value is NOT_WANTED else [read_answer(value, call, max_chars=max_chars)]
+
+        return read_result(result, read)
 
     def _fall_back(
         self,
@@ -234,20 +229,35 @@ class PrefetchEndpoint:
         return Prepared(b"{}", "late" if late else "failed", reasons)
 
 
+def read_result(result: HandlerResult, read: Callable[[object], T]) -> T:
+    """Return what a handler gave, read; raise `HandlerError` if it failed, or it cannot be read."""
+    if isinstance(result.error, HandlerError):
+        raise result.error
+    if result.error is not None:
+        raise HandlerError(str(describe_failure(result.error))) from result.error
+    try:
+        return read(result.value)
+    except HandlerError:
+        raise
+    except Exception as error:  # a dict of the team's own may do anything when it is read
+        raise HandlerError(str(describe_failure(error))) from error
+
+
 def _log_left_out(handler: Handler, answers: Sequence[Answer]) -> None:
     left_out = [each for answer in answers for each in answer.left_out]
     if left_out:
         logger.warning("prefetch handler %s: left out %s", handler.name, "; ".join(left_out))
 
 
-def _explain(handler: Handler, error: HandlerError, session_id: str) -> str:
+def explain(handler: Handler, error: HandlerError, session_id: str | None) -> str:
     """Log what went wrong with a handler, and return it in one line."""
     why = describe_failure(error).message
     fields = {"handler": handler.name, "session_id": shown_id(session_id)}
-    extra = {"fields": {"event": "prefetch_handler_failed", **fields}}
+    extra = {"fields": {"event": f"{handler.hook}_handler_failed", **fields}}
     if error.__cause__ is None:
-        logger.warning("prefetch handler %s: %s", handler.name, why, extra=extra)
+        logger.warning("%s handler %s: %s", handler.hook, handler.name, why, extra=extra)
     else:
         block = describe_failure(error.__cause__).block
-        logger.warning("prefetch handler %s failed\n%s", handler.name, block, extra=extra)
+        words = "%s handler %s failed\n%s"
+        logger.warning(words, handler.hook, handler.name, block, extra=extra)
     return f"{handler.name}: {why}"

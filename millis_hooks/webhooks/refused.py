@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from math import ceil
-from typing import TYPE_CHECKING
+from typing import get_args
 from urllib.parse import unquote, urlencode
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -26,13 +26,10 @@ from ..masking.places import PREFETCH_QUERY
 from ..masking.policy import SECRETS_ALONE, MaskPolicy
 from ..masking.secret_patterns import MASK
 from ..protocol.reading import read_query
-from ..settings import Settings
+from ..settings import Hook, Settings
 from . import webhook_url
 from .auth import Gate
 from .responses import MOST_HEAD_BYTES, Refusals, head_bytes, take_query
-
-if TYPE_CHECKING:
-    from ..settings import Hook
 
 _SHOWN_HEADERS = frozenset(
     {"accept", "accept-encoding", "connection", "content-encoding", "content-length",
@@ -69,8 +66,8 @@ class Describer:
             numbers="partial" if numbers == "none" else numbers,
             words="partial" if words == "none" else words,
         )
-        hooks = (settings.accepted_secrets("prefetch"), settings.accepted_secrets("end_of_call"))
-        return cls(mask, frozenset(secret for accepted in hooks for secret in accepted))
+        accepted = (settings.accepted_secrets(hook) for hook in get_args(Hook))
+        return cls(mask, frozenset(secret for secrets in accepted for secret in secrets))
 
     def __call__(self, request: Rejection) -> Described:
         headers = [
@@ -141,7 +138,7 @@ def _text(value: bytes) -> str:
     return value.decode("utf-8", "replace")
 
 
-_METHODS: dict[Hook, str] = {"prefetch": "GET", "end_of_call": "POST"}
+_METHODS: dict[Hook, str] = {"prefetch": "GET", "end_of_call": "POST", "function": "POST"}
 _NO_LETTERS = re.compile(r"[^a-z]+")
 #: A part of a path that may be repeated: what is longer may be a secret, and digits a number.
 _HARMLESS = re.compile(rf"(?!.*\d{{5}})[\w.~-]{{0,{MIN_CHARS - 1}}}", re.ASCII)
@@ -214,9 +211,10 @@ class NearMisses:
     def _reason(self, scope: Scope, hook: Hook) -> str:
         right = webhook_url(self._settings, hook, scope.get("root_path", ""))
         path = "/".join(map(_shortened, scope["path"].split("/")[:_MOST_SEGMENTS]))
+        name = "/{name}" if hook == "function" else ""
         reason = (
             f"No webhook is at {scope['method'][:10]} {path}. The address is "
-            f"{_METHODS[hook]} {right}."
+            f"{_METHODS[hook]} {right}{name}."
         )
         try:
             self._gates[hook].admit(scope["headers"], query=scope["query_string"])
@@ -241,6 +239,8 @@ def _segments(scope: Scope) -> list[bytes]:
 def _meant(scope: Scope) -> Hook:
     """Guess which webhook a request was meant for."""
     letters = _NO_LETTERS.sub("", scope["path"].lower())
+    if "function" in letters:
+        return "function"
     if "prefetch" in letters or "endofcall" in letters:
         return "prefetch" if "prefetch" in letters else "end_of_call"
     return "prefetch" if scope["method"] == "GET" else "end_of_call"

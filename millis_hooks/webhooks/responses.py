@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from pydantic_core import to_json
 from starlette.types import Scope, Send
 
 from ..call_log.deliveries import Kind
@@ -29,18 +30,24 @@ def report_secret(scope: Mapping[str, Any]) -> None:
 
 
 RETRY_AFTER = (b"retry-after", b"5")
-_JSON = (b"content-type", b"application/json")
+JSON = (b"content-type", b"application/json")
 _NO_SNIFFING = (b"x-content-type-options", b"nosniff")
 
 
-async def reply(send: Send, status_code: int, body: bytes, *headers: tuple[bytes, bytes]) -> None:
-    """Send a whole response of JSON."""
+async def reply(
+    send: Send,
+    status_code: int,
+    body: bytes,
+    *headers: tuple[bytes, bytes],
+    content_type: tuple[bytes, bytes] = JSON,
+) -> None:
+    """Send a whole response, by default of JSON."""
     length = (b"content-length", b"%d" % len(body))
     await send(
         {
             "type": "http.response.start",
             "status": status_code,
-            "headers": [_JSON, _NO_SNIFFING, length, *headers],
+            "headers": [content_type, _NO_SNIFFING, length, *headers],
         }
     )
     await send({"type": "http.response.body", "body": body})
@@ -74,7 +81,7 @@ class Refusals:
 
     async def answer(self, send: Send, error: DeliveryError) -> None:
         """Send the short reason to the sender."""
-        answer = b'{"error":"%s"}' % error.detail.encode()
+        answer = to_json({"error": error.detail})
         await reply(send, error.status_code, answer, *self._headers(error))
 
     def note(

@@ -8,8 +8,8 @@
 
 {
   const { stream, fragment, kinds = "", session } = document.currentScript.dataset;
-  const ALL_KINDS = ["refresh", "started", "ended", "unparsed", "runs", "rejected"];
-  const OWN_KINDS = ["refresh", "ended", "runs"];
+  const ALL_KINDS = ["refresh", "started", "function", "ended", "unparsed", "runs", "rejected"];
+  const OWN_KINDS = ["refresh", "function", "ended", "runs"];
   const LOST_AFTER_MS = 3000;
   const OFF_AFTER_MS = 60000;
   const BUSY_MS = 2000;

@@ -277,7 +277,10 @@ def delivered(**fields: Any) -> bytes:
 @pytest.mark.parametrize(
     ("fields", "why"),
     [
-        ({"kind": "beginning"}, "deliveries.0.kind: Input should be 'prefetch' or 'end_of_call'"),
+        (
+            {"kind": "beginning"},
+            "deliveries.0.kind: Input should be 'prefetch', 'function' or 'end_of_call'",
+        ),
         ({"received_at": "0001-01-01T00:00:00+14:00"}, "deliveries.0.received_at: Input should be"),
         ({"outcome": "good"}, "deliveries.0.outcome: Input should be"),
         ({"body": "x"}, "deliveries.0.body: Extra inputs are not permitted"),

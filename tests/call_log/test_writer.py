@@ -280,7 +280,7 @@ def test_a_flood_of_records_is_dropped_and_counted(
             writer.record(prefetched(f"-s{number}"))
     writer.run(add_key)
     assert stored(database) == ["-s0", "-s1", "-s2"]
-    assert "2 prefetch records dropped" in caplog.text
+    assert "2 records of requests dropped" in caplog.text
 
 
 def test_what_is_rejected_is_kept_but_not_processed(database: Database, writer: Writer) -> None:

@@ -447,13 +447,13 @@ def test_a_handler_whose_calls_do_not_return_is_refused_at_once_and_others_go_on
 
         first = [executor.run(handler(hang), CALL, timeout_s=0.01) for _ in range(3)]
         ends = await asyncio.gather(*first)
-        hung = [executor.hung_prefetches]
+        hung = [executor.hung_answering]
         ends.append(await executor.run(handler(hang), CALL, timeout_s=LONG_S))
         ends += await asyncio.gather(
             *(executor.run(handler(plain), CALL, timeout_s=LONG_S) for _ in range(3))
         )
         released.set()
-        await asyncio.to_thread(eventually, lambda: not executor.hung_prefetches)
+        await asyncio.to_thread(eventually, lambda: not executor.hung_answering)
         ends.append(await executor.run(handler(hang), CALL, timeout_s=LONG_S))
         return ends, hung
 

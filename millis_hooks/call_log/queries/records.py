@@ -158,6 +158,8 @@ class Delivery:
     redacted: bool = False
     #: Who sent it, unless Millis did: sandbox | millis_api.
     source: str | None = None
+    #: The name of the function that was called.
+    function: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

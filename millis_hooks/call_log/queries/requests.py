@@ -16,13 +16,16 @@ from typing import Any, Literal, TypeAlias
 from sqlalchemy import ColumnElement, Connection, Select, and_, func, literal, null, or_, select
 
 from ..raw_body import length_of
-from ..tables import IS_NOT_BEST, calls, deliveries, handlers, rejections
+from ..tables import BEST_OUTCOMES, IS_NOT_BEST, calls, deliveries, handlers, rejections
 from .filters import aside, bindable
 from .paging import Paged, Place, Window, read_page
 
-KINDS = ("prefetch", "end_of_call")
+KINDS = ("prefetch", "function", "end_of_call")
 #: What became of a request.
-OUTCOMES = ("fresh", "default", "last_good", "late", "failed", "stored", "unparsed", "rejected")
+OUTCOMES = (
+    *("fresh", "default", "last_good", "answered", "invalid", "late", "failed"),
+    *("stored", "unparsed", "rejected"),
+)
 
 _Origin: TypeAlias = Literal["delivery", "rejection"]
 
@@ -62,6 +65,8 @@ class ListedRequest:
     bytes: int | None
     session_id: str | None
     source: str | None
+    #: The name of the function that was called.
+    function: str | None
 
 
 def list_requests(
@@ -113,6 +118,7 @@ def _delivered(filters: RequestFilter, window: Window) -> Select[Any]:
         func.coalesce(func.nullif(length_of(d.body), 0), func.length(d.query), 0).label("bytes"),
         d.session_id,
         d.source,
+        d.function,
     )
     conditions = window.holds(at, d.id)
     if filters.kind is not None:
@@ -131,7 +137,7 @@ def _contains(column: ColumnElement[Any], filters: RequestFilter) -> ColumnEleme
 
 
 def _became(outcome: str) -> ColumnElement[bool]:
-    if outcome in ("fresh", "stored"):
+    if outcome in BEST_OUTCOMES:
         return aside(deliveries.c.outcome) == outcome
     return and_(IS_NOT_BEST, deliveries.c.outcome == outcome)
 
@@ -151,6 +157,7 @@ def _refused(filters: RequestFilter, window: Window) -> Select[Any]:
         r.body_bytes.label("bytes"),
         null().label("session_id"),
         null().label("source"),
+        null().label("function"),
     )
     conditions = window.holds(r.received_at, -r.id)
     if filters.kind is not None:
@@ -180,12 +187,16 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True)
 class FoundHandler:
-    """A handler of the application that started last, and the filters it has."""
+    """A handler of the application that started last, and the filters it has.
+
+    `tool` is a function's entry among an agent's `tools`, without address and header.
+    """
 
     hook: str
     name: str
     filters: Mapping[str, Sequence[str]]
     seen_at: datetime
+    tool: Mapping[str, Any] | None = None
 
 
 def is_empty(connection: Connection) -> bool:
@@ -236,10 +247,17 @@ def open_session(connection: Connection, *, source: str, agent_id: str) -> str |
     return connection.scalar(unended.order_by(c.id.desc()).limit(1))
 
 
+def _object(text: str | None) -> Mapping[str, Any] | None:
+    return None if text is None else json.loads(text)
+
+
 def found_handlers(connection: Connection) -> tuple[FoundHandler, ...]:
     """List the handlers of the application that started last: prefetch first, in its order."""
     c = handlers.c
-    order = {"prefetch": 0, "end_of_call": 1, "failed": 2}
-    rows = connection.execute(select(c.hook, c.name, c.filters, c.seen_at)).all()
-    found = [FoundHandler(hook, name, json.loads(said), at) for hook, name, said, at in rows]
-    return tuple(sorted(found, key=lambda handler: (order.get(handler.hook, 3), handler.name)))
+    order = {"prefetch": 0, "function": 1, "end_of_call": 2, "failed": 3}
+    rows = connection.execute(select(c.hook, c.name, c.filters, c.seen_at, c.tool)).all()
+    found = [
+        FoundHandler(row.hook, row.name, json.loads(row.filters), row.seen_at, _object(row.tool))
+        for row in rows
+    ]
+    return tuple(sorted(found, key=lambda handler: (order.get(handler.hook, 4), handler.name)))

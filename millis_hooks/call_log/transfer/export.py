@@ -18,7 +18,7 @@ JSON lines have one call each. A line is an object: `format` is `millis-hooks-ca
 columns of `calls` (times in ISO 8601, UTC), and `deliveries` holds each request as it was stored,
 the first one first:
 
-    kind            prefetch | end_of_call
+    kind            prefetch | function | end_of_call
     session_id, received_at, outcome, reason, status_code, latency_ms, content_type, query
     body_text       the bytes received where they are UTF-8, verbatim; else
     body_base64     the bytes received
@@ -27,6 +27,7 @@ the first one first:
     redacted        true where numbers and words were masked before they were stored
     source          who sent it, unless Millis did
     dry_run         true where handlers were asked to do nothing in earnest
+    function        the name of the function that was called
     trace           its context as W3C writes it, where calls are traced
 
 A line whose `session_id` is null holds a delivery that belongs to no call. `masked` is true where

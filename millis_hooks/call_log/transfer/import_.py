@@ -34,6 +34,7 @@ from ...exceptions import PayloadError
 from ...masking.policy import SECRETS_ALONE, MaskPolicy
 from ...protocol.call_status import UNDER_WAY
 from ...protocol.events import EndOfCall
+from ...protocol.functions import NAME
 from ...protocol.reading import Json, describe, read_json
 from ..database import Database
 from ..deliveries import Delivery, Kind, content_hash, insert_deliveries
@@ -160,8 +161,9 @@ class _Stored(BaseModel):
     kind: Kind
     received_at: Annotated[AwareDatetime, Field(ge=_EARLIEST, lt=_LATEST)]
     outcome: Literal[
-        "fresh", "default", "last_good", "late", "failed", "stored", "unparsed", "rejected"
-    ]
+        "fresh", "default", "last_good", "answered", "invalid", "late", "failed", "stored",
+        "unparsed", "rejected"
+    ]  # fmt: skip
     status_code: Annotated[int, Field(ge=100, le=999)]
     session_id: _Text | None = None
     reason: _Text | None = None
@@ -177,6 +179,7 @@ class _Stored(BaseModel):
     dry_run: bool = False
     trace: Annotated[str, Field(pattern=_TRACEPARENT)] | None = None
     secret_agent: _Text | None = None
+    function: Annotated[str, Field(pattern=rf"^{NAME.pattern}\z")] | None = None
 
 
 class _Line(BaseModel):

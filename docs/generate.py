@@ -40,7 +40,14 @@ from millis_hooks.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 PART = re.compile(r"(<!-- generated: (.+?) -->\n).*?(<!-- end of generated -->)", re.DOTALL)
-LANGUAGES = {".py": "python", ".toml": "toml", ".ini": "ini", ".yaml": "yaml", ".conf": "nginx"}
+LANGUAGES = {
+    ".py": "python",
+    ".toml": "toml",
+    ".ini": "ini",
+    ".yaml": "yaml",
+    ".conf": "nginx",
+    ".app": "dockerfile",
+}
 BAR = "\\|"
 
 

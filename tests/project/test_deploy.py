@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -17,6 +16,7 @@ from http.client import HTTPConnection
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 import yaml
@@ -26,21 +26,15 @@ from millis_hooks.environment.sources import ENV_PREFIX
 from millis_hooks.protocol.samples import end_of_call_body
 from millis_hooks.server import ABANDON_S, Limits
 from millis_hooks.settings import Settings
-from support.app import AUTHORIZED, END_OF_CALL, SECRET
+from support.app import AUTHORIZED, END_OF_CALL, PREFETCH, SECRET
 from support.paths import ROOT
 from support.programs import SCRIPT, Program
+from support.proxies import FOLDER, ask, in_front, tool
 from support.waiting import eventually
 
-FOLDER = ROOT / "examples" / "deploy"
 FILES = sorted(path for path in FOLDER.iterdir() if path.is_file())
 MANIFESTS = sorted(FOLDER.glob("kubernetes*.yaml"))
 DOMAIN = {"HOOKS_DOMAIN": "hooks.example.com"}
-
-
-def tool(name: str) -> str:
-    """Find a program, beside this Python first; without it the test is skipped."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"], "/usr/sbin"])
-    return shutil.which(name, path=path) or pytest.skip(f"there is no {name} here")
 
 
 def check(name: str, *arguments: object, **variables: str) -> None:
@@ -72,8 +66,9 @@ def unit() -> str:
     return (FOLDER / "millis-hooks.service").read_text()
 
 
-def test_the_dockerfile_is_as_hadolint_wants_it() -> None:
-    check("hadolint", FOLDER / "Dockerfile")
+@pytest.mark.parametrize("name", ["Dockerfile", "Dockerfile.app"])
+def test_the_dockerfiles_are_as_hadolint_wants_them(name: str) -> None:
+    check("hadolint", FOLDER / name)
 
 
 def test_the_image_is_made_of_files_that_are_there_and_let_through() -> None:
@@ -119,8 +114,9 @@ def test_haproxy_takes_its_configuration() -> None:
     check("haproxy", "-c", "-f", FOLDER / "haproxy.cfg")
 
 
-def test_caddy_takes_its_configuration() -> None:
-    caddyfile = FOLDER / "Caddyfile"
+@pytest.mark.parametrize("name", ["Caddyfile", "machine.Caddyfile", "below-a-path.Caddyfile"])
+def test_caddy_takes_its_configuration(name: str) -> None:
+    caddyfile = FOLDER / name
     check("caddy", "validate", "--adapter", "caddyfile", "--config", caddyfile, **DOMAIN)
     check("caddy", "fmt", "--diff", caddyfile)
 
@@ -191,6 +187,35 @@ def seen_by(proxies: str, peer: str, forwarded_for: str) -> str:
     return seen[0]
 
 
+@pytest.fixture(scope="module")
+def below_voice(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """The port of a replica that is served below a path."""
+    folder, public = tmp_path_factory.mktemp("voice"), "https://example.com/voice"
+    with replica(folder, secrets=SECRET, public_url=public) as (_, port):
+        yield port
+
+
+PROXIES = sorted(path.name for path in FOLDER.glob("*.nginx.conf"))
+PROXIES += ["haproxy.cfg", "machine.Caddyfile", "below-a-path.Caddyfile"]
+
+
+@pytest.mark.parametrize("file", PROXIES)
+def test_webhooks_pages_and_large_requests_pass_every_proxy(
+    file: str, below_voice: int, tmp_path: Path
+) -> None:
+    query = urlencode({"session_id": "-S", "metadata": "x" * 30_000})
+    body = end_of_call_body(session_id="-S", metadata={"note": "x" * 9_000_000})
+    with in_front(file, below_voice, tmp_path) as address:
+        prefetch = f"/voice{PREFETCH.partition('?')[0]}?{query}"
+        assert ask(address, prefetch).status == 200
+        assert ask(address, f"/voice{END_OF_CALL}", body).status == 200
+        page = ask(address, "/voice/calls")
+        assert (page.status, page.headers["location"]) == (303, "/voice/login")
+        if file.startswith("below"):
+            assert ask(address, "/calls").status == 200  # of the site around it
+            assert ask(address, "/voice").headers["location"].endswith("/voice/")
+
+
 @contextmanager
 def replica(folder: Path, **settings: str) -> Iterator[tuple[Program, int]]:
     with socket.create_server(("127.0.0.1", 0)) as probe:
@@ -199,9 +224,11 @@ def replica(folder: Path, **settings: str) -> Iterator[tuple[Program, int]]:
     command = [SCRIPT, "run", target, "--port", str(port)]
     variables = {f"{ENV_PREFIX}{name.upper()}": value for name, value in settings.items()}
     with Program(command, folder=folder, variables=variables) as process:
-        eventually(lambda: answered(port, "/readyz")[0] == 200, deadline_s=30)
-        yield process, port
-        process.kill()
+        try:
+            eventually(lambda: answered(port, "/readyz")[0] == 200, deadline_s=30)
+            yield process, port
+        finally:
+            process.kill()
 
 
 def answered(port: int, path: str, body: bytes | None = None) -> tuple[int, str | None]:

@@ -14,6 +14,7 @@ from pydantic import JsonValue
 from starlette.routing import Route
 
 from ..call_log.call_ends import End, changes, end_of, put_together
+from ..call_log.queries.filters import MOST_COUNTED
 from ..call_log.queries.records import Call, CostItem, Delivery, Run, State
 from ..call_log.redaction import masked_call, masked_run
 from ..masking.places import END_OF_CALL
@@ -21,7 +22,7 @@ from ..masking.policy import MaskPolicy
 from ..protocol.events import EndOfCall
 from .call_filters import Params, list_query, params_of, read_list, read_page_size
 from .endpoints import Endpoints
-from .formats import as_text
+from .formats import as_text, contact, phone
 from .pages import PageRequest
 from .payloads import (
     MOST_KEYS,
@@ -35,7 +36,7 @@ from .payloads import (
 )
 from .runs import Notice, in_order, read_notice
 from .security import RECORDING_POLICY
-from .timeline import Step, prompt_of, steps_of
+from .timeline import FALLBACKS, Step, prompt_of, steps_of
 from .transcript import Conversation, conversation_of
 
 #: Changed fields that are listed of one end-of-call, and characters of each value.
@@ -77,6 +78,25 @@ class CostLine:
     share: float = 0
     offset: float = 0
 
+    @property
+    def provider(self) -> str:
+        """The provider, unless it is called like the type."""
+        provider = self.item.provider or ""
+        return "" if provider == self.item.type else provider
+
+
+@dataclass(frozen=True, slots=True)
+class Party:
+    """A number of the call, as it is and as it is written, and the other calls that have it.
+
+    `others` are counted up to a limit: there may be more if `capped`.
+    """
+
+    number: str
+    label: str
+    others: int
+    capped: bool
+
 
 @dataclass(frozen=True, slots=True)
 class InList:
@@ -97,6 +117,10 @@ class CallView:
     """What a call's page shows; the counts `..._left_out` are of what is only in the call log."""
 
     call: Call
+    title: str
+    parties: tuple[Party, ...]
+    #: The parameters of a list that leaves out no call like this one.
+    wide: Params
     in_list: InList
     prints_all: bool
     recording_is_hidden: bool
@@ -126,6 +150,12 @@ class CallView:
         return prompt_of(self.prefetch)
 
     @property
+    def fallback(self) -> tuple[str, ...]:
+        """Why the prefetch had no answer of the handlers, and what was sent; empty if it had."""
+        outcome = self.prefetch.delivery.outcome if self.prefetch else "fresh"
+        return () if outcome == "fresh" else FALLBACKS.get(outcome, (outcome.replace("_", " "),))
+
+    @property
     def end(self) -> Payload | None:
         """The end-of-call that counts."""
         return end_in(self.payloads, self.call)
@@ -138,12 +168,18 @@ class CallView:
     @property
     def handled(self) -> tuple[Run, ...]:
         """The latest run of each handler of the end-of-call."""
-        return tuple(run for run in self.runs if run.is_latest and run.hook == "end_of_call")
+        return handled(self.runs)
 
     @property
     def failed(self) -> tuple[Run, ...]:
         """Those of `handled` that will not be tried again by themselves."""
         return tuple(run for run in self.handled if run.state == "failed")
+
+    @property
+    def replaying(self) -> tuple[Run, ...]:
+        """Those of `handled` that are replays and have not ended yet."""
+        at_work = ("pending", "running")
+        return tuple(run for run in self.handled if run.is_replay and run.state in at_work)
 
     @property
     def retrying(self) -> tuple[Run, ...]:
@@ -152,10 +188,9 @@ class CallView:
         return tuple(sorted(retrying, key=lambda run: run.due_at or run.state_since))
 
     @property
-    def handled_at(self) -> datetime | None:
-        """When the last of `handled` ended; None while one has not."""
-        ends = [run.state_since for run in self.handled if run.is_over]
-        return max(ends) if ends and len(ends) == len(self.handled) else None
+    def is_settled(self) -> bool:
+        """Whether nothing more happens to the call by itself."""
+        return self.state != "live" and all(run.is_over for run in self.handled)
 
     @property
     def slowest_ms(self) -> float:
@@ -188,26 +223,36 @@ def show_call(request: PageRequest) -> CallView | None:
     payloads = tuple(payload_of(delivery, mask, room) for delivery in record.deliveries)
     prefetches = (each for each in record.deliveries if each.kind == "prefetch")
     metadata = tuple(entries_of(event, next(prefetches, None), mask))
+    runs = in_order(masked_run(run, mask) for run in record.runs)
+    masked = masked_call(call, mask)
     return CallView(
-        call=masked_call(call, mask),
+        call=masked,
+        title=contact(masked),
+        parties=tuple(_parties(request, call, masked)),
+        wide={"range": "all"},
         in_list=_in_list(request, call),
         prints_all=request.query.get("print") == "full",
         recording_is_hidden=bool(call.recording_url) and mask.url(call.recording_url) is None,
         state=state,
         elapsed_s=max((request.now - call.received_at).total_seconds(), 0),
         ends_received=sum(each.kind == "end_of_call" for each in record.deliveries),
-        timeline=tuple(steps_of(call, state, payloads, metadata)),
+        timeline=tuple(steps_of(call, state, payloads, metadata, handled(runs))),
         conversation=conversation_of(event, mask) if event else Conversation(),
         metadata=metadata[:MOST_KEYS],
         metadata_left_out=max(len(metadata) - MOST_KEYS, 0),
         costs=tuple(_cost_lines(record.costs)),
-        runs=in_order(masked_run(run, mask) for run in record.runs),
+        runs=runs,
         runs_left_out=record.run_count - len(record.runs),
-        notice=read_notice(request.query),
+        notice=read_notice(request.notice, runs),
         changes=tuple(_changes(ends, mask)),
         payloads=payloads,
         deliveries_left_out=max(record.delivery_count - len(record.deliveries), 0),
     )
+
+
+def handled(runs: Iterable[Run]) -> tuple[Run, ...]:
+    """Return the latest run of each handler of the end-of-call."""
+    return tuple(run for run in runs if run.is_latest and run.hook == "end_of_call")
 
 
 def follow_call(request: PageRequest) -> FollowedCall | None:
@@ -225,6 +270,18 @@ def _in_list(request: PageRequest, call: Call) -> InList:
     newer, older = request.log.neighbours(call, filters, now=request.now)
     params = params_of(filters, read_page_size({}))
     return InList(list_query(filters), params, newer, older)
+
+
+def _parties(request: PageRequest, call: Call, masked: Call) -> Iterator[Party]:
+    """Yield the customer's number, or both where the direction is unknown; none that is masked."""
+    is_known = bool(call.direction and call.customer_phone)
+    names = ("customer_phone",) if is_known else ("from_phone", "to_phone")
+    for name in names:
+        number: str | None = getattr(call, name)
+        if number and number == getattr(masked, name):
+            others = request.log.calls_with(number, besides=call)
+            capped = others >= MOST_COUNTED
+            yield Party(number, phone(number), min(others, MOST_COUNTED), capped)
 
 
 def _changes(ends: Sequence[End], mask: MaskPolicy) -> Iterator[Changed]:

@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from ..operators import Action, Operator, Operators, Role
 from .formats import MAX_FORM_BYTES, read_form
-from .pages import PageRequest, Pages, View, as_json, link
+from .pages import PageRequest, Pages, View, as_json, forget_notice, link, set_notice
 from .security import CONTENT_POLICY, local_path
 from .sign_in import SignIn, client_of, refusal_text
 
@@ -51,10 +51,20 @@ class OperatorRequest:
         return self.operators.record(self.operator, action, subject=subject, client=self.client)
 
     def redirect(
-        self, name: str, query: Mapping[str, object] | None = None, **params: object
+        self,
+        name: str,
+        query: Mapping[str, object] | None = None,
+        *,
+        notice: str | None = None,
+        fragment: str = "",
+        **params: object,
     ) -> Response:
-        """Return a redirect to a page."""
-        return RedirectResponse(link(self.http, name, query, **params), 303)
+        """Return a redirect to a page, or a place on it; the page is given the notice once."""
+        address = link(self.http, name, query, **params)
+        response = RedirectResponse(f"{address}#{fragment}" if fragment else address, 303)
+        if notice is not None:
+            set_notice(self.http, response, notice)
+        return response
 
 
 #: Answers a request of an operator, on a thread.
@@ -90,6 +100,7 @@ class Endpoints:
             data = _build(view, request)
             response = self._pages.show(request.http, f"{name}.html", data, has_twin=True)
             response.headers["Content-Security-Policy"] = policy
+            forget_notice(request.http, response)
             return response
 
         def twin(request: OperatorRequest) -> Response:

@@ -188,6 +188,15 @@ def milliseconds(value: float | None) -> str:
     return f"{amount(value / 1000, 1)} s"
 
 
+def later(seconds: float) -> str:
+    """Format the time since an earlier event."""
+    if seconds < 0.001:
+        return "<1 ms"
+    if seconds < 1:
+        return f"+{1000 * seconds:,.0f} ms"
+    return f"+{seconds:.1f} s" if seconds < 100 else f"+{clock(seconds)}"
+
+
 def amount(value: float, digits: int = 4) -> str:
     """Format an amount of money."""
     return f"{value:,.{digits}f}" if abs(value) < _TOO_LARGE else f"{value:.3g}"
@@ -376,6 +385,7 @@ FILTERS: dict[str, Callable[..., object]] = {
         iso,
         found_in,
         kind_label,
+        later,
         marked,
         milliseconds,
         outcome_label,

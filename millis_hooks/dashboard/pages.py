@@ -40,6 +40,9 @@ logger = logging.getLogger("millis_hooks.dashboard")
 
 ZONE_COOKIE = "mh_tz"
 THEME_COOKIE = "mh_theme"
+#: What an action did, for the next page alone.
+_NOTICE_COOKIE = "mh_notice"
+_NOTICE_LASTS_S = 60
 
 #: Slower prefetches are marked: Millis' caller hears the pause.
 SLOW_PREFETCH_MS = 400
@@ -73,6 +76,8 @@ class PageRequest:
     address: str = ""
     #: None where sign-in is not required.
     operator: Operator | None = None
+    #: What the action before this page did; written by browsers, so it may be anything.
+    notice: str | None = None
 
 
 #: Builds what a page shows; None if there is no such page.
@@ -117,6 +122,7 @@ class Pages:
             zone_of(request),
             f"{request.scope['scheme']}://{host}{_root(request)}",
             getattr(request.state, "operator", None),
+            request.cookies.get(_NOTICE_COOKIE),
         )
 
     def show(
@@ -338,6 +344,25 @@ def _here(request: Request, suffix: str = "") -> str:
     """Return the address of the requested page; the `suffix` of a twin ends its path."""
     path = quote(request.scope["path"], safe="/") + suffix
     return f"{path}?{request.url.query}" if request.url.query else path
+
+
+def set_notice(request: Request, response: Response, notice: str) -> None:
+    """Keep a notice for the next page, in letters that a cookie may have."""
+    response.set_cookie(
+        _NOTICE_COOKIE,
+        notice,
+        max_age=_NOTICE_LASTS_S,
+        path=_root(request) or "/",
+        secure=request.url.scheme == "https",
+        httponly=True,
+        samesite="lax",
+    )
+
+
+def forget_notice(request: Request, response: Response) -> None:
+    """Delete the notice that a page was given."""
+    if _NOTICE_COOKIE in request.cookies:
+        response.delete_cookie(_NOTICE_COOKIE, path=_root(request) or "/")
 
 
 def _theme(request: Request) -> str:

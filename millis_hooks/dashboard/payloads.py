@@ -25,6 +25,8 @@ _MOST_CHARS = 500_000
 _MOST_VALUES = 10_000
 _MOST_STRING_CHARS = 100_000
 _MOST_DEPTH = 200
+#: Longer values lead to no list: addresses of pages have an end.
+_MOST_FILTER_CHARS = 200
 #: Metadata keys that a page shows.
 MOST_KEYS = 500
 
@@ -178,6 +180,8 @@ class Entry:
     before: JsonValue = None
     change: Change | None = None
     by: Literal["prefetch", "call"] | None = None
+    #: `key=value` as the filter of a list takes it; None where that is masked or too long.
+    meta: str | None = None
 
 
 def entries_of(
@@ -194,13 +198,15 @@ def entries_of(
     masked_before = dict(masked_metadata(before, mask))
     for key, (name, value) in masked_metadata(after, mask):
         text = as_text(after[key])
+        meta = f"{key}={text}" if (name, value) == (key, after[key]) else None
+        meta = meta if meta and len(meta) <= _MOST_FILTER_CHARS else None
         if prefetch is None or (key in before and text == as_text(before[key])):
-            yield Entry(name, value)
+            yield Entry(name, value, meta=meta)
             continue
         is_answer = key in answered and text == as_text(answered[key])
         _, was = masked_before.get(key, ("", None))
         change: Change = "changed" if key in before else "added"
-        yield Entry(name, value, was, change, "prefetch" if is_answer else "call")
+        yield Entry(name, value, was, change, "prefetch" if is_answer else "call", meta)
     for key, (name, value) in masked_before.items():
         if key not in after:
             yield Entry(name, None, value, "gone", "call")

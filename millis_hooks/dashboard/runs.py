@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ..call_log.queries.records import Attempt, Run
-from .formats import read_number
+from ..runs.replay import Replayed
+from .timeline import RunBar
 
 #: Outcome of an attempt -> its words, before the exception if there is one.
 _OUTCOMES = {
@@ -20,8 +22,19 @@ _OUTCOMES = {
 }
 _ATTEMPT_KEYS = {"": "done", "succeeded": "done", "handed_back": "done", "retry": "retry"}
 _RUN_KEYS = {"failed": "error", "retrying": "retry"}
+_STANDINGS = {"succeeded": "is done", "failed": "failed", "retrying": "waits for its next attempt"}
+#: State of a run that was replayed -> what the notice says of it.
+_REPLAYED = {
+    "pending": "is running again",
+    "running": "is running again",
+    "succeeded": "has run again and is done",
+    "failed": "has run again and failed",
+    "retrying": "has run again and waits for its next attempt",
+}
 
-_NOTICE_DIGITS = 6
+#: Runs that a notice names: it is a cookie.
+_MOST_NAMED = 100
+_NOTICE = re.compile(r"((?:\d{1,18}\.)*)-(\d{1,6})", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,16 +43,15 @@ class ReplayOffer:
 
     label: str
     refusal: str | None = None
-    #: The run has succeeded: its effects outside would happen again.
+    #: The run has succeeded: its side effects would happen again.
     is_repeat: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """The result of a replay: numbers of runs."""
+    """The result of a replay, said once: the sentences, and how many runs were skipped."""
 
-    queued: int
-    brought_forward: int
+    sentences: tuple[str, ...]
     skipped: int
 
 
@@ -47,12 +59,51 @@ def replay_offer(run: Run) -> ReplayOffer | None:
     """Return whether a run can be replayed; None while it is at work or if it was replaced."""
     if not run.is_latest or run.state in ("pending", "running"):
         return None
-    label = "Try now" if run.state == "retrying" else "Replay"
+    label = {"retrying": "Try now", "failed": "Retry"}.get(run.state, "Replay")
     if run.max_attempts is None:
         return ReplayOffer(label, f"No handler is named {run.handler} any more")
     if run.state != "retrying" and not run.repeatable:
         return ReplayOffer(label, f"{run.handler} is registered as not repeatable")
     return ReplayOffer(label, is_repeat=run.state == "succeeded")
+
+
+def standing(run: Run) -> str:
+    """Return the words for the state of a run after the name of its handler."""
+    return _STANDINGS.get(run.state, "is already waiting or running")
+
+
+def failure_of(run: Run) -> str:
+    """Return the words for a failed run after the name of its handler."""
+    last = run.attempts[-1] if run.attempts else None
+    what = "gave up" if last and last.outcome == "gave_up" else "failed"
+    return f"{what} after {run.spent} attempt{'s' if run.spent != 1 else ''}" if run.spent else what
+
+
+def cause_of(run: Run) -> str:
+    """Return why a run failed: its last exception, else the reason in words."""
+    last = run.attempts[-1] if run.attempts else None
+    if last and last.error_type and last.outcome != "gave_up":
+        return f"{last.error_type}: {last.error_message}" if last.error_message else last.error_type
+    return run.reason or (outcome_words(last) if last and last.outcome else "")
+
+
+def write_notice(replayed: Replayed) -> str:
+    """Return the result of a replay as a cookie's value."""
+    ids = "".join(f"{run_id}." for run_id in replayed.run_ids[:_MOST_NAMED])
+    return f"{ids}-{min(sum(replayed.skipped.values()), 999_999)}"
+
+
+def read_notice(cookie: str | None, runs: Sequence[Run]) -> Notice | None:
+    """Read what `write_notice` wrote and say how the runs stand; None if it is of another call."""
+    match = _NOTICE.fullmatch(cookie or "")
+    if match is None:
+        return None
+    ids = {int(run_id) for run_id in match[1].split(".") if run_id}
+    replayed = [run for run in runs if run.id in ids]
+    if ids and not replayed:
+        return None
+    sentences = tuple(f"{run.handler} {_REPLAYED.get(run.state, '')}." for run in replayed)
+    return Notice(sentences, int(match[2]))
 
 
 def in_order(runs: Iterable[Run]) -> tuple[Run, ...]:
@@ -65,14 +116,6 @@ def in_order(runs: Iterable[Run]) -> tuple[Run, ...]:
         groups.setdefault((run.hook, run.handler, run.failed_run_id), []).append(run)
     ordered = sorted(groups.values(), key=lambda group: group[0].hook == "failed")
     return tuple(run for group in ordered for run in sorted(group, key=_newest_first))
-
-
-def read_notice(query: Mapping[str, str]) -> Notice | None:
-    """Read the result of a replay from an address; None if it has none."""
-    names = ("queued", "forward", "skipped")
-    read = [read_number(query.get(name, ""), digits=_NOTICE_DIGITS) for name in names]
-    counts = [count for count in read if count is not None]
-    return Notice(*counts) if len(counts) == len(names) else None
 
 
 def attempt_of(run: Run) -> str:
@@ -94,7 +137,7 @@ def attempt_key(attempt: Attempt) -> str:
     return _ATTEMPT_KEYS.get(attempt.outcome or "", "error")
 
 
-def run_key(run: Run) -> str:
+def run_key(run: Run | RunBar) -> str:
     """Return the name of a run's colour."""
     return _RUN_KEYS.get(run.state, "done")
 
@@ -104,5 +147,15 @@ def _newest_first(run: Run) -> tuple[bool, int]:
 
 
 FILTERS = {
-    each.__name__: each for each in (attempt_key, attempt_of, outcome_words, replay_offer, run_key)
+    each.__name__: each
+    for each in (
+        attempt_key,
+        attempt_of,
+        cause_of,
+        failure_of,
+        outcome_words,
+        replay_offer,
+        run_key,
+        standing,
+    )
 }

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
-from ..call_log.queries.records import Call, Delivery, State
+from ..call_log.queries.records import Call, Delivery, Run, State
 from .formats import clock, milliseconds, size, status_label
 from .payloads import Entry, Payload, end_in, prefetch_in
 
@@ -20,7 +20,28 @@ _MOST_LAG_S = 3600
 #: A longer duration is an error of Millis, and no end is derived from it.
 _LONGEST_S = 365 * 24 * 3600
 
-Kind = Literal["prefetch", "unasked", "started", "ended", "received", "live", "lost", "unended"]
+Kind = Literal[
+    "prefetch", "unasked", "started", "ended", "received", "live", "lost", "unended", "handled"
+]
+#: The look of an event: it went well or not, goes on, or is only noted.
+Mark = Literal["ok", "bad", "now", ""]
+
+#: Outcome of a prefetch without an answer of the handlers -> why, and what was sent in its place.
+FALLBACKS = {
+    "late": ("was too slow", "the fallback was sent"),
+    "failed": ("failed", "the fallback was sent"),
+    "last_good": ("failed", "the last good answer for this caller was sent"),
+    "default": ("failed", "the default answer was sent"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RunBar:
+    """A handler of the call: how long its attempts took, and the state of its run."""
+
+    handler: str
+    duration_ms: float
+    state: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +52,13 @@ class Step:
     """
 
     kind: Kind
-    went_well: bool
+    mark: Mark
     title: str
     at: datetime | None = None
     clock: Literal["here", "millis"] | None = None
     after_s: float | None = None
     details: tuple[str, ...] = ()
+    runs: tuple[RunBar, ...] = ()
 
 
 def steps_of(
@@ -44,23 +66,26 @@ def steps_of(
     state: State,
     payloads: Sequence[Payload],
     metadata: Sequence[Entry],
+    handled: Sequence[Run],
 ) -> Iterator[Step]:
-    """Yield the events of a call before its handlers."""
+    """Yield the events of a call; `handled` has the latest run of each handler of its end."""
     end = end_in(payloads, call)
     yield _prefetched(prefetch_in(payloads), metadata)
     if call.started_at is not None:
-        yield Step("started", True, "Call started", call.started_at, "millis")
+        yield Step("started", "now", "Call started", call.started_at, "millis")
     if end is not None:
         ended_at = _ended_at(call)
         yield _ended(call, ended_at)
         yield _received(end.delivery, ended_at)
     elif state == "live":
         details = ("prefetch seen, end-of-call not yet received",)
-        yield Step("live", True, "In progress", details=details)
+        yield Step("live", "now", "In progress", details=details)
     elif state == "unended":
-        yield Step("unended", True, "No end was sent", details=("a sandbox call or a test",))
+        yield Step("unended", "ok", "No end was sent", details=("a sandbox call or a test",))
     else:
-        yield Step("lost", False, "No end received", details=("no end-of-call webhook so far",))
+        yield Step("lost", "bad", "No end received", details=("no end-of-call webhook so far",))
+    if handled:
+        yield _handled(handled, end.delivery if end else None)
 
 
 def prompt_of(prefetch: Payload | None) -> str | None:
@@ -72,17 +97,18 @@ def prompt_of(prefetch: Payload | None) -> str | None:
 
 def _prefetched(prefetch: Payload | None, metadata: Sequence[Entry]) -> Step:
     if prefetch is None:
-        return Step("unasked", False, "No prefetch received")
+        return Step("unasked", "", "No prefetch received")
     delivery = prefetch.delivery
     details = [] if delivery.latency_ms is None else [f"in {milliseconds(delivery.latency_ms)}"]
     is_fresh = delivery.outcome == "fresh"
     if not is_fresh:
-        details.append(f"fallback ({delivery.outcome.replace('_', ' ')})")
+        details.append(", ".join(FALLBACKS.get(delivery.outcome, (delivery.outcome,))))
     details += _changes(prefetch, metadata)
     if prompt := prompt_of(prefetch):
         details.append(f"extra prompt {len(prompt):,} characters")
     at = delivery.received_at
-    return Step("prefetch", is_fresh, "Prefetch answered", at, "here", details=tuple(details))
+    mark: Mark = "ok" if is_fresh else "bad"
+    return Step("prefetch", mark, "Prefetch answered", at, "here", details=tuple(details))
 
 
 def _changes(prefetch: Payload, metadata: Sequence[Entry]) -> Iterator[str]:
@@ -103,14 +129,30 @@ def _ended_at(call: Call) -> datetime | None:
 
 def _ended(call: Call, at: datetime | None) -> Step:
     details = () if call.duration_s is None else (f"{clock(call.duration_s)} long",)
-    label, went_well = status_label(call.call_status), call.outcome != "failed"
-    return Step("ended", went_well, label, at, "millis" if at else None, details=details)
+    label = status_label(call.call_status)
+    mark: Mark = "bad" if call.outcome == "failed" else "ok"
+    return Step("ended", mark, label, at, "millis" if at else None, details=details)
 
 
 def _received(end: Delivery, ended_at: datetime | None) -> Step:
-    latency = "" if end.latency_ms is None else f" in {milliseconds(end.latency_ms)}"
-    details = (size(end.body_bytes), f"answered {end.status_code}{latency}")
-    at = end.received_at
-    lag_s = (at - ended_at).total_seconds() if ended_at else -1
-    after_s = lag_s if 0 <= lag_s < _MOST_LAG_S else None
-    return Step("received", True, "End-of-call received", at, "here", after_s, details)
+    # Its own latency is known only after it was stored, and so it is not.
+    details = (size(end.body_bytes), f"answered {end.status_code}")
+    after_s = _lag_s(end.received_at, ended_at)
+    return Step("received", "ok", "End-of-call received", end.received_at, "here", after_s, details)
+
+
+def _handled(runs: Sequence[Run], end: Delivery | None) -> Step:
+    bars = tuple(RunBar(run.handler, run.duration_ms, run.state) for run in runs)
+    if not all(run.is_over for run in runs):
+        is_idle = not any(run.state in ("pending", "running") for run in runs)
+        title = "Handlers are retrying" if is_idle else "Handlers are running"
+        return Step("handled", "now", title, runs=bars)
+    at = max(run.state_since for run in runs)
+    after_s = _lag_s(at, end.received_at if end else None)
+    mark: Mark = "bad" if any(run.state == "failed" for run in runs) else "ok"
+    return Step("handled", mark, "Handlers ran", at, "here", after_s, runs=bars)
+
+
+def _lag_s(at: datetime, before: datetime | None) -> float | None:
+    lag_s = (at - before).total_seconds() if before else -1
+    return lag_s if 0 <= lag_s < _MOST_LAG_S else None

@@ -36,11 +36,15 @@ _Registered = Mapping[tuple[str, str], Row[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """The result of a replay; `skipped` counts the runs that stay as they are, by reason."""
+    """The result of a replay; `skipped` counts the runs that stay as they are, by reason.
+
+    `run_ids` are the runs that are pending because of it; a sum of results has none.
+    """
 
     queued: int = 0
     brought_forward: int = 0
     skipped: Mapping[str, int] = field(default_factory=dict)
+    run_ids: tuple[int, ...] = field(default=(), compare=False)
 
     @property
     def changed(self) -> int:
@@ -134,23 +138,13 @@ class Cursor:
         return self.run >= self.last_run and self.call >= self.last_call
 
 
-def replay_run(
-    connection: Connection, run_id: int, now: datetime, *, unless_replaced: bool = False
-) -> Replayed | None:
-    """Replay a run, or the one that took its place; None if there is no such run.
-
-    With `unless_replaced` a run that was replayed already is skipped, as after a double click or on
-    an old page.
-    """
-    query = select(handler_runs).where(_runs.id == clean_int(run_id))
-    run = connection.execute(query).one_or_none()
+def replay_run(connection: Connection, run_id: int, now: datetime) -> Replayed | None:
+    """Replay a run, or the one that took its place; None if there is no such run."""
+    run = connection.execute(_RUN.where(_runs.id == clean_int(run_id))).one_or_none()
     if run is None:
         return None
     # Another replay of the same call waits here, and then sees the new run.
     connection.execute(_CALL.where(calls.c.id == run.call_id).with_for_update())
-    run = connection.execute(query).one()
-    if unless_replaced and not run.is_latest:
-        return Replayed(skipped={"already replayed": 1})
     latest = _LATEST.where(
         _runs.call_id == run.call_id,
         _runs.hook == run.hook,
@@ -160,10 +154,34 @@ def replay_run(
     return _replay(connection, connection.execute(latest).all(), now)
 
 
+def replay_runs(
+    connection: Connection, session_id: str, run_ids: Iterable[int], now: datetime
+) -> Replayed | None:
+    """Replay runs of one call; None if it has none of them.
+
+    Those that were replayed already are skipped, as after a double click or on an old page.
+    """
+    call_id = _lock_call(connection, session_id)
+    of_call = _RUN.where(_runs.call_id == call_id, _runs.id.in_(map(clean_int, run_ids)))
+    runs = connection.execute(of_call.order_by(_runs.id)).all()
+    if call_id is None or not runs:
+        return None
+    latest = [run for run in runs if run.is_latest]
+    replayed = _replay(connection, latest, now)
+    if late := len(runs) - len(latest):
+        return replace(replayed, skipped={**replayed.skipped, "already replayed": late})
+    return replayed
+
+
+def replay_failed(connection: Connection, run_ids: Iterable[int], now: datetime) -> Replayed:
+    """Replay those of the runs that are still failed, of any calls; the others are left out."""
+    failed = _LATEST.where(_runs.id.in_(run_ids), _runs.state == "failed")
+    return _replay(connection, connection.execute(failed.with_for_update()).all(), now)
+
+
 def replay_call(connection: Connection, session_id: str, now: datetime) -> Replayed | None:
     """Replay every handler that ran for a call; None if there is no such call."""
-    call = _CALL.where(calls.c.session_id == clean_text(session_id))
-    call_id = connection.scalar(call.with_for_update())
+    call_id = _lock_call(connection, session_id)
     if call_id is None:
         return None
     latest = _LATEST.where(IS_OF_CALL, _runs.call_id == call_id).order_by(_runs.id)
@@ -239,7 +257,7 @@ def _limited(
 
 
 _CALL = select(calls.c.id)
-_LATEST: Select[Any] = select(
+_RUN: Select[Any] = select(
     _runs.id,
     _runs.call_id,
     _runs.hook,
@@ -247,7 +265,15 @@ _LATEST: Select[Any] = select(
     _runs.state,
     _runs.failed_run_id,
     _runs.change,
-).where(_runs.is_latest)
+    _runs.is_latest,
+)
+_LATEST = _RUN.where(_runs.is_latest)
+
+
+def _lock_call(connection: Connection, session_id: str) -> int | None:
+    """Return the id of a call; another replay of it waits until this one is over."""
+    call = _CALL.where(calls.c.session_id == clean_text(session_id))
+    return connection.scalar(call.with_for_update())
 
 
 def _run_conditions(selection: Selection) -> list[ColumnElement[bool]]:
@@ -298,9 +324,10 @@ def _replay(connection: Connection, runs: Sequence[Row[Any]], now: datetime) -> 
     """Bring forward runs that wait for a retry, and replace runs that are over."""
     registered = _registered(connection)
     replayable = [run for run in runs if _refusal(run, registered) is None]
-    _bring_forward(connection, [run.id for run in replayable if run.state == "retrying"], now)
-    _replace(connection, [run for run in replayable if run.state != "retrying"], now)
-    return _tally(((run, 1) for run in runs), registered)
+    retrying = [run.id for run in replayable if run.state == "retrying"]
+    _bring_forward(connection, retrying, now)
+    new = _replace(connection, [run for run in replayable if run.state != "retrying"], now)
+    return replace(_tally(((run, 1) for run in runs), registered), run_ids=(*retrying, *new))
 
 
 def _refusal(run: Row[Any], registered: _Registered) -> str | None:
@@ -338,9 +365,10 @@ def _bring_forward(connection: Connection, ids: Sequence[int], now: datetime) ->
         connection.execute(waiting.values(due_now))
 
 
-def _replace(connection: Connection, runs: Sequence[Row[Any]], now: datetime) -> None:
+def _replace(connection: Connection, runs: Sequence[Row[Any]], now: datetime) -> Sequence[int]:
+    """Write a new run in the place of each, and return their ids."""
     if not runs:
-        return
+        return ()
     ids = [run.id for run in runs]
     replaced = update(handler_runs).where(_runs.id.in_(ids), _runs.is_latest)
     replaced = replaced.values(is_latest=False).returning(_runs.id)
@@ -359,6 +387,7 @@ def _replace(connection: Connection, runs: Sequence[Row[Any]], now: datetime) ->
         for run in runs
         if run.id in ours
     ]
-    if rows:
-        mark_days_of(connection, calls.c.id.in_([row["call_id"] for row in rows]))
-        connection.execute(insert(handler_runs), rows)
+    if not rows:
+        return ()
+    mark_days_of(connection, calls.c.id.in_([row["call_id"] for row in rows]))
+    return connection.scalars(insert(handler_runs).returning(_runs.id), rows).all()

@@ -28,11 +28,13 @@ const until = (seconds) => {
   return `in ${Math.floor(whole / 86400)} d`;
 };
 
-const announce = (text) => {
+const announce = (text, isSeen = false) => {
   const status = one("#status");
   if (!status) return;
   status.textContent = "";
+  status.className = isSeen ? "toast" : "vh";
   setTimeout(() => { status.textContent = text; }, 30);
+  if (isSeen) setTimeout(() => { status.className = "vh"; }, 5000);
 };
 
 const setIcon = (use, name) => {
@@ -49,12 +51,34 @@ function toggleTheme() {
   announce(`Theme: ${root.dataset.theme === "auto" ? "automatic" : root.dataset.theme}`);
 }
 
-async function copy(button) {
-  const text = button.dataset.copy ?? one(button.dataset.copyFrom)?.innerText ?? "";
-  try {
+// Of a conversation each line is one of the text: names are apart from words only by style.
+function textOf(node) {
+  if (!node?.matches(".chat")) return node?.textContent ?? "";
+  return [...node.children].map((line) => line.textContent.trim().replace(/\s+/g, " ")).join("\n");
+}
+
+// Browsers have no clipboard for a page over plain HTTP, but still their old command.
+async function write(text) {
+  if (navigator.clipboard) {
     await navigator.clipboard.writeText(text);
+    return;
+  }
+  const field = document.createElement("textarea");
+  field.value = text;
+  field.className = "vh";
+  (one("[popover]:popover-open") ?? document.body).append(field);
+  field.select();
+  const isDone = document.execCommand("copy");
+  field.remove();
+  if (!isDone) throw new Error("not copied");
+}
+
+async function copy(button) {
+  const { copy: given, copyFrom } = button.dataset;
+  try {
+    await write(button.href ?? given ?? textOf(one(copyFrom)));
   } catch {
-    announce("Copying failed");
+    announce("Copying failed", true);
     return;
   }
   announce("Copied");
@@ -177,8 +201,10 @@ document.addEventListener("click", (event) => {
   if (event.target.closest("[data-theme-toggle]")) toggleTheme();
   // Shortcuts that are off are turned on again in there.
   if (event.target.closest("[data-keys-open]")) one("#keys").showModal();
-  const button = event.target.closest("[data-copy], [data-copy-from]");
-  if (button) copy(button);
+  const button = event.target.closest("[data-copy], [data-copy-from], [data-copy-link]");
+  if (!button || (button.href && (event.ctrlKey || event.metaKey || event.shiftKey))) return;
+  event.preventDefault();
+  copy(button);
 });
 runClocks();
 // Tabs scroll sideways on a telephone.

@@ -49,7 +49,10 @@ def _search(page: Page, session_id: str) -> None:
 
 
 def _replay(page: Page) -> None:
+    page.get_by_role("button", name="More actions").click()
     page.get_by_role("button", name="Replay handlers").click()
-    expect(page.locator("#replay-call")).to_contain_text("sync_crm")
-    page.locator("#replay-call form").get_by_role("button").click()
-    expect(page.get_by_role("main").get_by_role("status")).to_contain_text("Queued: 2.")
+    expect(page.locator("#replay-call")).to_contain_text("sync_crm failed")
+    expect(page.get_by_label("count is done")).not_to_be_checked()
+    page.get_by_role("button", name="Replay chosen").click()
+    expect(page.get_by_role("main").get_by_role("status")).to_contain_text("sync_crm")
+    expect(page).to_have_url(re.compile("#run-"))

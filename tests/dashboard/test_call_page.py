@@ -304,7 +304,10 @@ def test_a_fallback_answer_is_shown_with_the_reason(site: Site) -> None:
     site.stored.add_delivery(
         "prefetch", session_id="-call", outcome="late", reason="greet took over 2 s", answer=b"{}"
     )
-    assert "(late). greet took over 2 s" in site.page("/calls/-call").text
+    assert (
+        "The prefetch was too slow: the fallback was sent. greet took over 2 s"
+        in site.page("/calls/-call").text
+    )
 
 
 def test_secrets_are_on_no_page_and_in_no_twin(site: Site) -> None:
@@ -332,7 +335,7 @@ def test_costs_are_shown_with_shares_and_tokens(site: Site) -> None:
     site.stored.add_cost(call_id, 0, type="llm", provider="openai", credit=0.3, prompt_tokens=900)
     site.stored.add_cost(call_id, 1, type="newtype", provider="", credit=0.1)
     page = site.page("/calls/-call")
-    assert "LLM openai 900, 0 0.3000 75%" in page.text
+    assert "LLM openai 900 / 0 0.3000 75%" in page.text
     assert "newtype" in page.text
 
 

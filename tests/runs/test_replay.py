@@ -23,7 +23,9 @@ from millis_hooks.runs.replay import (
     preview,
     replay_batch,
     replay_call,
+    replay_failed,
     replay_run,
+    replay_runs,
 )
 from support.storage import rows
 from support.stored_calls import NOW, StoredCalls
@@ -50,8 +52,8 @@ def ended_call(log: StoredCalls, session_id: str = "-call", **columns: Any) -> i
     return log.add_call(session_id, delivery_id=delivery_id, **columns)
 
 
-def again(log: StoredCalls, run_id: int, now: datetime = LATER, **options: Any) -> Replayed:
-    replayed = log.write(lambda connection: replay_run(connection, run_id, now, **options))
+def again(log: StoredCalls, run_id: int, now: datetime = LATER) -> Replayed:
+    replayed = log.write(lambda connection: replay_run(connection, run_id, now))
     assert replayed is not None
     return replayed
 
@@ -153,12 +155,39 @@ def test_a_replaced_run_stands_for_its_handler(log: StoredCalls) -> None:
     assert [each.id for each in runs_of(log) if not each.is_latest] == [run, latest]
 
 
+def chosen_again(log: StoredCalls, *run_ids: int, session_id: str = "-call") -> Replayed | None:
+    return log.write(lambda connection: replay_runs(connection, session_id, run_ids, LATER))
+
+
 def test_two_clicks_replay_once(log: StoredCalls) -> None:
     run = log.add_run(ended_call(log), CRM, "failed")
-    again(log, run, unless_replaced=True)
+    first = chosen_again(log, run)
     park_all(log)
-    assert again(log, run, unless_replaced=True) == Replayed(skipped={"already replayed": 1})
+    assert chosen_again(log, run) == Replayed(skipped={"already replayed": 1})
+    assert first is not None
+    assert first.run_ids == (run + 1,)
     assert len(runs_of(log)) == 2
+
+
+def test_only_chosen_runs_of_the_call_are_replayed(log: StoredCalls) -> None:
+    call, other = ended_call(log), ended_call(log, "-other")
+    run = log.add_run(call, CRM, "failed")
+    log.add_run(call, "charge_card", "failed")
+    elsewhere = log.add_run(other, CRM, "failed")
+    assert chosen_again(log, run, elsewhere) == Replayed(queued=1)
+    assert chosen_again(log, elsewhere) is None
+    assert chosen_again(log, run, session_id="-none") is None
+    assert [each.id for each in runs_of(log) if not each.is_latest] == [run]
+
+
+def test_failed_runs_of_many_calls_are_replayed_and_no_others(log: StoredCalls) -> None:
+    runs = [
+        log.add_run(ended_call(log, f"-{state}"), CRM, state)
+        for state in ("failed", "succeeded", "retrying", "pending")
+    ]
+    replayed = log.write(lambda connection: replay_failed(connection, runs, LATER))
+    assert replayed == Replayed(queued=1)
+    assert [each.id for each in runs_of(log) if not each.is_latest] == runs[:1]
 
 
 def test_an_alert_is_sent_again_and_only_that_one(log: StoredCalls) -> None:

@@ -49,7 +49,16 @@ from ..tables import (
 )
 from .analytics import Analytics, Report, Scope
 from .call_list import CallList
-from .filters import IS_REAL, CallFilter, bindable, ended_since, is_live, midnight, newest_end
+from .filters import (
+    IS_REAL,
+    CallFilter,
+    bindable,
+    calls_with,
+    ended_since,
+    is_live,
+    midnight,
+    newest_end,
+)
 from .paging import Paged, Place
 from .records import (
     Attempt,
@@ -243,6 +252,11 @@ class Queries:
             found = select(calls.c.id, calls.c.session_id).where(calls.c.id.in_(ids))
             sessions = {row.id: row.session_id for row in connection.execute(found)}
         return sessions.get(ids[0]), sessions.get(ids[1])
+
+    def calls_with(self, number: str, *, besides: Call) -> int:
+        """Count the other ended calls with a number on either side, up to 1,000."""
+        with self._reading() as connection:
+            return calls_with(connection, number, besides)
 
     def requests(
         self,

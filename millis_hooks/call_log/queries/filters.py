@@ -50,7 +50,7 @@ from ..tables import (
     deliveries,
     handler_runs,
 )
-from .records import LIVE_FOR
+from .records import LIVE_FOR, Call
 
 #: How far back a list looks. `None` is as far as there are calls.
 RANGES: Mapping[str, timedelta | None] = {
@@ -301,6 +301,25 @@ def _whole_number(number: str) -> Filter:
     is_other = func.coalesce(calls.c.from_phone, "").not_in(spellings)
     reached = [IndexScan(and_(calls.c.to_phone == each, is_other)) for each in sorted(spellings)]
     return Filter(or_(*(aside(side).in_(spellings) for side in sides)), (*dialled, *reached))
+
+
+#: Calls of one number that are counted: with more, their reading takes too long for a page.
+MOST_COUNTED = 1_000
+
+
+def calls_with(connection: Connection, number: str, besides: Call) -> int:
+    """Count the other ended calls with a number on either side, up to `MOST_COUNTED`.
+
+    Calls that were made up count only for one that was made up too.
+    """
+    every = [] if besides.is_made_up else [IS_REAL]
+    others = (calls.c.id != besides.id, calls.c.ended_at.is_not(None), *every)
+    sides = (
+        select(calls.c.id).where(scan.where, *others).limit(MOST_COUNTED)
+        for scan in _whole_number(bindable(number)).scans
+    )
+    counts = [select(func.count()).select_from(side.subquery()) for side in sides]
+    return min(sum(connection.scalar(count) or 0 for count in counts), MOST_COUNTED)
 
 
 def _has_metadata(key: str, value: str) -> Filter:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from ..call_log.queries.records import Attempt, Run
 from ..runs.replay import Replayed
 from .timeline import RunBar
+from .tracebacks import read_traceback
 
 #: Outcome of an attempt -> its words, before the exception if there is one.
 _OUTCOMES = {
@@ -154,6 +155,7 @@ FILTERS = {
         cause_of,
         failure_of,
         outcome_words,
+        read_traceback,
         replay_offer,
         run_key,
         standing,

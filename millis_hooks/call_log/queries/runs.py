@@ -1,4 +1,4 @@
-"""Runs across calls, for the command line: a list, their number, and the handlers.
+"""Runs across calls: a list, their number, the handlers, and the failed runs of a list of calls.
 
 Everything here only reads, on the caller's connection.
 """
@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, func, select
+from sqlalchemy import ColumnElement, Connection, Select, and_, func, select, true
 
 from ..sanitize import clean_text
-from ..tables import attempts, calls, handler_runs, handlers
+from ..tables import IS_OF_CALL, IS_OPEN, attempts, calls, handler_runs, handlers
+from .filters import CallFilter, filters_of, within
 
 _runs = handler_runs.c
 
@@ -111,3 +112,53 @@ _LISTED: Select[Any] = select(
         handlers, and_(handlers.c.hook == _runs.hook, handlers.c.name == _runs.handler)
     ).outerjoin(attempts, and_(attempts.c.run_id == _runs.id, attempts.c.number == _LAST_NUMBER))
 )
+
+
+#: The newest failed runs that are looked at for a list of calls.
+MOST_FAILED = 20_000
+
+
+class FailedRun(NamedTuple):
+    """A failed run of an end-of-call handler."""
+
+    id: int
+    handler: str
+
+
+def failed_runs(connection: Connection, filters: CallFilter, now: datetime) -> list[FailedRun]:
+    """Return the failed runs of the calls that match, oldest first; of the newest 20,000."""
+    newest = (
+        select(_runs.id, _runs.handler, _runs.call_id)
+        .where(IS_OPEN, IS_OF_CALL, _runs.state == "failed")
+        .order_by(_runs.id.desc())
+        .limit(MOST_FAILED)
+        .subquery()
+    )
+    conditions = [*within(*filters.period(now)), *(each.where for each in filters_of(filters))]
+    matching = (
+        select(newest.c.id, newest.c.handler)
+        .join(calls, calls.c.id == newest.c.call_id)
+        .where(*conditions)
+        .order_by(newest.c.id)
+    )
+    return [FailedRun(*row) for row in connection.execute(matching)]
+
+
+def newest_run(connection: Connection) -> int:
+    """Return the id of the newest run."""
+    return connection.scalar(select(func.max(_runs.id))) or 0
+
+
+def replayed_states(connection: Connection, after: int, at: datetime) -> dict[str, int]:
+    """Count by state the runs of a replay at that moment, all of which have an id above `after`."""
+    of_replay = (_runs.id > after, _runs.created_at == at, _runs.is_replay == true())
+    number = func.count().label("number")
+    counted = select(_runs.state, number).where(*of_replay).group_by(_runs.state)
+    return {row.state: row.number for row in connection.execute(counted)}
+
+
+def retryable_handlers(connection: Connection) -> dict[str, bool]:
+    """Return the registered handlers of ends-of-call, and whether each is repeatable."""
+    registered = select(handlers.c.name, handlers.c.repeatable)
+    of_end = registered.where(handlers.c.hook == "end_of_call")
+    return {row.name: row.repeatable for row in connection.execute(of_end)}

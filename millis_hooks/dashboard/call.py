@@ -6,9 +6,10 @@ the page shows what Millis sent. A view holds masked values only.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from urllib.parse import quote
 
 from pydantic import JsonValue
 from starlette.routing import Route
@@ -20,6 +21,7 @@ from ..call_log.redaction import masked_call, masked_run
 from ..masking.places import END_OF_CALL
 from ..masking.policy import MaskPolicy
 from ..protocol.events import EndOfCall
+from .call_copies import markdown_of, rehearsal_of
 from .call_filters import Params, list_query, params_of, read_list, read_page_size
 from .endpoints import Endpoints
 from .formats import as_text, contact, phone
@@ -138,6 +140,9 @@ class CallView:
     changes: tuple[Changed, ...]
     payloads: tuple[Payload, ...]
     deliveries_left_out: int
+    #: A summary in Markdown, and the fields of a sandbox draft that begins as the call did.
+    markdown: str
+    rehearsal: Mapping[str, str]
 
     @property
     def prefetch(self) -> Payload | None:
@@ -225,6 +230,10 @@ def show_call(request: PageRequest) -> CallView | None:
     metadata = tuple(entries_of(event, next(prefetches, None), mask))
     runs = in_order(masked_run(run, mask) for run in record.runs)
     masked = masked_call(call, mask)
+    conversation = conversation_of(event, mask) if event else Conversation()
+    failed = [run for run in handled(runs) if run.state == "failed"]
+    address = f"{request.address}/calls/{quote(call.session_id, safe='', errors='replace')}"
+    agent = request.settings.agents.label(call.agent_id)
     return CallView(
         call=masked,
         title=contact(masked),
@@ -237,7 +246,7 @@ def show_call(request: PageRequest) -> CallView | None:
         elapsed_s=max((request.now - call.received_at).total_seconds(), 0),
         ends_received=sum(each.kind == "end_of_call" for each in record.deliveries),
         timeline=tuple(steps_of(call, state, payloads, metadata, handled(runs))),
-        conversation=conversation_of(event, mask) if event else Conversation(),
+        conversation=conversation,
         metadata=metadata[:MOST_KEYS],
         metadata_left_out=max(len(metadata) - MOST_KEYS, 0),
         costs=tuple(_cost_lines(record.costs)),
@@ -247,6 +256,8 @@ def show_call(request: PageRequest) -> CallView | None:
         changes=tuple(_changes(ends, mask)),
         payloads=payloads,
         deliveries_left_out=max(record.delivery_count - len(record.deliveries), 0),
+        markdown=markdown_of(masked, agent, failed, address, request.zone),
+        rehearsal=rehearsal_of(masked, metadata, conversation),
     )
 
 

@@ -27,7 +27,7 @@ from .exceptions import ConfigError, StorageError
 from .handlers.executor import Executor, Lifespan
 from .handlers.made_up_calls import Answers, logged
 from .handlers.retries import FailedRun
-from .handlers.routing import Event, Router
+from .handlers.routing import Event, Router, unused_routers
 from .masking.error_report import hide_by, hide_no_more_by
 from .masking.known_secrets import forget, know
 from .observability.metrics import Metrics, MetricsEndpoint, StateCollector
@@ -131,6 +131,17 @@ class Service:
         for warning in settings.warnings():
             logger.warning(warning)
         router.check()
+        if not list(router):
+            logger.warning(
+                "no handlers are registered: every prefetch is answered with {}. Register one with "
+                "@hooks.on_prefetch or @hooks.on_end_of_call"
+            )
+        for handlers in unused_routers():
+            logger.warning(
+                "the handlers of a Router are not called: %s. Pass the Router to MillisHooks(...), "
+                "or to include()",
+                ", ".join(f"{handler.name} ({handler.place})" for handler in handlers),
+            )
         agent_names = _agent_names(settings, router)
         executor = Executor(
             lifespan,

@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from types import UnionType
-from typing import Any, Literal, TypedDict, get_args, get_origin
+from dataclasses import dataclass
+from typing import Any, Literal, TypedDict
 from urllib.parse import unquote, urlsplit
 
 from pydantic import (
@@ -23,10 +23,9 @@ from pydantic import (
     ValidationInfo,
     field_validator,
 )
-from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from .environment.addresses import is_loopback, service_address, web_address, without_password
+from .environment.addresses import is_loopback, service_address, web_address
 from .environment.secret_rules import require_own, require_strong
 from .environment.sources import (
     ENV_FILE,
@@ -36,6 +35,7 @@ from .environment.sources import (
     is_in_use_and_public,
     read_sources,
 )
+from .environment.values import as_text, expected, quoted
 from .exceptions import ConfigError
 from .protocol.agent_names import check_agent, check_unique
 from .protocol.phones import international
@@ -45,9 +45,6 @@ Hook = Literal["prefetch", "end_of_call", "function"]
 #: The webhooks that every service has.
 _ALWAYS: tuple[Hook, ...] = ("prefetch", "end_of_call")
 Level = Literal["none", "partial", "full"]
-
-#: Characters of a wrong value that an error shows.
-_SHOWN_CHARS = 100
 
 
 #: One text, or several: as an argument also a list or a set.
@@ -107,6 +104,15 @@ class SettingsOptions(TypedDict, total=False):
     metrics_token: str | SecretStr | None
     metrics_open: bool
     tracing: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SettingInForce:
+    """The value of a setting as text, and its source: `default`, `environment`, `.env`, `code`."""
+
+    name: str
+    value: str
+    source: str
 
 
 class Settings(BaseModel):
@@ -378,6 +384,16 @@ class Settings(BaseModel):
         """The path of the public address, decoded and without a slash at its end; often empty."""
         return unquote(urlsplit(self.public_url or "").path)
 
+    def in_force(self) -> Iterator[SettingInForce]:
+        """Yield every setting with its value, secrets hidden, and where the value comes from."""
+        for name, field in type(self).model_fields.items():
+            value, given = getattr(self, name), self._given.get(name)
+            yield SettingInForce(
+                name=ENV_PREFIX + name.upper(),
+                value=as_text(field, value),
+                source="default" if given is None else given.source,
+            )
+
     def require_closed(self, *, has_functions: bool = False) -> None:
         """Raise `ConfigError` unless every webhook asks for a secret, or `insecure` was chosen."""
         hooks: tuple[Hook, ...] = get_args(Hook) if has_functions else _ALWAYS
@@ -609,38 +625,8 @@ def _explain(error: ErrorDetails, given: Mapping[str, Given]) -> str:
     if error["type"] == "value_error":
         reason = error["msg"].removeprefix("Value error, ")
     else:
-        reason = f"expected {_expected(field)}"
-    return f"{one.place}: {reason}{_shown(field, one.value)}."
-
-
-def _shown(field: FieldInfo, value: object) -> str:
-    """Return the value as it stands in an error, unless it is secret."""
-    if "Secret" in str(field.annotation):
-        return ""
-    text = without_password(repr(value))
-    return f" (found: {text if len(text) <= _SHOWN_CHARS else f'{text[:_SHOWN_CHARS]}…'})"
-
-
-def _expected(field: FieldInfo) -> str:
-    """Say what fits a field."""
-    kind = field.annotation
-    if isinstance(kind, UnionType):
-        kind = get_args(kind)[0]
-    if get_origin(kind) is Literal:
-        return f"one of {', '.join(get_args(kind))}"
-    if kind is bool:
-        return "1 or 0, or true or false"
-    if kind in (int, float):
-        number = "a whole number" if kind is int else "a number"
-        return f"{number} {' and '.join(_bounds(field))}"
-    return "text, or several with commas between them" if get_origin(kind) else "text"
-
-
-def _bounds(field: FieldInfo) -> Iterator[str]:
-    for bound in field.metadata:
-        for name, words in (("gt", "above"), ("ge", "from"), ("le", "up to")):
-            if hasattr(bound, name):
-                yield f"{words} {getattr(bound, name):,}"
+        reason = f"expected {expected(field)}"
+    return f"{one.place}: {reason}{quoted(field, one.value)}."
 
 
 #: The key in a scope's `state` by which the server tells the application that it will stop:

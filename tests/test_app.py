@@ -600,3 +600,17 @@ def test_a_webhook_does_not_wait_until_a_crowd_of_pages_has_begun(hooks: MillisH
         await hooks._stop()
 
     asyncio.run(attack())
+
+
+def test_a_start_without_handlers_and_with_an_unused_router_warns(
+    hooks: MillisHooks, caplog: pytest.LogCaptureFixture
+) -> None:
+    router = Router()
+
+    @router.on_prefetch
+    def greet(call: PrefetchRequest) -> None: ...
+
+    with serving(hooks):
+        pass
+    assert "no handlers are registered" in caplog.text
+    assert "the handlers of a Router are not called: greet (" in caplog.text

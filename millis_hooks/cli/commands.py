@@ -54,6 +54,10 @@ COMMANDS = {
         "doctor:doctor",
         "Check the settings, the disk, the call log, the clock and the public address.",
     ),
+    "settings": (
+        "doctor:print_settings",
+        "List every setting in force, and where its value comes from.",
+    ),
     "drift": (
         "doctor:drift",
         "List unknown fields, unknown values and unreadable data, with counts and times.",

@@ -70,6 +70,27 @@ def doctor(
         raise typer.Exit(1)
 
 
+def print_settings(
+    target: Annotated[
+        str | None,
+        typer.Argument(metavar="[TARGET]", help="Your application, as for `run`: its arguments."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List every setting in force, and where its value comes from.
+
+    Secrets are not shown. Arguments of `MillisHooks` are known only where TARGET is given.
+    """
+    settings = load_target(target).require_hooks().settings if target else Settings.load()
+    if as_json:
+        print_json([asdict(each) for each in settings.in_force()])
+        return
+    rows = table("Setting", "Value", "From")
+    for each in settings.in_force():
+        add_row(rows, each.name, each.value, each.source)
+    console().print(rows)
+
+
 def _results(target: str | None, url: str | None, *, fast: bool) -> Iterator[CheckResult]:
     try:
         application = load_target(target) if target is not None else None

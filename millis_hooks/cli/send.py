@@ -30,6 +30,7 @@ from ..protocol.samples import (
 from ..settings import Hook, Settings
 from ..webhooks import Marker, given_url, secret_for, secret_header
 from ..webhooks.bodies import decode
+from ..webhooks.responses import OUTCOME_HEADER, REASON_HEADER
 from .options import Secret, read_pair, read_secret, require_known
 from .terminal import fail, note
 
@@ -183,11 +184,16 @@ def _send(sample: _Sample, url: str, secret: str | None, *, as_real: bool) -> No
         fail(f"{address}: {error}")
     typer.echo(f"{response.request.method} {response.request.url.copy_with(query=None)}")
     typer.echo(f"{response.status_code} {response.reason_phrase} in {latency_ms:.1f} ms")
-    typer.echo(printable(response.text))
+    _print_outcome(response)
     if response.status_code == 401:
         fail(
             "The service does not accept this secret. Pass its secret with --secret, or set "
             "MILLIS_HOOKS_SECRETS as for the service."
+        )
+    if response.status_code == 404:
+        fail(
+            f"{response.request.url.host} has no webhook at this path. If the application has a "
+            "prefix of its own, or is mounted below a path, pass the whole address with --url."
         )
     if response.status_code != 200:
         fail("The webhook was not accepted.")
@@ -198,6 +204,15 @@ def _send(sample: _Sample, url: str, secret: str | None, *, as_real: bool) -> No
             "Marked as a test: it counts nowhere, and handlers see call.sandbox. With --as-real it "
             "counts as a real call."
         )
+
+
+def _print_outcome(response: httpx2.Response) -> None:
+    """Print the answer, and for a prefetch what became of it and why."""
+    is_json = response.headers.get("content-type", "").startswith("application/json")
+    typer.echo(printable(response.text if is_json else response.text.partition("\n")[0]))
+    if outcome := response.headers.get(OUTCOME_HEADER.decode()):
+        reason = response.headers.get(REASON_HEADER.decode())
+        typer.echo(printable(f"outcome: {outcome}" + (f": {reason}" if reason else "")))
 
 
 def _headers(

@@ -183,10 +183,19 @@ def _call(receiver: _Receiver, scenario: Scenario, *, as_json: bool) -> bool:
     if as_json:
         typer.echo(json.dumps(_as_json(receiver.mask, scenario, simulation)))
     else:
-        _print_ending(receiver, simulation)
+        _print_ending(receiver, scenario, simulation)
     if any(step.answered and step.answered.status_code == _OFF for step in _sent(simulation)):
         note(_SANDBOX_OFF)
-    return not simulation.unmet
+    return not simulation.unmet and not _failed_handlers(scenario, simulation)
+
+
+def _failed_handlers(scenario: Scenario, simulation: Simulation) -> list[str]:
+    """Return the handlers that failed although the scenario does not expect it."""
+    return [
+        run.handler
+        for run in (simulation.handled.runs if simulation.handled else ())
+        if run.state in ("retrying", "failed") and run.handler not in scenario.expected.handlers
+    ]
 
 
 def _sent(simulation: Simulation) -> list[Prefetched | EndDelivered]:
@@ -200,7 +209,7 @@ def _as_json(mask: MaskPolicy, scenario: Scenario, simulation: Simulation) -> di
     return {
         "scenario": scenario.name,
         "session_id": simulation.result.session_id,
-        "ok": not simulation.unmet,
+        "ok": not simulation.unmet and not _failed_handlers(scenario, simulation),
         "expected": [asdict(each) for each in simulation.expectations],
         "steps": [masked_step(step, mask) for step in simulation.result.log],
         "outcome": handled and handled.call.outcome,
@@ -277,8 +286,8 @@ def _short(line: str) -> str:
     return line if len(line) <= _SHOWN_CHARS else f"{line[:_SHOWN_CHARS]}…"
 
 
-def _print_ending(receiver: _Receiver, simulation: Simulation) -> None:
-    mask = receiver.mask
+def _print_ending(receiver: _Receiver, scenario: Scenario, simulation: Simulation) -> None:
+    mask, failed = receiver.mask, _failed_handlers(scenario, simulation)
     if simulation.elsewhere is not None:
         text = f"  the end-of-call went to {simulation.elsewhere}: no handler here was called"
         typer.echo(_short(mask.text(text)))
@@ -286,8 +295,11 @@ def _print_ending(receiver: _Receiver, simulation: Simulation) -> None:
         typer.echo(_short(f"  not sent to Millis: {request.method} {request.path}"))
     receiver.millis_requests.clear()
     for run in simulation.handled.runs if simulation.handled else ():
+        if run.handler in scenario.expected.handlers:
+            continue  # is among the expectations
         reason = f": {run.reason}" if run.reason else ""
-        typer.echo(_short(f"  handler {run.handler} {run.state}{reason}"))
+        mark = "FAIL" if run.handler in failed else "ok  "
+        typer.echo(_short(f"  {mark} handler {run.handler}: {run.state}{reason}"))
     for each in simulation.expectations:
         typer.echo(_short(f"  {'ok  ' if each.is_met else 'FAIL'} {mask.text(str(each))}"))
 

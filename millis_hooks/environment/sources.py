@@ -55,6 +55,13 @@ class Given:
         """What an error calls it."""
         return f"{self.written} in {ENV_FILE}" if self.is_in_file else self.written
 
+    @property
+    def source(self) -> str:
+        """Where it came from: `.env`, `environment`, or `code` for an argument."""
+        if self.is_in_file:
+            return str(ENV_FILE)
+        return "environment" if self.written.startswith(ENV_PREFIX) else "code"
+
 
 def read_sources(known: Collection[str], arguments: Mapping[str, object]) -> dict[str, Given]:
     """Return what was given for each of the `known` settings; an argument wins over the

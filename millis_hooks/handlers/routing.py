@@ -24,6 +24,7 @@ from typing import (
     get_type_hints,
     overload,
 )
+from weakref import WeakSet
 
 from pydantic import BaseModel
 
@@ -392,12 +393,24 @@ E = TypeVar("E", bound=EndOfCallFunction)
 F = TypeVar("F", bound=FailedFunction)
 
 
+#: Every router that exists and was not passed to `include`.
+_not_included: WeakSet[Router] = WeakSet()
+
+
+def unused_routers() -> list[list[Handler]]:
+    """Return the handlers of each router that no application includes."""
+    return [list(router) for router in _not_included if not router.is_served and list(router)]
+
+
 class Router:
     """A collection of handlers and names of agents; `include` adds those of another."""
 
     def __init__(self) -> None:
         self._handlers: dict[tuple[str, str], Handler] = {}
         self._agents: dict[str, NamedAgent] = {}
+        #: Whether it is the router of an application.
+        self.is_served = False
+        _not_included.add(self)
 
     def __iter__(self) -> Iterator[Handler]:
         """All handlers, in the order of registration."""
@@ -425,6 +438,7 @@ class Router:
 
     def include(self, router: Router) -> None:
         """Add the handlers of `router`; raises `RegistrationError` where a name is taken."""
+        _not_included.discard(router)
         for handler in router:
             self.add(handler)
         for agent in router._agents.values():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import traceback
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..exceptions import HandlerError
@@ -27,6 +28,7 @@ def printable(text: str, *, one_line: bool = False) -> str:
     return escaped.replace("\n", "\\n") if one_line else escaped
 
 
+_PACKAGE = Path(__file__).parents[1]
 _MESSAGE_CHARS = 500
 _TRACEBACK_CHARS = 20_000
 _LINE_CHARS = 2_000
@@ -54,6 +56,8 @@ class Failure:
     error_type: str
     message: str
     traceback: str
+    #: The file and line of the team's own code where it was raised, as `app.py:14`; None if ours.
+    place: str | None = None
 
     def __str__(self) -> str:
         """Return type and message in one line, which cannot pass for several lines of a log."""
@@ -95,7 +99,17 @@ def describe_failure(error: BaseException) -> Failure:
         error_type=type(error).__name__,
         message=without_known_secrets(mask_text(message))[:_MESSAGE_CHARS],
         traceback=without_known_secrets(mask_text(lines))[-_TRACEBACK_CHARS:],
+        place=_place_of(error),
     )
+
+
+def _place_of(error: BaseException) -> str | None:
+    """Return the last frame outside of this package and of installed ones."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__, limit=-30)):
+        file = Path(frame.filename)
+        if _PACKAGE not in file.parents and "site-packages" not in file.parts and file.is_file():
+            return f"{file.name}:{frame.lineno}"
+    return None
 
 
 def hidden(text: str) -> str:

@@ -201,7 +201,12 @@ def log_attempt(
         failure or attempt.outcome,
         state,
     )
-    runs_log.log(level, "run %d of %s, attempt %d: %s; run state: %s", *words, extra=_extra(fields))
+    if failure is None or failure.place is None:
+        message = "run %d of %s, attempt %d: %s; run state: %s"
+        runs_log.log(level, message, *words, extra=_extra(fields))
+    else:
+        message = "run %d of %s, attempt %d: %s; run state: %s\n%s"
+        runs_log.log(level, message, *words, failure.block, extra=_extra(fields))
 
 
 def _rounded(duration_ms: float | None) -> float | None:

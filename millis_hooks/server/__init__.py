@@ -28,6 +28,7 @@ from uvicorn.lifespan.on import LifespanOn
 from ..exceptions import MillisHooksError
 from ..masking.known_secrets import HIDDEN, shown_path
 from ..settings import STOPPING
+from .app_loader import load_target
 from .connection import ConnectionConfig, Limits, Protocol, affordable, no_webhook
 
 __all__ = ["Limits", "serve"]
@@ -209,12 +210,45 @@ class Server(uvicorn.Server):
 def run_child(
     server: Server, tell: Callable[[MillisHooksError], None], sockets: list[socket.socket]
 ) -> None:
-    """Serve from a child process, and pass an error of ours to the parent."""
+    """Serve from a child process, which is replaced when a file changes.
+
+    Where the application does not start, requests are answered with the reason until then.
+    """
+    config = server.config
     try:
+        if isinstance(config.app, str):
+            config.app = load_target(config.app).app
         server.run(sockets)
+        return
     except MillisHooksError as error:
         tell(error)
-        sys.exit(2)
+        reason = str(error).rpartition("\n")[2]
+    except SystemExit:  # uvicorn has logged why
+        reason = "its start failed"
+    config.app, config.loaded = NotStarted(reason), False
+    Server(config).run(sockets)
+
+
+class NotStarted:
+    """Answers every request with 503 and the reason, in place of an application."""
+
+    def __init__(self, reason: str) -> None:
+        self._body = (
+            f"The application did not start after the last change: {reason}\n"
+            "The terminal of `millis-hooks dev` has the details.\n"
+        ).encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            for event in ("startup", "shutdown"):
+                await receive()
+                await send({"type": f"lifespan.{event}.complete"})
+        elif scope["type"] == "http":
+            headers = [(b"content-type", b"text/plain; charset=utf-8")]
+            await send({"type": "http.response.start", "status": 503, "headers": headers})
+            await send({"type": "http.response.body", "body": self._body})
+        else:
+            await send({"type": "websocket.close"})
 
 
 def serve(

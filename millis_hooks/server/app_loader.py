@@ -120,7 +120,8 @@ def _explain(error: Exception, place: str, directory: Path) -> str:
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
-        if Path(frame.filename).is_relative_to(directory) and "site-packages" not in frame.filename
+        if any(Path(frame.filename).is_relative_to(root) for root in (directory, Path(sys.path[0])))
+        and "site-packages" not in frame.filename
     ]
     where = f'\n  File "{frames[-1].filename}", line {frames[-1].lineno}' if frames else ""
     line = f"\n    {frames[-1].line}" if frames and frames[-1].line else ""

@@ -36,7 +36,14 @@ from ..settings import Settings
 from .auth import Gate, Grant
 from .prefetch_answer import Answer, merge, read_answer
 from .prefetch_cache import PrefetchCache
-from .responses import Refusals, reply, report_secret, take_query
+from .responses import (
+    OUTCOME_HEADER,
+    REASON_HEADER,
+    Refusals,
+    reply,
+    report_secret,
+    take_query,
+)
 
 if TYPE_CHECKING:
     from ..observability.metrics import Metrics
@@ -47,6 +54,7 @@ logger = logging.getLogger("millis_hooks.prefetch")
 T = TypeVar("T")
 
 MAX_REASON_CHARS = 2000
+_MAX_HEADER_CHARS = 500
 OUTCOMES = ("fresh", "last_good", "default", "late", "failed", "rejected")
 
 
@@ -120,7 +128,7 @@ class PrefetchEndpoint:
         if not call.is_made_up:
             self._outcomes[prepared.outcome].inc()
             self._prefetch_s.observe(latency_s)
-        await reply(send, 200, prepared.body)
+        await reply(send, 200, prepared.body, *_explained(call, prepared))
         delivery = Delivery(
             kind="prefetch",
             session_id=clean_text(call.session_id) or None,
@@ -167,7 +175,7 @@ class PrefetchEndpoint:
             reasons += [str(problem) for problem in own_call.problems[len(call.problems) :]]
             try:
                 read = self._read(result, call)
-                _log_left_out(handler, read)
+                _log_notes(handler, read)
                 answers += read
             except HandlerError as error:
                 errors.append(error)
@@ -243,15 +251,27 @@ def read_result(result: HandlerResult, read: Callable[[object], T]) -> T:
         raise HandlerError(str(describe_failure(error))) from error
 
 
-def _log_left_out(handler: Handler, answers: Sequence[Answer]) -> None:
-    left_out = [each for answer in answers for each in answer.left_out]
-    if left_out:
-        logger.warning("prefetch handler %s: left out %s", handler.name, "; ".join(left_out))
+def _explained(call: PrefetchRequest[Any], prepared: Prepared) -> list[tuple[bytes, bytes]]:
+    """Return the headers that tell the sender of a test what became of it; Millis gets none."""
+    if not call.is_made_up:
+        return []
+    lines = [each for each in prepared.reasons if "\n" not in each]  # no tracebacks
+    reason = "; ".join(lines)[:_MAX_HEADER_CHARS].encode("ascii", "backslashreplace")
+    return [(OUTCOME_HEADER, prepared.outcome.encode()), (REASON_HEADER, reason)]
+
+
+def _log_notes(handler: Handler, answers: Sequence[Answer]) -> None:
+    """Warn of what is left out of an answer, and of names that Millis ignores."""
+    notes = [note for answer in answers for note in answer.warnings]
+    if notes:
+        logger.warning("prefetch handler %s: %s", handler.name, "; ".join(notes))
 
 
 def explain(handler: Handler, error: HandlerError, session_id: str | None) -> str:
     """Log what went wrong with a handler, and return it in one line."""
     why = describe_failure(error).message
+    if error.__cause__ is not None and (place := describe_failure(error.__cause__).place):
+        why = f"{why} ({place})"
     fields = {"handler": handler.name, "session_id": shown_id(session_id)}
     extra = {"fields": {"event": f"{handler.hook}_handler_failed", **fields}}
     if error.__cause__ is None:

@@ -7,7 +7,7 @@ top-level names are the format of 2024; they are passed through and flagged.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,9 +30,16 @@ class Answer:
     metadata: dict[str, Json] = field(default_factory=dict)
     extra_prompts: list[str] = field(default_factory=list)
     flat: dict[str, Json] = field(default_factory=dict)
+    #: What the call's page says of it.
     notes: list[str] = field(default_factory=list)
     #: What could not be sent: which value, and why.
     left_out: list[str] = field(default_factory=list)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the team has to change: values left out, and names that Millis ignores."""
+        flat = [_flat_names(self.flat)] if self.flat else []
+        return [*(f"left out {each}" for each in self.left_out), *flat]
 
     def encode(self) -> bytes:
         """Return the JSON Millis gets."""
@@ -52,8 +59,8 @@ def read_answer(value: object, call: PrefetchRequest[Any], *, max_chars: int) ->
         return _answer(PrefetchResponse(extra_prompt=value), call, max_chars)
     if isinstance(value, PrefetchResponse):
         return _answer(value, call, max_chars)
-    if isinstance(value, dict):
-        return _read_dict(value, call, max_chars)
+    if isinstance(value, Mapping):
+        return _read_mapping(value, call, max_chars)
     raise HandlerError(
         f"A prefetch handler returns PrefetchResponse, str, dict or None, not "
         f"{type(value).__name__}."
@@ -97,18 +104,21 @@ def merge(answers: Iterable[Answer]) -> Answer:
     return merged
 
 
-def _read_dict(value: dict[Any, Any], call: PrefetchRequest[Any], max_chars: int) -> Answer:
+def _read_mapping(value: Mapping[Any, Any], call: PrefetchRequest[Any], max_chars: int) -> Answer:
     metadata, prompt = value.get("metadata"), value.get("extra_prompt")
     answer = _read({} if metadata is None else metadata, prompt, call, max_chars)
     flat = {name: item for name, item in value.items() if name not in PrefetchResponse.model_fields}
     if flat:
         answer.flat = as_object(flat, "", answer.left_out)
-        names = ", ".join(sorted(answer.flat)) or "They"
-        answer.notes.append(
-            f"{names}: top-level names are the format of 2024 and may be ignored "
-            "by Millis today; put them into metadata"
-        )
+        answer.notes.append(_flat_names(answer.flat))
     return _checked(answer)
+
+
+def _flat_names(flat: Mapping[str, object]) -> str:
+    return (
+        f"Millis ignores {', '.join(sorted(flat)) or 'these names'} at the top level of an answer, "
+        "which is the format of 2024; put them into metadata"
+    )
 
 
 def _answer(response: PrefetchResponse, call: PrefetchRequest[Any], max_chars: int) -> Answer:

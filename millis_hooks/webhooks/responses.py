@@ -29,6 +29,9 @@ def report_secret(scope: Mapping[str, Any]) -> None:
         report()
 
 
+#: What became of a prefetch and why, on the answer to a test only.
+OUTCOME_HEADER = b"x-millis-hooks-outcome"
+REASON_HEADER = b"x-millis-hooks-reason"
 RETRY_AFTER = (b"retry-after", b"5")
 JSON = (b"content-type", b"application/json")
 _NO_SNIFFING = (b"x-content-type-options", b"nosniff")

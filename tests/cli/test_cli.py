@@ -356,6 +356,29 @@ def test_send_prefetch_shows_the_answer_and_how_long_it_took(run: Run, service: 
     result = run("send", "prefetch", "--url", service, "--secret", SECRET)
     assert re.search(r"^200 OK in [\d.]+ ms$", result.stdout, re.MULTILINE)
     assert '{"first_name":"Ada"}' in result.stdout
+    assert "outcome: fresh" in result.stdout
+
+
+def test_settings_are_listed_with_their_source_and_without_secrets(
+    run: Run, tmp_path: Path
+) -> None:
+    (tmp_path / ".env").write_text(f"MILLIS_HOOKS_SECRETS={SECRET}\n")
+    (tmp_path / "kept.py").write_text(
+        "from millis_hooks import MillisHooks\nhooks = MillisHooks(retention_days=9)\n"
+    )
+    result = run("settings", "kept.py", "--json", log_format="json")
+    listed = {each["name"]: (each["value"], each["source"]) for each in json.loads(result.stdout)}
+    assert listed["MILLIS_HOOKS_SECRETS"] == ("set", ".env")
+    assert listed["MILLIS_HOOKS_LOG_FORMAT"] == ("json", "environment")
+    assert listed["MILLIS_HOOKS_RETENTION_DAYS"] == ("9", "code")
+    assert listed["MILLIS_HOOKS_PREFIX"] == ("/millis", "default")
+
+
+def test_a_path_without_a_webhook_is_explained(run: Run, service: str) -> None:
+    result = run("send", "prefetch", "--url", f"{service}/voice", "--secret", SECRET)
+    assert result.exit_code == 1
+    assert "prefix of its own" in result.stderr
+    assert len(result.stdout.splitlines()) == 4  # no page of HTML
 
 
 @pytest.mark.parametrize("vintage", VINTAGES)

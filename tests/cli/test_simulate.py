@@ -90,7 +90,7 @@ def test_a_call_is_rehearsed_in_this_process(run: Run, tmp_path: Path) -> None:
     result = run("inbound", "--target", "simulated.py")
     assert result.exit_code == 0, result.output
     assert "GET http://receiver.test/millis/prefetch?session_id=-" in result.stdout
-    assert "handler book succeeded" in result.stdout
+    assert "ok   handler book: succeeded" in result.stdout
     assert "ok   outcome: completed" in result.stdout
     assert SECRET not in result.output
     assert not (tmp_path / "millis_hooks.db").exists()
@@ -112,6 +112,13 @@ def test_an_unmet_expectation_is_printed_and_ends_with_1(run: Run) -> None:
     assert "FAIL prefetch: failed: answered" in result.stdout
     assert "ok   handler book: failed" in result.stdout
     assert "\x1b" not in result.stdout
+
+
+def test_a_handler_that_fails_ends_with_1(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "unexpected.toml").write_text("[session]\nmetadata = { fail = true }\n")
+    result = run("unexpected.toml", "--target", "simulated.py")
+    assert result.exit_code == 1
+    assert "FAIL handler book: failed: RuntimeError: no calendar" in result.stdout
 
 
 def test_handlers_that_an_end_never_reached_are_not_met(run: Run, tmp_path: Path) -> None:

@@ -25,8 +25,8 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-from millis_hooks.exceptions import MillisHooksError, StorageError
-from millis_hooks.server import Config, Limits, Server, run_child
+from millis_hooks.exceptions import StorageError
+from millis_hooks.server import Config, Limits, Server
 from millis_hooks.server.connection import affordable
 from millis_hooks.webhooks.responses import report_secret
 from support.programs import Program, run
@@ -661,14 +661,6 @@ def test_an_error_of_ours_at_the_start_is_raised_and_not_logged(
     assert caplog.records == []
 
 
-def test_a_child_tells_an_error_of_ours_and_ends_with_status_2() -> None:
-    told: list[MillisHooksError] = []
-    server = Server(Config(without_disk, limits=Limits(), log_config=None))
-    with pytest.raises(SystemExit) as end:
-        run_child(server, told.append, [])
-    assert (end.value.code, [str(error) for error in told]) == (2, ["no disk"])
-
-
 RELOADING = """
 import sys
 from millis_hooks.server import serve
@@ -697,7 +689,7 @@ def answer_of_child(port: int) -> bytes:
         return b""
 
 
-def test_reload_serves_the_changed_file(tmp_path: Path) -> None:
+def test_reload_serves_the_changed_file_and_says_why_one_does_not_start(tmp_path: Path) -> None:
     (tmp_path / "main.py").write_text(RELOADING)
     (tmp_path / "app.py").write_text(RELOADED.format("before"))
     port = free_port()
@@ -708,10 +700,11 @@ def test_reload_serves_the_changed_file(tmp_path: Path) -> None:
         while not (answer := answer_of_child(port)):
             assert parent.poll() is None
         assert answer.endswith(b"before")
-        while not answer.endswith(b"after"):
-            # Again and again: the parent may not be watching yet.
-            (tmp_path / "app.py").write_text(RELOADED.format("after"))
-            answer = answer_of_child(port)
-            assert parent.poll() is None
+        for saved, expected in ((")", b"SyntaxError"), (RELOADED.format("after"), b"after")):
+            while expected not in answer:
+                # Again and again: the parent may not be watching yet.
+                (tmp_path / "app.py").write_text(saved)
+                answer = answer_of_child(port)
+                assert parent.poll() is None
         parent.terminate()
     assert parent.returncode == 0

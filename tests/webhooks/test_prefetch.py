@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import threading
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from pydantic import BaseModel
 
 from millis_hooks import ConfigError, MillisHooks, PrefetchRequest, PrefetchResponse
 from millis_hooks.exceptions import HandlerError
-from support.app import END_OF_CALL, PREFETCH, MakeHooks, Rows, our_log, serving
+from millis_hooks.protocol.test_marks import mark_header
+from support.app import END_OF_CALL, PREFETCH, SECRET, MakeHooks, Rows, our_log, serving
 from support.paths import SAMPLES
 from support.waiting import eventually
 
@@ -274,7 +276,7 @@ def test_what_is_odd_about_an_answer_is_in_the_log(make_hooks: MakeHooks, rows: 
     assert ask(hooks) == {"tier": 1, "extra_prompt": "lon"}
     reason = rows(RECORD)[0]["reason"]
     assert "extra_prompt was cut from 7 to 3 characters" in reason
-    assert "tier: top-level names are the format of 2024" in reason
+    assert "Millis ignores tier at the top level of an answer" in reason
 
 
 def test_what_a_handler_does_to_its_call_does_not_reach_the_log(
@@ -386,3 +388,17 @@ def test_what_was_left_out_of_an_answer_is_logged_with_its_handler(
         assert client.get(PREFETCH).json()["metadata"]["name"] == "Ada"
     why = "metadata.row.lock: a value of the type object cannot be sent as JSON"
     assert f"prefetch handler look_up: left out {why}" in caplog.messages
+
+
+def test_the_answer_to_a_test_says_what_became_of_it(hooks: MillisHooks) -> None:
+    @hooks.on_prefetch
+    def greet(call: PrefetchRequest) -> str:
+        raise KeyError("tier")
+
+    mark = mark_header(SECRET, "-Ox1demoSess", "test")
+    with serving(hooks) as client:
+        tested, real = client.get(PREFETCH, headers=mark), client.get(PREFETCH)
+    assert tested.headers["x-millis-hooks-outcome"] == "failed"
+    reason = tested.headers["x-millis-hooks-reason"]
+    assert re.fullmatch(r"greet: KeyError: 'tier' \(test_prefetch\.py:\d+\)", reason)
+    assert not [name for name in real.headers if name.startswith("x-millis-hooks")]

@@ -7,9 +7,9 @@ A page marks such a part by two comments, and the program replaces what is betwe
     <!-- generated: settings -->
     <!-- end of generated -->
 
-The subject after the colon is `settings`, `command line`, `policy` or `scenario`; or a public name
-such as `millis_hooks.EndOfCall`, followed by the members to show where not all of them are public;
-or a file such as `examples/crm_lookup.py`, which is shown as code.
+The subject after the colon is one of `TABLES`; or a public name such as `millis_hooks.EndOfCall`,
+followed by the members to show where not all of them are public; or a file such as
+`examples/crm_lookup.py`, which is shown as code.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ import typer.main
 from pydantic import BaseModel
 
 from millis_hooks import PrefetchRequest, PrefetchResponse
+from millis_hooks.cli.commands import COMMANDS, GROUPS
 from millis_hooks.cli.commands import app as command_line
 from millis_hooks.environment.sources import ENV_PREFIX
 from millis_hooks.sandbox.policy import Policy, policy_settings
@@ -61,9 +62,13 @@ def main() -> None:
 
 
 def pages() -> list[Path]:
-    """Return the README and every page of the documentation."""
+    """Return every page with generated parts: of the documentation and beside it."""
+    return [*(ROOT / name for name in ("README.md", "AGENTS.md", "llms.txt")), *_documentation()]
+
+
+def _documentation() -> list[Path]:
     docs = sorted(Path(__file__).parent.rglob("*.md"))
-    return [ROOT / "README.md", *(page for page in docs if "_build" not in page.parts)]
+    return [page for page in docs if "_build" not in page.parts]
 
 
 def up_to_date(text: str) -> str:
@@ -154,9 +159,33 @@ def _commands() -> str:
         return "\n\n".join(_command(group, context))
 
 
+def _list_of_commands() -> str:
+    """Return every command with its first line of help, by group."""
+    groups = (
+        "\n".join([f"{group}:", "", *(f"- `{name}`: {COMMANDS[name][1]}" for name in names)])
+        for group, names in GROUPS.items()
+    )
+    return "\n\n".join(groups)
+
+
+def _list_of_pages() -> str:
+    """Return every page with its title and its first sentence."""
+    lines = []
+    for page in _documentation():
+        title, _, text = page.read_text(encoding="utf-8").partition("\n")
+        paragraphs = (" ".join(part.split()) for part in text.split("\n\n"))
+        first = next(part for part in paragraphs if re.match(r"\w|`\w|\*\*", part))
+        sentence = re.split(r"(?<=\.)\s", first, maxsplit=1)[0]
+        path = page.relative_to(ROOT).as_posix()
+        lines.append(f"- [{title.removeprefix('# ')}]({path}): {sentence}")
+    return "\n".join(lines)
+
+
 TABLES = {
     "settings": _settings,
     "command line": _commands,
+    "commands": _list_of_commands,
+    "pages": _list_of_pages,
     "policy": _policy,
     "scenario": _scenario,
 }

@@ -7,6 +7,7 @@ nothing but this table, and command modules import at their top whatever they ne
 from __future__ import annotations
 
 from importlib import import_module
+from itertools import chain
 from typing import Annotated, Any
 
 import typer
@@ -89,6 +90,15 @@ COMMANDS = {
         "Run handlers again with the stored payload: for a call, or for runs.",
     ),
 }
+#: The commands as `--help` lists them, by what they are for.
+GROUPS = {
+    "Develop": ("new", "dev", "send", "simulate", "config"),
+    "Serve": ("run", "worker"),
+    "Look": ("calls", "show", "runs", "tail", "drift", "doctor", "settings"),
+    "Repair": ("replay", "reparse", "reconcile"),
+    "Data": ("export", "import", "copy", "backup", "forget", "prune", "vacuum"),
+    "Access": ("operator",),
+}
 #: Their arguments are session ids, which begin with a dash.
 _TAKE_SESSION_IDS = {"show", "forget", "replay"}
 
@@ -106,6 +116,18 @@ class LazyGroup(TyperGroup):
         """Replace the entry of the table by the command itself, with its options."""
         name, entry, rest = super().resolve_command(ctx, args)
         return name, entry and load_command(entry.name or ""), rest
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names in the order of the groups."""
+        return list(chain.from_iterable(GROUPS.values()))
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the commands of `--help` group by group."""
+        width = max(map(len, COMMANDS))
+        for group, names in GROUPS.items():
+            with formatter.section(group):
+                rows = [(name.ljust(width), COMMANDS[name][1]) for name in names]
+                formatter.write_dl(rows)
 
     def invoke(self, ctx: Any) -> Any:
         try:

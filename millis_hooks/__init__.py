@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .exceptions import MillisApiError as MillisApiError
     from .exceptions import MillisHooksError as MillisHooksError
     from .exceptions import RegistrationError as RegistrationError
+    from .handlers.forward import forward as forward
     from .handlers.retries import Backoff as Backoff
     from .handlers.retries import FailedRun as FailedRun
     from .handlers.retries import GiveUp as GiveUp
@@ -52,6 +53,7 @@ _HOMES = {
     "ParkedRun": "handlers.retries",
     "Retry": "handlers.retries",
     "Router": "handlers.routing",
+    "forward": "handlers.forward",
 }
 
 __all__ = [
@@ -77,6 +79,7 @@ __all__ = [
     "Retry",
     "Router",
     "__version__",
+    "forward",
 ]
 
 

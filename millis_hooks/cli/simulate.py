@@ -32,6 +32,7 @@ from ..webhooks.agent_config import agent_config
 from . import options
 from .common import open_log
 from .options import read_secret
+from .runs import error_label
 from .terminal import add_row, console, note, progress, table
 
 _SHOWN_CHARS = 600
@@ -297,7 +298,9 @@ def _print_ending(receiver: _Receiver, scenario: Scenario, simulation: Simulatio
     for run in simulation.handled.runs if simulation.handled else ():
         if run.handler in scenario.expected.handlers:
             continue  # is among the expectations
-        reason = f": {run.reason}" if run.reason else ""
+        last = run.attempts[-1] if run.attempts else None
+        error = error_label(run.reason, last) if run.state != "succeeded" else ""
+        reason = f": {mask.text(error)}" if error else ""
         mark = "FAIL" if run.handler in failed else "ok  "
         typer.echo(_short(f"  {mark} handler {run.handler}: {run.state}{reason}"))
     for each in simulation.expectations:

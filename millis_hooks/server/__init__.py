@@ -225,7 +225,7 @@ def run_child(
         reason = str(error).rpartition("\n")[2]
     except SystemExit:  # uvicorn has logged why
         reason = "its start failed"
-    config.app, config.loaded = NotStarted(reason), False
+    config.app, config.factory, config.loaded = NotStarted(reason), False, False
     Server(config).run(sockets)
 
 

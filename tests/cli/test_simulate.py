@@ -118,7 +118,10 @@ def test_a_handler_that_fails_ends_with_1(run: Run, tmp_path: Path) -> None:
     (tmp_path / "unexpected.toml").write_text("[session]\nmetadata = { fail = true }\n")
     result = run("unexpected.toml", "--target", "simulated.py")
     assert result.exit_code == 1
-    assert "FAIL handler book: failed: RuntimeError: no calendar" in result.stdout
+    assert (
+        "FAIL handler book: failed: 1 of 1 attempts failed; RuntimeError: no calendar"
+        in result.stdout
+    )
 
 
 def test_handlers_that_an_end_never_reached_are_not_met(run: Run, tmp_path: Path) -> None:
@@ -182,7 +185,7 @@ def test_a_service_under_dev_is_rehearsed_and_its_handlers_are_seen(
         result = run("inbound", "--url", url)
         load = run("web", "--url", url, "--count", "5", "--json")
     assert result.exit_code == 0, result.output
-    assert "handler book succeeded" in result.stdout
+    assert "handler book: succeeded" in result.stdout
     assert json.loads(load.stdout)["calls"] == 5
 
 

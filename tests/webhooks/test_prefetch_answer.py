@@ -85,7 +85,7 @@ def test_the_format_of_2024_is_passed_through_and_flagged() -> None:
     answer = read({"tier": "gold", "first_message": "Hi", "extra_prompt": "Hello"})
     assert sent(answer) == {"tier": "gold", "first_message": "Hi", "extra_prompt": "Hello"}
     [note] = answer.notes
-    assert note.startswith("first_message, tier: top-level names are the format of 2024")
+    assert note.startswith("Millis ignores first_message, tier at the top level of an answer")
 
 
 def unfinished() -> Any:

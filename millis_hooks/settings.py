@@ -60,6 +60,7 @@ class SettingsOptions(TypedDict, total=False):
     secrets: Texts
     prefetch_secrets: Texts
     end_of_call_secrets: Texts
+    function_secrets: Texts
     agent_secrets: Mapping[str, Texts]
     agent_names: Mapping[str, str]
     secret_header: str

@@ -72,7 +72,7 @@ def test_an_address_of_a_rehearsal_has_an_end(site: Site) -> None:
 
 def test_the_other_calls_of_a_number_are_counted_and_linked(site: Site) -> None:
     for number in range(3):
-        columns = {"direction": "inbound", "customer_phone": "+14155550134"}
+        columns: dict[str, Any] = {"direction": "inbound", "customer_phone": "+14155550134"}
         site.stored.add_call(f"-{number}", from_phone="+14155550134", **columns)
     site.stored.add_call("-other", from_phone="+14155550135")
     page = site.page("/calls/-0")

@@ -352,8 +352,8 @@ def _items(call: EndOfCall, mask: MaskPolicy) -> Iterator[str]:
     for key, value in metadata.items() if isinstance(metadata, dict) else ():
         if not isinstance(value, bool | None):
             yield item(Field.METADATA, metadata_text(value), metadata_text(key))
-    spoken = filter(None, (message.content for message in call.chat))
-    yield item(Field.TRANSCRIPT, "\n".join(map(mask.text, spoken)))
+    spoken = (mask.text(message.content) for message in call.chat if message.content)
+    yield item(Field.TRANSCRIPT, "\n".join(spoken))
 
 
 def _named(

@@ -170,6 +170,7 @@ def masked_excerpt(excerpt: Excerpt, mask: MaskPolicy) -> Excerpt | None:
     The hit is not marked if masking changed the length: it may be part of what is hidden.
     """
     whole = excerpt.before + excerpt.hit + excerpt.after
+    excerpt = replace(excerpt, name=mask.line(excerpt.name))
     if mask.words == "full":
         return None
     masked = mask.cut_text(whole)

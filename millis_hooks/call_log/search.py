@@ -195,7 +195,9 @@ def item(field: Field, text: str | None, name: str = "") -> str:
     """Return an item of a call's text; empty where there is nothing to find."""
     if not text:
         return ""
-    return f"{field}{_BETWEEN.sub(' ', name)}{_AFTER_NAME}{_BETWEEN.sub(' ', text)}"
+    if _BETWEEN.search(text) or (name and _BETWEEN.search(name)):
+        name, text = _BETWEEN.sub(" ", name), _BETWEEN.sub(" ", text)
+    return f"{field.value}{name}{_AFTER_NAME}{text}"
 
 
 def text_of(items: Iterable[str]) -> str:
@@ -286,11 +288,8 @@ def matching_ids(terms: Sequence[Term]) -> Select[tuple[int]]:
 
 def holds(terms: Sequence[Term], call_id: ColumnElement[int]) -> ColumnElement[bool]:
     """Say that the call of this id holds all terms."""
-    match = index_match(terms)
-    found = _hold(terms) if match is None else match
-    return exists(
-        select(1).where(call_search.c.rowid == call_id, found).correlate_except(call_search)
-    )
+    of_call = select(1).where(call_search.c.rowid == call_id, _hold(terms))
+    return exists(of_call.correlate_except(call_search))
 
 
 def index_match(terms: Sequence[Term]) -> ColumnElement[bool] | None:
@@ -346,8 +345,10 @@ def _excerpts(text: str, sought: Sequence[re.Pattern[str]]) -> Iterator[Excerpt]
             if hit := pattern.search(value):
                 hits.setdefault(place, hit.span())
                 break
-    for place, span in islice(sorted(hits.items()), _MOST_EXCERPTS):
-        sign, name, value = items[place]
+    # The longest comes last: a list has a line for all of them.
+    found = [(*items[place], span) for place, span in sorted(hits.items())]
+    found.sort(key=lambda each: each[0] == Field.TRANSCRIPT)
+    for sign, name, value, span in found[:_MOST_EXCERPTS]:
         yield _excerpt(value, span, Field(sign).name.lower(), name)
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sqlite3
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from datetime import datetime, timedelta
+from itertools import chain
 from pathlib import Path
 
 from sqlalchemy import Connection, NullPool, and_, create_engine, func, select
@@ -42,6 +44,9 @@ _RESTORE = (
 _NO_RUNNER = warn(
     "runner", "no process runs handlers now", "Start the service: millis-hooks run app.py"
 )
+#: The newest calls whose numbers are compared, the fewest that say something, and the share of
+#: them that one number has if it is the team's.
+_NUMBERS_READ, _LEAST_CALLS, _NEARLY_ALL = 1_000, 10, 0.8
 _SET_CLOCK = "Let the machine set its clock: timedatectl set-ntp true"
 _TOLERATED = timedelta(seconds=5)
 _WRONG = timedelta(seconds=60)
@@ -85,7 +90,12 @@ def _can_search() -> bool:
 
 
 def check_log_file(
-    log: Path, now: Callable[[], datetime], *, reads_all: bool, kept_days: int
+    log: Path,
+    now: Callable[[], datetime],
+    *,
+    reads_all: bool,
+    kept_days: int,
+    has_own_numbers: bool = True,
 ) -> Iterator[CheckResult]:
     """Check a call log in a file, which is not changed."""
     if not log.exists():
@@ -100,7 +110,9 @@ def check_log_file(
             yield check_schema(version)
             if version == HEAD:
                 yield check_runner(Path(f"{log}-runner"))
-                yield from check_content(connection, now, kept_days=kept_days)
+                yield from check_content(
+                    connection, now, kept_days=kept_days, has_own_numbers=has_own_numbers
+                )
     except StorageError as error:
         yield bad("call log", str(error), "Until then no call is kept.")
     except SQLAlchemyError as error:
@@ -178,12 +190,39 @@ def _is_held(lock: Path) -> bool:
 
 
 def check_content(
-    connection: Connection, now: Callable[[], datetime], *, kept_days: int
+    connection: Connection, now: Callable[[], datetime], *, kept_days: int, has_own_numbers: bool
 ) -> Iterator[CheckResult]:
-    """Check the clock and the work that waits, in a call log of the current schema."""
+    """Check the clock, the work that waits and the numbers in a log of the current schema."""
     yield from check_clock(connection, now)
     yield from check_work(connection, now())
     yield from check_retention(connection, kept_days, now())
+    if not has_own_numbers:
+        yield from check_numbers(connection)
+
+
+def check_numbers(connection: Connection) -> Iterator[CheckResult]:
+    """Check whether one number is on one side of nearly all calls: it will be the team's own."""
+    newest = (
+        select(calls.c.from_phone, calls.c.to_phone)
+        .where(calls.c.from_phone.is_not(None), calls.c.to_phone.is_not(None))
+        .order_by(calls.c.received_at.desc())
+        .limit(_NUMBERS_READ)
+    )
+    rows = connection.execute(newest).all()
+    sides = Counter(chain.from_iterable({row.from_phone, row.to_phone} for row in rows))
+    for number, count in sides.most_common(1):
+        if len(rows) >= _LEAST_CALLS and count >= _NEARLY_ALL * len(rows):
+            yield warn(
+                "your number",
+                f"{number} is on one side of {count / len(rows):.0%} of calls. Yours?",
+                f"Then set MILLIS_HOOKS_OWN_NUMBERS={number}: pages name the customer alone.",
+                page="calls",
+                params={"number": number, "range": "all"},
+            )
+
+
+def _counted(count: int, one: str, many: str) -> str:
+    return f"{count:,} {one if count == 1 else many}"
 
 
 def check_retention(connection: Connection, days: int, now: datetime) -> Iterator[CheckResult]:
@@ -260,8 +299,11 @@ def _unparsed(connection: Connection) -> CheckResult:
         return ok("unparsed", "every delivery could be read")
     return warn(
         "unparsed",
-        f"{count:,} deliveries could not be read; they are kept",
-        "The dashboard's /deliveries says why. After an upgrade: millis-hooks reparse --unparsed",
+        f"{_counted(count, 'delivery', 'deliveries')} could not be read; kept as received",
+        "The deliveries say why.",
+        command="After an upgrade: millis-hooks reparse --unparsed",
+        page="deliveries",
+        params={"outcome": "unparsed"},
     )
 
 
@@ -276,8 +318,12 @@ def _open_runs(connection: Connection, now: datetime) -> Iterator[CheckResult]:
     if failed:
         yield warn(
             "failed runs",
-            f"{failed:,} wait for a person",
-            "See why: millis-hooks runs --status failed. Then: millis-hooks replay --status failed",
+            f"{_counted(failed, 'run', 'runs')} gave up: the handlers failed at every attempt",
+            "",
+            command="See why: millis-hooks runs --status failed. "
+            "Then: millis-hooks replay --status failed",
+            page="calls",
+            params={"handler": "failed", "range": "all", "source": "all"},
         )
     else:
         yield ok("failed runs", "none")
@@ -312,7 +358,7 @@ def _unknown_handlers(connection: Connection) -> Iterator[CheckResult]:
 
 
 def check_postgres(
-    url: str, now: Callable[[], datetime], *, kept_days: int = 0
+    url: str, now: Callable[[], datetime], *, kept_days: int = 0, has_own_numbers: bool = True
 ) -> Iterator[CheckResult]:
     """Check the server, and the call log in it."""
     try:
@@ -329,7 +375,9 @@ def check_postgres(
             if version == HEAD:
                 yield _search(connection)
                 yield _runner(connection)
-                yield from check_content(connection, now, kept_days=kept_days)
+                yield from check_content(
+                    connection, now, kept_days=kept_days, has_own_numbers=has_own_numbers
+                )
     except SQLAlchemyError as error:
         yield bad(
             "call log", f"it cannot be read: {describe(error)}", "The server's log says more."

@@ -51,13 +51,21 @@ def check_installation(
     yield from check_settings(settings)
     url, days = settings.database_url, settings.retention_days
     if not is_file(url):
-        yield from check_postgres(url, now, kept_days=days)
+        yield from check_postgres(
+            url, now, kept_days=days, has_own_numbers=bool(settings.own_numbers)
+        )
         return
     log = Path(str(make_url(url).database)).resolve()
     yield from check_disk(log, measures=measures)
     yield from check_sqlite(sqlite3.sqlite_version_info)
     if log.parent.is_dir():
-        yield from check_log_file(log, now, reads_all=reads_all, kept_days=days)
+        yield from check_log_file(
+            log,
+            now,
+            reads_all=reads_all,
+            kept_days=days,
+            has_own_numbers=bool(settings.own_numbers),
+        )
 
 
 def check_disk(log: Path, *, measures: bool = True) -> Iterator[CheckResult]:

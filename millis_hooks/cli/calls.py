@@ -16,7 +16,7 @@ from rich.text import Text
 
 from ..call_log.database import Database
 from ..call_log.queries import Queries
-from ..call_log.queries.filters import CallFilter
+from ..call_log.queries.filters import SOURCES, CallFilter
 from ..call_log.queries.followed import MOST_AT_ONCE, Follower, Happening
 from ..call_log.queries.records import Call, CostItem, ListedCall, Run
 from ..call_log.redaction import masked_call, masked_happening, masked_listing
@@ -30,7 +30,7 @@ from ..protocol.agent_names import AgentNames
 from ..settings import Settings
 from ..version import __version__
 from .common import agent_names, open_log, print_json, print_json_line
-from .options import AsJson
+from .options import AsJson, SourceOfCalls, require_known
 from .runs import attempts_label, error_label, handler_label, time_label
 from .terminal import add_row, console, fail, note, table
 
@@ -44,17 +44,20 @@ _UNENDED = {"live": "in progress", "lost": "no end received", "unended": "no end
 
 def list_calls(
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many calls at most.")] = 20,
+    source: SourceOfCalls = "real",
     as_json: AsJson = False,
 ) -> None:
     """List calls, newest first: those in progress, then ended ones."""
+    require_known("source", source, SOURCES)
     settings = Settings.load()
     mask = MaskPolicy.of(settings)
-    now = datetime.now(UTC)
+    now, filters = datetime.now(UTC), CallFilter(range="all", source=source)
     with open_log(settings) as database:
         queries = Queries(database.reader)
-        live = [masked_call(row.call, mask) for row in queries.live_calls(now=now)]
-        ended = [masked_listing(row, mask) for row in _ended(queries, limit - len(live), now)]
-        unparsed = queries.unparsed_count()
+        live = [masked_call(row.call, mask) for row in queries.live_calls(now=now, source=source)]
+        listed_calls = _ended(queries, limit - len(live), now, filters)
+        ended = [masked_listing(row, mask) for row in listed_calls]
+        unparsed, hidden = queries.unparsed_count(), queries.hidden_count(filters, now=now)
         agents = agent_names(database, settings)
     if as_json:
         print_json([*live, *(listed.call for listed in ended)][:limit], agents)
@@ -68,8 +71,10 @@ def list_calls(
         add_row(rows, *_row(listed.call, agents, now), _runs_label(listed), one_line=True)
     if rows.row_count:
         console().print(rows)
-    else:
+    elif not hidden:
         typer.echo("No calls yet. Send a sample: millis-hooks send end-of-call")
+    if hidden:
+        note(f"Rehearsed and test calls, hidden: {hidden:,}. Show them: --source all")
     if unparsed:
         note(f"Deliveries that could not be read, kept as received: {unparsed}.")
 
@@ -94,11 +99,13 @@ def show(
         _print_call(view, agents, now)
 
 
-def _ended(queries: Queries, limit: int, now: datetime) -> Iterator[ListedCall]:
+def _ended(
+    queries: Queries, limit: int, now: datetime, filters: CallFilter
+) -> Iterator[ListedCall]:
     before: str | None = None
     while limit > 0:
         size = min(limit, _PAGE_SIZE)
-        page = queries.list_calls(CallFilter(range="all"), now=now, before=before, size=size)
+        page = queries.list_calls(filters, now=now, before=before, size=size)
         yield from page.rows
         limit -= len(page.rows)
         before = page.older

@@ -71,7 +71,10 @@ COMMANDS = {
         "maintenance:reparse",
         "Read stored deliveries again, and update calls, costs, search and drift.",
     ),
-    "export": ("transfer:export", "Write calls to a file, oldest first: all, or a selection."),
+    "export": (
+        "transfer:export",
+        "Write calls to a file, oldest first: all real ones, or a selection.",
+    ),
     "import": (
         "transfer:import_calls",
         "Import calls that export --raw wrote as jsonl, or Millis' call logs.",

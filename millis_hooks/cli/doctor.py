@@ -131,7 +131,7 @@ def _print(result: CheckResult) -> None:
         column.min_width = column.max_width = width
     rows.columns[0].style = _STYLES[result.state]
     add_row(rows, _MARKS[result.state], result.name, result.found)
-    if more := result.advice or result.link:
+    if more := " ".join(filter(None, (result.advice, result.command))) or result.link:
         add_row(rows, "", "", f"→ {more}")
     console().print(rows)
 

@@ -28,6 +28,9 @@ Since: TypeAlias = Annotated[
     str | None, typer.Option(help="Received since, as 2026-11-01 or 2026-11-01T14:00.")
 ]
 Until: TypeAlias = Annotated[str | None, typer.Option(help="Received before.")]
+SourceOfCalls: TypeAlias = Annotated[
+    str, typer.Option(help="real, sandbox (rehearsals), test, or all.")
+]
 Secret: TypeAlias = Annotated[
     str | None,
     typer.Option(

@@ -14,7 +14,14 @@ from typing import Annotated, Any, BinaryIO, NoReturn, cast
 import typer
 
 from ..call_log.database import Database
-from ..call_log.queries.filters import CHANNELS, DIRECTIONS, HANDLER_STATES, OUTCOMES, CallFilter
+from ..call_log.queries.filters import (
+    CHANNELS,
+    DIRECTIONS,
+    HANDLER_STATES,
+    OUTCOMES,
+    SOURCES,
+    CallFilter,
+)
 from ..call_log.redaction import redaction_of
 from ..call_log.transfer import copy as copying
 from ..call_log.transfer.copy import Counts, count_rows, snapshot
@@ -31,6 +38,7 @@ from .options import (
     SECRET_SOURCES,
     Force,
     Since,
+    SourceOfCalls,
     Until,
     read_pair,
     read_secret,
@@ -57,10 +65,11 @@ def export(
     q: Annotated[
         str, typer.Option("--q", help='Words, "phrases", parts of numbers; all have to be there.')
     ] = "",
+    source: SourceOfCalls = "real",
     outcome: Annotated[
         str | None,
         typer.Option(
-            help="completed, chat, voicemail, timeout, unreached, error, or lost: no end."
+            help="completed, chat, voicemail, timeout, unreached, failed, or lost: no end."
         ),
     ] = None,
     status: Annotated[
@@ -107,11 +116,18 @@ def export(
     ] = False,
     bom: Annotated[
         bool,
-        typer.Option("--bom", help="Begin csv with a byte order mark, so that Excel reads UTF-8."),
+        typer.Option(
+            "--bom",
+            help="Begin csv with a byte order mark, so that Excel reads UTF-8.",
+        ),
+    ] = False,
+    excel: Annotated[
+        bool,
+        typer.Option("--excel", help="As --bom, with numbers and ids as text."),
     ] = False,
     force: Force = False,
 ) -> None:
-    """Write calls to a file, oldest first: all, or a selection.
+    """Write calls to a file, oldest first: all real ones, or a selection.
 
     csv has a row for each call. A text that a spreadsheet would take for a formula begins with an
     apostrophe; phone numbers (+1415...) and ids (-Ox...) are unchanged.
@@ -124,8 +140,10 @@ def export(
     chosen_format = _chosen_format(format_, file)
     if raw and chosen_format != "jsonl":
         raise ConfigError("--raw is for --format jsonl; other formats never show secrets.")
-    if bom and chosen_format != "csv":
-        raise ConfigError("--bom is for --format csv; programs read the others.")
+    for option, is_given in (("--bom", bom), ("--excel", excel)):
+        if is_given and chosen_format != "csv":
+            raise ConfigError(f"{option} is for --format csv; programs read the others.")
+    require_known("source", source, SOURCES)
     require_known("outcome", outcome, OUTCOMES)
     require_known("channel", channel, CHANNELS)
     require_known("direction", direction, DIRECTIONS)
@@ -133,6 +151,7 @@ def export(
     filters = CallFilter(
         range="all",
         q=q,
+        source=source,
         outcome=outcome,
         status=tuple(status or ()),
         agent=tuple(agent or ()),
@@ -160,9 +179,9 @@ def export(
             selection = select_calls(connection, filters, now, with_loose=is_jsonl)
         record(database, "export", f"{len(selection.calls):,} as {chosen_format}{', raw' * raw}")
         with _open_for_writing(file, force=force) as out:
-            if bom:
+            if bom or excel:
                 out.write(BOM_UTF8)
-            _write(database, selection, out, chosen_format, policy)
+            _write(database, selection, out, chosen_format, policy, for_excel=excel)
     note(f"Calls exported: {len(selection.calls):,}.")
 
 
@@ -204,11 +223,16 @@ def _write(
     out: BinaryIO,
     format_: Format,
     policy: MaskPolicy | None,
+    *,
+    for_excel: bool,
 ) -> None:
     total, done = len(selection.calls) + len(selection.loose), 0
     selected = read_calls(database.reader, selection, with_deliveries=format_ == "jsonl")
     try:
-        with progress(total) as show_done, writing(out, format_, policy) as write:
+        with (
+            progress(total) as show_done,
+            writing(out, format_, policy, for_excel=for_excel) as write,
+        ):
             for done, call in enumerate(selected, 1):
                 write(call)
                 show_done(done)

@@ -1,9 +1,9 @@
 """The analytics page: the figures of a period beside those of the period before, and six charts.
 
 In its address, `range` names a period that ends now; `from` and `to` are dates or times in the
-time zone and replace it; a date in `to` is the last day. `agent` may repeat, `tz` is the name of a
-time zone, `split` is how costs are divided and `interval` the length of a bar. Invalid values are
-left out.
+time zone and replace it; a date in `to` is the last day. `agent` may repeat, `source` is as in
+the list of calls, `tz` is the name of a time zone, `split` is how costs are divided and `interval`
+the length of a bar. Invalid values are left out.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from starlette.routing import Route
 
 from ..call_log.queries.analytics import Report, Scope, Split, Tile, Tiles
 from ..call_log.queries.buckets import INTERVALS, last_days
-from .call_filters import Params, every, read_time
+from .call_filters import Params, every, read_filter, read_time
 from .charts import Chart, Charts, Unit, as_csv, formatted
 from .endpoints import Endpoints, OperatorRequest
 from .formats import amount, iso
@@ -78,7 +78,13 @@ def read_question(query: Mapping[str, str], *, now: datetime, zone: tzinfo) -> Q
     refusal = _refusal(query, zone) if scope is None else None
     range_ = None if scope else _range(query.get("range"))
     scope = scope or _scope(range_ or DEFAULT_RANGE, now, zone)
-    scope = replace(scope, agents=every(query, "agent"), split=split, interval=interval)
+    scope = replace(
+        scope,
+        agents=every(query, "agent"),
+        source=read_filter(query).source,
+        split=split,
+        interval=interval,
+    )
     return Question(range_, scope, _params(query, scope, range_), refusal)
 
 
@@ -101,6 +107,7 @@ def _params(query: Mapping[str, str], scope: Scope, range_: Range | None) -> Par
         "from": None if range_ else query.get("from") or iso(scope.since),
         "to": None if range_ else query.get("to"),
         "agent": list(scope.agents),
+        "source": scope.source if scope.source != "real" else None,
         "tz": str(scope.zone) if query.get("tz") == str(scope.zone) else None,
         "split": scope.split if scope.split != "type" else None,
         "interval": scope.interval,
@@ -394,7 +401,7 @@ def _charts(answer: Answer, request: PageRequest) -> tuple[Chart, ...]:
     if not answer.report.tiles.calls.value:
         return ()
     scope = answer.question.scope
-    return Charts(answer.report, scope.agents, scope.split, request.settings.mask).all()
+    return Charts(answer.report, scope, request.settings.mask).all()
 
 
 def _days(report: Report) -> str:

@@ -22,6 +22,7 @@ from ..call_log.queries.filters import (
     HANDLER_STATES,
     OUTCOMES,
     RANGES,
+    SOURCES,
     CallFilter,
 )
 from ..call_log.search import clean_query, fold
@@ -56,6 +57,7 @@ def read_filter(query: Mapping[str, str], zone: tzinfo = UTC) -> CallFilter:
     return CallFilter(
         zone=zone,
         q=clean_query(query.get("q", "")),
+        source=_one_of(SOURCES, query.get("source")) or _NO_FILTERS.source,
         outcome=_one_of(OUTCOMES, _OLD_OUTCOMES.get(outcome, outcome)),
         status=every(query, "status"),
         agent=every(query, "agent"),
@@ -87,6 +89,7 @@ def params_of(filters: CallFilter, page_size: int) -> Params:
     """Return the parameters of these filters, without those at their defaults."""
     named: dict[str, str | list[str] | None] = {
         "q": filters.q,
+        "source": filters.source if filters.source != _NO_FILTERS.source else None,
         "outcome": filters.outcome,
         "agent": _spread(filters.agent),
         "status": _spread(filters.status),
@@ -187,9 +190,18 @@ def _written(number: float | None) -> str | None:
 #: Labels of `CallFilter.handler`.
 HANDLER_LABELS = {"retrying": "Retrying", "failed": "Failed", "none": "None ran"}
 
+#: Labels of `CallFilter.source`.
+SOURCE_LABELS = {
+    "real": "Real calls",
+    "sandbox": "Sandbox",
+    "test": "Tests",
+    "all": "All, with sandbox and tests",
+}
+
 #: The parameters that are shown as active filters: their labels, and their values in words.
 _ACTIVE: Mapping[str, tuple[str, Callable[[str, tzinfo], str]]] = {
     "q": ("Contains", lambda text, _: f"“{text}”"),
+    "source": ("Calls", lambda text, _: SOURCE_LABELS[text]),
     "from": ("From", lambda text, zone: _day(text, zone)),
     "to": ("Until", lambda text, zone: _day(text, zone, is_end=True)),
     "channel": ("Channel", lambda text, _: text),
@@ -214,6 +226,7 @@ _ACTIVE: Mapping[str, tuple[str, Callable[[str, tzinfo], str]]] = {
 class ActiveFilter:
     """One filter in words, and the list's parameters without it."""
 
+    name: str
     label: str
     value: str
     rest: Params
@@ -228,6 +241,7 @@ def active_filters(params: Params, zone: tzinfo = UTC) -> Iterator[ActiveFilter]
             others = _spread([other for other in texts if other != text])
             rest = {each: others if each == name else value for each, value in params.items()}
             yield ActiveFilter(
+                name,
                 label.format(text.partition("=")[0]),
                 words(text, zone),
                 {each: value for each, value in rest.items() if value},

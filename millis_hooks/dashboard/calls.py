@@ -16,8 +16,9 @@ from typing import Literal, TypeAlias
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
+from ..call_log.queries.call_list import MOST_COUNTED
 from ..call_log.queries.filters import CallFilter
-from ..call_log.queries.records import Call, LiveCall, Page, Today
+from ..call_log.queries.records import Call, LiveCall, Page, Today, Waiting
 from ..call_log.queries.requests import is_empty
 from ..call_log.redaction import masked_call, masked_listing
 from ..masking.places import Place
@@ -51,6 +52,8 @@ _TABS = {
     "failed": "Failed",
     "lost": "No end received",
 }
+#: Filters with a place of their own above the list; the others are in a sheet.
+_IN_SIGHT = frozenset({"q", "agent"})
 #: Tabs that are left out while they have no calls: most teams never need them.
 _RARE_TABS = frozenset({"unreached"})
 
@@ -75,12 +78,18 @@ class LiveCard:
 
 @dataclass(frozen=True, slots=True)
 class Tab:
-    """An outcome over the list and its number of calls; `capped` if there are more."""
+    """A tab over the list: its calls, how many there are, and the parameters that select it.
+
+    The count is None where it would take too long; `capped` says that there are more.
+    """
 
     outcome: str
     label: str
-    count: int
+    count: int | None
     capped: bool
+    params: Params
+    is_current: bool
+    is_alarm: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +97,9 @@ class CallsView:
     """What the page of calls shows.
 
     `params` are the filters that differ from the defaults, and `as_list` is the parameter that
-    calls are opened with, to go on to their neighbours in the list. `mark` is the newest end of a
-    call: later ones are new to the page. `is_new` tells that nothing was ever received.
+    calls are opened with, to go on to their neighbours in the list. `more_filters` counts the
+    active ones that are in the sheet. `mark` is the newest end of a call: later ones are new to the
+    page. `is_new` tells that nothing was ever received.
     """
 
     filter: CallFilter
@@ -97,6 +107,7 @@ class CallsView:
     as_list: Params
     page_size: int
     active_filters: tuple[ActiveFilter, ...]
+    more_filters: int
     page: Page
     tabs: tuple[Tab, ...]
     live: tuple[LiveCard, ...]
@@ -114,6 +125,7 @@ class FollowedCalls:
 
     live: tuple[LiveCard, ...]
     live_count: int
+    waiting: Waiting
     last_prefetch_at: datetime | None
     params: Params
     new: int
@@ -132,16 +144,19 @@ def list_calls(request: PageRequest) -> CallsView:
         after=query.get("after"),
         size=page_size,
     )
-    live, listed = log.live_calls(now=request.now), list_query(filters)
+    live = log.live_calls(now=request.now, source=filters.source)
+    listed = list_query(filters)
     params = params_of(filters, page_size)
+    active = tuple(active_filters(params, request.zone))
     return CallsView(
         filter=filters,
         params=params,
         as_list={"in": listed} if listed else {},
         page_size=page_size,
-        active_filters=tuple(active_filters(params, request.zone)),
+        active_filters=active,
+        more_filters=sum(each.name not in _IN_SIGHT for each in active),
         page=replace(page, rows=tuple(masked_listing(row, mask) for row in page.rows)),
-        tabs=tuple(_tabs(page, filters.outcome or "all")),
+        tabs=tuple(_tabs(page, filters, params)),
         live=_live_cards(request, live),
         live_count=len(live),
         today=log.today(now=request.now, zone=request.zone),
@@ -157,10 +172,11 @@ def follow_calls(request: PageRequest) -> FollowedCalls:
     filters = read_filter(request.query, request.zone)
     mark = read_number(request.query.get("mark", ""), digits=_MARK_DIGITS)
     new = 0 if mark is None else request.log.ended_since(mark, filters, now=request.now)
-    live = request.log.live_calls(now=request.now)
+    live = request.log.live_calls(now=request.now, source=filters.source)
     return FollowedCalls(
         live=_live_cards(request, live),
         live_count=len(live),
+        waiting=request.log.waiting(now=request.now),
         last_prefetch_at=request.log.last_prefetch_at(),
         params=params_of(filters, read_page_size(request.query)),
         new=min(new, MOST_NEW),
@@ -184,12 +200,23 @@ def _live_card(request: PageRequest, live: LiveCall) -> LiveCard:
     return LiveCard(masked_call(live.call, mask), max(elapsed_s, 0), hint)
 
 
-def _tabs(page: Page, current: str) -> list[Tab]:
-    return [
-        Tab(outcome, label, page.counts[outcome], outcome in page.at_least)
-        for outcome, label in _TABS.items()
-        if outcome not in _RARE_TABS or page.counts[outcome] or outcome == current
-    ]
+def _tabs(page: Page, filters: CallFilter, params: Params) -> Iterator[Tab]:
+    """Yield a tab for each outcome that is common, there or chosen, and one for failed handlers."""
+    is_failed = filters.handler == "failed" and filters.outcome is None
+    current = None if is_failed else filters.outcome or "all"
+    left_out = {"outcome", "handler"} if is_failed else {"outcome"}
+    others = {name: value for name, value in params.items() if name not in left_out}
+    for outcome, label in _TABS.items():
+        # Under the tab of failed handlers, outcomes are counted for these alone.
+        count = None if is_failed else page.counts[outcome]
+        if outcome not in _RARE_TABS or count != 0 or outcome == current:
+            chosen = others if outcome == "all" else others | {"outcome": outcome}
+            is_capped = count is not None and outcome in page.at_least
+            yield Tab(outcome, label, count, is_capped, chosen, outcome == current)
+        if outcome == "all" and (page.failed_handlers != 0 or is_failed):
+            chosen, failed = others | {"handler": "failed"}, page.failed_handlers
+            is_capped = failed is not None and failed >= MOST_COUNTED
+            yield Tab("", "Failed handlers", failed, is_capped, chosen, is_failed, is_alarm=True)
 
 
 Format: TypeAlias = Literal["csv", "jsonl"]
@@ -200,18 +227,25 @@ _MEDIA_TYPES: dict[Format, str] = {"csv": "text/csv", "jsonl": "application/x-nd
 def _export(format_: Format, operator_request: OperatorRequest) -> Response:
     """Answer with the calls that the query string describes, read while they are sent.
 
-    They are masked as pages are. With `bom` in the query, CSV begins with a byte order mark, by
-    which Excel recognizes UTF-8. The audit log names the filters, not their values: a phone number
-    does not belong there.
+    They are masked as pages are. With `bom` in the query, CSV begins with a byte order mark; with
+    `excel` it also has numbers and ids as text. The audit log names the filters, not their values:
+    a phone number does not belong there.
     """
     from ..call_log.transfer.export import export
 
     request = operator_request.page_request()
     filters, mask = read_filter(request.query, request.zone), request.settings.mask
     chunks = request.log.ask(
-        partial(export, filters=filters, format_=format_, policy=mask, now=request.now)
+        partial(
+            export,
+            filters=filters,
+            format_=format_,
+            policy=mask,
+            now=request.now,
+            for_excel=bool(request.query.get("excel")),
+        )
     )
-    if format_ == "csv" and request.query.get("bom"):
+    if format_ == "csv" and (request.query.get("bom") or request.query.get("excel")):
         chunks = chain([BOM_UTF8], chunks)
     names = ", ".join(sorted(set(request.query)))
     operator_request.record("export", names or None)

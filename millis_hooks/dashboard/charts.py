@@ -18,7 +18,7 @@ from ..call_log.queries.analytics import (
     Durations,
     HandlerFigures,
     Report,
-    Split,
+    Scope,
 )
 from ..call_log.queries.buckets import Interval
 from ..call_log.transfer.export import cell
@@ -171,15 +171,15 @@ _NAME_CHARS = 100
 
 
 class Charts:
-    """Makes the charts of a report; `agents` are those it is limited to."""
+    """Makes the charts of a report; its `scope` is what it is limited to."""
 
-    def __init__(
-        self, report: Report, agents: Sequence[str], split: Split, mask: MaskPolicy
-    ) -> None:
+    def __init__(self, report: Report, scope: Scope, mask: MaskPolicy) -> None:
         self._report = report
-        self._split = split
+        self._split = scope.split
         self._mask = mask
-        self._agents: Params = {"agent": list(agents)} if agents else {}
+        self._of: Params = {"agent": list(scope.agents)} if scope.agents else {}
+        if scope.source != "real":
+            self._of["source"] = scope.source
         self._period = self._between(report.since, report.until)
         self._calls = sum(report.outcomes.values())
 
@@ -407,7 +407,7 @@ class Charts:
         return start.date().isoformat()
 
     def _between(self, since: datetime, until: datetime) -> Params:
-        return {"from": iso(since), "to": iso(until)} | self._agents
+        return {"from": iso(since), "to": iso(until)} | self._of
 
 
 _ROWS_ARE: Mapping[Interval, str] = {"hour": "Hour", "day": "Day", "week": "Week of"}

@@ -168,6 +168,14 @@ def contact(call: Call) -> str:
     return f"{kind} session {call.session_id[-5:]}"
 
 
+def contact_lines(call: Call) -> Markup:
+    """Return the contact, with a second number dim on a line of its own."""
+    first, arrow, second = contact(call).partition(" → ")
+    if not arrow:
+        return Markup("<bdi>{}</bdi>").format(first)
+    return Markup('<bdi>{}</bdi> <span class="second">→ <bdi>{}</bdi></span>').format(first, second)
+
+
 def clock(seconds: float | None) -> str:
     """Format a duration as 4:12 or 1:04:12."""
     if seconds is None:
@@ -381,6 +389,7 @@ FILTERS: dict[str, Callable[..., object]] = {
         channel_icon,
         clock,
         contact,
+        contact_lines,
         cost_key,
         iso,
         found_in,

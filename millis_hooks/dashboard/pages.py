@@ -28,12 +28,13 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import BaseRoute
 
 from ..call_log.queries import Queries
+from ..call_log.queries.records import Waiting
 from ..exceptions import StorageError
 from ..masking.policy import SECRETS_ALONE, MaskPolicy
 from ..operators import Operator
 from ..protocol.agent_names import AgentNames
 from . import formats, runs
-from .call_filters import HANDLER_LABELS, PAGE_SIZES, time_field
+from .call_filters import HANDLER_LABELS, PAGE_SIZES, SOURCE_LABELS, time_field
 from .security import HEADERS
 
 logger = logging.getLogger("millis_hooks.dashboard")
@@ -150,14 +151,14 @@ class Pages:
         operator = getattr(request.state, "operator", None)
         if operator is None:
             return {}
-        return {"operator": operator, "live_count": self._log.live_count(now=self._now())}
+        return {"operator": operator, "waiting": self._log.waiting(now=self._now())}
 
     def render(
         self, request: Request, template: str, *, status_code: int = 200, **context: Any
     ) -> Response:
         """Render a template with what every page needs."""
         zone, static = zone_of(request), partial(_static, request)
-        context = {"operator": None, "live_count": 0, "twin": None} | context
+        context = {"operator": None, "waiting": Waiting(), "twin": None} | context
         text = (
             _templates()
             .get_template(template)
@@ -405,6 +406,7 @@ def _templates() -> Environment:
     templates.globals.update(
         badge=formats.badge,
         handler_labels=HANDLER_LABELS,
+        source_labels=SOURCE_LABELS,
         page_sizes=PAGE_SIZES,
         range_labels=formats.RANGE_LABELS,
         slow_prefetch_ms=SLOW_PREFETCH_MS,

@@ -112,6 +112,14 @@ function submitFilters(form) {
     for (const date of all("[name=from], [name=to]", form)) date.value = "";
     form.requestSubmit();
   });
+  // What was ticked and not applied is gone when its popover closes.
+  for (const popover of all("[popover]", form)) {
+    popover.addEventListener("toggle", ({ newState }) => {
+      if (newState === "open") return;
+      for (const field of all("input", popover)) [field.checked, field.value] = [field.defaultChecked, field.defaultValue];
+      for (const option of all("option", popover)) option.selected = option.defaultSelected;
+    });
+  }
   form.addEventListener("formdata", ({ formData }) => {
     for (const [name, value] of [...formData]) if (!value) formData.delete(name);
   });
@@ -178,7 +186,9 @@ const shortcuts = {
 function listenToKeys() {
   let goPressedAt = -Infinity;
   document.addEventListener("keydown", (event) => {
-    if (event.key === "Escape" && isTyping(event)) event.target.blur();
+    // A popover gives the focus back to its button.
+    const isInside = event.target.closest?.("[popover], dialog");
+    if (event.key === "Escape" && isTyping(event) && !isInside) event.target.blur();
     if (isTyping(event) || event.metaKey || event.ctrlKey || event.altKey) return;
     if (!shortcutsAreOn() || one("dialog[open], [popover]:popover-open")) return;
     const isGo = performance.now() - goPressedAt < 900;

@@ -191,9 +191,25 @@ def test_tabs_count_each_outcome_under_all_other_filters(many: Many, wanted: Cal
 def test_counting_stops_and_says_so(
     many: Many, monkeypatch: pytest.MonkeyPatch, wanted: CallFilter
 ) -> None:
-    monkeypatch.setattr(call_list, "FEW", 5)
+    monkeypatch.setattr(call_list, "FEW", 3)
+    monkeypatch.setattr(call_list, "MOST_COUNTED", 5)
+    monkeypatch.setattr(call_list, "_COUNTED_AT_ONCE", 4)
+    monkeypatch.setattr(call_list, "COUNT_S", 60)
     page = many.stored.queries.list_calls(wanted, now=NOW)
-    assert page.counts["all"] <= 5
+    assert page.counts["all"] == 5
     assert "all" in page.at_least
-    for tab in page.at_least:
-        assert page.counts[tab] <= len(many.expected(wanted))
+    for tab, count in page.counts.items():
+        expected = len(many.expected(replace(wanted, outcome=None if tab == "all" else tab)))
+        assert count is None or count == min(expected, 5)
+        assert (tab in page.at_least) == (count == 5 and expected > 5)
+
+
+def test_counts_that_take_too_long_are_left_out(
+    many: Many, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(call_list, "FEW", 3)
+    monkeypatch.setattr(call_list, "COUNT_S", -1)
+    monkeypatch.setattr(call_list, "_COUNTED_AT_ONCE", 5)
+    page = many.stored.queries.list_calls(CallFilter(range="all", min_s=0), now=NOW)
+    assert page.rows
+    assert (set(page.counts.values()), page.at_least) == ({None}, ())

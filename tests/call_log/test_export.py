@@ -80,10 +80,20 @@ def test_csv_is_as_rfc_4180_has_it(run: Run, log: StoredCalls) -> None:
     assert ',"a ""b"", ü",'.encode() in row
 
 
-def test_csv_has_a_byte_order_mark_if_it_is_asked_for(run: Run, log: StoredCalls) -> None:
-    log.add_call("-a")
+def test_csv_for_excel_has_a_byte_order_mark_and_ids_and_numbers_as_text(
+    run: Run, log: StoredCalls
+) -> None:
+    log.add_call("-Ox1a", from_phone="+14155550134", call_id="012345", snippet="=1+1")
     assert not run("export").stdout.startswith("\ufeff")
-    assert run("export", "--bom").stdout.startswith("\ufeff")
+    assert run("export", "--bom").stdout == "\ufeff" + run("export").stdout
+    text = run("export", "--excel").stdout
+    assert text.startswith("\ufeff")
+    (row,) = csv.DictReader(text[1:].splitlines())
+    assert [row[name] for name in ("session_id", "from_phone", "call_id", "snippet")] == [
+        '="-Ox1a"', '="+14155550134"', '="012345"', "'=1+1",
+    ]  # fmt: skip
+    (row,) = csv.DictReader(run("export").stdout.splitlines())
+    assert (row["session_id"], row["from_phone"]) == ("-Ox1a", "+14155550134")
     assert "--bom is for --format csv" in run("export", "--bom", "--format", "jsonl").stderr
 
 

@@ -12,7 +12,7 @@ from sqlalchemy import create_engine
 
 from millis_hooks.call_log.queries import Queries
 from millis_hooks.call_log.queries.filters import CallFilter
-from millis_hooks.call_log.queries.records import LIVE_FOR, Page, RunCounts
+from millis_hooks.call_log.queries.records import LIVE_FOR, Page, RunCounts, Waiting
 from millis_hooks.call_log.queries.requests import RequestFilter
 from millis_hooks.call_log.search import Excerpt
 from millis_hooks.exceptions import StorageError
@@ -91,27 +91,56 @@ def test_calls_in_progress_are_not_listed_until_their_end_is_overdue(stored: Sto
     stored.add_unended_call("-lost", minutes_ago=minutes + 1)
     assert listed(stored) == listed(stored, outcome="lost") == ["-lost"]
     assert [live.call.session_id for live in stored.queries.live_calls(now=NOW)] == ["-live"]
-    assert stored.queries.live_count(now=NOW) == 1
+    assert stored.queries.waiting(now=NOW) == Waiting(live=1)
 
 
 @pytest.mark.both_databases
-@pytest.mark.parametrize("source", ["test", "as_real", "sandbox"])
-def test_a_call_that_was_made_up_is_listed_at_once_and_never_missed(
-    stored: StoredCalls, source: str
+@pytest.mark.parametrize(
+    ("source", "chosen"), [("test", "test"), ("as_real", "test"), ("sandbox", "sandbox")]
+)
+def test_a_call_that_was_made_up_is_listed_where_it_is_asked_for_and_never_missed(
+    stored: StoredCalls, source: str, chosen: str
 ) -> None:
-    for session_id, minutes_ago in (("-old", 100), ("-new", 1)):
+    for session_id, minutes_ago in (("-old", 11), ("-new", 9)):
         stored.add_unended_call(session_id, minutes_ago=minutes_ago, source=source)
-    assert stored.queries.live_count(now=NOW) == 0
+    stored.add_call("-ended", minutes_ago=12, source=source)
+    stored.add_call("-real", minutes_ago=13)
+    stored.add_call("-fetched", minutes_ago=14, source="millis_api")
+    page = stored.queries.list_calls(CallFilter(), now=NOW)
+    assert sessions(page) == ["-real", "-fetched"]
+    assert (page.counts["all"], page.counts["completed"], page.hidden) == (2, 2, 2)
+    assert stored.queries.waiting(now=NOW) == Waiting()
     assert stored.queries.live_calls(now=NOW) == ()
-    listed = stored.queries.list_calls(CallFilter(), now=NOW)
-    assert [one.call.session_id for one in listed.rows] == ["-new", "-old"]
-    assert (listed.counts["all"], listed.counts["lost"]) == (2, 0)
-    lost = stored.queries.list_calls(CallFilter(outcome="lost"), now=NOW)
-    assert (lost.rows, lost.counts["all"], lost.counts["lost"]) == ((), 2, 0)
-    by_agent = stored.queries.list_calls(CallFilter(number="+1"), now=NOW)
-    assert by_agent.counts["all"] == 0
-    new, old = (one.call.state(NOW) for one in listed.rows)
-    assert (new, old) == ("live" if source == "sandbox" else "unended", "unended")
+    for name, others in ((chosen, []), ("all", ["-real", "-fetched"])):
+        listed = stored.queries.list_calls(CallFilter(source=name), now=NOW)
+        assert sessions(listed) == ["-old", "-ended", *others]
+        assert (listed.counts["all"], listed.counts["lost"]) == (2 + len(others), 0)
+        assert listed.hidden == 0
+        (live,) = stored.queries.live_calls(now=NOW, source=name)
+        assert (live.call.session_id, live.call.state(NOW)) == ("-new", "live")
+    old = listed.rows[0].call
+    assert (old.state(NOW), old.is_lost(NOW)) == ("unended", False)
+    other = "sandbox" if chosen == "test" else "test"
+    assert sessions(stored.queries.list_calls(CallFilter(source=other), now=NOW)) == []
+
+
+@pytest.mark.both_databases
+def test_calls_with_a_failed_handler_are_counted_under_the_other_filters(
+    stored: StoredCalls,
+) -> None:
+    for session_id, agent, state in (("-a", "-x", "failed"), ("-b", "-y", "failed"),
+                                     ("-c", "-x", "succeeded")):  # fmt: skip
+        call_id = stored.add_call(session_id, agent_id=agent)
+        stored.add_run(call_id, "save", state)
+        stored.add_run(call_id, "mail", state)
+    rehearsed = stored.add_call("-d", source="sandbox")
+    stored.add_run(rehearsed, "save", "failed")
+    for filters, expected in ((CallFilter(), 2), (CallFilter(agent=("-x",)), 1),
+                              (CallFilter(outcome="failed", source="all"), 3)):  # fmt: skip
+        page = stored.queries.list_calls(filters, now=NOW)
+        assert page.failed_handlers == expected
+    assert stored.queries.waiting(now=NOW) == Waiting(failed=2)
+    assert stored.queries.today(now=NOW).failed_runs == 4
 
 
 def test_a_live_call_comes_with_the_query_of_its_prefetch(stored: StoredCalls) -> None:

@@ -29,6 +29,7 @@ from millis_hooks.checks import CheckResult
 from millis_hooks.checks.configuration import check_application, check_settings
 from millis_hooks.checks.database import (
     check_clock,
+    check_numbers,
     check_runner,
     check_schema,
     check_sqlite,
@@ -339,7 +340,8 @@ def test_waiting_deliveries_and_runs_are_counted(log: StoredCalls) -> None:
         results = by_name(check_work(connection, NOW))
     assert {result.state for result in results.values()} == {"warn"}
     assert results["inbox"].found.startswith("1 deliveries wait to be read, the oldest since 2026")
-    assert results["failed runs"].found == "1 wait for a person"
+    assert results["failed runs"].found.startswith("1 run gave up")
+    assert results["failed runs"].page == "calls"
     assert results["pending runs"].found.startswith("1, the oldest since 2026-11-21 13:20")
     assert results["unknown handlers"].found.endswith("no longer has: gone (1)")
 
@@ -567,3 +569,15 @@ def test_a_wrong_setting_is_a_result(run: Run, monkeypatch: pytest.MonkeyPatch) 
     result = run()
     assert result.exit_code == 1
     assert "a secret has 5 characters" in result.stdout
+
+
+def test_a_number_on_nearly_every_call_is_probably_the_teams_own(tmp_path: Path) -> None:
+    stored = StoredCalls(tmp_path)
+    for number in range(20):
+        own = "+14155550190" if number else "+14155550191"
+        stored.add_call(f"-{number}", from_phone=f"+1206555{number:04}", to_phone=own)
+    with stored.database.reader.connect() as connection:
+        (found,) = check_numbers(connection)
+    assert found.found == "+14155550190 is on one side of 95% of calls. Yours?"
+    assert "MILLIS_HOOKS_OWN_NUMBERS=+14155550190" in found.advice
+    stored.database.close()

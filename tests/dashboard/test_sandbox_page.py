@@ -480,3 +480,11 @@ def test_a_service_without_handlers_says_how_to_write_one(make_hooks: MakeHooks)
     hooks = make_hooks(sandbox=True, dashboard_password=PASSWORD)
     with at_the_page(hooks) as sandbox:
         assert "@hooks.on_prefetch" in Page(sandbox.client.get("/sandbox")).text
+
+
+def test_a_call_that_nobody_touches_ends_by_itself(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("millis_hooks.sandbox.emulator.sessions.ABANDONED_S", 0.01)
+    sandbox.start()
+    assert sandbox.settled()["hung_up"]["call_status"] == "timeout"

@@ -32,8 +32,8 @@ KNOWN = set(
         r"\w+",
         """
     badge icon moment outcome places twin
-    damage view operator live_count link static has_page is_at here theme zone now version without
-    handler_labels page_sizes range_labels slow_prefetch_ms statuses
+    damage view operator waiting link static has_page is_at here theme zone now version without
+    handler_labels source_labels page_sizes range_labels slow_prefetch_ms statuses
     title text error target username are_named has_password password_field longest_days fields back
     sought
     last_prefetch_at

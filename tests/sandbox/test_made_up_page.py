@@ -29,6 +29,7 @@ ON_THE_PAGE = {
     "emulator.custom_llm.VIOLATION": "closed with {}",
     "emulator.http_api.MAX_BODY_BYTES": "over {:,} bytes",
     "emulator.http_api.MAX_HISTORIES": "at most {:,} calls",
+    "emulator.sessions.ABANDONED_S": "after {:g} seconds in which nobody",
     "emulator.sessions.LONGEST_S": "after 60 minutes",
     "emulator.sessions.MAX_LIVE": "beyond {} at once",
     "emulator.sessions.MAX_REGISTERED": "The last {:,} are remembered",

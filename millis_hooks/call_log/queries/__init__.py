@@ -39,6 +39,7 @@ from ..rejections import (
 from ..search import Excerpt, clean_query, excerpts
 from ..tables import (
     IS_OF_CALL,
+    IS_OPEN,
     IS_UNPARSED,
     attempts,
     calls,
@@ -72,6 +73,7 @@ from .records import (
     Run,
     RunCounts,
     Today,
+    Waiting,
 )
 from .requests import ListedRequest, RequestFilter, list_requests
 
@@ -94,6 +96,15 @@ _LAST_PREFETCH = (
     .order_by(calls.c.received_at.desc())
     .limit(1)
 )
+#: Of the runs, as there are few of them, to their calls.
+_FAILED_RUNS = (
+    select(func.count())
+    .select_from(handler_runs)
+    .join(calls, calls.c.id == handler_runs.c.call_id)
+    .where(IS_OPEN, handler_runs.c.state == "failed", IS_OF_CALL)
+)
+#: Calls with a failed handler are counted up to here for the navigation of every page.
+MOST_FAILED = 1_000
 _LIVE_SHOWN = 100
 _AGENTS_SHOWN = 500
 _DELIVERIES_SHOWN = 20
@@ -141,7 +152,15 @@ class Queries:
                 places = listing.page(before=before, after=after, size=size)
                 searched = "" if filters.plainly else clean_query(filters.q)
                 listed = _with_details(connection, [place.id for place in places.rows], searched)
-                return Page(listed, places.newer, places.older, *listing.count(), filters.plainly)
+                return Page(
+                    listed,
+                    places.newer,
+                    places.older,
+                    *listing.count(),
+                    failed_handlers=_count(connection, _with_failed(filters), now),
+                    hidden=_hidden(connection, filters, now),
+                    is_plain=filters.plainly,
+                )
 
         try:
             return page(filters)
@@ -150,8 +169,8 @@ class Queries:
                 raise
             return page(replace(filters, plainly=True))
 
-    def live_calls(self, *, now: datetime) -> tuple[LiveCall, ...]:
-        """List calls that had a prefetch and no end yet, newest first."""
+    def live_calls(self, *, now: datetime, source: str = "real") -> tuple[LiveCall, ...]:
+        """List calls of a source that had a prefetch and no end yet, newest first."""
         prefetch = (
             select(deliveries.c.query)
             .where(deliveries.c.session_id == calls.c.session_id, deliveries.c.kind == "prefetch")
@@ -161,7 +180,7 @@ class Queries:
         )
         live = (
             select(calls, prefetch.label("prefetch_query"))
-            .where(is_live(now))
+            .where(is_live(now, source))
             .order_by(calls.c.received_at.desc(), calls.c.id.desc())
             .limit(_LIVE_SHOWN)
         )
@@ -169,10 +188,17 @@ class Queries:
             rows = connection.execute(live).mappings().all()
         return tuple(LiveCall(_read_as(Call, row), row["prefetch_query"]) for row in rows)
 
-    def live_count(self, *, now: datetime) -> int:
-        """Count the calls that had a prefetch and no end yet."""
+    def waiting(self, *, now: datetime) -> Waiting:
+        """Count the real calls that are in progress, and those with a failed handler."""
         with self._reading() as connection:
-            return connection.scalar(select(func.count()).where(is_live(now))) or 0
+            live = connection.scalar(select(func.count()).where(is_live(now))) or 0
+            return Waiting(live, connection.scalar(_failed_calls(now)) or 0)
+
+    def hidden_count(self, filters: CallFilter, *, now: datetime) -> int | None:
+        """Count the rehearsals and tests that a list of real calls leaves out, up to 10,000; None
+        if that takes too long."""
+        with self._reading() as connection:
+            return _hidden(connection, filters, now)
 
     def newest_end(self) -> int:
         """Return a mark of now, for `ended_since`."""
@@ -206,7 +232,9 @@ class Queries:
             count, errors, credit, prefetches = connection.execute(totals).one()
             rank = max(math.ceil(0.95 * prefetches) - 1, 0)
             p95 = connection.scalar(by_time.limit(1).offset(rank))
-            return Today(count, errors, credit, p95, connection.scalar(_LAST_PREFETCH))
+            last = connection.scalar(_LAST_PREFETCH)
+            failed_runs = connection.scalar(_FAILED_RUNS.where(since)) or 0
+            return Today(count, errors, failed_runs, credit, p95, last)
 
     def report(self, scope: Scope) -> Report:
         """Return the figures of a period, beside those of the period before."""
@@ -311,6 +339,28 @@ class Queries:
                 yield connection
         except SQLAlchemyError as error:
             raise StorageError(f"The call log could not be read: {describe(error)}.") from error
+
+
+def _failed_calls(now: datetime) -> Select[Any]:
+    """Count the newest calls with a failed handler that are in the default list, up to a number."""
+    since = CallFilter().period(now)[0]
+    some = _FAILED_RUNS.with_only_columns(handler_runs.c.call_id).distinct()
+    some = some.where(calls.c.received_at >= since, IS_REAL).limit(MOST_FAILED)
+    return select(func.count()).select_from(some.subquery())
+
+
+def _with_failed(filters: CallFilter) -> CallFilter:
+    return replace(filters, outcome=None, handler="failed")
+
+
+def _hidden(connection: Connection, filters: CallFilter, now: datetime) -> int | None:
+    if filters.source != "real":
+        return 0
+    return _count(connection, replace(filters, source="made_up"), now)
+
+
+def _count(connection: Connection, filters: CallFilter, now: datetime) -> int | None:
+    return CallList(connection, filters, now).count().counts["all"]
 
 
 def _read_as(shape: type[T], row: Mapping[Any, Any]) -> T:

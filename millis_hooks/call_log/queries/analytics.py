@@ -221,8 +221,9 @@ LONGEST = timedelta(days=3660)
 class Scope:
     """The calls of a report: those received from `since` until just before `until`, both aware.
 
-    `agents` are alternatives, all if there are none. Costs are split by type or by provider.
-    Without an interval, or with one that is too fine, a suitable one is chosen. Raises
+    `agents` are alternatives, all if there are none; `source` is as in a filter of calls. Costs are
+    split by type or by provider. Without an interval, or with one that is too fine, a suitable one
+    is chosen. Raises
     `ValueError` for a period that is empty, longer than `LONGEST` or absurd.
     """
 
@@ -230,6 +231,7 @@ class Scope:
     until: datetime
     zone: tzinfo = UTC
     agents: tuple[str, ...] = ()
+    source: str = "real"
     split: Split = "type"
     interval: Interval | None = None
 
@@ -259,8 +261,8 @@ class Analytics:
         agents = [clean for agent in scope.agents if (clean := clean_text(agent))]
         try:
             with self._engine.connect() as connection:
-                read_periods(connection, (before, *parts), agents)
-                by_agent = sum_by_agent(connection, scope.since, scope.until)
+                read_periods(connection, (before, *parts), agents, scope.source)
+                by_agent = sum_by_agent(connection, scope.since, scope.until, scope.source)
         except SQLAlchemyError as error:
             raise StorageError(f"The call log cannot be read: {describe(error)}.") from error
         return Report(

@@ -12,11 +12,23 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from itertools import chain, islice
+from itertools import chain, filterfalse, islice
 from math import isqrt
+from time import monotonic
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, case, func, not_, select, true
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    FromClause,
+    Select,
+    and_,
+    case,
+    func,
+    not_,
+    select,
+    true,
+)
 
 from ...protocol.call_status import Outcome
 from ..search import call_search
@@ -29,18 +41,23 @@ from .filters import (
     IndexScan,
     aside,
     filters_of,
+    is_of,
     is_over,
     is_overdue,
 )
 from .paging import Paged, Place, Window, read_page
 
-#: So many calls are few: to look at each takes little longer than a page does. Counts stop here,
-#: too: "500+" is as useful as the number, and has a bounded price.
+#: So many calls are few: to look at each takes little longer than a page does.
 FEW = 500
+#: Counts stop here, or after so many seconds.
+MOST_COUNTED = 10_000
+COUNT_S = 0.1
 _PAGE = 50
 #: Calls that a search looks through at first, in order of time, and how many times more after that.
 _FIRST_PART = 256
 _GROWTH = 4
+#: Calls that are counted at once: the time is looked at after each part.
+_COUNTED_AT_ONCE = 1_000
 
 #: Calls that were made up and have no end are in no tab but the one of all.
 _IS_UNENDED = and_(calls.c.ended_at.is_(None), not_(IS_REAL))
@@ -48,9 +65,10 @@ _UNENDED = "unended"
 
 
 class Counts(NamedTuple):
-    """How many calls there are in all and of each outcome; of those in `at_least` maybe more."""
+    """How many calls there are in all and of each outcome: None where that was not counted to the
+    end, and more than that of those in `at_least`."""
 
-    counts: Mapping[str, int]
+    counts: Mapping[str, int | None]
     at_least: tuple[str, ...]
 
 
@@ -59,13 +77,11 @@ class _Plan:
     """How calls are found: along `scans`, or of a `search` part by part; `where` is checked.
 
     The two orders of a search, by ids in its index and by time, differ where calls were imported.
-    `newest` are the first ids it found.
     """
 
     scans: Sequence[IndexScan]
     where: Sequence[ColumnElement[bool]]
     search: ColumnElement[bool] | None = None
-    newest: Sequence[int] = ()
 
     def places(self, connection: Connection, window: Window, limit: int) -> list[Place]:
         """Return the first `limit` calls of a window."""
@@ -77,11 +93,51 @@ class _Plan:
         )
         return sorted((Place(*row) for row in found), reverse=window.newest_first)[:limit]
 
-    def candidates(self, window: Window, limit: int) -> list[Select[Any]]:
-        """Select the first ids of each scan, whether or not `where` holds of them."""
+    def count(self, connection: Connection, window: Window) -> Iterator[tuple[Counter[str], bool]]:
+        """Count the calls of each outcome, part by part; yield with each whether there is more."""
         if self.search is not None:
-            return [select(calls.c.id).where(calls.c.id.in_(self.newest)).limit(limit)]
-        return [_along(scan, window, limit).with_only_columns(scan.id) for scan in self.scans]
+            yield from self._count_hits(connection, self.search, window)
+        for scan in self.scans:
+            part: Window | None = window
+            while part is not None:
+                found = _along(scan, part, _COUNTED_AT_ONCE)
+                following = found.offset(_COUNTED_AT_ONCE - 1).limit(1)
+                last = connection.execute(following).one_or_none()
+                candidates = found.with_only_columns(scan.id).subquery()
+                by_outcome = self._by_outcome(candidates, window)
+                counts = Counter({_tab(tab): n for tab, n, *_ in connection.execute(by_outcome)})
+                yield counts, last is not None or scan is not self.scans[-1]
+                part = replace(part, after=Place(*last)) if last else None
+
+    def _count_hits(
+        self, connection: Connection, search: ColumnElement[bool], window: Window
+    ) -> Iterator[tuple[Counter[str], bool]]:
+        """Count the hits of a search in the order of its index: of a period those of its ids."""
+        lowest, below = _ids_of(connection, window)
+        while below is not None:
+            t = call_search.c
+            hits = select(t.rowid).where(search, t.rowid >= lowest, t.rowid < below)
+            hits = hits.order_by(t.rowid.desc()).limit(_COUNTED_AT_ONCE)
+            counts: Counter[str] = Counter()
+            below, seen = None, 0
+            for tab, matching, count, first in connection.execute(
+                self._by_outcome(hits.subquery(), window)
+            ):
+                counts[_tab(tab)] += matching
+                seen += count
+                below = first if below is None else min(first, below)
+            below = below if seen == _COUNTED_AT_ONCE else None
+            yield counts, below is not None
+
+    def _by_outcome(self, candidates: FromClause, window: Window) -> Select[Any]:
+        """Select, of these candidates, the number of each outcome that match and of all, and the
+        lowest id."""
+        matches = and_(*window.holds(calls.c.received_at, calls.c.id), *self.where)
+        outcome = case((_IS_UNENDED, _UNENDED), else_=calls.c.outcome).label("tab")
+        counted = select(
+            outcome, func.count(case((matches, 1))), func.count(), func.min(calls.c.id)
+        )
+        return counted.join(candidates, calls.c.id == candidates.c[0]).group_by("tab")
 
     def _hits(
         self, connection: Connection, search: ColumnElement[bool], window: Window, limit: int
@@ -100,6 +156,7 @@ class CallList:
 
     def __init__(self, connection: Connection, filters: CallFilter, now: datetime) -> None:
         self._connection = connection
+        self._filters = filters
         self._now = now
         since, until = filters.period(now)
         self._window = Window(since=since, until=until)
@@ -123,16 +180,16 @@ class CallList:
         return (newer[0].id if newer else None, older[0].id if older else None)
 
     def count(self) -> Counts:
-        """Count the calls of each outcome under all other filters, the newest at most."""
+        """Count the calls of each outcome under all other filters."""
         if self._others:
             return _count_on(self._connection, self._plan_of_others, self._window)
-        return _count_all(self._connection, self._window, self._now)
+        return _count_all(self._connection, self._window, self._now, self._filters.source)
 
     def _places(self, window: Window, limit: int) -> list[Place]:
         return self._plan.places(self._connection, window, limit)
 
     def _choose(self, filters: Sequence[Filter]) -> _Plan:
-        return _choose(self._connection, filters, [is_over(self._now)])
+        return _choose(self._connection, filters, [is_over(self._now), is_of(self._filters.source)])
 
 
 def _itself(place: Place) -> Place:
@@ -146,14 +203,18 @@ def _choose(
         return [*where, *(each.where for each in filters if each is not found)]
 
     # One that is alone is not asked for its calls if an index has them in order of time.
-    asked = [each for each in filters if each.ids is not None or (each.scans and len(filters) > 1)]
-    named = [(each, _some(connection, each)) for each in asked]
-    few = min((each for each in named if len(each[1]) <= FEW), key=_size, default=None)
+    is_one = sum(1 for each in filters if each.ids is not None or each.scans) == 1
+    asked = [each for each in filters if each.ids is not None or (each.scans and not is_one)]
+    few = None
+    # A search takes longest to answer, and is not asked where another filter leaves few calls.
+    for group in (filter(_is_no_search, asked), filterfalse(_is_no_search, asked)):
+        named = [(each, _some(connection, each)) for each in group if few is None]
+        few = few or min((each for each in named if len(each[1]) <= FEW), key=_size, default=None)
     if few is not None:
         return _Plan([_sorted(few[1])], checked_but(few[0]))
-    for each, newest in named:
+    for each in filters:
         if each.search is not None:
-            return _Plan([], checked_but(each), each.search, newest)
+            return _Plan([], checked_but(each), each.search)
     for each in filters:
         if each.scans:
             return _Plan(each.scans, checked_but(each))
@@ -161,6 +222,10 @@ def _choose(
         if each.ids is not None and each.is_indexed and _is_sortable(connection, each.ids):
             return _Plan([_sorted(each.ids)], checked_but(each))
     return _Plan([IndexScan(true())], checked_but(None))
+
+
+def _is_no_search(each: Filter) -> bool:
+    return each.search is None
 
 
 def _size(named: tuple[Filter, Sequence[int]]) -> int:
@@ -199,6 +264,17 @@ def _along(
     return along.order_by(*window.order(*scan.led_by, scan.at, scan.id)).limit(limit)
 
 
+def _ids_of(connection: Connection, window: Window) -> tuple[int, int | None]:
+    """Return the lowest id of a window, and one above the highest; None if it has no call."""
+    if window.since is None and window.until is None:
+        highest = connection.scalar(select(func.max(calls.c.id)))
+        return 0, None if highest is None else highest + 1
+    inside = select(calls.c.id).where(*window.holds(calls.c.received_at, calls.c.id))
+    ids = inside.order_by(*window.order(calls.c.received_at, calls.c.id)).subquery()
+    lowest, highest = connection.execute(select(func.min(ids.c.id), func.max(ids.c.id))).one()
+    return lowest or 0, None if highest is None else highest + 1
+
+
 def _parts(connection: Connection, window: Window) -> Iterator[tuple[Window, tuple[int, int]]]:
     """Cut a window into longer and longer ones; yield each with its lowest and highest id."""
     key = (calls.c.received_at, calls.c.id)
@@ -219,52 +295,42 @@ def _parts(connection: Connection, window: Window) -> Iterator[tuple[Window, tup
         window, size = replace(window, after=last), size * _GROWTH
 
 
-def _count_all(connection: Connection, window: Window, now: datetime) -> Counts:
+def _count_all(connection: Connection, window: Window, now: datetime, source: str) -> Counts:
     """Count each outcome by its index, without looking at a call."""
-    inside = window.holds(calls.c.received_at, calls.c.id)
+    inside = [*window.holds(calls.c.received_at, calls.c.id), is_of(source)]
     by_outcome = {outcome.value: calls.c.outcome == outcome.value for outcome in Outcome}
-    unended = [(None, is_overdue(now)), (_UNENDED, _IS_UNENDED)]
+    unended = [(None, is_overdue(now)), (_UNENDED, and_(_IS_UNENDED, is_over(now)))]
     counted = [
         _capped(select(calls.c.id).where(where, *inside)).label(_tab(outcome))
         for outcome, where in [*by_outcome.items(), *unended]
     ]
     counts = dict(connection.execute(select(*counted)).mappings().one())
-    return _counts(counts, {tab for tab, count in counts.items() if count > FEW})
+    return _counts(counts, is_whole=True)
 
 
 def _capped(rows: Select[Any]) -> ColumnElement[int]:
-    return select(func.count()).select_from(rows.limit(FEW + 1).subquery()).scalar_subquery()
+    some = rows.limit(MOST_COUNTED + 1).subquery()
+    return select(func.count()).select_from(some).scalar_subquery()
 
 
 def _count_on(connection: Connection, plan: _Plan, window: Window) -> Counts:
-    """Count what matches among the newest calls of the plan, up to `FEW` of those."""
+    """Count what the plan finds, until there are too many or the time is over."""
     counts: Counter[str] = Counter()
-    seen = 0
-    for candidates in plan.candidates(window, FEW + 1):
-        by_outcome = _by_outcome(plan, candidates.limit(FEW + 1 - seen), window)
-        for outcome, is_match, count in connection.execute(by_outcome):
-            seen += count
-            counts[_tab(outcome)] += count if is_match else 0
-    return _counts(counts, set(OUTCOMES) if seen > FEW else set())
-
-
-def _by_outcome(plan: _Plan, candidates: Select[Any], window: Window) -> Select[Any]:
-    found = candidates.subquery()
-    matches = and_(*window.holds(calls.c.received_at, calls.c.id), *plan.where)
-    is_match = case((matches, 1), else_=0).label("is_match")
-    outcome = case((_IS_UNENDED, _UNENDED), else_=calls.c.outcome).label("shown")
-    by_outcome = select(outcome, is_match, func.count())
-    return by_outcome.join(found, calls.c.id == found.c[0]).group_by("shown", "is_match")
+    until = monotonic() + COUNT_S
+    for part, has_more in plan.count(connection, window):
+        counts += part
+        if has_more and (counts.total() > MOST_COUNTED or monotonic() > until):
+            return _counts(counts, is_whole=False)
+    return _counts(counts, is_whole=True)
 
 
 def _tab(outcome: str | None) -> str:
     return outcome or "lost"
 
 
-def _counts(counts: Mapping[str, int], cut: set[str]) -> Counts:
-    total = sum(counts.values())
-    by_tab = {tab: min(counts.get(tab, 0), FEW) for tab in OUTCOMES}
-    at_least = tuple(tab for tab in OUTCOMES if tab in cut)
-    if at_least or total > FEW:
-        at_least = ("all", *at_least)
-    return Counts({"all": min(total, FEW), **by_tab}, at_least)
+def _counts(counts: Mapping[str, int], *, is_whole: bool) -> Counts:
+    """Return what is certain: of tabs that were not counted to the end only that they have more."""
+    by_tab = {"all": sum(counts.values()), **{tab: counts.get(tab, 0) for tab in OUTCOMES}}
+    more = tuple(tab for tab, count in by_tab.items() if count > MOST_COUNTED)
+    known = {tab: count if is_whole else None for tab, count in by_tab.items()}
+    return Counts(known | dict.fromkeys(more, MOST_COUNTED), more)

@@ -81,8 +81,25 @@ class _Plan:
             self.of_calls.append(period)
 
 
-def read_periods(connection: Connection, periods: Iterable[Period], agents: Sequence[str]) -> None:
-    """Add to the tally of each period the calls received in it: all of them, or of `agents`."""
+def read_periods(
+    connection: Connection,
+    periods: Sequence[Period],
+    agents: Sequence[str],
+    source: str = "real",
+) -> None:
+    """Add to the tally of each period the calls received in it: all of a source, or of `agents`.
+
+    Totals are of real calls. The others are few, and are read one by one.
+    """
+    if source in ("real", "all"):
+        _read_real(connection, periods, agents)
+    if source != "real":
+        made_up = "made_up" if source == "all" else source
+        for since, until, tally in periods:
+            read_tally(connection, since, until, agents, into=tally, source=made_up)
+
+
+def _read_real(connection: Connection, periods: Sequence[Period], agents: Sequence[str]) -> None:
     plan = _plan(periods, _changed(connection))
     if plan.of_days:
         t = day_totals.c
@@ -102,8 +119,21 @@ def read_periods(connection: Connection, periods: Iterable[Period], agents: Sequ
 AgentSums: TypeAlias = dict[tuple[str, str, str], float]
 
 
-def sum_by_agent(connection: Connection, since: datetime, until: datetime) -> AgentSums:
+def sum_by_agent(
+    connection: Connection, since: datetime, until: datetime, source: str = "real"
+) -> AgentSums:
     """Return outcomes, seconds and costs of the calls of each agent received in that time."""
+    sums: AgentSums = defaultdict(float)
+    if source in ("real", "all"):
+        sums = _sum_real(connection, since, until)
+    if source != "real":
+        made_up = "made_up" if source == "all" else source
+        for agent_id, measure, name, value in sum_agents(connection, since, until, source=made_up):
+            sums[agent_id, measure, name] += value
+    return sums
+
+
+def _sum_real(connection: Connection, since: datetime, until: datetime) -> AgentSums:
     plan = _plan([Period(since, until, Tally())], _changed(connection))
     sums: AgentSums = defaultdict(float)
     if plan.of_days:

@@ -24,10 +24,11 @@ from sqlalchemy import (
     null,
     or_,
     select,
+    true,
 )
 
 from ...protocol.phones import digits_of, is_international, looked_for
-from ...protocol.test_marks import MADE_UP_SOURCES
+from ...protocol.test_marks import MADE_UP_SOURCES, SANDBOX_SOURCE
 from ..sanitize import metadata_text
 from ..search import (
     Field,
@@ -50,7 +51,7 @@ from ..tables import (
     deliveries,
     handler_runs,
 )
-from .records import LIVE_FOR, Call
+from .records import LIVE_FOR, REHEARSED_FOR, Call
 
 #: How far back a list looks. `None` is as far as there are calls.
 RANGES: Mapping[str, timedelta | None] = {
@@ -68,6 +69,14 @@ OUTCOMES = ("completed", "chat", "voicemail", "timeout", "unreached", "failed", 
 CHANNELS = ("phone", "web", "chat")
 DIRECTIONS = ("inbound", "outbound")
 
+#: Who made the calls of a list: Millis, the sandbox, `send` and tests, or any of them.
+SOURCES = ("real", "sandbox", "test", "all")
+_MADE_UP_BY: Mapping[str, frozenset[str]] = {
+    "sandbox": frozenset({SANDBOX_SOURCE}),
+    "test": MADE_UP_SOURCES - {SANDBOX_SOURCE},
+    "made_up": MADE_UP_SOURCES,
+}
+
 #: `retrying` and `failed` are states of a run of the call, `none` is that it has no run.
 HANDLER_STATES = ("retrying", "failed", "none")
 
@@ -82,15 +91,16 @@ class CallFilter:
     `status` and `agent` hold alternatives, `metadata` pairs of key and value that all have to be
     there, `function` and `provider` are names, and `number` is either side's, or a part of it, in
     any spelling. `since` (inclusive) and `until` (exclusive) are when a call was received and take
-    the place of `range`; they are aware. Lengths
-    are in seconds and costs in credits, both ends inclusive. `unparsed` wants a delivery that could
-    not be read, `duplicate` an end-of-call that came more than once.
+    the place of `range`; they are aware. Lengths are in seconds and costs in credits, both ends
+    inclusive. `unparsed` wants a delivery that could not be read, `duplicate` an end-of-call that
+    came more than once. `source` is one of `SOURCES`, or `made_up`: sandbox and test together.
 
     `range` "today" begins at midnight in `zone`. With `plainly`, `q` is a whole id or number: what
     can be looked for without the search index.
     """
 
     q: str = ""
+    source: str = "real"
     outcome: str | None = None
     status: tuple[str, ...] = ()
     agent: tuple[str, ...] = ()
@@ -167,10 +177,13 @@ def within(since: datetime | None, until: datetime | None) -> list[ColumnElement
 
 
 def is_over(now: datetime) -> ColumnElement[bool]:
-    """Return the condition for a call not to be shown as live: it has ended, its end is overdue, or
-    it was made up."""
-    has_ended = calls.c.ended_at.is_not(None)
-    return or_(has_ended, aside(calls.c.received_at) < now - LIVE_FOR, not_(IS_REAL))
+    """Return the condition for a call not to be shown as live: it has ended, or should have."""
+    received_at = aside(calls.c.received_at)
+    return or_(
+        calls.c.ended_at.is_not(None),
+        received_at < now - LIVE_FOR,
+        and_(not_(IS_REAL), received_at < now - REHEARSED_FOR),
+    )
 
 
 def is_overdue(now: datetime) -> ColumnElement[bool]:
@@ -178,9 +191,23 @@ def is_overdue(now: datetime) -> ColumnElement[bool]:
     return and_(calls.c.ended_at.is_(None), calls.c.received_at < now - LIVE_FOR, IS_REAL)
 
 
-def is_live(now: datetime) -> ColumnElement[bool]:
+def is_live(now: datetime, source: str = "real") -> ColumnElement[bool]:
     """Return the condition for a call's end to be still awaited."""
-    return and_(calls.c.ended_at.is_(None), calls.c.received_at >= now - LIVE_FOR, IS_REAL)
+    is_awaited = or_(IS_REAL, calls.c.received_at >= now - REHEARSED_FOR)
+    since = calls.c.received_at >= now - LIVE_FOR
+    return and_(calls.c.ended_at.is_(None), since, is_awaited, is_of(source))
+
+
+def is_of(source: str) -> ColumnElement[bool]:
+    """Return the condition for a call to be of one of `SOURCES`."""
+    if source == "all":
+        return true()
+    return aside(calls.c.source).in_(made_up_by(source)) if made_up_by(source) else IS_REAL
+
+
+def made_up_by(source: str) -> Sequence[str]:
+    """Return the values of `calls.source` for one of `SOURCES`; none where it is of real calls."""
+    return sorted(_MADE_UP_BY.get(source, ()))
 
 
 def midnight(now: datetime, zone: tzinfo = UTC) -> datetime:
@@ -195,7 +222,10 @@ def bindable(text: str) -> str:
 
 
 def filters_of(filters: CallFilter) -> list[Filter]:
-    """Return the filters without the period, those that mostly leave fewer calls first."""
+    """Return the filters without the period, those that mostly leave fewer calls first.
+
+    That calls be real is not among them: see `is_of`.
+    """
     return list(_filters(filters))
 
 
@@ -222,6 +252,8 @@ def _filters(filters: CallFilter) -> Iterator[Filter]:
         yield _between(calls.c.cost_total, filters.cost_min, filters.cost_max)
     if filters.handler in HANDLER_STATES:
         yield _no_runs() if filters.handler == "none" else _has_run(filters.handler)
+    if made_up := made_up_by(filters.source):
+        yield _one_of(calls.c.source, made_up)
     if filters.unparsed:
         yield _unparsed()
     if filters.duplicate:
@@ -379,6 +411,7 @@ def ended_since(connection: Connection, mark: int, filters: CallFilter, now: dat
         .order_by(calls.c.delivery_id.desc())
         .limit(MOST_LOOKED_AT)
     )
-    conditions = [*within(*filters.period(now)), *(each.where for each in filters_of(filters))]
+    others = (each.where for each in filters_of(filters))
+    conditions = [*within(*filters.period(now)), is_of(filters.source), *others]
     matching = select(func.count()).select_from(calls).where(calls.c.id.in_(newest), *conditions)
     return connection.scalar(matching) or 0

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal, TypeAlias
 
-from ...protocol.test_marks import MADE_UP_SOURCES, SANDBOX_SOURCE
+from ...protocol.test_marks import MADE_UP_SOURCES
 from ..search import Excerpt
 
 #: A call whose end has not come counts as in progress this long after its first webhook, and as
 #: lost from then on. Calls are shorter; of one that never connects Millis sends nothing.
 LIVE_FOR = timedelta(minutes=75)
+#: The same of a rehearsal or a test that was left: it has ended by itself then.
+REHEARSED_FOR = timedelta(minutes=10)
 
 #: How a call stands: its end may still come, is overdue, has come, or is not expected.
 State: TypeAlias = Literal["live", "lost", "ended", "unended"]
@@ -55,9 +57,9 @@ class Call:
     source: str | None = None
 
     def is_live(self, now: datetime) -> bool:
-        """Whether the end may still come; that of a sample comes at once or never."""
-        is_awaited = not self.is_made_up or self.source == SANDBOX_SOURCE
-        return self.ended_at is None and is_awaited and self.received_at >= now - LIVE_FOR
+        """Whether the end may still come."""
+        live_for = REHEARSED_FOR if self.is_made_up else LIVE_FOR
+        return self.ended_at is None and self.received_at >= now - live_for
 
     def is_lost(self, now: datetime) -> bool:
         """Whether the end is overdue; that of a made-up call is not expected."""
@@ -97,21 +99,29 @@ class ListedCall:
     excerpt: Excerpt | None = None
     more_excerpts: Sequence[Excerpt] = ()
 
+    @property
+    def all_excerpts(self) -> Sequence[Excerpt]:
+        return (self.excerpt, *self.more_excerpts) if self.excerpt else ()
+
 
 @dataclass(frozen=True, slots=True)
 class Page:
     """One page of calls, newest first; a cursor is None where there is no further page.
 
-    `counts` has a number for "all" and for each outcome tab, under the same other filters. Counting
-    stops after a while; of the tabs named in `at_least` there may be more calls. `is_plain` says
+    `counts` has a number for "all" and for each outcome tab, under the same other filters; None
+    where counting would take too long. Of the tabs named in `at_least` there are more calls.
+    `failed_handlers` is that number for the calls with a failed handler, and `hidden` for the
+    rehearsals and tests that a list of real calls leaves out. `is_plain` says
     that the search index could not be used: only whole ids and numbers were looked for.
     """
 
     rows: tuple[ListedCall, ...]
     newer: str | None
     older: str | None
-    counts: Mapping[str, int]
+    counts: Mapping[str, int | None]
     at_least: tuple[str, ...]
+    failed_handlers: int | None = 0
+    hidden: int | None = 0
     is_plain: bool = False
 
 
@@ -124,11 +134,21 @@ class LiveCall:
 
 
 @dataclass(frozen=True, slots=True)
+class Waiting:
+    """Real calls that the navigation counts: those in progress, and those of the last 7 days with
+    a failed handler, up to 1,000."""
+
+    live: int = 0
+    failed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Today:
     """Totals since midnight."""
 
     calls: int
     errors: int
+    failed_runs: int
     credits: float | None
     prefetch_p95_ms: float | None
     last_prefetch_at: datetime | None

@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, func, select, tr
 
 from ..sanitize import clean_text
 from ..tables import IS_OF_CALL, IS_OPEN, attempts, calls, handler_runs, handlers
-from .filters import CallFilter, filters_of, within
+from .filters import CallFilter, filters_of, is_of, within
 
 _runs = handler_runs.c
 
@@ -134,7 +134,8 @@ def failed_runs(connection: Connection, filters: CallFilter, now: datetime) -> l
         .limit(MOST_FAILED)
         .subquery()
     )
-    conditions = [*within(*filters.period(now)), *(each.where for each in filters_of(filters))]
+    others = (each.where for each in filters_of(filters))
+    conditions = [*within(*filters.period(now)), is_of(filters.source), *others]
     matching = (
         select(newest.c.id, newest.c.handler)
         .join(calls, calls.c.id == newest.c.call_id)

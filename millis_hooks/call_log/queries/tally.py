@@ -1,7 +1,7 @@
 """What the calls of a period add up to: numbers by measure and name, and samples for percentiles.
 
 Tallies of several periods add up to the tally of all of them; averages and percentiles would not,
-so samples are kept one by one. Made-up calls are left out.
+so samples are kept one by one. Calls are real ones, unless others are asked for.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from array import array
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
+from functools import cache
 from typing import Any, TypeAlias
 
 from sqlalchemy import (
@@ -29,7 +30,7 @@ from sqlalchemy import (
 )
 
 from ..tables import attempts, calls, cost_items, handler_runs
-from .filters import IS_REAL, aside
+from .filters import IS_REAL, aside, made_up_by
 
 #: How calls ended, and how prefetches were answered; the name "" stands for an unknown one.
 OUTCOME, STATUS, PREFETCH = "outcome", "status", "prefetch"
@@ -85,13 +86,20 @@ def sum_numbers(tallies: Iterable[Tally], measure: str) -> dict[str, float]:
 
 
 def read_tally(
-    connection: Connection, since: datetime, until: datetime, agents: Sequence[str], into: Tally
+    connection: Connection,
+    since: datetime,
+    until: datetime,
+    agents: Sequence[str],
+    into: Tally,
+    *,
+    source: str = "real",
 ) -> None:
-    """Add the calls received from `since` until just before `until`: all, or those of `agents`."""
+    """Add the calls of a source received from `since` until just before `until`: all, or those of
+    `agents`."""
     period: dict[str, Any] = {"since": since, "until": until}
-    statement = _OF_ALL
     if agents:
-        statement, period["agents"] = _OF_AGENTS, list(agents)
+        period["agents"] = list(agents)
+    statement = _statement(source, of_agents=bool(agents))
     for _, measure, name, values in _grouped(connection.execute(statement, period)):
         into.add(measure, name, values)
 
@@ -104,11 +112,13 @@ def read_by_agent(
 
 
 def sum_agents(
-    connection: Connection, since: datetime, until: datetime
+    connection: Connection, since: datetime, until: datetime, *, source: str = "real"
 ) -> Iterator[tuple[str, str, str, float]]:
     """Yield agent, measure, name and sum of what figures of agents need of the calls."""
     period = {"since": since, "until": until}
-    for agent_id, outcome, count, seconds, credit in connection.execute(_AGENTS, period):
+    for agent_id, outcome, count, seconds, credit in connection.execute(
+        _AGENTS.where(_is_of(source)), period
+    ):
         yield agent_id, OUTCOME, outcome, count
         yield agent_id, DURATION_S, "", seconds or 0
         if credit is not None:
@@ -138,7 +148,7 @@ _AGENTS = (
         func.sum(calls.c.duration_s),
         func.sum(calls.c.cost_total),
     )
-    .where(_RECEIVED, IS_REAL, calls.c.agent_id.is_not(None))
+    .where(_RECEIVED, calls.c.agent_id.is_not(None))
     .group_by(calls.c.agent_id, literal_column("2"))
 )
 
@@ -146,7 +156,13 @@ _AGENTS = (
 _AGENT_AND_NAME: tuple[Any, Any] = (literal_column("1"), literal_column("3"))
 
 
-def _values(agent_id: ColumnElement[Any], chosen: ColumnElement[bool]) -> Any:
+def _is_of(source: str) -> ColumnElement[bool]:
+    """Made-up calls are few, and have an index of their own."""
+    made_up = made_up_by(source)
+    return calls.c.source.in_(made_up) if made_up else IS_REAL
+
+
+def _values(agent_id: ColumnElement[Any], chosen: ColumnElement[bool], source: str = "real") -> Any:
     """Select agent, measure, name and value: sums are made by the database, samples are not."""
     period = select(
         calls.c.id,
@@ -158,7 +174,7 @@ def _values(agent_id: ColumnElement[Any], chosen: ColumnElement[bool]) -> Any:
         calls.c.duration_s,
         calls.c.cost_total,
     )
-    call = period.where(_RECEIVED, IS_REAL, chosen).cte("period").c
+    call = period.where(_RECEIVED, _is_of(source), chosen).cte("period").c
     # From calls to what belongs to them: SQLite would rather read all costs, or all runs.
     call_id = aside(call.id)
     items = cost_items.c
@@ -209,6 +225,12 @@ def _each(measure: str, agent_id: Any, name: Any, value: Any) -> Select[Any]:
 
 
 _TOGETHER = cast(null(), Text)
-_OF_ALL = _values(_TOGETHER, true())
-_OF_AGENTS = _values(_TOGETHER, calls.c.agent_id.in_(bindparam("agents", expanding=True)))
+
+
+@cache
+def _statement(source: str, *, of_agents: bool) -> Any:
+    agents = calls.c.agent_id.in_(bindparam("agents", expanding=True))
+    return _values(_TOGETHER, agents if of_agents else true(), source)
+
+
 _BY_AGENT = _values(calls.c.agent_id, true())

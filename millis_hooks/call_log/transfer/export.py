@@ -14,6 +14,8 @@ formula: `-Ox1demo` stays, `-1+1|cmd` and `-A1-B2`, which names cells, do not. A
 with an apostrophe gets one more, so a program that removes one from every such text has what the
 call log has.
 
+CSV for Excel has numbers and ids as `="+14155550134"`: it would make figures or errors of them.
+
 JSON lines have one call each. A line is an object: `format` is `millis-hooks-call/1`, then come the
 columns of `calls` (times in ISO 8601, UTC), and `deliveries` holds each request as it was stored,
 the first one first:
@@ -45,7 +47,7 @@ from array import array
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from io import BytesIO
@@ -56,7 +58,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, exists, func, or_, sel
 
 from ...masking.policy import MaskPolicy
 from ..deliveries import Delivery
-from ..queries.filters import CallFilter, filters_of, is_overdue, within
+from ..queries.filters import CallFilter, filters_of, is_of, is_overdue, within
 from ..raw_body import length_of
 from ..redaction import masked_columns, masked_delivery
 from ..tables import calls, deliveries
@@ -98,19 +100,20 @@ def select_calls(
 ) -> Selection:
     """Select the calls that the filters let through, those in progress among them.
 
-    `with_loose` also selects the deliveries that belong to no call, if no call is left out.
+    `with_loose` also selects the deliveries that belong to no call, if no real call is left out.
     """
     by_time = select(calls.c.id).order_by(calls.c.received_at, calls.c.id)
     call_ids = connection.scalars(by_time.where(*_conditions(filters, now)))
     of_a_call = exists().where(calls.c.session_id == deliveries.c.session_id)
     apart = or_(deliveries.c.session_id.is_(None), ~of_a_call)
     loose = select(deliveries.c.id).where(apart).order_by(deliveries.c.id)
-    is_all = with_loose and filters == CallFilter(range="all")
+    is_all = with_loose and replace(filters, source="all") == CallFilter(range="all", source="all")
     return Selection(array("q", call_ids), array("q", connection.scalars(loose) if is_all else ()))
 
 
 def _conditions(filters: CallFilter, now: datetime) -> Iterator[ColumnElement[bool]]:
     yield from within(*filters.period(now))
+    yield is_of(filters.source)
     if filters.outcome == "lost":
         yield is_overdue(now)
     for each in filters_of(filters):
@@ -181,6 +184,9 @@ _MAY_BE_FORMULA = re.compile(r"['\t\r\n]|[\s\x00-\x20\x7f-\xa0\u200b-\u200f\ufef
 #: Of an id that reads as cells or numbers taken from one another, as `-A1-B2`, a sum is made.
 _IS_NONE = re.compile(r"\+[0-9•]{1,20}|(?!(?:-[A-Za-z]{0,3}[0-9]{1,7})+\Z)-[-A-Za-z0-9_]{1,254}")
 
+#: What Excel takes for a formula or a number: phone numbers, ids, and digits it would round.
+_IS_SPOILED = re.compile(rf"{_IS_NONE.pattern}|0[0-9]{{1,40}}|[0-9]{{12,40}}")
+
 
 def guarded(text: str) -> str:
     """Return a text as a cell that no spreadsheet takes for a formula."""
@@ -189,11 +195,16 @@ def guarded(text: str) -> str:
     return text
 
 
-def cell(value: object) -> object:
+def as_text_cell(text: str) -> str:
+    """Return a text as a cell that a spreadsheet shows as it is, also a number or an id."""
+    return f'="{text}"' if _IS_SPOILED.fullmatch(text) else guarded(text)
+
+
+def cell(value: object, text_cell: Callable[[str], str] = guarded) -> object:
     """Return a value as it goes into a cell."""
     match value:
         case str():
-            return guarded(value)
+            return text_cell(value)
         case bool():
             return str(value).lower()
         case datetime():
@@ -206,11 +217,12 @@ Format: TypeAlias = Literal["csv", "jsonl"]
 
 @contextmanager
 def writing(
-    to: BinaryIO, format_: Format, policy: MaskPolicy | None
+    to: BinaryIO, format_: Format, policy: MaskPolicy | None, *, for_excel: bool = False
 ) -> Iterator[Callable[[ExportedCall], None]]:
     """Yield what writes a call into a file, which is complete at the end of the block.
 
-    JSON lines need deliveries, and hide nothing where there is no policy.
+    JSON lines need deliveries, and hide nothing where there is no policy. CSV `for_excel`
+    has numbers and ids as `="+14155550134"`.
     """
     if format_ == "jsonl":
         yield partial(_write_line, to, policy)
@@ -220,13 +232,17 @@ def writing(
     rows = csv.writer(text)
     rows.writerow(_NAMES)
     try:
-        yield partial(_write_row, rows, policy or MaskPolicy())
+        text_cell = as_text_cell if for_excel else guarded
+        yield partial(_write_row, rows, policy or MaskPolicy(), text_cell)
     finally:
         text.detach()
 
 
-def _write_row(rows: CsvWriter, policy: MaskPolicy, call: ExportedCall) -> None:
-    rows.writerow(map(cell, masked_columns(call.columns, policy).values()))
+def _write_row(
+    rows: CsvWriter, policy: MaskPolicy, text_cell: Callable[[str], str], call: ExportedCall
+) -> None:
+    columns = masked_columns(call.columns, policy).values()
+    rows.writerow(cell(value, text_cell) for value in columns)
 
 
 def _write_line(to: BinaryIO, policy: MaskPolicy | None, call: ExportedCall) -> None:
@@ -274,17 +290,22 @@ def export(
     policy: MaskPolicy,
     *,
     now: datetime,
+    for_excel: bool = False,
 ) -> Iterator[bytes]:
     """Select calls, now, and return them as a file, the first received first."""
     selection = select_calls(connection, filters, now)
-    return _pieces(connection.engine, selection, format_, policy)
+    return _pieces(connection.engine, selection, format_, policy, for_excel)
 
 
 def _pieces(
-    engine: Engine, selection: Selection, format_: Format, policy: MaskPolicy
+    engine: Engine,
+    selection: Selection,
+    format_: Format,
+    policy: MaskPolicy,
+    for_excel: bool,
 ) -> Iterator[bytes]:
     to = BytesIO()
-    with writing(to, format_, policy) as write:
+    with writing(to, format_, policy, for_excel=for_excel) as write:
         for call in read_calls(engine, selection, with_deliveries=format_ == "jsonl"):
             write(call)
             if to.tell() >= _PIECE_BYTES:

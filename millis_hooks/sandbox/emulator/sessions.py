@@ -46,6 +46,8 @@ MAX_LIVE = 200
 MAX_REGISTERED = 1000
 #: After so many seconds a call of the page ends by itself.
 LONGEST_S = 3600.0
+#: A call of the page that nobody has touched for so long ends by itself.
+ABANDONED_S = 600.0
 #: How many seconds a form waits for the agent's answer before it shows the call without it.
 PATIENCE_S = 1.0
 
@@ -127,6 +129,7 @@ class SessionManager:
         self.store = store
         #: The calls under way, by session.
         self.live: dict[str, LiveCall] = {}
+        self._abandoning: dict[str, asyncio.TimerHandle] = {}
         self._app = app
         self._settings = settings
         self._now = now
@@ -228,8 +231,17 @@ class SessionManager:
         session = await self.start(spec, base, caller=caller, agent=agent, about=about)
         end = session.hang_up
         asyncio.get_running_loop().call_later(LONGEST_S, end, CallStatus.TIMEOUT)
+        self._touch(session)
         await self._until_awaited(self.live[session.session_id])
         return session.session_id
+
+    def _touch(self, session: Session) -> None:
+        """Let the call go on for `ABANDONED_S` from now."""
+        if before := self._abandoning.pop(session.session_id, None):
+            before.cancel()
+        self._abandoning[session.session_id] = asyncio.get_running_loop().call_later(
+            ABANDONED_S, session.hang_up, CallStatus.TIMEOUT
+        )
 
     def register(self, spec: SessionSpec, scenario: Scenario | None) -> None:
         """Remember a call that comes in later, by its `call_id`."""
@@ -302,7 +314,11 @@ class SessionManager:
 
     def _talking(self, session_id: str) -> LiveCall | None:
         call = self.live.get(session_id)
-        return call if call is not None and call.session.is_talking else None
+        if call is None or not call.session.is_talking:
+            return None
+        if session_id in self._abandoning:
+            self._touch(call.session)
+        return call
 
     async def _until_awaited(self, call: LiveCall) -> None:
         """Wait until the agent waits for the caller, or the call is over, but not for long."""
@@ -386,6 +402,8 @@ class SessionManager:
         finally:
             await storing
             del self.live[session.session_id]
+            if abandoning := self._abandoning.pop(session.session_id, None):
+                abandoning.cancel()
 
     async def _store_steps(self, call: LiveCall) -> None:
         """Store the call as it goes on: the process may end before the call does."""

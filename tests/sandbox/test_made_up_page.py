@@ -82,7 +82,7 @@ def test_every_figure_of_the_sandbox_is_on_the_page_or_known_from_elsewhere() ->
 
 
 def test_every_setting_of_the_policy_says_what_it_means() -> None:
-    assert "<!-- made: policy -->" in PAGE
+    assert "<!-- generated: policy -->" in PAGE
     assert all(setting.meaning.endswith(".") for setting in policy_settings())
 
 

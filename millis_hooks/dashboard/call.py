@@ -238,7 +238,7 @@ def show_call(request: PageRequest) -> CallView | None:
         call=masked,
         title=contact(masked),
         parties=tuple(_parties(request, call, masked)),
-        wide={"range": "all"},
+        wide={"range": "all", **({"source": "all"} if call.is_made_up else {})},
         in_list=_in_list(request, call),
         prints_all=request.query.get("print") == "full",
         recording_is_hidden=bool(call.recording_url) and mask.url(call.recording_url) is None,

@@ -44,6 +44,7 @@ from .webhooks.functions import FunctionEndpoint
 from .webhooks.prefetch import PrefetchEndpoint
 from .webhooks.prefetch_answer import encode_default
 from .webhooks.refused import Describer, NearMisses
+from .webhooks.responses import reply
 
 if TYPE_CHECKING:
     from .dashboard.sandbox.page import Sandbox
@@ -109,7 +110,9 @@ class Service:
         self._page_turn = asyncio.Lock()
         self._closing = AsyncExitStack()
         self.metrics = Metrics()
-        self.dashboard = BuiltOnDemand(self._build_dashboard)
+        self.dashboard: ASGIApp = _no_pages
+        if settings.dashboard:
+            self.dashboard = BuiltOnDemand(self._build_dashboard)
         self.emulator = BuiltOnDemand(self._build_emulator)
 
     @classmethod
@@ -382,6 +385,7 @@ class Service:
         from .call_log.queries import Queries
         from .dashboard.call_actions import CallActions
         from .dashboard.pages import DashboardSettings
+        from .dashboard.proxy_sign_in import ProxySignIn
         from .dashboard.site import dashboard
         from .masking.policy import MaskPolicy
 
@@ -409,6 +413,7 @@ class Service:
             now=_now,
             sandbox=self._sandbox(),
             changes=log.feed,
+            proxy=ProxySignIn(settings) if settings.sign_in_header else None,
         )
 
     @cached_property
@@ -471,6 +476,13 @@ class Service:
             return False
         log.processor.process([delivery_id], rereads)
         return True
+
+
+async def _no_pages(scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "http":
+        await reply(send, 404, b'{"detail":"The pages are turned off: MILLIS_HOOKS_DASHBOARD=0."}')
+    else:
+        await send({"type": "websocket.close"})
 
 
 def _agent_names(settings: Settings, router: Router) -> dict[str, str]:

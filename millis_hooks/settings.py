@@ -10,7 +10,8 @@ import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypedDict, get_args
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from typing import Any, Literal, TypedDict, cast, get_args
 from urllib.parse import unquote, urlsplit
 
 from pydantic import (
@@ -41,6 +42,7 @@ from .protocol.agent_names import check_agent, check_unique
 from .protocol.phones import international
 
 Secrets = tuple[SecretStr, ...]
+Networks = tuple[IPv4Network | IPv6Network, ...]
 Hook = Literal["prefetch", "end_of_call", "function"]
 #: The webhooks that every service has.
 _ALWAYS: tuple[Hook, ...] = ("prefetch", "end_of_call")
@@ -97,10 +99,15 @@ class SettingsOptions(TypedDict, total=False):
     api_region: Literal["us", "eu"]
     api_url: str | None
     reconcile_minutes: int
+    dashboard: bool
     dashboard_password: str | SecretStr | None
     session_key: str | SecretStr | None
     session_idle_hours: int
     session_days: int
+    sign_in_header: str | None
+    sign_in_proxies: Texts
+    sign_in_role_header: str | None
+    sign_in_role: Literal["view", "operate"]
     log_format: Literal["console", "json"]
     metrics_token: str | SecretStr | None
     metrics_open: bool
@@ -320,6 +327,10 @@ class Settings(BaseModel):
     )
 
     # The dashboard
+    dashboard: bool = Field(
+        True,
+        description="Serve the pages; 0 leaves the webhooks, health and metrics.",
+    )
     dashboard_password: SecretStr | None = Field(
         None,
         description="Password of the operator `admin`, who may operate; `millis-hooks operator "
@@ -337,6 +348,23 @@ class Settings(BaseModel):
     )
     session_days: int = Field(
         30, gt=0, le=365, description="Days after which an operator has to sign in again anyhow."
+    )
+
+    sign_in_header: str | None = Field(
+        None,
+        description="The header in which a proxy that signs people in names the operator, such as "
+        "X-Forwarded-User. Needs SIGN_IN_PROXIES.",
+    )
+    sign_in_proxies: Networks = Field(
+        (),
+        description="Addresses and networks of the proxies that may name operators, comma "
+        "separated: 10.0.0.5, 10.1.0.0/16. Requests from elsewhere that name one are refused.",
+    )
+    sign_in_role_header: str | None = Field(
+        None, description="The header in which the proxy says the role: view or operate."
+    )
+    sign_in_role: Literal["view", "operate"] = Field(
+        "view", description="The role of operators that a proxy names without a role."
     )
 
     # What watches the service
@@ -373,7 +401,22 @@ class Settings(BaseModel):
             wrong = (_explain(each, given) for each in error.errors())
             raise ConfigError("\n".join(wrong)) from None
         settings._given.update(given)
+        settings._require_whole_sign_in()
         return settings
+
+    def _require_whole_sign_in(self) -> None:
+        """Raise `ConfigError` where part of what a proxy needs to name operators is missing."""
+        header, role, proxies = map(
+            self.name_of, ("sign_in_header", "sign_in_role_header", "sign_in_proxies")
+        )
+        if self.sign_in_header and not self.sign_in_proxies:
+            raise ConfigError(f"{header} needs {proxies}: else anyone could name an operator.")
+        if not self.sign_in_header and self.sign_in_proxies:
+            raise ConfigError(f"{proxies} needs {header}: the header that names the operator.")
+        if not self.sign_in_header and self.sign_in_role_header:
+            raise ConfigError(f"{role} needs {header}: the header that names the operator.")
+        if (self.sign_in_role_header or "").lower() == (self.sign_in_header or " ").lower():
+            raise ConfigError(f"{header} and {role} are the same header.")
 
     def name_of(self, setting: str) -> str:
         """Return what an error calls a setting: as it was given, else as the environment does."""
@@ -524,12 +567,25 @@ class Settings(BaseModel):
     def _are_international(cls, value: frozenset[str]) -> frozenset[str]:
         return frozenset(map(international, value))
 
-    @field_validator("secret_header")
+    @field_validator("secret_header", "sign_in_header", "sign_in_role_header")
     @classmethod
-    def _is_header_name(cls, value: str) -> str:
+    def _is_header_name(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is None:
+            return None
+        is_secret = info.field_name == "secret_header"
+        such_as = "Authorization or X-Millis-Key" if is_secret else "X-Forwarded-User"
         if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", value):
-            raise ValueError("expected the name of a header, such as Authorization or X-Millis-Key")
+            raise ValueError(f"expected the name of a header, such as {such_as}")
+        if not is_secret and value.lower() in _NAMES_NOBODY:
+            raise ValueError(f"expected a header that only the proxy sets, such as {such_as}")
         return value
+
+    @field_validator("sign_in_proxies", mode="before")
+    @classmethod
+    def _read_networks(cls, value: object) -> object:
+        is_one = isinstance(value, str) or not isinstance(value, Iterable)
+        parts: Iterable[object] = str(value).split(",") if is_one else cast("Any", value)
+        return [_network(text) for text in (str(each).strip() for each in parts) if text]
 
     @field_validator("prefix")
     @classmethod
@@ -561,6 +617,22 @@ class Settings(BaseModel):
             )
         _require_readable(value)
         return value
+
+
+#: Headers that browsers or other parts of the way set.
+_NAMES_NOBODY = frozenset({"authorization", "cookie", "host", "origin", "referer", "user-agent"})
+
+
+def _network(text: str) -> IPv4Network | IPv6Network:
+    try:
+        network = ip_network(text)
+    except ValueError:
+        raise ValueError(
+            f"expected addresses or networks, such as 10.0.0.5 or 10.1.0.0/16, not {text!r}"
+        ) from None
+    if network.prefixlen == 0:
+        raise ValueError("expected the addresses of proxies, not all there are")
+    return network
 
 
 NOT_EXPOSED = (
@@ -630,6 +702,9 @@ def _explain(error: ErrorDetails, given: Mapping[str, Given]) -> str:
     return f"{one.place}: {reason}{quoted(field, one.value)}."
 
 
+#: The key in a scope's `extensions` with the address a request came from, where `millis-hooks`
+#: serves: `client` may be what a proxy says.
+PEER = "millis_hooks.peer"
 #: The key in a scope's `state` by which the server tells the application that it will stop:
 #: https://asgi.readthedocs.io/en/latest/specs/lifespan.html#lifespan-state
 STOPPING = "millis_hooks.stopping"

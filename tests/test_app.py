@@ -614,3 +614,13 @@ def test_a_start_without_handlers_and_with_an_unused_router_warns(
         pass
     assert "no handlers are registered" in caplog.text
     assert "the handlers of a Router are not called: greet (" in caplog.text
+
+
+def test_without_the_pages_webhooks_health_and_metrics_are_served(make_hooks: MakeHooks) -> None:
+    hooks = make_hooks(dashboard=False, metrics_open=True, dashboard_password="a-password-for-us")
+    with serving(hooks) as client:
+        assert client.get(PREFETCH).status_code == 200
+        for path in ("/healthz", "/readyz", "/metrics"):
+            assert client.get(path).status_code == 200, path
+        for path in ("/", "/login", "/calls", "/calls.json", "/setup", "/static/app.css"):
+            assert client.get(path).status_code == 404, path

@@ -269,3 +269,25 @@ def test_other_addresses_of_databases_are_taken(url: str) -> None:
 
 def test_the_password_of_a_database_is_asked_not_to_be_a_placeholder() -> None:
     assert "placeholder" in refusal(database_url="postgresql://me:change-me@db.example/calls")
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({"sign_in_header": "X-User"}, "sign_in_header needs MILLIS_HOOKS_SIGN_IN_PROXIES"),
+        ({"sign_in_proxies": "10.0.0.5"}, "sign_in_proxies needs MILLIS_HOOKS_SIGN_IN_HEADER"),
+        ({"sign_in_role_header": "X-Role"}, "sign_in_role_header needs MILLIS_HOOKS_SIGN_IN_H"),
+        ({"sign_in_proxies": "proxy.local"}, "sign_in_proxies: expected addresses or networks"),
+        ({"sign_in_proxies": "10.0.0.5/8"}, "sign_in_proxies: expected addresses or networks"),
+        ({"sign_in_proxies": "0.0.0.0/0"}, "sign_in_proxies: expected the addresses of proxies"),
+        ({"sign_in_header": "Cookie"}, "sign_in_header: expected a header that only the proxy"),
+        ({"sign_in_header": "X User"}, "sign_in_header: expected the name of a header"),
+        (
+            {"sign_in_header": "X-U", "sign_in_role_header": "x-u", "sign_in_proxies": "10.0.0.5"},
+            "sign_in_header and sign_in_role_header are the same header",
+        ),
+        ({"sign_in_role": "root"}, "sign_in_role: expected one of view, operate"),
+    ],
+)
+def test_half_a_sign_in_by_proxy_is_refused(settings: dict[str, Any], why: str) -> None:
+    assert refusal(**settings).startswith(why)

@@ -441,6 +441,16 @@ operators = Table(
     Column("created_at", UtcDateTime, nullable=False),
 )
 
+#: What programs read the pages' JSON with.
+read_tokens = Table(
+    "read_tokens",
+    metadata,
+    Column("name", Key, primary_key=True),
+    Column("token_hash", Text, nullable=False, unique=True),  # SHA-256, in hex
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("last_used_at", UtcDateTime),  # to the minute
+)
+
 #: The audit log: actions of operators. Refused sign-ins are counted, by client and hour.
 audit_log = Table(
     "audit_log",

@@ -80,6 +80,10 @@ COMMANDS = {
         "Import calls that export --raw wrote as jsonl, or Millis' call logs.",
     ),
     "operator": ("operators:app", "Add, list, change and remove operators of the dashboard."),
+    "token": (
+        "operators:tokens_app",
+        "Add, list and revoke tokens that read the JSON of the dashboard's pages.",
+    ),
     "prune": ("maintenance:prune", "Remove calls that are too old, with all that belongs to them."),
     "forget": ("maintenance:forget", "Remove everything about a telephone number, or one session."),
     "vacuum": ("maintenance:vacuum", "Rewrite the call log's file without unused space."),

@@ -12,7 +12,7 @@ import typer
 from ..call_log.database import Database
 from ..environment.secret_rules import require_strong
 from ..exceptions import ConfigError
-from ..operators import OPERATOR, Account, accounts
+from ..operators import OPERATOR, Account, accounts, tokens
 from ..settings import Settings
 from .common import open_log, print_json, record
 from .options import AsJson
@@ -20,9 +20,18 @@ from .terminal import add_row, console, fail, note, table
 
 #: The longest password that is read, in characters.
 _PASSWORD_CHARS = 1000
+_NO_NAME = "{!r} cannot be a name: up to 64 letters, digits and . _ @ + -, and no spaces."
 
 app = typer.Typer(
     help="Add, list, change and remove operators of the dashboard.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+
+
+tokens_app = typer.Typer(
+    help="Add, list and revoke tokens that read the JSON of the dashboard's pages.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -132,13 +141,63 @@ def change_role(name: Name, role: Annotated[Role, typer.Argument(help="view or o
     typer.echo(f"From now on {name} may {role.value}.")
 
 
+TokenName = Annotated[str, typer.Argument(help="The token's name; upper case does not matter.")]
+
+
+@tokens_app.command("add")
+def add_token(name: TokenName) -> None:
+    """Add a read token, and print it this once: only its hash is stored."""
+    name = _clean_token_name(name)
+    with open_log(Settings.load()) as database:
+        with database.writer.begin() as connection:
+            token = tokens.add(connection, name, now=datetime.now(UTC))
+        if token is None:
+            fail(f"There is already a token {name}. Revoke it: millis-hooks token revoke {name}")
+        record(database, "add_token", name)
+    note(f"Added {name}. Send it as Authorization: Bearer TOKEN. It is not shown again:")
+    typer.echo(token)
+
+
+@tokens_app.command("list")
+def list_tokens(as_json: AsJson = False) -> None:
+    """List the read tokens, without the tokens themselves."""
+    with open_log(Settings.load()) as database, database.reader.connect() as connection:
+        listed = tokens.listed(connection)
+    if as_json:
+        print_json(listed)
+    elif not listed:
+        note("There are no tokens. Add one: millis-hooks token add NAME")
+    else:
+        rows = table("NAME", "ADDED", "LAST USED")
+        for token in listed:
+            add_row(rows, token.name, _minute(token.created_at), _minute(token.last_used_at))
+        console().print(rows)
+
+
+@tokens_app.command("revoke")
+def revoke_token(name: TokenName) -> None:
+    """Revoke a read token: from now on it opens nothing."""
+    name = _clean_token_name(name)
+    with open_log(Settings.load()) as database:
+        with database.writer.begin() as connection:
+            if not tokens.revoke(connection, name):
+                fail(f"There is no token {name}. List them: millis-hooks token list")
+        record(database, "revoke_token", name)
+    typer.echo(f"Revoked {name}.")
+
+
+def _clean_token_name(text: str) -> str:
+    name = accounts.clean_name(text)
+    if name is None:
+        raise ConfigError(_NO_NAME.format(text))
+    return name
+
+
 def _clean(text: str) -> str:
     """Return the normalized name; raises `ConfigError` for one that cannot be added."""
     name = accounts.clean_name(text)
     if name is None:
-        raise ConfigError(
-            f"{text!r} cannot be a name: up to 64 letters, digits and . _ @ + -, and no spaces."
-        )
+        raise ConfigError(_NO_NAME.format(text))
     if name == OPERATOR:
         raise ConfigError("The password of admin is MILLIS_HOOKS_DASHBOARD_PASSWORD.")
     return name
@@ -182,7 +241,10 @@ def _print_password(password: str) -> None:
 def _print_table(operators: tuple[Account, ...]) -> None:
     rows = table("NAME", "ROLE", "ADDED", "LAST SEEN")
     for account in operators:
-        times = (account.created_at, account.seen_at)
-        added, seen = (f"{time:%Y-%m-%d %H:%M}" if time else "never" for time in times)
+        added, seen = _minute(account.created_at), _minute(account.seen_at)
         add_row(rows, account.name, account.role, added, seen)
     console().print(rows)
+
+
+def _minute(time: datetime | None) -> str:
+    return f"{time:%Y-%m-%d %H:%M}" if time else "never"

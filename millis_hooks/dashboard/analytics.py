@@ -342,7 +342,7 @@ class AnalyticsPage:
     def routes(self, endpoints: Endpoints) -> Iterator[Route]:
         """Yield the routes of the page and of each chart as CSV."""
         yield from endpoints.page("/analytics", "analytics", self.show)
-        yield endpoints.get("/analytics/{chart}.csv", "analytics_csv", self._csv)
+        yield endpoints.file("/analytics/{chart}.csv", "analytics_csv", self._csv)
 
     def show(self, request: PageRequest) -> AnalyticsView:
         """Build the page that the query string describes."""

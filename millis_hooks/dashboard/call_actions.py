@@ -43,8 +43,14 @@ class CallActions:
 
     def routes(self, endpoints: Endpoints) -> Iterator[Route]:
         """Yield the routes of the forms."""
-        yield endpoints.form("/replay", "replay", self._submit_replay, max_fields=_MOST_FIELDS)
-        yield endpoints.form("/reread", "reread", self._submit_reread)
+        yield endpoints.form(
+            "/replay",
+            "replay",
+            self._submit_replay,
+            max_fields=_MOST_FIELDS,
+            undone="replayed",
+        )
+        yield endpoints.form("/reread", "reread", self._submit_reread, undone="read again")
 
     def _submit_replay(self, request: OperatorRequest) -> Response:
         """Replay chosen runs, or all handlers of a call, and show the call at the first of them."""

@@ -64,7 +64,7 @@ def routes(endpoints: Endpoints) -> Iterator[Route]:
     yield from endpoints.page("/calls", "calls", list_calls)
     for format_ in _MEDIA_TYPES:
         path, name = f"/calls/export.{format_}", f"export_{format_}"
-        yield endpoints.get(path, name, partial(_export, format_), role="operate")
+        yield endpoints.file(path, name, partial(_export, format_), role="operate")
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TypeAlias
-from urllib.parse import urlsplit
 
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -17,7 +16,7 @@ from starlette.routing import Route
 from ..operators import Action, Operator, Operators, Role
 from .formats import MAX_FORM_BYTES, read_form
 from .pages import PageRequest, Pages, View, as_json, forget_notice, link, set_notice
-from .security import CONTENT_POLICY, local_path
+from .security import CONTENT_POLICY, page_before
 from .sign_in import SignIn, client_of, refusal_text
 
 #: The field of the confirmation form; no other form has one of this name.
@@ -67,6 +66,15 @@ class OperatorRequest:
         return response
 
 
+@dataclass(frozen=True, slots=True)
+class Twin:
+    """The `.json` of a page, with its path as the router has it."""
+
+    path: str
+    name: str
+    view: View
+
+
 #: Answers a request of an operator, on a thread.
 Respond: TypeAlias = Callable[[OperatorRequest], Response]
 
@@ -81,6 +89,9 @@ class Endpoints:
         self._sign_in = sign_in
         self._operators = operators
         self._now = now
+        #: What opens to read tokens: the twins of pages, and files by path.
+        self.twins: list[Twin] = []
+        self.files: dict[str, str] = {}
 
     def page(
         self,
@@ -113,7 +124,11 @@ class Endpoints:
                 params[parameter] += ".json"
             return page(request)
 
-        yield self.get(f"{path}.json", f"{name}_json", twin, role=role)
+        if role == "view":
+            self.twins.append(Twin(f"{path}.json", name, view))
+        yield self.get(
+            f"{path}.json", f"{name}_json", twin, role=role, opens_to_tokens=role == "view"
+        )
         yield self.get(path, name, page, role=role)
 
     def moved(self, path: str, name: str) -> Iterator[Route]:
@@ -127,7 +142,8 @@ class Endpoints:
 
             return redirect
 
-        yield self.get(f"{path}.json", f"moved_{name}.json", redirect_to(f"{name}_json"))
+        twin = redirect_to(f"{name}_json")
+        yield self.get(f"{path}.json", f"moved_{name}.json", twin, opens_to_tokens=True)
         yield self.get(path, f"moved_{name}", redirect_to(name))
 
     def fragment(self, path: str, name: str, view: View, *, role: Role = "view") -> Route:
@@ -139,21 +155,39 @@ class Endpoints:
         return self.get(path, name, fragment, role=role, is_use=False)
 
     def get(
-        self, path: str, name: str, respond: Respond, *, role: Role = "view", is_use: bool = True
+        self,
+        path: str,
+        name: str,
+        respond: Respond,
+        *,
+        role: Role = "view",
+        is_use: bool = True,
+        opens_to_tokens: bool = False,
+        is_file: bool = False,
     ) -> Route:
         """Return a route for operators; others are led to the sign-in page, or get 401 or 403.
 
         Unless a request `is_use`, it does not prolong the session: pages make it by themselves.
+        What `opens_to_tokens` is read with a read token, too, whatever the role of operators. What
+        `is_file` answers 401 itself, so that no browser keeps the sign-in page as the file.
         """
 
         def endpoint(request: Request) -> Response:
-            operator = self._sign_in.operator(request, is_use=is_use)
+            operator = self._sign_in.who(request, is_use=is_use, opens_to_tokens=opens_to_tokens)
+            if isinstance(operator, Response):
+                return operator
             if operator is None:
-                return self._sign_in.require(request)
-            _require_role(operator, role)
+                return self._sign_in.require(request, is_file=is_file)
+            if not operator.is_token:
+                _require_role(operator, role)
             return respond(OperatorRequest(request, operator, self._pages, self._operators))
 
         return Route(path, endpoint, name=name)
+
+    def file(self, path: str, name: str, respond: Respond, *, role: Role = "view") -> Route:
+        """Return the route of a file to download, which opens to read tokens."""
+        self.files[path] = name
+        return self.get(path, name, respond, role=role, opens_to_tokens=True, is_file=True)
 
     def form(
         self,
@@ -165,19 +199,24 @@ class Endpoints:
         page: str = "calls",
         needs_password: Callable[[Mapping[str, str]], bool] = lambda fields: False,
         max_fields: int = 10,
+        undone: str = "changed",
+        draft: Callable[[Mapping[str, str]], Mapping[str, object]] | None = None,
     ) -> Route:
         """Return the route of a form; only POST does what it asks for, GET leads to its `page`.
 
+        Without a session the sign-in page says that nothing was `undone`, and leads back to the
+        page the form was on, or to `page` filled in with what `draft` returns of the fields.
         Operators of another role get 403. If the form `needs_password` and it was not given in the
         last minutes, it is asked for first; the fields of the form are kept meanwhile.
         """
 
         def answer(request: Request, fields: Mapping[str, str]) -> Response:
-            operator = self._sign_in.operator(request)
+            operator = self._sign_in.who(request)
+            if isinstance(operator, Response):
+                return operator
             if operator is None:
-                page = _page_of_form(request)
-                query = {"next": page} if page else None
-                return RedirectResponse(link(request, "login", query), 303)
+                back = link(request, page, draft(fields)) if draft else page_before(request)
+                return self._sign_in.ask(request, back, undone)
             _require_role(operator, role)
             question = self._confirm(request, operator, fields) if needs_password(fields) else None
             sent = _without_password(fields)
@@ -228,9 +267,14 @@ class Endpoints:
             operator=operator,
             fields=_without_password(fields),
             password_field=_PASSWORD_FIELD,
-            back=_page_of_form(request) or link(request, "calls"),
+            back=page_before(request) or link(request, "calls"),
             error=error,
         )
+
+
+def only(fields: Mapping[str, str], names: Collection[str]) -> dict[str, str]:
+    """Return the fields of these names that are filled in: what a page is asked for."""
+    return {name: fields[name] for name in names if fields.get(name)}
 
 
 def _build(view: View, request: OperatorRequest) -> Any:
@@ -248,8 +292,3 @@ def _require_role(operator: Operator, role: Role) -> None:
 
 def _without_password(fields: Mapping[str, str]) -> Mapping[str, str]:
     return {name: value for name, value in fields.items() if name != _PASSWORD_FIELD}
-
-
-def _page_of_form(request: Request) -> str | None:
-    """Return the path of the page a form was on."""
-    return local_path(urlsplit(request.headers.get("referer", "")).path)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
@@ -36,7 +37,7 @@ from ..exceptions import StorageError
 from ..operators import AuditEntry, Operators
 from ..protocol.phones import digits_of, looked_for
 from .call_filters import PAGE_SIZE, Params, list_query, params_of, read_list
-from .endpoints import Endpoints, OperatorRequest
+from .endpoints import Endpoints, OperatorRequest, only
 from .formats import at, phone, read_number
 from .pages import PageRequest
 
@@ -98,7 +99,14 @@ class Forgetting:
         receipt = "/forget/receipt.txt"
         yield endpoints.get(receipt, "forget_receipt", self._send_receipt, role="operate")
         yield from endpoints.page("/forget", "forget", self._show, role="operate")
-        yield endpoints.form("/forget", "forget_now", self._submit, page="forget")
+        yield endpoints.form(
+            "/forget",
+            "forget_now",
+            self._submit,
+            page="forget",
+            undone="deleted",
+            draft=partial(only, names=("session_id", "number", "in")),
+        )
 
     def _show(self, request: PageRequest) -> ForgetView:
         query = request.query

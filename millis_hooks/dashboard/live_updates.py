@@ -37,6 +37,7 @@ from starlette.types import Receive, Scope, Send
 from ..call_log.change_feed import REFRESH, Change, ChangeFeed, Subscription
 from ..exceptions import StorageError
 from ..operators import Operator, Operators
+from .proxy_sign_in import ProxySignIn
 from .security import Cookies
 
 #: Open streams, and those of one operator, so that others have room. A page without a stream does
@@ -67,12 +68,14 @@ class LiveUpdates:
         operators: Operators,
         *,
         cookies: Cookies | None = None,
+        proxy: ProxySignIn | None = None,
         heartbeat_s: float = HEARTBEAT_S,
         gather_s: float = GATHER_S,
     ) -> None:
         self._changes = changes
         self._operators = operators
         self._cookies = cookies or Cookies()
+        self._proxy = proxy
         self._heartbeat_s = heartbeat_s
         self._gather_s = gather_s
         self._streams = Counter[str]()  # by operator
@@ -130,6 +133,9 @@ class LiveUpdates:
                     await asyncio.sleep(self._gather_s * factor)
 
     async def _operator(self, request: Request) -> Operator | None:
+        named = self._proxy.operator(request) if self._proxy else None
+        if named is not None:
+            return named
         resume = partial(self._operators.resume, self._cookies.session(request), is_use=False)
         return await run_in_threadpool(resume)
 

@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Route
 
-from ..operators import COMMAND_LINE, Account, AuditEntry, Operator, Operators, Session
+from ..operators import COMMAND_LINE, Account, AuditEntry, Operator, Operators, ReadToken, Session
 from .endpoints import Endpoints, OperatorRequest
 from .formats import read_number
 from .pages import PageRequest
@@ -73,6 +73,7 @@ class OperatorsView:
     name: str
     sees_all: bool
     accounts: tuple[Account, ...]
+    tokens: tuple[ReadToken, ...]
     sessions: tuple[ListedSession, ...]
     audit_log: tuple[ListedEntry, ...]
     before: int | None
@@ -90,6 +91,7 @@ def show_operators(operators: Operators, request: PageRequest) -> OperatorsView 
         operator.name,
         operator.may_operate,
         operators.accounts() if operator.may_operate else (),
+        operators.read_tokens() if operator.may_operate else (),
         _listed(operators.sessions(operator), operator),
         tuple(ListedEntry(each, _words(each), _is_of_call(each)) for each in entries[:_PAGE_SIZE]),
         before,
@@ -130,7 +132,7 @@ def _browser(agent: str) -> str:
 def _words(entry: AuditEntry) -> str:
     """Return what was done, without its subject."""
     if entry.action == "refused" and entry.times > 1:
-        return f"Wrong password, {entry.times:,} times"
+        return f"{_WORDS['refused']}, {entry.times:,} times"
     return _WORDS.get(entry.action, entry.action.replace("_", " ").capitalize())
 
 
@@ -141,7 +143,7 @@ def _is_of_call(entry: AuditEntry) -> bool:
 
 _WORDS = {
     "sign_in": "Signed in",
-    "refused": "Wrong password",
+    "refused": "Wrong password or token",
     "sign_out": "Signed out",
     "end_session": "Ended a session of",
     "reveal": "Revealed",
@@ -156,4 +158,6 @@ _WORDS = {
     "remove_operator": "Removed operator",
     "change_password": "Changed the password of",
     "change_role": "Changed the role of",
+    "add_token": "Added read token",
+    "revoke_token": "Revoked read token",
 }

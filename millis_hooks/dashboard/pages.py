@@ -35,6 +35,7 @@ from ..operators import Operator
 from ..protocol.agent_names import AgentNames
 from . import formats, runs
 from .call_filters import HANDLER_LABELS, PAGE_SIZES, SOURCE_LABELS, time_field
+from .proxy_sign_in import UntrustedError
 from .security import HEADERS
 
 logger = logging.getLogger("millis_hooks.dashboard")
@@ -188,7 +189,16 @@ class Pages:
 
     def error_handlers(self) -> dict[Any, Callable[[Request, Exception], Response]]:
         """Return the handlers that answer in place of a page or twin that failed."""
-        return {HTTPException: self._refuse, StorageError: self._no_storage, Exception: self._bug}
+        return {
+            HTTPException: self._refuse,
+            UntrustedError: self._distrust,
+            StorageError: self._no_storage,
+            Exception: self._bug,
+        }
+
+    def _distrust(self, request: Request, error: Exception) -> Response:
+        logger.warning("refused a request that names an operator: %s", error)
+        return self._explain(request, 403, "Not allowed", str(error))
 
     def _refuse(self, request: Request, error: Exception) -> Response:
         status_code = error.status_code if isinstance(error, HTTPException) else 500

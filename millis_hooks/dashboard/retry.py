@@ -84,6 +84,11 @@ class RetryView:
         return sum(each.failed for each in self.handlers if each.refusal is None)
 
 
+def _list(fields: Mapping[str, str]) -> Params:
+    """Return the parameters of the list that a form was for."""
+    return params_of(read_list(fields.get("in")), read_page_size({}))
+
+
 @dataclass(frozen=True, slots=True)
 class RetryPage:
     """The page and its form."""
@@ -94,7 +99,9 @@ class RetryPage:
         """Yield the routes of the page, its fragment and its form."""
         yield endpoints.fragment("/live/retry", "live_retry", show_retry, role="operate")
         yield from endpoints.page("/retry", "retry", show_retry, role="operate")
-        yield endpoints.form("/retry", "retry_now", self._submit)
+        yield endpoints.form(
+            "/retry", "retry_now", self._submit, page="retry", undone="retried", draft=_list
+        )
 
     def _submit(self, request: OperatorRequest) -> Response:
         """Replay failed runs of the list, of one handler or all, for a few seconds at most."""

@@ -146,8 +146,17 @@ def local_path(target: str | None) -> str | None:
     return target if target and _LOCAL_PATH.fullmatch(target) else None
 
 
+def page_before(request: Request, *, with_query: bool = False) -> str | None:
+    """Return the address of the page that a form or a link was on."""
+    page = urlsplit(request.headers.get("referer", ""))
+    is_whole = with_query and page.query
+    return local_path(f"{page.path}?{page.query}" if is_whole else page.path)
+
+
 _SESSION = "mh_session"
 _KNOWN_BROWSER = "mh_known"
+_UNDONE = "mh_undone"
+_UNDONE_S = 60
 
 
 class Cookies:
@@ -175,6 +184,15 @@ class Cookies:
     def delete_session(self, request: Request, response: Response) -> None:
         """Delete the session cookie."""
         self._set(request, response, _SESSION, "", 0)
+
+    def undone(self, request: Request) -> str | None:
+        """Return what was not done when the session had ended, as `note_undone` has kept it."""
+        word = request.cookies.get(self._name(request, _UNDONE), "")
+        return word if re.fullmatch(r"[a-z ]{1,20}", word) else None
+
+    def note_undone(self, request: Request, response: Response, word: str | None) -> None:
+        """Keep what was not done until the sign-in page is shown; None forgets it."""
+        self._set(request, response, _UNDONE, word or "", _UNDONE_S if word else 0)
 
     def is_secure(self, request: Request) -> bool:
         """Tell whether cookies are restricted to HTTPS."""

@@ -28,7 +28,7 @@ from ..settings import Hook, Settings
 from ..webhooks import secret_for, secret_header, webhook_url
 from ..webhooks.agent_config import Form, agent_config, warnings_about
 from .connection_test import ConnectionTest, WebhookTest, read_test
-from .endpoints import Endpoints, OperatorRequest
+from .endpoints import Endpoints, OperatorRequest, only
 from .pages import PageRequest, link
 
 _MOST_ADDRESS_CHARS = 500
@@ -185,12 +185,15 @@ class Setup:
         """Yield the routes of the page, its fragment and its forms."""
         yield endpoints.fragment("/setup/received", "setup_received", self.show)
         yield from endpoints.page("/setup", "setup", self.show)
+        kept = partial(only, names=("url", "agent"))
         yield endpoints.form(
             "/setup/reveal",
             "setup_reveal",
             self._reveal,
             page="setup",
             needs_password=lambda fields: True,
+            undone="revealed",
+            draft=kept,
         )
         yield endpoints.form(
             "/setup/test",
@@ -198,6 +201,8 @@ class Setup:
             self._send,
             page="setup",
             needs_password=self._leads_elsewhere,
+            undone="sent",
+            draft=kept,
         )
 
     def show(self, request: PageRequest, *, reveals: bool = False) -> SetupView:

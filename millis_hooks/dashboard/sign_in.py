@@ -15,10 +15,11 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from ..exceptions import StorageError
-from ..operators import Key, Operator, Operators, Refused
+from ..operators import TOKEN_PREFIX, Key, Operator, Operators, Refused
 from .formats import MAX_FORM_BYTES, read_form
 from .pages import Pages, as_json, link
-from .security import Cookies, local_path
+from .proxy_sign_in import ProxySignIn
+from .security import Cookies, local_path, page_before
 
 logger = logging.getLogger("millis_hooks.dashboard")
 
@@ -32,6 +33,12 @@ _NO_STORAGE = (
     "restart is needed."
 )
 _RETRY_AFTER_S = 5
+_MOST_ADDRESS_CHARS = 16_000
+_UNDONE = "You were signed out; nothing was {}."
+_CHALLENGE = 'Bearer realm="millis_hooks"'
+_TOO_MUCH = (
+    "A read token opens the .json of pages, /openapi.json and exports. For anything else sign in."
+)
 
 #: Sign-ins at once, on threads that pages do not use, and sign-ins that wait. Known browsers of
 #: operators have threads of their own, so a flood of others does not delay them.
@@ -42,8 +49,15 @@ _MOST_WAITING = 100
 class SignIn:
     """Signs operators in and out."""
 
-    def __init__(self, operators: Operators, pages: Pages, cookies: Cookies) -> None:
+    def __init__(
+        self,
+        operators: Operators,
+        pages: Pages,
+        cookies: Cookies,
+        proxy: ProxySignIn | None = None,
+    ) -> None:
         self._operators = operators
+        self._proxy = proxy
         self._pages = pages
         self._cookies = cookies
         self._known, self._unknown = CapacityLimiter(_AT_ONCE), CapacityLimiter(_AT_ONCE)
@@ -56,22 +70,67 @@ class SignIn:
 
     def operator(self, request: Request, *, is_use: bool = True) -> Operator | None:
         """Return the operator who is signed in, kept as `request.state.operator` too. Blocks."""
-        operator = self._operators.resume(self._cookies.session(request), is_use=is_use)
+        request.state.operator = None  # until it is known: errors are shown with it
+        operator = self._proxy.operator(request) if self._proxy else None
+        if operator is None:
+            operator = self._operators.resume(self._cookies.session(request), is_use=is_use)
         request.state.operator = operator
         return operator
 
-    def require(self, request: Request) -> Response:
-        """Return the answer to a request without a session: the way to the sign-in page."""
+    def who(
+        self, request: Request, *, is_use: bool = True, opens_to_tokens: bool = False
+    ) -> Operator | Response | None:
+        """Return the operator, or who reads with a token, or why that is refused. Blocks.
+
+        A token that is ours counts even in a session; another may be for a proxy in front.
+        """
+        token = _bearer(request)
+        if token is None or not token.startswith(TOKEN_PREFIX):
+            operator = self.operator(request, is_use=is_use)
+            if operator is not None or token is None or not opens_to_tokens:
+                return operator
+        reader = self._operators.bearer(token, client=client_of(request))
+        if isinstance(reader, Refused):
+            return _refuse_token(reader)
+        if not opens_to_tokens:
+            return _token_error(403, _TOO_MUCH, "insufficient_scope")
+        request.state.operator = reader
+        return reader
+
+    def require(self, request: Request, *, is_file: bool = False) -> Response:
+        """Return the answer to a request without a session: the way to the sign-in page.
+
+        A browser would keep that page as the file it asked for, so a file's answer is 401.
+        """
         if request.url.path.endswith(".json"):
-            return as_json({"error": "Sign in first."}, 401)
-        return RedirectResponse(_login_path(request), 303)
+            return _token_error(401, "Sign in first, or send a read token.")
+        if not is_file:
+            return RedirectResponse(_login_path(request), 303)
+        back = {"next": page_before(request, with_query=True) or _home(request)}
+        response = self._form(request, back, notice=_UNDONE.format("exported"), status_code=401)
+        response.headers["WWW-Authenticate"] = _CHALLENGE
+        return response
+
+    def ask(self, request: Request, page: str | None, undone: str) -> Response:
+        """Lead to the sign-in page, which says what was not done, and from there to `page`."""
+        if page and len(page) > _MOST_ADDRESS_CHARS:  # not every proxy takes it
+            page = page.partition("?")[0]
+        query = {"next": page} if page else None
+        response = RedirectResponse(link(request, "login", query), 303)
+        self._cookies.note_undone(request, response, undone)
+        return response
 
     def show(self, request: Request) -> Response:
         """Answer `GET /login`."""
         target = local_path(request.query_params.get("next"))
         if self.operator(request) is not None:
             return RedirectResponse(target or _home(request), 303)
-        return self._form(request, request.query_params)
+        undone = self._cookies.undone(request)
+        notice = _UNDONE.format(undone) if undone else None
+        response = self._form(request, request.query_params, notice=notice)
+        if undone:
+            self._cookies.note_undone(request, response, None)
+        return response
 
     async def submit(self, request: Request) -> Response:
         """Answer `POST /login`."""
@@ -145,6 +204,7 @@ class SignIn:
         fields: Mapping[str, str],
         *,
         error: str | None = None,
+        notice: str | None = None,
         status_code: int = 200,
     ) -> Response:
         return self._pages.render(
@@ -152,12 +212,35 @@ class SignIn:
             "login.html",
             status_code=status_code,
             error=error,
+            notice=notice,
             target=local_path(fields.get("next")),
             username=fields.get("username", ""),
             has_password=self._operators.has_password,
             are_named=self._operators.are_named,
             longest_days=self._operators.lasts.longest.days,
         )
+
+
+def _bearer(request: Request) -> str | None:
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else None
+
+
+def _refuse_token(refused: Refused) -> Response:
+    if not refused.retry_after_s:
+        return _token_error(401, "This is not a read token, or it was revoked.", "invalid_token")
+    response = _token_error(429, _WAIT.format(refused.retry_after_s))
+    response.headers["Retry-After"] = str(refused.retry_after_s)
+    return response
+
+
+def _token_error(status_code: int, text: str, error: str | None = None) -> Response:
+    """Return a refusal as RFC 6750 has it."""
+    response = as_json({"error": text}, status_code)
+    if status_code != 429:
+        challenge = f'{_CHALLENGE}, error="{error}"' if error else _CHALLENGE
+        response.headers["WWW-Authenticate"] = challenge
+    return response
 
 
 def refusal_text(refused: Refused) -> str:

@@ -22,7 +22,7 @@ from ..call_log.queries import Queries
 from ..call_log.queries.requests import is_empty
 from ..exceptions import StorageError
 from ..operators import Operators
-from . import call, calls, requests
+from . import call, calls, openapi, requests
 from . import operators as operators_page
 from .analytics import AnalyticsPage
 from .call_actions import CallActions
@@ -30,6 +30,7 @@ from .endpoints import Endpoints, OperatorRequest
 from .forget import Forgetting
 from .live_updates import LiveUpdates
 from .pages import ZONE_COOKIE, DashboardSettings, Pages, templates_dir, zone_named
+from .proxy_sign_in import ProxySignIn
 from .retry import RetryPage
 from .security import Cookies, Guards, local_path
 from .setup import Setup
@@ -51,34 +52,36 @@ def dashboard(
     now: Callable[[], datetime],
     sandbox: Sandbox | None = None,
     changes: ChangeFeed | None = None,
+    proxy: ProxySignIn | None = None,
 ) -> Starlette:
     """Return the dashboard, to be served alone or mounted at any path.
 
-    Open pages follow `changes`; without them they stay as they are.
+    Open pages follow `changes`; without them they stay as they are. A `proxy` may name operators.
     """
     pages, cookies = Pages(log, settings, now), Cookies(settings.public_url)
-    sign_in = SignIn(operators, pages, cookies)
+    sign_in = SignIn(operators, pages, cookies, proxy)
     endpoints = Endpoints(pages, sign_in, operators, now)
-    live = LiveUpdates(changes or ChangeFeed(), operators, cookies=cookies)
+    live = LiveUpdates(changes or ChangeFeed(), operators, cookies=cookies, proxy=proxy)
     static = _Static(directory=templates_dir() / "static")
+    routes = [
+        endpoints.get("/", "home", _home),
+        *sign_in.routes(),
+        endpoints.form("/time-zone", "time_zone", _choose_zone(cookies), role="view"),
+        Mount("/static", static, name="static"),
+        Route("/live", live, methods=["GET"], name="live"),
+        *calls.routes(endpoints),
+        *call.routes(endpoints),
+        *actions.routes(endpoints),
+        *RetryPage(actions.replay).routes(endpoints),
+        *_forgetting(actions, operators).routes(endpoints),
+        *requests.routes(endpoints, actions.write),
+        *AnalyticsPage().routes(endpoints),
+        *setup.routes(endpoints),
+        *operators_page.routes(endpoints, operators),
+        *(sandbox.routes(endpoints) if sandbox else ()),
+    ]
     return Starlette(
-        routes=[
-            endpoints.get("/", "home", _home),
-            *sign_in.routes(),
-            endpoints.form("/time-zone", "time_zone", _choose_zone(cookies), role="view"),
-            Mount("/static", static, name="static"),
-            Route("/live", live, methods=["GET"], name="live"),
-            *calls.routes(endpoints),
-            *call.routes(endpoints),
-            *actions.routes(endpoints),
-            *RetryPage(actions.replay).routes(endpoints),
-            *_forgetting(actions, operators).routes(endpoints),
-            *requests.routes(endpoints, actions.write),
-            *AnalyticsPage().routes(endpoints),
-            *setup.routes(endpoints),
-            *operators_page.routes(endpoints, operators),
-            *(sandbox.routes(endpoints) if sandbox else ()),
-        ],
+        routes=[*routes, openapi.route(endpoints, settings.version)],
         middleware=[
             Middleware(Guards, public_url=settings.public_url),
             Middleware(GZipMiddleware, compresslevel=5),

@@ -17,3 +17,5 @@ from .sessions import KNOWN_FOR_S as KNOWN_FOR_S
 from .sessions import Key as Key
 from .sessions import Lasts as Lasts
 from .sessions import Session as Session
+from .tokens import TOKEN_PREFIX as TOKEN_PREFIX
+from .tokens import ReadToken as ReadToken

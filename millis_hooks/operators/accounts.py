@@ -38,6 +38,8 @@ class Operator:
     session: str = field(default="", compare=False)
     #: When the password was last given.
     confirmed_at: datetime | None = field(default=None, compare=False)
+    #: Whether this is a program with a read token, which may only read.
+    is_token: bool = False
 
     @property
     def may_operate(self) -> bool:

@@ -33,6 +33,8 @@ Action: TypeAlias = Literal[
     "remove_operator",
     "change_password",
     "change_role",
+    "add_token",
+    "revoke_token",
 ]
 
 #: The operator of actions by command.

@@ -26,10 +26,11 @@ from ..call_log.dialects import describe
 from ..call_log.writer import Write
 from ..environment.addresses import network_of
 from ..exceptions import StorageError
-from . import accounts, audit, sessions
+from . import accounts, audit, sessions, tokens
 from .accounts import OPERATOR, Account, Operator, Role, digest_of, is_password
 from .audit import Action, AuditEntry
 from .sessions import Key, Lasts, Session, Throttle
+from .tokens import ReadToken
 
 T = TypeVar("T")
 
@@ -183,6 +184,33 @@ class Operators:
             with suppress(StorageError):  # pages are shown also while nothing can be written
                 self._write(lambda connection: sessions.see(connection, session, now))
         return Operator(session.operator, credential.role, session.id_hash, session.confirmed_at)
+
+    def bearer(self, token: str, *, client: str = "") -> Operator | Refused:
+        """Return who reads with a token. Wrong ones are slowed down as passwords are.
+
+        A right one never waits: it cannot be guessed, and others may share the address.
+        """
+        now = self._now()
+        keys: list[Key] = [("address", network_of(client))]
+        with self._reading() as connection:
+            found = tokens.find(connection, token)
+        if found is not None:
+            if found.last_used_at is None or now - found.last_used_at >= sessions.SEEN_EVERY:
+                with suppress(StorageError):  # it reads also while nothing can be written
+                    self._write(lambda connection: tokens.see(connection, found.name, now))
+            return Operator(f"token {found.name}", "view", is_token=True)
+        guess = _guess(None, token)
+        if wait_s := self._throttle.take(keys, guess, now):
+            return Refused(wait_s)
+        self._throttle.note_wrong(guess)
+        with suppress(StorageError):
+            self._write(partial(audit.record_refusal, operator=None, now=now, client=client))
+        return Refused()
+
+    def read_tokens(self) -> tuple[ReadToken, ...]:
+        """Return the read tokens, by name."""
+        with self._reading() as connection:
+            return tokens.listed(connection)
 
     def log_out(self, cookie: str | None, *, client: str = "") -> None:
         """End the session of a cookie."""

@@ -23,6 +23,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from ..environment.addresses import is_loopback, network_of
+from ..settings import PEER
 from ..webhooks.responses import BROUGHT_SECRET
 from .places import ConnectionPlaces, Place
 
@@ -244,7 +245,8 @@ class Protocol(HttpToolsProtocol):
         self._phase = Phase.HEADER
         super().on_message_begin()
         bring_secret = partial(self._places.bring_secret, self._place)
-        self.scope["extensions"] = {BROUGHT_SECRET: bring_secret}  # type: ignore[dict-item]
+        peer = self.client[0] if self.client else None
+        self.scope["extensions"] = {BROUGHT_SECRET: bring_secret, PEER: peer}  # type: ignore[dict-item]
 
     def on_headers_complete(self) -> None:
         if self.parser.should_upgrade() and not self._is_handshake():

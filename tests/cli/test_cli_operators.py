@@ -12,7 +12,7 @@ from sqlalchemy.exc import OperationalError
 from typer.testing import CliRunner, Result
 
 from millis_hooks.call_log.database import Database
-from millis_hooks.call_log.tables import audit_log, calls, operators
+from millis_hooks.call_log.tables import audit_log, calls, operators, read_tokens
 from millis_hooks.call_log.upkeep.removal import Removal, writing_by
 from millis_hooks.cli.commands import app
 from millis_hooks.operators import Operators, Refused, SignedIn
@@ -265,3 +265,20 @@ def test_a_log_that_can_only_be_read_is_still_exported(
     result = run("export")
     assert result.exit_code == 0
     assert "audit log could not be written" in result.stderr
+
+
+def test_a_token_is_shown_once_listed_used_and_revoked(run: Run, database: Database) -> None:
+    added = run("token", "add", "Reports")
+    token = added.stdout.strip()
+    assert token.startswith("mht_")
+    assert "Send it as Authorization: Bearer" in added.stderr
+    assert run("token", "add", "reports").exit_code == 1
+    listed = run("token", "list").stdout
+    assert "reports" in listed
+    assert "never" in listed
+    assert token not in run("token", "list", "--json").stdout
+    assert token not in str(rows(database, read_tokens))
+    assert run("token", "revoke", "reports").stdout == "Revoked reports.\n"
+    assert run("token", "revoke", "reports").exit_code == 1
+    assert run("token", "add", "two words").exit_code == 2
+    assert [row.action for row in rows(database, audit_log)] == ["add_token", "revoke_token"]

@@ -218,7 +218,12 @@ def test_an_export_of_an_empty_list_has_only_headings(site: Site) -> None:
 @pytest.mark.parametrize("path", ["/calls/export.csv", "/calls/export.jsonl"])
 def test_exports_require_sign_in(tmp_path: Path, path: str) -> None:
     site = Site(tmp_path)
-    assert site.get(path).headers["location"].startswith("/login")
+    headers = {"Referer": "http://testserver/calls?q=refund"}
+    refused = site.browser.get(path, headers=headers)
+    assert (refused.status_code, refused.headers.get("location")) == (401, None)
+    page = Page(refused)
+    assert "You were signed out; nothing was exported." in page.text
+    assert page.all("input", name="next")[0]["value"] == "/calls?q=refund"
     site.stored.database.close()
 
 

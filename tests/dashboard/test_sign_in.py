@@ -146,3 +146,24 @@ async def test_a_known_browser_does_not_wait_for_a_flood_of_others(
         assert known.status_code == 303
         released.set()
         assert {(await task).status_code for task in others} == {303, 429}
+
+
+def test_after_a_form_without_a_session_the_sign_in_page_says_once_what_was_not_done(
+    anonymous: Site,
+) -> None:
+    anonymous.add_ended_call()
+    form = {"session_id": "-call", "in": "q=refund"}
+    asked = anonymous.browser.post("/forget", data=form)
+    page = anonymous.page(asked.headers["location"])
+    assert "You were signed out; nothing was deleted." in page.text
+    target = page.all("input", name="next")[0]["value"] or ""
+    assert "nothing was" not in anonymous.page(asked.headers["location"]).text
+    assert anonymous.sign_in(next=target).headers["location"] == target
+    assert "Not found" not in anonymous.page(target).text
+    assert "-call" in anonymous.page(target).text
+
+
+@pytest.mark.parametrize("word", ["<b>", "x" * 21, "A"])
+def test_what_was_not_done_is_no_text_of_others(anonymous: Site, word: str) -> None:
+    anonymous.browser.cookies.set("mh_undone", word)
+    assert "nothing was" not in anonymous.page("/login").text

@@ -35,7 +35,7 @@ KNOWN = set(
     damage view operator waiting link static has_page is_at here theme zone now version without
     handler_labels source_labels page_sizes range_labels slow_prefetch_ms statuses
     title text error target username are_named has_password password_field longest_days fields back
-    sought
+    sought notice agent_names
     last_prefetch_at
     """,
     )

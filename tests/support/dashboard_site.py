@@ -19,6 +19,7 @@ from starlette.testclient import TestClient
 from millis_hooks.dashboard.call_actions import CallActions
 from millis_hooks.dashboard.connection_test import ConnectionTest
 from millis_hooks.dashboard.pages import DashboardSettings
+from millis_hooks.dashboard.proxy_sign_in import ProxySignIn
 from millis_hooks.dashboard.setup import Examine, Setup
 from millis_hooks.dashboard.site import dashboard
 from millis_hooks.exceptions import StorageError
@@ -83,6 +84,7 @@ class Site:
         setup: Setup | None = None,
         public_url: str | None = None,
         agents: Mapping[str, str] | None = None,
+        proxy: ProxySignIn | None = None,
     ) -> None:
         self.stored = StoredCalls(folder)
         self.now = NOW
@@ -107,6 +109,7 @@ class Site:
                 "1.2.3", mask=mask, public_url=public_url, agents=AgentNames(agents)
             ),
             now=self._now,
+            proxy=proxy,
         )
         self.app = Starlette(routes=[Mount(prefix, app)]) if prefix else app
         self.browser = TestClient(self.app, follow_redirects=False, raise_server_exceptions=False)

@@ -119,6 +119,8 @@ class Endpoints:
             data = view(page_request)
             if data is not None:
                 return as_json(data, agents=page_request.settings.agents)
+            if request.operator.is_token:
+                raise HTTPException(404)
             params = request.http.path_params
             for parameter in params:  # an id may itself end in ".json"
                 params[parameter] += ".json"

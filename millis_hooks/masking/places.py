@@ -134,7 +134,11 @@ SANDBOX_STEP: Mapping[str, Places] = {
     "number": Place.KEPT,
     "removed": Place.LINE,
     "role": Place.OPEN,
-    "sent": {"method": Place.OPEN, "body": END_OF_CALL},
+    "sent": {
+        "method": Place.OPEN,
+        "headers": {"accept": Place.KEPT, "content-type": Place.KEPT},
+        "body": END_OF_CALL,
+    },
     "session_id": Place.KEPT,
     "to_phone": Place.NUMBER,
     "took_ms": Place.KEPT,

@@ -276,7 +276,11 @@ class MaskPolicy:
 
 
 def _secret_below(name: str, above: SecretValues) -> SecretValues:
-    return "all" if above == "all" else secret_values(name)
+    return "all" if above == "all" and name.lower() not in _OPEN_HEADERS else secret_values(name)
+
+
+#: Headers that every request has; no secret travels in them.
+_OPEN_HEADERS = frozenset({"accept", "content-type"})
 
 
 def without_sign_in(url: str) -> str:

@@ -38,6 +38,7 @@ function show(page, { keeps }) {
     if (keeps && oldLog && log) keepLines(oldLog, log);
     old.replaceWith(fresh);
   }
+  if (one("#talk").dataset.go) one("#go").textContent = one("#talk").dataset.go;
   const log = one("#log");
   if (log) log.scrollTop = log.scrollHeight;
   const back = focused && document.getElementById(focused);
@@ -69,10 +70,11 @@ async function send(form, submitter) {
   const body = new URLSearchParams(new FormData(form, submitter));
   const response = await fetch(form.action, { method: "POST", body });
   const page = new DOMParser().parseFromString(await response.text(), "text/html");
-  if (!response.ok || !one("#talk", page)) return form.submit();
   const isStart = form.id === "start";
   // A draft that is wrong is explained where it was typed.
-  if (isStart && !new URL(response.url).searchParams.has("session")) return form.submit();
+  if (isStart && response.status === 422) return explain(page);
+  // Signed out, for one: the answer is a page of its own.
+  if (!response.ok || !one("#talk", page)) return form.submit();
   // The address is the page's state, and each call has one.
   if (response.url !== location.href) history[isStart ? "pushState" : "replaceState"](null, "", response.url);
   if (isStart) one(".sandbox > form")?.replaceWith(one(".sandbox > form", page));
@@ -80,6 +82,17 @@ async function send(form, submitter) {
   if (form.id === "say-form" || form.elements.params) form.reset();
   show(page, { keeps: !isStart });
   showWay();
+  if (isStart) one("#talk").scrollIntoView({ block: "start" });
+}
+
+function explain(page) {
+  one("#start").replaceWith(one("#start", page));
+  const refusal = one("#talk .alert", page);
+  if (refusal) one("#talk > div").prepend(refusal);
+  showWay();
+  const wrong = one("#start [aria-invalid]") ?? one("#start [role=alert]") ?? refusal;
+  wrong?.focus();
+  wrong?.scrollIntoView({ block: "center" });
 }
 
 document.addEventListener("submit", (event) => {
@@ -132,6 +145,13 @@ function addRow() {
 function showWay() {
   const way = one("[name=way]:checked")?.value;
   for (const part of all("[data-ways]")) part.hidden = !part.dataset.ways.split(" ").includes(way);
+  // Who calls whom: the team's number is on the other side then.
+  const phones = one("[data-direction]");
+  const direction = way === "inbound" ? "inbound" : way === "outbound" ? "outbound" : null;
+  if (!direction || direction === phones.dataset.direction) return;
+  phones.dataset.direction = direction;
+  const [from, to] = [one("#from_phone"), one("#to_phone")];
+  [from.value, to.value] = [to.value, from.value];
 }
 
 // What the same call would be elsewhere follows what is typed.

@@ -70,6 +70,8 @@ def test_an_error_is_shown_at_its_field(sandbox: Watched) -> None:
     sandbox.page.get_by_label("Value 1 is JSON").check()
     sandbox.page.get_by_role("button", name="Start call").click()
     expect(sandbox.page.get_by_role("alert")).to_contain_text("not JSON")
+    expect(sandbox.page.get_by_label("Value 1", exact=True)).to_be_focused()
+    assert sandbox.page.url.endswith("/sandbox")
     assert any("422" in fault for fault in sandbox.faults())
 
 
@@ -94,6 +96,19 @@ def test_the_page_has_no_faults_over_a_hostile_call(sandbox: Watched) -> None:
     sandbox.page.emulate_media(color_scheme="dark")
     faults += sandbox.barriers("color-contrast")
     assert not faults, "\n".join(faults)
+
+
+@pytest.mark.parametrize("size", [(1440, 900), (390, 844)])
+def test_a_call_is_started_held_and_run_again_in_sight(
+    sandbox: Watched, size: tuple[int, int]
+) -> None:
+    sandbox.page.set_viewport_size({"width": size[0], "height": size[1]})
+    expect(sandbox.page.get_by_role("button", name="Start call")).to_be_in_viewport(ratio=1)
+    hold_a_call(sandbox)
+    expect(sandbox.page.get_by_role("heading", name="Conversation")).to_be_in_viewport()
+    end_it(sandbox)
+    sandbox.page.get_by_role("button", name="Run again").click()
+    expect(sandbox.page.get_by_label("What is said")).to_be_in_viewport()
 
 
 def test_a_phone_has_room_for_it(sandbox: Watched) -> None:

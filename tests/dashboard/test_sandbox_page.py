@@ -372,7 +372,7 @@ def test_an_invalid_ending_is_refused(sandbox: Sandbox, choice: dict[str, str]) 
 @pytest.mark.parametrize(
     ("fields", "problem"),
     [
-        ({"value1": "{", "json1": "1"}, "'plan' is not JSON"),
+        ({"value1": "{", "json1": "1"}, "'plan' is not JSON. Put text into double quotes"),
         ({"way": "outbound", "from_phone": "12", "to_phone": "+14155550134"}, "from_phone"),
         ({"slow_s": "nan"}, "seconds"),
         ({"policy.prefetch_timeout_s": "1e9"}, "prefetch_timeout_s"),
@@ -387,6 +387,70 @@ def test_a_draft_with_problems_is_shown_again_with_them(
     assert answer.status_code == 422
     page = Page(answer)
     assert problem in page.text
+    assert page.all("input", name="key1", value="plan")
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"value1": "{", "json1": "1"}, "value1"),
+        ({"way": "outbound", "from_phone": "12", "to_phone": "+14155550134"}, "from_phone"),
+        ({"slow_s": "nan"}, "slow_s"),
+        ({"policy.end_of_call_attempts": "999"}, "policy.end_of_call_attempts"),
+    ],
+)
+def test_a_problem_stands_at_its_field(
+    sandbox: Sandbox, fields: dict[str, str], field: str
+) -> None:
+    page = Page(sandbox.post("start", **(DRAFT | fields)))
+    assert [each["name"] for each in page.all("input") if each.get("aria-invalid")] == [field]
+    assert page.all("p", id=f"{field}-error")
+
+
+@pytest.mark.parametrize("path", ["start", "say", "function", "end"])
+def test_the_address_of_a_form_leads_to_the_page(sandbox: Sandbox, path: str) -> None:
+    answer = sandbox.client.get(f"/sandbox/{path}")
+    assert (answer.status_code, answer.headers["location"]) == (303, "/sandbox")
+
+
+def test_a_new_draft_says_no_variable_that_has_no_value(hooks: MillisHooks) -> None:
+    with at_the_page(hooks) as sandbox:
+        draft = sandbox.view()["draft"]
+        assert "{" not in draft["first"]
+        sandbox.start(**draft, value1="C-1", key2="customer_tier", value2="gold")
+        greeting = sandbox.view()["draft"]["first"]
+        assert greeting == "Hi {name}, how may I help?"
+        call = sandbox.start(first=greeting, prompt=sandbox.view()["draft"]["prompt"])
+        assert call["rendered"]["first_message"] == "Hi Ada, how may I help?"
+
+
+def test_an_inbound_call_comes_from_the_customer(sandbox: Sandbox) -> None:
+    out, back = (sandbox.view(f"way={way}")["draft"] for way in ("outbound", "inbound"))
+    assert (out["from_phone"], out["to_phone"]) == (back["to_phone"], back["from_phone"])
+    typed = sandbox.view("way=inbound&from_phone=%2B49301234567")["draft"]
+    assert typed["from_phone"] == "+49301234567"
+
+
+def test_a_draft_survives_a_sign_in_without_its_secrets(hooks: MillisHooks) -> None:
+    with at_the_page(hooks) as sandbox:
+        sandbox.client.cookies.clear()
+        draft = DRAFT | {"prompt": "Be {mood} & kind.", "key2": "api_key", "value2": "s3cret-x"}
+        page = Page(sandbox.client.get(sandbox.post("start", **draft).headers["location"]))
+        assert "You were signed out; nothing was started." in page.text
+        back = page.all("input", name="next")[0]["value"] or ""
+        assert "s3cret-x" not in back
+        sandbox.sign_in()
+        filled = sandbox.client.get(back)
+        assert "Be {mood} &amp; kind." in filled.text
+
+
+def test_a_call_that_is_over_can_be_run_again(sandbox: Sandbox) -> None:
+    sandbox.start()
+    assert "Start another" in sandbox.page().text
+    sandbox.end()
+    page = sandbox.page()
+    assert "Run again" in page.text
+    assert page.all("details", **{"class": "draft"}) == [{"class": "draft"}]
     assert page.all("input", name="key1", value="plan")
 
 

@@ -15,6 +15,8 @@ from typing import Any, Literal, TypeAlias
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, func, literal, null, or_, select
 
+from ...exceptions import PayloadError
+from ...protocol.reading import read_json
 from ..raw_body import length_of
 from ..tables import BEST_OUTCOMES, IS_NOT_BEST, calls, deliveries, handlers, rejections
 from .filters import aside, bindable
@@ -221,6 +223,22 @@ def newest(connection: Connection, *, kind: str, of_millis: bool) -> Arrival | N
     )
     row = connection.execute(found).one_or_none()
     return None if row is None else Arrival(*row)
+
+
+def answered_keys(connection: Connection) -> tuple[str, ...]:
+    """Return the keys of the metadata that handlers last answered, among the last deliveries."""
+    c = deliveries.c
+    last = select(func.max(c.id)).scalar_subquery()
+    fresh = select(c.answer).where(
+        c.id > last - NEWEST, c.kind == "prefetch", c.outcome == "fresh", c.answer.is_not(None)
+    )
+    answer = connection.scalar(fresh.order_by(c.id.desc()).limit(1))
+    try:
+        answered = read_json(answer or b"")
+    except PayloadError:
+        return ()
+    metadata = answered.get("metadata") if isinstance(answered, dict) else None
+    return tuple(metadata) if isinstance(metadata, dict) else ()
 
 
 def has_arrived(connection: Connection, *, kind: str, session_id: str) -> bool:

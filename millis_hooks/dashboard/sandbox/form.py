@@ -7,7 +7,8 @@ that interface would refuse is refused here.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, TypeAlias, get_args
 from urllib.parse import urlencode
@@ -72,7 +73,7 @@ _BLANK = {
     "llm": "",
     "dry": "",
 }
-#: What the page begins with; only a handler can fill in `{first_name}`.
+#: What the page begins with: each variable in it is filled in.
 _FIRST = {
     "way": "websocket",
     "key1": "customer_id",
@@ -80,9 +81,34 @@ _FIRST = {
     "key2": "customer_tier",
     "value2": "silver",
     "include": "1",
-    "prompt": "You are the front desk. The caller is {first_name}, tier {customer_tier}.",
-    "first": "Hi {first_name}, how may I help?",
+    "prompt": "You are the front desk. The caller's tier is {customer_tier}.",
+    "first": "Hi, how may I help?",
 }
+#: Where what is refused of a request has its field in the form.
+_FIELDS = {
+    "agent_id": "agent",
+    "custom_llm_websocket": "llm",
+    "first_message": "first",
+    "from_phone": "from_phone",
+    "prompt": "prompt",
+    "to_phone": "to_phone",
+}
+
+
+class _FieldError(PayloadError):
+    """A field that cannot be used."""
+
+    def __init__(self, field: str, text: str) -> None:
+        super().__init__(text)
+        self.field = field
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why the call cannot begin, in a sentence, and the field to correct, empty for none."""
+
+    text: str
+    field: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,20 +137,21 @@ class Snippet:
 class Draft:
     """A call that has not begun, read from the fields of the form or of an address.
 
-    A scenario alone gives the draft of that scenario, and nothing that of a new page.
+    A scenario alone gives the draft of that scenario, and nothing that of a new page, which greets
+    the caller by name if the last prefetch `answered` one.
     """
 
-    def __init__(self, fields: Mapping[str, str]) -> None:
+    def __init__(self, fields: Mapping[str, str], answered: Iterable[str] = ()) -> None:
         """Read the fields; unknown ones are left out."""
         name = fields.get("scenario", "")
         #: A shipped one, and no other file.
         self.scenario = load_scenario(name) if name in SHIPPED else None
         if "way" not in fields:
-            fields = _fields_of(self.scenario) if self.scenario else _FIRST
+            fields = _fields_of(self.scenario) if self.scenario else _first(answered)
         self.way: Way = next((way for way in get_args(Way) if way == fields["way"]), "websocket")
         typed = {name: fields[name].strip() for name in _BLANK if name in fields}
         scenario = self.scenario.name if self.scenario else ""
-        self.fields = {**_BLANK, **typed, "way": self.way, "scenario": scenario}
+        self.fields = _turned({**_BLANK, **typed, "way": self.way, "scenario": scenario})
         self.rows = tuple(_rows(fields, self.way))
         defaults = _spelled(self._default_policy())
         settings = {name: fields.get(f"policy.{name}", "") for name in defaults}
@@ -140,19 +167,16 @@ class Draft:
         """Tell whether this way has a flag that puts the metadata into the prompt."""
         return self.way not in {"widget", "inbound"}
 
-    def problems(self) -> tuple[str, ...]:
-        """Return why the call cannot begin, in sentences."""
+    def problems(self) -> tuple[Problem, ...]:
+        """Return why the call cannot begin."""
         try:
             self._requested()
             self._faults()
             self._read_policy()
-        except PayloadError as error:
-            return (f"{error}.",)
+        except _FieldError as error:
+            return (Problem(f"{error}.", error.field),)
         except UnprocessableError as error:
-            return tuple(
-                f"{'.'.join(map(str, each['loc'][1:])) or 'The request'}: {each['msg']}."
-                for each in error.detail
-            )
+            return tuple(_problem(each) for each in error.detail)
         return ()
 
     async def spec(self, sessions: SessionManager, base: str) -> SessionSpec:
@@ -224,7 +248,7 @@ class Draft:
         return initiate.agent, initiate
 
     def _metadata(self) -> dict[str, JsonValue]:
-        metadata = {row.key: _value(row) for row in self.rows}
+        metadata = {row.key: _value(row, number) for number, row in enumerate(self.rows, 1)}
         if self.way == "widget":
             return {key: as_text(value) for key, value in metadata.items()}
         return metadata
@@ -257,7 +281,7 @@ class Draft:
         try:
             return _FAULTS.validate_python(faults)
         except ValidationError as error:
-            raise PayloadError("The delay of a slow answer is a number of seconds") from error
+            raise _FieldError("slow_s", "The delay is a number of seconds, such as 3") from error
 
     def _default_policy(self) -> dict[str, Any]:
         """Return the policy of the page, with what the scenario changes."""
@@ -267,7 +291,34 @@ class Draft:
         return {**asdict(_POLICY), **changes}
 
     def _read_policy(self) -> Policy:
-        return read_policy(self._default_policy() | self.changed_policy)
+        try:
+            return read_policy(self._default_policy() | self.changed_policy)
+        except PayloadError as error:
+            name = next((each for each in self.changed_policy if each in str(error)), "")
+            value = self.changed_policy.get(name, "")
+            raise _FieldError(f"policy.{name}", f"{name} cannot be {value!r}") from error
+
+
+def _first(answered: Iterable[str]) -> Mapping[str, str]:
+    name = next((each for each in answered if re.fullmatch(r"\w{0,30}name", each)), None)
+    if name is None:
+        return _FIRST
+    prompt = f"{_FIRST['prompt']} The caller is {{{name}}}."
+    return _FIRST | {"prompt": prompt, "first": f"Hi {{{name}}}, how may I help?"}
+
+
+def _turned(fields: dict[str, str]) -> dict[str, str]:
+    """Return the fields with the sample numbers in the direction of the call."""
+    numbers = {"from_phone": OWN_PHONE, "to_phone": CUSTOMER_PHONE}
+    if fields["way"] == "inbound" and numbers.items() <= fields.items():
+        return fields | {"from_phone": CUSTOMER_PHONE, "to_phone": OWN_PHONE}
+    return fields
+
+
+def _problem(detail: Mapping[str, Any]) -> Problem:
+    place = detail["loc"][1:]
+    field = next((_FIELDS[each] for each in reversed(place) if each in _FIELDS), "")
+    return Problem(f"{'.'.join(map(str, place)) or 'The request'}: {detail['msg']}.", field)
 
 
 def _fields_of(scenario: Scenario) -> dict[str, str]:
@@ -309,11 +360,12 @@ def _warning(key: str, way: Way, *, is_json: bool) -> str | None:
     return "In an address every value is text." if way == "widget" and is_json else None
 
 
-def _value(row: Row) -> JsonValue:
+def _value(row: Row, number: int) -> JsonValue:
     try:
         return read_json(row.value) if row.is_json else row.value
     except PayloadError as error:
-        raise PayloadError(f"The value of {row.key!r} is not JSON: {error}") from error
+        text = f"The value of {row.key!r} is not JSON. Put text into double quotes, or untick JSON"
+        raise _FieldError(f"value{number}", text) from error
 
 
 def _spelled(policy: Mapping[str, Any]) -> dict[str, str]:

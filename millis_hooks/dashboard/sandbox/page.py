@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Route
 
-from ...call_log.queries.requests import FoundHandler, found_handlers
+from ...call_log.queries.requests import FoundHandler, answered_keys, found_handlers
 from ...exceptions import PayloadError
 from ...protocol.call_status import CallStatus
 from ...protocol.reading import Json, read_json
@@ -35,9 +35,9 @@ from ...sandbox.scenario import (
     Script,
     SessionSpec,
 )
-from ..endpoints import Endpoints, OperatorRequest
+from ..endpoints import Endpoints, OperatorRequest, only
 from ..pages import PageRequest
-from .form import MOST_ROWS, Draft, Row, Snippet
+from .form import MOST_ROWS, Draft, Problem, Row, Snippet
 from .result import SandboxCall, sandbox_call
 
 #: Typed texts are cut here.
@@ -77,7 +77,7 @@ class SandboxView:
     draft: Mapping[str, str]
     rows: tuple[Row, ...]
     may_include: bool
-    problems: tuple[str, ...]
+    problems: tuple[Problem, ...]
     policy: Mapping[str, str]
     is_policy_changed: bool
     snippet: Snippet | None
@@ -91,6 +91,11 @@ class SandboxView:
     agents: tuple[str, ...]
     #: Read by templates shared with the page of a call.
     prints_all: bool = False
+
+    @property
+    def errors(self) -> Mapping[str, str]:
+        """What is wrong, by field; under an empty name, what belongs to none."""
+        return {problem.field: problem.text for problem in self.problems}
 
 
 class Sandbox:
@@ -112,7 +117,13 @@ class Sandbox:
         ):
             name = f"sandbox_{path}"
             yield endpoints.form(
-                f"/sandbox/{path}", name, respond, page="sandbox", max_fields=_MOST_FIELDS
+                f"/sandbox/{path}",
+                name,
+                respond,
+                page="sandbox",
+                max_fields=_MOST_FIELDS,
+                undone="started" if path == "start" else "done",
+                draft=_draft if path == "start" else partial(only, names=("session",)),
             )
 
     def show(self, request: PageRequest) -> SandboxView:
@@ -122,7 +133,9 @@ class Sandbox:
         call, about = self._call(request, session_id) if session_id else (None, {})
         stored = about.get("draft")
         is_typed = "way" in query or "scenario" in query
-        draft = Draft(query if is_typed or not isinstance(stored, dict) else stored)
+        fields = query if is_typed or not isinstance(stored, dict) else stored
+        is_new = not is_typed and fields is query
+        draft = Draft(fields, request.log.ask(answered_keys) if is_new else ())
         problems = draft.problems()
         return SandboxView(
             draft=draft.fields,
@@ -241,6 +254,11 @@ def _object(text: str) -> dict[str, Json] | None:
     except PayloadError:
         return None
     return value if isinstance(value, dict) else None
+
+
+def _draft(fields: Mapping[str, str]) -> Mapping[str, object]:
+    """Return the parameters of what was typed, without secrets."""
+    return Draft(fields).params()
 
 
 def _session(request: OperatorRequest) -> str:

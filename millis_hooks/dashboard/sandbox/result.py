@@ -78,6 +78,11 @@ class SandboxCall:
     is_stored: bool
 
     @property
+    def can_run_again(self) -> bool:
+        """Tell whether the call is over."""
+        return self.stage in ("over", "cut")
+
+    @property
     def is_waiting(self) -> bool:
         """Tell whether the call will soon change without a form."""
         if self.stage != "over":

@@ -28,7 +28,7 @@ _PERIOD = {
 _PAGES = {"before": "The cursor page.older of a page.", "after": "The cursor page.newer of one."}
 _CALLS = {
     "q": "Words in any order, and phrases in quotes.",
-    "outcome": "The outcome, such as voicemail.",
+    **{"outcome": "Such as voicemail.", "source": "real, sandbox, test or all."},
     "status": "The status as Millis sends it. May repeat.",
     "agent": "An agent's id. May repeat.",
     **{"channel": "phone, web or chat.", "direction": "inbound or outbound."},

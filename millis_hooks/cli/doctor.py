@@ -136,7 +136,7 @@ def _print(result: CheckResult) -> None:
     console().print(rows)
 
 
-_HEADS = ("What", "Where", "Deliveries", "First (UTC)", "Last (UTC)", "Delivery", "Found last")
+_HEADS = ("What", "Where", "Deliveries", "First (UTC)", "Last (UTC)", "Delivery", "Latest example")
 
 
 def drift(as_json: AsJson = False) -> None:

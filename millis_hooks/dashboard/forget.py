@@ -74,10 +74,14 @@ class ForgetView:
         return bool(self.goes.total or self.goes.kept)
 
     @property
-    def other_number(self) -> str | None:
-        """The customer's number of the one call that this is about."""
+    def numbers(self) -> tuple[str, ...]:
+        """The numbers of the one call that this is about: the customer's, else both."""
         call = self.calls[0] if self.session_id and self.calls else None
-        return call.customer_phone if call else None
+        if call is None:
+            return ()
+        both = (call.from_phone, call.to_phone)
+        known = (call.customer_phone,) if call.customer_phone else both
+        return tuple(number for number in known if number and is_number(number))
 
 
 @dataclass(frozen=True, slots=True)

@@ -379,7 +379,7 @@ class Service:
 
         if self._app is None:
             raise RuntimeError("The service was started without its application.")
-        return Emulator(self._app, self._settings, now=_now)
+        return Emulator(self._app, self._settings, now=_now, tools=self._router.tools)
 
     def _build_dashboard(self) -> ASGIApp:
         from .call_log.queries import Queries

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
+from sqlalchemy import make_url
 
-from ..call_log.database import Database
+from ..call_log.database import Database, is_file
+from ..call_log.queries.requests import stored_tools
 from ..call_log.redaction import redaction_of
 from ..call_log.upkeep.removal import writing_by
-from ..exceptions import ConfigError
+from ..exceptions import ConfigError, StorageError
 from ..millis_api.client import MillisApi
 from ..millis_api.reconcile import SETTLES_IN, Reconciled, Reconciliation
+from ..protocol.reading import Json
 from ..server.app_loader import load_target
 from ..settings import Settings
 from ..webhooks import service_url
@@ -50,22 +55,40 @@ def config(
     """Print the agent configuration that makes Millis send its webhooks here, as JSON."""
     if target is None:
         settings, mounted_at = Settings.load(), ""
+        tools = _stored_tools(settings, agent_id)
     else:
         application = load_target(target)
-        settings, mounted_at = application.require_hooks().settings, application.mounted_at
-    settings.require_closed()
+        hooks = application.require_hooks()
+        settings, mounted_at = hooks.settings, application.mounted_at
+        tools = hooks.router.tools(agent_id)
+    settings.require_closed(has_functions=bool(tools))
     base = service_url(settings, url) + mounted_at
     if form is Form.STRING and not settings.secret_in_path:
         raise ConfigError(
             "A webhook that is only an address has its secret in the path, which is switched off. "
             "Switch it on for the service:\n  export MILLIS_HOOKS_SECRET_IN_PATH=1"
         )
-    webhooks = agent_config(settings, base, form=form.value, agent_id=agent_id)
+    webhooks = agent_config(settings, base, form=form.value, agent_id=agent_id, tools=tools)
     typer.echo(json.dumps(webhooks, indent=2))
     if form is Form.STRING:
         note("Note: proxies on the way write paths to their logs. Prefer --as object.")
     for warning in warnings_about(base):
         note(f"Note: {warning}")
+
+
+def _stored_tools(settings: Settings, agent_id: str | None) -> Sequence[Mapping[str, Json]]:
+    """Return the functions of the application that started last, where its log is at hand."""
+    if (
+        is_file(settings.database_url)
+        and not Path(make_url(settings.database_url).database or "").is_file()
+    ):
+        return ()
+    try:
+        with open_log(settings) as database, database.reader.connect() as connection:
+            return stored_tools(connection, agent_id=agent_id)
+    except (StorageError, typer.Exit):
+        note("Note: the call log cannot be read: name the application, to have its functions too.")
+        return ()
 
 
 def reconcile(

@@ -16,6 +16,7 @@ from sqlalchemy import make_url
 
 from ..call_log.database import is_file
 from ..call_log.queries import Queries
+from ..call_log.queries.requests import stored_tools
 from ..environment.addresses import is_loopback
 from ..exceptions import ConfigError, SandboxOffError
 from ..handlers.made_up_calls import MillisRequest
@@ -138,7 +139,7 @@ def _running(url: str, secret: str | None, *, anywhere: bool) -> Iterator[_Recei
         raise ConfigError(f"{url} is not on this machine. With --anywhere it is reached, too.")
     with _call_log(settings, url) as log:
         service = RunningService(
-            webhooks=lambda agent_id: _webhooks(settings, url, secret, agent_id),
+            webhooks=lambda agent_id: _webhooks(settings, url, secret, agent_id, log),
             log=log,
             mark=Marker(settings, "sandbox"),
             anywhere=anywhere,
@@ -148,14 +149,15 @@ def _running(url: str, secret: str | None, *, anywhere: bool) -> Iterator[_Recei
 
 
 def _webhooks(
-    settings: Settings, url: str, secret: str | None, agent_id: str | None
+    settings: Settings, url: str, secret: str | None, agent_id: str | None, log: Queries | None
 ) -> dict[str, Any]:
     def choose(settings: Settings, hook: Hook, agent_id: str | None) -> str | None:
         return secret or secret_for(settings, hook, agent_id) or secret_for(settings, hook)
 
     # Without any, the service itself says that it wants one.
     open_settings = settings.model_copy(update={"insecure": True})
-    return agent_config(open_settings, url, agent_id=agent_id, choose=choose)
+    tools = log.ask(partial(stored_tools, agent_id=agent_id)) if log is not None else ()
+    return agent_config(open_settings, url, agent_id=agent_id, choose=choose, tools=tools)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ browser has used.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from ..call_log.queries.requests import Arrival, FoundHandler, found_handlers, newest
+from ..call_log.queries.requests import Arrival, FoundHandler, found_handlers, newest, stored_tools
 from ..call_log.rejections import RejectionCount, count_rejections
 from ..checks import CheckResult
 from ..environment.addresses import is_link_local, is_loopback, web_address
@@ -210,7 +210,8 @@ class Setup:
         settings = self._settings
         address = public_address(settings, request)
         agent_id = self._agent(request)
-        config = partial(_config, settings, address.url, agent_id, reveals=reveals)
+        tools = request.log.ask(partial(stored_tools, agent_id=agent_id))
+        config = partial(_config, settings, address.url, agent_id, reveals=reveals, tools=tools)
         results = self._check_results(request.now)
         return SetupView(
             address=address,
@@ -313,12 +314,20 @@ def _headers(settings: Settings, agent_id: str | None, *, reveals: bool) -> Iter
 
 
 def _config(
-    settings: Settings, base: str, agent_id: str | None, *, form: Form, reveals: bool
+    settings: Settings,
+    base: str,
+    agent_id: str | None,
+    *,
+    form: Form,
+    reveals: bool,
+    tools: Sequence[Mapping[str, JsonValue]],
 ) -> dict[str, JsonValue]:
     """Return the configuration as `millis-hooks config` prints it."""
     if reveals:
-        return agent_config(settings, base, form=form, agent_id=agent_id)
-    config = agent_config(settings, base, form=form, agent_id=agent_id, choose=_placeholder)
+        return agent_config(settings, base, form=form, agent_id=agent_id, tools=tools)
+    config = agent_config(
+        settings, base, form=form, agent_id=agent_id, choose=_placeholder, tools=tools
+    )
     masked: dict[str, JsonValue] = json.loads(json.dumps(config).replace(_PLACEHOLDER, MASK))
     return masked
 

@@ -33,6 +33,7 @@ from ..protocol.agent_names import check_agent, check_unique
 from ..protocol.call_status import CallStatus, Outcome
 from ..protocol.events import Channel, EndOfCall, PrefetchRequest, PrefetchResponse
 from ..protocol.functions import FunctionRequest, Method, ResponseMode, Tool
+from ..protocol.reading import Json
 from .functions import tool_of
 from .retries import Backoff, FailedRun
 from .signatures import check_signature, is_async, metadata_model, name_of, place_of
@@ -423,6 +424,15 @@ class Router:
     def functions(self) -> list[Handler]:
         """Return the functions, in the order of registration."""
         return [handler for handler in self if handler.hook == "function"]
+
+    def tools(self, agent_id: str | None) -> list[dict[str, Json]]:
+        """Return the functions of an agent as Millis knows them, without address and header;
+        without an agent those that every agent has."""
+        return [
+            each.tool.entry()
+            for each in self.functions()
+            if each.tool is not None and agent_id in each.accepted.get("agent_id", {agent_id})
+        ]
 
     def failure_handlers(self, name: str) -> list[Handler]:
         """Return the `on_failed` handlers that are called when a run of this handler has failed."""

@@ -147,7 +147,7 @@ class WebhookClient:
         self, spec: SessionSpec, webhook: Webhook
     ) -> tuple[HttpStep, PrefetchAnswer]:
         """Call the prefetch webhook, under the spec's fault, and read the answer as Millis does."""
-        request = self._marked(prefetch_request(spec, webhook, self._session_id))
+        request = self._marked(prefetch_request(spec, webhook, self._session_id), self._session_id)
         exchange = await self._send(request, timeout_s=spec.policy.prefetch_timeout_s)
         exchange = await self._with_fault(spec, exchange)
         answer = PrefetchAnswer(failure=exchange.failure)
@@ -172,7 +172,7 @@ class WebhookClient:
         """
         request = None
         if webhook is not None:
-            request = _function_request(tool, webhook, params, metadata=metadata, policy=policy)
+            request = function_request(tool, webhook, params, metadata=metadata, policy=policy)
         if answer is not None:
             sent = None if request is None else _sent(request)
             failure = _refusal(answer)
@@ -181,6 +181,8 @@ class WebhookClient:
             return HttpStep(notes=(_NO_WEBHOOK if tool else _UNKNOWN,))
         timeout_s = finite(tool.get("timeout"))
         timeout_s = timeout_s if timeout_s and timeout_s > 0 else policy.tool_timeout_s
+        session_id = self._session_id if "session_id" in params else None
+        request = self._marked(request, session_id)
         return await self._send_for_success(request, timeout_s=timeout_s)
 
     async def end_of_call(self, webhook: Webhook, call: SimulatedCall) -> AsyncIterator[HttpStep]:
@@ -193,7 +195,9 @@ class WebhookClient:
             await self._clock.pass_time(policy.late_by_s)
             first_notes = (f"It is {policy.late_by_s:g} s late, on purpose.",)
         for notes in [first_notes, (_TWICE,)] if times == "twice" else [first_notes]:
-            async for exchange in self._until_accepted(self._marked(request), policy):
+            async for exchange in self._until_accepted(
+                self._marked(request, self._session_id), policy
+            ):
                 yield replace(exchange, notes=exchange.notes or notes)
 
     async def _until_accepted(self, request: Request, policy: Policy) -> AsyncIterator[HttpStep]:
@@ -220,10 +224,10 @@ class WebhookClient:
         exchange = await self._send(request, timeout_s=timeout_s)
         return replace(exchange, failure=exchange.failure or _refusal(exchange.answered))
 
-    def _marked(self, request: Request) -> Request:
+    def _marked(self, request: Request, session_id: str | None) -> Request:
         if self._mark is None:
             return request
-        mark = self._mark(self._session_id, request.url, request.headers)
+        mark = self._mark(session_id, request.url, request.headers)
         return replace(request, headers=(*request.headers, *mark.items()))
 
     async def _with_fault(self, spec: SessionSpec, exchange: HttpStep) -> HttpStep:
@@ -342,7 +346,7 @@ def read_prefetch_answer(answer: Answer, policy: Policy) -> PrefetchAnswer:
     return PrefetchAnswer(metadata, extra_prompt or None, notes=tuple(notes))
 
 
-def _function_request(
+def function_request(
     tool: Mapping[str, Any],
     webhook: Webhook,
     params: Mapping[str, Json],

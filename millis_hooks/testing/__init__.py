@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from ..sandbox.simulator import HandledCall as HandledCall
     from ..sandbox.simulator import Simulation as Simulation
     from ..sandbox.transport import Answer as Answer
+    from .client import FunctionReply as FunctionReply
     from .client import HooksClient as HooksClient
     from .client import PrefetchReply as PrefetchReply
     from .client import SimulateCall as SimulateCall
@@ -46,6 +47,7 @@ _HOMES = {
     "Answer": "sandbox.transport",
     "CallContent": "protocol.samples",
     "HandledCall": "sandbox.simulator",
+    "FunctionReply": "testing.client",
     "HooksClient": "testing.client",
     "MillisRequest": "handlers.made_up_calls",
     "PrefetchReply": "testing.client",
@@ -60,6 +62,7 @@ _HOMES = {
 __all__ = [
     "Answer",
     "CallContent",
+    "FunctionReply",
     "HandledCall",
     "HooksClient",
     "MillisRequest",

@@ -12,15 +12,19 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol, Self, TypeVar
+from urllib.parse import quote
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
+from pydantic_core import to_jsonable_python
 
 from ..app import MillisHooks
 from ..call_log.queries import Queries
 from ..call_log.queries.records import Delivery
+from ..call_log.queries.requests import RequestFilter
+from ..exceptions import PayloadError
 from ..handlers.made_up_calls import Answers, MillisRequest, all_went_well, answered_in_this_process
 from ..protocol.call_status import CallStatus
-from ..protocol.reading import Json
+from ..protocol.reading import Json, read_json
 from ..protocol.samples import (
     AGENT_ID,
     CUSTOMER_PHONE,
@@ -32,6 +36,7 @@ from ..protocol.samples import (
     push_id,
 )
 from ..protocol.test_marks import Purpose, purpose_of
+from ..sandbox.policy import Policy
 from ..sandbox.scenario import Scenario, SessionSpec, changed, load_scenario
 from ..sandbox.simulator import (
     HandledCall,
@@ -44,6 +49,7 @@ from ..sandbox.simulator import (
 )
 from ..sandbox.steps import Listener
 from ..sandbox.transport import IN_PROCESS, Answer, Request, Transport, Webhook, in_process
+from ..sandbox.webhook_client import function_request
 from ..settings import Hook
 from ..webhooks import Marker, secret_for, secret_header, webhook_url
 from ..webhooks.agent_config import agent_config
@@ -76,6 +82,37 @@ class PrefetchReply:
         """What is appended to the prompt."""
         extra_prompt = self.body.get("extra_prompt")
         return extra_prompt if isinstance(extra_prompt, str) else None
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionReply:
+    """What a function of your application answered to the agent."""
+
+    status_code: int
+    #: As sent: JSON, or the text of a function with `answer="text"`.
+    text: str
+    #: As the call log has it: `outcome` is answered, invalid, late or failed, and `reason` says why
+    #: it is not answered. None where the request was refused.
+    delivery: Delivery | None
+
+    @property
+    def body(self) -> Json:
+        """The answer as JSON; the text where it is none."""
+        try:
+            return read_json(self.text)
+        except PayloadError:
+            return self.text
+
+    @property
+    def result(self) -> Json:
+        """What the agent is told: `result` of the answer, or all of it."""
+        body = self.body
+        return body["result"] if isinstance(body, dict) and "result" in body else body
+
+    @property
+    def outcome(self) -> str:
+        """What became of the request."""
+        return self.delivery.outcome if self.delivery is not None else "rejected"
 
 
 class HooksClient:
@@ -205,6 +242,39 @@ class HooksClient:
         self._send(Request("POST", webhook.url, headers, body=body))
         return self.wait_for(session_id)
 
+    def function(
+        self,
+        name: str,
+        /,
+        *,
+        session_id: str | None = None,
+        agent_id: str | None = AGENT_ID,
+        metadata: Mapping[str, Json] | None = None,
+        sandbox: bool = False,
+        dry_run: bool = False,
+        **arguments: Any,
+    ) -> FunctionReply:
+        """Call a function as an agent does in a call; dates, enums and such are sent as text.
+
+        The function sees a call of Millis', unless `sandbox` or `dry_run` tells it otherwise.
+        """
+        session_id = session_id or _new_id()
+        tools = {each["name"]: each for each in self.hooks.router.tools(agent_id)}
+        purpose = purpose_of(sandbox=sandbox, dry_run=dry_run)
+        tool = tools.get(name, {})
+        fields: dict[str, Json] = to_jsonable_python(arguments)
+        is_named = tool.get("exclude_session_id") is not True
+        sent_as = {"session_id": session_id} if is_named else {}
+        webhook = self._webhook("function", agent_id, session_id if is_named else None, purpose)
+        webhook = webhook._replace(url=f"{webhook.url}/{quote(name, safe='')}")
+        request = function_request(
+            tool, webhook, fields | sent_as, metadata=metadata or {}, policy=Policy()
+        )
+        began = datetime.now(UTC)
+        answer = self._send(request)
+        delivery = self._called(name, began) if answer.is_success else None
+        return FunctionReply(answer.status_code, answer.text, delivery)
+
     def simulate(
         self,
         scenario: str | Path | Scenario,
@@ -252,12 +322,25 @@ class HooksClient:
         return await self.millis_answers(request)
 
     def _simulator(self, spec: SessionSpec, *, sandbox: bool) -> Simulator:
-        webhooks = agent_config(self.hooks.settings, IN_PROCESS, agent_id=spec.agent_id)
+        settings, agent_id = self.hooks.settings, spec.agent_id
+        tools = self.hooks.router.tools(agent_id)
+        webhooks = agent_config(settings, IN_PROCESS, agent_id=agent_id, tools=tools)
         mark = Marker(self.hooks.settings, purpose_of(sandbox=sandbox, dry_run=spec.dry_run))
         return Simulator(transport=self._transport, webhooks=webhooks, mark=mark)
 
+    def _called(self, name: str, since: datetime) -> Delivery | None:
+        """Return the record of a function's request, which is written soon after the answer."""
+
+        def look() -> Delivery | None:
+            filters = RequestFilter(kind="function", since=since)
+            found = self.log.requests(filters).rows
+            mine = [each.id for each in found if each.function == name]
+            return self.log.delivery(mine[0]) if mine else None
+
+        return wait_for(look, timeout_s=self._wait_s)
+
     def _webhook(
-        self, hook: Hook, agent_id: str | None, session_id: str, purpose: Purpose
+        self, hook: Hook, agent_id: str | None, session_id: str | None, purpose: Purpose
     ) -> Webhook:
         """Return a webhook of the application, with the headers of a delivery in a test."""
         settings = self.hooks.settings

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from urllib.parse import urlsplit
 
 from ..environment.addresses import is_loopback
 from ..exceptions import ConfigError
+from ..protocol.reading import Json
 from . import secret_for, secret_header, webhook_url
 
 if TYPE_CHECKING:
@@ -32,16 +33,34 @@ def agent_config(
     form: Form = "object",
     agent_id: str | None = None,
     choose: SecretFor = secret_for,
+    tools: Iterable[Mapping[str, Json]] = (),
 ) -> dict[str, Any]:
     """Return what is to be merged into an agent's configuration, for a service at `base`.
 
-    Raises `ConfigError` where every secret belongs to an agent and none was named.
+    `tools` are the entries of functions, without address and header: those of `Router.tools`, or of
+    `stored_tools`. Raises `ConfigError` where every secret belongs to an agent and none was named.
     """
     make = _as_object if form == "object" else _as_string
-    return {
+    config: dict[str, Any] = {
         key: make(settings, hook, base, _secret(settings, hook, agent_id, choose))
         for key, hook in KEYS.items()
     }
+    entries = list(tools)
+    if entries:
+        webhook = make(settings, "function", base, _secret(settings, "function", agent_id, choose))
+        config["tools"] = [_tool(entry, webhook) for entry in entries]
+    return config
+
+
+def _tool(entry: Mapping[str, Json], webhook: dict[str, Any] | str) -> dict[str, Any]:
+    """Return an entry with its address, and its header: `tools` has the singular."""
+    url, headers = (webhook, None) if isinstance(webhook, str) else _parts(webhook)
+    address: dict[str, Any] = {"webhook": f"{url}/{entry['name']}"}
+    return {**entry, **address} | ({"header": headers} if headers else {})
+
+
+def _parts(webhook: dict[str, Any]) -> tuple[str, dict[str, str] | None]:
+    return webhook["url"], webhook.get("headers")
 
 
 def warnings_about(url: str) -> Iterator[str]:

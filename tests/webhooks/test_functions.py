@@ -14,6 +14,9 @@ import pytest
 from pydantic import BaseModel, Field
 
 from millis_hooks import FunctionRequest, MillisHooks, Router
+from millis_hooks.call_log.queries.requests import stored_tools
+from millis_hooks.testing import HooksClient
+from millis_hooks.webhooks.agent_config import agent_config
 from millis_hooks.webhooks.functions import FALLBACK, MOST_BODY_BYTES
 from support.app import END_OF_CALL, MakeHooks, Rows, our_log, serving
 from support.waiting import eventually
@@ -336,3 +339,33 @@ def test_functions_are_counted_and_measured(tables: MillisHooks) -> None:
         "millis_hooks_function_duration_seconds_count", {"function": "free_tables"}
     )
     assert timed == 2
+
+
+def test_the_configuration_of_an_agent_has_its_functions(tables: MillisHooks) -> None:
+    @tables.function(agent_id="another", name="other", method="GET")
+    def find() -> None: ...
+
+    settings, base = tables.settings, "https://hooks.example.com"
+    config = agent_config(settings, base, tools=tables.router.tools("ours"))
+    [tool] = config["tools"]
+    assert tool["webhook"] == f"{base}{FREE_TABLES}"
+    assert tool["header"] == config["extra_prompt_webhook"]["headers"]
+    assert (tool["method"], tool["timeout"], tool["messages"]) == ("POST", 5, ["One moment."])
+    assert [each["name"] for each in tables.router.tools("another")] == ["free_tables", "other"]
+    assert [each["name"] for each in tables.router.tools(None)] == ["free_tables"]
+    assert "tools" not in agent_config(settings, base)
+
+
+def test_stored_functions_are_those_of_the_application(tables: MillisHooks) -> None:
+    with serving(tables), tables.service.call_log.database.reader.connect() as connection:
+        assert stored_tools(connection, agent_id=None) == tables.router.tools(None)
+
+
+def test_a_test_calls_a_function_as_an_agent_does(tables: MillisHooks) -> None:
+    with HooksClient(tables) as client:
+        reply = client.function("free_tables", day=date(2026, 12, 1), seat=Seat.GARDEN)
+        assert isinstance(reply.body, dict)
+        assert reply.body["seat"] == "in the garden"
+        assert (reply.status_code, reply.outcome) == (200, "answered")
+        assert client.function("free_tables").outcome == "invalid"
+        assert client.function("unknown").status_code == 404

@@ -265,6 +265,16 @@ def open_session(connection: Connection, *, source: str, agent_id: str) -> str |
     return connection.scalar(unended.order_by(c.id.desc()).limit(1))
 
 
+def stored_tools(connection: Connection, *, agent_id: str | None) -> list[Mapping[str, Any]]:
+    """Return the functions of an agent as `Router.tools` does, of the application that started
+    last."""
+    return [
+        each.tool
+        for each in found_handlers(connection)
+        if each.tool is not None and agent_id in each.filters.get("agent_id", [agent_id])
+    ]
+
+
 def _object(text: str | None) -> Mapping[str, Any] | None:
     return None if text is None else json.loads(text)
 

@@ -31,6 +31,7 @@ from starlette.websockets import WebSocket
 
 from ...environment.addresses import is_loopback
 from ...exceptions import PayloadError
+from ...protocol.reading import Json
 from ...settings import Settings
 from ..policy import read_policy
 from ..scenario import SHIPPED, load_scenario
@@ -65,10 +66,14 @@ class Emulator:
         *,
         now: Callable[[], datetime],
         rng: random.Random | None = None,
+        tools: Callable[[str | None], list[dict[str, Json]]] = lambda agent_id: [],
     ) -> None:
-        """Open the sandbox's file; blocks. `app` receives the webhooks of the calls."""
+        """Open the sandbox's file; blocks. `app` receives the webhooks of the calls, and has the
+        functions that `tools` returns for an agent."""
         self._store = Store(sandbox_file(settings), now=now)
-        self.sessions = SessionManager(app, settings, store=self._store, now=now, rng=rng)
+        self.sessions = SessionManager(
+            app, settings, store=self._store, now=now, rng=rng, tools=tools
+        )
         api = Router(
             [
                 # Before agents of any id.

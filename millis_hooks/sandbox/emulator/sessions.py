@@ -124,8 +124,9 @@ class SessionManager:
         store: Store,
         now: Callable[[], datetime],
         rng: random.Random | None = None,
+        tools: Callable[[str | None], list[dict[str, Json]]] = lambda agent_id: [],
     ) -> None:
-        """`app` receives the webhooks of agents that name none."""
+        """`app` receives the webhooks of agents that name none, and has these `tools`."""
         self.store = store
         #: The calls under way, by session.
         self.live: dict[str, LiveCall] = {}
@@ -134,6 +135,7 @@ class SessionManager:
         self._settings = settings
         self._now = now
         self._rng = rng or random.SystemRandom()
+        self._tools = tools
         self._registered: dict[str, tuple[SessionSpec, Scenario | None]] = {}
         self._stack = AsyncExitStack()
         self._transport: Transport | None = None
@@ -351,9 +353,10 @@ class SessionManager:
         return agent_id, overrides, (note,)
 
     def _webhooks(self, base: str, agent_id: str | None) -> dict[str, Any]:
-        """Return our own webhooks, for agents that name none."""
+        """Return our own webhooks and functions, for agents that name none."""
         is_open = self._settings.model_copy(update={"insecure": True})
-        return agent_config(is_open, base, agent_id=agent_id, choose=_any_secret)
+        tools = self._tools(agent_id)
+        return agent_config(is_open, base, agent_id=agent_id, choose=_any_secret, tools=tools)
 
     async def _earlier(self, continuation: Continuation | None) -> Sequence[Mapping[str, Json]]:
         if continuation is None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import sqlite3
 from contextlib import closing
+from datetime import date
 from pathlib import Path
 
 import pytest
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
-from millis_hooks import EndOfCall
+from millis_hooks import EndOfCall, FunctionRequest
 from millis_hooks.sandbox.emulator.websocket import SAMPLES_PER_S, tone
 from support.app import MakeHooks
 from support.emulator import (
@@ -241,3 +242,20 @@ def test_a_page_of_another_site_gets_no_connection(client: TestClient) -> None:
 def test_without_a_sandbox_no_connection_is_accepted(make_hooks: MakeHooks) -> None:
     with client_of(make_hooks()) as client, pytest.raises(WebSocketDisconnect), call(client):
         pass
+
+
+def test_a_function_of_the_application_is_called_in_a_rehearsal(make_hooks: MakeHooks) -> None:
+    hooks = make_hooks(sandbox=True)
+    requests: list[FunctionRequest] = []
+
+    @hooks.function
+    def free_tables(call: FunctionRequest, day: date) -> str:
+        """Find free tables."""
+        requests.append(call)
+        return f"Two on {day:%A}."
+
+    with client_of(hooks) as client, call(client) as socket:
+        data = {"name": "free_tables", "params": {"day": "2026-12-01"}}
+        socket.send_json({"method": "call", "data": data})
+        until(socket, "onresponsetext", 'free_tables answered: {"result":"Two on Tuesday."}')
+    assert (requests[0].sandbox, requests[0].arguments) == (True, {"day": date(2026, 12, 1)})

@@ -1,0 +1,49 @@
+"""A restaurant whose agent finds free tables and books one, by two functions.
+
+Run the tests here with `pytest`, or one scenario with
+
+    millis-hooks simulate scenarios/booking.toml --target restaurant.py
+"""
+
+from __future__ import annotations
+
+from datetime import date, time
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from millis_hooks import FunctionRequest, MillisHooks
+
+#: Stands for your book of reservations: tables by their seats, and who has one when.
+TABLES = {"window": 2, "round": 4, "long": 8}
+BOOKED: dict[tuple[date, str], str] = {}
+
+Guests = Annotated[int, "How many guests", Field(ge=1, le=8)]
+
+hooks = MillisHooks()
+
+
+@hooks.function(timeout_s=4, say=["One moment, I look into the book."])
+async def free_tables(day: date, people: Guests = 2) -> dict[str, object]:
+    """Find the tables that are free on a day. Call it before a table is offered."""
+    free = [name for name, seats in TABLES.items() if seats >= people]
+    return {"day": day, "tables": [name for name in free if (day, name) not in BOOKED]}
+
+
+@hooks.function(fallback="The booking did not work. Offer that a colleague calls back.")
+def book_table(
+    call: FunctionRequest,
+    day: date,
+    at: Annotated[time, "When the guests come"],
+    table: Literal["window", "round", "long"],
+    name: Annotated[str, "The name of the guest"],
+    people: Guests = 2,
+) -> str:
+    """Book a table that free_tables has named, once the guest has agreed."""
+    if people > TABLES[table]:
+        return f"The {table} table has only {TABLES[table]} seats. Offer another."
+    if (day, table) in BOOKED:
+        return f"The {table} table was taken meanwhile. Call free_tables again."
+    if not call.dry_run:
+        BOOKED[day, table] = name
+    return f"Booked: the {table} table on {day} at {at:%H:%M} for {people}, {name}."

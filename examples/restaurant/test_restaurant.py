@@ -1,0 +1,56 @@
+"""The functions, called as an agent does, and a whole call in which they are used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import date
+
+import pytest
+from restaurant import BOOKED
+
+from millis_hooks.testing import FunctionReply, HooksClient, SimulateCall
+
+DAY = date(2026, 12, 1)
+
+
+@pytest.fixture(autouse=True)
+def _empty_book() -> Iterator[None]:
+    yield
+    BOOKED.clear()
+
+
+def test_tables_that_are_large_enough_are_offered(hooks_client: HooksClient) -> None:
+    reply = hooks_client.function("free_tables", day="2026-12-01", people="4")
+    assert reply.body == {"day": "2026-12-01", "tables": ["round", "long"]}
+    assert reply.outcome == "answered"
+
+
+def test_a_day_that_is_no_date_is_asked_for_again(hooks_client: HooksClient) -> None:
+    reply = hooks_client.function("free_tables", day="tomorrow")
+    assert "day should be a date as YYYY-MM-DD" in reply.text
+    assert reply.outcome == "invalid"
+
+
+def book(client: HooksClient, *, table: str, dry_run: bool = False) -> FunctionReply:
+    """Have the agent book a table for Ada."""
+    return client.function(
+        "book_table", day=DAY, at="19:30", table=table, name="Ada", dry_run=dry_run
+    )
+
+
+def test_a_table_is_booked_once(hooks_client: HooksClient) -> None:
+    booked = "Booked: the window table on 2026-12-01 at 19:30 for 2, Ada."
+    assert book(hooks_client, table="Window").result == booked
+    assert "taken meanwhile" in book(hooks_client, table="window").text
+    assert BOOKED == {(DAY, "window"): "Ada"}
+
+
+def test_a_dry_run_books_nothing(hooks_client: HooksClient) -> None:
+    assert "Booked" in book(hooks_client, table="round", dry_run=True).text
+    assert not BOOKED
+
+
+def test_a_guest_books_in_a_call(simulate_call: SimulateCall) -> None:
+    booked = simulate_call("scenarios/booking.toml")
+    assert not booked.unmet
+    assert BOOKED == {(DAY, "window"): "Ada"}

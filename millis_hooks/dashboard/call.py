@@ -230,7 +230,7 @@ def show_call(request: PageRequest) -> CallView | None:
     metadata = tuple(entries_of(event, next(prefetches, None), mask))
     runs = in_order(masked_run(run, mask) for run in record.runs)
     masked = masked_call(call, mask)
-    conversation = conversation_of(event, mask) if event else Conversation()
+    conversation = conversation_of(event, payloads, mask)
     failed = [run for run in handled(runs) if run.state == "failed"]
     address = f"{request.address}/calls/{quote(call.session_id, safe='', errors='replace')}"
     agent = request.settings.agents.label(call.agent_id)

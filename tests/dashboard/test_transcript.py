@@ -21,6 +21,7 @@ def test_a_transcript_shows_who_spoke_and_what_was_called(site: Site) -> None:
         "name": "find_slot",
         "params": {"day": "tue"},
         "result": "10:30 free",
+        "ours": None,
     }
     assert "supervisor: Well done" in site.page("/calls/-call").text
 

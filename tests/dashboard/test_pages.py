@@ -278,7 +278,10 @@ def test_an_error_keeps_the_navigation_and_the_calls_in_progress(site: Site, pat
     site.stored.add_unended_call("-live", minutes_ago=1)
     response = site.get(path)
     assert response.status_code == 404
-    assert "Calls 1 Analytics" in Page(response).text
+    page = Page(response)
+    assert page.all("a", href="/analytics")
+    (badge,) = page.all("span", id="live-count")
+    assert badge["aria-label"] == "1 in progress"
 
 
 def test_the_style_sheet_is_small(site: Site) -> None:

@@ -1,7 +1,6 @@
-"""Does what a booking made in the call asks for: a confirmation, or somebody who rings back.
+"""Confirms a booking that the agent made in a call, or asks a colleague to call back.
 
-The agent's function `book_slot` is your calendar's own address; what it answered comes along when
-the call has ended. Run it with
+The agent's function `book_slot` calls your calendar. Its result is in the end-of-call. Run it with
 
     OFFICE_URL=https://office.example.com millis-hooks dev examples/booking_results.py
 """
@@ -20,7 +19,7 @@ from millis_hooks import EndOfCall, GiveUp, MillisHooks
 
 
 class Booking(BaseModel):
-    """What `book_slot` answers."""
+    """The answer of `book_slot`."""
 
     status: Literal["booked", "taken"]
     slot: str
@@ -28,7 +27,7 @@ class Booking(BaseModel):
 
 @asynccontextmanager
 async def office() -> AsyncIterator[httpx2.AsyncClient]:
-    """Keep one client of the office's system."""
+    """Keep one client for the office's system."""
     base_url = os.environ.get("OFFICE_URL", "http://127.0.0.1:9000")
     async with httpx2.AsyncClient(base_url=base_url, timeout=10) as client:
         yield client
@@ -44,7 +43,7 @@ def has_booked(call: EndOfCall) -> bool:
 
 @hooks.on_end_of_call(when=has_booked)
 async def settle(call: EndOfCall) -> None:
-    """Confirm a booking, or have somebody ring back whose slot was taken."""
+    """Confirm the booking, or arrange a call back if the slot was taken."""
     booking = read_booking(call)
     path = "/confirmations" if booking.status == "booked" else "/callbacks"
     if call.dry_run:
@@ -53,16 +52,16 @@ async def settle(call: EndOfCall) -> None:
     response = await client.post(
         path,
         json={"phone": call.customer_phone, "slot": booking.slot},
-        # The same in every attempt, so that nobody gets two confirmations.
+        # The same in every attempt, so that the customer gets one confirmation.
         headers={"Idempotency-Key": call.idempotency_key},
     )
     response.raise_for_status()
 
 
 def read_booking(call: EndOfCall) -> Booking:
-    """Return the last answer of `book_slot`, which comes as JSON or as the text of it.
+    """Return the last answer of `book_slot`, which is JSON or JSON in a text.
 
-    Raises `GiveUp` for another one: it will not get better by itself.
+    Raises `GiveUp` for any other answer: another attempt would read the same.
     """
     result = call.function_result("book_slot")
     try:
@@ -70,4 +69,4 @@ def read_booking(call: EndOfCall) -> Booking:
             return Booking.model_validate_json(result)
         return Booking.model_validate(result)
     except ValidationError:
-        raise GiveUp("book_slot was called, but its answer says nothing of a booking") from None
+        raise GiveUp("book_slot was called, but its answer is not about a booking") from None

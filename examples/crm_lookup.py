@@ -16,7 +16,7 @@ import httpx2
 
 from millis_hooks import MillisHooks, PrefetchRequest, PrefetchResponse
 
-#: Shorter than the prefetch budget, so that a slow CRM is this code's to answer for.
+#: Shorter than the prefetch budget, so that a slow CRM raises an error here.
 TIMEOUT_S = 1.5
 
 
@@ -33,12 +33,12 @@ hooks = MillisHooks(lifespan=crm)
 
 @hooks.on_prefetch(channel="phone")
 async def look_up(call: PrefetchRequest) -> PrefetchResponse | None:
-    """Tell the agent who is calling; a caller the CRM does not know is nobody's fault."""
+    """Tell the agent who is calling, if the CRM knows the number."""
     client: httpx2.AsyncClient = call.state
     response = await client.get("/customers", params={"phone": call.customer_phone})
     if response.status_code == httpx2.codes.NOT_FOUND:
         return None
-    # Anything else that is no success is raised: it is logged, and the fallback goes out.
+    # Any other error is raised: it is logged, and the fallback is sent.
     customer = response.raise_for_status().json()
     return PrefetchResponse(
         metadata={"customer_name": customer["name"], "customer_tier": customer["tier"]},

@@ -1,8 +1,8 @@
-"""Says in a few lines what became of a day's calls. It reads an export, so cron can run it:
+"""Sums up a day's calls in a few lines. It reads an export, so cron can run it:
 
     millis-hooks export --since 2026-11-20 --until 2026-11-21 | python examples/daily_summary.py
 
-With SLACK_WEBHOOK_URL set the lines go to Slack as well. It is no application: nothing is served.
+With SLACK_WEBHOOK_URL set, it posts the lines to Slack too. It is a script and serves nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import httpx2
 
 
 def summary_of(rows: Iterable[Mapping[str, str]]) -> str:
-    """Return the lines about the calls of an export as csv; only Millis' own count."""
+    """Return the lines about the calls of a CSV export, without samples and sandbox calls."""
     calls = [row for row in rows if row["source"] in {"", "millis_api"}]
     ended = [call for call in calls if call["ended_at"]]
     outcomes = Counter(call["outcome"] for call in ended)
@@ -39,7 +39,7 @@ def main() -> None:
     print(text)
     address = os.environ.get("SLACK_WEBHOOK_URL")
     if address and not httpx2.post(address, json={"text": text}, timeout=10).is_success:
-        sys.exit("Slack did not take the summary.")
+        sys.exit("Slack did not accept the summary.")
 
 
 if __name__ == "__main__":

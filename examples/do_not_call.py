@@ -1,8 +1,8 @@
 """Keeps a list of people who asked not to be called, and tells agents of it.
 
-Millis notes such a wish where the agent's `privacy_settings.do_not_call_detection` is on. Who has
-changed their mind says so to the agent, which then calls its function `allow_calls`. The list is a
-file of its own: it has to outlive the call log, and other programs may read it. Run it with
+Millis notes such a wish if the agent's `privacy_settings.do_not_call_detection` is on. A person who
+changes their mind tells the agent, which then calls its function `allow_calls`. The list is a file
+of its own, because it has to outlive the call log and other programs may read it. Run it with
 
     MILLIS_HOOKS_OWN_NUMBERS=+14155550199 millis-hooks dev examples/do_not_call.py
 """
@@ -32,13 +32,13 @@ _FORBIDS = "SELECT 1 FROM wishes WHERE digits = ? AND NOT may_call"
 
 
 class DoNotCallList:
-    """What people said last about being called, by number; for any number of threads."""
+    """The last wish of each person about being called, by number. Safe to use from threads."""
 
     def __init__(self, path: str) -> None:
         self._path = path
 
     def note(self, phone: str, *, may_call: bool, said_at: datetime) -> None:
-        """Keep a wish, unless that person has said something since."""
+        """Keep a wish, unless there is a later one of that person."""
         with self._opened() as connection:
             connection.execute(_NOTE, (_digits(phone), may_call, said_at.timestamp()))
 
@@ -59,7 +59,7 @@ def _digits(phone: str) -> str:
 
 
 def wish_of(call: EndOfCall) -> bool | None:
-    """Tell whether the customer may be called from now on; None if nothing was said about it."""
+    """Tell whether the customer may be called from now on; None if they did not mention it."""
     if call.opted_out:
         return False
     return True if any(each.name == "allow_calls" for each in call.function_calls) else None
@@ -71,10 +71,10 @@ consent = Router()
 
 @consent.on_end_of_call(channel="phone", when=lambda call: wish_of(call) is not None)
 def note_wish(call: EndOfCall) -> None:
-    """Keep what the customer said."""
-    # Without it the customer of an outbound call cannot be told from your own agent.
+    """Keep the customer's wish."""
+    # Without your numbers, the customer's side of an outbound call is unknown.
     if call.direction is None or call.customer_phone is None:
-        raise GiveUp("whose number is whose? Add yours to MILLIS_HOOKS_OWN_NUMBERS")
+        raise GiveUp("which number is the customer's? Add yours to MILLIS_HOOKS_OWN_NUMBERS")
     if not call.dry_run:
         said_at = call.started_at or datetime.now(UTC)
         people.note(call.customer_phone, may_call=bool(wish_of(call)), said_at=said_at)
@@ -82,7 +82,7 @@ def note_wish(call: EndOfCall) -> None:
 
 @consent.on_prefetch(channel="phone")
 def warn_agent(call: PrefetchRequest) -> PrefetchResponse | None:
-    """Keep the agent from promising a call to somebody who wants none."""
+    """Keep the agent from promising a call to a person who wants none."""
     if call.customer_phone is None or not people.forbids(call.customer_phone):
         return None
     return PrefetchResponse(

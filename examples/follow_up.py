@@ -1,6 +1,6 @@
-"""Calls people back whom we did not reach, once, unless they asked not to be called.
+"""Calls people again whom your agent did not reach, once, unless they asked not to be called.
 
-Beside `do_not_call.py`, whose list it respects. In the sandbox it runs without a telephone:
+It uses the list of `do_not_call.py` beside it. In the sandbox it runs without a phone:
 
     export MILLIS_HOOKS_API_URL=http://127.0.0.1:8000/sandbox/api MILLIS_HOOKS_API_KEY=any
     MILLIS_HOOKS_OWN_NUMBERS=+14155550199 FOLLOW_UP_AFTER_S=5 millis-hooks dev examples/follow_up.py
@@ -28,20 +28,20 @@ FOLLOWS = "follows"
 
 
 class Claims:
-    """Which calls have had their follow-up: each is claimed before the telephone rings.
+    """The calls that have had their follow-up: each is claimed before the phone rings.
 
-    The claim is on disk first, so whatever crashes when, nobody is called twice.
+    The claim is on disk first, so that no crash leads to a second call.
     """
 
     def __init__(self, path: str) -> None:
         self._path = path
 
     def claim(self, session_id: str) -> bool:
-        """Claim a call; False if that was done before."""
+        """Claim a call; False if it is claimed already."""
         return self._change("INSERT OR IGNORE INTO claims VALUES (?)", session_id)
 
     def release(self, session_id: str) -> None:
-        """Give it back, because there was no call."""
+        """Release the claim, because there was no call."""
         self._change("DELETE FROM claims WHERE session_id = ?", session_id)
 
     def _change(self, sql: str, session_id: str) -> bool:
@@ -55,10 +55,10 @@ claims = Claims(os.environ.get("FOLLOW_UP_FILE", "follow_ups.db"))
 
 @asynccontextmanager
 async def require_settings() -> AsyncIterator[None]:
-    """Refuse to start without what it takes to call somebody."""
+    """Refuse to start without the settings that calls need."""
     if not hooks.settings.own_numbers:
         raise ConfigError("Which numbers do you call from? Set MILLIS_HOOKS_OWN_NUMBERS.")
-    # Without a key this raises `ConfigError`, too.
+    # Without an API key this raises `ConfigError` too.
     logger.info("calls go out by way of %s", hooks.millis.base_url)
     yield
 
@@ -67,7 +67,7 @@ hooks = MillisHooks(consent, lifespan=require_settings)
 
 
 def is_first_try(call: EndOfCall) -> bool:
-    """Tell whether we called, and not because an earlier call had reached nobody."""
+    """Tell whether this is an outbound call, and not a follow-up."""
     return call.direction == "outbound" and FOLLOWS not in call.metadata
 
 
@@ -78,7 +78,7 @@ def follow_up(call: EndOfCall) -> None:
         raise GiveUp("there is no number to call")
     _wait(call)
     if people.forbids(call.customer_phone):
-        logger.info("%s: not followed up, as was asked for", call.session_id)
+        logger.info("%s: not followed up, as the customer asked", call.session_id)
     elif call.dry_run:
         logger.info("%s: a dry run, so nothing is done", call.session_id)
     else:
@@ -97,11 +97,11 @@ def _wait(call: EndOfCall) -> None:
 
 def _call_once(call: EndOfCall) -> None:
     if not claims.claim(call.session_id):
-        raise GiveUp("a follow-up was begun, and nobody knows what became of it")
+        raise GiveUp("a follow-up was started before, and its result is unknown")
     try:
         asyncio.run(_call(call))
     except MillisApiError as error:
-        # The one that is a `GiveUp` says that the telephone may have rung.
+        # One that is a `GiveUp` means that the phone may have rung.
         if not isinstance(error, GiveUp):
             claims.release(call.session_id)
         raise

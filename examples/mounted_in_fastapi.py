@@ -1,4 +1,4 @@
-"""The receiver as a part of a FastAPI application that you already have.
+"""The receiver mounted in a FastAPI application that you already have.
 
 The webhooks are then at /hooks/millis/prefetch and /hooks/millis/end-of-call, and the dashboard at
 /hooks/calls. Run it with `millis-hooks dev examples/mounted_in_fastapi.py:app`.
@@ -15,12 +15,12 @@ hooks = MillisHooks()
 
 @hooks.on_prefetch
 async def greet(call: PrefetchRequest) -> PrefetchResponse:
-    """As in an application of its own."""
+    """Answer as in an application of its own."""
     return PrefetchResponse(metadata={"channel": call.channel})
 
 
-#: `running` starts and stops the receiver with your application. Where you have a lifespan of your
-#: own, write `async with hooks.running(): yield` in it.
+#: `running` starts and stops the receiver with your application. If you have a lifespan already,
+#: write `async with hooks.running(): yield` in it.
 app = FastAPI(lifespan=hooks.running)
 app.mount("/hooks", hooks)
 

@@ -1,4 +1,4 @@
-"""Several agents on one receiver, each with a router of its own, as they would be in modules.
+"""Several agents on one receiver, each with a router, which could be a module of its own.
 
 Run it with `millis-hooks dev examples/several_agents.py`.
 """
@@ -20,19 +20,19 @@ support = Router()
 
 @bookings.on_prefetch(agent_id=BOOKINGS)
 async def offer_tables(call: PrefetchRequest) -> str:
-    """A text alone is the extra prompt."""
+    """Return a text, which becomes the extra prompt."""
     return "Tables are free on Tuesday from six."
 
 
 @support.on_prefetch(agent_id=SUPPORT)
 async def mention_outage(call: PrefetchRequest) -> str:
-    """Only the support agent's callers hear of this."""
+    """Tell only the support agent about the outage."""
     return "The web shop is down since noon; apologise for it."
 
 
 @support.on_end_of_call(agent_id=SUPPORT, outcome={"failed", "timeout"})
 def open_ticket(call: EndOfCall) -> None:
-    """Filters narrow by how the call ended, too."""
+    """Open a ticket for calls of one agent that ended badly."""
     logger.info("ticket for %s: %s", call.customer_phone, call.error_message or call.call_status)
 
 
@@ -42,5 +42,5 @@ hooks.include(support)
 
 @hooks.on_end_of_call
 def count(call: EndOfCall) -> None:
-    """No filter: every call of every agent."""
+    """Log every call of every agent, because there is no filter."""
     logger.info("call of agent %s ended: %s", call.agent_id, call.outcome)

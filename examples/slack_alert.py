@@ -1,6 +1,6 @@
 """Tells a Slack channel of each run that has failed for good, with a link to the call.
 
-Run it with the address of an incoming webhook; without one, the log has what Slack would get:
+Run it with the address of an incoming webhook. Without one, it logs the message:
 
     SLACK_WEBHOOK_URL=https://hooks.slack.com/services/... millis-hooks dev examples/slack_alert.py
 """
@@ -34,13 +34,13 @@ hooks = MillisHooks(lifespan=client)
 
 @hooks.on_end_of_call(max_attempts=1)
 async def sync_crm(call: EndOfCall) -> None:
-    """Stands for a handler of yours, on a bad day."""
+    """Fail, as one of your handlers might."""
     raise ConnectionError("the CRM does not answer")
 
 
 @hooks.on_failed
 async def tell_slack(run: FailedRun) -> None:
-    """Post the message; has attempts of its own, should Slack be down."""
+    """Post the message. If Slack is down, it is tried again."""
     text = message_about(run)
     if SLACK_WEBHOOK_URL is None:
         logger.error("%s", text)
@@ -50,12 +50,12 @@ async def tell_slack(run: FailedRun) -> None:
     if response.status_code == httpx2.codes.TOO_MANY_REQUESTS:
         raise Retry(float(response.headers.get("retry-after", "30")))
     if not response.is_success:
-        # Not by `raise_for_status`: its message has the address, which is a secret.
+        # Not `raise_for_status`: its message has the address, which is a secret.
         raise ConnectionError(f"Slack answered {response.status_code}")
 
 
 def message_about(run: FailedRun) -> str:
-    """Say who gave up on what, and why; without what was said in the call."""
+    """Return a message with the handler, the call and the reason, without the transcript."""
     session_id = run.call.session_id
     address = f"{hooks.settings.public_url or 'http://127.0.0.1:8000'}/calls/{quote(session_id)}"
     rehearsed = " (rehearsed)" if run.call.sandbox else ""
@@ -67,5 +67,5 @@ def message_about(run: FailedRun) -> str:
 
 
 def _escaped(text: str) -> str:
-    """As https://api.slack.com/reference/surfaces/formatting#escaping asks for."""
+    """Escape a text as in https://api.slack.com/reference/surfaces/formatting#escaping."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

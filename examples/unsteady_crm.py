@@ -1,4 +1,4 @@
-"""A CRM that is down now and then: calls are handled all the same, and somebody hears of the rest.
+"""A CRM that is down now and then: calls are handled anyway, and your team learns of the rest.
 
 Run it with `millis-hooks dev examples/unsteady_crm.py`, send a sample, and look at the call's page:
 two attempts fail, the third succeeds.
@@ -19,9 +19,9 @@ tries: Counter[str] = Counter()
 
 @hooks.on_end_of_call(max_attempts=4, retry_backoff=Backoff(first_s=3, factor=2))
 async def sync_crm(call: EndOfCall) -> None:
-    """Write the call to the CRM, which needs two attempts to wake up.
+    """Write the call to the CRM, which fails twice.
 
-    The key is the same for every attempt, so a CRM that has seen it can tell that it has.
+    The key is the same in every attempt, so that the CRM can recognise it.
     """
     tries[call.idempotency_key] += 1
     if tries[call.idempotency_key] < 3:
@@ -31,9 +31,9 @@ async def sync_crm(call: EndOfCall) -> None:
 
 @hooks.on_end_of_call(call_status={"busy", "no-answer"}, repeatable=False)
 async def call_back(call: EndOfCall) -> None:
-    """Arrange to call again; not to be replayed, for the phone would ring twice."""
+    """Arrange to call again. Not repeatable, because the phone would ring twice."""
     if call.customer_phone is None:
-        raise GiveUp("nobody to call back")
+        raise GiveUp("there is no number to call back")
     if call.duration_s is None:
         raise Retry(after_s=60)
     logger.info("calling back")

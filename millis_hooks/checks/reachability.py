@@ -170,7 +170,7 @@ class Addresses:
 def check_reachability(
     client: Client, addresses: Addresses, now: Callable[[], datetime]
 ) -> Iterator[CheckResult]:
-    """Check `/healthz`, `/readyz`, and both webhooks without the secret.
+    """Check `/healthz`, `/readyz`, the path of pages, and both webhooks without the secret.
 
     `client` must not follow redirects.
     """
@@ -181,6 +181,7 @@ def check_reachability(
     yield from _encryption(alive, addresses, now())
     yield _alive(addresses, alive)
     yield _ready(_get(client, f"{addresses.base}/readyz"))
+    yield from _path(client, addresses.base)
     yield from _closed(client, addresses)
 
 
@@ -249,6 +250,23 @@ def _ready(response: Response | CheckResult) -> CheckResult:
             "The service's log says why it cannot store calls.",
         )
     return ok("readiness", "it can store calls and run handlers")
+
+
+def _path(client: Client, base: str) -> Iterator[CheckResult]:
+    """Check that pages know the path that a proxy may have removed: without it no link works."""
+    path = urlsplit(base).path
+    if not path:
+        return
+    answer = _get(client, f"{base}/calls")
+    if isinstance(answer, CheckResult) or not answer.is_redirect:
+        return
+    location = answer.headers.get("location", "")
+    if not urlsplit(location).path.startswith(f"{path}/"):
+        yield warn(
+            "path",
+            f"{base}/calls leads to {location[:200]}: the pages do not know their path",
+            f"Set MILLIS_HOOKS_PUBLIC_URL={base} for the service, and restart it.",
+        )
 
 
 def _closed(client: Client, addresses: Addresses) -> Iterator[CheckResult]:

@@ -10,6 +10,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from itertools import count
@@ -457,6 +458,14 @@ def test_after_an_open_webhook_no_end_of_call_is_sent() -> None:
     doors = Doors(prefetch=httpx2.Response(200))
     doors.examine()
     assert ("POST", "/millis/end-of-call") not in doors.asked
+
+
+@pytest.mark.parametrize(("location", "is_known"), [("/login", False), ("/voice/login", True)])
+def test_pages_that_do_not_know_their_path_are_reported(location: str, is_known: bool) -> None:
+    doors = Doors(calls=httpx2.Response(303, headers={"location": location}))
+    results = by_name(doors.examine(replace(LOCAL, base="http://127.0.0.1:8000/voice")))
+    assert ("path" not in results) == is_known
+    assert is_known or "MILLIS_HOOKS_PUBLIC_URL=http://127.0.0.1:8000/voice" in str(results["path"])
 
 
 def test_an_unencrypted_public_address_is_bad() -> None:

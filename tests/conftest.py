@@ -24,13 +24,14 @@ from sqlalchemy.util import LRUCache
 from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
 
 from millis_hooks import MillisHooks
+from millis_hooks.call_log import database as call_log_database
 from millis_hooks.call_log.postgres import driver_url
 from millis_hooks.operators import accounts
 from support import databases
 from support.app import SECRET, MakeHooks, Rows
 
 #: Examples of a property. More of them: pytest --hypothesis-profile long
-hypothesis.settings.register_profile("everyday", max_examples=25, deadline=None)
+hypothesis.settings.register_profile("everyday", max_examples=15, deadline=None)
 hypothesis.settings.register_profile("long", max_examples=500, deadline=None)
 hypothesis.settings.load_profile("everyday")
 
@@ -103,6 +104,16 @@ def real_hasher() -> Iterator[Callable[[], PasswordHasher]]:
     real, quick = accounts._hasher, PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(accounts, "_hasher", lambda: quick)
+        yield real
+
+
+@pytest.fixture(autouse=True, scope="session")
+def real_pragmas() -> Iterator[tuple[str, ...]]:
+    """Let no commit in a file wait for the disk; those of programs that are started do."""
+    real = call_log_database._PRAGMAS
+    with pytest.MonkeyPatch.context() as patch:
+        quick = tuple(pragma.replace("=FULL", "=OFF") for pragma in real)
+        patch.setattr(call_log_database, "_PRAGMAS", quick)
         yield real
 
 

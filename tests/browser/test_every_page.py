@@ -28,7 +28,7 @@ RULES: Mapping[Theme, tuple[str, ...]] = {"light": (), "dark": ("color-contrast"
 #: Where axe-core looks at a page.
 EACH_THEME: Looks = (("light", SIZES[0]), ("dark", SIZES[1]))
 #: Of each page so many examples are opened, and axe-core, which is slow, looks at so many of them.
-FEW = (4, 1, EACH_THEME)
+FEW = (2, 1, EACH_THEME)
 EVERY = (1000, 4, tuple(product(RULES, SIZES)))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import insert, update
 
@@ -25,6 +25,7 @@ pytestmark = pytest.mark.both_databases
 
 OWN, HERS, HIS = "+14155550199", "+14155550134", "+4930901820"
 DAYS = 30
+PAGE = 16
 
 Row = dict[str, Any]
 Predicate = Callable[[Row], bool]
@@ -144,22 +145,23 @@ def many(tmp_path_factory: pytest.TempPathFactory, database_kind: databases.Kind
     many.stored.database.close()
 
 
-@pytest.fixture(params=[0, 10, 1000])
-def few(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What counts as few decides how calls are found."""
-    monkeypatch.setattr(call_list, "FEW", request.param)
-    monkeypatch.setattr(call_list, "_FIRST_PART", 4)
+@given(wanted=FILTERS, few=st.sampled_from([0, 10, 1000]))
+def test_pages_hold_exactly_what_all_filters_leave(
+    many: Many, wanted: CallFilter, few: int
+) -> None:
+    """Whatever counts as few, which decides how calls are found."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(call_list, "FEW", few)
+        patch.setattr(call_list, "_FIRST_PART", 4)
+        check_pages(many, wanted)
 
 
-@pytest.mark.usefixtures("few")
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(wanted=FILTERS)
-def test_pages_hold_exactly_what_all_filters_leave(many: Many, wanted: CallFilter) -> None:
+def check_pages(many: Many, wanted: CallFilter) -> None:
     found: list[str] = []
     pages: list[Page] = []
     before: str | None = None
     while not pages or before:
-        page = many.stored.queries.list_calls(wanted, now=NOW, before=before, size=9)
+        page = many.stored.queries.list_calls(wanted, now=NOW, before=before, size=PAGE)
         pages.append(page)
         found += [row.call.session_id for row in page.rows]
         before = page.older
@@ -170,7 +172,7 @@ def test_pages_hold_exactly_what_all_filters_leave(many: Many, wanted: CallFilte
 
 def leads_back(many: Many, wanted: CallFilter, pages: list[Page]) -> None:
     for page, earlier in zip(pages[:0:-1], pages[-2::-1], strict=True):
-        back = many.stored.queries.list_calls(wanted, now=NOW, after=page.newer, size=9)
+        back = many.stored.queries.list_calls(wanted, now=NOW, after=page.newer, size=PAGE)
         assert back.rows == earlier.rows
 
 

@@ -42,8 +42,14 @@ def test_the_file_and_its_log_are_readable_by_their_owner_only(tmp_path: Path) -
     ],
 )
 def test_every_connection_is_set_up_alike(
-    tmp_path: Path, way: str, pragma: str, value: object
+    tmp_path: Path,
+    way: str,
+    pragma: str,
+    value: object,
+    real_pragmas: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("millis_hooks.call_log.database._PRAGMAS", real_pragmas)
     with opened(tmp_path) as database, getattr(database, way).connect() as connection:
         assert connection.execute(text(f"PRAGMA {pragma}")).scalar() == value
 

@@ -19,7 +19,7 @@ from sqlalchemy import MetaData, inspect, text
 from millis_hooks.call_log import migrations
 from millis_hooks.call_log.database import Database
 from millis_hooks.call_log.migrations import HEAD, VERSION_TABLE, migrate, upgrade
-from millis_hooks.call_log.search import matching_ids
+from millis_hooks.call_log.search import matching_ids, terms_of
 from millis_hooks.exceptions import StorageError
 from support.databases import url_in
 from support.storage import opened
@@ -47,7 +47,7 @@ def prepare(url: str, ready: Barrier) -> None:
 def test_search_is_there_and_finds_parts_of_words(tmp_path: Path) -> None:
     with opened(tmp_path) as database, database.writer.begin() as connection:
         connection.execute(text("INSERT INTO call_search (rowid, folded) VALUES (7, 'tuesday')"))
-        assert [row.id for row in connection.execute(matching_ids("uesd"))] == [7]
+        assert [row.id for row in connection.execute(matching_ids(terms_of("uesd")))] == [7]
 
 
 def test_the_version_the_code_knows_is_the_newest_script() -> None:
@@ -83,7 +83,7 @@ def test_migrating_again_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_several_processes_may_prepare_one_log_at_once(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
     ready = context.Barrier(2)
     arguments = (url_in(tmp_path), ready)
     processes = [context.Process(target=prepare, args=arguments) for _ in range(2)]

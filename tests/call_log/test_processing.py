@@ -17,7 +17,7 @@ from millis_hooks.call_log.database import Database
 from millis_hooks.call_log.deliveries import Delivery
 from millis_hooks.call_log.processing import Processor
 from millis_hooks.call_log.projection import digest_delivery
-from millis_hooks.call_log.search import matching_ids
+from millis_hooks.call_log.search import matching_ids, terms_of
 from millis_hooks.call_log.sessions import SessionReader
 from millis_hooks.call_log.tables import (
     call_metadata,
@@ -61,7 +61,7 @@ class Log:
 
     def found(self, searched: str) -> list[int]:
         with self.database.reader.connect() as connection:
-            return [row.id for row in connection.execute(matching_ids(searched))]
+            return [row.id for row in connection.execute(matching_ids(terms_of(searched)))]
 
     def _wake(self) -> None:
         self.times_woken += 1

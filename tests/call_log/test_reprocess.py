@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +43,9 @@ from millis_hooks.cli import maintenance
 from millis_hooks.cli.commands import app
 from millis_hooks.protocol.events import EndOfCall
 from millis_hooks.protocol.samples import OWN_PHONE, VINTAGES, end_of_call_body, prefetch_query
+from support import databases
 from support.storage import NOW, ended, opened, prefetched, rows, writing
 from support.waiting import eventually
-
-pytestmark = pytest.mark.both_databases
 
 #: What is not read from deliveries: what people, handlers and the service itself have written, and
 #: totals, with the marks that they are to be made again.
@@ -104,14 +104,24 @@ class Log:
 
 
 async def store(write: Callable[[Delivery], Any], batch: Sequence[Delivery]) -> None:
-    for delivery in batch:
-        await write(delivery)
+    await asyncio.gather(*map(write, batch))
 
 
 @pytest.fixture
 def log(tmp_path: Path) -> Iterator[Log]:
     with opened(tmp_path) as database:
         yield Log(database)
+
+
+@pytest.fixture(scope="module")
+def mixed_log(
+    tmp_path_factory: pytest.TempPathFactory, database_kind: databases.Kind
+) -> Iterator[Log]:
+    """A log of sessions of every kind, for tests that leave it as it was."""
+    with opened(tmp_path_factory.mktemp("mixed")) as database:
+        log = Log(database)
+        log.take(*mixed_deliveries())
+        yield log
 
 
 def everything(log: Log) -> dict[str, list[tuple[Any, ...]]]:
@@ -180,21 +190,23 @@ DAMAGE = {
 }  # fmt: skip
 
 
+@pytest.mark.both_databases
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
-def test_what_was_damaged_comes_out_as_in_a_fresh_call_log(log: Log, damage: list[Any]) -> None:
-    log.take(*mixed_deliveries())
-    fresh = everything(log)
-    log.write(*damage)
-    assert everything(log) != fresh
-    log.reparse()
-    assert everything(log) == fresh
+def test_what_was_damaged_comes_out_as_in_a_fresh_call_log(
+    mixed_log: Log, damage: list[Any]
+) -> None:
+    fresh = everything(mixed_log)
+    mixed_log.write(*damage)
+    assert everything(mixed_log) != fresh
+    mixed_log.reparse()
+    assert everything(mixed_log) == fresh
 
 
-def test_nothing_is_written_where_nothing_has_changed(log: Log) -> None:
-    log.take(*mixed_deliveries())
-    before = [rows(log.database, table) for table in metadata.sorted_tables]
-    reread = log.reparse()
-    assert [rows(log.database, table) for table in metadata.sorted_tables] == before
+@pytest.mark.both_databases
+def test_nothing_is_written_where_nothing_has_changed(mixed_log: Log) -> None:
+    before = [rows(mixed_log.database, table) for table in metadata.sorted_tables]
+    reread = mixed_log.reparse()
+    assert [rows(mixed_log.database, table) for table in metadata.sorted_tables] == before
     assert reread == Reread(deliveries=len(mixed_deliveries()) - 1, unreadable=1)
 
 
@@ -205,6 +217,7 @@ def unread(session_id: str, *, body: bytes = b"", **columns: Any) -> Delivery:
     return ended(session_id, body, **columns)._replace(session_id=None)
 
 
+@pytest.mark.both_databases
 @pytest.mark.parametrize("chosen", [Chosen(), Chosen(unparsed=True), Chosen(since=LATER)])
 def test_what_could_not_be_read_becomes_a_call_and_gets_its_runs(log: Log, chosen: Chosen) -> None:
     log.take(prefetched("-s1"))
@@ -218,6 +231,7 @@ def test_what_could_not_be_read_becomes_a_call_and_gets_its_runs(log: Log, chose
     assert (delivery.outcome, delivery.reason, delivery.session_id) == ("stored", None, "-s1")
 
 
+@pytest.mark.both_databases
 def test_the_result_is_that_of_a_fresh_call_log(log: Log, tmp_path: Path) -> None:
     sent = [unread(session_id) for session_id in ("-s1", "-s2", "-s1")]
     log.keep(*sent)
@@ -230,6 +244,7 @@ def test_the_result_is_that_of_a_fresh_call_log(log: Log, tmp_path: Path) -> Non
         assert everything(log) == everything(fresh)
 
 
+@pytest.mark.both_databases
 def test_a_call_that_was_handled_is_not_handled_again(log: Log) -> None:
     log.take(ended("-s1", at=LATER))
     runs = rows(log.database, handler_runs)
@@ -275,6 +290,7 @@ def test_what_is_read_at_last_is_still_good_for_the_agent_of_its_secret_alone(
     assert len(rows(log.database, handler_runs)) == is_good
 
 
+@pytest.mark.both_databases
 def test_what_cannot_be_read_any_more_is_shown_as_unparsed(log: Log) -> None:
     log.take(ended("-s1"))
     log.write(update(deliveries).values(body=b"[]"))
@@ -288,6 +304,7 @@ def test_what_cannot_be_read_any_more_is_shown_as_unparsed(log: Log) -> None:
     assert rows(log.database, calls) == before
 
 
+@pytest.mark.both_databases
 def test_a_delivery_that_nothing_can_be_derived_from_holds_up_no_other(
     log: Log, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -309,6 +326,7 @@ def _small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processing, "CHUNK_DELIVERIES", 5)
 
 
+@pytest.mark.both_databases
 @pytest.mark.usefixtures("_small_steps")
 def test_an_interrupted_one_goes_on_where_it_was(log: Log) -> None:
     log.take(*(ended(f"-s{number}") for number in range(7)))
@@ -320,6 +338,7 @@ def test_an_interrupted_one_goes_on_where_it_was(log: Log) -> None:
     assert (going_on.is_resumed, going_on.total, going_on.waiting()) == (True, 2, 2)
 
 
+@pytest.mark.both_databases
 @pytest.mark.usefixtures("_small_steps")
 def test_one_that_was_interrupted_while_putting_back_puts_back_the_rest(
     log: Log, monkeypatch: pytest.MonkeyPatch
@@ -347,7 +366,6 @@ def _interrupt_after(
     return write
 
 
-@pytest.mark.sqlite_only
 @pytest.mark.parametrize(
     "other",
     [
@@ -364,6 +382,7 @@ def test_other_work_begins_at_the_beginning(log: Log, other: dict[str, Any]) -> 
     assert not Reparse(log.database, **same | other).is_resumed
 
 
+@pytest.mark.both_databases
 def test_one_that_has_ended_leaves_nothing_behind(log: Log) -> None:
     log.take(ended("-s1"))
     log.reparse()
@@ -379,6 +398,7 @@ def test_a_removed_delivery_is_not_read_again(log: Log) -> None:
     assert [row.delivery_id for row in rows(log.database, rereads)] == [2]
 
 
+@pytest.mark.both_databases
 def test_a_session_is_read_with_all_its_deliveries_and_no_other(log: Log) -> None:
     log.take(*mixed_deliveries())
     log.write(update(calls).values(turns=77))
@@ -386,6 +406,7 @@ def test_a_session_is_read_with_all_its_deliveries_and_no_other(log: Log) -> Non
     assert sum(call.turns != 77 for call in rows(log.database, calls)) == 1
 
 
+@pytest.mark.both_databases
 def test_what_is_not_processed_yet_is_left_to_the_service(log: Log) -> None:
     log.take(prefetched("-s1"))
     with writing(log.database) as writer:
@@ -400,6 +421,7 @@ def test_what_is_not_processed_yet_is_left_to_the_service(log: Log) -> None:
     assert len(rows(log.database, handler_runs)) == 1
 
 
+@pytest.mark.both_databases
 def test_what_the_service_does_meanwhile_is_not_undone(log: Log) -> None:
     log.take(ended("-s1"))
     meanwhile = [prefetched("-s1", at=NOW - timedelta(minutes=1), latency_ms=2.0)]
@@ -430,17 +452,25 @@ def test_runs_are_for_the_handlers_that_were_written_down(log: Log) -> None:
     assert runs_for(EndOfCall.parse(end_of_call_body())) == ["all", "phone"]
 
 
+@pytest.mark.both_databases
 def test_reading_again_while_calls_come_in_loses_and_doubles_nothing(log: Log) -> None:
-    arriving = [ended(f"-s{number}", at=LATER) for number in range(60)]
-    starting = [prefetched(f"-s{number}", latency_ms=1.0) for number in range(60)]
-    log.take(*starting[:30], *arriving[:30])
+    sessions = [
+        (prefetched(f"-s{number}", latency_ms=1.0), ended(f"-s{number}", at=LATER))
+        for number in range(20)
+    ]
+
+    def serve() -> None:
+        for session in sessions[10:]:
+            log.take(*session)
+
+    log.take(*chain.from_iterable(sessions[:10]))
     with ThreadPoolExecutor(1) as service:
-        done = service.submit(log.take, *starting[30:], *arriving[30:])
+        done = service.submit(serve)
         while not done.done():
             log.reparse(runs_for=lambda call: [])
         done.result()
-    assert len(rows(log.database, handler_runs)) == len(rows(log.database, calls)) == 60
-    assert log.reparse() == Reread(120)
+    assert len(rows(log.database, handler_runs)) == len(rows(log.database, calls)) == 20
+    assert log.reparse() == Reread(40)
 
 
 def run(log: Log, *arguments: str) -> Result:
@@ -448,7 +478,6 @@ def run(log: Log, *arguments: str) -> Result:
     return CliRunner().invoke(app, ["reparse", *arguments], env=environment)
 
 
-@pytest.mark.sqlite_only
 def test_the_command_says_what_came_of_it(log: Log) -> None:
     log.take(ended("-s1"))
     log.keep(unread("-s2"), unread("-s3", body=b"{"))
@@ -458,14 +487,12 @@ def test_the_command_says_what_came_of_it(log: Log) -> None:
     assert run(log, "--since", "2026-11-22").output == "Deliveries read: 0.\n"
 
 
-@pytest.mark.sqlite_only
 def test_the_command_takes_no_session_that_is_not_there(log: Log) -> None:
     result = run(log, "--session", "-nobody")
     assert result.exit_code == 1
     assert "There is no delivery of session -nobody in the call log." in result.output
 
 
-@pytest.mark.sqlite_only
 def test_the_command_reads_with_the_settings_there_are_now(log: Log) -> None:
     log.take(ended("-s1"))
     assert [call.direction for call in rows(log.database, calls)] == [None]
@@ -477,7 +504,6 @@ def test_the_command_reads_with_the_settings_there_are_now(log: Log) -> None:
     assert [call.direction for call in rows(log.database, calls)] == ["inbound"]
 
 
-@pytest.mark.sqlite_only
 @pytest.mark.usefixtures("_small_steps")
 def test_the_command_goes_on_where_it_was_stopped(
     log: Log, monkeypatch: pytest.MonkeyPatch
@@ -500,6 +526,7 @@ def test_the_command_goes_on_where_it_was_stopped(
     assert "Deliveries read: 2." in gone_on.output
 
 
+@pytest.mark.both_databases
 def test_a_service_that_runs_reads_again_for_the_command(
     log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -71,31 +71,30 @@ def fault(library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fau
     return Fault(tmp_path / "fault")
 
 
-@pytest.mark.parametrize(
-    ("kind", "error_number"),
-    [
-        ("write", errno.ENOSPC),
-        ("write", errno.EROFS),
-        ("write", errno.EIO),
-        ("sync", errno.EIO),
-    ],
-    ids=["full", "read-only", "failing disk", "failing sync"],
+FAULTS = (
+    ("write", errno.ENOSPC),
+    ("write", errno.EROFS),
+    ("write", errno.EIO),
+    ("sync", errno.EIO),
 )
-def test_nothing_is_acknowledged_while_the_disk_fails(
-    tmp_path: Path, fault: Fault, kind: str, error_number: int
-) -> None:
+
+
+def test_nothing_is_acknowledged_while_the_disk_fails(tmp_path: Path, fault: Fault) -> None:
     site = Site(tmp_path, "")
     with site.serving(with_library=True) as server:
-        assert deliver(server, "-before") == 200
-        fault.begin(kind, error_number)
-        assert [deliver(server, f"-lost{n}") for n in range(3)] == [503] * 3
-        assert probes(server) == (200, 200, 503)
-        assert server.ask("GET", "/login").status == 200  # the first page there was
-        fault.end()
-        eventually(lambda: recovers(server))
+        for kind, error_number in FAULTS:
+            assert deliver(server, "-before") == 200
+            fault.begin(kind, error_number)
+            assert [deliver(server, f"-lost{n}") for n in range(3)] == [503] * 3
+            # An answer of /readyz holds for a second.
+            eventually(lambda: probes(server) == (200, 200, 503))
+            assert server.ask("GET", "/login").status == 200  # at first nothing of it is loaded
+            fault.end()
+            eventually(lambda: recovers(server))
         server.stop()
     assert set(kept(tmp_path)) == {"-after", "-before", "prefetch"}
-    assert kept(tmp_path).count("prefetch") >= 2  # the one from the outage too
+    # Those of each outage are kept, too.
+    assert kept(tmp_path).count("prefetch") >= 2 * len(FAULTS)
 
 
 def test_nothing_is_acknowledged_while_the_disk_is_full(tmp_path: Path) -> None:

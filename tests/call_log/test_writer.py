@@ -21,8 +21,6 @@ from millis_hooks.exceptions import StorageError, StorageOutageError
 from support.storage import commits_of, ended, held, opened, prefetched, rows, writing
 from support.waiting import eventually
 
-pytestmark = pytest.mark.both_databases
-
 NOT_STORABLE = ended("half \ud83d of a pair")
 
 
@@ -101,6 +99,7 @@ def free_disk(connection: Connection) -> None:
     connection.exec_driver_sql("PRAGMA max_page_count=1000000")
 
 
+@pytest.mark.both_databases
 def test_what_is_stored_is_there_byte_for_byte_and_to_be_processed(
     database: Database, writer: Writer
 ) -> None:
@@ -111,6 +110,7 @@ def test_what_is_stored_is_there_byte_for_byte_and_to_be_processed(
     assert [todo.delivery_id for todo in rows(database, inbox)] == [row.id]
 
 
+@pytest.mark.both_databases
 def test_waiting_deliveries_share_one_commit(database: Database, writer: Writer) -> None:
     commits = commits_of(database)
     assert store_all(writer, *(ended(f"-s{n}") for n in range(40))) == [None] * 40
@@ -128,6 +128,7 @@ def test_a_group_ends_where_its_bodies_are_many_bytes(
     assert stored(database) == ["-s0", "-s1", "-s2", "-s3"]
 
 
+@pytest.mark.both_databases
 def test_a_delivery_that_cannot_be_stored_fails_alone(database: Database, writer: Writer) -> None:
     first, bad, last = store_all(writer, ended("-a"), NOT_STORABLE, ended("-b"))
     assert (first, last) == (None, None)
@@ -136,6 +137,7 @@ def test_a_delivery_that_cannot_be_stored_fails_alone(database: Database, writer
     assert stored(database) == ["-a", "-b"]
 
 
+@pytest.mark.both_databases
 def test_a_record_that_cannot_be_stored_fails_alone(database: Database, writer: Writer) -> None:
     with held(writer):
         for delivery in (prefetched("-a"), prefetched("\ud83d", ""), prefetched("-b")):
@@ -148,6 +150,7 @@ def test_work_is_returned_what_it_returned(writer: Writer) -> None:
     assert writer.run(lambda connection: connection.scalar(text("SELECT 6 * 7"))) == 42
 
 
+@pytest.mark.both_databases
 def test_work_that_raises_is_undone_alone(database: Database, writer: Writer) -> None:
     commits = commits_of(database)
     good, bad = run_all(writer, add_key, break_down)
@@ -167,6 +170,7 @@ def test_work_cannot_end_the_writing_thread(writer: Writer, error: type[BaseExce
     writer.run(add_key)
 
 
+@pytest.mark.both_databases
 def test_work_that_leaves_a_statement_unfinished_fails_alone(
     database: Database, writer: Writer
 ) -> None:
@@ -181,7 +185,6 @@ def test_work_that_leaves_a_statement_unfinished_fails_alone(
     assert good.exception() is None
 
 
-@pytest.mark.sqlite_only
 def test_work_the_database_refuses_fails_alone(database: Database, writer: Writer) -> None:
     bad, good = run_all(writer, ask_nonsense, add_key)
     assert isinstance(bad.exception(), StorageError)
@@ -190,6 +193,7 @@ def test_work_the_database_refuses_fails_alone(database: Database, writer: Write
     assert [key.name for key in rows(database, keys)] == ["k"]
 
 
+@pytest.mark.both_databases
 def test_work_may_fail_in_different_ways_in_one_group(writer: Writer) -> None:
     raised, refused, good = run_all(writer, break_down, ask_nonsense, add_key)
     assert isinstance(raised.exception(), ValueError)
@@ -198,7 +202,6 @@ def test_work_may_fail_in_different_ways_in_one_group(writer: Writer) -> None:
     writer.run(lambda connection: None)
 
 
-@pytest.mark.sqlite_only
 def test_a_full_disk_acknowledges_nothing(database: Database, writer: Writer) -> None:
     writer.run(fill_disk)
     large = b"." * 100_000
@@ -208,7 +211,6 @@ def test_a_full_disk_acknowledges_nothing(database: Database, writer: Writer) ->
     assert stored(database) == []
 
 
-@pytest.mark.sqlite_only
 def test_writing_goes_on_once_there_is_room_again(database: Database, writer: Writer) -> None:
     writer.run(fill_disk)
     large = b"." * 100_000
@@ -218,7 +220,6 @@ def test_writing_goes_on_once_there_is_room_again(database: Database, writer: Wr
     assert stored(database) == ["-kept"]
 
 
-@pytest.mark.sqlite_only
 def test_a_failed_commit_acknowledges_nothing(database: Database, writer: Writer) -> None:
     commits = commits_of(database)
 
@@ -232,7 +233,6 @@ def test_a_failed_commit_acknowledges_nothing(database: Database, writer: Writer
     assert stored(database) == []
 
 
-@pytest.mark.sqlite_only
 def test_all_fail_at_once_while_the_file_is_locked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -283,6 +283,7 @@ def test_a_flood_of_records_is_dropped_and_counted(
     assert "2 records of requests dropped" in caplog.text
 
 
+@pytest.mark.both_databases
 def test_what_is_rejected_is_kept_but_not_processed(database: Database, writer: Writer) -> None:
     writer.record(ended("-a", outcome="rejected"))
     writer.run(add_key)

@@ -60,8 +60,6 @@ from support.fake_millis import BASE, KEY, FakeMillis, served
 from support.storage import NOW, ended, opened, prefetched, rows, writing
 from support.waiting import eventually
 
-pytestmark = pytest.mark.both_databases
-
 HOUR_AGO = NOW - timedelta(hours=1)
 DAY_AGO = NOW - timedelta(days=1)
 OURS, THEIRS = "+14155550199", "+14155550134"
@@ -130,6 +128,7 @@ def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transport, "FIRST_WAIT_S", 0.0)
 
 
+@pytest.mark.both_databases
 def test_a_call_missed_during_downtime_is_filled_in(log: Log) -> None:
     log.millis.add("-s1", at=HOUR_AGO, duration=60)
     assert log.look(DAY_AGO) == Reconciled(listed=1, filled=1)
@@ -140,6 +139,7 @@ def test_a_call_missed_during_downtime_is_filled_in(log: Log) -> None:
     assert delivery.reason == "from Millis' call log"
 
 
+@pytest.mark.both_databases
 def test_it_is_handled_once_however_often_is_looked(log: Log) -> None:
     log.millis.add("-s1", at=HOUR_AGO)
     assert [log.look(DAY_AGO).filled for _ in range(3)] == [1, 0, 0]
@@ -159,6 +159,7 @@ def test_a_prefetch_gets_the_end_it_waited_for(log: Log) -> None:
     assert call.received_at == HOUR_AGO
 
 
+@pytest.mark.both_databases
 def test_an_end_that_was_received_stays(log: Log) -> None:
     body = end_of_call_body(session_id="-s1", call_status="busy")
     log.receive(ended("-s1", body, at=HOUR_AGO))
@@ -180,6 +181,7 @@ def test_an_end_of_a_call_under_way_is_followed_by_what_became_of_it(
     assert [run.handler for run in rows(log.database, handler_runs)] == ["notify"]
 
 
+@pytest.mark.both_databases
 def test_an_end_that_is_stored_and_not_processed_yet_stays_too(log: Log) -> None:
     log.millis.add("-s1", at=HOUR_AGO)
     log.writer.run(lambda connection: insert_deliveries(connection, [ended("-s1")]))
@@ -228,6 +230,7 @@ def test_a_call_that_is_in_no_list_is_fetched_by_itself(log: Log) -> None:
     assert log.millis.paths == ["/call-logs", "/call-logs/-gone", "/call-logs/-s1"]
 
 
+@pytest.mark.both_databases
 def test_a_call_that_was_started_is_followed_to_its_end(log: Log) -> None:
     started = partial(missing_ends.remember_started, session_id="-s1", now=HOUR_AGO)
     log.writer.run(started)
@@ -239,6 +242,7 @@ def test_a_call_that_was_started_is_followed_to_its_end(log: Log) -> None:
     assert log.millis.paths.count("/call-logs/-s1") == 1
 
 
+@pytest.mark.both_databases
 def test_what_is_remembered_of_started_calls_is_not_kept_for_ever(log: Log) -> None:
     log.writer.run(partial(missing_ends.remember_started, session_id="-old", now=DAY_AGO))
     log.writer.run(partial(missing_ends.remember_started, session_id="-new", now=HOUR_AGO))
@@ -267,6 +271,7 @@ def test_calls_of_an_emulator_are_sandbox_calls(log: Log) -> None:
     assert log.call("-s1").source == "sandbox"
 
 
+@pytest.mark.both_databases
 def test_what_was_forgotten_is_not_fetched_again(log: Log) -> None:
     log.receive(ended("-s1", at=HOUR_AGO))
     log.writer.run(lambda connection: connection.execute(handler_runs.delete()))
@@ -315,6 +320,7 @@ def test_a_failed_reconciliation_does_not_count(
     assert rows(log.database, reconciled) == []
 
 
+@pytest.mark.both_databases
 def test_an_interrupted_look_starts_again(log: Log) -> None:
     for number in range(5):
         log.millis.add(f"-s{number}", at=HOUR_AGO - timedelta(minutes=number))
@@ -326,6 +332,7 @@ def test_an_interrupted_look_starts_again(log: Log) -> None:
     assert log.look(DAY_AGO) == Reconciled(listed=5, filled=3)
 
 
+@pytest.mark.both_databases
 def test_the_next_look_begins_before_the_end_of_the_last(log: Log) -> None:
     log.receive(prefetched("-s1", at=HOUR_AGO))
     assert log.reconciliation().since() == HOUR_AGO
@@ -352,7 +359,6 @@ def test_a_trial_stores_nothing(log: Log) -> None:
     assert rows(log.database, deliveries) == rows(log.database, reconciled) == []
 
 
-@pytest.mark.sqlite_only
 def test_requests_to_millis_are_paced(log: Log) -> None:
     for number in range(5):
         log.millis.add(f"-s{number}", at=HOUR_AGO - timedelta(minutes=number))
@@ -360,7 +366,6 @@ def test_requests_to_millis_are_paced(log: Log) -> None:
     assert log.rests == [0.5] * 3
 
 
-@pytest.mark.sqlite_only
 def test_a_look_reports_its_progress(log: Log) -> None:
     for number in range(3):
         log.millis.add(f"-s{number}", at=HOUR_AGO - timedelta(minutes=number))
@@ -420,7 +425,6 @@ def test_the_service_looks_by_itself_and_stops_at_once(
     assert log.ends() == [("-s1", "millis_api")]
 
 
-@pytest.mark.sqlite_only
 def test_a_failed_look_is_logged_and_repeated(
     log: Log, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -436,6 +440,7 @@ def test_a_failed_look_is_logged_and_repeated(
     assert KEY not in caplog.text
 
 
+@pytest.mark.both_databases
 def test_only_one_process_of_several_looks(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reconciling, "FIRST_S", 0.0)
     asked = threading.Event()
@@ -451,7 +456,6 @@ def test_only_one_process_of_several_looks(log: Log, monkeypatch: pytest.MonkeyP
     assert log.millis.asked == []
 
 
-@pytest.mark.sqlite_only
 def test_a_stop_waits_for_no_answer(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reconciling, "FIRST_S", 0.0)
     asked = threading.Event()
@@ -500,7 +504,6 @@ def test_a_service_with_a_key_fills_in_and_handles(
     assert [row.session_id for row in rows(log.database, outbound_calls)] == [started]
 
 
-@pytest.mark.sqlite_only
 def test_a_run_that_may_have_called_is_not_repeated(
     log: Log, make_hooks: MakeHooks, tmp_path: Path
 ) -> None:
@@ -519,7 +522,6 @@ def test_a_run_that_may_have_called_is_not_repeated(
     assert log.millis.paths == ["/start_outbound_call"]
 
 
-@pytest.mark.sqlite_only
 def test_a_service_without_a_key_does_not_reconcile(hooks: MillisHooks) -> None:
     with serving(hooks):
         assert "millis-hooks-reconcile" not in {thread.name for thread in threading.enumerate()}
@@ -527,7 +529,6 @@ def test_a_service_without_a_key_does_not_reconcile(hooks: MillisHooks) -> None:
         _ = hooks.millis
 
 
-@pytest.mark.sqlite_only
 def test_an_invalid_api_key_stops_the_start(make_hooks: MakeHooks) -> None:
     with pytest.raises(ConfigError, match="cannot be sent"):
         asyncio.run(make_hooks(api_key="Bearer key")._start())
@@ -542,7 +543,6 @@ def reconcile(log: Log) -> Iterator[Callable[..., Result]]:
         yield lambda *args, **more: CliRunner().invoke(app, ["reconcile", *args], env=env | more)
 
 
-@pytest.mark.sqlite_only
 def test_the_command_fills_in_and_says_so(log: Log, reconcile: Callable[..., Result]) -> None:
     log.millis.add("-s1", at=datetime.now(UTC) - timedelta(hours=1))
     told = reconcile("--since", "2020-01-01", "--dry-run")
@@ -554,7 +554,6 @@ def test_the_command_fills_in_and_says_so(log: Log, reconcile: Callable[..., Res
     assert log.ends() == [("-s1", "sandbox")]
 
 
-@pytest.mark.sqlite_only
 def test_the_command_reports_errors(log: Log, reconcile: Callable[..., Result]) -> None:
     assert reconcile(MILLIS_HOOKS_API_KEY="").exit_code == 2
     refused = reconcile(MILLIS_HOOKS_API_URL="http://127.0.0.1:1")
@@ -562,7 +561,6 @@ def test_the_command_reports_errors(log: Log, reconcile: Callable[..., Result]) 
     assert reconcile("--since", "yesterday").exit_code == 2
 
 
-@pytest.mark.sqlite_only
 def test_ends_may_be_fetched_at_once(log: Log) -> None:
     log.millis.add("-s1", at=NOW - timedelta(seconds=60), duration=59)
     assert log.look(NOW - timedelta(hours=1)) == Reconciled(listed=1)
@@ -570,7 +568,6 @@ def test_ends_may_be_fetched_at_once(log: Log) -> None:
     assert filled == Reconciled(listed=1, filled=1)
 
 
-@pytest.mark.sqlite_only
 def test_the_sandbox_is_reconciled_with_like_millis(log: Log, make_hooks: MakeHooks) -> None:
     hooks = make_hooks(database_url=str(log.database.url), sandbox=True, sandbox_key=KEY)
     asgi = httpx2.ASGITransport(app=hooks)
@@ -616,7 +613,6 @@ def test_an_entry_that_cannot_be_had_in_full_is_kept_as_it_was_listed(log: Log) 
     assert log.call("-s1").turns == 0
 
 
-@pytest.mark.sqlite_only
 def test_the_result_of_a_look_in_words() -> None:
     assert str(Reconciled(listed=1200, filled=3, unknown=2, unreadable=1)) == (
         "Calls in Millis' call logs: 1,200; filled in: 3. Not in them, and without an end here: 2. "
@@ -624,7 +620,6 @@ def test_the_result_of_a_look_in_words() -> None:
     )
 
 
-@pytest.mark.sqlite_only
 def test_a_command_that_is_stopped_says_how_far_it_came(
     log: Log, reconcile: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:

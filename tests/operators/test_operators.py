@@ -27,8 +27,6 @@ from millis_hooks.operators import (
 from millis_hooks.operators.accounts import hash_password, is_password
 from support.stored_calls import NOW, StoredCalls
 
-pytestmark = pytest.mark.both_databases
-
 PASSWORD = "pässwörd ☎"
 ANNAS = "the password of anna"
 ADMIN = Operator("admin")
@@ -94,6 +92,7 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
     stored.database.close()
 
 
+@pytest.mark.both_databases
 def test_the_right_password_opens_a_session(desk: Desk) -> None:
     assert desk.operators.resume(desk.sign_in()) == ADMIN
 
@@ -132,6 +131,7 @@ def test_a_secret_password_works_like_a_plain_one(desk: Desk) -> None:
     assert isinstance(desk.made_with(SecretStr("x")).log_in("admin", "x"), SignedIn)
 
 
+@pytest.mark.both_databases
 def test_a_named_operator_signs_in_however_the_name_is_written(desk: Desk) -> None:
     desk.add("anna", "view")
     assert desk.operator(desk.sign_in(" Anna", ANNAS)) == Operator("anna", "view")
@@ -156,6 +156,7 @@ def test_admin_is_listed_where_there_is_a_password_for_it(desk: Desk) -> None:
     assert [each.name for each in desk.made_with(None).accounts()] == ["anna"]
 
 
+@pytest.mark.both_databases
 def test_an_operator_removed_during_sign_in_is_refused(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -185,7 +186,6 @@ def test_passwords_are_kept_as_hashes_alone(desk: Desk) -> None:
     assert not is_password("no hash at all", ANNAS)
 
 
-@pytest.mark.sqlite_only
 def test_a_hash_costs_the_recommended_memory(real_hasher: Callable[[], PasswordHasher]) -> None:
     assert real_hasher().hash("a password").startswith("$argon2id$v=19$m=19456,t=2,p=1$")
 
@@ -262,6 +262,7 @@ def test_only_a_kept_session_outlives_the_browser(desk: Desk) -> None:
     assert plain.max_age_s is None
 
 
+@pytest.mark.both_databases
 def test_the_last_use_is_written_once_a_minute(desk: Desk) -> None:
     cookie = desk.sign_in()
 
@@ -278,6 +279,7 @@ def test_the_last_use_is_written_once_a_minute(desk: Desk) -> None:
     assert seen() == desk.now
 
 
+@pytest.mark.both_databases
 def test_operators_may_read_while_the_log_cannot_be_written(desk: Desk) -> None:
     cookie = desk.sign_in()
 
@@ -289,6 +291,7 @@ def test_operators_may_read_while_the_log_cannot_be_written(desk: Desk) -> None:
     assert desk.operators.resume(cookie)
 
 
+@pytest.mark.both_databases
 def test_signing_out_ends_the_session_for_every_copy_of_the_cookie(desk: Desk) -> None:
     cookie = desk.sign_in()
     desk.operators.log_out(cookie)
@@ -345,6 +348,7 @@ def test_a_changed_password_or_a_removed_operator_ends_their_sessions(desk: Desk
     assert desk.operators.resume(admins)
 
 
+@pytest.mark.both_databases
 def test_an_operator_added_again_has_no_old_session(desk: Desk) -> None:
     desk.add("anna")
     cookie = desk.sign_in("anna", ANNAS)
@@ -353,6 +357,7 @@ def test_an_operator_added_again_has_no_old_session(desk: Desk) -> None:
     assert desk.operators.resume(cookie) is None
 
 
+@pytest.mark.both_databases
 def test_a_changed_role_holds_at_once(desk: Desk) -> None:
     desk.add("anna", "operate")
     cookie = desk.sign_in("anna", ANNAS)
@@ -369,6 +374,7 @@ def test_the_call_log_holds_no_session_id_in_the_clear(desk: Desk) -> None:
     assert cookie.split(".")[0] not in stored
 
 
+@pytest.mark.both_databases
 def test_expired_sessions_are_removed_at_the_next_sign_in(desk: Desk) -> None:
     desk.sign_in()
     desk.now = NOW + timedelta(days=1)
@@ -377,6 +383,7 @@ def test_expired_sessions_are_removed_at_the_next_sign_in(desk: Desk) -> None:
         assert connection.scalar(select(func.count()).select_from(operator_sessions)) == 1
 
 
+@pytest.mark.both_databases
 def test_sessions_are_listed_with_address_and_browser(desk: Desk) -> None:
     desk.operators.log_in("admin", PASSWORD, client="192.0.2.1", browser="Firefox/1\x00\ud800" * 99)
     [session] = desk.operators.sessions(ADMIN)
@@ -438,6 +445,7 @@ def test_a_viewer_sees_only_their_own_sessions(desk: Desk) -> None:
     assert len(desk.done()) == 2
 
 
+@pytest.mark.both_databases
 def test_the_audit_log_is_read_page_by_page(desk: Desk) -> None:
     for number in range(5):
         desk.operators.record(ADMIN, "replay", subject=str(number))
@@ -446,6 +454,7 @@ def test_the_audit_log_is_read_page_by_page(desk: Desk) -> None:
     assert [each.subject for each in (*first, *rest)] == ["4", "3", "2", "1", "0"]
 
 
+@pytest.mark.both_databases
 def test_refused_sign_ins_are_counted_by_client_and_hour(desk: Desk) -> None:
     desk.guess(3)
     desk.now += timedelta(hours=2)
@@ -462,6 +471,7 @@ def test_an_unknown_name_is_not_recorded(desk: Desk) -> None:
     assert [(each.operator, each.times) for each in desk.audit_log()] == [(None, 2)]
 
 
+@pytest.mark.both_databases
 def test_guesses_from_many_clients_take_few_rows(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -470,6 +480,7 @@ def test_guesses_from_many_clients_take_few_rows(
     assert len(desk.audit_log()) <= 51
 
 
+@pytest.mark.both_databases
 def test_the_audit_log_is_pruned_with_the_calls(desk: Desk) -> None:
     desk.sign_in()
     desk.now += timedelta(days=1)

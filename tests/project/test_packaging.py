@@ -56,9 +56,7 @@ def test_the_sdist_holds_the_templates_at_its_top(dist: Path) -> None:
 
 def test_the_installed_wheel_finds_its_templates_from_anywhere(dist: Path, tmp_path: Path) -> None:
     site = tmp_path / "site"
-    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
-    wheel = str(next(dist.glob("*.whl")))
-    subprocess.run([*install, "--target", str(site), wheel], check=True, capture_output=True)
+    zipfile.ZipFile(next(dist.glob("*.whl"))).extractall(site)  # all that installing is, here
     probe = subprocess.run(
         [sys.executable, "-c", PROBE],
         env={**os.environ, "PYTHONPATH": str(site)},

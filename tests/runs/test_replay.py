@@ -30,8 +30,6 @@ from millis_hooks.runs.replay import (
 from support.storage import rows
 from support.stored_calls import NOW, StoredCalls
 
-pytestmark = pytest.mark.both_databases
-
 LATER = NOW + timedelta(hours=1)
 DUE = NOW + timedelta(minutes=30)
 CRM = "sync_crm"
@@ -104,6 +102,7 @@ def waiting_calls(log: StoredCalls) -> list[str]:
         return list(connection.scalars(pending))
 
 
+@pytest.mark.both_databases
 @pytest.mark.parametrize("state", ["failed", "succeeded"])
 def test_a_replay_takes_the_place_of_the_run(log: StoredCalls, state: str) -> None:
     run = log.add_run(ended_call(log), CRM, state, spent=5, reason="5 of 5 attempts failed")
@@ -114,6 +113,7 @@ def test_a_replay_takes_the_place_of_the_run(log: StoredCalls, state: str) -> No
     assert (new.call_id, new.handler, new.created_at, new.reason) == (1, CRM, LATER, None)
 
 
+@pytest.mark.both_databases
 def test_a_run_that_waits_for_its_next_attempt_is_brought_forward(log: StoredCalls) -> None:
     run = log.add_run(ended_call(log), CRM, "retrying", spent=2, due_at=DUE)
     assert again(log, run) == Replayed(brought_forward=1)
@@ -122,6 +122,7 @@ def test_a_run_that_waits_for_its_next_attempt_is_brought_forward(log: StoredCal
     assert not only.is_replay
 
 
+@pytest.mark.both_databases
 @pytest.mark.parametrize("state", ["pending", "running"])
 def test_a_run_that_is_yet_to_end_is_left_alone(log: StoredCalls, state: str) -> None:
     run = log.add_run(ended_call(log), CRM, state)
@@ -148,6 +149,7 @@ def test_a_handler_that_is_gone_cannot_be_called(log: StoredCalls, state: str) -
     assert again(log, run) == Replayed(skipped=gone)
 
 
+@pytest.mark.both_databases
 def test_a_replaced_run_stands_for_its_handler(log: StoredCalls) -> None:
     run = log.add_run(ended_call(log), CRM, "failed", is_latest=False)
     latest = log.add_run(1, CRM, "succeeded", is_replay=True)
@@ -159,6 +161,7 @@ def chosen_again(log: StoredCalls, *run_ids: int, session_id: str = "-call") -> 
     return log.write(lambda connection: replay_runs(connection, session_id, run_ids, LATER))
 
 
+@pytest.mark.both_databases
 def test_two_clicks_replay_once(log: StoredCalls) -> None:
     run = log.add_run(ended_call(log), CRM, "failed")
     first = chosen_again(log, run)
@@ -169,6 +172,7 @@ def test_two_clicks_replay_once(log: StoredCalls) -> None:
     assert len(runs_of(log)) == 2
 
 
+@pytest.mark.both_databases
 def test_only_chosen_runs_of_the_call_are_replayed(log: StoredCalls) -> None:
     call, other = ended_call(log), ended_call(log, "-other")
     run = log.add_run(call, CRM, "failed")
@@ -180,6 +184,7 @@ def test_only_chosen_runs_of_the_call_are_replayed(log: StoredCalls) -> None:
     assert [each.id for each in runs_of(log) if not each.is_latest] == [run]
 
 
+@pytest.mark.both_databases
 def test_failed_runs_of_many_calls_are_replayed_and_no_others(log: StoredCalls) -> None:
     runs = [
         log.add_run(ended_call(log, f"-{state}"), CRM, state)
@@ -190,6 +195,7 @@ def test_failed_runs_of_many_calls_are_replayed_and_no_others(log: StoredCalls) 
     assert [each.id for each in runs_of(log) if not each.is_latest] == runs[:1]
 
 
+@pytest.mark.both_databases
 def test_an_alert_is_sent_again_and_only_that_one(log: StoredCalls) -> None:
     log.add_handler("page_us", hook="failed")
     call = ended_call(log)
@@ -213,6 +219,7 @@ def test_an_unknown_call_is_none(log: StoredCalls, session_id: str) -> None:
     assert log.write(lambda connection: replay_call(connection, session_id, LATER)) is None
 
 
+@pytest.mark.both_databases
 def test_a_call_is_replayed_with_every_handler_that_ran_for_it(log: StoredCalls) -> None:
     call = ended_call(log)
     log.add_handler("page_us", hook="failed")
@@ -230,6 +237,7 @@ def test_a_call_without_runs_has_nothing_to_replay(log: StoredCalls) -> None:
     assert str(call_again(log)) == "nothing to replay"
 
 
+@pytest.mark.both_databases
 def test_what_was_asked_for_at_once_is_done_once(log: StoredCalls) -> None:
     run = log.add_run(ended_call(log), CRM, "failed")
     ready = threading.Barrier(8)
@@ -246,6 +254,7 @@ def test_what_was_asked_for_at_once_is_done_once(log: StoredCalls) -> None:
     assert [each.state for each in runs_of(log)] == ["failed", "pending"]
 
 
+@pytest.mark.both_databases
 def test_a_status_takes_the_runs_in_it(log: StoredCalls) -> None:
     for number, state in enumerate(["failed", "succeeded", "retrying", "failed"]):
         log.add_run(ended_call(log, f"-{number}"), CRM, state)
@@ -254,6 +263,7 @@ def test_a_status_takes_the_runs_in_it(log: StoredCalls) -> None:
     assert waiting_calls(log) == ["-0", "-3"]
 
 
+@pytest.mark.both_databases
 def test_a_status_alone_takes_the_runs_of_every_handler(log: StoredCalls) -> None:
     log.add_handler("mail")
     call = ended_call(log)
@@ -263,6 +273,7 @@ def test_a_status_alone_takes_the_runs_of_every_handler(log: StoredCalls) -> Non
     assert (replayed.queued, sum(replayed.skipped.values())) == (2, 2)
 
 
+@pytest.mark.both_databases
 def test_alerts_and_replaced_runs_are_not_replayed_in_bulk(log: StoredCalls) -> None:
     log.add_handler(CRM, hook="failed")
     call = ended_call(log)
@@ -272,6 +283,7 @@ def test_alerts_and_replaced_runs_are_not_replayed_in_bulk(log: StoredCalls) -> 
     assert in_bulk(log, Selection(CRM, "failed")) == Replayed()
 
 
+@pytest.mark.both_databases
 def test_never_takes_the_calls_that_a_handler_has_not_had(log: StoredCalls) -> None:
     ended_call(log, "-new")
     log.add_run(ended_call(log, "-had"), CRM, "succeeded")
@@ -281,6 +293,7 @@ def test_never_takes_the_calls_that_a_handler_has_not_had(log: StoredCalls) -> N
     assert waiting_calls(log) == ["-new", "-other"]
 
 
+@pytest.mark.both_databases
 def test_a_handler_alone_takes_runs_and_calls_it_has_not_had(log: StoredCalls) -> None:
     log.add_run(ended_call(log, "-had"), CRM, "succeeded")
     ended_call(log, "-new")
@@ -288,6 +301,7 @@ def test_a_handler_alone_takes_runs_and_calls_it_has_not_had(log: StoredCalls) -
     assert waiting_calls(log) == ["-had", "-new"]
 
 
+@pytest.mark.both_databases
 def test_first_runs_are_for_the_calls_that_the_filters_let_through(log: StoredCalls) -> None:
     filters = {
         "agent_id": ["-a", "-b"],
@@ -318,6 +332,7 @@ def test_a_handler_that_is_gone_wants_no_call(log: StoredCalls) -> None:
     assert in_bulk(log, Selection("go\0ne\ud800")) == Replayed()
 
 
+@pytest.mark.both_databases
 @pytest.mark.parametrize("status", [None, "failed"])
 def test_only_calls_received_in_the_time_are_taken(log: StoredCalls, status: str | None) -> None:
     for minutes in (5, 10, 15, 20):
@@ -355,6 +370,7 @@ def test_batches_of_any_size_take_everything_once(log: StoredCalls, size: int) -
     assert waiting_calls(log) == [f"-{number}" for number in range(6)]
 
 
+@pytest.mark.both_databases
 def test_few_among_many_are_found_in_short_ranges(
     log: StoredCalls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -367,6 +383,7 @@ def test_few_among_many_are_found_in_short_ranges(
     assert in_bulk(log, Selection(CRM, "never")) == Replayed(queued=1)
 
 
+@pytest.mark.both_databases
 def test_what_comes_while_a_replay_goes_on_is_not_taken(log: StoredCalls) -> None:
     log.add_run(ended_call(log, "-1"), CRM, "failed")
     log.add_run(ended_call(log, "-2"), CRM, "failed")
@@ -383,6 +400,7 @@ def test_what_comes_while_a_replay_goes_on_is_not_taken(log: StoredCalls) -> Non
     assert waiting_calls(log) == ["-2"]
 
 
+@pytest.mark.both_databases
 def test_a_batch_costs_a_few_statements_however_many_runs_it_has(log: StoredCalls) -> None:
     call_ids = [ended_call(log, f"-{number}") for number in range(30)]
     for call_id in call_ids[:20]:
@@ -403,6 +421,7 @@ def test_a_replay_can_be_added_up_and_told() -> None:
     assert ((some + more).changed, (some + more).total) == (1003, 1008)
 
 
+@pytest.mark.both_databases
 def test_a_latest_run_is_unique_for_its_handler_and_call(log: StoredCalls) -> None:
     call = ended_call(log)
     row = pending_run(call, CRM, NOW)

@@ -15,6 +15,7 @@ import subprocess
 import tempfile
 from contextlib import suppress
 from functools import cache
+from itertools import chain
 from pathlib import Path
 
 from sqlalchemy import URL, Engine, NullPool, StaticPool, create_engine, make_url
@@ -29,6 +30,7 @@ GIVEN_URL = os.environ.get("MILLIS_HOOKS_TEST_POSTGRES_URL")
 #: Who the server runs as where we are root, whom it refuses.
 _UNPRIVILEGED = "nobody"
 _PREFIX = "millis-pg-"
+_MEMORY, _DISK = "/dev/shm", "/tmp"
 
 
 class NoServerError(Exception):
@@ -39,7 +41,7 @@ class Server:
     """A server of our own. Every test that stops it has one to itself."""
 
     def __init__(self, *options: str) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir="/tmp"))
+        self.folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=_room()))
         (self.folder / "owner").write_text(str(os.getpid()))
         self._user = _UNPRIVILEGED if os.name == "posix" and os.geteuid() == 0 else None
         if self._user:
@@ -87,6 +89,13 @@ class Server:
         )
 
 
+def _room() -> str:
+    """Return where its files go: into memory, if there is room, for a disk lets commits wait."""
+    memory = Path(_MEMORY)
+    is_large = memory.is_dir() and shutil.disk_usage(memory).free > 2**30
+    return _MEMORY if is_large and os.access(memory, os.W_OK) else _DISK
+
+
 def _program(name: str) -> str:
     """Find it: Debian keeps those of the server out of the path."""
     kept = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), reverse=True)
@@ -111,7 +120,9 @@ def _shared() -> Engine:
 
 def _remove_abandoned() -> None:
     """Remove the servers of test processes that are no more."""
-    for owner in Path("/tmp").glob(f"{_PREFIX}*/owner"):
+    for owner in chain.from_iterable(
+        Path(place).glob(f"{_PREFIX}*/owner") for place in (_MEMORY, _DISK)
+    ):
         with suppress(OSError):  # another process may be removing it
             if not Path("/proc", owner.read_text()).exists():
                 with suppress(OSError):  # it has been stopped

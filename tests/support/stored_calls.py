@@ -54,12 +54,16 @@ class StoredCalls:
         received_at = NOW - timedelta(minutes=minutes_ago)
         known = {"session_id": session_id, "received_at": received_at, "ended_at": received_at}
         row: dict[str, Any] = known | {"outcome": "completed"} | columns
-        call_id = self._insert(calls, row)
-        self.write(lambda connection: mark_days(connection, [row["received_at"]]))
-        self._insert(
-            call_search, search_row(call_id, items or item(Field.TRANSCRIPT, text or session_id))
-        )
-        return call_id
+        new = insert(calls).values(row).returning(calls.c.id)
+        searched = items or item(Field.TRANSCRIPT, text or session_id)
+
+        def add(connection: Connection) -> int:
+            call_id = int(connection.execute(new).scalar_one())
+            mark_days(connection, [row["received_at"]])
+            connection.execute(insert(call_search), search_row(call_id, searched))
+            return call_id
+
+        return self.write(add)
 
     def add_unended_call(self, session_id: str, *, minutes_ago: float, **columns: Any) -> int:
         """Add a call that only had a prefetch."""

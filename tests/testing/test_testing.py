@@ -25,6 +25,7 @@ from support.paths import ROOT
 from support.programs import pytest_in
 
 EXAMPLE = ROOT / "examples" / "tested_handlers"
+RESTAURANT = ROOT / "examples" / "restaurant"
 
 
 @pytest.fixture
@@ -214,10 +215,11 @@ def answering(status_code: int) -> Iterator[str]:
         server.shutdown()
 
 
-def test_the_example_suite_passes(tmp_path: Path) -> None:
-    suite = shutil.copytree(EXAMPLE, tmp_path / "suite")
+@pytest.mark.parametrize(("example", "passed"), [(EXAMPLE, 11), (RESTAURANT, 5)])
+def test_the_example_suites_pass(tmp_path: Path, example: Path, passed: int) -> None:
+    suite = shutil.copytree(example, tmp_path / "suite")
     result = pytest_in(suite)
-    assert re.search(r"11 passed in", result.stdout), result.stdout
+    assert re.search(rf"\b{passed} passed in", result.stdout), result.stdout
     assert result.returncode == 0
 
 

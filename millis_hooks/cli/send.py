@@ -46,8 +46,13 @@ app = typer.Typer(
 )
 
 Url = Annotated[str, typer.Option(help="The service, or the whole address of the webhook.")]
-VintageName = Annotated[
-    str, typer.Option(help="The format: v1a, v1b, v2, v2-extras, or hostile for odd data.")
+FormatName = Annotated[
+    str,
+    typer.Option(
+        "--format",
+        "--vintage",
+        help="Payload format: v1a, v1b, v2, v2-extras, or hostile (malformed, for tests).",
+    ),
 ]
 SessionId = Annotated[str | None, typer.Option(help="The session; a new one by default.")]
 AgentId = Annotated[str | None, typer.Option(help="The agent; a sample one by default.")]
@@ -76,7 +81,7 @@ class _Sample:
 def send_prefetch(
     url: Url = "http://127.0.0.1:8000",
     secret: Secret = None,
-    vintage: VintageName = "v2",
+    payload_format: FormatName = "v2",
     session_id: SessionId = None,
     agent_id: AgentId = None,
     from_phone: FromPhone = None,
@@ -87,7 +92,7 @@ def send_prefetch(
     """Send a prefetch, and show the answer."""
     session_id, agent_id = session_id or push_id(datetime.now(UTC)), agent_id or AGENT_ID
     query = prefetch_query(
-        _vintage(vintage),
+        _format(payload_format),
         session_id=session_id,
         agent_id=agent_id,
         from_phone=_phone("--from", from_phone, CUSTOMER_PHONE),
@@ -102,7 +107,7 @@ def send_prefetch(
 def send_end_of_call(
     url: Url = "http://127.0.0.1:8000",
     secret: Secret = None,
-    vintage: VintageName = "v2",
+    payload_format: FormatName = "v2",
     session_id: SessionId = None,
     agent_id: AgentId = None,
     from_phone: FromPhone = None,
@@ -123,7 +128,7 @@ def send_end_of_call(
         return
     session_id, agent_id = session_id or push_id(datetime.now(UTC)), agent_id or AGENT_ID
     body = end_of_call_body(
-        _vintage(vintage),
+        _format(payload_format),
         session_id=session_id,
         agent_id=agent_id,
         from_phone=_phone("--from", from_phone, CUSTOMER_PHONE),
@@ -135,8 +140,8 @@ def send_end_of_call(
     _send(_Sample("end_of_call", session_id, agent_id, body=body), url, secret, as_real=as_real)
 
 
-def _vintage(name: str) -> Vintage:
-    require_known("vintage", name, VINTAGES)
+def _format(name: str) -> Vintage:
+    require_known("format", name, VINTAGES)
     return cast("Vintage", name)
 
 

@@ -387,8 +387,8 @@ def test_a_path_without_a_webhook_is_explained(run: Run, service: str) -> None:
 
 
 @pytest.mark.parametrize("vintage", VINTAGES)
-def test_every_vintage_is_answered_and_kept(run: Run, service: str, vintage: str) -> None:
-    to = ["--url", service, "--secret", SECRET, "--vintage", vintage, "--session-id", "-S"]
+def test_every_payload_format_is_answered_and_stored(run: Run, service: str, vintage: str) -> None:
+    to = ["--url", service, "--secret", SECRET, "--format", vintage, "--session-id", "-S"]
     assert run("send", "prefetch", *to, "--metadata", "plan=gold").exit_code == 0
     assert run("send", "end-of-call", *to).exit_code == 0
 

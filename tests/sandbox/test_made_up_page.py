@@ -1,4 +1,4 @@
-"""The page "What the sandbox makes up" has everything in it that is made up."""
+"""The page "Assumptions of the sandbox" lists every assumption."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from support.paths import ROOT
 
 PAGE = (ROOT / "docs" / "made-up.md").read_text()
 
-#: How the page has each figure of the sandbox.
+#: How the page writes each number of the sandbox.
 ON_THE_PAGE = {
-    "session.CHARS_PER_S": "at {:g} characters a second",
-    "session.MAX_RESULT_CHARS": "{:,} characters are handed on",
-    "transport.MAX_ANSWER_BYTES": "{:,} bytes are read",
-    "webhook_client.TTS_PER_1000_CHARS": "{} for 1,000 characters said",
-    "emulator.custom_llm.ANSWER_TIMEOUT_S": "{:g} s for an answer that does not come",
+    "session.CHARS_PER_S": "at {:g} characters per second",
+    "session.MAX_RESULT_CHARS": "at most {:,} characters of a result",
+    "transport.MAX_ANSWER_BYTES": "At most {:,} bytes of an answer are read",
+    "webhook_client.TTS_PER_1000_CHARS": "{} per 1,000 spoken characters",
+    "emulator.custom_llm.ANSWER_TIMEOUT_S": "at most {:g} s for an answer",
     "emulator.custom_llm.OPEN_TIMEOUT_S": "{:g} s to connect",
     "emulator.custom_llm.VIOLATION": "closed with {}",
     "emulator.http_api.MAX_BODY_BYTES": "over {:,} bytes",
     "emulator.http_api.MAX_HISTORIES": "at most {:,} calls",
-    "emulator.sessions.ABANDONED_S": "after {:g} seconds in which nobody",
+    "emulator.sessions.ABANDONED_S": "after {:g} seconds without activity",
     "emulator.sessions.LONGEST_S": "after 60 minutes",
-    "emulator.sessions.MAX_LIVE": "beyond {} at once",
-    "emulator.sessions.MAX_REGISTERED": "The last {:,} are remembered",
+    "emulator.sessions.MAX_LIVE": "beyond {} simultaneous calls",
+    "emulator.sessions.MAX_REGISTERED": "The last {:,} are kept",
     "emulator.store.KEPT": "kept for 24 hours",
-    "emulator.websocket.LOUD": "peak of {:,} of 32,767",
+    "emulator.websocket.LOUD": "peak of at least {:,} of 32,767",
     "emulator.websocket.MOST_ODD": "the first {} of them",
     "emulator.websocket.SILENCE_S": "{:g} s of silence",
-    "emulator.websocket.SPEECH_FROM_S": "{:g} s of it are speech",
+    "emulator.websocket.SPEECH_FROM_S": "Sound of {:g} s is speech",
     "emulator.websocket.TONE_HZ": "tone of {} Hz",
-    "emulator.websocket.TRY_AGAIN": "one too many with {}",
+    "emulator.websocket.TRY_AGAIN": "a call beyond the limit with {}",
 }
 #: Constants that are Millis' own, or of a standard, or that no call can show.
 ELSEWHERE = {
@@ -73,7 +73,7 @@ def _target(node: ast.stmt) -> ast.expr | None:
     return node.target if isinstance(node, ast.AnnAssign) else None
 
 
-def test_every_figure_of_the_sandbox_is_on_the_page_or_known_from_elsewhere() -> None:
+def test_every_number_of_the_sandbox_is_on_the_page_or_has_another_source() -> None:
     values = dict(figures())
     assert values.keys() == ON_THE_PAGE.keys() | ELSEWHERE
     for name, words in ON_THE_PAGE.items():
@@ -81,12 +81,12 @@ def test_every_figure_of_the_sandbox_is_on_the_page_or_known_from_elsewhere() ->
     assert sessions.LONGEST_S == 60 * 60
 
 
-def test_every_setting_of_the_policy_says_what_it_means() -> None:
+def test_every_setting_of_the_policy_has_a_description() -> None:
     assert "<!-- generated: policy -->" in PAGE
     assert all(setting.meaning.endswith(".") for setting in policy_settings())
 
 
-def test_every_method_and_address_of_the_sandbox_s_own_is_on_the_page() -> None:
+def test_every_extra_method_and_endpoint_of_the_sandbox_is_on_the_page() -> None:
     source = Path(websocket.__file__).read_text()
     methods = set(re.findall(r'method == "(\w+)"', source)) - {"ping", "initiate"}
     assert methods == {"say", "call", "hang_up"}

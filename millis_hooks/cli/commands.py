@@ -104,7 +104,7 @@ GROUPS = {
     "Look": ("calls", "show", "runs", "tail", "drift", "doctor", "settings"),
     "Repair": ("replay", "reparse", "reconcile"),
     "Data": ("export", "import", "copy", "backup", "forget", "prune", "vacuum"),
-    "Access": ("operator",),
+    "Access": ("operator", "token"),
 }
 #: Their arguments are session ids, which begin with a dash.
 _TAKE_SESSION_IDS = {"show", "forget", "replay"}

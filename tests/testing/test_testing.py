@@ -171,7 +171,7 @@ def test_handlers_see_a_real_call_unless_the_test_says_otherwise(hooks: MillisHo
         assert client.log.today(now=datetime.now(UTC)).calls == 0
         sources = {
             call.call.source
-            for call in client.log.list_calls(CallFilter(), now=datetime.now(UTC)).rows
+            for call in client.log.list_calls(CallFilter(source="all"), now=datetime.now(UTC)).rows
         }
     real, rehearsed, dry = (False, False), (True, False), (True, True)
     assert seen == [real, rehearsed, dry] * 2 + [real] * 2 + [rehearsed] * 2

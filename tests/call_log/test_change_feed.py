@@ -188,6 +188,7 @@ def test_each_thing_another_process_does_is_told(database: Database, tmp_path: P
                 step(connection)
             assert {each.kind for each in look()} == {
                 "started",
+                "function",
                 "ended",
                 "unparsed",
                 "runs",

@@ -261,6 +261,8 @@ class Service:
         self._close_later(fetcher.close)
 
     def _start_runner(self) -> None:
+        from .call_log.redaction import results_redaction
+
         log = self.call_log
         self.runner = Runner(
             log.database.reader,
@@ -273,6 +275,7 @@ class Service:
             tell=log.tell_of_runs,
             count=self.metrics.count_attempt,
             tracing=self._tracing,
+            redact=results_redaction(self._settings),
         )
         self._wake_runner = self.runner.wake
         self.runner.start()

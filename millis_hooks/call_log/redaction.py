@@ -30,11 +30,13 @@ from ..masking.policy import HIDDEN, MaskPolicy
 from ..protocol.functions import read_body
 from ..protocol.phones import repair_phone
 from ..protocol.reading import read_json, read_query, web_url
+from ..protocol.results import Plain
 from ..settings import Settings
 from .deliveries import Delivery
 from .queries.followed import Happening
 from .queries.records import Call, ListedCall, Run
 from .queries.runs import ListedRun
+from .results import masked_results, masked_values
 from .search import Excerpt
 
 if TYPE_CHECKING:
@@ -128,6 +130,15 @@ def redaction_of(settings: Settings) -> Callable[[Delivery], Delivery] | None:
     return partial(redact, mask=storage_policy(settings))
 
 
+def results_redaction(
+    settings: Settings,
+) -> Callable[[Mapping[str, Plain]], Mapping[str, Plain]]:
+    """Return what redacts results before they are stored, if the settings ask for it."""
+    if not settings.redact_before_store:
+        return dict
+    return partial(masked_values, mask=storage_policy(settings))
+
+
 async def store_redacted(
     store: Callable[[Delivery], Awaitable[None]], mask: MaskPolicy, delivery: Delivery
 ) -> None:
@@ -183,7 +194,8 @@ def masked_excerpt(excerpt: Excerpt, mask: MaskPolicy) -> Excerpt | None:
 def masked_run(run: Run, mask: MaskPolicy) -> Run:
     """Return a run and its attempts without what `mask` hides."""
     attempts = tuple(_masked(attempt, RUN, mask) for attempt in run.attempts)
-    return replace(_masked(run, RUN, mask), attempts=attempts)
+    results = masked_results(run.results, mask)
+    return replace(_masked(run, RUN, mask), attempts=attempts, results=results)
 
 
 def masked_listed_run(run: ListedRun, mask: MaskPolicy) -> ListedRun:

@@ -236,6 +236,29 @@ Index(
     call_metadata.c.call_id,
 )
 
+#: What end-of-call handlers returned for a call: of each handler the results of its latest run.
+call_results = Table(
+    "call_results",
+    metadata,
+    Column("call_id", RowId, ForeignKey("calls.id", ondelete="CASCADE"), primary_key=True),
+    Column("name", Key, primary_key=True),
+    Column("handler", Key, primary_key=True),
+    # None where it was imported
+    Column("run_id", RowId),
+    Column("text", Text),  # of every value: "true", "4.5"; None where the value is None
+    Column("number", Float),  # of a number; 1 and 0 of true and false
+    Column("received_at", UtcDateTime, nullable=False),  # that of the call, to list by
+    sqlite_with_rowid=False,
+)
+Index(
+    "ix_call_results_text",
+    call_results.c.name,
+    call_results.c.text,
+    call_results.c.received_at,
+    call_results.c.call_id,
+)
+Index("ix_call_results_number", call_results.c.name, call_results.c.number, call_results.c.call_id)
+
 cost_items = Table(
     "cost_items",
     metadata,
@@ -265,7 +288,7 @@ handler_runs = Table(
     Column("spent", Integer, nullable=False),  # attempts that count towards max_attempts
     Column("state_since", UtcDateTime, nullable=False),
     Column("due_at", UtcDateTime),  # when a failed run is tried again
-    Column("reason", Text),  # why it has failed, in words
+    Column("reason", Text),  # why it has failed, or which results were left out, in words
     Column("runner", Key),  # the process it is running in, or was last; None where only one may
     # the end-of-call that changed what is known of the call; None for the first run
     Column("change", Text),

@@ -159,6 +159,7 @@ def _parts(
     yield "Functions", [*functions, *_more(talk.functions_left_out)]
     metadata = [(entry.key, _json(entry.value), entry.change or "") for entry in view.metadata]
     yield "Metadata", list(metadata)
+    yield "Results", [(each.name, _json(each.value), each.handler) for each in view.results]
     yield "Cost", [_cost(cost.item) for cost in view.costs]
     yield "Handlers", [*(_run(run, now) for run in view.runs), *_more(view.runs_left_out)]
     yield "Could not be read", [(problem,) for problem in talk.problems]

@@ -18,6 +18,7 @@ from ..call_log.call_ends import End, changes, end_of, put_together
 from ..call_log.queries.filters import MOST_COUNTED
 from ..call_log.queries.records import Call, CostItem, Delivery, Run, State
 from ..call_log.redaction import masked_call, masked_run
+from ..call_log.results import Result, masked_results
 from ..masking.places import END_OF_CALL
 from ..masking.policy import MaskPolicy
 from ..protocol.events import EndOfCall
@@ -133,6 +134,7 @@ class CallView:
     conversation: Conversation
     metadata: tuple[Entry, ...]
     metadata_left_out: int
+    results: tuple[Result, ...]
     costs: tuple[CostLine, ...]
     runs: tuple[Run, ...]
     runs_left_out: int
@@ -249,6 +251,7 @@ def show_call(request: PageRequest) -> CallView | None:
         conversation=conversation,
         metadata=metadata[:MOST_KEYS],
         metadata_left_out=max(len(metadata) - MOST_KEYS, 0),
+        results=masked_results(record.results, mask),
         costs=tuple(_cost_lines(record.costs)),
         runs=runs,
         runs_left_out=record.run_count - len(record.runs),

@@ -22,6 +22,7 @@ from typing import Any, TypeAlias
 
 from ..exceptions import HandlerError, HandlerTimeoutError
 from ..masking.error_report import describe_failure
+from ..protocol.results import read_results
 from .handler_call import (
     MAX_WAITING,
     NOT_WANTED,
@@ -222,7 +223,7 @@ class Executor:
         try:
             with call.around, answered_for_this_call(self._answers_for(event)):
                 value = self._call(handler, event)
-                value = value if value is NOT_WANTED else await value
+                value = value if value is NOT_WANTED else _returned(handler, await value)
         except BaseException as error:  # also SystemExit: it must not end the loop
             call.finish(error=error)
         else:
@@ -240,8 +241,8 @@ class Executor:
             if inspect.iscoroutine(value) and self._loop is not None:
                 # A plain function around an async one, as many decorators make: await that too.
                 held = self._hold(call, value)
-                return asyncio.run_coroutine_threadsafe(held, self._loop).result()
-            return value
+                value = asyncio.run_coroutine_threadsafe(held, self._loop).result()
+            return value if value is NOT_WANTED else _returned(handler, value)
 
     async def _hold(self, call: HandlerCall, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """Await `coroutine` on the loop, for a handler in a thread."""
@@ -320,6 +321,11 @@ class Executor:
         if call.is_over:
             logger.warning("handler %r went on after its time and was interrupted", call.name)
         return True
+
+
+def _returned(handler: Handler, value: object) -> object:
+    """Return what a handler returned, read while its time runs: results may be of any type."""
+    return read_results(value) if handler.hook == "end_of_call" else value
 
 
 class _LoopThread:

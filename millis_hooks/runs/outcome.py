@@ -19,6 +19,7 @@ from ..handlers.handler_call import NOT_WANTED, HandlerResult
 from ..handlers.retries import GiveUp, Retry
 from ..handlers.routing import DEFAULT_TIMEOUT_S, Handler
 from ..masking.error_report import describe_failure
+from ..protocol.results import Results
 from .store import AttemptEnd, ClaimedRun
 
 #: Outcomes of attempts, without `not_wanted`: the filter of the handler rejected the call.
@@ -40,6 +41,9 @@ def end_of_attempt(
     error = finished.error
     if error is None:
         state: dict[str, Any] = {"state": "succeeded"}
+        if isinstance(finished.value, Results):
+            problems = "; ".join(finished.value.problems)
+            state |= {"results": finished.value.values, "reason": problems or None}
     elif isinstance(error, HandedBackError):
         state = {"state": "pending"}
     else:

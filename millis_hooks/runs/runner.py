@@ -12,8 +12,8 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from queue import Empty, SimpleQueue
@@ -34,6 +34,7 @@ from ..masking.error_report import describe_failure
 from ..observability.log_records import Attempt, log_attempt, trace_id
 from ..observability.metrics import Role, RunnerStatus
 from ..protocol.events import EndOfCall
+from ..protocol.results import Plain, Results
 from . import store
 from .concurrency import HungHandlers, Key, Slots, key_of
 from .outcome import HandedBackError, end_of_attempt
@@ -180,11 +181,13 @@ class Runner:
         tell: Callable[[Collection[int]], None] = lambda call_ids: None,
         count: CountAttempt = lambda hook, handler, outcome, duration_s: None,
         tracing: Tracing | None = None,
+        redact: Callable[[Mapping[str, Plain]], Mapping[str, Plain]] = dict,
         hung: HungHandlers | None = None,
         now: Callable[[], datetime] = _utc_now,
     ) -> None:
         """Call `tell` with the ids of calls whose runs began or ended, and `count` with the hook,
-        handler, outcome and duration in seconds of each attempt that ended."""
+        handler, outcome and duration in seconds of each attempt that ended. Results are stored as
+        `redact` returns them."""
         self._reader = reader
         self._writer = writer
         self._executor = executor
@@ -194,6 +197,9 @@ class Runner:
         self._own_numbers = own_numbers
         self._tell = tell
         self._tracing = tracing
+        self._redact = redact
+        #: The handlers that were said to return what has no results.
+        self._warned: set[str] = set()
         self._now = now
         self._latest = now()
         self._search_at = time.monotonic()
@@ -432,6 +438,9 @@ class Runner:
         else:
             self._at_work.discard(at_work)
         end = end_of_attempt(run, at_work.handler, finished, self._now(), random.random)
+        if end.results is not None:
+            end = replace(end, results=self._redact(end.results))
+            self._warn(run, finished.value)
         self._ended.append(end)
         if end.outcome != "not_wanted":
             if not at_work.is_made_up:
@@ -446,6 +455,17 @@ class Runner:
                 trace_id=trace_id(at_work.trace),
             )
             log_attempt(attempt, state=end.state, due_at=end.due_at, failure=end.failure)
+
+    def _warn(self, run: ClaimedRun, results: object) -> None:
+        """Log what was left out of results; of a handler that returns none at all only once."""
+        if not isinstance(results, Results) or not results.problems:
+            return
+        if results.is_mapping or run.handler not in self._warned:
+            logger.warning(
+                "handler %r, run %d: %s", run.handler, run.id, "; ".join(results.problems)
+            )
+        if not results.is_mapping:
+            self._warned.add(run.handler)
 
     def _note_left(self, at_work: _AtWork) -> None:
         self._at_work.discard(at_work)

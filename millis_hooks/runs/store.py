@@ -10,7 +10,7 @@ transaction.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -33,10 +33,12 @@ from sqlalchemy import (
 from ..call_log.call_rows import pending_run
 from ..call_log.changed_days import mark_days_of
 from ..call_log.dialects import is_postgresql
+from ..call_log.results import RunResults, write_results
 from ..call_log.sanitize import clean_text
 from ..call_log.tables import IS_OPEN, IS_RETRYING, attempts, calls, handler_runs, runners
 from ..handlers.routing import Handler
 from ..masking.error_report import Failure
+from ..protocol.results import Plain
 from .concurrency import Slots
 
 #: Returns the `on_failed` handlers for runs of the handler of this name.
@@ -71,7 +73,8 @@ class ClaimedRun:
 class AttemptEnd:
     """How an attempt ended, and the next state of its run: outcomes and states of `tables.py`.
 
-    The outcome is `not_wanted` if the handler's `when` rejected the call.
+    The outcome is `not_wanted` if the handler's `when` rejected the call. `results` is None where
+    the handler can have none: those of an earlier run stay.
     """
 
     run: ClaimedRun
@@ -82,6 +85,7 @@ class AttemptEnd:
     due_at: datetime | None = None
     reason: str | None = None
     failure: Failure | None = None
+    results: Mapping[str, Plain] | None = None
 
 
 def claim(
@@ -131,6 +135,14 @@ def record(connection: Connection, ends: Sequence[AttemptEnd], failure_hooks: Fa
     if ended:
         connection.execute(_END_ATTEMPT, [_attempt_columns(end) for end in ended])
         connection.execute(_END_RUN, [_run_columns(end) for end in ended])
+    write_results(
+        connection,
+        [
+            RunResults(end.run.id, end.run.handler, end.results)
+            for end in ended
+            if end.results is not None
+        ],
+    )
     for end in ended:
         if end.state == "failed":
             _call_hooks(connection, end.run, end.ended_at, failure_hooks)

@@ -27,6 +27,21 @@ def test_the_extra_prompt_is_shown_whole(site: Site) -> None:
     assert page.all("img") == []
 
 
+def test_the_results_of_handlers_are_shown_with_the_run(site: Site) -> None:
+    call_id = site.add_ended_call()
+    run = site.stored.add_run(call_id, "book", "succeeded", reason="tags was left out: too long")
+    site.stored.add_results(call_id, run_id=run, booked=True, note=HOSTILE)
+    page = site.page("/calls/-call")
+    assert f"#run-{run}" in page.links()
+    assert "tags was left out" in page.text
+    assert page.all("img") == []
+    shown = site.get("/calls/-call.json").json()["results"]
+    assert [(each["name"], each["value"]) for each in shown] == [
+        ("booked", True),
+        ("note", HOSTILE),
+    ]
+
+
 def test_neighbours_are_those_of_the_list(site: Site) -> None:
     for number, outcome in enumerate(["failed", "completed", "failed", "failed"]):
         site.stored.add_call(f"-{number}", minutes_ago=number + 1, outcome=outcome)

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection, delete
 
-from millis_hooks.call_log.tables import changed_days
+from millis_hooks.call_log.tables import call_results, changed_days
+from millis_hooks.protocol.results import Plain
 from millis_hooks.runs.replay import replay_run
 from millis_hooks.runs.store import AttemptEnd, ClaimedRun, record, take_back
 from support.storage import rows
@@ -52,3 +53,38 @@ def test_what_changes_runs_marks_the_day_of_their_call(
 ) -> None:
     log.write(change)
     assert [row.day for row in rows(log.database, changed_days)] == [YESTERDAY.date()]
+
+
+def end_with(log: StoredCalls, run_id: int, number: int = 2, **results: Plain) -> None:
+    log.add_attempt(run_id, number)
+    run = ClaimedRun(run_id, 1, "end_of_call", "save", spent=1, failed_run_id=None, attempt=number)
+    end = AttemptEnd(
+        run=run,
+        ended_at=NOW,
+        duration_ms=5.0,
+        outcome="succeeded",
+        state="succeeded",
+        results=results,
+    )
+    log.write(lambda connection: record(connection, [end], lambda name: ()))
+
+
+def stored_results(log: StoredCalls) -> dict[str, str | None]:
+    return {row.name: row.text for row in rows(log.database, call_results)}
+
+
+def test_the_results_of_a_replay_replace_those_before(log: StoredCalls) -> None:
+    end_with(log, 1, booked=True, people=4.0, note="window", table=None)
+    assert stored_results(log) == {"booked": "true", "people": "4", "note": "window", "table": None}
+    log.write(lambda connection: replay_run(connection, 1, NOW))
+    assert len(stored_results(log)) == 4
+    end_with(log, 2, booked=False)
+    assert stored_results(log) == {"booked": "false"}
+
+
+def test_a_run_that_was_replaced_meanwhile_writes_no_results(log: StoredCalls) -> None:
+    end_with(log, 1, booked=True)
+    log.write(lambda connection: replay_run(connection, 1, NOW))
+    end_with(log, 2, booked=False)
+    end_with(log, 1, 3, booked=True)
+    assert stored_results(log) == {"booked": "false"}

@@ -7,21 +7,24 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Table, insert
+from sqlalchemy import Connection, Table, insert, select
 
 from millis_hooks.call_log.call_rows import pending_run
 from millis_hooks.call_log.changed_days import mark_days
 from millis_hooks.call_log.migrations import migrate, open_database
 from millis_hooks.call_log.queries import Queries
+from millis_hooks.call_log.results import rows_of
 from millis_hooks.call_log.search import Field, call_search, item, search_row
 from millis_hooks.call_log.tables import (
     attempts,
+    call_results,
     calls,
     cost_items,
     deliveries,
     handler_runs,
     handlers,
 )
+from millis_hooks.protocol.results import Plain
 from support.databases import made_in
 
 T = TypeVar("T")
@@ -90,6 +93,16 @@ class StoredCalls:
     def add_attempt(self, run_id: int, number: int = 1, **columns: Any) -> int:
         known = {"run_id": run_id, "number": number, "started_at": NOW}
         return self._insert(attempts, known | columns)
+
+    def add_results(
+        self, call_id: int, handler: str = "book", *, run_id: int | None = None, **values: Plain
+    ) -> None:
+        """Add the results of a run, of a call of the last minutes."""
+        shared = {"call_id": call_id, "handler": handler, "run_id": run_id}
+        of_call = select(calls.c.received_at).where(calls.c.id == call_id)
+        shared["received_at"] = self.write(lambda connection: connection.scalar(of_call))
+        rows = rows_of(values, **shared)
+        self.write(lambda connection: connection.execute(insert(call_results), rows))
 
     def _insert(self, table: Any, row: dict[str, Any]) -> int:
         """Insert a row and return its id, if it has one."""

@@ -81,6 +81,28 @@ def test_a_handler_that_fails_shows_its_traceback(client: HooksClient) -> None:
     assert 'RuntimeError("nobody spoke")' in (run.attempts[0].traceback or "")
 
 
+def test_the_results_of_a_handler_are_kept_with_its_run(
+    hooks: MillisHooks, caplog: pytest.LogCaptureFixture
+) -> None:
+    @hooks.on_end_of_call
+    def score(call: EndOfCall) -> dict[str, object]:
+        return {"score": 4, "resolved": True, "tags": ["late"]}
+
+    @hooks.on_end_of_call
+    async def tell(call: EndOfCall) -> str:
+        return "told"
+
+    with HooksClient(hooks) as client:
+        call = client.end_of_call(content=CallContent())
+        client.end_of_call()
+        assert call.run("score").result == {"score": 4, "resolved": True}
+        assert "tags was left out" in (call.run("score").reason or "")
+        assert (call.run("tell").result, call.run("tell").state) == ({}, "succeeded")
+    lines = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
+    assert sum("tags was left out" in line for line in lines) == 2
+    assert sum("not a mapping" in line for line in lines) == 1
+
+
 def test_a_handler_that_was_not_called_raises_with_those_that_were(client: HooksClient) -> None:
     with pytest.raises(LookupError, match="Called: book"):
         client.end_of_call().run("sync")

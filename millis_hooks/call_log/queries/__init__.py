@@ -36,6 +36,7 @@ from ..rejections import (
     find_rejection,
     list_rejections,
 )
+from ..results import Result, results_of
 from ..search import Excerpt, clean_query, excerpts
 from ..tables import (
     IS_OF_CALL,
@@ -262,13 +263,15 @@ class Queries:
                 return None
             call = _read_as(Call, row)
             same_session = deliveries.c.session_id == call.session_id
+            results = tuple(results_of(connection, [call.id]).get(call.id, ()))
             return CallRecord(
                 call,
                 _deliveries(connection, same_session, call.delivery_id),
                 connection.scalar(select(func.count()).where(same_session)) or 0,
                 _costs(connection, call.id),
-                _runs(connection, call.id),
+                _runs(connection, call.id, results),
                 connection.scalar(_run_count(call.id)) or 0,
+                results,
             )
 
     def neighbours(
@@ -435,7 +438,7 @@ def _run_count(call_id: int) -> Select[Any]:
     return select(func.count()).where(handler_runs.c.call_id == call_id)
 
 
-def _runs(connection: Connection, call_id: int) -> tuple[Run, ...]:
+def _runs(connection: Connection, call_id: int, results: Sequence[Result]) -> tuple[Run, ...]:
     c = handler_runs.c
     is_handler = and_(handlers.c.hook == c.hook, handlers.c.name == c.handler)
     newest = (
@@ -447,7 +450,17 @@ def _runs(connection: Connection, call_id: int) -> tuple[Run, ...]:
     )
     rows = sorted(connection.execute(newest).mappings(), key=lambda row: row["id"])
     tries = _attempts(connection, [row["id"] for row in rows])
-    return tuple(_read_as(Run, {**row, "attempts": tuple(tries[row["id"]])}) for row in rows)
+    return tuple(
+        _read_as(
+            Run,
+            {
+                **row,
+                "attempts": tuple(tries[row["id"]]),
+                "results": tuple(each for each in results if each.run_id == row["id"]),
+            },
+        )
+        for row in rows
+    )
 
 
 def _attempts(connection: Connection, run_ids: Sequence[int]) -> Mapping[int, Sequence[Attempt]]:

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal, TypeAlias
 
+from ...protocol.results import Plain
 from ...protocol.test_marks import MADE_UP_SOURCES
+from ..results import Result
 from ..search import Excerpt
 
 #: A call whose end has not come counts as in progress this long after its first webhook, and as
@@ -230,6 +232,12 @@ class Run:
     max_attempts: int | None
     repeatable: bool | None
     attempts: tuple[Attempt, ...] = ()
+    results: tuple[Result, ...] = ()
+
+    @property
+    def result(self) -> dict[str, Plain]:
+        """The results by their names; empty once a later run of the handler has taken its place."""
+        return {each.name: each.value for each in self.results}
 
     @property
     def is_over(self) -> bool:
@@ -256,3 +264,4 @@ class CallRecord:
     costs: tuple[CostItem, ...]
     runs: tuple[Run, ...]
     run_count: int
+    results: tuple[Result, ...] = ()

@@ -134,7 +134,7 @@ def _runs_label(listed: ListedCall) -> str:
         return f"{runs.retrying} of {runs.total} retrying"
     if runs.waiting:
         return f"{runs.waiting} waiting"
-    return f"{runs.total} done" if runs.total else ""
+    return f"{runs.total} succeeded" if runs.total else ""
 
 
 def _print_call(view: CallView, agents: AgentNames, now: datetime) -> None:

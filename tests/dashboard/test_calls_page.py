@@ -120,7 +120,7 @@ def test_a_call_not_sent_by_millis_shows_its_source(site: Site) -> None:
 @pytest.mark.parametrize(
     ("states", "words"),
     [
-        (["succeeded", "succeeded"], "2 ran"),
+        (["succeeded", "succeeded"], "2 succeeded"),
         (["failed", "succeeded", "retrying"], "1 of 3 failed"),
         (["retrying", "succeeded"], "1 of 2 retrying"),
         (["pending"], "1 waiting"),

@@ -54,7 +54,7 @@ def add_failure(site: Site, run_id: int, number: int = 1, **columns: Any) -> Non
 @pytest.mark.parametrize(
     ("states", "words"),
     [
-        (["succeeded", "succeeded", "succeeded"], "3 ran"),
+        (["succeeded", "succeeded", "succeeded"], "3 succeeded"),
         (["succeeded", "pending", "running"], "2 waiting"),
         (["succeeded", "retrying", "pending", "succeeded"], "1 of 4 retrying"),
         (["failed", "retrying", "pending"], "1 of 3 failed"),
@@ -73,7 +73,7 @@ def test_the_list_shows_the_worst_state_of_the_runs(
 @pytest.mark.parametrize(
     ("state", "columns", "words"),
     [
-        ("succeeded", {"spent": 1}, "sync_crm Done 1 of 5"),
+        ("succeeded", {"spent": 1}, "sync_crm Succeeded 1 of 5"),
         ("failed", {"spent": 5}, "sync_crm Failed 5 of 5"),
         ("running", {"spent": 2}, "sync_crm Running 2 of 5"),
         ("pending", {}, "sync_crm Waiting"),
@@ -184,7 +184,7 @@ def test_a_run_that_tells_of_a_failed_one_names_it(site: Site, call_id: int) -> 
     failed = site.stored.add_run(call_id, "sync_crm", "failed")
     site.stored.add_run(call_id, "to_slack", "succeeded", hook="failed", failed_run_id=failed)
     page = site.page("/calls/-call")
-    assert f"to_slack Alert about sync_crm , run {failed} Done" in page.text
+    assert f"to_slack Alert about sync_crm , run {failed} Succeeded" in page.text
     assert "sync_crm failed." in page.text
 
 

@@ -137,46 +137,48 @@ class Settings(BaseModel):
 
     # Who may deliver
     secrets: Secrets = Field(
-        (), description="Accepted secrets, comma separated; several while one is being rotated."
+        (), description="Accepted secrets, separated by commas. Several while you rotate one."
     )
     prefetch_secrets: Secrets = Field(
-        (), description="Accepted on prefetch instead of SECRETS, comma separated."
+        (), description="Accepted on prefetch instead of SECRETS, separated by commas."
     )
     end_of_call_secrets: Secrets = Field(
-        (), description="Accepted on end-of-call instead of SECRETS, comma separated."
+        (), description="Accepted on end-of-call instead of SECRETS, separated by commas."
     )
     function_secrets: Secrets = Field(
-        (), description="Accepted on functions instead of SECRETS, comma separated."
+        (), description="Accepted on functions instead of SECRETS, separated by commas."
     )
     agent_secrets: dict[str, Secrets] = Field(
         {},
         description='Accepted for one agent only, as JSON: {"<agent_id>": ["<secret>"]}.'
-        " Two agents may not share one.",
+        " Two agents cannot share a secret.",
     )
     secret_header: str = Field(
         "Authorization",
-        description="The header that carries the secret; Authorization carries `Bearer <secret>`.",
+        description="Header with the secret. In Authorization it is `Bearer <secret>`.",
     )
     secret_in_path: bool = Field(
         False,
-        description="Also accept {prefix}/{secret}/prefetch, for places that take only a URL.",
+        description="Also accept the secret in the path, {prefix}/{secret}/prefetch, for a URL "
+        "without headers.",
     )
     insecure: bool = Field(
-        False, description="Run without secrets: anyone who reaches the service may deliver calls."
+        False, description="Run without secrets: anyone who can reach the service can send calls."
     )
     exposed: bool = Field(
         False,
-        description="Serve other machines too, although INSECURE or SANDBOX is set. Without it "
-        "these two are for this machine only.",
+        description="Listen on addresses other than loopback although INSECURE or SANDBOX is set.",
     )
 
     # Where
-    prefix: str = Field("/millis", description="The path in front of the webhooks.")
+    prefix: str = Field(
+        "/millis", description="Path before the webhooks, such as /millis in /millis/prefetch."
+    )
     public_url: str | None = Field(
         None,
-        description="The address at which Millis reaches the service, such as "
-        "https://hooks.example.com. Include the path if the service is mounted at one, or if a "
-        "proxy serves it below one: links, redirects and cookies then have it too.",
+        description="URL at which Millis reaches the service, such as https://hooks.example.com. "
+        "If it is mounted or served below a path, include that path, so that links, redirects "
+        "and cookies have it.",
     )
     database_url: str = Field(
         "sqlite:///millis_hooks.db",
@@ -185,85 +187,101 @@ class Settings(BaseModel):
 
     # Prefetch
     prefetch_budget_s: float = Field(
-        2.0, gt=0, le=60, description="Seconds a prefetch may take until the fallback goes out."
+        2.0,
+        gt=0,
+        le=60,
+        description="Seconds that prefetch handlers have before the fallback is sent.",
     )
     prefetch_fallback: Literal["empty", "default", "last_good"] = Field(
         "empty",
-        description="What goes out when the handlers fail or are late; last_good falls back to "
-        "PREFETCH_DEFAULT.",
+        description="Answer if prefetch handlers fail or are late: nothing (empty), "
+        "PREFETCH_DEFAULT (default), or the last answer for this caller (last_good; without one, "
+        "PREFETCH_DEFAULT).",
     )
     prefetch_default: dict[str, Any] = Field(
         {}, description='The default answer, as JSON: {"metadata": {}, "extra_prompt": ""}.'
     )
     extra_prompt_max_chars: int = Field(
-        8_000, gt=0, description="Characters of extra_prompt that are sent; more is cut off."
+        8_000,
+        gt=0,
+        description="Maximum length of extra_prompt in characters. Longer ones are cut.",
     )
 
     # End-of-call
     max_body_bytes: int = Field(
-        10 * 1024 * 1024, gt=0, description="Bytes a body may have, also once decompressed."
+        10 * 1024 * 1024,
+        gt=0,
+        description="Maximum size of a body in bytes, before and after decompression.",
     )
     body_timeout_s: float = Field(
-        30.0, gt=0, description="Seconds a body may take to arrive, where `millis-hooks` serves."
+        30.0,
+        gt=0,
+        description="Maximum time for a body to arrive, in seconds. Only with the server of "
+        "`millis-hooks`.",
     )
 
     # Handlers
     own_numbers: frozenset[str] = Field(
         frozenset(),
-        description="Your own phone numbers with + and country code, comma separated; they tell "
-        "who the customer is.",
+        description="Your own phone numbers with + and country code, separated by commas. The "
+        "other number of a call is the customer's.",
     )
     isolate_handlers: bool = Field(
-        True, description="Run handlers on a thread and event loop of their own."
+        True, description="Run handlers on a separate thread and event loop."
     )
     handler_threads: int = Field(
-        32, gt=0, le=1000, description="Threads for prefetch handlers that are not async."
+        32, gt=0, le=1000, description="Number of threads for prefetch handlers that are not async."
     )
     handler_concurrency: int = Field(
-        16, gt=0, le=1000, description="End-of-call handlers that run at the same time."
+        16, gt=0, le=1000, description="Number of end-of-call handlers that run at the same time."
     )
     take_calls_when_damaged: bool = Field(
         True,
-        description="Acknowledge ends-of-call after the call log was found damaged, because much "
-        "of it can be recovered. 0 answers 503 instead.",
+        description="Acknowledge end-of-calls although the call log is damaged, because much of "
+        "it can be recovered. 0 answers 503 instead.",
     )
     run_handlers: bool = Field(
         True,
-        description="Call end-of-call handlers here; 0 leaves them to `millis-hooks worker`.",
+        description="Run end-of-call handlers in this process. With 0, `millis-hooks worker` "
+        "runs them.",
     )
     handler_grace_s: float = Field(
-        5.0, ge=0, le=3600, description="Seconds that end-of-call handlers get to end at a stop."
+        5.0,
+        ge=0,
+        le=3600,
+        description="Seconds that running end-of-call handlers get to finish at shutdown.",
     )
     drain_s: float = Field(
         0.0,
         ge=0,
         le=3600,
-        description="Seconds before a stop in which `/readyz` says no and all else is answered, so "
-        "that a load balancer looks elsewhere. Only where `millis-hooks run` serves.",
+        description="At shutdown, keep serving for this many seconds with /readyz at 503, so "
+        "that load balancers stop sending requests. Only with `millis-hooks run`.",
     )
 
     # Agents
     agent_names: dict[str, str] = Field(
         {},
-        description='Names of agents, shown in place of their ids, as JSON: {"<agent_id>": "Front '
-        'desk"}. Those given by `hooks.agent` come first, those at Millis last.',
+        description='Names of agents, shown instead of their IDs, as JSON: {"<agent_id>": "Front '
+        'desk"}. Names from `hooks.agent` take precedence; names at Millis are used last.',
     )
 
     # What is hidden
     mask_numbers: Level = Field(
         "none",
-        description="How much of phone numbers is hidden on pages, in output and in exports: none, "
-        "partial (+1415•••••34) or full. Your own are always shown.",
+        description="Hide phone numbers on pages, in output and in exports: none, partial "
+        "(+1415•••••34) or full. Your own numbers are always shown.",
     )
     mask_text: Level = Field(
         "none",
-        description="How much of what was said and of metadata is hidden: none, partial (long "
-        "numbers and e-mail addresses) or full.",
+        description="Hide transcripts and metadata: none, partial (long numbers and e-mail "
+        "addresses) or full.",
     )
     redact_before_store: bool = Field(
         False,
-        description="Store nothing but what MASK_NUMBERS and MASK_TEXT show (both full if neither "
-        "is set). Handlers of ended calls get no more either.",
+        description="Mask before storing, so that masked values are never written to disk and "
+        "end-of-call handlers do not get them. If neither MASK_NUMBERS nor MASK_TEXT is set, "
+        "both are full.",
     )
 
     # What is kept
@@ -271,120 +289,123 @@ class Settings(BaseModel):
         90,
         ge=0,
         le=36_500,
-        description="Days after which calls and all that belongs to them are removed; 0 keeps "
-        "them.",
+        description="Days after which calls and their data are removed. 0 keeps them forever.",
     )
     pack_after_days: int = Field(
         7,
         ge=0,
         le=36_500,
-        description="Days after which the bytes received are kept compressed in the database; "
-        "pages, commands and exports show them as they came. 0 never compresses.",
+        description="Days after which raw bodies are compressed in the database. Pages, commands "
+        "and exports do not change. 0 never compresses.",
     )
 
     # The sandbox
     sandbox: bool = Field(
         False,
-        description="Serve the sandbox, where calls are rehearsed without a phone; `dev` does.",
+        description="Serve the sandbox, which simulates calls without a phone. `dev` always does.",
     )
     sandbox_key: SecretStr | None = Field(
         None,
-        description="Opens the sandbox's API to requests with this key, as private and as public "
-        "key. Without one it is for this machine only, and any key will do.",
+        description="Private and public key of the sandbox's API. Without it, the API accepts "
+        "any key, but only from the same machine.",
     )
     sandbox_anywhere: bool = Field(
         False,
-        description="Let calls of the sandbox reach functions and models that are not on this "
-        "machine.",
+        description="Let simulated calls use functions and models on other machines.",
     )
     sandbox_pace: float = Field(
         1.0,
         gt=0,
         le=1000,
-        description="How many times faster than life the sandbox's API has scripts go, and the "
-        "answers of a model of your own spoken.",
+        description="Playback speed of scripted calls of the sandbox's API and of the answers of "
+        "your own model. 1 is real time.",
     )
 
     # Millis' own interface
     api_key: SecretStr | None = Field(
         None,
-        description="The private key of your account at Millis: to start calls, and to fetch the "
-        "ends that never arrived.",
+        description="Private key of your Millis account, to start calls and to fetch missing "
+        "end-of-calls.",
     )
     api_region: Literal["us", "eu"] = Field(
-        "us", description="Where your account at Millis is: us or eu."
+        "us", description="Region of your Millis account: us or eu."
     )
     api_url: str | None = Field(
         None,
-        description="The address of another API than the region's, such as the sandbox's.",
+        description="URL of an API to use instead of the region's, such as the sandbox's.",
     )
     reconcile_minutes: int = Field(
         15,
         ge=0,
         le=24 * 60,
-        description="Minutes between looks into Millis' call logs for calls whose end never "
-        "arrived, where API_KEY is set; 0 never looks.",
+        description="Minutes between two checks of the Millis API logs for missing end-of-calls. "
+        "Needs API_KEY. 0 turns the checks off.",
     )
 
     # The dashboard
     dashboard: bool = Field(
         True,
-        description="Serve the pages; 0 leaves the webhooks, health and metrics.",
+        description="Serve the pages. With 0, only webhooks, health checks and metrics are served.",
     )
     dashboard_password: SecretStr | None = Field(
         None,
-        description="Password of the operator `admin`, who may operate; `millis-hooks operator "
-        "add` adds others.",
+        description="Password of the operator `admin`. `millis-hooks operator add` adds other "
+        "operators.",
     )
     session_key: SecretStr | None = Field(
-        None, description="Signs operators' cookies; made and kept in the call log by default."
+        None,
+        description="Key that signs operators' cookies. By default it is generated and stored in "
+        "the call log.",
     )
     session_idle_hours: int = Field(
         12,
         gt=0,
         le=8760,
-        description="Hours without a page after which an operator has to sign in again, unless "
-        "kept signed in.",
+        description="Hours without activity after which an operator has to sign in again, unless "
+        "they chose to stay signed in.",
     )
     session_days: int = Field(
-        30, gt=0, le=365, description="Days after which an operator has to sign in again anyhow."
+        30,
+        gt=0,
+        le=365,
+        description="Days after which an operator has to sign in again in any case.",
     )
 
     sign_in_header: str | None = Field(
         None,
-        description="The header in which a proxy that signs people in names the operator, such as "
+        description="Header in which a proxy sends the name of the signed-in operator, such as "
         "X-Forwarded-User. Needs SIGN_IN_PROXIES.",
     )
     sign_in_proxies: Networks = Field(
         (),
-        description="Addresses and networks of the proxies that may name operators, comma "
-        "separated: 10.0.0.5, 10.1.0.0/16. Requests from elsewhere that name one are refused.",
+        description="Addresses and networks of these proxies, separated by commas: 10.0.0.5, "
+        "10.1.0.0/16. Requests with this header from other addresses are rejected.",
     )
     sign_in_role_header: str | None = Field(
-        None, description="The header in which the proxy says the role: view or operate."
+        None, description="Header in which the proxy sends the operator's role: view or operate."
     )
     sign_in_role: Literal["view", "operate"] = Field(
-        "view", description="The role of operators that a proxy names without a role."
+        "view", description="Role of operators if the proxy sends none."
     )
 
     # What watches the service
     log_format: Literal["console", "json"] = Field(
         "console",
-        description="How `millis-hooks` logs: console for a person, json for what collects lines.",
+        description="Format of log lines: console for people, json for log collectors.",
     )
     metrics_token: SecretStr | None = Field(
         None,
-        description="Opens /metrics to requests that carry it as `Authorization: Bearer <token>`; "
-        "operators who are signed in may read it anyhow.",
+        description="Token for /metrics, sent as `Authorization: Bearer <token>`. Signed-in "
+        "operators need no token.",
     )
     metrics_open: bool = Field(
         False,
-        description="Let anybody read /metrics. It tells names of handlers, and how much happens.",
+        description="Make /metrics public. It contains handler names and traffic counts.",
     )
     tracing: bool = Field(
         False,
-        description="Trace calls with OpenTelemetry, from prefetch to the last handler. Needs the "
-        "extra `otel`; the variables OTEL_* say where traces go.",
+        description="Trace calls with OpenTelemetry, from the prefetch to the last handler. "
+        "Needs the extra `otel`. The OTEL_* variables configure the exporter.",
     )
 
     @classmethod

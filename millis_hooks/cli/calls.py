@@ -43,7 +43,7 @@ _UNENDED = {"live": "in progress", "lost": "no end received", "unended": "no end
 
 
 def list_calls(
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many calls at most.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Maximum number of calls.")] = 20,
     source: SourceOfCalls = "real",
     as_json: AsJson = False,
 ) -> None:
@@ -80,10 +80,10 @@ def list_calls(
 
 
 def show(
-    session_id: Annotated[str, typer.Argument(help="The session's id.")],
+    session_id: Annotated[str, typer.Argument(help="Session ID.")],
     as_json: AsJson = False,
 ) -> None:
-    """Show one call: transcript, cost, prefetch answer, and its handler runs."""
+    """Show one call: transcript, cost, prefetch answer and handler runs."""
     settings = Settings.load()
     now = datetime.now(UTC)
     with open_log(settings) as database:
@@ -235,17 +235,17 @@ _STYLES = {
 def tail(
     last: Annotated[
         int,
-        typer.Option("--last", "-n", min=0, max=500, help="Begin so many requests before now."),
+        typer.Option("--last", "-n", min=0, max=500, help="Show the last N requests first."),
     ] = 10,
     session: Annotated[str | None, typer.Option(help="Only this session.")] = None,
     agent: Annotated[
-        str | None, typer.Option(help="Only calls of this agent, by id or name.")
+        str | None, typer.Option(help="Only calls of this agent (ID or name).")
     ] = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print JSON, one object in each line.")
+        bool, typer.Option("--json", help="Print one JSON object per line.")
     ] = False,
     follow: Annotated[
-        bool, typer.Option(help="Go on until you press Ctrl-C; or end with the last event.")
+        bool, typer.Option(help="Follow until you press Ctrl-C, or stop after the last event.")
     ] = True,
 ) -> None:
     """Follow deliveries, answers and handler runs live."""

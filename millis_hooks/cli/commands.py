@@ -21,51 +21,51 @@ from .terminal import print_error
 COMMANDS = {
     "new": (
         "serve:new",
-        "Write a starter application: handlers, tests, and a .env with fresh secrets.",
+        "Create an application with handlers, tests, and a .env with new secrets.",
     ),
     "dev": (
         "serve:dev",
-        "Serve on this machine while you write: reloads, and generates missing secrets.",
+        "Serve while you develop. Reloads, and generates missing secrets.",
     ),
-    "run": ("serve:run", "Serve in production: settings are checked first, nothing is generated."),
+    "run": ("serve:run", "Serve in production. Checks the settings and never generates secrets."),
     "worker": (
         "serve:worker",
-        "Call the handlers of calls that receivers with MILLIS_HOOKS_RUN_HANDLERS=0 store.",
+        "Run end-of-call handlers for services with MILLIS_HOOKS_RUN_HANDLERS=0.",
     ),
     "config": (
         "millis:config",
-        "Print the agent configuration that makes Millis send its webhooks here, as JSON.",
+        "Print the JSON for the agent's configuration at Millis.",
     ),
     "send": ("send:app", "Send a sample webhook to a running service."),
     "simulate": (
         "simulate:simulate",
-        "Rehearse whole calls: prefetch, conversation, functions, end-of-call.",
+        "Simulate whole calls: prefetch, conversation, functions, end-of-call.",
     ),
     "calls": ("calls:list_calls", "List calls, newest first: those in progress, then ended ones."),
     "show": (
         "calls:show",
-        "Show one call: transcript, cost, prefetch answer, and its handler runs.",
+        "Show one call: transcript, cost, prefetch answer and handler runs.",
     ),
     "runs": (
         "runs:list_runs",
-        "List handler runs, newest first; of a run and its replays, the latest.",
+        "List handler runs, newest first. Replays replace the run they repeat.",
     ),
     "tail": ("calls:tail", "Follow deliveries, answers and handler runs live."),
     "doctor": (
         "doctor:doctor",
-        "Check the settings, the disk, the call log, the clock and the public address.",
+        "Check settings, disk, call log, clock and public URL.",
     ),
     "settings": (
         "doctor:print_settings",
-        "List every setting in force, and where its value comes from.",
+        "List every setting with its value and source.",
     ),
     "drift": (
         "doctor:drift",
-        "List unknown fields, unknown values and unreadable data, with counts and times.",
+        "List undocumented fields and values and unreadable data, with counts and times.",
     ),
     "reconcile": (
         "millis:reconcile",
-        "Fetch missing ends-of-call from Millis' call logs, and run handlers for them.",
+        "Fetch missing end-of-calls from the Millis API logs and run handlers for them.",
     ),
     "reparse": (
         "maintenance:reparse",
@@ -73,19 +73,19 @@ COMMANDS = {
     ),
     "export": (
         "transfer:export",
-        "Write calls to a file, oldest first: all real ones, or a selection.",
+        "Export calls to a file, oldest first: all real ones, or a selection.",
     ),
     "import": (
         "transfer:import_calls",
         "Import calls that export --raw wrote as jsonl, or Millis' call logs.",
     ),
-    "operator": ("operators:app", "Add, list, change and remove operators of the dashboard."),
+    "operator": ("operators:app", "Manage the operators of the dashboard."),
     "token": (
         "operators:tokens_app",
-        "Add, list and revoke tokens that read the JSON of the dashboard's pages.",
+        "Manage read tokens for the JSON of the dashboard's pages.",
     ),
-    "prune": ("maintenance:prune", "Remove calls that are too old, with all that belongs to them."),
-    "forget": ("maintenance:forget", "Remove everything about a telephone number, or one session."),
+    "prune": ("maintenance:prune", "Remove old calls with all their data."),
+    "forget": ("maintenance:forget", "Remove everything about a phone number, or one call."),
     "vacuum": ("maintenance:vacuum", "Rewrite the call log's file without unused space."),
     "backup": ("maintenance:backup", "Copy the call log into a file while the service runs."),
     "copy": (
@@ -157,7 +157,7 @@ def load_command(name: str) -> Any:
 
 app = typer.Typer(
     cls=LazyGroup,
-    help="Receive Millis AI webhooks: answer prefetch in time, keep every end-of-call.",
+    help="Receive Millis AI webhooks: answer prefetches in time, store every end-of-call.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,  # its frames show local variables, and so secrets
     rich_markup_mode=None,  # rich takes longer to import than everything else together

@@ -36,18 +36,20 @@ _NAME_WIDTH = len("unknown handlers")
 def doctor(
     target: Annotated[
         str | None,
-        typer.Argument(metavar="[TARGET]", help="Your application, as for `run`: checked too."),
+        typer.Argument(
+            metavar="[TARGET]", help="Your application, as for `run`. It is checked, too."
+        ),
     ] = None,
     url: Annotated[
         str | None,
-        typer.Option(help="Where Millis reaches the service, as https://hooks.example.com."),
+        typer.Option(help="Public URL of the service, such as https://hooks.example.com."),
     ] = None,
     fast: Annotated[
-        bool, typer.Option("--fast", help="Do not read the whole call log for damage.")
+        bool, typer.Option("--fast", help="Do not check the whole call log for damage.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Check the settings, the disk, the call log, the clock and the public address.
+    """Check settings, disk, call log, clock and public URL.
 
     Nothing is changed, and no handler is called. Exits with status 1 if anything is bad.
     """
@@ -73,11 +75,13 @@ def doctor(
 def print_settings(
     target: Annotated[
         str | None,
-        typer.Argument(metavar="[TARGET]", help="Your application, as for `run`: its arguments."),
+        typer.Argument(
+            metavar="[TARGET]", help="Your application, as for `run`, to include its arguments."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List every setting in force, and where its value comes from.
+    """List every setting with its value and source.
 
     Secrets are not shown. Arguments of `MillisHooks` are known only where TARGET is given.
     """
@@ -140,7 +144,7 @@ _HEADS = ("What", "Where", "Deliveries", "First (UTC)", "Last (UTC)", "Delivery"
 
 
 def drift(as_json: AsJson = False) -> None:
-    """List unknown fields, unknown values and unreadable data, with counts and times."""
+    """List undocumented fields and values and unreadable data, with counts and times."""
     settings = Settings.load()
     with open_log(settings) as database, database.reader.connect() as connection:
         report = masked_report(drift_report(connection), MaskPolicy.of(settings))

@@ -50,19 +50,21 @@ def prune(
     days: Annotated[
         int | None,
         typer.Option(
-            min=1, max=36_500, help="Age in days; by default MILLIS_HOOKS_RETENTION_DAYS."
+            min=1, max=36_500, help="Age in days (MILLIS_HOOKS_RETENTION_DAYS by default)."
         ),
     ] = None,
     dry_run: DryRun = False,
     yes: Yes = False,
     clock_is_right: Annotated[
         bool,
-        typer.Option("--clock-is-right", help="Remove although nothing was received for long."),
+        typer.Option(
+            "--clock-is-right", help="Remove calls although nothing was received for a long time."
+        ),
     ] = False,
 ) -> None:
-    """Remove calls that are too old, with all that belongs to them.
+    """Remove old calls with all their data.
 
-    The service does the same every hour. Calls whose handlers are not done stay until they are.
+    The service does the same every hour. Calls whose runs have not finished stay until they have.
     """
     settings = Settings.load()
     kept_days = days or settings.retention_days
@@ -139,13 +141,13 @@ def backup(
 
 def vacuum(
     force: Annotated[
-        bool, typer.Option("--force", help="Do it even while the service runs.")
+        bool, typer.Option("--force", help="Run even while the service is running.")
     ] = False,
 ) -> None:
     """Rewrite the call log's file without unused space.
 
     New calls use the space of removed ones, so this is only needed after many were removed at once.
-    It needs disk space for twice what stays, and nothing can be stored meanwhile.
+    It needs disk space for twice the remaining data, and nothing can be stored while it runs.
     """
     with open_log(Settings.load()) as database:
         before = vacuuming.space(database)
@@ -171,20 +173,19 @@ def _megabytes(size_bytes: int) -> str:
 
 
 def reparse(
-    unparsed: Annotated[
-        bool, typer.Option("--unparsed", help="Only deliveries that could not be read.")
-    ] = False,
+    unparsed: Annotated[bool, typer.Option("--unparsed", help="Only unparsed deliveries.")] = False,
     since: Since = None,
     session: Annotated[str | None, typer.Option(help="Only this session.")] = None,
     afresh: Annotated[
-        bool, typer.Option("--afresh", help="Do not go on where the last one was interrupted.")
+        bool,
+        typer.Option("--afresh", help="Start from the beginning, not where the last one stopped."),
     ] = False,
 ) -> None:
     """Read stored deliveries again, and update calls, costs, search and drift.
 
-    A service that runs does it when no call waits; where none runs, this does. No handler is called
-    again; a call that could not be read before gets its runs now. An interrupted reparse goes on
-    where it was.
+    A running service does it when it has nothing else to do; otherwise this command does it.
+    Handlers are not called again, but a call that could not be read before gets its runs. If it is
+    interrupted, the next reparse continues.
     """
     settings = Settings.load()
     chosen = Chosen(unparsed, read_time(since), session)
@@ -274,15 +275,18 @@ _SANDBOX = (
 
 def forget(
     who: Annotated[
-        str, typer.Argument(metavar="NUMBER|SESSION_ID", help="A number in any spelling, or an id.")
+        str,
+        typer.Argument(
+            metavar="NUMBER|SESSION_ID", help="Phone number in any format, or session ID."
+        ),
     ],
     dry_run: DryRun = False,
     yes: Yes = False,
 ) -> None:
-    """Remove everything about a telephone number, or one session.
+    """Remove everything about a phone number, or one call.
 
-    Of a number that is every session from it, to it or with it, and every one whose prefetch or
-    metadata names it. What is removed is overwritten in the file.
+    For a number, this removes every call from or to it, and every call whose prefetch or metadata
+    contains it. The removed data is overwritten in the file.
     """
     settings = Settings.load()
     with open_log(settings) as database:

@@ -40,19 +40,21 @@ class Form(StrEnum):
 def config(
     target: Annotated[
         str | None,
-        typer.Argument(help="app.py or module:attribute, if its code gives the settings."),
+        typer.Argument(help="Application (app.py or module:attribute), if its code sets settings."),
     ] = None,
     *,
-    url: Annotated[str, typer.Option(help="The public address: https://hooks.example.com")],
+    url: Annotated[str, typer.Option(help="Public URL, such as https://hooks.example.com.")],
     form: Annotated[
         Form,
-        typer.Option("--as", help="object: address and headers; string: the secret in the path."),
+        typer.Option(
+            "--as", help="object: URL and headers. string: URL with the secret in the path."
+        ),
     ] = Form.OBJECT,
     agent_id: Annotated[
-        str | None, typer.Option(help="Use the secret of this agent, if it has its own.")
+        str | None, typer.Option(help="Use the secret of this agent, if it has one.")
     ] = None,
 ) -> None:
-    """Print the agent configuration that makes Millis send its webhooks here, as JSON."""
+    """Print the JSON for the agent's configuration at Millis."""
     if target is None:
         settings, mounted_at = Settings.load(), ""
         tools = _stored_tools(settings, agent_id)
@@ -102,13 +104,15 @@ def reconcile(
     dry_run: DryRun = False,
     at_once: Annotated[
         bool,
-        typer.Option("--at-once", help="Do not give webhooks 5 minutes to arrive: for rehearsals."),
+        typer.Option(
+            "--at-once", help="Do not wait 5 minutes for webhooks; for tests with the sandbox."
+        ),
     ] = False,
 ) -> None:
-    """Fetch missing ends-of-call from Millis' call logs, and run handlers for them.
+    """Fetch missing end-of-calls from the Millis API logs and run handlers for them.
 
-    Needs MILLIS_HOOKS_API_KEY; with it the service does the same every few minutes. Calls whose end
-    is stored are unchanged, so an interrupted command can be started again.
+    Needs MILLIS_HOOKS_API_KEY. With it, the service does the same every few minutes. Calls with
+    an end-of-call are not changed, so you can run the command again after an interruption.
     """
     begin = read_time(since)
     settings = Settings.load()

@@ -23,7 +23,7 @@ _PASSWORD_CHARS = 1000
 _NO_NAME = "{!r} cannot be a name: up to 64 letters, digits and . _ @ + -, and no spaces."
 
 app = typer.Typer(
-    help="Add, list, change and remove operators of the dashboard.",
+    help="Manage the operators of the dashboard.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -31,7 +31,7 @@ app = typer.Typer(
 
 
 tokens_app = typer.Typer(
-    help="Add, list and revoke tokens that read the JSON of the dashboard's pages.",
+    help="Manage read tokens for the JSON of the dashboard's pages.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -45,12 +45,14 @@ class Role(StrEnum):
     OPERATE = "operate"
 
 
-Name = Annotated[str, typer.Argument(help="The operator's name; upper case does not matter.")]
+Name = Annotated[
+    str, typer.Argument(help="Name of the operator. Upper and lower case are the same.")
+]
 FromStdin = Annotated[
-    bool, typer.Option("--password-stdin", help="Read the password from the standard input.")
+    bool, typer.Option("--password-stdin", help="Read the password from standard input.")
 ]
 Generate = Annotated[
-    bool, typer.Option("--generate", help="Generate a password, and print it this once.")
+    bool, typer.Option("--generate", help="Generate a password and print it once.")
 ]
 
 
@@ -59,7 +61,9 @@ def add(
     name: Name,
     role: Annotated[
         Role,
-        typer.Option(help="view sees every page; operate also replays, reveals, exports, deletes."),
+        typer.Option(
+            help="view can see every page; operate can also replay, reveal, export and delete."
+        ),
     ] = Role.VIEW,
     password_stdin: FromStdin = False,
     generate: Generate = False,
@@ -141,7 +145,9 @@ def change_role(name: Name, role: Annotated[Role, typer.Argument(help="view or o
     typer.echo(f"From now on {name} may {role.value}.")
 
 
-TokenName = Annotated[str, typer.Argument(help="The token's name; upper case does not matter.")]
+TokenName = Annotated[
+    str, typer.Argument(help="Name of the token. Upper and lower case are the same.")
+]
 
 
 @tokens_app.command("add")

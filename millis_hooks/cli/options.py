@@ -25,11 +25,11 @@ DryRun: TypeAlias = Annotated[
 Force: TypeAlias = Annotated[bool, typer.Option("--force", help="Replace FILE if it exists.")]
 Yes: TypeAlias = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 Since: TypeAlias = Annotated[
-    str | None, typer.Option(help="Received since, as 2026-11-01 or 2026-11-01T14:00.")
+    str | None, typer.Option(help="Received since, e.g. 2026-11-01 or 2026-11-01T14:00.")
 ]
 Until: TypeAlias = Annotated[str | None, typer.Option(help="Received before.")]
 SourceOfCalls: TypeAlias = Annotated[
-    str, typer.Option(help="real, sandbox (rehearsals), test, or all.")
+    str, typer.Option(help="real, sandbox (simulated calls), test, or all.")
 ]
 Secret: TypeAlias = Annotated[
     str | None,

@@ -48,10 +48,10 @@ def list_runs(
     ] = None,
     handler: Annotated[str | None, typer.Option(help="Only runs of this handler.")] = None,
     session: Annotated[str | None, typer.Option(help="Only runs for this session.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many runs at most.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Maximum number of runs.")] = 50,
     as_json: AsJson = False,
 ) -> None:
-    """List handler runs, newest first; of a run and its replays, the latest."""
+    """List handler runs, newest first. Replays replace the run they repeat."""
     require_known("status", status, STATES)
     chosen = RunFilter(handler, session, status)
     settings = Settings.load()
@@ -123,12 +123,14 @@ def _print_table(runs: Sequence[ListedRun], now: datetime) -> None:
 
 def replay(
     session_id: Annotated[
-        str | None, typer.Argument(help="The session whose handlers run again.")
+        str | None, typer.Argument(help="Session ID of the call whose handlers run again.")
     ] = None,
-    run: Annotated[int | None, typer.Option(help="One run, by its number.", min=1)] = None,
+    run: Annotated[int | None, typer.Option(help="Number of a run.", min=1)] = None,
     handler: Annotated[
         str | None,
-        typer.Option(help="Runs of this handler, and first runs for calls without one."),
+        typer.Option(
+            help="Only runs of this handler; with --status never, calls that it has not run for."
+        ),
     ] = None,
     status: Annotated[
         str | None,

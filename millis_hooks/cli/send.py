@@ -45,7 +45,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Url = Annotated[str, typer.Option(help="The service, or the whole address of the webhook.")]
+Url = Annotated[str, typer.Option(help="URL of the service or of the webhook.")]
 FormatName = Annotated[
     str,
     typer.Option(
@@ -54,15 +54,21 @@ FormatName = Annotated[
         help="Payload format: v1a, v1b, v2, v2-extras, or hostile (malformed, for tests).",
     ),
 ]
-SessionId = Annotated[str | None, typer.Option(help="The session; a new one by default.")]
-AgentId = Annotated[str | None, typer.Option(help="The agent; a sample one by default.")]
-FromPhone = Annotated[str | None, typer.Option("--from", help="The caller; '' for a web call.")]
-ToPhone = Annotated[str | None, typer.Option("--to", help="The number called; '' for a web call.")]
+SessionId = Annotated[str | None, typer.Option(help="Session ID; a new one by default.")]
+AgentId = Annotated[str | None, typer.Option(help="Agent ID; a sample one by default.")]
+FromPhone = Annotated[
+    str | None, typer.Option("--from", help="Number of the caller; '' for a web call.")
+]
+ToPhone = Annotated[str | None, typer.Option("--to", help="Called number; '' for a web call.")]
 Metadata = Annotated[
-    list[str] | None, typer.Option(help="May be given several times.", metavar="KEY=VALUE")
+    list[str] | None, typer.Option(help="Metadata. Repeat it for several.", metavar="KEY=VALUE")
 ]
 AsReal = Annotated[
-    bool, typer.Option("--as-real", help="Without the mark of a test: it counts as a real call.")
+    bool,
+    typer.Option(
+        "--as-real",
+        help="Send without the mark of a test request, so that it counts as a real call.",
+    ),
 ]
 
 
@@ -89,7 +95,7 @@ def send_prefetch(
     metadata: Metadata = None,
     as_real: AsReal = False,
 ) -> None:
-    """Send a prefetch, and show the answer."""
+    """Send a prefetch and show the answer."""
     session_id, agent_id = session_id or push_id(datetime.now(UTC)), agent_id or AGENT_ID
     query = prefetch_query(
         _format(payload_format),
@@ -113,14 +119,14 @@ def send_end_of_call(
     from_phone: FromPhone = None,
     to_phone: ToPhone = None,
     metadata: Metadata = None,
-    call_status: Annotated[str, typer.Option(help="How the call ended.")] = "user-ended",
+    call_status: Annotated[str, typer.Option(help="Call status.")] = "user-ended",
     file: Annotated[
         Path | None,
         typer.Option(help="Send this file unchanged instead of a sample.", dir_okay=False),
     ] = None,
     as_real: AsReal = False,
 ) -> None:
-    """Send an end-of-call, and show the answer."""
+    """Send an end-of-call and show the answer."""
     if file is not None:
         body = _read_file(file)
         sample = _Sample("end_of_call", _session_in(body), agent_id, body=body)

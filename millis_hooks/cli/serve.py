@@ -45,12 +45,13 @@ TargetName = Annotated[
     str,
     typer.Argument(
         metavar="TARGET",
-        help="A file or module, app.py or package.app; :name after it if it has several.",
+        help="Application to serve: a file (app.py) or module (package.app), with :name if it "
+        "has several.",
     ),
 ]
-Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is every one of them.")]
+Host = Annotated[str, typer.Option(help="Address to listen on (0.0.0.0 for all).")]
 Port = Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")]
-Level = Annotated[LogLevel, typer.Option("--log-level", help="Log lines from this level on.")]
+Level = Annotated[LogLevel, typer.Option("--log-level", help="Lowest level of log lines.")]
 
 
 def dev(
@@ -59,7 +60,7 @@ def dev(
     port: Port = 8000,
     reload: Annotated[bool, typer.Option(help="Restart when a Python file changes.")] = True,
 ) -> None:
-    """Serve on this machine while you write: reloads, and generates missing secrets."""
+    """Serve while you develop. Reloads, and generates missing secrets."""
     generated = _generate_secrets(host)
     application = load_target(target)
     if application.hooks is not None:
@@ -88,7 +89,7 @@ def run(
     port: Port = 8000,
     log_level: Level = LogLevel.INFO,
 ) -> None:
-    """Serve in production: settings are checked first, nothing is generated."""
+    """Serve in production. Checks the settings and never generates secrets."""
     application = load_target(target)
     if application.hooks is not None:
         application.hooks.settings.require_closed()
@@ -111,11 +112,11 @@ def worker(
     target: TargetName,
     host: Host = "127.0.0.1",
     port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Port of the probes; 0 is any free one.")
+        int, typer.Option(min=0, max=65535, help="Port of the probes; 0 selects a free one.")
     ] = 8001,
     log_level: Level = LogLevel.INFO,
 ) -> None:
-    """Call the handlers of calls that receivers with MILLIS_HOOKS_RUN_HANDLERS=0 store.
+    """Run end-of-call handlers for services with MILLIS_HOOKS_RUN_HANDLERS=0.
 
     It answers /healthz, /readyz and /metrics, and nothing else.
     """
@@ -292,11 +293,9 @@ _STARTER = Path(__file__).with_name("starter")
 
 
 def new(
-    folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="A folder that does not exist yet.")
-    ],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to create.")],
 ) -> None:
-    """Write a starter application: handlers, tests, and a .env with fresh secrets."""
+    """Create an application with handlers, tests, and a .env with new secrets."""
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder} is a file. Name a folder that does not exist yet.")
     if folder.is_dir() and any(folder.iterdir()):

@@ -50,31 +50,35 @@ _SANDBOX_OFF = (
 def simulate(
     scenarios: Annotated[
         list[str] | None,
-        typer.Argument(metavar="SCENARIO...", help="TOML files, or names of shipped scenarios."),
+        typer.Argument(metavar="SCENARIO...", help="TOML files, or names of included scenarios."),
     ] = None,
     target: Annotated[
         str | None,
-        typer.Option(help="Your application, app.py: it runs in this process, on an empty log."),
+        typer.Option(
+            help="Your application (app.py). It runs in this process with an empty call log."
+        ),
     ] = None,
     url: Annotated[
-        str, typer.Option(help="A service that runs, where no --target is given.")
+        str, typer.Option(help="A running service, if there is no --target.")
     ] = "http://127.0.0.1:8000",
     secret: options.Secret = None,
     keep: Annotated[
-        bool, typer.Option(help="With --target: keep the calls in the application's call log.")
+        bool, typer.Option(help="With --target: store the calls in the application's call log.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option(help="Ask handlers to do nothing in earnest: call.dry_run is set.")
+        bool, typer.Option(help="Set call.dry_run, so that handlers can skip side effects.")
     ] = False,
     anywhere: Annotated[
-        bool, typer.Option(help="Reach other machines, too: the service, webhooks, functions.")
+        bool, typer.Option(help="Also reach services, webhooks and functions on other machines.")
     ] = False,
-    count: Annotated[int, typer.Option(min=1, help="How often to run each scenario.")] = 1,
-    concurrency: Annotated[int, typer.Option(min=1, help="How many calls to run at once.")] = 1,
+    count: Annotated[int, typer.Option(min=1, help="Number of times to run each scenario.")] = 1,
+    concurrency: Annotated[
+        int, typer.Option(min=1, help="Number of calls to run at the same time.")
+    ] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    list_them: Annotated[bool, typer.Option("--list", help="List what is shipped.")] = False,
+    list_them: Annotated[bool, typer.Option("--list", help="List the included scenarios.")] = False,
 ) -> None:
-    """Rehearse whole calls: prefetch, conversation, functions, end-of-call.
+    """Simulate whole calls: prefetch, conversation, functions, end-of-call.
 
     The exit code is 1 if an expectation of a scenario is not met.
     """

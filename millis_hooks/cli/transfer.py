@@ -56,11 +56,11 @@ _MOST_EXAMPLES = 5
 
 def export(
     file: Annotated[
-        Path, typer.Argument(help="The file to write; by default the standard output.")
+        Path, typer.Argument(help="File to write; standard output by default.")
     ] = _STANDARD,
     format_: Annotated[
         str | None,
-        typer.Option("--format", help="csv or jsonl; by default from FILE's name, or csv."),
+        typer.Option("--format", help="csv or jsonl; by default from the name of FILE, else csv."),
     ] = None,
     q: Annotated[
         str, typer.Option("--q", help='Words, "phrases", parts of numbers; all have to be there.')
@@ -69,73 +69,89 @@ def export(
     outcome: Annotated[
         str | None,
         typer.Option(
-            help="completed, chat, voicemail, timeout, unreached, failed, or lost: no end."
+            help="completed, chat, voicemail, timeout, unreached, failed, or lost (no "
+            "end-of-call received)."
         ),
     ] = None,
     status: Annotated[
         list[str] | None,
-        typer.Option(help="Millis' status, as user-ended; several are alternatives."),
+        typer.Option(help="Call status, such as user-ended. Repeat it for several."),
     ] = None,
     agent: Annotated[
-        list[str] | None, typer.Option(help="An agent's id; several are alternatives.")
+        list[str] | None, typer.Option(help="Agent ID. Repeat it for several.")
     ] = None,
     channel: Annotated[str | None, typer.Option(help="phone, web or chat.")] = None,
     direction: Annotated[str | None, typer.Option(help="inbound or outbound.")] = None,
     number: Annotated[
         str | None,
-        typer.Option(help="A phone number of either side, or a part of it, in any spelling."),
+        typer.Option(help="Phone number of either side, or a part of it, in any format."),
     ] = None,
     since: Since = None,
     until: Until = None,
-    min_s: Annotated[float | None, typer.Option("--min", help="At least so many seconds.")] = None,
-    max_s: Annotated[float | None, typer.Option("--max", help="At most so many seconds.")] = None,
-    cost_min: Annotated[float | None, typer.Option(help="At least so many credits.")] = None,
-    cost_max: Annotated[float | None, typer.Option(help="At most so many credits.")] = None,
+    min_s: Annotated[
+        float | None, typer.Option("--min", help="Minimum duration in seconds.")
+    ] = None,
+    max_s: Annotated[
+        float | None, typer.Option("--max", help="Maximum duration in seconds.")
+    ] = None,
+    cost_min: Annotated[float | None, typer.Option(help="Minimum cost in credits.")] = None,
+    cost_max: Annotated[float | None, typer.Option(help="Maximum cost in credits.")] = None,
     metadata: Annotated[
         list[str] | None,
         typer.Option(
-            "--meta", help="Has this metadata; several must all match.", metavar="KEY=VALUE"
+            "--meta",
+            help="Only calls with this metadata. If repeated, all must match.",
+            metavar="KEY=VALUE",
         ),
     ] = None,
-    function: Annotated[str | None, typer.Option(help="A function that the agent called.")] = None,
+    function: Annotated[
+        str | None, typer.Option(help="Only calls in which the agent called this function.")
+    ] = None,
     provider: Annotated[
-        str | None, typer.Option(help="A provider of its costs, as elevenlabs, or of the number.")
+        str | None,
+        typer.Option(help="Provider in the costs, such as elevenlabs, or of the number."),
     ] = None,
     handler: Annotated[
-        str | None, typer.Option(help="retrying or failed: has such a run; none: no handler ran.")
+        str | None,
+        typer.Option(
+            help="retrying or failed: only calls with such a run. none: calls without runs."
+        ),
     ] = None,
     unparsed: Annotated[
-        bool, typer.Option("--unparsed", help="A delivery for it could not be read.")
+        bool, typer.Option("--unparsed", help="Only calls with an unparsed delivery.")
     ] = False,
     duplicate: Annotated[
-        bool, typer.Option("--duplicate", help="Its end was received more than once.")
+        bool, typer.Option("--duplicate", help="Only calls with more than one end-of-call.")
     ] = False,
     raw: Annotated[
         bool,
-        typer.Option("--raw", help="Hide nothing, not even secrets: to import it. jsonl only."),
+        typer.Option(
+            "--raw",
+            help="Hide nothing, not even secrets, so that the file can be imported. jsonl only.",
+        ),
     ] = False,
     bom: Annotated[
         bool,
         typer.Option(
             "--bom",
-            help="Begin csv with a byte order mark, so that Excel reads UTF-8.",
+            help="Start the csv with a byte order mark, so that Excel reads UTF-8.",
         ),
     ] = False,
     excel: Annotated[
         bool,
-        typer.Option("--excel", help="As --bom, with numbers and ids as text."),
+        typer.Option("--excel", help="Like --bom, with numbers and IDs as text."),
     ] = False,
     force: Force = False,
 ) -> None:
-    """Write calls to a file, oldest first: all real ones, or a selection.
+    """Export calls to a file, oldest first: all real ones, or a selection.
 
-    csv has a row for each call. A text that a spreadsheet would take for a formula begins with an
-    apostrophe; phone numbers (+1415...) and ids (-Ox...) are unchanged.
+    csv has one row per call. A text that a spreadsheet would read as a formula gets an apostrophe
+    in front; phone numbers (+1415...) and IDs (-Ox...) are unchanged.
 
-    jsonl has a line for each call, with every webhook that was received for it. With --raw it is
-    what millis-hooks import reads.
+    jsonl has one line per call, with all webhooks received for it. With --raw, millis-hooks import
+    can read the file.
 
-    Secrets are hidden, and what MILLIS_HOOKS_MASK_NUMBERS and MILLIS_HOOKS_MASK_TEXT say.
+    Secrets are hidden. MILLIS_HOOKS_MASK_NUMBERS and MILLIS_HOOKS_MASK_TEXT apply.
     """
     chosen_format = _chosen_format(format_, file)
     if raw and chosen_format != "jsonl":
@@ -243,14 +259,15 @@ def _write(
 def import_calls(
     files: Annotated[
         list[Path],
-        typer.Argument(help="Files of JSON; - is the standard input.", metavar="FILE..."),
+        typer.Argument(help="JSON files; - is the standard input.", metavar="FILE..."),
     ],
 ) -> None:
     """Import calls that export --raw wrote as jsonl, or Millis' call logs.
 
-    Millis' entries may be one on each line, a list, or an answer of its API. What the log already
-    has is left out, so an interrupted import can be started again. A missing call log is created.
-    No handler is called for imported calls; millis-hooks replay --handler does that.
+    Entries of the Millis API logs can be one per line, a list, or an answer of the API. Deliveries
+    that the call log already has are skipped, so you can repeat an interrupted import.
+    A missing call log is created. Handlers are not called for imported calls; use millis-hooks
+    replay --handler for that.
     """
     unreadable, examples = 0, []
     with _importer(Settings.load()) as importer:
@@ -370,8 +387,8 @@ def copy(
     No service may run on either. The source is only read, and the rows of each table are counted at
     the end. A copy that is interrupted leaves the database empty: start it again.
 
-    Do not write an address with a password as an argument: `--to -` asks for it, and `--to
-    env:NAME` reads it from a variable.
+    Do not pass a URL with a password as an argument. `--to -` asks for it, and `--to env:NAME`
+    reads it from a variable.
     """
     source_url, target_url = read_secret("--from", source), read_secret("--to", target)
     source_settings = Settings.load(database_url=Given(source_url, "--from"))

@@ -1,7 +1,7 @@
 """What callers and acknowledgements feel while prefetch handlers block or never return.
 
 For each kind of bad handler prefetches keep coming, and all have to be answered in time with the
-fallback; meanwhile a few connections deliver ends-of-call, whose acknowledgements must not notice.
+fallback; meanwhile a few connections deliver end-of-calls, whose acknowledgements must not notice.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Ends-of-call per second, each synced to disk before its 200, at 64 connections.
+"""End-of-calls per second, each synced to disk before its 200, at 64 connections.
 
 Against `handwritten`, what a team writes first, and `append_only`, the least that can be done.
 """

@@ -47,7 +47,7 @@ def main() -> None:
 def _deliver(contest: Contest, count: int) -> float:
     """Deliver `count`, wait until they are worked off, and return the resident memory in MB."""
     url = contest.server.url
-    # Prefetches first: their records, which nobody waits for, go in with the ends-of-call.
+    # Prefetches first: their records, which nobody waits for, go in with the end-of-calls.
     prefetches = ask_all(url + PREFETCH, connections=CONNECTIONS, count=count // 2)
     ends = ask_all(url + END_OF_CALL, connections=CONNECTIONS, count=count - count // 2, body=BODY)
     if prefetches.ok + ends.ok != count:

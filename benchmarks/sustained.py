@@ -1,4 +1,4 @@
-"""A minute of ends-of-call at 64 connections, with parsing, search and handlers going on behind.
+"""A minute of end-of-calls at 64 connections, with parsing, search and handlers going on behind.
 
 Afterwards every acknowledged call has to be found parsed and its handler run: the backlog drains,
 and nothing is missing.

@@ -1,4 +1,4 @@
-"""Ends-of-call that the call log lacks, and entries of Millis' call logs stored in their place.
+"""End-of-calls that the call log lacks, and entries of Millis' call logs stored in their place.
 
 Functions with a connection work in the caller's transaction. A fetched end goes into the inbox like
 a webhook: the service processes it and calls its handlers. Whether an end is missing is decided in

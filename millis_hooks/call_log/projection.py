@@ -2,7 +2,7 @@
 
 Pure: what was received in, rows out. All of it can be derived again from the stored deliveries, and
 is the same whatever order they come in: prefetches count in the order in which they were received,
-then the ends-of-call as one. A session belongs to the agent that began it: a secret that is bound
+then the end-of-calls as one. A session belongs to the agent that began it: a secret that is bound
 to an agent is accepted for the sessions of that agent only.
 """
 

@@ -157,7 +157,7 @@ def vacuum(
         if not force and is_served(database):
             fail(
                 "A service runs on this log, and nothing can be stored while the file is "
-                "rewritten: prefetch is answered, ends-of-call get 503. Stop it first, or add "
+                "rewritten: prefetch is answered, end-of-calls get 503. Stop it first, or add "
                 "--force."
             )
         try:

@@ -322,7 +322,7 @@ def _value(event: EndOfCall, name: str, mask: MaskPolicy) -> str:
 
 
 def _read_ends(deliveries: Iterable[Delivery]) -> Iterator[End]:
-    """Yield the ends-of-call that could be read, without those that repeat the bytes of another."""
+    """Yield the end-of-calls that could be read, without those that repeat the bytes of another."""
     for delivery in deliveries:
         is_read = delivery.kind == "end_of_call" and delivery.outcome == "stored"
         end = end_of(delivery) if is_read and delivery.body else None

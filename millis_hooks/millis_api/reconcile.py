@@ -1,4 +1,4 @@
-"""Fetches ends-of-call that never arrived from Millis' call logs.
+"""Fetches end-of-calls that never arrived from Millis' call logs.
 
 These are of calls while the receiver was down, and of calls that never connected, for which Millis
 sends no webhook. A fetched end is stored as a delivery, marked with its source, and handled like
@@ -115,7 +115,7 @@ class Reconciliation:
         return until - OVERLAP if until else max(now - FIRST_LOOK, first or now)
 
     async def look(self, since: datetime) -> Reconciled:
-        """Fetch the missing ends-of-call that began at `since` or later."""
+        """Fetch the missing end-of-calls that began at `since` or later."""
         began = self._now()
         async with self._api as api:
             async for page in api.pages(since=since):

@@ -1,4 +1,4 @@
-"""The events of Millis, typed: prefetch requests and their answers, ends-of-call and their parts.
+"""The events of Millis, typed: prefetch requests and their answers, end-of-calls and their parts.
 
 Every vintage of the format is accepted: each field may be missing or null, unknown fields are kept,
 and a field that cannot be read becomes its default and a `Problem`. Only bytes that are no Millis
@@ -656,7 +656,7 @@ def rank_of(call: EndOfCall) -> int:
 
 
 def merged(lower: EndOfCall, higher: EndOfCall) -> EndOfCall:
-    """Return what two ends-of-call come to; where both say something, `higher` counts."""
+    """Return what two end-of-calls come to; where both say something, `higher` counts."""
     raw = dict(lower.raw)
     for name, value in _said(higher):
         before = _value(lower, name)

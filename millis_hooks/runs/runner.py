@@ -77,7 +77,7 @@ def event_of(
 
 
 def _merged(reader: Engine, end: Row[Any], own_numbers: frozenset[str]) -> EndOfCall:
-    """Return the call; of several ends-of-call that differ, all of them merged."""
+    """Return the call; of several end-of-calls that differ, all of them merged."""
     if end.repeated:
         with reader.connect() as connection:
             merged = read_whole(connection, end.session_id, own_numbers=own_numbers)

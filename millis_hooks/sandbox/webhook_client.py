@@ -1,4 +1,4 @@
-"""Requests as Millis sends them in a call: prefetches, functions and ends-of-call.
+"""Requests as Millis sends them in a call: prefetches, functions and end-of-calls.
 
 Source of prefetch and end-of-call: docs.millis.ai, core-concepts/webhooks. Of functions: `Function`
 in Millis' OpenAPI file and its tutorials. The policy decides what is not documented.

@@ -96,7 +96,7 @@ def _ended(session_id: str, **sent: Any) -> Sent:
 
 def _query(session_id: str) -> str:
     fields = {"session_id": session_id, "agent_id": "-agent", "note": MARKUP, MARKUP: session_id}
-    # A request line has its limits; the ends-of-call bring what is longer.
+    # A request line has its limits; the end-of-calls bring what is longer.
     return urlencode({key: value[:500] for key, value in fields.items()}, errors="replace")
 
 

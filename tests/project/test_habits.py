@@ -82,7 +82,7 @@ def test_the_threads_are_the_code_s() -> None:
 
 
 def test_every_policy_of_the_sandbox_answers_a_question_of_the_protocol() -> None:
-    named = set(re.findall(r"`(\w+)`", PROTOCOL.partition("## What is unknown")[2]))
+    named = set(re.findall(r"`(\w+)`", PROTOCOL.partition("## Open questions")[2]))
     assert {field.name for field in fields(Policy)} <= named
 
 

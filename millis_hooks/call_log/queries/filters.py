@@ -1,6 +1,6 @@
 """Filters of calls, each as a condition on `calls` and, where one helps, an index.
 
-`call_list.py` chooses between the indexes. Ends-of-call are processed in the order they were
+`call_list.py` chooses between the indexes. End-of-calls are processed in the order they were
 stored in, so the delivery of the newest end marks a moment without a clock: with it, pages ask
 which calls have ended since.
 """

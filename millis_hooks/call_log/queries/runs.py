@@ -159,7 +159,7 @@ def replayed_states(connection: Connection, after: int, at: datetime) -> dict[st
 
 
 def retryable_handlers(connection: Connection) -> dict[str, bool]:
-    """Return the registered handlers of ends-of-call, and whether each is repeatable."""
+    """Return the registered handlers of end-of-calls, and whether each is repeatable."""
     registered = select(handlers.c.name, handlers.c.repeatable)
     of_end = registered.where(handlers.c.hook == "end_of_call")
     return {row.name: row.repeatable for row in connection.execute(of_end)}

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from .protocol.events import PrefetchRequest as PrefetchRequest
     from .protocol.events import PrefetchResponse as PrefetchResponse
     from .protocol.functions import FunctionRequest as FunctionRequest
+    from .protocol.memory import EarlierCall as EarlierCall
+    from .protocol.memory import untrusted as untrusted
 
 _HOMES = {
     "MillisHooks": "app",
@@ -42,6 +44,8 @@ _HOMES = {
     "PrefetchRequest": "protocol.events",
     "PrefetchResponse": "protocol.events",
     "FunctionRequest": "protocol.functions",
+    "EarlierCall": "protocol.memory",
+    "untrusted": "protocol.memory",
     "ConfigError": "exceptions",
     "MillisApi": "millis_api.client",
     "MillisApiError": "exceptions",
@@ -61,6 +65,7 @@ __all__ = [
     "CallStatus",
     "ConfigError",
     "CostItem",
+    "EarlierCall",
     "EndOfCall",
     "FailedRun",
     "FunctionCall",
@@ -80,6 +85,7 @@ __all__ = [
     "Router",
     "__version__",
     "forward",
+    "untrusted",
 ]
 
 

@@ -20,6 +20,7 @@ from .call_log.agents import names_at_millis, write_names
 from .call_log.call_rows import agent_of_session
 from .call_log.change_feed import Change
 from .call_log.deliveries import Delivery
+from .call_log.earlier import Memory
 from .call_log.rejections import RejectionLog
 from .call_log.tables import rereads
 from .call_log.upkeep.retention import Housekeeper
@@ -213,6 +214,9 @@ class Service:
         self._closing.push_async_callback(self._executor.stop)
         self._start_runner()
         self._start_housekeeper()
+        self._memory = Memory(self.call_log.database.reader, self._settings.own_numbers)
+        self._executor.recall = self._memory.recall
+        self._close_later(self._memory.close)
         self._start_webhooks()
         self._start_metrics()
         if self._settings.api_key is not None:
@@ -315,6 +319,7 @@ class Service:
             record,
             self._rejections.note,
             default=self._default_answer,
+            remember=self._memory.note,
             metrics=self.metrics,
             mark_of=mark_of,
             tracing=tracing,

@@ -1,4 +1,4 @@
-"""The functions, called as an agent does, and a whole call in which they are used."""
+"""The greeting, the functions as an agent calls them, and a whole call in which they are used."""
 
 from __future__ import annotations
 
@@ -17,6 +17,14 @@ DAY = date(2026, 12, 1)
 def _empty_book() -> Iterator[None]:
     yield
     BOOKED.clear()
+
+
+def test_a_guest_who_called_before_is_welcomed_back(hooks_client: HooksClient) -> None:
+    assert hooks_client.prefetch().metadata == {"greeting": "Good evening!"}
+    hooks_client.end_of_call()
+    again = hooks_client.prefetch()
+    assert again.metadata == {"greeting": "Welcome back!"}
+    assert "said at the end: <<<Yes, please.>>>" in (again.extra_prompt or "")
 
 
 def test_tables_that_are_large_enough_are_offered(hooks_client: HooksClient) -> None:

@@ -22,6 +22,9 @@ from typing import Any, TypeAlias
 
 from ..exceptions import HandlerError, HandlerTimeoutError
 from ..masking.error_report import describe_failure
+from ..protocol.events import PrefetchRequest
+from ..protocol.functions import FunctionRequest
+from ..protocol.memory import Recall
 from ..protocol.results import read_results
 from .handler_call import (
     MAX_WAITING,
@@ -46,6 +49,8 @@ _NOT_RUNNING = "The executor is not running."
 #: How often calls that go on after they were given up are looked at, at least.
 _LOOK_EVERY_S = 1.0
 
+#: What is answered while a call waits.
+Answered: TypeAlias = PrefetchRequest[Any, Any] | FunctionRequest[Any]
 #: A function that makes the resources handlers share; what it yields is `call.state`.
 Lifespan: TypeAlias = Callable[[], AbstractAsyncContextManager[Any]]
 
@@ -86,6 +91,8 @@ class Executor:
         self._runs_threads = HandlerThreads(runs_threads)
         self._patience_s = patience_s
         self._answers_for = answers_for
+        #: Returns, for an event and the end of its handler's time, what looks up earlier calls.
+        self.recall: Callable[[Answered, float], Recall] | None = None
         self._own: _LoopThread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting = 0
@@ -152,6 +159,8 @@ class Executor:
         """Run `handler` and return its result, in time whatever the handler does."""
         loop = asyncio.get_running_loop()
         result: asyncio.Future[HandlerResult] = loop.create_future()
+        if self.recall is not None and isinstance(event, PrefetchRequest | FunctionRequest):
+            event._recall = self.recall(event, time.monotonic() + timeout_s)
         done = partial(_call_soon, loop, _resolve, result)
         call = self.submit(handler, event, done, around=around)
         timer = loop.call_later(timeout_s, self._end_late, result, call, timeout_s)

@@ -44,6 +44,7 @@ from typing_extensions import TypeVar
 
 from ..exceptions import PayloadError
 from .call_status import UNDER_WAY, CallStatus, Outcome, outcome_of, spell_status
+from .memory import Recall, Remembers
 from .phones import Direction, customer_of, direction_of, repair_phone
 from .plain_values import as_text, is_object, items_of
 from .reading import (
@@ -526,7 +527,7 @@ _RESERVED = frozenset({"session_id", "agent_id", "from", "to"})
 
 
 @dataclass(kw_only=True, slots=True)
-class PrefetchRequest(Received[State], Generic[Metadata, State]):
+class PrefetchRequest(Received[State], Remembers, Generic[Metadata, State]):
     """The prefetch request that Millis sends just before a call.
 
     Everything arrives as text. `metadata` is a dict of text, or your pydantic model where the
@@ -547,6 +548,7 @@ class PrefetchRequest(Received[State], Generic[Metadata, State]):
     _state: State = field(default=None, repr=False, compare=False)  # type: ignore[assignment]
     _source: str | None = field(default=None, repr=False)
     _dry_run: bool = field(default=False, repr=False)
+    _recall: Recall | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def parse(
@@ -619,6 +621,7 @@ class PrefetchRequest(Received[State], Generic[Metadata, State]):
             _state=self._state,
             _source=self._source,
             _dry_run=self._dry_run,
+            _recall=self._recall,
         )
 
     def typed(self, model: type[Model]) -> PrefetchRequest[Model, State]:

@@ -24,6 +24,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from ..exceptions import PayloadError
 from .events import Received, State
+from .memory import Recall, Remembers
 from .reading import Json, Problem, describe, identifier, read_json, read_query
 
 #: Millis adds them to a request: no parameter may have such a name.
@@ -320,7 +321,7 @@ class Tool:
 
 
 @dataclass(kw_only=True, slots=True)
-class FunctionRequest(Received[State], Generic[State]):
+class FunctionRequest(Received[State], Remembers, Generic[State]):
     """A call of a function by an agent, while it talks.
 
     `arguments` are read, `metadata` is whatever else came: that of the session, if Millis sends it.
@@ -338,6 +339,7 @@ class FunctionRequest(Received[State], Generic[State]):
     _state: Any = field(default=None, repr=False, compare=False)
     _source: str | None = field(default=None, repr=False)
     _dry_run: bool = field(default=False, repr=False)
+    _recall: Recall | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def parse(

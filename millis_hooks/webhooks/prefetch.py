@@ -82,8 +82,10 @@ class PrefetchEndpoint:
         metrics: Metrics,
         mark_of: MarkOf = of_millis,
         tracing: Tracing | None = None,
+        remember: Callable[[PrefetchRequest[Any, Any]], None] = lambda call: None,
     ) -> None:
-        """Hand answered requests to `record` and rejected ones to `note`, which must not wait.
+        """Hand answered requests to `record`, rejected ones to `note`, and each call to `remember`,
+        which must not wait.
 
         `default` is the answer to fall back to, as JSON.
         """
@@ -96,6 +98,7 @@ class PrefetchEndpoint:
         self._default = default
         self._mark_of = mark_of
         self._tracing = tracing
+        self._remember = remember
         self.cache = PrefetchCache() if settings.prefetch_fallback == "last_good" else None
         named = [handler.name for handler in router if handler.hook == "prefetch"]
         self._outcomes = metrics.outcomes("prefetch", OUTCOMES)
@@ -120,6 +123,7 @@ class PrefetchEndpoint:
             await self._refuse(scope, send, error, query=query, path_secret=path_secret)
             return
         call.mark(source=mark.source, dry_run=mark.dry_run)
+        self._remember(call)
         span = None
         if self._tracing is not None:
             span = self._tracing.delivery("prefetch", call.session_id, scope["headers"])

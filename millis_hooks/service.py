@@ -135,6 +135,7 @@ class Service:
         for warning in settings.warnings():
             logger.warning(warning)
         router.check()
+        router.is_served = True
         if not list(router):
             logger.warning(
                 "no handlers are registered: every prefetch is answered with {}. Register one with "

@@ -424,7 +424,7 @@ def test_a_wrong_secret_is_explained(run: Run, service: str) -> None:
 
 def test_a_webhook_that_is_not_there_is_an_error(run: Run, service: str) -> None:
     result = run("send", "prefetch", "--url", f"{service}/elsewhere/prefetch", secrets=SECRET)
-    assert (result.exit_code, "not accepted" in result.stderr) == (1, True)
+    assert (result.exit_code, "has no webhook at this path" in result.stderr) == (1, True)
 
 
 def test_a_server_that_does_not_speak_http_is_told_of(run: Run) -> None:

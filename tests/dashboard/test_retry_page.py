@@ -54,7 +54,7 @@ def test_only_failed_runs_of_the_list_are_retried_and_their_progress_is_shown(
     assert response.status_code == 303
     assert {run.call_id for run in replays(site)} == {1, 2}
     page = site.page(response.headers["location"])
-    assert "2 runs retried : 2 to go. 0 done, 0 failed again." in page.text.replace(
+    assert "2 runs retried : 2 to go. 0 succeeded, 0 failed again." in page.text.replace(
         "retried:", "retried :"
     )
     assert "No failed runs" in page.text

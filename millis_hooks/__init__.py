@@ -20,9 +20,11 @@ if TYPE_CHECKING:
     from .handlers.retries import ParkedRun as ParkedRun
     from .handlers.retries import Retry as Retry
     from .handlers.routing import Router as Router
+    from .handlers.variants import variant as variant
     from .millis_api.client import MillisApi as MillisApi
     from .protocol.call_status import CallStatus as CallStatus
     from .protocol.call_status import Outcome as Outcome
+    from .protocol.events import AnsweredPrefetch as AnsweredPrefetch
     from .protocol.events import CostItem as CostItem
     from .protocol.events import EndOfCall as EndOfCall
     from .protocol.events import FunctionCall as FunctionCall
@@ -37,6 +39,7 @@ _HOMES = {
     "MillisHooks": "app",
     "CallStatus": "protocol.call_status",
     "Outcome": "protocol.call_status",
+    "AnsweredPrefetch": "protocol.events",
     "CostItem": "protocol.events",
     "EndOfCall": "protocol.events",
     "FunctionCall": "protocol.events",
@@ -58,9 +61,11 @@ _HOMES = {
     "Retry": "handlers.retries",
     "Router": "handlers.routing",
     "forward": "handlers.forward",
+    "variant": "handlers.variants",
 }
 
 __all__ = [
+    "AnsweredPrefetch",
     "Backoff",
     "CallStatus",
     "ConfigError",
@@ -86,6 +91,7 @@ __all__ = [
     "__version__",
     "forward",
     "untrusted",
+    "variant",
 ]
 
 

@@ -209,6 +209,7 @@ def _write_calls(
     changed |= _update_calls(connection, [each for each in written if each.before])
     known = [each.id for each in written if each.had_ended or (is_again and each.before)]
     changed |= _replace(connection, cost_items, "call_id", _cost_rows(written), known)
+    known += [each.id for each in written if each.now.had_kept and each.id not in known]
     _replace(connection, call_metadata, "call_id", _metadata_rows(written), known)
     _write_texts(connection, written)
     mark_days(connection, _days(each for each in written if each.id in changed))

@@ -39,6 +39,7 @@ class Delivery(NamedTuple):
     trace: str | None = None
     secret_agent: str | None = None
     function: str | None = None
+    kept: str | None = None
 
 
 _COLUMNS = (*Delivery._fields, "content_hash")

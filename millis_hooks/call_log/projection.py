@@ -20,6 +20,7 @@ from ..masking.places import Place
 from ..masking.policy import SECRETS_ALONE, MaskPolicy
 from ..protocol.events import EndOfCall, Message, PrefetchRequest
 from ..protocol.functions import FunctionRequest
+from ..protocol.reading import read_json
 from ..protocol.test_marks import MADE_UP_SOURCES
 from .call_ends import End, RunsFor, outermost, put_together
 from .deliveries import content_hash
@@ -32,6 +33,8 @@ from .tables import calls
 _SNIPPET_CHARS = 300
 _SEARCHED_CHARS = 200_000
 _METADATA_KEYS = 50
+#: What a kept value is found by stands after it, beside the metadata.
+KEPT = "keep."
 _FUNCTIONS = 50
 _KEY_CHARS = 12
 
@@ -68,6 +71,7 @@ class Digest:
     #: Of a prefetch: what it was answered with, and how soon.
     outcome: str | None = None
     latency_ms: float | None = None
+    kept: str | None = None
     #: The agent of the delivery's secret, if that is bound to one.
     secret_agent: str | None = None
     drift: Sequence[Columns] = ()
@@ -110,6 +114,8 @@ class Projection:
     wanted_by: Sequence[str] = ()
     wanted_at: datetime | None = None
     change: str | None = None
+    #: Whether values that handlers kept are stored already.
+    had_kept: bool = False
     #: The deliveries that are another agent's.
     refused: Sequence[int] = ()
 
@@ -145,6 +151,7 @@ def digest_delivery(row: Row[Any], *, own_numbers: frozenset[str]) -> Digest:
         is_imported=row.imported,
         outcome=READABLE[row.kind] if row.outcome == "unparsed" else row.outcome,
         latency_ms=row.latency_ms,
+        kept=row.kept,
         secret_agent=row.secret_agent,
         drift=[{"delivery_id": row.id, **each} for each in drift],
     )
@@ -169,7 +176,8 @@ def project(
     refused = _refused(in_order)
     told = [each for each in in_order if each.delivery_id not in refused]
     taken = [each for each in new if each.delivery_id not in refused]
-    projection = Projection(session_id, refused=sorted(refused))
+    had_kept = any(each.kept for each in known)
+    projection = Projection(session_id, had_kept=had_kept, refused=sorted(refused))
     asked = outermost([each for each in told if isinstance(each.event, PrefetchRequest)])
     used = [each for each in told if isinstance(each.event, FunctionRequest)]
     ends = outermost([each for each in told if each.is_end])
@@ -228,6 +236,7 @@ def _add_prefetch(projection: Projection, digest: Digest) -> None:
         },
     )
     call["prefetch_ms"], call["prefetch_outcome"] = digest.latency_ms, digest.outcome
+    projection.metadata = _kept(digest.kept)
     call["source"] = digest.source
 
 
@@ -262,7 +271,7 @@ def _add_end(projection: Projection, whole: End, ends: Sequence[Digest], mask: M
     projection.call = call
     projection.search_text = _text(_items(whole.call, mask))
     projection.cost_items = _cost_items(whole.call)
-    projection.metadata = _metadata(whole.call)
+    projection.metadata = {**_metadata(whole.call), **projection.metadata}
 
 
 def _ask_handlers(
@@ -323,6 +332,13 @@ def _cost_items(call: EndOfCall) -> list[Columns]:
         }
         for position, item in enumerate(call.cost_breakdown)
     ]
+
+
+def _kept(kept: str | None) -> dict[str, str]:
+    """Return what handlers kept of a prefetch, each under its name after `keep.`."""
+    values = read_json(kept) if kept else None
+    items = values.items() if isinstance(values, dict) else ()
+    return {metadata_text(f"{KEPT}{key}"): metadata_text(value) for key, value in items}
 
 
 def _metadata(call: EndOfCall) -> dict[str, str]:

@@ -59,6 +59,7 @@ def masked_delivery(delivery: Delivery, mask: MaskPolicy) -> Delivery:
         query=_masked_query(delivery.query, mask),
         answer=_masked_answer(delivery, mask),
         body=_masked_body(delivery, mask),
+        kept=delivery.kept and masked_json(delivery.kept, mask),
         reason=delivery.reason and mask.shown(delivery.reason, DELIVERY_REASON[delivery.kind]),
     )
 
@@ -73,6 +74,11 @@ def _masked_query(query: str | None, mask: MaskPolicy) -> str | None:
         masked = mask.payload({name: value}, PREFETCH_QUERY)
         fields += masked.items() if isinstance(masked, dict) else []
     return urlencode(fields)
+
+
+def masked_json(text: str, mask: MaskPolicy) -> str:
+    """Return JSON of our own without what `mask` hides; its values are words."""
+    return to_json(mask.payload(read_json(text), Place.WORDS)).decode()
 
 
 def _masked_answer(delivery: Delivery, mask: MaskPolicy) -> bytes | None:

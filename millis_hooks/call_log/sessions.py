@@ -49,6 +49,7 @@ _TOLD: Select[Any] = (
         _d.secret_agent,
         _d.content_type,
         _d.function,
+        _d.kept,
     )
     .where(among(_d.id, "ids"))
     .order_by(_d.id)

@@ -114,6 +114,7 @@ deliveries = Table(
     # the agent its secret is bound to; None where that is good for every agent
     Column("secret_agent", Text),
     Column("function", Text),  # the name of the function that was called
+    Column("kept", Text),  # of a prefetch: what its handlers keep of it, an object of JSON
     sqlite_autoincrement=True,
 )
 Index("ix_deliveries_session", deliveries.c.session_id, deliveries.c.id)

@@ -34,6 +34,7 @@ from .payloads import (
     Room,
     end_in,
     entries_of,
+    kept_of,
     payload_of,
     prefetch_in,
 )
@@ -135,6 +136,8 @@ class CallView:
     metadata: tuple[Entry, ...]
     metadata_left_out: int
     results: tuple[Result, ...]
+    #: What handlers keep of the last prefetch.
+    kept: tuple[Entry, ...]
     costs: tuple[CostLine, ...]
     runs: tuple[Run, ...]
     runs_left_out: int
@@ -228,8 +231,8 @@ def show_call(request: PageRequest) -> CallView | None:
     state, ends = call.state(request.now), list(_read_ends(record.deliveries))
     event = put_together(ends).call if ends else None
     payloads = tuple(payload_of(delivery, mask, room) for delivery in record.deliveries)
-    prefetches = (each for each in record.deliveries if each.kind == "prefetch")
-    metadata = tuple(entries_of(event, next(prefetches, None), mask))
+    prefetches = [each for each in record.deliveries if each.kind == "prefetch"]
+    metadata = tuple(entries_of(event, next(iter(prefetches), None), mask))
     runs = in_order(masked_run(run, mask) for run in record.runs)
     masked = masked_call(call, mask)
     conversation = conversation_of(event, payloads, mask)
@@ -252,6 +255,7 @@ def show_call(request: PageRequest) -> CallView | None:
         metadata=metadata[:MOST_KEYS],
         metadata_left_out=max(len(metadata) - MOST_KEYS, 0),
         results=masked_results(record.results, mask),
+        kept=tuple(kept_of(prefetches[-1], mask)) if prefetches else (),
         costs=tuple(_cost_lines(record.costs)),
         runs=runs,
         runs_left_out=record.run_count - len(record.runs),

@@ -11,6 +11,7 @@ from typing import Literal
 
 from pydantic import JsonValue
 
+from ..call_log.projection import KEPT
 from ..call_log.queries.records import Call, Delivery
 from ..exceptions import PayloadError
 from ..masking.places import END_OF_CALL, PREFETCH_ANSWER, PREFETCH_QUERY, Place, Places
@@ -92,6 +93,8 @@ class Payload:
     answer: JsonValue
     repeats: bool
     secrets_masked: int
+    #: What the handlers keep of a prefetch.
+    kept: JsonValue = None
 
 
 def payload_of(delivery: Delivery, mask: MaskPolicy, room: Room | None = None) -> Payload:
@@ -107,10 +110,14 @@ def payload_of(delivery: Delivery, mask: MaskPolicy, room: Room | None = None) -
         body=None,
         body_bytes=delivery.body_bytes or len(delivery.query or ""),
         answer=None,
+        kept=None,
         reason=reason_of(delivery, mask),
     )
     repeats = delivery.kind == "end_of_call" and delivery.body is None
-    return Payload(masked, content.value, answer.value, repeats, content.count + answer.count)
+    kept_json = read_bytes(delivery.kept.encode()) if delivery.kept else None
+    kept = mask.masked(room.beginning(kept_json), Place.WORDS)
+    secrets = content.count + answer.count + kept.count
+    return Payload(masked, content.value, answer.value, repeats, secrets, kept.value)
 
 
 def prefetch_in(payloads: Sequence[Payload]) -> Payload | None:
@@ -210,6 +217,16 @@ def entries_of(
     for key, (name, value) in masked_before.items():
         if key not in after:
             yield Entry(name, None, value, "gone", "call")
+
+
+def kept_of(prefetch: Delivery, mask: MaskPolicy) -> Iterator[Entry]:
+    """Yield what handlers keep of a prefetch, masked."""
+    kept = read_bytes(prefetch.kept.encode()) if prefetch.kept else None
+    values = kept if isinstance(kept, dict) else {}
+    for key, (name, value) in masked_metadata(values, mask):
+        meta = f"{KEPT}{key}={as_text(value)}"
+        is_plain = (name, value) == (key, values[key]) and len(meta) <= _MOST_FILTER_CHARS
+        yield Entry(name, value, meta=meta if is_plain else None)
 
 
 def _metadata_of(prefetch: Delivery | None) -> dict[str, JsonValue]:

@@ -76,6 +76,7 @@ from .typed_metadata import read_metadata
 from .variables import variables_of
 
 __all__ = [
+    "AnsweredPrefetch",
     "CallStatus",
     "Channel",
     "CostItem",
@@ -240,6 +241,53 @@ def _plain(metadata: object) -> dict[str, Any]:
     return cast("dict[str, Any]", metadata)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnsweredPrefetch:
+    """A prefetch, as it was answered."""
+
+    #: fresh, cached, last_good, default, late or failed.
+    outcome: str
+    received_at: datetime
+    latency_ms: float | None
+    #: What Millis was sent.
+    metadata: dict[str, Json]
+    extra_prompt: str | None
+    #: What handlers kept: `PrefetchResponse(keep=...)`, and the choices of `variant`.
+    keep: dict[str, Json]
+
+    @classmethod
+    def read(
+        cls,
+        answer: bytes | None,
+        kept: str | None,
+        *,
+        outcome: str,
+        received_at: datetime,
+        latency_ms: float | None,
+    ) -> Self:
+        """Read what is stored of a prefetch; what cannot be read is left out."""
+        sent = _object(answer)
+        prompt = sent.get("extra_prompt")
+        return cls(
+            outcome=outcome,
+            received_at=received_at,
+            latency_ms=latency_ms,
+            metadata=_object(sent.get("metadata")),
+            extra_prompt=prompt if isinstance(prompt, str) else None,
+            keep=_object(kept),
+        )
+
+
+def _object(value: Json | bytes) -> dict[str, Json]:
+    """Return an object of JSON, also where it is written as text; {} for anything else."""
+    if isinstance(value, str | bytes):
+        try:
+            value = read_json(value)
+        except PayloadError:
+            return {}
+    return value if isinstance(value, dict) else {}
+
+
 class EndOfCall(WireModel, Received[State], Generic[CallMetadata, State]):
     """A call that has ended, as Millis' end-of-call webhook reports it.
 
@@ -276,6 +324,7 @@ class EndOfCall(WireModel, Received[State], Generic[CallMetadata, State]):
     _state: Any = PrivateAttr(default=None)
     _handler: str | None = PrivateAttr(default=None)
     _change: str | None = PrivateAttr(default=None)
+    _prefetch: AnsweredPrefetch | None = PrivateAttr(default=None)
     _source: str | None = PrivateAttr(default=None)
     _dry_run: bool = PrivateAttr(default=False)
 
@@ -355,6 +404,12 @@ class EndOfCall(WireModel, Received[State], Generic[CallMetadata, State]):
     def is_change(self) -> bool:
         """Whether the handler is called again, because a later end changed what is known."""
         return self._change is not None
+
+    @property
+    def prefetch(self) -> AnsweredPrefetch | None:
+        """What the last prefetch of the call was answered, and what was kept of it; None where
+        none was seen, and outside of a run."""
+        return self._prefetch
 
     @property
     def started_at(self) -> datetime | None:
@@ -503,10 +558,13 @@ class PrefetchResponse(BaseModel):
     metadata: dict[str, Any] = Field(default_factory=dict)
     #: Appended to the system prompt.
     extra_prompt: str | None = None
+    #: Kept here with the call and never sent to Millis: `call.prefetch.keep` in an end-of-call
+    #: handler. Of what several handlers keep under one name the last counts.
+    keep: dict[str, Any] = Field(default_factory=dict, exclude=True)
     #: Fill `{name}` in `extra_prompt` here, not sent to Millis.
     fill_variables: bool = Field(default=False, exclude=True)
 
-    @field_validator("metadata", mode="plain")
+    @field_validator("metadata", "keep", mode="plain")
     @classmethod
     def _an_object(cls, value: Any) -> dict[str, Any]:
         if is_object(value):
@@ -549,6 +607,8 @@ class PrefetchRequest(Received[State], Remembers, Generic[Metadata, State]):
     _source: str | None = field(default=None, repr=False)
     _dry_run: bool = field(default=False, repr=False)
     _recall: Recall | None = field(default=None, repr=False, compare=False)
+    #: What `variant` chose, by its name.
+    _variants: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def parse(
@@ -633,6 +693,7 @@ class PrefetchRequest(Received[State], Remembers, Generic[Metadata, State]):
         """
         metadata, problems = read_metadata(model, self._sent())
         request = cast("PrefetchRequest[Model, State]", self.copy())
+        request._variants = self._variants
         request.metadata = metadata
         request.problems = [*self.problems, *problems[:MOST_PROBLEMS]]
         return request

@@ -19,7 +19,7 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from sqlalchemy import Connection, Engine, Row, Select, bindparam, select
+from sqlalchemy import Connection, Engine, Row, Select, and_, bindparam, func, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from ..call_log.call_ends import read_whole
@@ -33,7 +33,7 @@ from ..handlers.routing import ANSWERING, DEFAULT_TIMEOUT_S, Handler, Router
 from ..masking.error_report import describe_failure
 from ..observability.log_records import Attempt, log_attempt, trace_id
 from ..observability.metrics import Role, RunnerStatus
-from ..protocol.events import EndOfCall
+from ..protocol.events import AnsweredPrefetch, EndOfCall
 from ..protocol.results import Plain, Results
 from . import store
 from .concurrency import HungHandlers, Key, Slots, key_of
@@ -68,12 +68,24 @@ def event_of(
     """
     end = bodies[run.call_id]
     call = _merged(reader, end, own_numbers)
-    call._change = run.change
+    call._change, call._prefetch = run.change, _prefetch(end)
     call.mark(source=end.source, dry_run=end.dry_run)
     if run.failed_run_id is None:
         return call
     with reader.connect() as connection:
         return _failed_run(connection, run.failed_run_id, call)
+
+
+def _prefetch(end: Row[Any]) -> AnsweredPrefetch | None:
+    if end.prefetch_outcome is None:
+        return None
+    return AnsweredPrefetch.read(
+        end.answer,
+        end.kept,
+        outcome=end.prefetch_outcome,
+        received_at=end.prefetch_at,
+        latency_ms=end.prefetch_ms,
+    )
 
 
 def _merged(reader: Engine, end: Row[Any], own_numbers: frozenset[str]) -> EndOfCall:
@@ -87,6 +99,14 @@ def _merged(reader: Engine, end: Row[Any], own_numbers: frozenset[str]) -> EndOf
 
 
 _IDS: Any = bindparam("ids", expanding=True)
+_asked = deliveries.alias("asked")
+_LAST_ASKED = (
+    select(func.max(_asked.c.id))
+    .where(_asked.c.session_id == calls.c.session_id, _asked.c.kind == "prefetch")
+    .where(_asked.c.outcome.not_in(["rejected", "unparsed"]))
+    .correlate(calls)
+    .scalar_subquery()
+)
 _BODIES: Select[Any] = (
     select(
         calls.c.id,
@@ -96,8 +116,14 @@ _BODIES: Select[Any] = (
         deliveries.c.source,
         deliveries.c.dry_run,
         deliveries.c.trace,
+        _asked.c.outcome.label("prefetch_outcome"),
+        _asked.c.received_at.label("prefetch_at"),
+        _asked.c.latency_ms.label("prefetch_ms"),
+        _asked.c.answer,
+        _asked.c.kept,
     )
     .join(deliveries, deliveries.c.id == calls.c.delivery_id)
+    .outerjoin(_asked, and_(calls.c.prefetch_outcome.is_not(None), _asked.c.id == _LAST_ASKED))
     .where(calls.c.id.in_(_IDS))
 )
 

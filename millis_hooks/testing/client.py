@@ -83,6 +83,13 @@ class PrefetchReply:
         extra_prompt = self.body.get("extra_prompt")
         return extra_prompt if isinstance(extra_prompt, str) else None
 
+    @property
+    def keep(self) -> dict[str, Json]:
+        """What stays here, and is not sent."""
+        kept = self.delivery.kept if self.delivery is not None else None
+        keep = read_json(kept) if kept else None
+        return keep if isinstance(keep, dict) else {}
+
 
 @dataclass(frozen=True, slots=True)
 class FunctionReply:

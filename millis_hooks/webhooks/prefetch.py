@@ -65,6 +65,7 @@ class Prepared:
     body: bytes
     outcome: str
     reasons: list[str] = field(default_factory=list)
+    kept: str | None = None
 
 
 class PrefetchEndpoint:
@@ -147,6 +148,7 @@ class PrefetchEndpoint:
             dry_run=mark.dry_run,
             trace=None if span is None else span.context,
             secret_agent=grant.agent_id,
+            kept=prepared.kept,
         )
         self._record(delivery)
         if span is not None:
@@ -180,6 +182,8 @@ class PrefetchEndpoint:
             try:
                 read = self._read(result, call)
                 _log_notes(handler, read)
+                for answer in read:
+                    answer.keep = {**own_call._variants, **answer.keep}
                 answers += read
             except HandlerError as error:
                 errors.append(error)
@@ -196,7 +200,7 @@ class PrefetchEndpoint:
         # An answer to a rehearsal is not for the real caller.
         if self.cache is not None and not errors and not call.sandbox:
             self.cache.keep(call, body)
-        return Prepared(body, "fresh", reasons + answer.notes)
+        return Prepared(body, "fresh", reasons + answer.notes, answer.encode_keep())
 
     async def _run(
         self,

@@ -20,6 +20,10 @@ from ..protocol.plain_values import as_object, as_text
 from ..protocol.variables import fill
 from ..settings import Settings
 
+#: Values that a handler may keep of a prefetch, and the size of one as JSON.
+MOST_KEPT = 50
+_MOST_KEPT_BYTES = 4_000
+
 _UNSPEAKABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
@@ -30,6 +34,8 @@ class Answer:
     metadata: dict[str, Json] = field(default_factory=dict)
     extra_prompts: list[str] = field(default_factory=list)
     flat: dict[str, Json] = field(default_factory=dict)
+    #: What stays here.
+    keep: dict[str, Json] = field(default_factory=dict)
     #: What the call's page says of it.
     notes: list[str] = field(default_factory=list)
     #: What could not be sent: which value, and why.
@@ -49,6 +55,10 @@ class Answer:
         if self.extra_prompts:
             message["extra_prompt"] = "\n\n".join(self.extra_prompts)
         return to_json(message)
+
+    def encode_keep(self) -> str | None:
+        """Return what stays here as JSON, None if that is nothing."""
+        return to_json(self.keep).decode() if self.keep else None
 
 
 def read_answer(value: object, call: PrefetchRequest[Any], *, max_chars: int) -> Answer:
@@ -96,6 +106,7 @@ def merge(answers: Iterable[Answer]) -> Answer:
         return answers[0]
     merged = Answer()
     for answer in answers:
+        merged.keep |= answer.keep
         merged.metadata |= answer.metadata
         merged.extra_prompts += answer.extra_prompts
         merged.flat |= answer.flat
@@ -107,6 +118,7 @@ def merge(answers: Iterable[Answer]) -> Answer:
 def _read_mapping(value: Mapping[Any, Any], call: PrefetchRequest[Any], max_chars: int) -> Answer:
     metadata, prompt = value.get("metadata"), value.get("extra_prompt")
     answer = _read({} if metadata is None else metadata, prompt, call, max_chars)
+    _keep(value.get("keep") or {}, answer)
     flat = {name: item for name, item in value.items() if name not in PrefetchResponse.model_fields}
     if flat:
         answer.flat = as_object(flat, "", answer.left_out)
@@ -123,7 +135,23 @@ def _flat_names(flat: Mapping[str, object]) -> str:
 
 def _answer(response: PrefetchResponse, call: PrefetchRequest[Any], max_chars: int) -> Answer:
     fills = response.fill_variables
-    return _checked(_read(response.metadata, response.extra_prompt, call, max_chars, fills=fills))
+    answer = _read(response.metadata, response.extra_prompt, call, max_chars, fills=fills)
+    _keep(response.keep, answer)
+    return _checked(answer)
+
+
+def _keep(values: object, answer: Answer) -> None:
+    """Keep what can be kept, and note what cannot: the answer goes out all the same."""
+    left_out: list[str] = []
+    for name, value in as_object(values, "keep", left_out).items():
+        size = len(to_json(value)) + len(name.encode())
+        if size > _MOST_KEPT_BYTES:
+            left_out.append(f"keep.{name[:40]}: it has over {_MOST_KEPT_BYTES:,} bytes")
+        elif len(answer.keep) == MOST_KEPT:
+            left_out.append(f"keep.{name}: it is beyond the first {MOST_KEPT} values")
+        else:
+            answer.keep[name] = value
+    answer.notes += [f"{each}; it was left out" for each in left_out]
 
 
 def _read(

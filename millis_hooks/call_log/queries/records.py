@@ -182,6 +182,8 @@ class Delivery:
     source: str | None = None
     #: The name of the function that was called.
     function: str | None = None
+    #: Of a prefetch: what its handlers keep of it, an object of JSON.
+    kept: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

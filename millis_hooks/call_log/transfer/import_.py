@@ -153,6 +153,12 @@ _Text = Annotated[str, AfterValidator(clean_text)]
 _Base64 = Annotated[bytes, BeforeValidator(_decoded)]
 
 
+def _an_object(text: str) -> str:
+    if not isinstance(read_json(text), dict):
+        raise PayloadError("kept is no object of JSON")
+    return text
+
+
 class _Stored(BaseModel):
     """A delivery as a line has it."""
 
@@ -161,8 +167,8 @@ class _Stored(BaseModel):
     kind: Kind
     received_at: Annotated[AwareDatetime, Field(ge=_EARLIEST, lt=_LATEST)]
     outcome: Literal[
-        "fresh", "default", "last_good", "answered", "invalid", "late", "failed", "stored",
-        "unparsed", "rejected"
+        "fresh", "cached", "default", "last_good", "answered", "invalid", "late", "failed",
+        "stored", "unparsed", "rejected"
     ]  # fmt: skip
     status_code: Annotated[int, Field(ge=100, le=999)]
     session_id: _Text | None = None
@@ -180,6 +186,7 @@ class _Stored(BaseModel):
     trace: Annotated[str, Field(pattern=_TRACEPARENT)] | None = None
     secret_agent: _Text | None = None
     function: Annotated[str, Field(pattern=rf"^{NAME.pattern}\z")] | None = None
+    kept: Annotated[_Text, AfterValidator(_an_object)] | None = None
 
 
 class _Line(BaseModel):

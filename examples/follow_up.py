@@ -1,4 +1,4 @@
-"""Calls people again whom your agent did not reach, once, unless they asked not to be called.
+"""Calls people again that your agent did not reach, once, unless they asked not to be called.
 
 It uses the list of `do_not_call.py` beside it. In the sandbox it runs without a phone:
 

@@ -14,7 +14,7 @@ from celery import Celery
 from millis_hooks import EndOfCall, MillisHooks
 
 #: A task by its name, so that this service need not import the code of the workers.
-TASK = "calls.summarise"
+TASK = "calls.summarize"
 
 queue = Celery(broker=os.environ.get("CELERY_BROKER_URL", "redis://127.0.0.1:6379/0"))
 #: Without these, a broker that is away holds the handler up until its own time limit.

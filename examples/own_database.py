@@ -1,4 +1,4 @@
-"""Counts each customer's calls in a PostgreSQL database of yours, each call once.
+"""Counts each customer's calls in your PostgreSQL database, each call once.
 
 pip install 'sqlalchemy[asyncio]' 'psycopg[binary]'
 export SHOP_DATABASE_URL=postgresql+psycopg://shop:password@127.0.0.1/shop

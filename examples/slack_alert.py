@@ -58,10 +58,10 @@ def message_about(run: FailedRun) -> str:
     """Return a message with the handler, the call and the reason, without the transcript."""
     session_id = run.call.session_id
     address = f"{hooks.settings.public_url or 'http://127.0.0.1:8000'}/calls/{quote(session_id)}"
-    rehearsed = " (rehearsed)" if run.call.sandbox else ""
+    simulated = " (simulated)" if run.call.sandbox else ""
     why = f"{run.error_type}: {run.error_message}" if run.error_type else run.reason
     return (
-        f"*{_escaped(run.handler)}* gave up on <{address}|{_escaped(session_id)}>{rehearsed} "
+        f"*{_escaped(run.handler)}* gave up on <{address}|{_escaped(session_id)}>{simulated} "
         f"after {run.attempts} attempts: {_escaped(why)}"
     )
 

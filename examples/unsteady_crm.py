@@ -21,7 +21,7 @@ tries: Counter[str] = Counter()
 async def sync_crm(call: EndOfCall) -> None:
     """Write the call to the CRM, which fails twice.
 
-    The key is the same in every attempt, so that the CRM can recognise it.
+    The key is the same in every attempt, so that the CRM can recognize it.
     """
     tries[call.idempotency_key] += 1
     if tries[call.idempotency_key] < 3:

@@ -88,7 +88,7 @@ class MillisHooks:
     def millis(self) -> MillisApi:
         """The client of Millis' API; it follows calls that it starts until their end-of-call.
 
-        For a rehearsed call the sandbox answers, and in a test `HooksClient`; Millis is not asked.
+        For a simulated call the sandbox answers, and in a test `HooksClient`, instead of Millis.
         Raises `ConfigError` without `MILLIS_HOOKS_API_KEY`, except in tests.
         """
         from .millis_api.client import MillisApi

@@ -39,7 +39,7 @@ class AuthenticationError(DeliveryError):
 
 
 class SandboxOffError(DeliveryError):
-    """The call is rehearsed, and this service has no sandbox (`MILLIS_HOOKS_SANDBOX`)."""
+    """The call is simulated, and this service has no sandbox (`MILLIS_HOOKS_SANDBOX`)."""
 
     status_code = 403
     detail = "the sandbox is off"
@@ -105,7 +105,7 @@ class UnknownFunctionError(DeliveryError):
 
 
 class PayloadError(MillisHooksError):
-    """These bytes are no Millis payload. They are kept, acknowledged and shown as unparsed."""
+    """These bytes are not a Millis payload. They are kept, acknowledged and shown as unparsed."""
 
 
 class AnotherAgentError(PayloadError):

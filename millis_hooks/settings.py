@@ -492,7 +492,7 @@ class Settings(BaseModel):
         if self.insecure:
             yield f"{self.name_of('insecure')} is set: anyone {where} may deliver calls"
         if self.sandbox and self.exposed:
-            yield f"{self.name_of('sandbox')} is set: calls can be rehearsed {where}"
+            yield f"{self.name_of('sandbox')} is set: calls can be simulated {where}"
         if self.is_file_public:
             yield f"others may read {ENV_FILE.resolve()}: chmod 600 {ENV_FILE}"
 

@@ -558,7 +558,7 @@ def test_a_handler_added_later_is_called_for_what_ends_from_then_on(
 
 def test_an_invalid_database_is_a_storage_error(make_hooks: MakeHooks, tmp_path: Path) -> None:
     path = tmp_path / "not.db"
-    path.write_bytes(b"this is no database, whatever its name says" * 100)
+    path.write_bytes(b"this is not a database, whatever its name says" * 100)
     hooks = make_hooks(database_url=f"sqlite:///{path}")
     with pytest.raises(StorageError):
         asyncio.run(_start_and_stop(hooks))

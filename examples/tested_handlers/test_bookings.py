@@ -1,4 +1,4 @@
-"""Whole calls, rehearsed against the handlers: everything is real but Millis."""
+"""Whole calls, simulated against the handlers: everything is real except Millis."""
 
 from __future__ import annotations
 

@@ -225,7 +225,7 @@ def _days(written: Iterable[_Call]) -> Iterator[datetime]:
 
 def _update_calls(connection: Connection, known: Sequence[_Call]) -> set[int]:
     """Set what differs, and return of which calls: columns that only an end tells, or the others.
-    Others are in most indexes, and an end changes them seldom."""
+    Others are in most indexes, and an end rarely changes them."""
     of_end, of_both = [], []
     for each in known:
         before, now = each.before, each.now.call

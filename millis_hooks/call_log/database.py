@@ -28,7 +28,7 @@ from .locks import LockedConnection
 VERSION_TABLE = "millis_hooks_version"
 
 _NO_DATABASE = (
-    "{path} is no call log: {why}. It was left as it is. "
+    "{path} is not a call log: {why}. It was left as it is. "
     "Point MILLIS_HOOKS_DATABASE_URL at another file."
 )
 DAMAGED = (
@@ -92,7 +92,7 @@ def require_writable_folder(path: Path) -> None:
 def require_same(path: Path, opened: FileId) -> None:
     """Raise `StorageOutageError` unless `path` still names the file that was opened.
 
-    Otherwise calls would go into a file that has no name any more. It is not opened anew: what is
+    Otherwise calls would go into a file that has no name any more. It is not opened again: what is
     left of the old one in the -wal would be taken for part of the new one.
     """
     try:
@@ -245,7 +245,7 @@ class Database:
             if begin == _BEGIN_WRITING:
                 require_same(self.path, self._file_id)
             if connection.info.pop(_DISTRUSTED, False):
-                # What it read of a damaged file it would remember, also when the file is mended.
+                # What it read of a damaged file it would remember, also when the file is repaired.
                 connection.exec_driver_sql("PRAGMA shrink_memory")
             if begin == _BEGIN_WRITING:
                 _lock(connection)

@@ -168,7 +168,7 @@ def _policy() -> MaskPolicy:
 
 
 def _shortened(value: Json, depth: int = 0) -> Json:
-    """Copy the beginning of a value: a sample of ten megabytes is no sample."""
+    """Copy the beginning of a value: a sample of ten megabytes is not a sample."""
     if isinstance(value, str):
         return value[:_READ_CHARS]
     if isinstance(value, int) and abs(value) >= 2**63:

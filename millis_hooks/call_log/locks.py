@@ -78,7 +78,7 @@ class LockedConnection(sqlite3.Connection):
 
     @contextmanager
     def alone(self, *, wait_s: float) -> Iterator[None]:
-        """Hold the lock for statements that are no transaction."""
+        """Hold the lock for statements that are not a transaction."""
         self.lock(wait_s=wait_s)
         try:
             yield

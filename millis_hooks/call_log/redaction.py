@@ -53,7 +53,7 @@ def masked_delivery(delivery: Delivery, mask: MaskPolicy) -> Delivery:
     """Return a delivery without what `mask` hides; never raises.
 
     A body that cannot be read loses what is shaped like a secret or a number, and what stands in
-    quotes where words are hidden whole; one that is no text at all is left out.
+    quotes where words are hidden whole; one that is not a text at all is left out.
     """
     return delivery._replace(
         query=_masked_query(delivery.query, mask),

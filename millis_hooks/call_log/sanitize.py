@@ -45,7 +45,7 @@ def short_key(text: str) -> str:
 
 
 def metadata_text(value: object) -> str:
-    """Return a key or a value as it is kept to find calls by: short, and JSON if it is no text."""
+    """Return a key or a value as it is kept to find calls by: short; JSON if it is not text."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return clean_text(text, max_chars=_METADATA_CHARS) or ""
 

@@ -357,7 +357,7 @@ def _trigrams(phrase: str, terms: int) -> str:
     is the one form in which it reads no operators."""
     places = range(len(phrase) - _INDEXED_FROM_CHARS + 1)
     trigrams = dict.fromkeys(phrase[place : place + _INDEXED_FROM_CHARS] for place in places)
-    # The end of one word and the beginning of another are seldom side by side.
+    # The end of one word and the beginning of another are rarely side by side.
     of_two_words = [trigram for trigram in trigrams if trigram[1] == BLANK]
     of_one_word = [trigram for trigram in trigrams if trigram[1] != BLANK]
     most = ceil(_MOST_TRIGRAMS / terms)

@@ -108,7 +108,7 @@ deliveries = Table(
     # who sent it, unless Millis did: sandbox | test | as_real (a test that handlers take for a call
     # of Millis') | millis_api (fetched from its call logs)
     Column("source", Text),
-    # rehearsed, and handlers are asked to do nothing in earnest
+    # rehearsed, and handlers are asked to skip side effects
     Column("dry_run", Boolean, nullable=False, default=False),
     Column("trace", Text),  # its context as W3C writes it (traceparent), where calls are traced
     # the agent its secret is bound to; None where that is good for every agent

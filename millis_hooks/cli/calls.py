@@ -74,7 +74,7 @@ def list_calls(
     elif not hidden:
         typer.echo("No calls yet. Send a sample: millis-hooks send end-of-call")
     if hidden:
-        note(f"Rehearsed and test calls, hidden: {hidden:,}. Show them: --source all")
+        note(f"Simulated and test calls, hidden: {hidden:,}. Show them: --source all")
     if unparsed:
         note(f"Deliveries that could not be read, kept as received: {unparsed}.")
 

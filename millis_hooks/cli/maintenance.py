@@ -234,7 +234,7 @@ def _carry_out(work: Reparse, database: Database, processor: Processor) -> Rerea
             work.end()
     except KeyboardInterrupt:
         stopped = _summary(work.result(waiting=waiting))
-        fail(f"Stopped. {stopped} Start again to go on.", status=INTERRUPTED)
+        fail(f"Stopped. {stopped} Run the command again to continue.", status=INTERRUPTED)
     return work.result(waiting=0)
 
 

@@ -155,4 +155,4 @@ def _reconcile(
             )
             return asyncio.run(reconciliation.look(since or reconciliation.since()))
     except KeyboardInterrupt:
-        fail(f"Stopped. {result} Start again to go on.", status=INTERRUPTED)
+        fail(f"Stopped. {result} Run the command again to continue.", status=INTERRUPTED)

@@ -77,7 +77,7 @@ def handler_label(run: ListedRun | Run) -> str:
 
 def attempts_label(run: ListedRun | Run) -> str:
     """Return how many of its attempts the run has spent."""
-    if run.max_attempts is None or run.spent > run.max_attempts:  # registered anew, with fewer
+    if run.max_attempts is None or run.spent > run.max_attempts:  # registered again, with fewer
         return str(run.spent)
     return f"{run.spent} of {run.max_attempts}"
 

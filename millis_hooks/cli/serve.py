@@ -161,7 +161,7 @@ def _log_config(level: LogLevel, application: Target) -> dict[str, Any]:
 
 
 def _limits(application: Target, *, drains: bool) -> Limits:
-    """Return the limits that the settings give; in development a stop waits for nobody."""
+    """Return the limits that the settings give; in development a stop does not wait."""
     if application.hooks is None:
         return Limits()
     settings = application.hooks.settings
@@ -311,7 +311,7 @@ def new(
         }
         for template in sorted(_STARTER.glob("*.txt")):
             file = folder / template.name.removesuffix(".txt")
-            file.touch(0o644)  # with any umask, nobody else may change the code
+            file.touch(0o644)  # with any umask, other users cannot change the code
             text = Template(template.read_text(encoding="utf-8")).substitute(values)
             file.write_text(text, encoding="utf-8")
     except OSError as error:

@@ -2,7 +2,7 @@
 
 Standard output is written in any encoding: characters that the encoding lacks are replaced. If it
 cannot be written, because the disk is full or the output is closed, the command fails; a reader
-that has gone, as in `| head`, is no error.
+that has gone, as in `| head`, is not an error.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def writable_output() -> Iterator[None]:
 
 
 def _open_closed_descriptors() -> None:
-    """Keep a file of ours from becoming the standard output of a process that has none."""
+    """Keep an opened file from becoming the standard output of a process that has none."""
     for descriptor in (0, 1, 2):
         try:
             os.fstat(descriptor)
@@ -135,7 +135,7 @@ def print_error(error: MillisHooksError) -> None:
 
 
 def confirm(question: str, *, refusal: str) -> None:
-    """End the command unless the answer is yes; raises `ConfigError` if nobody can answer."""
+    """End the command unless the answer is yes; raises `ConfigError` without a terminal."""
     if not sys.stdin.isatty():
         raise ConfigError("Nobody can be asked here. Add --yes to go ahead.")
     if not typer.confirm(question):

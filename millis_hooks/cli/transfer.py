@@ -282,7 +282,7 @@ def import_calls(
                 importer.flush()
         except KeyboardInterrupt:
             result = _result(importer.tally)
-            fail(f"Stopped. {result} Start again to go on.", status=INTERRUPTED)
+            fail(f"Stopped. {result} Run the command again to continue.", status=INTERRUPTED)
     typer.echo(_result(importer.tally))
     if unreadable:
         note(f"Could not be read, and left out: {unreadable:,}")

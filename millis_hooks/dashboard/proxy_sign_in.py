@@ -1,4 +1,4 @@
-"""Operators whom a proxy has signed in: it names them in a header."""
+"""Operators that a proxy has signed in: it names them in a header."""
 
 from __future__ import annotations
 

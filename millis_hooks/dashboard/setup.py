@@ -258,7 +258,7 @@ class Setup:
     def _leads_elsewhere(self, fields: Mapping[str, str]) -> bool:
         """Tell whether a test would send a secret to another address than that of the settings.
 
-        The Host of a request is no proof of an address.
+        The Host of a request is not a proof of an address.
         """
         typed, configured = (
             (url or "").strip().rstrip("/")

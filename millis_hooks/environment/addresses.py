@@ -89,7 +89,7 @@ def is_elsewhere(host: str | None) -> bool:
 
 
 def network_of(client: str) -> str:
-    """Return whom an address stands for: one subscriber has a whole /64 of IPv6 addresses."""
+    """Return the network of a client: one subscriber has a whole /64 of IPv6 addresses."""
     try:
         address = ipaddress.ip_address(client)
     except ValueError:

@@ -67,7 +67,7 @@ def read_sources(known: Collection[str], arguments: Mapping[str, object]) -> dic
     """Return what was given for each of the `known` settings; an argument wins over the
     environment, and that over `.env`. An argument may be a `Given` of its own.
 
-    Raises `ConfigError` for names that are no settings, and for a `.env` that cannot be read.
+    Raises `ConfigError` for names that are not settings, and for a `.env` that cannot be read.
     """
     file = _read_file()
     unknown = [

@@ -259,7 +259,7 @@ def interrupt(call: HandlerCall, thread_id: int) -> None:
     arrived after `ARRIVAL_S` is taken back. Blocks meanwhile.
     """
     # https://docs.python.org/3/c-api/threads.html#c.PyThreadState_SetAsyncExc
-    import ctypes  # seldom needed, and slow to import
+    import ctypes  # rarely needed, and slow to import
 
     raise_in = ctypes.pythonapi["PyThreadState_SetAsyncExc"]  # a handle with argument types of ours
     raise_in.argtypes = (ctypes.c_ulong, ctypes.py_object)

@@ -264,7 +264,7 @@ def _encode(body: Mapping[str, object]) -> bytes:
         return to_json(dict(body))
     except ValueError as error:
         raise MillisRefusedError(
-            f"What was to be sent is no JSON: {type(error).__name__}."
+            f"What was to be sent is not JSON: {type(error).__name__}."
         ) from None
 
 

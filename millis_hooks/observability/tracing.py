@@ -39,7 +39,7 @@ FLUSH_MS = 3_000
 
 _W3C = TraceContextTextMapPropagator()
 _HEADERS = ("traceparent", "tracestate")
-#: Outcomes that are no error.
+#: Outcomes that are not an error.
 _GOOD = frozenset(BEST_OUTCOMES)
 
 

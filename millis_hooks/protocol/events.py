@@ -214,13 +214,13 @@ class Received(Generic[State]):
 
     @property
     def sandbox(self) -> bool:
-        """Whether the call is a rehearsal or a sample; False for every call of Millis', and in a
-        test of your own unless it asks for `sandbox=True`."""
+        """Whether the call is simulated or a test request; False for every call from Millis, and in
+        your tests unless they ask for `sandbox=True`."""
         return self._source in MADE_UP_SOURCES - {AS_REAL_SOURCE}
 
     @property
     def dry_run(self) -> bool:
-        """Whether handlers are asked to do nothing in earnest; False for every call of Millis'."""
+        """Whether handlers should skip side effects; False for every call from Millis."""
         return self._dry_run
 
     @property
@@ -339,7 +339,7 @@ class EndOfCall(WireModel, Received[State], Generic[CallMetadata, State]):
         """Read the body of an end-of-call delivery.
 
         `own_numbers` are the team's own phone numbers, by which direction and customer are told.
-        Raises `PayloadError` for what is no JSON object and for one with neither a `session_id`
+        Raises `PayloadError` for what is not a JSON object and for one with neither a `session_id`
         nor a `call_id`; everything else that is wrong ends up in `problems`.
         """
         reading = Reading()
@@ -436,7 +436,7 @@ class EndOfCall(WireModel, Received[State], Generic[CallMetadata, State]):
 
     @property
     def direction(self) -> Direction | None:
-        """Who called whom; None on the web, and where no number is known to be ours."""
+        """Direction of a phone call; None on web calls and if no number is one of `own_numbers`."""
         return direction_of(self._from_phone, self._to_phone, self._own_numbers)
 
     @property
@@ -523,7 +523,7 @@ class Identity(NamedTuple):
 
 
 def identify(body: bytes) -> Identity:
-    """Read of an end-of-call whom it is about, as `EndOfCall.parse` does, and raise as it does."""
+    """Read the ids of an end-of-call; raises what `EndOfCall.parse` raises."""
     return _identity(_read_object(body, read_any_json))
 
 
@@ -653,7 +653,7 @@ class PrefetchRequest(Received[State], Remembers, Generic[Metadata, State]):
 
     @property
     def direction(self) -> Direction | None:
-        """Who calls whom; None on the web, and where no number is known to be ours."""
+        """Direction of a phone call; None on web calls and if no number is one of `own_numbers`."""
         return direction_of(self.from_phone, self.to_phone, self._own_numbers)
 
     @property

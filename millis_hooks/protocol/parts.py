@@ -81,7 +81,7 @@ _AFTER = re.compile(rb"\s*([,}])\s*")
 def within_limits(body: bytes | str, note: Note) -> bytes | str:
     """Return JSON without the parts above the limits, and call `note` for them.
 
-    Raises `PayloadError` for what has many parts and is no JSON.
+    Raises `PayloadError` for what has many parts and is not JSON.
     """
     if count_parts(body) <= FEW_PARTS:
         return body

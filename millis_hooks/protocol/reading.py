@@ -145,7 +145,7 @@ def read_json(body: bytes | str, left_out: Note = _ignored) -> Json:
     """Read any JSON there is a way to read: UTF-16, a byte order mark, bytes of another encoding,
     lone surrogates, NaN.
 
-    What is returned can be written as JSON again: bytes that are no UTF-8 and lone surrogates are
+    What is returned can be written as JSON again: bytes that are not UTF-8 and lone surrogates are
     U+FFFD, numbers that are not finite are null. Of a name that repeats in an object the last value
     counts. Of absurdly many parts the first are read, and `left_out` is told of the others. Raises
     `PayloadError`, and nothing else, for what cannot be read.
@@ -315,7 +315,7 @@ def _unwrap(value: object, info: ValidationInfo) -> object:
 
 
 def _objects(value: object, info: ValidationInfo) -> object:
-    """Leave out of a list what is no object, so that it takes nothing else with it, and what is
+    """Leave out of a list what is not an object, so that it takes nothing else with it, and what is
     too much."""
     items = _unwrap(value, info)
     if items is None:
@@ -393,7 +393,7 @@ _LATEST = datetime(2100, 1, 1, tzinfo=UTC)
 
 
 def utc_time(ts: float | str | None) -> datetime | None:
-    """Read Unix seconds, milliseconds or ISO 8601; None for what is no time a call can have."""
+    """Read Unix seconds, milliseconds or ISO 8601; None for what is not a time a call can have."""
     if ts is None:
         return None
     try:

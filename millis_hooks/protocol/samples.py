@@ -78,7 +78,7 @@ def prefetch_query(
     """Return the query string of a prefetch; without phone numbers it is of a web session.
 
     v1a has no metadata, and of a name that is Millis' own it comes second. hostile adds a second
-    `from`, a key that repeats, bytes that are no UTF-8 and a `+` that was not escaped.
+    `from`, a key that repeats, bytes that are not UTF-8 and a `+` that was not escaped.
     """
     fields = [
         ("session_id", session_id or push_id(datetime.now(UTC))),

@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple, TypeAlias
 from ..exceptions import SandboxOffError
 
 #: What a delivery is for. A `test` is a sample, `sandbox` a rehearsal; in a `dry-run` handlers are
-#: asked to do nothing in earnest; `as-real` is a test whose handlers see a call of Millis'.
+#: asked to skip side effects; `as-real` is a test whose handlers see a call of Millis'.
 Purpose: TypeAlias = Literal["test", "sandbox", "dry-run", "as-real"]
 
 HEADER = "X-Millis-Hooks-Test"

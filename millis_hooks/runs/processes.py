@@ -4,7 +4,7 @@ On SQLite, the process that holds a lock file executes all runs. On PostgreSQL e
 and writes a heartbeat once a second. A process whose heartbeat has not changed for ten seconds is
 considered dead: it is deleted from the list, and its runs are pending again. If it was only slow,
 the ends of its attempts are ignored, and it adds itself to the list again. Clocks are not compared:
-a process measures by its own clock how long a heartbeat has not changed, and starts measuring anew
+a process measures by its own clock how long a heartbeat has not changed, and starts measuring again
 after it could not read.
 """
 
@@ -127,7 +127,7 @@ def log_interrupted(runs: int) -> None:
 
 BEAT_S = 1.0
 DEAD_AFTER_S = 10.0
-#: After a longer break between two readings, heartbeats are measured anew.
+#: After a longer break between two readings, heartbeats are measured again.
 _MAX_BREAK_S = 3 * BEAT_S
 
 

@@ -47,7 +47,7 @@ class Policy:
     )
     null_removes: bool = setting(False, "Whether null in a prefetch's metadata removes the key.")
     missing_variables: Literal["kept", "blank"] = setting(
-        "kept", "What stands in the text for an unknown {name}."
+        "kept", "How an unknown {name} appears in the text."
     )
     variables_in_headers: bool = setting(
         True, "Whether {name} is filled in the headers of webhooks and functions, too."

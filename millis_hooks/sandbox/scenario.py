@@ -90,7 +90,7 @@ def _known_status(value: str) -> str:
     status = spell_status(value)
     if status not in list(CallStatus):
         suggestion = _suggestion(value, [str(each) for each in CallStatus])
-        raise ValueError(f"{value!r} is none of Millis' statuses.{suggestion}")
+        raise ValueError(f"{value!r} is not one of Millis' statuses.{suggestion}")
     return status
 
 

@@ -169,7 +169,7 @@ class Protocol(HttpToolsProtocol):
         self._places = config.places
         self._place = Place(None, self._give_way)
         self._is_trusted = False  # this machine, or a proxy
-        self._is_proxy = False  # trusted, and has said for whom it asks
+        self._is_proxy = False  # trusted, and named its client
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)

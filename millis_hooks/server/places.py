@@ -18,7 +18,7 @@ _SAY_EVERY_S = 60.0
 
 
 class Place:
-    """The place of one connection. `network` is whom its address stands for; None is not counted.
+    """The place of one connection. `network` is the network of its client; None is not counted.
 
     `close` is called to make room for another connection.
     """

@@ -123,7 +123,7 @@ class FunctionReply:
 
 
 class HooksClient:
-    """Rehearses calls against an application, which it starts and stops as a context manager.
+    """Simulates calls against an application, which it starts and stops as a context manager.
 
     The application runs on a thread of its own, so that tests may be plain functions.
     """
@@ -315,7 +315,7 @@ class HooksClient:
         done: Callable[[int], None],
         sandbox: bool = False,
     ) -> Load:
-        """Go through a scenario so many times, several at once; handlers are not waited for."""
+        """Run a scenario `count` times, several at once, without waiting for handlers."""
         simulator = self._simulator(scenario.spec, sandbox=sandbox)
         many = partial(simulator.run_many, count=count, concurrency=concurrency, done=done)
         return self._run(lambda: many(scenario))

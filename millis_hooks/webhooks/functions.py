@@ -50,7 +50,7 @@ logger = logging.getLogger("millis_hooks.functions")
 
 OUTCOMES = ("answered", "invalid", "late", "failed", "rejected", "cut_off")
 #: What the agent gets for a function that fails or is late, unless that has words of its own.
-FALLBACK = "This does not work at the moment. Tell the caller so, and go on without it."
+FALLBACK = "This does not work at the moment. Tell the caller so, and continue without it."
 #: Arguments are short; metadata may be longer.
 MOST_BODY_BYTES = 256 * 1024
 

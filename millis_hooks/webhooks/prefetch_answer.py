@@ -168,7 +168,9 @@ def _read(
     if text and fills:
         filled = fill(text, {**call.variables, **answer.metadata})
         text = filled.text
-        answer.notes += [f"{{{name}}} is no known variable and was left" for name in filled.unknown]
+        answer.notes += [
+            f"{{{name}}} is not a known variable and was left" for name in filled.unknown
+        ]
     if text:
         answer.extra_prompts = [_clean(text, max_chars, answer.notes)]
     return answer

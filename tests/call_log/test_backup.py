@@ -116,7 +116,7 @@ def test_a_backup_into_the_log_itself_is_refused(database: Database, tmp_path: P
 
 @pytest.mark.parametrize(
     ("name", "reason"),
-    [("nowhere/copy.db", "There is no folder"), (".", "is no file"), ("used.db", "is in use")],
+    [("nowhere/copy.db", "There is no folder"), (".", "is not a file"), ("used.db", "is in use")],
 )
 def test_a_copy_that_cannot_be_is_refused(
     database: Database, tmp_path: Path, name: str, reason: str

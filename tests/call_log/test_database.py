@@ -116,7 +116,7 @@ def test_a_file_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 
 def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
     (tmp_path / "log.db").write_bytes(b"minutes of the meeting" * 100)
-    with pytest.raises(StorageError, match="is no call log: file is not a database"):
+    with pytest.raises(StorageError, match="is not a call log: file is not a database"):
         CallLog(url_in(tmp_path))
 
 

@@ -255,9 +255,9 @@ def log_of_ours(folder: Path) -> bytes:
 @pytest.mark.parametrize(
     ("make", "told"),
     [
-        (no_log, "is no call log: file is not a database"),
+        (no_log, "is not a call log: file is not a database"),
         (log_of_another_program, "is the database of another program"),
-        (log_without_beginning, "is no call log: file is not a database"),
+        (log_without_beginning, "is not a call log: file is not a database"),
         (log_without_end, "is damaged: database disk image is malformed"),
         (log_with_damage, "is damaged: database disk image is malformed"),
     ],

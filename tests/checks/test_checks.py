@@ -223,7 +223,7 @@ def test_a_damaged_call_log_is_bad(tmp_path: Path, log: StoredCalls) -> None:
 def test_a_file_that_is_not_a_call_log_is_bad(tmp_path: Path) -> None:
     (tmp_path / "log.db").write_text("minutes of the meeting" * 100)
     result = by_name(check_installation(settings(tmp_path), now))["call log"]
-    assert (result.state, "is no call log" in result.found) == ("bad", True)
+    assert (result.state, "is not a call log" in result.found) == ("bad", True)
 
 
 def test_a_changed_journal_mode_is_reported(tmp_path: Path, log: StoredCalls) -> None:

@@ -202,7 +202,7 @@ def test_a_call_log_that_cannot_be_opened_is_told_in_one_line(
     tried = programs.run(arguments, folder=tmp_path / "shop")
     told = tried.stderr.splitlines()[-1]
     assert (tried.returncode, told.count("Error: ")) == (2, 1)
-    assert "is no call log: file is not a database" in told
+    assert "is not a call log: file is not a database" in told
     assert "uvicorn" not in tried.stderr
 
 
@@ -450,7 +450,7 @@ def test_a_service_that_is_not_there_is_explained(run: Run) -> None:
 @pytest.mark.parametrize(
     ("args", "told"),
     [
-        (["--vintage", "v9"], "v1a, v1b, v2"),
+        (["--format", "v9"], "v1a, v1b, v2"),
         (["--metadata", "plan"], "KEY=VALUE"),
         (["--file", "nowhere.json"], "cannot be read"),
         (["--url", "localhost:8000"], "begins with https://"),

@@ -37,7 +37,7 @@ def test_each_start_warns(make_hooks: MakeHooks, caplog: pytest.LogCaptureFixtur
     warnings = [record.message for record in caplog.records if record.levelname == "WARNING"]
     assert warnings[:2] == [
         "insecure is set: anyone on any machine that reaches it may deliver calls",
-        "sandbox is set: calls can be rehearsed on any machine that reaches it",
+        "sandbox is set: calls can be simulated on any machine that reaches it",
     ]
 
 

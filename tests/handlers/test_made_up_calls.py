@@ -201,7 +201,7 @@ def test_a_test_sees_what_would_have_been_asked(testing: MillisHooks) -> None:
 
     @testing.on_end_of_call
     async def look_and_call(call: EndOfCall) -> None:
-        # The key is no matter, nor the network it is given.
+        # The key does not matter, nor the network it is given.
         api = MillisApi("own", transport=httpx2.AsyncHTTPTransport())
         assert [one async for one in api.call_logs()] == []
         with pytest.raises(MillisNotFoundError):

@@ -628,4 +628,4 @@ def test_a_command_that_is_stopped_says_how_far_it_came(
 
     monkeypatch.setattr(Reconciliation, "look", stop)
     told = reconcile()
-    assert (told.exit_code, "Start again to go on." in told.stderr) == (130, True)
+    assert (told.exit_code, "Run the command again to continue." in told.stderr) == (130, True)

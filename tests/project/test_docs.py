@@ -124,7 +124,7 @@ def test_generated_parts_are_those_of_the_code_and_the_examples(page: Path) -> N
 
 @pytest.mark.parametrize("page", [page for page in PAGES if ROOT / "docs" not in page.parents])
 def test_links_lead_somewhere(page: Path) -> None:
-    """In pages that are no part of the site, whose build looks at its own."""
+    """In pages that are not a part of the site, whose build looks at its own."""
     assert [link for link in links(page) if not (page.parent / link).exists()] == []
 
 

@@ -354,7 +354,7 @@ def test_a_call_is_handed_to_celery(load: Load, monkeypatch: pytest.MonkeyPatch)
         client.end_of_call(session_id="-dry", dry_run=True)
         down = client.end_of_call(session_id="-down")
     [(name, [task], task_id)] = example.queue.sent
-    assert (name, task_id, task["key"]) == ("calls.summarise", "-S:hand_over", "-S:hand_over")
+    assert (name, task_id, task["key"]) == ("calls.summarize", "-S:hand_over", "-S:hand_over")
     assert json.loads(json.dumps(task))["chat"][0]["role"] == "assistant"
     assert down.run("hand_over").state == "retrying"
 

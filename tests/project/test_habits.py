@@ -136,7 +136,7 @@ def test_workflows_call_only_scripts_that_exist(workflow: Path) -> None:
     jobs = yaml.safe_load(workflow.read_text())["jobs"].values()
     run = [step["run"] for job in jobs for step in job["steps"] if "run" in step]
     called = [re.search(r"sh (\.ci/\w+)", command) for command in run]
-    assert all(called), "a step that is no script cannot be tried at home"
+    assert all(called), "a step that is not a script cannot be tried at home"
     assert [found[1] for found in called if found and not (ROOT / found[1]).is_file()] == []
 
 

@@ -215,7 +215,7 @@ def work(run: Callable[[str], object], text: str) -> float:
 
 
 def is_linear(run: Callable[[str], object], beginning: str, unit: float) -> bool:
-    """Tell whether work grows with the text; what takes as little as a plain search is no matter.
+    """Tell whether work grows with the text; times as short as a plain search do not matter.
 
     Shorter texts come first: a pattern that is not linear is not tried on the longest.
     """

@@ -103,7 +103,7 @@ def test_unknown_content_codings_are_named_briefly() -> None:
         (zlib.compress(MESSAGE)[:-3], "ends too early"),
         (b"\x1f\x8b" + bytes(20), "damaged"),
         (GZIP + GZIP[:-1], "ends too early"),
-        (GZIP + b"\x1f\x8b is no member", "damaged"),
+        (GZIP + b"\x1f\x8b is not a member", "damaged"),
         (gzipped(b"") * 201, "more than 200 members"),
     ],
 )

@@ -61,7 +61,7 @@ def test_every_documented_payload_becomes_a_call(client: TestClient, rows: Rows,
         (b"session_id=-Ox1", "not JSON"),
         (b"[1]", "not a JSON object but a list of 1 item"),
         (b"{}", "neither a session_id nor a call_id"),
-        # As Millis' page prints its example: a Python literal and an ellipsis are no JSON.
+        # As Millis' page prints its example: a Python literal and an ellipsis are not JSON.
         (
             b"""{"session_id": "-Ox1", "chat": "[]", "function_calls": "[{'name': 'book'}]",
             "agent_config": {...}, "call_status": "user-ended"}""",

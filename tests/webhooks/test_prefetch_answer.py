@@ -149,7 +149,7 @@ def test_variables_are_filled_where_that_is_wanted() -> None:
     response = PrefetchResponse(extra_prompt=prompt, metadata={"tier": "gold"}, fill_variables=True)
     answer = read(response, name="Ann")
     assert answer.extra_prompts == ["Greet Ann, a gold customer of {shop}."]
-    assert answer.notes == ["{shop} is no known variable and was left"]
+    assert answer.notes == ["{shop} is not a known variable and was left"]
     assert read(prompt, name="Ann").extra_prompts == [prompt]
 
 

@@ -28,7 +28,7 @@ the first one first:
     answer_base64   the bytes we answered with; neither of the two where there are none
     redacted        true where numbers and words were masked before they were stored
     source          who sent it, unless Millis did
-    dry_run         true where handlers were asked to do nothing in earnest
+    dry_run         true where handlers were asked to skip side effects
     function        the name of the function that was called
     trace           its context as W3C writes it, where calls are traced
 

@@ -124,7 +124,7 @@ def entries(text: bytes) -> Sequence[Json]:
 def read_call(value: Json, now: datetime) -> list[Incoming]:
     """Return what a call brings along: nothing, if it is not over.
 
-    Raises `PayloadError` for what is no call, neither a line of ours nor an entry of Millis'.
+    Raises `PayloadError` for what is not a call, neither a line of ours nor an entry of Millis'.
     """
     if not isinstance(value, dict):
         raise PayloadError(f"not a call but {describe(value)}")

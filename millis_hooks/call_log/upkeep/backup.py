@@ -79,7 +79,7 @@ def _require_free(database: Database, target: Path, *, force: bool) -> None:
     if not target.parent.is_dir():
         raise ConfigError(f"There is no folder {target.parent}.")
     if target.exists() and not target.is_file():
-        raise ConfigError(f"{target} is no file.")
+        raise ConfigError(f"{target} is not a file.")
     if target.exists() and target.samefile(database.path):
         raise ConfigError(f"{target} is the call log itself.")
     if target.exists() and not force:

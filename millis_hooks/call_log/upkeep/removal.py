@@ -235,7 +235,7 @@ def overwriting(write: Write) -> Write:
 
 
 def rewrite_search_index(write: Write, *, pages: int = PAGES) -> Iterator[None]:
-    """Write the search index anew without what was deleted, so many pages at each step."""
+    """Rewrite the search index without deleted rows, a number of pages at each step."""
     begins = -1  # a number below zero begins with everything there is
     while overwriting(write)(partial(_merge, pages=begins * pages)):
         yield
@@ -293,7 +293,7 @@ _TABLES = [table.name for table in metadata.sorted_tables]
 _MERGE = text("INSERT INTO call_search (call_search, rank) VALUES ('merge', :pages)")
 
 
-#: Fewer digits are no telephone number, and stand in every other message.
+#: Fewer digits are not a telephone number, and stand in every other message.
 MIN_DIGITS = 6
 #: How many other sessions are named that speak of a number.
 MENTIONS = 20

@@ -98,7 +98,7 @@ class Space:
 
 
 def space(database: Database) -> Space:
-    """Tell what a vacuum would gain and what it needs; raises `ConfigError` where it is no file."""
+    """Tell what a vacuum would gain and what it needs; raises `ConfigError` if it is not a file."""
     file = database.path
     with database.reader.connect() as connection:
 

@@ -53,7 +53,7 @@ PATIENCE_S = 1.0
 
 #: The agent for ids that are not known here.
 DEFAULT_CONFIG: Mapping[str, Json] = {
-    "prompt": "You stand in for an agent of Millis'.",
+    "prompt": "You replace an agent of Millis in the sandbox.",
     "first_message": "Hello, this is the sandbox. How may I help?",
 }
 

@@ -386,7 +386,7 @@ async def _receive(websocket: WebSocket) -> bytes | dict[str, Any]:
     try:
         message = read_json(frame["text"])
     except PayloadError as error:
-        raise ProtocolError(f"A text message is no JSON: {error}.") from error
+        raise ProtocolError(f"A text message is not JSON: {error}.") from error
     if not isinstance(message, dict):
         raise ProtocolError(f"A text message is {describe(message)}, not an object.")
     return message
@@ -397,7 +397,7 @@ def _function(data: Json) -> tuple[str, Mapping[str, Json]]:
     call = data if isinstance(data, dict) else {}
     name, params = call.get("name"), call.get("params")
     if not isinstance(name, str) or not isinstance(params, dict | None):
-        raise ProtocolError("The data of a call is no object of a name and its params.")
+        raise ProtocolError("The data of a call is not an object of a name and its params.")
     return name, params or {}
 
 
@@ -405,7 +405,7 @@ def _why_odd(method: Json) -> str:
     if method == "initiate":
         return "initiate came once more."
     if method in ("say", "hang_up"):
-        return f"The data of {method} is no text."
+        return f"The data of {method} is not a text."
     return f"A message has the method {str(method)[:_METHOD_CHARS]!r}, which is none here."
 
 

@@ -1,0 +1,117 @@
+"""The words of the project: expressions that readers stumble over do not come back."""
+
+from __future__ import annotations
+
+import ast
+import io
+import re
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support.paths import ROOT
+
+#: What not to write in any text, docstring, message or comment, and what to write instead.
+EVERYWHERE = {
+    r"\b(whoever|anyhow|anew|for ever|lest|thereof|whence)\b": "anyone who, anyway, again, forever",
+    r"\bseldom\b": "rarely",
+    r"\bmend(s|ed|ing)?\b": "fix, repair",
+    r"\bin earnest\b": "for real, with side effects",
+    r"\bends[ -]of[ -]calls?\b": "end-of-calls, end-of-call webhooks",
+    r"(?<!here )\b(is|are) no (UTF-8|JSON|object|file|text|call log|error)\b": "is not a",
+    r"\bsays (no|yes) to\b": "returns 503, accepts",
+    r"\bfaster than life\b": "in real time, playback speed",
+    r"\bhas no more\b": "no longer has",
+    r", as 20\d\d-": "e.g. 2026-11-01",
+}
+#: The same, in what users read: documents, help, settings and pages.
+FOR_USERS = EVERYWHERE | {
+    r"\bwhom\b": "that, which",
+    r"(?<!or )\bnobody\b(?! says| is meant)": "no one; or name who",
+    r"\bsomebody\b": "someone, a person",
+    r"(?<!/)\b[Rr]ehears(e|es|ed|al|als|ing)\b": "simulate, simulated call",
+    r"\bstands? (in for|in the|beside|before)\b": "is in, replaces, is next to",
+    r"\bof (yours|ours|theirs)\b": "your, our, their",
+    r"\b(at|a) will\b": "freely",
+    r"\bparked\b": "failed",
+    r"(?<![\w\"`-])\bvintages?\b(?![\"`=:.(])(?! = | %)": "payload format",
+    r"(?i)\bis it well\b": "health check",
+    r"\bso many (seconds|credits|requests|times)\b": "a number, N",
+    r"\b(colour|behaviour|honour|recognise|favour)\b": "American spelling",
+    r"\bmisspelt\b": "misspelled",
+}
+DOCUMENTS = [
+    *ROOT.glob("*.md"),
+    *(page for page in ROOT.glob("docs/**/*.md") if "_build" not in page.parts),
+    *ROOT.glob("examples/**/*.md"),
+    *ROOT.glob("benchmarks/*.md"),
+    *ROOT.glob(".github/**/*.md"),
+]
+
+
+def hits(text: str, refused: dict[str, str]) -> Iterator[str]:
+    """Yield each refused expression with its line and the advice."""
+    for pattern, advice in refused.items():
+        for match in re.finditer(pattern, text):
+            line = text.count("\n", 0, match.start()) + 1
+            yield f"line {line}: {match[0]!r}; write: {advice}"
+
+
+def words_of(source: str) -> str:
+    """Return the strings and comments of a module, each on its line, without the code."""
+    lines = [""] * (source.count("\n") + 2)
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            lines[token.start[0] - 1] += token.string
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            for offset, line in enumerate(node.value.splitlines()):
+                if node.lineno - 1 + offset < len(lines):
+                    lines[node.lineno - 1 + offset] += " " + line
+    return "\n".join(lines)
+
+
+def text_of(template: str) -> str:
+    """Return a template without its tags, expressions and comments."""
+    for markup in (r"\{#.*?#\}", r"\{%.*?%\}", r"<[^>]*>"):
+        template = re.sub(
+            markup, lambda match: "\n" * match[0].count("\n"), template, flags=re.DOTALL
+        )
+    return template
+
+
+def named(paths: list[Path]) -> list[object]:
+    """Return the parameters of a test for each file."""
+    return [pytest.param(path, id=str(path.relative_to(ROOT))) for path in sorted(paths)]
+
+
+@pytest.mark.parametrize("page", named(DOCUMENTS))
+def test_documents(page: Path) -> None:
+    assert list(hits(page.read_text(encoding="utf-8"), FOR_USERS)) == []
+
+
+@pytest.mark.parametrize("page", named(list(ROOT.glob("templates/*.html"))))
+def test_pages(page: Path) -> None:
+    assert list(hits(text_of(page.read_text(encoding="utf-8")), FOR_USERS)) == []
+
+
+@pytest.mark.parametrize(
+    "module",
+    named([*ROOT.glob("examples/*.py"), *ROOT.glob("millis_hooks/cli/*.py")])
+    + named([ROOT / "millis_hooks" / "settings.py"]),
+)
+def test_examples_help_and_settings(module: Path) -> None:
+    assert list(hits(words_of(module.read_text(encoding="utf-8")), FOR_USERS)) == []
+
+
+@pytest.mark.parametrize("module", named(list(ROOT.glob("millis_hooks/**/*.py"))))
+def test_docstrings_messages_and_comments(module: Path) -> None:
+    assert list(hits(words_of(module.read_text(encoding="utf-8")), EVERYWHERE)) == []
+
+
+def test_an_expression_in_a_string_or_comment_is_found_and_code_is_not() -> None:
+    source = 'seldom = 1  # mended\n"""Whom it is.\n\nanew."""\n'
+    found = list(hits(words_of(source), FOR_USERS))
+    assert [hit.partition(";")[0] for hit in found] == ["line 4: 'anew'", "line 1: 'mended'"]

@@ -1,4 +1,4 @@
-"""The smallest application: greet known callers by name, and note which customers to call back."""
+"""The smallest application: greet known callers by name, and note customers to call back."""
 
 from millis_hooks import EndOfCall, MillisHooks, PrefetchRequest, PrefetchResponse
 

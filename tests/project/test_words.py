@@ -74,7 +74,10 @@ def words_of(source: str) -> str:
 
 
 def text_of(template: str) -> str:
-    """Return a template without its tags, expressions and comments."""
+    """Return a template without its tags, statements and names; strings in expressions stay."""
+    template = re.sub(
+        r"\{\{.*?\}\}", lambda match: " ".join(re.findall(r'"[^"]*"', match[0])), template
+    )
     for markup in (r"\{#.*?#\}", r"\{%.*?%\}", r"<[^>]*>"):
         template = re.sub(
             markup, lambda match: "\n" * match[0].count("\n"), template, flags=re.DOTALL

@@ -209,7 +209,7 @@ def test_the_policy_can_end_a_call_on_an_unknown_message(
 ) -> None:
     at = "/with/odd_messages=end-call/millis"
     code, reason = close_of(client, FIRST, "hello", at=at)
-    assert (code, reason[:25]) == (1008, "A text message is not JSON")
+    assert (code, reason[:26]) == (1008, "A text message is not JSON")
     assert eventually(lambda: ended)[0].call_status == "error"
 
 

@@ -56,7 +56,7 @@ _MOST_WAITING = 1_000
 _MOST_SESSIONS = 2_000
 #: The newest calls of a number on either side that are looked at.
 _LOOKED_AT = 500
-#: Of larger ends-of-call neither metadata nor words are read: it would take too long.
+#: Of larger end-of-calls neither metadata nor words are read: it would take too long.
 _MOST_BYTES = 2_000_000
 
 #: The names of the spellings of a number.
@@ -251,7 +251,7 @@ def _bound(name: str) -> list[ColumnElement[str]]:
 
 
 def _is_between() -> ColumnElement[bool]:
-    """Return the condition for a call to be between the two numbers, whoever made it."""
+    """Return the condition for a call to be between the two numbers, in either direction."""
     sides = [_aside(calls.c.from_phone), _aside(calls.c.to_phone)]
     ways = (zip(sides, names, strict=True) for names in (("number", "other"), ("other", "number")))
     return or_(*(and_(*(side.in_(_bound(name)) for side, name in way)) for way in ways))

@@ -81,7 +81,7 @@ class Remembers:
 
         They are found by the customer's number; `agent` leaves those of one agent's id. A caller
         without a number of their own has none: on the web, withheld, anonymous, a short code. A
-        rehearsal finds rehearsals and real calls, a real call only real ones.
+        simulated call finds simulated and real calls, a real call only real ones.
 
         It waits at most half of the time that the handler has left. A call log that is slower, or
         away, gives an empty list and a warning in the log. Raises `ValueError` for a `limit`

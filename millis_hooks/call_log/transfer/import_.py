@@ -155,7 +155,7 @@ _Base64 = Annotated[bytes, BeforeValidator(_decoded)]
 
 def _an_object(text: str) -> str:
     if not isinstance(read_json(text), dict):
-        raise PayloadError("kept is no object of JSON")
+        raise PayloadError("kept is not a JSON object")
     return text
 
 

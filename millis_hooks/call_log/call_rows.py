@@ -13,7 +13,7 @@ from functools import cache
 from itertools import chain
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Engine, Select, Table, delete, select, update
+from sqlalchemy import Connection, Engine, Select, Table, bindparam, delete, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from .changed_days import mark_days
@@ -25,6 +25,7 @@ from .statements import Columns, among, insert_rows, update_rows
 from .tables import (
     IS_OF_CALL,
     call_metadata,
+    call_results,
     calls,
     cost_items,
     deliveries,
@@ -47,6 +48,11 @@ _DELETE_TEXTS = delete(call_search).where(among(_t.rowid, "ids"))
 _RUNS = select(_r.id, _r.call_id, _r.handler, _r.state).where(IS_OF_CALL, among(_r.call_id, "ids"))
 _REPLACE_RUNS = update(handler_runs).where(among(_r.id, "ids")).values(is_latest=False)
 _HANDLED = update(calls).where(among(calls.c.id, "ids"), calls.c.unhandled).values(unhandled=False)
+_MOVE_RESULTS = (
+    update(call_results)
+    .where(call_results.c.call_id == bindparam("call"))
+    .values(received_at=bindparam("at"))
+)
 _HAS_BEGUN = frozenset({"running", "succeeded", "failed"})
 
 #: The deliveries to be processed, and those to be processed again.
@@ -240,6 +246,10 @@ def _update_calls(connection: Connection, known: Sequence[_Call]) -> set[int]:
             )
     update_rows(connection, calls, of_end)
     update_rows(connection, calls, of_both)
+    moved = [each for each in known if each.before["received_at"] != each.now.call["received_at"]]
+    if moved:
+        rows = [{"call": each.id, "at": each.now.call["received_at"]} for each in moved]
+        connection.execute(_MOVE_RESULTS, rows)
     return {each["id"] for each in (*of_end, *of_both)}
 
 

@@ -1,16 +1,19 @@
-"""Stores and reads the results of calls: of each handler those of its latest run.
+"""Stores, reads and compares the results of calls: of each handler those of its latest run.
 
 A value is stored as text, and a number also as a number, so that it can be compared and summed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+import operator
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from pydantic import JsonValue
-from sqlalchemy import Connection, bindparam, delete, select
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, func, or_, select
 
 from ..masking.places import Place
 from ..masking.policy import MaskPolicy
@@ -147,3 +150,88 @@ def masked_results(results: Iterable[Result], mask: MaskPolicy) -> tuple[Result,
         for each in results
         for name, value in masked_values({each.name: each.value}, mask).items()
     )
+
+
+#: Names to choose from, in alphabetical order.
+MOST_NAMES = 200
+_CONDITION = re.compile(r"([^=<>!]+)(>=|<=|!=|=|>|<)(.+)", re.DOTALL)
+_BOUNDS: Mapping[str, Callable[[Any, Any], Any]] = {
+    ">=": operator.ge,
+    "<=": operator.le,
+    ">": operator.gt,
+    "<": operator.lt,
+}
+
+
+def names_of(connection: Connection) -> tuple[str, ...]:
+    """Return the names of results that there are, going from name to name through the index."""
+    return tuple(connection.scalars(_NAMES))
+
+
+def _names() -> Any:
+    name = _results.name
+    names = select(func.min(name).label("name")).cte("names", recursive=True)
+    following = select(func.min(name)).where(name > names.c.name).scalar_subquery()
+    names = names.union_all(select(following).where(names.c.name.is_not(None)))
+    return select(names.c.name).where(names.c.name.is_not(None)).limit(MOST_NAMES)
+
+
+_NAMES = _names()
+
+
+def _itself(column: ColumnElement[Any]) -> ColumnElement[Any]:
+    return column
+
+
+class ResultFilter(NamedTuple):
+    """A condition for a result, as `score>=4`: numbers are compared as numbers, the rest as text.
+
+    With `!=` the result is there, and has another value.
+    """
+
+    name: str
+    operator: str
+    value: str
+
+    @classmethod
+    def read(cls, text: str) -> Self | None:
+        """Read a condition; None for what is none."""
+        match = _CONDITION.fullmatch(text)
+        return cls(match[1].strip(), match[2], match[3].strip()) if match else None
+
+    def __str__(self) -> str:
+        return f"{self.name}{self.operator}{self.value}"
+
+    @property
+    def texts(self) -> list[str]:
+        """The texts that values equal to this one are stored as."""
+        written = clean_text(self.value) or ""
+        number = self._number
+        is_bool = written.lower() in ("true", "false")
+        return sorted({
+            written,
+            written.lower() if is_bool else written,
+            written if number is None else text_of(number),
+        })  # fmt: skip
+
+    def holds(
+        self, read: Callable[[ColumnElement[Any]], ColumnElement[Any]] = _itself
+    ) -> ColumnElement[bool]:
+        """Return the condition for a row of `call_results`, whose columns are taken by `read`."""
+        named, text = _results.name == clean_text(self.name), read(_results.text)
+        if self.operator == "=":
+            return and_(named, text.in_(self.texts))
+        if self.operator == "!=":
+            return and_(named, or_(text.is_(None), text.not_in(self.texts)))
+        compare = _BOUNDS[self.operator]
+        if self._number is not None:
+            return and_(named, compare(read(_results.number), self._number))
+        return and_(named, _results.number.is_(None), compare(text, clean_text(self.value)))
+
+    @property
+    def _number(self) -> float | None:
+        try:
+            number = float(self.value)
+        except ValueError:
+            return None
+        return number if math.isfinite(number) else None

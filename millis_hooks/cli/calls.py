@@ -30,7 +30,7 @@ from ..protocol.agent_names import AgentNames
 from ..settings import Settings
 from ..version import __version__
 from .common import agent_names, open_log, print_json, print_json_line
-from .options import AsJson, SourceOfCalls, require_known
+from .options import AsJson, ResultsOfCall, SourceOfCalls, read_results, require_known
 from .runs import attempts_label, error_label, handler_label, time_label
 from .terminal import add_row, console, fail, note, table
 
@@ -45,16 +45,19 @@ _UNENDED = {"live": "in progress", "lost": "no end received", "unended": "no end
 def list_calls(
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="Maximum number of calls.")] = 20,
     source: SourceOfCalls = "real",
+    result: ResultsOfCall = None,
     as_json: AsJson = False,
 ) -> None:
     """List calls, newest first: those in progress, then ended ones."""
     require_known("source", source, SOURCES)
     settings = Settings.load()
     mask = MaskPolicy.of(settings)
-    now, filters = datetime.now(UTC), CallFilter(range="all", source=source)
+    filters = CallFilter(range="all", source=source, results=read_results(result))
+    now = datetime.now(UTC)
     with open_log(settings) as database:
         queries = Queries(database.reader)
         live = [masked_call(row.call, mask) for row in queries.live_calls(now=now, source=source)]
+        live = [] if filters.results else live  # a call in progress has no results yet
         listed_calls = _ended(queries, limit - len(live), now, filters)
         ended = [masked_listing(row, mask) for row in listed_calls]
         unparsed, hidden = queries.unparsed_count(), queries.hidden_count(filters, now=now)

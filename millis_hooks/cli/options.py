@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
 import typer
 
+from ..call_log.results import ResultFilter
 from ..environment.sources import cleaned
 from ..exceptions import ConfigError
 
@@ -65,6 +66,27 @@ def read_pair(option: str, text: str) -> tuple[str, str]:
     if not (key and equals):
         raise ConfigError(f"{option} takes KEY=VALUE, not {text!r}.")
     return key, value
+
+
+#: Conditions for the results of calls.
+ResultsOfCall: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--result",
+        help="Only calls with this result, e.g. booked=true or 'score>=4'. "
+        "If repeated, all must match.",
+        metavar="CONDITION",
+    ),
+]
+
+
+def read_results(conditions: Sequence[str] | None) -> tuple[ResultFilter, ...]:
+    """Return the conditions of `--result`. Raises `ConfigError`."""
+    read = [(text, ResultFilter.read(text)) for text in conditions or ()]
+    for text, condition in read:
+        if condition is None:
+            raise ConfigError(f"--result takes a condition, as booked=true, not {text!r}.")
+    return tuple(condition for _, condition in read if condition is not None)
 
 
 def require_known(kind: str, value: str | None, known: Collection[str]) -> None:

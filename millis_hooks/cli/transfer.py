@@ -23,6 +23,7 @@ from ..call_log.queries.filters import (
     CallFilter,
 )
 from ..call_log.redaction import redaction_of
+from ..call_log.results import names_of
 from ..call_log.transfer import copy as copying
 from ..call_log.transfer.copy import Counts, count_rows, snapshot
 from ..call_log.transfer.export import Format, Selection, read_calls, select_calls, writing
@@ -37,10 +38,12 @@ from .common import is_served, new_file, open_log, record
 from .options import (
     SECRET_SOURCES,
     Force,
+    ResultsOfCall,
     Since,
     SourceOfCalls,
     Until,
     read_pair,
+    read_results,
     read_secret,
     read_time,
     require_known,
@@ -104,6 +107,7 @@ def export(
             metavar="KEY=VALUE",
         ),
     ] = None,
+    result: ResultsOfCall = None,
     function: Annotated[
         str | None, typer.Option(help="Only calls in which the agent called this function.")
     ] = None,
@@ -181,6 +185,7 @@ def export(
         cost_min=cost_min,
         cost_max=cost_max,
         metadata=tuple(read_pair("--meta", pair) for pair in metadata or ()),
+        results=read_results(result),
         function=function,
         provider=provider,
         handler=handler,
@@ -193,11 +198,12 @@ def export(
         with database.reader.connect() as connection:
             now, is_jsonl = datetime.now(UTC), chosen_format == "jsonl"
             selection = select_calls(connection, filters, now, with_loose=is_jsonl)
+            names = names_of(connection)
         record(database, "export", f"{len(selection.calls):,} as {chosen_format}{', raw' * raw}")
         with _open_for_writing(file, force=force) as out:
             if bom or excel:
                 out.write(BOM_UTF8)
-            _write(database, selection, out, chosen_format, policy, for_excel=excel)
+            _write(database, selection, out, chosen_format, policy, names, for_excel=excel)
     note(f"Calls exported: {len(selection.calls):,}.")
 
 
@@ -239,6 +245,7 @@ def _write(
     out: BinaryIO,
     format_: Format,
     policy: MaskPolicy | None,
+    names: Sequence[str],
     *,
     for_excel: bool,
 ) -> None:
@@ -247,7 +254,7 @@ def _write(
     try:
         with (
             progress(total) as show_done,
-            writing(out, format_, policy, for_excel=for_excel) as write,
+            writing(out, format_, policy, result_names=names, for_excel=for_excel) as write,
         ):
             for done, call in enumerate(selected, 1):
                 write(call)

@@ -1,6 +1,7 @@
 """Filters of the list of calls: read from an address, written to one, and put into words.
 
-`status`, `agent` and `meta` may repeat. `from` and `to` are dates or times, in the operator's time
+`status`, `agent`, `meta` and `result` may repeat; a result is also written as
+`result.booked=true`. `from` and `to` are dates or times, in the operator's time
 zone unless they name another; a date in `to` is the last day of the list. Addresses that the pages
 make name moments, so that they list the same calls for operators of every zone.
 """
@@ -25,6 +26,7 @@ from ..call_log.queries.filters import (
     SOURCES,
     CallFilter,
 )
+from ..call_log.results import ResultFilter
 from ..call_log.search import clean_query, fold
 from .formats import clock, status_label
 
@@ -42,6 +44,9 @@ _OLD_OUTCOMES = {"error": "failed"}
 _YEARS = range(1900, 9000)
 
 _NO_FILTERS = CallFilter()
+_OF_RESULT = "result."
+#: Columns of results in the list.
+_MOST_COLUMNS = 10
 
 
 class TimeField(NamedTuple):
@@ -72,6 +77,7 @@ def read_filter(query: Mapping[str, str], zone: tzinfo = UTC) -> CallFilter:
         cost_min=_number(query.get("cost_min")),
         cost_max=_number(query.get("cost_max")),
         metadata=tuple(_pair(text) for text in every(query, "meta") if "=" in text),
+        results=tuple(_results(query)),
         function=clean_name(query.get("function")),
         provider=clean_name(query.get("provider")),
         handler=_one_of(HANDLER_STATES, query.get("handler")),
@@ -85,7 +91,13 @@ def read_page_size(query: Mapping[str, str]) -> int:
     return next((size for size in PAGE_SIZES if query.get("size") == str(size)), PAGE_SIZE)
 
 
-def params_of(filters: CallFilter, page_size: int) -> Params:
+def read_columns(query: Mapping[str, str]) -> tuple[str, ...]:
+    """Read the results that have a column of their own; a text may name several."""
+    texts = (name.strip() for text in every(query, "columns") for name in text.split(","))
+    return tuple(dict.fromkeys(filter(None, texts)))[:_MOST_COLUMNS]
+
+
+def params_of(filters: CallFilter, page_size: int, columns: Sequence[str] = ()) -> Params:
     """Return the parameters of these filters, without those at their defaults."""
     named: dict[str, str | list[str] | None] = {
         "q": filters.q,
@@ -104,11 +116,13 @@ def params_of(filters: CallFilter, page_size: int) -> Params:
         "cost_min": _written(filters.cost_min),
         "cost_max": _written(filters.cost_max),
         "meta": _spread([f"{key}={value}" for key, value in filters.metadata]),
+        "result": _spread([str(each) for each in filters.results]),
         "function": filters.function,
         "provider": filters.provider,
         "handler": filters.handler,
         "unparsed": "1" if filters.unparsed else None,
         "duplicate": "1" if filters.duplicate else None,
+        "columns": _spread(columns),
         "size": str(page_size) if page_size != PAGE_SIZE else None,
     }
     return {name: value for name, value in named.items() if value}
@@ -170,6 +184,16 @@ def _pair(text: str) -> tuple[str, str]:
     return key, value
 
 
+def _results(query: Mapping[str, str]) -> Iterator[ResultFilter]:
+    """Yield the conditions of `result=score>=4`, and of `result.score>=4`."""
+    texts = list(every(query, "result"))
+    items = query.multi_items() if isinstance(query, QueryParams) else query.items()
+    for name, value in items:
+        if name.startswith(_OF_RESULT):
+            texts.append("=".join(filter(None, (name.removeprefix(_OF_RESULT), value))))
+    yield from filter(None, map(ResultFilter.read, dict.fromkeys(texts)))
+
+
 def _number(text: str | None) -> float | None:
     try:
         number = float(text or "")
@@ -219,6 +243,7 @@ _ACTIVE: Mapping[str, tuple[str, Callable[[str, tzinfo], str]]] = {
     "agent": ("Agent", lambda text, _: text),
     "status": ("Status", lambda text, _: status_label(text)),
     "meta": ("{}", lambda text, _: text.partition("=")[2]),
+    "result": ("Result", lambda text, _: text),
 }
 
 

@@ -29,6 +29,7 @@ from .call_filters import (
     active_filters,
     list_query,
     params_of,
+    read_columns,
     read_filter,
     read_page_size,
 )
@@ -106,6 +107,9 @@ class CallsView:
     params: Params
     as_list: Params
     page_size: int
+    #: The results that have a column, and those to choose from.
+    columns: tuple[str, ...]
+    result_names: tuple[str, ...]
     active_filters: tuple[ActiveFilter, ...]
     more_filters: int
     page: Page
@@ -146,13 +150,16 @@ def list_calls(request: PageRequest) -> CallsView:
     )
     live = log.live_calls(now=request.now, source=filters.source)
     listed = list_query(filters)
-    params = params_of(filters, page_size)
+    columns, names = read_columns(query), log.result_names()
+    params = params_of(filters, page_size, columns)
     active = tuple(active_filters(params, request.zone))
     return CallsView(
         filter=filters,
         params=params,
         as_list={"in": listed} if listed else {},
         page_size=page_size,
+        columns=columns,
+        result_names=tuple(name for name in names if mask.line(name) == name),
         active_filters=active,
         more_filters=sum(each.name not in _IN_SIGHT for each in active),
         page=replace(page, rows=tuple(masked_listing(row, mask) for row in page.rows)),
@@ -178,7 +185,7 @@ def follow_calls(request: PageRequest) -> FollowedCalls:
         live_count=len(live),
         waiting=request.log.waiting(now=request.now),
         last_prefetch_at=request.log.last_prefetch_at(),
-        params=params_of(filters, read_page_size(request.query)),
+        params=params_of(filters, read_page_size(request.query), read_columns(request.query)),
         new=min(new, MOST_NEW),
         new_capped=new > MOST_NEW,
     )

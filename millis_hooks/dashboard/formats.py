@@ -22,7 +22,7 @@ from pydantic import JsonValue
 from pydantic_core import to_json
 from starlette.requests import Request
 
-from ..call_log.queries.records import Call, State
+from ..call_log.queries.records import Call, ListedCall, State
 from ..call_log.search import Excerpt
 from ..masking.policy import HIDDEN
 from ..protocol.agent_names import AgentNames
@@ -290,6 +290,11 @@ def as_text(value: JsonValue) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
+def result_text(listed: ListedCall, name: str) -> str:
+    """Return the value of a result; of several handlers that have it, their values."""
+    return ", ".join(as_text(each.value) for each in listed.results if each.name == name)
+
+
 def arguments(value: JsonValue) -> str:
     """Format the arguments of a function on one line, cut to its width."""
     if not isinstance(value, dict):
@@ -390,6 +395,7 @@ FILTERS: dict[str, Callable[..., object]] = {
         clock,
         contact,
         contact_lines,
+        result_text,
         cost_key,
         iso,
         found_in,

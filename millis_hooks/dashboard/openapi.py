@@ -37,6 +37,7 @@ _CALLS = {
     **dict.fromkeys(("min", "max"), "A bound, in seconds."),
     **dict.fromkeys(("cost_min", "cost_max"), "A bound, in credits."),
     "meta": "A metadata key and its value, as key=value. May repeat.",
+    "result": "A condition for a result, as score>=4, or as result.booked=true. May repeat.",
     "handler": "The state of its handler runs.",
     "function": "The name of a function that was called.",
     "provider": "A provider in the costs.",
@@ -44,7 +45,12 @@ _CALLS = {
 }
 #: The parameters of addresses, by page.
 PARAMETERS: Mapping[str, Mapping[str, str]] = {
-    "calls": {**_CALLS, "size": "Calls on a page: 25, 50 or 100.", **_PAGES},
+    "calls": {
+        **_CALLS,
+        "columns": "Names of results that have a column on the page.",
+        "size": "Calls on a page: 25, 50 or 100.",
+        **_PAGES,
+    },
     "export_csv": {**_CALLS, "bom": "1: begin with a byte order mark, for Excel."},
     "export_jsonl": _CALLS,
     "deliveries": {

@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from sqlalchemy import insert, update
 from millis_hooks.call_log.queries import call_list
 from millis_hooks.call_log.queries.filters import CallFilter
 from millis_hooks.call_log.queries.records import LIVE_FOR, Page
+from millis_hooks.call_log.results import ResultFilter
 from millis_hooks.call_log.tables import call_metadata, calls
 from support import databases
 from support.stored_calls import NOW, StoredCalls
@@ -66,6 +68,9 @@ class Many:
         for key, value in pairs.items():
             kept = {"call_id": call_id, "key": key, "value": value, "received_at": received_at}
             self.stored.write(lambda connection: connection.execute(insert(call_metadata), kept))  # noqa: B023
+        booked, score = chance.choice([True, False, None]), chance.choice([None, 1, 4, 4.5])
+        for handler in chance.choice([["book"], ["book", "book again"]]):
+            self.stored.add_results(call_id, handler, booked=booked, score=score)
         runs = chance.choice([[], ["failed"], ["retrying", "succeeded"], ["succeeded"]])
         for number, state in enumerate(runs):
             self.stored.add_run(call_id, f"handler{number}", state)
@@ -74,7 +79,14 @@ class Many:
         is_unparsed = chance.random() < 0.1
         outcome = "unparsed" if is_unparsed else "stored"
         self.stored.add_delivery(session_id=row["session_id"], outcome=outcome)
-        about = {"id": call_id, "received_at": received_at, "metadata": pairs, "runs": runs}
+        about = {
+            "booked": booked,
+            "score": score,
+            "id": call_id,
+            "received_at": received_at,
+            "metadata": pairs,
+            "runs": runs,
+        }
         return {"outcome": None, "call_status": None} | row | about | {"unparsed": is_unparsed}
 
     def expected(self, wanted: CallFilter) -> list[Row]:
@@ -95,6 +107,8 @@ def predicates(wanted: CallFilter) -> Iterator[Predicate]:
     yield lambda row: wanted.direction in (None, row["direction"])
     yield lambda row: wanted.number is None or wanted.number in (row["from_phone"], row["to_phone"])
     yield lambda row: wanted.metadata in ((), tuple(row["metadata"].items()))
+    for each in wanted.results:
+        yield partial(has_result, each)
     yield lambda row: within(row["duration_s"], wanted.min_s, wanted.max_s)
     yield lambda row: within(row["cost_total"], wanted.cost_min, wanted.cost_max)
     yield lambda row: wanted.handler in (None, "none") or wanted.handler in row["runs"]
@@ -104,6 +118,16 @@ def predicates(wanted: CallFilter) -> Iterator[Predicate]:
     if wanted.outcome:
         outcome = {"lost": None}.get(wanted.outcome, wanted.outcome)
         yield lambda row: row["outcome"] == outcome
+
+
+def has_result(wanted: ResultFilter, row: Row) -> bool:
+    value = row[wanted.name]
+    match wanted.operator:
+        case "=":
+            return str(value).lower() == wanted.value
+        case "!=":
+            return str(value).lower() != wanted.value
+    return value is not None and value >= float(wanted.value)
 
 
 def within(value: float | None, least: float | None, most: float | None) -> bool:
@@ -116,6 +140,7 @@ def maybe(*values: Any) -> st.SearchStrategy[Any]:
     return st.sampled_from([None, None, *values])
 
 
+RESULTS = ("booked=true", "booked!=false", "score>=4", "score=4", "score>=99")
 FILTERS = st.builds(
     CallFilter,
     q=st.sampled_from(["", "", "", "refund", "REFUND", "er", "予約を", "-01", "absent"]),
@@ -132,6 +157,7 @@ FILTERS = st.builds(
     cost_min=maybe(0.5),
     cost_max=maybe(1.0),
     metadata=st.sampled_from([(), (), (("tier", "gold"),), (("tier", "absent"),)]),
+    results=st.sampled_from([(), (), *((ResultFilter.read(text),) for text in RESULTS)]),
     handler=maybe("retrying", "failed", "none"),
     unparsed=st.sampled_from([False, False, True]),
     duplicate=st.sampled_from([False, False, True]),

@@ -244,3 +244,49 @@ def test_an_unreadable_call_log_gives_no_partial_file(site: Site) -> None:
     Path(str(site.stored.database.url.database)).write_bytes(b"no database at all" * 1000)
     response = site.browser.get("/calls/export.csv", headers={"cookie": cookie})
     assert response.status_code == 503
+
+
+@pytest.mark.parametrize(
+    ("query", "listed"),
+    [
+        ("result.booked=true", ["-yes"]),
+        ("result.score>=4", ["-yes"]),
+        ("result.score<4", ["-no"]),
+        ("result=score%3E%3D1&result=booked!=true", ["-no"]),
+        ("result.score=4.0", ["-yes"]),
+        ("result.day>=2026-12-01", ["-yes"]),
+        ("result.booked", ["-none", "-no", "-yes"]),
+        ("result.score>=x%00", []),
+    ],
+)
+def test_calls_are_filtered_by_the_results_of_handlers(
+    site: Site, query: str, listed: list[str]
+) -> None:
+    for number, name in enumerate(("-yes", "-no", "-none")):
+        call_id = site.stored.add_call(name, minutes_ago=9 - number)
+        if name != "-none":
+            is_booked = name == "-yes"
+            day = "2026-12-24" if is_booked else "2026-11-24"
+            site.stored.add_results(call_id, booked=is_booked, score=4 if is_booked else 1, day=day)
+    rows = site.get(f"/calls.json?{query}").json()["page"]["rows"]
+    assert [row["call"]["session_id"] for row in rows] == listed
+
+
+def test_chosen_results_have_a_column_and_stay_when_filters_change(site: Site) -> None:
+    site.stored.add_results(site.stored.add_call("-call"), booked=True, note=HOSTILE)
+    page = site.page("/calls?columns=booked,note&result.booked=true")
+    assert [cell.get("title") for cell in page.all("td", **{"class": "c-result"})] == [
+        "booked",
+        "note",
+    ]
+    assert page.all("img") == []
+    assert "/calls?columns=booked&columns=note" in page.links()
+
+
+def test_exports_have_the_results(site: Site) -> None:
+    site.stored.add_results(site.stored.add_call("-call"), booked=True, note="=1+1")
+    csv = site.get("/calls/export.csv").text.splitlines()
+    assert csv[0].endswith(",result.booked,result.note")
+    assert csv[1].endswith(",true,'=1+1")
+    line = site.get("/calls/export.jsonl").json()
+    assert line["results"][0] == {"handler": "book", "name": "booked", "value": True}

@@ -36,7 +36,7 @@ from ..rejections import (
     find_rejection,
     list_rejections,
 )
-from ..results import Result, results_of
+from ..results import Result, names_of, results_of
 from ..search import Excerpt, clean_query, excerpts
 from ..tables import (
     IS_OF_CALL,
@@ -246,6 +246,11 @@ class Queries:
         with self._reading() as connection:
             return connection.scalar(_LAST_PREFETCH)
 
+    def result_names(self) -> tuple[str, ...]:
+        """List the names of results that there are, up to 200, in alphabetical order."""
+        with self._reading() as connection:
+            return names_of(connection)
+
     def agents(self) -> tuple[str, ...]:
         """List the agent ids that calls came from, in alphabetical order."""
         with self._reading() as connection:
@@ -374,9 +379,14 @@ def _with_details(connection: Connection, ids: Sequence[int], query: str) -> tup
     rows = connection.execute(select(calls).where(calls.c.id.in_(ids))).mappings()
     found = {row["id"]: _read_as(Call, row) for row in rows}
     runs = _run_counts(connection, ids)
-    around = excerpts(connection, query, ids)
+    around, results = excerpts(connection, query, ids), results_of(connection, ids)
     return tuple(
-        ListedCall(found[id_], runs.get(id_, RunCounts()), *_first(around.get(id_, ())))
+        ListedCall(
+            found[id_],
+            runs.get(id_, RunCounts()),
+            *_first(around.get(id_, ())),
+            results=results.get(id_, ()),
+        )
         for id_ in ids
     )
 

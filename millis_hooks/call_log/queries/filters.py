@@ -29,6 +29,7 @@ from sqlalchemy import (
 
 from ...protocol.phones import digits_of, is_international, looked_for
 from ...protocol.test_marks import MADE_UP_SOURCES, SANDBOX_SOURCE
+from ..results import ResultFilter
 from ..sanitize import metadata_text
 from ..search import (
     Field,
@@ -47,6 +48,7 @@ from ..tables import (
     IS_UNHANDLED,
     IS_UNPARSED,
     call_metadata,
+    call_results,
     calls,
     deliveries,
     handler_runs,
@@ -89,11 +91,12 @@ class CallFilter:
     """Which calls a list holds: those all of it applies to. What is empty narrows nothing.
 
     `status` and `agent` hold alternatives, `metadata` pairs of key and value that all have to be
-    there, `function` and `provider` are names, and `number` is either side's, or a part of it, in
-    any spelling. `since` (inclusive) and `until` (exclusive) are when a call was received and take
-    the place of `range`; they are aware. Lengths are in seconds and costs in credits, both ends
-    inclusive. `unparsed` wants a delivery that could not be read, `duplicate` an end-of-call that
-    came more than once. `source` is one of `SOURCES`, or `made_up`: sandbox and test together.
+    there, as have `results`. `function` and `provider` are names, and `number` is either side's, or
+    a part of it, in any spelling. `since` (inclusive) and `until` (exclusive) are when a call was
+    received and take the place of `range`; they are aware. Lengths are in seconds and costs in
+    credits, both ends inclusive. `unparsed` wants a delivery that could not be read, `duplicate` an
+    end-of-call that came more than once. `source` is one of `SOURCES`, or `made_up`:
+    sandbox and test together.
 
     `range` "today" begins at midnight in `zone`. With `plainly`, `q` is a whole id or number: what
     can be looked for without the search index.
@@ -115,6 +118,7 @@ class CallFilter:
     cost_min: float | None = None
     cost_max: float | None = None
     metadata: tuple[tuple[str, str], ...] = ()
+    results: tuple[ResultFilter, ...] = ()
     function: str | None = None
     provider: str | None = None
     handler: str | None = None
@@ -232,6 +236,7 @@ def filters_of(filters: CallFilter) -> list[Filter]:
 def _filters(filters: CallFilter) -> Iterator[Filter]:
     for key, value in filters.metadata:
         yield _has_metadata(metadata_text(key), metadata_text(value))
+    yield from map(_has_result, filters.results)
     if filters.number:
         yield from _number(bindable(filters.number), plainly=filters.plainly)
     if filters.function:
@@ -362,6 +367,32 @@ def _has_metadata(key: str, value: str) -> Filter:
     )
     of_call = and_(m.call_id == calls.c.id, m.key == key, aside(m.value) == value)
     return Filter(exists().where(of_call).correlate(calls), (scan,))
+
+
+def _has_result(wanted: ResultFilter) -> Filter:
+    r = call_results.c
+    of_call = and_(r.call_id == calls.c.id, wanted.holds(aside))
+    where = exists().where(of_call).correlate(calls)
+    if wanted.operator == "!=":
+        return Filter(where)
+    if wanted.operator != "=":
+        return Filter(where, ids=select(r.call_id).where(wanted.holds()).distinct())
+    # Of several handlers with this result, the call is listed by the first.
+    first = call_results.alias()
+    earlier = (first.c.call_id == r.call_id, first.c.name == r.name, first.c.handler < r.handler)
+    is_same = aside(first.c.text).in_(wanted.texts)
+    is_first = ~exists().where(*earlier, is_same).correlate(call_results)
+    rows = call_results.join(calls, calls.c.id == r.call_id)
+    scans = [
+        IndexScan(
+            and_(wanted.holds(), r.text == text, is_first),
+            rows,
+            r.received_at,
+            r.call_id,
+        )
+        for text in wanted.texts
+    ]
+    return Filter(where, tuple(scans))
 
 
 def _between(column: ColumnElement[float], least: float | None, most: float | None) -> Filter:

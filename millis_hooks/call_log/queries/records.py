@@ -100,6 +100,7 @@ class ListedCall:
     runs: RunCounts
     excerpt: Excerpt | None = None
     more_excerpts: Sequence[Excerpt] = ()
+    results: Sequence[Result] = ()
 
     @property
     def all_excerpts(self) -> Sequence[Excerpt]:

@@ -14,11 +14,13 @@ formula: `-Ox1demo` stays, `-1+1|cmd` and `-A1-B2`, which names cells, do not. A
 with an apostrophe gets one more, so a program that removes one from every such text has what the
 call log has.
 
+A column `result.NAME` has the result NAME; of several handlers the first that has it.
+
 CSV for Excel has numbers and ids as `="+14155550134"`: it would make figures or errors of them.
 
 JSON lines have one call each. A line is an object: `format` is `millis-hooks-call/1`, then come the
-columns of `calls` (times in ISO 8601, UTC), and `deliveries` holds each request as it was stored,
-the first one first:
+columns of `calls` (times in ISO 8601, UTC), `results` holds what handlers returned for the call
+(`handler`, `name`, `value`), and `deliveries` each request as it was stored, the first one first:
 
     kind            prefetch | function | end_of_call
     session_id, received_at, outcome, reason, status_code, latency_ms, content_type, query
@@ -34,8 +36,8 @@ the first one first:
 
 A line whose `session_id` is null holds a delivery that belongs to no call. `masked` is true where
 the line was made without `--raw`: something in it may be hidden, and it cannot be imported. The
-columns are for other programs: an import takes `deliveries` and derives them again. What handlers
-did is not in it.
+columns are for other programs: an import takes `deliveries` and derives them again, and `results`.
+What else handlers did is not in it.
 """
 
 from __future__ import annotations
@@ -57,10 +59,12 @@ from pydantic_core import to_json
 from sqlalchemy import ColumnElement, Connection, Engine, exists, func, or_, select
 
 from ...masking.policy import MaskPolicy
+from ...protocol.results import Plain
 from ..deliveries import Delivery
 from ..queries.filters import CallFilter, filters_of, is_of, is_overdue, within
 from ..raw_body import length_of
 from ..redaction import masked_columns, masked_delivery
+from ..results import Result, masked_results, masked_values, names_of, results_of
 from ..tables import calls, deliveries
 
 if TYPE_CHECKING:
@@ -89,9 +93,10 @@ class Selection:
 
 
 class ExportedCall(NamedTuple):
-    """`COLUMNS` of a call by name, and its deliveries where they were asked for."""
+    """`COLUMNS` of a call by name, its results, and its deliveries where they were asked for."""
 
     columns: Mapping[str, Any]
+    results: Sequence[Result] = ()
     deliveries: Sequence[Delivery] = ()
 
 
@@ -135,21 +140,22 @@ def read_calls(
         with engine.connect() as connection:
             rows = connection.execute(select(calls.c.id, *COLUMNS).where(calls.c.id.in_(part)))
             by_id = {id_: dict(zip(_NAMES, columns, strict=True)) for id_, *columns in rows}
-        read = [by_id[id_] for id_ in part if id_ in by_id]
-        yield from _with_deliveries(engine, read) if with_deliveries else map(ExportedCall, read)
+            results = results_of(connection, part)
+        read = [ExportedCall(by_id[id_], results.get(id_, ())) for id_ in part if id_ in by_id]
+        yield from _with_deliveries(engine, read) if with_deliveries else read
     for id_ in selection.loose:
         one = select(*_AS_STORED).where(deliveries.c.id == id_)
         with engine.connect() as connection:
             row = connection.execute(one).one_or_none()
         if row is not None:
-            yield ExportedCall(dict.fromkeys(_NAMES), [Delivery(*row)])
+            yield ExportedCall(dict.fromkeys(_NAMES), deliveries=[Delivery(*row)])
 
 
-def _with_deliveries(engine: Engine, read: Sequence[Mapping[str, Any]]) -> Iterator[ExportedCall]:
-    by_session = {columns["session_id"]: columns for columns in read}
+def _with_deliveries(engine: Engine, read: Sequence[ExportedCall]) -> Iterator[ExportedCall]:
+    by_session = {call.columns["session_id"]: call for call in read}
     for sessions in _by_size(engine, list(by_session)):
         rows = _deliveries_of(engine, sessions)
-        yield from (ExportedCall(by_session[each], rows.get(each, ())) for each in sessions)
+        yield from (by_session[each]._replace(deliveries=rows.get(each, ())) for each in sessions)
 
 
 def _by_size(engine: Engine, sessions: Sequence[str]) -> Iterator[list[str]]:
@@ -217,9 +223,16 @@ Format: TypeAlias = Literal["csv", "jsonl"]
 
 @contextmanager
 def writing(
-    to: BinaryIO, format_: Format, policy: MaskPolicy | None, *, for_excel: bool = False
+    to: BinaryIO,
+    format_: Format,
+    policy: MaskPolicy | None,
+    *,
+    result_names: Sequence[str] = (),
+    for_excel: bool = False,
 ) -> Iterator[Callable[[ExportedCall], None]]:
     """Yield what writes a call into a file, which is complete at the end of the block.
+
+    CSV has a column for each of `result_names`.
 
     JSON lines need deliveries, and hide nothing where there is no policy. CSV `for_excel`
     has numbers and ids as `="+14155550134"`.
@@ -230,35 +243,52 @@ def writing(
         return
     text = io.TextIOWrapper(to, encoding="utf-8", newline="")
     rows = csv.writer(text)
-    rows.writerow(_NAMES)
+    mask, text_cell = policy or MaskPolicy(), as_text_cell if for_excel else guarded
+    rows.writerow([*_NAMES, *(f"result.{mask.line(name)}" for name in result_names)])
     try:
-        text_cell = as_text_cell if for_excel else guarded
-        yield partial(_write_row, rows, policy or MaskPolicy(), text_cell)
+        yield partial(_write_row, rows, mask, text_cell, result_names)
     finally:
         text.detach()
 
 
 def _write_row(
-    rows: CsvWriter, policy: MaskPolicy, text_cell: Callable[[str], str], call: ExportedCall
+    rows: CsvWriter,
+    policy: MaskPolicy,
+    text_cell: Callable[[str], str],
+    result_names: Sequence[str],
+    call: ExportedCall,
 ) -> None:
     columns = masked_columns(call.columns, policy).values()
-    rows.writerow(cell(value, text_cell) for value in columns)
+    results: dict[str, Plain] = {}
+    for each in call.results:
+        (masked,) = masked_values({each.name: each.value}, policy).values()
+        results.setdefault(each.name, masked)
+    values = (*columns, *(results.get(name) for name in result_names))
+    rows.writerow(cell(value, text_cell) for value in values)
 
 
 def _write_line(to: BinaryIO, policy: MaskPolicy | None, call: ExportedCall) -> None:
-    columns, stored = call
+    columns, results, stored = call
     if policy is not None:
-        columns = masked_columns(columns, policy)
+        columns, results = masked_columns(columns, policy), masked_results(results, policy)
         stored = [masked_delivery(delivery, policy) for delivery in stored]
-    for piece in call_line(columns, stored, masked=policy is not None):
+    for piece in call_line(columns, stored, results, masked=policy is not None):
         to.write(piece)
 
 
 def call_line(
-    columns: Mapping[str, Any], stored: Iterable[Delivery], *, masked: bool
+    columns: Mapping[str, Any],
+    stored: Iterable[Delivery],
+    results: Iterable[Result] = (),
+    *,
+    masked: bool,
 ) -> Iterator[bytes]:
     """Return a call's line in pieces, the last of which ends it."""
-    yield to_json({"format": FORMAT, **columns, "masked": masked})[:-1] + b',"deliveries":['
+    returned = [
+        {"handler": each.handler, "name": each.name, "value": each.value} for each in results
+    ]
+    line = {"format": FORMAT, **columns, "masked": masked, "results": returned}
+    yield to_json(line)[:-1] + b',"deliveries":['
     for number, delivery in enumerate(stored):
         yield (b"," if number else b"") + to_json(_object(delivery))
     yield b"]}\n"
@@ -294,7 +324,8 @@ def export(
 ) -> Iterator[bytes]:
     """Select calls, now, and return them as a file, the first received first."""
     selection = select_calls(connection, filters, now)
-    return _pieces(connection.engine, selection, format_, policy, for_excel)
+    names = names_of(connection)
+    return _pieces(connection.engine, selection, format_, policy, names, for_excel)
 
 
 def _pieces(
@@ -302,10 +333,11 @@ def _pieces(
     selection: Selection,
     format_: Format,
     policy: MaskPolicy,
+    result_names: Sequence[str],
     for_excel: bool,
 ) -> Iterator[bytes]:
     to = BytesIO()
-    with writing(to, format_, policy, for_excel=for_excel) as write:
+    with writing(to, format_, policy, result_names=result_names, for_excel=for_excel) as write:
         for call in read_calls(engine, selection, with_deliveries=format_ == "jsonl"):
             write(call)
             if to.tell() >= _PIECE_BYTES:

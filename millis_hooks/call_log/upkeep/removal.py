@@ -47,6 +47,7 @@ from ..search import call_search, matching_ids, terms_of
 from ..tables import (
     IS_UNPARSED,
     call_metadata,
+    call_results,
     calls,
     deliveries,
     handler_runs,
@@ -348,7 +349,8 @@ def find_session(reader: Engine, session_id: str) -> Matches:
 def find_number(reader: Engine, number: str) -> Matches:
     """Find the sessions from, to or with a number, and whatever names it.
 
-    Prefetches name it in their query, calls in their metadata, and what could not be read anywhere.
+    Prefetches name it in their query, calls in their metadata and results, and what could not be
+    read anywhere.
     Reads the whole log, a part at a time.
     """
     digits = digits_of(number)
@@ -360,6 +362,9 @@ def find_number(reader: Engine, number: str) -> Matches:
             sessions.add(row.session_id)
     for row in _in_parts(reader, _METADATA, call_metadata.c.call_id):
         if spelled.search(row.value):
+            sessions.add(row.session_id)
+    for row in _in_parts(reader, _RESULTS, call_results.c.call_id):
+        if spelled.search(row.text):
             sessions.add(row.session_id)
     for query, read in ((_QUERIES, unquote_plus), (_UNPARSED, _decoded)):
         for row in _in_parts(reader, query, deliveries.c.id):
@@ -424,6 +429,11 @@ def _in_parts(reader: Engine, query: Select[Any], key: ColumnElement[int]) -> It
 _CALLS = select(calls.c.session_id, calls.c.from_phone, calls.c.to_phone, calls.c.customer_phone)
 _METADATA = select(calls.c.session_id, call_metadata.c.value).join(
     calls, calls.c.id == call_metadata.c.call_id
+)
+_RESULTS = (
+    select(calls.c.session_id, call_results.c.text)
+    .join(calls, calls.c.id == call_results.c.call_id)
+    .where(call_results.c.text.is_not(None))
 )
 _SENT = select(deliveries.c.id, deliveries.c.session_id)
 _QUERIES = _SENT.add_columns(deliveries.c.query.label("text")).where(

@@ -36,6 +36,10 @@ COMMANDS = {
         "millis:config",
         "Print the JSON for the agent's configuration at Millis.",
     ),
+    "connect": (
+        "millis:connect",
+        "Write the webhooks and functions of this service into an agent at Millis.",
+    ),
     "send": ("send:app", "Send a sample webhook to a running service."),
     "simulate": (
         "simulate:simulate",
@@ -99,15 +103,15 @@ COMMANDS = {
 }
 #: The commands as `--help` lists them, by what they are for.
 GROUPS = {
-    "Develop": ("new", "dev", "send", "simulate", "config"),
+    "Develop": ("new", "dev", "send", "simulate", "config", "connect"),
     "Serve": ("run", "worker"),
     "Look": ("calls", "show", "runs", "tail", "drift", "doctor", "settings"),
     "Repair": ("replay", "reparse", "reconcile"),
     "Data": ("export", "import", "copy", "backup", "forget", "prune", "vacuum"),
     "Access": ("operator", "token"),
 }
-#: Their arguments are session ids, which begin with a dash.
-_TAKE_SESSION_IDS = {"show", "forget", "replay"}
+#: Their arguments are ids of Millis, which begin with a dash.
+_TAKE_IDS = {"show", "forget", "replay", "connect"}
 
 
 class LazyGroup(TyperGroup):
@@ -149,7 +153,7 @@ def load_command(name: str) -> Any:
     module, _, attribute = COMMANDS[name][0].partition(":")
     command = getattr(import_module(f".{module}", __package__), attribute)
     if not isinstance(command, typer.Typer):
-        options = {"ignore_unknown_options": name in _TAKE_SESSION_IDS}
+        options = {"ignore_unknown_options": name in _TAKE_IDS}
         command, function = typer.Typer(add_completion=False, rich_markup_mode=None), command
         command.command(name, context_settings=options)(function)
     return typer.main.get_command(command)

@@ -1,4 +1,4 @@
-"""`config` prints an agent's configuration; `reconcile` fetches ends that never arrived."""
+"""Print an agent's configuration, write it at Millis, and fetch missing end-of-calls."""
 
 from __future__ import annotations
 
@@ -18,16 +18,18 @@ from ..call_log.queries.requests import stored_tools
 from ..call_log.redaction import redaction_of
 from ..call_log.upkeep.removal import writing_by
 from ..exceptions import ConfigError, StorageError
-from ..millis_api.client import MillisApi
+from ..millis_api.client import Agent, MillisApi
+from ..millis_api.connection import Connected, changes_of, difference, state, write
 from ..millis_api.reconcile import SETTLES_IN, Reconciled, Reconciliation
+from ..protocol.agent_names import names_at_millis
 from ..protocol.reading import Json
 from ..server.app_loader import load_target
 from ..settings import Settings
 from ..webhooks import service_url
 from ..webhooks.agent_config import agent_config, warnings_about
 from .common import is_served, open_log
-from .options import DryRun, read_time
-from .terminal import INTERRUPTED, fail, note, progress
+from .options import DryRun, Yes, read_time
+from .terminal import INTERRUPTED, confirm, fail, note, progress
 
 
 class Form(StrEnum):
@@ -55,16 +57,7 @@ def config(
     ] = None,
 ) -> None:
     """Print the JSON for the agent's configuration at Millis."""
-    if target is None:
-        settings, mounted_at = Settings.load(), ""
-        tools = _stored_tools(settings, agent_id)
-    else:
-        application = load_target(target)
-        hooks = application.require_hooks()
-        settings, mounted_at = hooks.settings, application.mounted_at
-        tools = hooks.router.tools(agent_id)
-    settings.require_closed(has_functions=bool(tools))
-    base = service_url(settings, url) + mounted_at
+    settings, base, tools = _service(target, url, agent_id)
     if form is Form.STRING and not settings.secret_in_path:
         raise ConfigError(
             "A webhook that is only an address has its secret in the path, which is switched off. "
@@ -76,6 +69,81 @@ def config(
         note("Note: proxies on the way write paths to their logs. Prefer --as object.")
     for warning in warnings_about(base):
         note(f"Note: {warning}")
+
+
+def connect(
+    agent_id: Annotated[str, typer.Argument(help="ID of the agent at Millis.")],
+    target: Annotated[
+        str | None,
+        typer.Argument(help="Application (app.py or module:attribute), if its code sets settings."),
+    ] = None,
+    *,
+    url: Annotated[str, typer.Option(help="Public URL, such as https://hooks.example.com.")],
+    dry_run: DryRun = False,
+    yes: Yes = False,
+) -> None:
+    """Write the webhooks and functions of this service into an agent at Millis.
+
+    Needs MILLIS_HOOKS_API_KEY. Shows the difference without secrets, asks, writes, and reads the
+    agent again. Nothing else of the agent changes: if Millis loses anything, the old configuration
+    is put back and the exit status is 1.
+    """
+    settings, base, tools = _service(target, url, agent_id)
+    wanted = agent_config(settings, base, agent_id=agent_id, tools=tools)
+    for warning in warnings_about(base):
+        note(f"Note: {warning}")
+    api = MillisApi.of(settings)
+    agent = asyncio.run(api.agent(agent_id))
+    changes = changes_of(agent, wanted)
+    name = names_at_millis([(agent_id, agent.name)]).get(agent_id, "")
+    if not changes:
+        typer.echo(f"Agent {agent_id} {name} has these webhooks and functions. Nothing to change.")
+        return
+    typer.echo(f"Agent {agent_id} {name} changes:")
+    for line in difference(agent, changes):
+        typer.echo(f"  {line}")
+    if dry_run:
+        typer.echo("Nothing was written.")
+        return
+    if not yes:
+        confirm("Write this?", refusal="Nothing was written.")
+    _report(agent, asyncio.run(write(api, agent, changes)), wanted)
+
+
+def _report(before: Agent, result: Connected, wanted: Mapping[str, Json]) -> None:
+    """Print what Millis has now; end with status 1 if that is not what was asked for."""
+    if result.is_put_back:
+        fail(
+            f"Millis replaced the configuration and lost: {', '.join(result.lost)}. The old "
+            "configuration was put back. Merge what `millis-hooks config` prints by hand."
+        )
+    if result.lost:
+        typer.echo(json.dumps(before.config, indent=2))
+        fail(
+            f"Millis lost: {', '.join(result.lost)}, and the old configuration could not be put "
+            "back. It is printed above, with its secrets: put it back by hand."
+        )
+    typer.echo("Millis now has:")
+    for line in state(result.agent, wanted):
+        typer.echo(f"  {line}")
+    if result.not_taken:
+        fail(f"Millis did not keep as written: {', '.join(result.not_taken)}.")
+
+
+def _service(
+    target: str | None, url: str, agent_id: str | None
+) -> tuple[Settings, str, Sequence[Mapping[str, Json]]]:
+    """Return settings, public address and functions. Raises `ConfigError`."""
+    if target is None:
+        settings, mounted_at = Settings.load(), ""
+        tools = _stored_tools(settings, agent_id)
+    else:
+        application = load_target(target)
+        hooks = application.require_hooks()
+        settings, mounted_at = hooks.settings, application.mounted_at
+        tools = hooks.router.tools(agent_id)
+    settings.require_closed(has_functions=bool(tools))
+    return settings, service_url(settings, url) + mounted_at, tools
 
 
 def _stored_tools(settings: Settings, agent_id: str | None) -> Sequence[Mapping[str, Json]]:

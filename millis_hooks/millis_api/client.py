@@ -89,6 +89,15 @@ class LoggedCall(EndOfCall):
 
 
 @dataclass(frozen=True, slots=True)
+class Agent:
+    """An agent at Millis; `config` may have secrets of its webhooks and tools."""
+
+    id: str
+    name: str
+    config: dict[str, Json]
+
+
+@dataclass(frozen=True, slots=True)
 class CallLogPage:
     """A page of Millis' call logs; `unreadable` counts the entries without a session id."""
 
@@ -249,6 +258,23 @@ class MillisApi:
         agents = (entry for entry in entries if isinstance(entry, dict))
         return names_at_millis((identifier(each.get("id")), each.get("name")) for each in agents)
 
+    async def agent(self, agent_id: str) -> Agent:
+        """Return an agent with its configuration; raises `MillisNotFoundError` without."""
+        answer = await self._transport.request("GET", f"agents/{_segment(agent_id)}")
+        config = answer.get("config") if isinstance(answer, dict) else None
+        name = answer.get("name") if isinstance(answer, dict) else None
+        if not isinstance(config, dict) or not isinstance(name, str):
+            raise _unexpected(answer)
+        return Agent(agent_id, name, config)
+
+    async def change_agent(self, agent_id: str, name: str, config: Mapping[str, Json]) -> None:
+        """Write the keys of an agent's configuration that are given.
+
+        Millis does not document whether the others stay: read the agent again.
+        """
+        path, body = f"agents/{_segment(agent_id)}", {"name": name, "config": config}
+        await self._transport.request("PUT", path, body=body)
+
     async def call_log(self, session_id: str) -> LoggedCall:
         """Return the entry of a session in Millis' call logs; raises `MillisNotFoundError` without.
 
@@ -347,7 +373,7 @@ def _unexpected(answer: Json) -> MillisUnreachableError:
 def _segment(session_id: str) -> str:
     """Return an id as a segment of a path. Raises `MillisNotFoundError` if it cannot be one."""
     if identifier(session_id) in {None, ".", ".."}:
-        raise MillisNotFoundError("This is not the id of a session.")
+        raise MillisNotFoundError("This is not an id of Millis.")
     return quote(session_id, safe="", errors="replace")
 
 

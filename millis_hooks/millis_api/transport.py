@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from httpx2 import AsyncBaseTransport, AsyncClient, Request, Response
 
-Method: TypeAlias = Literal["GET", "POST"]
+Method: TypeAlias = Literal["GET", "POST", "PUT"]
 
 #: A request and its retries take no longer than this, in seconds.
 DEADLINE_S = 30.0

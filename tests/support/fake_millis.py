@@ -31,6 +31,8 @@ class FakeMillis:
     def __init__(self) -> None:
         self.entries: list[dict[str, Any]] = []
         self.agents: list[Any] = []
+        #: What a PUT does to a configuration: merge into it, or take its place.
+        self.replaces = False
         self.asked: list[tuple[str, dict[str, Any]]] = []
         self.headers: list[dict[str, str]] = []
         #: Answered, or raised, in turn before anything else is.
@@ -42,6 +44,7 @@ class FakeMillis:
                 Route("/register_call", self._start, methods=["POST"]),
                 Route("/sessions/{session_id}/terminate", self._terminate, methods=["POST"]),
                 Route("/agents", self._agents),
+                Route("/agents/{agent_id}", self._agent, methods=["GET", "PUT"]),
                 Route("/call-logs", self._call_logs),
                 Route("/call-logs/{session_id}", self._call_log),
             ]
@@ -73,6 +76,17 @@ class FakeMillis:
 
     async def _agents(self, request: Request) -> Response:
         return JSONResponse(self.agents)
+
+    async def _agent(self, request: Request) -> Response:
+        wanted = request.path_params["agent_id"]
+        agent = next((each for each in self.agents if each["id"] == wanted), None)
+        if agent is None:
+            return JSONResponse({"detail": "Agent not found"}, 404)
+        if request.method == "PUT":
+            config = self.asked[-1][1]["config"]
+            agent["config"] = config if self.replaces else agent["config"] | config
+            return JSONResponse({"success": True})
+        return JSONResponse(agent)
 
     async def _call_logs(self, request: Request) -> Response:
         query = request.query_params

@@ -135,6 +135,11 @@ class Service:
         for warning in settings.warnings():
             logger.warning(warning)
         router.check()
+        if not settings.own_numbers and any("direction" in each.accepted for each in router):
+            logger.warning(
+                "handlers with direction= get no calls: set MILLIS_HOOKS_OWN_NUMBERS, by which "
+                "directions are told"
+            )
         router.is_served = True
         if not list(router):
             logger.warning(

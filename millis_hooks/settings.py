@@ -40,6 +40,7 @@ from .environment.values import as_text, expected, quoted
 from .exceptions import ConfigError
 from .protocol.agent_names import check_agent, check_unique
 from .protocol.phones import international
+from .protocol.variables import check_variables
 
 Secrets = tuple[SecretStr, ...]
 Networks = tuple[IPv4Network | IPv6Network, ...]
@@ -75,6 +76,7 @@ class SettingsOptions(TypedDict, total=False):
     prefetch_budget_s: float
     prefetch_fallback: Literal["empty", "default", "last_good"]
     prefetch_default: Mapping[str, object]
+    variables: Mapping[str, object]
     extra_prompt_max_chars: int
     max_body_bytes: int
     body_timeout_s: float
@@ -200,6 +202,11 @@ class Settings(BaseModel):
     )
     prefetch_default: dict[str, Any] = Field(
         {}, description='The default answer, as JSON: {"metadata": {}, "extra_prompt": ""}.'
+    )
+    variables: dict[str, Any] = Field(
+        {},
+        description="Variables of the agents' prompts and their defaults, as JSON. They complete "
+        "every answer to a prefetch.",
     )
     extra_prompt_max_chars: int = Field(
         8_000,
@@ -514,7 +521,7 @@ class Settings(BaseModel):
             if secret is not None:
                 yield secret.get_secret_value()
 
-    @field_validator("agent_secrets", "agent_names", "prefetch_default", mode="before")
+    @field_validator("agent_secrets", "agent_names", "prefetch_default", "variables", mode="before")
     @classmethod
     def _read_json(cls, value: object, info: ValidationInfo) -> object:
         expected = _JSON_EXAMPLES[str(info.field_name)]
@@ -533,6 +540,8 @@ class Settings(BaseModel):
             names = dict(check_agent(*each) for each in value.items())
             check_unique(names)
             return names
+        if info.field_name == "variables":
+            return check_variables(value)
         return dict(value)
 
     @field_validator(
@@ -664,6 +673,7 @@ _JSON_EXAMPLES = {
     "agent_names": '{"<agent_id>": "Front desk"}',
     "agent_secrets": '{"<agent_id>": ["<secret>"]}',
     "prefetch_default": '{"metadata": {}, "extra_prompt": ""}',
+    "variables": '{"first_name": "there"}',
 }
 _NO_SECRET = (
     "No secret is set, so anyone could post calls to the {hook} webhook. Set one:\n"

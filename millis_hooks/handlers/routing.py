@@ -33,6 +33,7 @@ from ..protocol.agent_names import check_agent, check_unique
 from ..protocol.call_status import CallStatus, Outcome
 from ..protocol.events import Channel, EndOfCall, PrefetchRequest, PrefetchResponse
 from ..protocol.functions import FunctionRequest, Method, ResponseMode, Tool
+from ..protocol.phones import Direction, digits_of, international, looked_for
 from ..protocol.reading import Json
 from .functions import tool_of
 from .retries import Backoff, FailedRun
@@ -81,7 +82,7 @@ class Handler:
 
     def matches(self, event: Event) -> bool:
         """Tell whether the filters accept `event`, except `when`, which is the team's own code."""
-        return all(getattr(event, name) in values for name, values in self.accepted.items())
+        return all(_compared(event, name) in values for name, values in self.accepted.items())
 
     def call(self, event: Any) -> Any:
         """Call the function as its signature asks for."""
@@ -117,6 +118,14 @@ class NamedAgent:
     id: str
     name: str
     place: str
+
+
+def _compared(event: Event, name: str) -> object:
+    """Return an attribute of an event as filters have it."""
+    value: object = getattr(event, name)
+    if name == "to_phone" and isinstance(value, str):
+        return f"+{digits_of(looked_for(value))}"
+    return value
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
@@ -170,6 +179,10 @@ def _one_of(known: Iterable[str]) -> Callable[[object], frozenset[str]]:
     return check
 
 
+def _numbers(value: Any) -> frozenset[str]:
+    return frozenset(map(international, _texts(value)))
+
+
 def _in_order(value: Any) -> list[str]:
     texts = [value] if isinstance(value, str) else value
     if isinstance(texts, Collection) and all(isinstance(each, str) and each for each in texts):
@@ -212,9 +225,11 @@ _FUNCTION = _check(
     "It must be a plain function of the call.",
 )
 _CHANNELS = _one_of(get_args(Channel))
+_DIRECTIONS = _one_of(get_args(Direction))
 
 _Several: TypeAlias = str | Collection[str] | None
 _Channels: TypeAlias = Channel | Collection[Channel] | None
+_Directions: TypeAlias = Direction | Collection[Direction] | None
 
 
 class _Options(TypedDict, total=False):
@@ -232,6 +247,8 @@ class PrefetchOptions(_Options, total=False):
 
     agent_id: Annotated[_Several, _texts]
     channel: Annotated[_Channels, _CHANNELS]
+    direction: Annotated[_Directions, _DIRECTIONS]
+    to_phone: Annotated[_Several, _numbers]
     when: Annotated[Callable[[PrefetchRequest], object] | None, _FUNCTION]
     budget_s: Annotated[float | None, _SECONDS]
 
@@ -241,6 +258,8 @@ class EndOfCallOptions(_RunOptions, total=False):
 
     agent_id: Annotated[_Several, _texts]
     channel: Annotated[_Channels, _CHANNELS]
+    direction: Annotated[_Directions, _DIRECTIONS]
+    to_phone: Annotated[_Several, _numbers]
     call_status: Annotated[_Several, _one_of(CallStatus)]
     outcome: Annotated[_Several, _one_of(Outcome)]
     when: Annotated[Callable[[EndOfCall], object] | None, _FUNCTION]
@@ -303,7 +322,9 @@ _HOOKS: Mapping[HandlerHook, _Hook] = {
     "end_of_call": _Hook("on_end_of_call", EndOfCall, _annotations(EndOfCallOptions)),
     "failed": _Hook("on_failed", FailedRun, _annotations(FailedOptions)),
 }
-_FILTERS = frozenset({"agent_id", "channel", "call_status", "outcome", "handler"})
+_FILTERS = frozenset(
+    {"agent_id", "channel", "direction", "to_phone", "call_status", "outcome", "handler"}
+)
 
 
 def make_handler(
@@ -517,8 +538,9 @@ class Router:
         It takes a `PrefetchRequest` and returns a `PrefetchResponse`, a `str` (the extra prompt),
         a dict in Millis' shape, or None. If several handlers match, all run, side by side.
 
-        `name=` is the function's own by default. `agent_id=` and `channel=` filter by one value or
-        several, `when=` by a function of the call. `budget_s=` is its share of the caller's
+        `name=` is the function's own by default. `agent_id=`, `channel=`, `direction=` and
+        `to_phone=`, the number that is called, filter by one value or several, `when=` by a
+        function of the call. `budget_s=` is its share of the caller's
         patience in seconds, the application's budget by default. Raises `RegistrationError` for
         what cannot work.
         """
@@ -556,12 +578,12 @@ class Router:
         It takes an `EndOfCall`; what it returns is not used. One that raises is called again, until
         `max_attempts=` (5) have begun; then its run has failed. It may raise `Retry` and `GiveUp`.
 
-        `name=` is the function's own by default. `agent_id=`, `channel=`, `call_status=` and
-        `outcome=` filter by one value or several, `when=` by a function of the call. An attempt is
-        given up after `timeout_s=` (60) seconds; the next waits as `retry_backoff=`, a `Backoff`,
-        says. At most `concurrency=` of its runs are at work at once. `repeatable=False` keeps
-        operators from replaying it. With `on_change=True` it is called again when a later
-        end-of-call of the same session changes the call. Raises
+        `name=` is the function's own by default. `agent_id=`, `channel=`, `direction=`,
+        `to_phone=`, `call_status=` and `outcome=` filter by one value or several, `when=` by a
+        function of the call. An attempt is given up after `timeout_s=` (60) seconds; the next waits
+        as `retry_backoff=`, a `Backoff`, says. At most `concurrency=` of its runs are at work at
+        once. `repeatable=False` keeps operators from replaying it. With `on_change=True` it is
+        called again when a later end-of-call of the same session changes the call. Raises
         `RegistrationError` for what cannot work.
         """
         return self._register("end_of_call", function, options)

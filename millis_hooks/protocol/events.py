@@ -432,12 +432,24 @@ class EndOfCall(WireModel, Received[State], Generic[CallMetadata, State]):
         """How the conversation was held."""
         if self.call_status == CallStatus.CHAT_COMPLETION:
             return "chat"
-        return "phone" if self._from_phone or self._to_phone else "web"
+        return "phone" if self.from_phone or self.to_phone else "web"
+
+    @property
+    def from_phone(self) -> str | None:
+        """The number that called; None on the web."""
+        return (self.voip.from_phone or None) if self.voip else None
+
+    @property
+    def to_phone(self) -> str | None:
+        """The number that was called; None on the web."""
+        return (self.voip.to_phone or None) if self.voip else None
 
     @property
     def direction(self) -> Direction | None:
         """Direction of a phone call; None on web calls and if no number is one of `own_numbers`."""
-        return direction_of(self._from_phone, self._to_phone, self._own_numbers)
+        return direction_of(self.from_phone, self.to_phone, self._own_numbers)
+        """Who called whom; None on the web, and where no number is known to be ours."""
+        return direction_of(self.from_phone, self.to_phone, self._own_numbers)
 
     @property
     def customer_phone(self) -> str | None:
@@ -446,7 +458,7 @@ class EndOfCall(WireModel, Received[State], Generic[CallMetadata, State]):
         Where neither number is known to be ours it is `from`, which Millis' documentation calls
         the caller. On outbound calls that is the agent's own: set `MILLIS_HOOKS_OWN_NUMBERS`.
         """
-        return customer_of(self._from_phone, self._to_phone, self._own_numbers)
+        return customer_of(self.from_phone, self.to_phone, self._own_numbers)
 
     @property
     def outcome(self) -> Outcome:
@@ -488,7 +500,7 @@ class EndOfCall(WireModel, Received[State], Generic[CallMetadata, State]):
     def variables(self) -> dict[str, object]:
         """What `{name}` stands for in this call's texts: its metadata and the two numbers."""
         metadata = _plain(self.metadata)
-        return variables_of(metadata, from_phone=self._from_phone, to_phone=self._to_phone)
+        return variables_of(metadata, from_phone=self.from_phone, to_phone=self.to_phone)
 
     def typed(self, model: type[Model]) -> EndOfCall[Model, State]:
         """Return this call with its metadata as a pydantic model.
@@ -505,14 +517,6 @@ class EndOfCall(WireModel, Received[State], Generic[CallMetadata, State]):
         """Return what the last call of this function gave; None if it was not called."""
         results = [call.result for call in self.function_calls if call.name == name]
         return results[-1] if results else None
-
-    @property
-    def _from_phone(self) -> str | None:
-        return (self.voip.from_phone or None) if self.voip else None
-
-    @property
-    def _to_phone(self) -> str | None:
-        return (self.voip.to_phone or None) if self.voip else None
 
 
 class Identity(NamedTuple):

@@ -8,12 +8,33 @@ core-concepts/variables.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 #: A name between single braces: `{{name}}` is another tool's, and JSON does not look so.
 _VARIABLE = re.compile(r"(?!(?<=\{)\{[^{}]*\}\})\{([A-Za-z_][\w.-]{0,127})\}")
+
+
+_NAME = re.compile(r"[A-Za-z_][\w.-]{0,127}")
+#: Names that Millis fills in, and those of a prefetch request.
+_TAKEN = frozenset({"FromPhone", "ToPhone", "session_id", "agent_id", "from", "to"})
+
+
+def check_variables(defaults: Mapping[Any, object]) -> dict[str, object]:
+    """Return declared variables; raises `ValueError` for a name or default that none can have."""
+    for name, default in defaults.items():
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise ValueError(
+                f"{name!r} is no name of a variable: letters, digits, _, - and . after a letter"
+            )
+        if name in _TAKEN:
+            raise ValueError(f"{name} is a name that Millis gives")
+        is_finite = not isinstance(default, float) or math.isfinite(default)
+        if not isinstance(default, str | int | float) or not is_finite:
+            raise ValueError(f"the default of {name} has to be a text or a number")
+    return dict(defaults)
 
 
 class Filled(NamedTuple):

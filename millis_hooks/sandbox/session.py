@@ -16,6 +16,8 @@ import random
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
+from itertools import chain
+from types import MappingProxyType
 from typing import Any, Protocol, Self
 
 from ..masking.error_report import describe_failure
@@ -39,7 +41,14 @@ from .steps import (
     Said,
     StepLog,
 )
-from .texts import Filling, ignored_parts, merge_metadata, render, tools_of
+from .texts import (
+    Filling,
+    ignored_parts,
+    merge_metadata,
+    render,
+    tools_of,
+    unknown_variables,
+)
 from .transport import END_OF_CALL, PREFETCH, Transport, webhook_of, webhook_of_tool
 from .webhook_client import PrefetchAnswer, SimulatedCall, WebhookClient
 
@@ -106,14 +115,17 @@ class Session:
         clock: Clock | None = None,
         rng: random.Random | None = None,
         mark: Marker | None = None,
+        declared: Mapping[str, object] = MappingProxyType({}),
     ) -> None:
         """Have `agent` talk, and `transport` carry the requests; without a clock nothing waits.
 
-        `mark` makes the header that tells a receiver that the call is simulated.
+        `mark` makes the header that tells a receiver that the call is simulated. `declared` are
+        the variables that the receiver completes; a note names others in the agent's texts.
         """
         self._clock = clock or Clock()
         rng = rng or random.SystemRandom()
         self.spec = spec
+        self._declared = declared
         self.session_id = spec.session_id or push_id(self._clock.now(), bits=rng.getrandbits)
         self.call_id = spec.call_id or push_id(self._clock.now(), bits=rng.getrandbits)
         self.log = StepLog(self._clock)
@@ -323,6 +335,10 @@ class Session:
         if texts.unresolved:
             policy = spec.policy.missing_variables
             notes.append(f"Unknown names are {policy}: Millis does not say what it does with them.")
+        if self._declared:
+            unknown = unknown_variables(spec.agent_config, self._declared).values()
+            if names := ", ".join(dict.fromkeys(chain.from_iterable(unknown))):
+                notes.append(f"Not declared in variables=, so some calls may lack them: {names}.")
         if ignored := ignored_parts(spec.agent_config):
             notes.append(f"Not rehearsed here: {', '.join(ignored)}.")
         return replace(texts, notes=tuple(notes))

@@ -49,6 +49,8 @@ class Simulator:
     transport: Transport
     webhooks: Mapping[str, Json]
     mark: Marker | None = None
+    #: The receiver's variables, which an agent's texts are compared with.
+    declared: Mapping[str, object] = field(default_factory=dict)
 
     async def run(self, scenario: Scenario, *, listener: Listener | None = None) -> Session:
         """Run a scenario once, without waiting for its pauses; `listener` gets each step."""
@@ -57,7 +59,9 @@ class Simulator:
         mark = self.mark
         if mark is not None and spec.dry_run:
             mark = replace(mark, purpose="dry-run")
-        session = Session(spec, ScriptedAgent(scenario.script), self.transport, mark=mark)
+        session = Session(
+            spec, ScriptedAgent(scenario.script), self.transport, mark=mark, declared=self.declared
+        )
         if listener is not None:
             session.log.listen(listener)
         return await session.run()

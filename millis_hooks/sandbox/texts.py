@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import quote
 
 from ..protocol.reading import Json
-from ..protocol.variables import fill
+from ..protocol.variables import fill, variables_of
 from .policy import Policy
 from .steps import Merged, Rendered
 from .transport import END_OF_CALL, Webhook, webhook_of, webhook_of_tool
@@ -154,6 +154,19 @@ def render(
         messages=_messages(agent_config, filling),
         unresolved=dict(filling.unresolved),
     )
+
+
+def unknown_variables(
+    agent_config: Mapping[str, Json], declared: Mapping[str, object]
+) -> dict[str, tuple[str, ...]]:
+    """Return the variables in the texts of an agent that are not `declared`, by their place.
+
+    Millis gives `FromPhone` and `ToPhone` on the phone.
+    """
+    known = variables_of(declared, from_phone="", to_phone="")
+    filling = Filling(known, Policy())
+    render(agent_config, filling, extra_prompt=None, metadata_in_prompt=None)
+    return filling.unresolved
 
 
 def tools_of(agent_config: Mapping[str, Json]) -> list[dict[str, Any]]:

@@ -333,7 +333,8 @@ class HooksClient:
         tools = self.hooks.router.tools(agent_id)
         webhooks = agent_config(settings, IN_PROCESS, agent_id=agent_id, tools=tools)
         mark = Marker(self.hooks.settings, purpose_of(sandbox=sandbox, dry_run=spec.dry_run))
-        return Simulator(transport=self._transport, webhooks=webhooks, mark=mark)
+        declared = self.hooks.settings.variables
+        return Simulator(transport=self._transport, webhooks=webhooks, mark=mark, declared=declared)
 
     def _called(self, name: str, since: datetime) -> Delivery | None:
         """Return the record of a function's request, which is written soon after the answer."""

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from starlette.types import Receive, Scope, Send
@@ -196,11 +197,17 @@ class PrefetchEndpoint:
         if errors and not answers:
             return self._fall_back(call, errors, reasons)
         answer = merge(answers)
-        body = answer.encode()
         # An answer to a rehearsal is not for the real caller.
         if self.cache is not None and not errors and not call.sandbox:
-            self.cache.keep(call, body)
-        return Prepared(body, "fresh", reasons + answer.notes, answer.encode_keep())
+            self.cache.keep(call, answer.encode())
+        return self._prepared(call, answer, "fresh", reasons + answer.notes)
+
+    def _prepared(
+        self, call: PrefetchRequest[Any], answer: Answer, outcome: str, reasons: list[str]
+    ) -> Prepared:
+        """Return an answer, completed with the declared variables."""
+        answer.complete(call, self._settings.variables)
+        return Prepared(answer.encode(), outcome, reasons, answer.encode_keep())
 
     async def _run(
         self,
@@ -222,10 +229,16 @@ class PrefetchEndpoint:
 
     def _read(self, result: HandlerResult, call: PrefetchRequest[Any]) -> list[Answer]:
         """Return the handler's answer, if it gave one; raise `HandlerError` if it failed."""
-        max_chars = self._settings.extra_prompt_max_chars
+        settings = self._settings
+        read_one = partial(
+            read_answer,
+            call=call,
+            max_chars=settings.extra_prompt_max_chars,
+            variables=settings.variables,
+        )
 
         def read(value: object) -> list[Answer]:
-            return [] if value is NOT_WANTED else [read_answer(value, call, max_chars=max_chars)]
+            return [] if value is NOT_WANTED else [read_one(value)]
 
         return read_result(result, read)
 
@@ -238,11 +251,11 @@ class PrefetchEndpoint:
         """Choose the answer when no handler has given one."""
         last_good = self.cache.find(call) if self.cache is not None else None
         if last_good is not None:
-            return Prepared(last_good, "last_good", reasons)
+            return self._prepared(call, Answer.of(last_good), "last_good", reasons)
         if self._settings.prefetch_fallback != "empty" and self._default is not None:
-            return Prepared(self._default, "default", reasons)
+            return self._prepared(call, Answer.of(self._default), "default", reasons)
         late = any(isinstance(error, HandlerTimeoutError) for error in errors)
-        return Prepared(b"{}", "late" if late else "failed", reasons)
+        return self._prepared(call, Answer(), "late" if late else "failed", reasons)
 
 
 def read_result(result: HandlerResult, read: Callable[[object], T]) -> T:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import ValidationError
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 
 from ..exceptions import ConfigError, HandlerError
 from ..protocol.events import Json, PrefetchRequest, PrefetchResponse
@@ -41,6 +42,14 @@ class Answer:
     #: What could not be sent: which value, and why.
     left_out: list[str] = field(default_factory=list)
 
+    @classmethod
+    def of(cls, sent: bytes, kept: str | None = None) -> Answer:
+        """Return an answer that was sent before, and what was kept of it."""
+        flat: dict[str, Any] = from_json(sent)
+        metadata, prompt = flat.pop("metadata", None), flat.pop("extra_prompt", None)
+        keep = from_json(kept) if kept else {}
+        return cls(metadata or {}, [prompt] if prompt else [], flat, keep)
+
     @property
     def warnings(self) -> list[str]:
         """What the team has to change: values left out, and names that Millis ignores."""
@@ -56,19 +65,36 @@ class Answer:
             message["extra_prompt"] = "\n\n".join(self.extra_prompts)
         return to_json(message)
 
+    def complete(self, call: PrefetchRequest[Any], variables: Mapping[str, Json]) -> None:
+        """Add the default of each variable that neither the call nor a handler gives."""
+        for name, default in variables.items():
+            if self.metadata.get(name) is None and (
+                name in self.metadata or name not in call.variables
+            ):
+                self.metadata[name] = default
+
     def encode_keep(self) -> str | None:
         """Return what stays here as JSON, None if that is nothing."""
         return to_json(self.keep).decode() if self.keep else None
 
 
-def read_answer(value: object, call: PrefetchRequest[Any], *, max_chars: int) -> Answer:
-    """Read what a handler returned; raises `HandlerError` saying what was wrong with it."""
+def read_answer(
+    value: object,
+    call: PrefetchRequest[Any],
+    *,
+    max_chars: int,
+    variables: Mapping[str, Json] = MappingProxyType({}),
+) -> Answer:
+    """Read what a handler returned; raises `HandlerError` saying what was wrong with it.
+
+    `variables` are the declared ones, with their defaults.
+    """
     if value is None:
         return Answer()
     if isinstance(value, str):
-        return _answer(PrefetchResponse(extra_prompt=value), call, max_chars)
+        value = PrefetchResponse(extra_prompt=value)
     if isinstance(value, PrefetchResponse):
-        return _answer(value, call, max_chars)
+        return _answer(value, call, max_chars, variables)
     if isinstance(value, Mapping):
         return _read_mapping(value, call, max_chars)
     raise HandlerError(
@@ -133,8 +159,13 @@ def _flat_names(flat: Mapping[str, object]) -> str:
     )
 
 
-def _answer(response: PrefetchResponse, call: PrefetchRequest[Any], max_chars: int) -> Answer:
-    fills = response.fill_variables
+def _answer(
+    response: PrefetchResponse,
+    call: PrefetchRequest[Any],
+    max_chars: int,
+    variables: Mapping[str, Json],
+) -> Answer:
+    fills = variables if response.fill_variables else None
     answer = _read(response.metadata, response.extra_prompt, call, max_chars, fills=fills)
     _keep(response.keep, answer)
     return _checked(answer)
@@ -160,13 +191,15 @@ def _read(
     call: PrefetchRequest[Any],
     max_chars: int,
     *,
-    fills: bool = False,
+    fills: Mapping[str, Json] | None = None,
 ) -> Answer:
     answer = Answer()
     answer.metadata = as_object(metadata, "metadata", answer.left_out)
     text = as_text(prompt, "extra_prompt", answer.left_out)
-    if text and fills:
-        filled = fill(text, {**call.variables, **answer.metadata})
+    if text and fills is not None:
+        given = Answer(dict(answer.metadata))
+        given.complete(call, fills)
+        filled = fill(text, {**call.variables, **given.metadata})
         text = filled.text
         answer.notes += [
             f"{{{name}}} is not a known variable and was left" for name in filled.unknown

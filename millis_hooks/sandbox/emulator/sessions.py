@@ -215,6 +215,7 @@ class SessionManager:
             clock=Clock(self._settings.sandbox_pace) if is_script else Clock(1, is_live=True),
             rng=self._rng,
             mark=Marker(self._settings, "dry-run" if spec.dry_run else "sandbox"),
+            declared=self._settings.variables,
         )
         task = asyncio.ensure_future(self._run(session))
         call = LiveCall(session, caller, self._now(), about or {}, task)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
@@ -41,6 +41,7 @@ from ..protocol.phones import customer_of, digits_of, direction_of
 from ..protocol.test_marks import MADE_UP_SOURCES
 from .dialects import describe
 from .raw_body import length_of
+from .results import Result, results_of
 from .sanitize import clean_text
 from .tables import calls, deliveries
 
@@ -62,6 +63,7 @@ _MOST_BYTES = 2_000_000
 #: The names of the spellings of a number.
 _NUMBERS = ("as_sent", "plus", "digits")
 _COLUMNS = (
+    "id",
     "session_id",
     "received_at",
     "started_at",
@@ -140,7 +142,8 @@ class Memory:
                 return []
             question = self._question(caller, event, limit, agent)
             rows = connection.execute(*question).all() if question else []
-        return [_read(row) for row in rows]
+            results = results_of(connection, [row.id for row in rows]) if rows else {}
+        return [_read(row, results.get(row.id, ())) for row in rows]
 
     def _question(
         self, caller: _Caller, event: Asking, limit: int, agent: str | None
@@ -265,7 +268,7 @@ def _spellings(name: str, number: str | None) -> dict[str, str]:
     return {f"{name}_{key}": each for key, each in zip(_NUMBERS, spellings, strict=True)}
 
 
-def _read(row: Any) -> EarlierCall:
+def _read(row: Any, results: Sequence[Result]) -> EarlierCall:
     end = None
     with suppress(PayloadError):  # it was read once, and may have been redacted since
         end = EndOfCall.parse(row.body) if row.body else None
@@ -277,6 +280,7 @@ def _read(row: Any) -> EarlierCall:
         call_status=row.call_status,
         duration_s=row.duration_s,
         metadata=dict(end.metadata) if end else {},
+        results={each.name: each.value for each in results},
         caller_last_words=_last_words(end, "user"),
         agent_last_words=_last_words(end, "assistant"),
     )

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from .phones import digits_of
 from .reading import Json
+from .results import Plain
 
 #: Earlier calls that a handler gets at most.
 MOST_EARLIER = 20
@@ -52,6 +53,8 @@ class EarlierCall:
     call_status: str | None = None
     duration_s: float | None = None
     metadata: dict[str, Json] = field(default_factory=dict)
+    #: What end-of-call handlers returned for the call.
+    results: dict[str, Plain] = field(default_factory=dict)
     caller_last_words: str | None = None
     agent_last_words: str | None = None
 

@@ -11,6 +11,7 @@ from sqlalchemy.exc import OperationalError
 
 from millis_hooks import (
     EarlierCall,
+    EndOfCall,
     FunctionRequest,
     MillisHooks,
     PrefetchRequest,
@@ -45,6 +46,10 @@ def client(hooks: MillisHooks, asked: Asked) -> Iterator[HooksClient]:
         asked.got = await call.earlier(**asked.options)
         return PrefetchResponse(metadata={"calls": len(asked.got)})
 
+    @hooks.on_end_of_call
+    def judge(call: EndOfCall) -> dict[str, object]:
+        return {"booked": True, "score": 4}
+
     @hooks.function
     def who(call: FunctionRequest) -> int:
         """Count the caller's earlier calls."""
@@ -76,6 +81,7 @@ def test_the_calls_of_a_number_come_newest_first(client: HooksClient, asked: Ask
         41,
     )
     assert oldest.metadata["plan"] == "gold"
+    assert oldest.results == {"booked": True, "score": 4}
     assert oldest.caller_last_words == "Yes, please."
     assert oldest.agent_last_words == "There is one at half past ten. Shall I book it?"
     assert client.function("who", session_id="now").result == 2

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from ..call_log.database import Database
 from ..call_log.queries import Queries
-from ..call_log.queries.filters import SOURCES, CallFilter
+from ..call_log.queries.filters import CallFilter
 from ..call_log.queries.followed import MOST_AT_ONCE, Follower, Happening
 from ..call_log.queries.records import Call, CostItem, ListedCall, Run
 from ..call_log.redaction import masked_call, masked_happening, masked_listing
@@ -29,8 +29,9 @@ from ..masking.policy import MaskPolicy
 from ..protocol.agent_names import AgentNames
 from ..settings import Settings
 from ..version import __version__
+from .call_filters import takes_call_filters
 from .common import agent_names, open_log, print_json, print_json_line
-from .options import AsJson, ResultsOfCall, SourceOfCalls, read_results, require_known
+from .options import AsJson
 from .runs import attempts_label, error_label, handler_label, time_label
 from .terminal import add_row, console, fail, note, table
 
@@ -42,22 +43,21 @@ _UNCUT = (16, 20)
 _UNENDED = {"live": "in progress", "lost": "no end received", "unended": "no end was sent"}
 
 
+@takes_call_filters
 def list_calls(
+    filters: CallFilter,
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="Maximum number of calls.")] = 20,
-    source: SourceOfCalls = "real",
-    result: ResultsOfCall = None,
     as_json: AsJson = False,
 ) -> None:
     """List calls, newest first: those in progress, then ended ones."""
-    require_known("source", source, SOURCES)
     settings = Settings.load()
     mask = MaskPolicy.of(settings)
-    filters = CallFilter(range="all", source=source, results=read_results(result))
     now = datetime.now(UTC)
     with open_log(settings) as database:
         queries = Queries(database.reader)
-        live = [masked_call(row.call, mask) for row in queries.live_calls(now=now, source=source)]
-        live = [] if filters.results else live  # a call in progress has no results yet
+        is_filtered = filters != CallFilter(range="all", source=filters.source)
+        in_progress = [] if is_filtered else queries.live_calls(now=now, source=filters.source)
+        live = [masked_call(row.call, mask) for row in in_progress]
         listed_calls = _ended(queries, limit - len(live), now, filters)
         ended = [masked_listing(row, mask) for row in listed_calls]
         unparsed, hidden = queries.unparsed_count(), queries.hidden_count(filters, now=now)

@@ -15,11 +15,6 @@ import typer
 
 from ..call_log.database import Database
 from ..call_log.queries.filters import (
-    CHANNELS,
-    DIRECTIONS,
-    HANDLER_STATES,
-    OUTCOMES,
-    SOURCES,
     CallFilter,
 )
 from ..call_log.redaction import redaction_of
@@ -34,18 +29,12 @@ from ..exceptions import ConfigError, PayloadError
 from ..masking.error_report import printable
 from ..masking.policy import MaskPolicy
 from ..settings import Settings
+from .call_filters import takes_call_filters
 from .common import is_served, new_file, open_log, record
 from .options import (
     SECRET_SOURCES,
     Force,
-    ResultsOfCall,
-    Since,
-    SourceOfCalls,
-    Until,
-    read_pair,
-    read_results,
     read_secret,
-    read_time,
     require_known,
 )
 from .terminal import INTERRUPTED, add_row, console, fail, note, progress, table
@@ -57,7 +46,9 @@ _FORMATS = ("csv", "jsonl")
 _MOST_EXAMPLES = 5
 
 
+@takes_call_filters
 def export(
+    filters: CallFilter,
     file: Annotated[
         Path, typer.Argument(help="File to write; standard output by default.")
     ] = _STANDARD,
@@ -65,68 +56,6 @@ def export(
         str | None,
         typer.Option("--format", help="csv or jsonl; by default from the name of FILE, else csv."),
     ] = None,
-    q: Annotated[
-        str, typer.Option("--q", help='Words, "phrases", parts of numbers; all have to be there.')
-    ] = "",
-    source: SourceOfCalls = "real",
-    outcome: Annotated[
-        str | None,
-        typer.Option(
-            help="completed, chat, voicemail, timeout, unreached, failed, or lost (no "
-            "end-of-call received)."
-        ),
-    ] = None,
-    status: Annotated[
-        list[str] | None,
-        typer.Option(help="Call status, such as user-ended. Repeat it for several."),
-    ] = None,
-    agent: Annotated[
-        list[str] | None, typer.Option(help="Agent ID. Repeat it for several.")
-    ] = None,
-    channel: Annotated[str | None, typer.Option(help="phone, web or chat.")] = None,
-    direction: Annotated[str | None, typer.Option(help="inbound or outbound.")] = None,
-    number: Annotated[
-        str | None,
-        typer.Option(help="Phone number of either side, or a part of it, in any format."),
-    ] = None,
-    since: Since = None,
-    until: Until = None,
-    min_s: Annotated[
-        float | None, typer.Option("--min", help="Minimum duration in seconds.")
-    ] = None,
-    max_s: Annotated[
-        float | None, typer.Option("--max", help="Maximum duration in seconds.")
-    ] = None,
-    cost_min: Annotated[float | None, typer.Option(help="Minimum cost in credits.")] = None,
-    cost_max: Annotated[float | None, typer.Option(help="Maximum cost in credits.")] = None,
-    metadata: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--meta",
-            help="Only calls with this metadata. If repeated, all must match.",
-            metavar="KEY=VALUE",
-        ),
-    ] = None,
-    result: ResultsOfCall = None,
-    function: Annotated[
-        str | None, typer.Option(help="Only calls in which the agent called this function.")
-    ] = None,
-    provider: Annotated[
-        str | None,
-        typer.Option(help="Provider in the costs, such as elevenlabs, or of the number."),
-    ] = None,
-    handler: Annotated[
-        str | None,
-        typer.Option(
-            help="retrying or failed: only calls with such a run. none: calls without runs."
-        ),
-    ] = None,
-    unparsed: Annotated[
-        bool, typer.Option("--unparsed", help="Only calls with an unparsed delivery.")
-    ] = False,
-    duplicate: Annotated[
-        bool, typer.Option("--duplicate", help="Only calls with more than one end-of-call.")
-    ] = False,
     raw: Annotated[
         bool,
         typer.Option(
@@ -163,35 +92,6 @@ def export(
     for option, is_given in (("--bom", bom), ("--excel", excel)):
         if is_given and chosen_format != "csv":
             raise ConfigError(f"{option} is for --format csv; programs read the others.")
-    require_known("source", source, SOURCES)
-    require_known("outcome", outcome, OUTCOMES)
-    require_known("channel", channel, CHANNELS)
-    require_known("direction", direction, DIRECTIONS)
-    require_known("handler state", handler, HANDLER_STATES)
-    filters = CallFilter(
-        range="all",
-        q=q,
-        source=source,
-        outcome=outcome,
-        status=tuple(status or ()),
-        agent=tuple(agent or ()),
-        channel=channel,
-        direction=direction,
-        number=number,
-        since=read_time(since),
-        until=read_time(until),
-        min_s=min_s,
-        max_s=max_s,
-        cost_min=cost_min,
-        cost_max=cost_max,
-        metadata=tuple(read_pair("--meta", pair) for pair in metadata or ()),
-        results=read_results(result),
-        function=function,
-        provider=provider,
-        handler=handler,
-        unparsed=unparsed,
-        duplicate=duplicate,
-    )
     settings = Settings.load()
     policy = None if raw else MaskPolicy.of(settings)
     with open_log(settings) as database:

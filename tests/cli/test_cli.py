@@ -490,6 +490,16 @@ def test_no_more_calls_are_listed_than_asked_for(run: Run, tmp_path: Path) -> No
     assert [call["session_id"] for call in listed] == ["-OA2later"]
 
 
+def test_calls_are_chosen_by_the_filters_of_the_page(run: Run, tmp_path: Path) -> None:
+    store(tmp_path)
+    store(tmp_path, session_id="-OA2later")
+    listed = json.loads(run("calls", "--q", "-OA2later", "--json").stdout)
+    assert [call["session_id"] for call in listed] == ["-OA2later"]
+    assert json.loads(run("calls", "--status", "busy", "--json").stdout) == []
+    refused = run("calls", "--outcome", "voicmail")
+    assert (refused.exit_code, "voicemail" in refused.stderr) == (2, True)
+
+
 def test_a_call_that_goes_on_is_listed_and_shown(run: Run, tmp_path: Path) -> None:
     store(tmp_path, None)
     assert "in progress" in run("calls").stdout

@@ -352,7 +352,7 @@ class Service:
         )
         self._close_later(self.end_of_call.close)
         self.near_misses = NearMisses(settings, self._rejections.note)
-        if self.prefetch.cache is not None:
+        if settings.prefetch_fallback == "last_good":
             self.prefetch.cache.load(log.database.reader, now=_now())
 
     def _start_metrics(self) -> None:

@@ -88,7 +88,7 @@ deliveries = Table(
     Column("kind", Text, nullable=False),  # prefetch | function | end_of_call
     Column("session_id", Key),  # None when the message names none or could not be read
     Column("received_at", UtcDateTime, nullable=False),
-    # prefetch: fresh | default | last_good | late | failed;
+    # prefetch: fresh | cached | default | last_good | late | failed;
     # function: answered | invalid (its arguments) | late | failed;
     # end-of-call: stored | unparsed;  either, before schema 0004: rejected
     Column("outcome", Text, nullable=False),
@@ -123,7 +123,7 @@ IS_UNPARSED = deliveries.c.outcome == literal_column("'unparsed'")
 _partial_index("ix_deliveries_unparsed", deliveries.c.id, where=IS_UNPARSED)
 Index("ix_deliveries_received", deliveries.c.received_at, deliveries.c.id)
 #: Few, however long the log.
-BEST_OUTCOMES = ("fresh", "answered", "stored")
+BEST_OUTCOMES = ("fresh", "cached", "answered", "stored")
 IS_NOT_BEST = deliveries.c.outcome.not_in([literal_column(f"'{each}'") for each in BEST_OUTCOMES])
 _partial_index(
     "ix_deliveries_outcome",

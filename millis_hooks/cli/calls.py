@@ -230,7 +230,7 @@ def _json(value: object) -> str:
 EVERY_S = 0.5
 #: Colours of outcomes; any other is yellow.
 _STYLES = {
-    **dict.fromkeys(("fresh", "answered", "stored", "succeeded"), "green"),
+    **dict.fromkeys(("fresh", "cached", "answered", "stored", "succeeded"), "green"),
     **dict.fromkeys(("late", "failed", "timed_out", "gave_up", "unparsed", "rejected"), "red"),
 }
 

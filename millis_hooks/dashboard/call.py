@@ -163,7 +163,11 @@ class CallView:
     def fallback(self) -> tuple[str, ...]:
         """Why the prefetch had no answer of the handlers, and what was sent; empty if it had."""
         outcome = self.prefetch.delivery.outcome if self.prefetch else "fresh"
-        return () if outcome == "fresh" else FALLBACKS.get(outcome, (outcome.replace("_", " "),))
+        return (
+            ()
+            if outcome in ("fresh", "cached")
+            else FALLBACKS.get(outcome, (outcome.replace("_", " "),))
+        )
 
     @property
     def end(self) -> Payload | None:

@@ -83,6 +83,7 @@ SOURCE_LABELS = {
 #: Outcome of a request to a webhook -> (its label, how it stands out).
 OUTCOMES = {
     "fresh": ("Answered", "ok"),
+    "cached": ("Answered from the cache", "ok"),
     "default": ("Default answer", "warn"),
     "last_good": ("Last good answer", "warn"),
     "late": ("Too slow, fallback sent", "bad"),

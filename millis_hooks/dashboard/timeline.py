@@ -100,8 +100,10 @@ def _prefetched(prefetch: Payload | None, metadata: Sequence[Entry]) -> Step:
         return Step("unasked", "", "No prefetch received")
     delivery = prefetch.delivery
     details = [] if delivery.latency_ms is None else [f"in {milliseconds(delivery.latency_ms)}"]
-    is_fresh = delivery.outcome == "fresh"
-    if not is_fresh:
+    is_fresh = delivery.outcome in ("fresh", "cached")
+    if delivery.outcome == "cached":
+        details.append("from the cache")
+    elif not is_fresh:
         details.append(", ".join(FALLBACKS.get(delivery.outcome, (delivery.outcome,))))
     details += _changes(prefetch, metadata)
     if prompt := prompt_of(prefetch):

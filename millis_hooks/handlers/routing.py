@@ -70,6 +70,11 @@ class Handler:
     when: Callable[[Any], object] | None = None
     #: None is `DEFAULT_TIMEOUT_S`; for prefetch, the application's budget.
     timeout_s: float | None = None
+    #: Of a prefetch handler: how long its answer is given again, how long while a new one is
+    #: fetched, and by what it is found.
+    cache_s: float | None = None
+    stale_s: float | None = None
+    key: Callable[[Any], object] | None = None
     #: Of a function: what Millis knows of it, and what goes out when it fails or is late.
     tool: Tool | None = None
     fallback: str | None = None
@@ -251,6 +256,9 @@ class PrefetchOptions(_Options, total=False):
     to_phone: Annotated[_Several, _numbers]
     when: Annotated[Callable[[PrefetchRequest], object] | None, _FUNCTION]
     budget_s: Annotated[float | None, _SECONDS]
+    cache_s: Annotated[float | None, _SECONDS]
+    stale_s: Annotated[float | None, _SECONDS]
+    key: Annotated[Callable[[PrefetchRequest], object] | None, _FUNCTION]
 
 
 class EndOfCallOptions(_RunOptions, total=False):
@@ -342,6 +350,7 @@ def make_handler(
         return _make_function(function, checked)
     check_signature(function, takes, decorator=decorator)
     accepted = {name: checked.pop(name) for name in sorted(_FILTERS & checked.keys())}
+    _check_cache(function, checked, accepted)
     if "budget_s" in checked:
         checked["timeout_s"] = checked.pop("budget_s")
     return Handler(
@@ -353,6 +362,22 @@ def make_handler(
         accepted=accepted,
         **{"name": name_of(function)} | checked,
     )
+
+
+def _check_cache(
+    function: Callable[..., Any], checked: Mapping[str, Any], accepted: Mapping[str, object]
+) -> None:
+    """Raise `RegistrationError` for options of the cache that do not go together."""
+    cache_s, stale_s = checked.get("cache_s"), checked.get("stale_s")
+    why = None
+    if cache_s is None and (stale_s is not None or "key" in checked):
+        why = "stale_s= or key= without cache_s=. Say how long an answer is given again."
+    elif cache_s is not None and stale_s is not None and stale_s < cache_s:
+        why = f"stale_s={stale_s!r}, less than cache_s={cache_s!r}. Both count from the answer."
+    elif cache_s is not None and "key" not in checked and accepted.get("channel") == {"web"}:
+        why = "cache_s= without key=. Web calls have no number to know a caller by."
+    if why is not None:
+        raise RegistrationError(f"{place_of(function)}: {name_of(function)} asks for {why}")
 
 
 def _make_function(function: Callable[..., Any], checked: dict[str, Any]) -> Handler:
@@ -540,9 +565,11 @@ class Router:
 
         `name=` is the function's own by default. `agent_id=`, `channel=`, `direction=` and
         `to_phone=`, the number that is called, filter by one value or several, `when=` by a
-        function of the call. `budget_s=` is its share of the caller's
-        patience in seconds, the application's budget by default. Raises `RegistrationError` for
-        what cannot work.
+        function of the call. `budget_s=` is its share of the caller's patience in seconds, the
+        application's budget by default. With `cache_s=` its answer is given again for that number
+        of seconds, and until `stale_s=` while a new one is fetched; `key=`, a function of the call,
+        says whose answer it is, by default that of the customer's number. Raises
+        `RegistrationError` for what cannot work.
         """
         return self._register("prefetch", function, options)
 

@@ -67,8 +67,8 @@ class PrefetchReply:
     status_code: int
     #: As sent: Millis reads `metadata` and `extra_prompt`.
     body: Mapping[str, Json]
-    #: As the call log has it: `outcome` is fresh, default, last_good, late or failed, and `reason`
-    #: says why it is not fresh. None where the request was refused.
+    #: As the call log has it: `outcome` is fresh, cached, default, last_good, late or failed, and
+    #: `reason` says why it is not fresh. None where the request was refused.
     delivery: Delivery | None
 
     @property

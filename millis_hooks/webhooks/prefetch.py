@@ -10,7 +10,8 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -36,7 +37,7 @@ from ..protocol.test_marks import MarkOf, of_millis
 from ..settings import Settings
 from .auth import Gate, Grant
 from .prefetch_answer import Answer, merge, read_answer
-from .prefetch_cache import PrefetchCache
+from .prefetch_cache import Given, Key, PrefetchCache, key_of
 from .responses import (
     OUTCOME_HEADER,
     REASON_HEADER,
@@ -56,7 +57,7 @@ T = TypeVar("T")
 
 MAX_REASON_CHARS = 2000
 _MAX_HEADER_CHARS = 500
-OUTCOMES = ("fresh", "last_good", "default", "late", "failed", "rejected")
+OUTCOMES = ("fresh", "cached", "last_good", "default", "late", "failed", "rejected")
 
 
 @dataclass(slots=True)
@@ -83,6 +84,7 @@ class PrefetchEndpoint:
         default: bytes | None,
         metrics: Metrics,
         mark_of: MarkOf = of_millis,
+        cache: PrefetchCache | None = None,
         tracing: Tracing | None = None,
         remember: Callable[[PrefetchRequest[Any, Any]], None] = lambda call: None,
     ) -> None:
@@ -101,7 +103,9 @@ class PrefetchEndpoint:
         self._mark_of = mark_of
         self._tracing = tracing
         self._remember = remember
-        self.cache = PrefetchCache() if settings.prefetch_fallback == "last_good" else None
+        self.cache = cache or PrefetchCache()
+        self._keeps_last = settings.prefetch_fallback == "last_good"
+        self._renewing: dict[Key, asyncio.Task[None]] = {}
         named = [handler.name for handler in router if handler.hook == "prefetch"]
         self._outcomes = metrics.outcomes("prefetch", OUTCOMES)
         self._prefetch_s = metrics.prefetch_s
@@ -197,9 +201,12 @@ class PrefetchEndpoint:
         if errors and not answers:
             return self._fall_back(call, errors, reasons)
         answer = merge(answers)
+        values = [result.value for result in results if result.value is not NOT_WANTED]
+        if values and all(isinstance(value, Given) for value in values):
+            return self._prepared(call, answer, "cached", reasons)
         # An answer to a rehearsal is not for the real caller.
-        if self.cache is not None and not errors and not call.sandbox:
-            self.cache.keep(call, answer.encode())
+        if self._keeps_last and not errors and not call.sandbox:
+            self.cache.keep(call, answer.encode(), answer.encode_keep())
         return self._prepared(call, answer, "fresh", reasons + answer.notes)
 
     def _prepared(
@@ -217,15 +224,80 @@ class PrefetchEndpoint:
     ) -> list[HandlerResult]:
         """Run the handlers side by side, each on its call and within its budget."""
         running = [
-            self._executor.run(
-                handler,
-                call,
-                timeout_s=handler.timeout_s or self._settings.prefetch_budget_s,
-                around=NOTHING_AROUND if span is None else span.handler(handler.name),
-            )
+            (self._call if handler.cache_s is None else self._call_or_recall)(handler, call, span)
             for handler, call in zip(handlers, calls, strict=True)
         ]
         return [await running[0]] if len(running) == 1 else await asyncio.gather(*running)
+
+    async def _call(
+        self,
+        handler: Handler,
+        call: PrefetchRequest[Any],
+        span: DeliverySpan | None,
+        *,
+        spent_s: float = 0.0,
+    ) -> HandlerResult:
+        budget_s = handler.timeout_s or self._settings.prefetch_budget_s
+        return await self._executor.run(
+            handler,
+            call,
+            timeout_s=max(budget_s - spent_s, 0.0),
+            around=NOTHING_AROUND if span is None else span.handler(handler.name),
+        )
+
+    async def _call_or_recall(
+        self, handler: Handler, call: PrefetchRequest[Any], span: DeliverySpan | None
+    ) -> HandlerResult:
+        """Return what the handler last answered under this key, or call it."""
+        began = time.perf_counter()
+        found = await self._key_of(handler, call)
+        if found.value is NOT_WANTED or isinstance(found.error, HandlerTimeoutError):
+            return found
+        if not isinstance(found.value, str):
+            spent_s = time.perf_counter() - began
+            return await self._call(handler, call, span, spent_s=spent_s)
+        # Rehearsals have answers of their own.
+        key = (handler.name, call.sandbox, call.agent_id, found.value)
+        cache_s = handler.cache_s or 0.0
+        given = self.cache.get(key, handler.stale_s or cache_s)
+        if given is None:
+            result = await self._call(handler, call, span, spent_s=time.perf_counter() - began)
+            with suppress(HandlerError):  # it is told where the answer is read
+                self._keep(key, call, result)
+            return result
+        if self.cache.age_s(given) > cache_s and key not in self._renewing:
+            renewing = asyncio.create_task(self._renew(handler, call, key))
+            self._renewing[key] = renewing
+        return HandlerResult(given)
+
+    async def _key_of(self, handler: Handler, call: PrefetchRequest[Any]) -> HandlerResult:
+        """Return under which key the answer is kept, None for none; `NOT_WANTED` as `when=` says.
+
+        What the team wrote runs where its handlers do. If it raises, the handler is called.
+        """
+        if handler.key is None and handler.when is None:
+            return HandlerResult(key_of(handler, call))
+        keyed = replace(handler, function=partial(key_of, handler), is_async=False)
+        found = await self._call(keyed, call.copy(), None)
+        if isinstance(found.error, Exception) and not isinstance(found.error, HandlerTimeoutError):
+            explain(
+                handler, HandlerError(f"key=: {describe_failure(found.error)}"), call.session_id
+            )
+        return found
+
+    def _keep(self, key: Key, call: PrefetchRequest[Any], result: HandlerResult) -> None:
+        """Keep what a handler answered; raises `HandlerError` if it failed."""
+        for answer in self._read(result, call):
+            answer.keep = {**call._variants, **answer.keep}
+            self.cache.put(key, answer.encode(), answer.encode_keep())
+
+    async def _renew(self, handler: Handler, call: PrefetchRequest[Any], key: Key) -> None:
+        try:
+            self._keep(key, call, await self._call(handler, call, None))
+        except HandlerError as error:
+            explain(handler, error, call.session_id)
+        finally:
+            del self._renewing[key]
 
     def _read(self, result: HandlerResult, call: PrefetchRequest[Any]) -> list[Answer]:
         """Return the handler's answer, if it gave one; raise `HandlerError` if it failed."""
@@ -238,6 +310,8 @@ class PrefetchEndpoint:
         )
 
         def read(value: object) -> list[Answer]:
+            if isinstance(value, Given):
+                return [Answer.of(value.answer, value.kept)]
             return [] if value is NOT_WANTED else [read_one(value)]
 
         return read_result(result, read)
@@ -249,9 +323,10 @@ class PrefetchEndpoint:
         reasons: list[str],
     ) -> Prepared:
         """Choose the answer when no handler has given one."""
-        last_good = self.cache.find(call) if self.cache is not None else None
+        last_good = self.cache.find(call) if self._keeps_last else None
         if last_good is not None:
-            return self._prepared(call, Answer.of(last_good), "last_good", reasons)
+            answer = Answer.of(last_good.answer, last_good.kept)
+            return self._prepared(call, answer, "last_good", reasons)
         if self._settings.prefetch_fallback != "empty" and self._default is not None:
             return self._prepared(call, Answer.of(self._default), "default", reasons)
         late = any(isinstance(error, HandlerTimeoutError) for error in errors)

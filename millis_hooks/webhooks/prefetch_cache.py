@@ -1,5 +1,5 @@
-"""The last good prefetch answer of each caller, for when handlers fail. It is kept in memory, and
-loaded from the call log at start.
+"""Answers to prefetches that are given again, in memory: the last good one of each caller, for when
+handlers fail, which is loaded from the call log at start; and those of handlers with `cache_s=`.
 """
 
 from __future__ import annotations
@@ -9,52 +9,95 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Any
+from hashlib import blake2b
+from typing import Any, NamedTuple, TypeAlias
 
 from sqlalchemy import Engine, Select, func, select
 
 from ..call_log.tables import deliveries
+from ..handlers.routing import Handler
 from ..protocol.events import PrefetchRequest
+from ..protocol.memory import is_of_one_caller
 
 #: Callers whose last good answer is kept.
 MAX_CALLERS = 10_000
-#: How old an answer may be.
+#: The size of all answers that are kept.
+MAX_BYTES = 64 * 1024 * 1024
+#: How old a last good answer may be.
 MAX_AGE = timedelta(hours=24)
 #: How many of the newest deliveries are searched for answers at start.
 _SEARCHED = 20_000
 
 
+#: What an answer is found by.
+Key: TypeAlias = tuple[str | bool | None, ...]
+
+
+class Given(NamedTuple):
+    """An answer that was given, what its handlers kept, and when, in seconds of the clock."""
+
+    answer: bytes
+    kept: str | None
+    at_s: float
+
+
 class PrefetchCache:
-    """The last good answer by caller and agent."""
+    """Answers that were given, as many as there is room for; the latest stay. For any thread."""
 
     def __init__(
-        self, *, max_callers: int = MAX_CALLERS, monotonic: Callable[[], float] = time.monotonic
+        self,
+        *,
+        max_callers: int = MAX_CALLERS,
+        max_bytes: int = MAX_BYTES,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._max_callers = max_callers
+        self._max_bytes = max_bytes
         self._monotonic = monotonic
         self._lock = threading.Lock()
-        self._answers: OrderedDict[tuple[str | None, ...], tuple[float, bytes]] = OrderedDict()
+        self._answers: OrderedDict[Key, Given] = OrderedDict()
+        self._bytes = 0
 
-    def keep(self, call: PrefetchRequest[Any], answer: bytes, *, age_s: float = 0.0) -> None:
+    def keep(
+        self,
+        call: PrefetchRequest[Any],
+        answer: bytes,
+        kept: str | None = None,
+        *,
+        age_s: float = 0.0,
+    ) -> None:
         """Keep `answer`, given `age_s` seconds ago, unless there is a newer one for this caller.
 
-        Without a phone number there is no caller to keep it for. Any thread may call it.
+        Without a number of the caller's own there is none to keep it for.
         """
-        if not (call.from_phone or call.to_phone):
-            return
-        key, given_at = _caller(call), self._monotonic() - age_s
-        with self._lock:
-            if key in self._answers and self._answers[key][0] > given_at:
-                return
-            self._answers[key] = (given_at, answer)
-            self._answers.move_to_end(key)
-            if len(self._answers) > self._max_callers:
-                self._answers.popitem(last=False)
+        if _number_of(call) is not None:
+            self.put(_caller(call), answer, kept, age_s=age_s)
 
-    def find(self, call: PrefetchRequest[Any]) -> bytes | None:
+    def find(self, call: PrefetchRequest[Any]) -> Given | None:
         """Return the last good answer of this caller, unless it is too old."""
-        given_at, answer = self._answers.get(_caller(call), (0.0, None))
-        return answer if self._monotonic() - given_at <= MAX_AGE.total_seconds() else None
+        return self.get(_caller(call), MAX_AGE.total_seconds())
+
+    def put(self, key: Key, answer: bytes, kept: str | None, *, age_s: float = 0.0) -> None:
+        """Keep `answer`, given `age_s` seconds ago, unless there is a newer one under this key."""
+        given = Given(answer, kept, self._monotonic() - age_s)
+        with self._lock:
+            before = self._answers.get(key)
+            if before is not None and before.at_s > given.at_s:
+                return
+            self._bytes += _size(given) - (_size(before) if before else 0)
+            self._answers[key] = given
+            self._answers.move_to_end(key)
+            while len(self._answers) > self._max_callers or self._bytes > self._max_bytes:
+                self._bytes -= _size(self._answers.popitem(last=False)[1])
+
+    def get(self, key: Key, max_age_s: float) -> Given | None:
+        """Return the answer under a key, unless it is too old."""
+        given = self._answers.get(key)
+        return given if given is not None and self.age_s(given) <= max_age_s else None
+
+    def age_s(self, given: Given) -> float:
+        """Return how long ago an answer was given, in seconds."""
+        return self._monotonic() - given.at_s
 
     def load(self, reader: Engine, *, now: datetime) -> None:
         """Keep what callers were answered before the start, by any process on this call log.
@@ -65,7 +108,7 @@ class PrefetchCache:
         with reader.connect() as connection:
             newest = connection.scalar(select(func.max(d.id))) or 0
             good: Select[Any] = (
-                select(d.query, d.answer, d.received_at)
+                select(d.query, d.answer, d.kept, d.received_at)
                 .where(d.id > newest - _SEARCHED, d.received_at >= now - MAX_AGE)
                 .where(d.kind == "prefetch", d.outcome == "fresh", d.reason.is_(None))
                 # Not what was made up for a rehearsal, or masked.
@@ -76,10 +119,36 @@ class PrefetchCache:
             rows = connection.execute(good).all()
         for row in reversed(rows):
             age_s = max((now - row.received_at).total_seconds(), 0.0)
-            self.keep(PrefetchRequest.parse((row.query or "").encode()), row.answer, age_s=age_s)
+            call = PrefetchRequest.parse((row.query or "").encode())
+            self.keep(call, row.answer, row.kept, age_s=age_s)
 
 
-def _caller(call: PrefetchRequest[Any]) -> tuple[str | None, ...]:
+def key_of(handler: Handler, call: PrefetchRequest[Any]) -> str | None:
+    """Return whose answer a handler with `cache_s=` gives; None if it is not to be kept.
+
+    By default the customer's number is the key, or both numbers where it is not known which of
+    them is the customer's.
+    """
+    if handler.key is not None:
+        key = handler.key(call)
+        return None if key is None or key == "" else blake2b(repr(key).encode()).hexdigest()
+    return _number_of(call)
+
+
+def _number_of(call: PrefetchRequest[Any]) -> str | None:
+    if call.direction:
+        numbers = [call.customer_phone]
+    else:
+        numbers = [call.from_phone, *filter(None, [call.to_phone])]
+    whole = [number for number in numbers if number and is_of_one_caller(number)]
+    return "/".join(whole) if len(whole) == len(numbers) else None
+
+
+def _size(given: Given) -> int:
+    return len(given.answer) + len(given.kept or "")
+
+
+def _caller(call: PrefetchRequest[Any]) -> Key:
     # Both numbers: where ours are not configured, one alone may be the agent's own on an outbound
     # call, and the next customer would get the last one's answer.
     return call.agent_id, call.from_phone, call.to_phone

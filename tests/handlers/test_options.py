@@ -142,7 +142,7 @@ def test_a_filter_of_ones_own_is_a_plain_function(when: Any) -> None:
     [
         (
             "prefetch",
-            "name, agent_id, channel, direction, to_phone, when, budget_s. Filter by anything else",
+            "name, agent_id, channel, direction, to_phone, when, budget_s, cache_s, stale_s, key.",
         ),
         (
             "end_of_call",

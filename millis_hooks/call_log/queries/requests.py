@@ -25,7 +25,7 @@ from .paging import Paged, Place, Window, read_page
 KINDS = ("prefetch", "function", "end_of_call")
 #: What became of a request.
 OUTCOMES = (
-    *("fresh", "default", "last_good", "answered", "invalid", "late", "failed"),
+    *("fresh", "cached", "default", "last_good", "answered", "invalid", "late", "failed"),
     *("stored", "unparsed", "rejected"),
 )
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from datetime import date
 
 import pytest
-from restaurant import BOOKED
+from restaurant import BOOKED, OFFERS
 
 from millis_hooks.testing import FunctionReply, HooksClient, SimulateCall
 
@@ -25,6 +25,11 @@ def test_a_guest_who_called_before_is_welcomed_back(hooks_client: HooksClient) -
     again = hooks_client.prefetch()
     assert again.metadata == {"greeting": "Welcome back!"}
     assert "said at the end: <<<Yes, please.>>>" in (again.extra_prompt or "")
+
+
+def test_a_guest_gets_one_of_two_offers(hooks_client: HooksClient) -> None:
+    reply = hooks_client.prefetch()
+    assert reply.extra_prompt == OFFERS[str(reply.keep["variant"])]
 
 
 def test_tables_that_are_large_enough_are_offered(hooks_client: HooksClient) -> None:

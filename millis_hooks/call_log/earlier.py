@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
@@ -224,9 +224,15 @@ def _earlier(*, has_other: bool, has_agent: bool, is_made_up: bool) -> Select[An
     """Select the calls, each side by its index in order of time; made once for each kind."""
     c, d = calls.c, deliveries.c
     newest = [
-        select(c.id).where(where).order_by(c.received_at.desc()).limit(_LOOKED_AT).subquery()
+        # Between twice the same: in this order PostgreSQL takes no index but that of the number.
+        select(c.id)
+        .where(side.between(spelling, spelling))
+        .order_by(side.desc(), c.received_at.desc())
+        .limit(_LOOKED_AT)
+        .subquery()
         for name in (("number", "other") if has_other else ("number",))
-        for where in _sides(name)
+        for side in (c.from_phone, c.to_phone)
+        for spelling in _bound(name)
     ]
     ids = union_all(*(select(each.c.id) for each in newest))
     wanted = [c.ended_at.is_not(None), c.session_id != bindparam("besides")]
@@ -241,12 +247,6 @@ def _earlier(*, has_other: bool, has_agent: bool, is_made_up: bool) -> Select[An
     body = case((length_of(d.body) <= _MOST_BYTES, d.body), else_=null()).label("body")
     found = select(*(c[name] for name in _COLUMNS), body).where(c.id.in_(few))
     return found.join(deliveries, d.id == c.delivery_id, isouter=True).order_by(*order)
-
-
-def _sides(name: str) -> Iterator[ColumnElement[bool]]:
-    """Yield the conditions for a number to be on a side, one for each spelling."""
-    for side in (calls.c.from_phone, calls.c.to_phone):
-        yield from (side == each for each in _bound(name))
 
 
 def _bound(name: str) -> list[ColumnElement[str]]:

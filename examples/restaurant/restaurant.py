@@ -1,5 +1,7 @@
 """A restaurant whose agent knows guests who called before, finds free tables and books one.
 
+After each call the outcome is kept as results, which the dashboard lists, filters and adds up.
+
 Run the tests here with `pytest`, or one scenario with
 
     millis-hooks simulate scenarios/booking.toml --target restaurant.py
@@ -13,6 +15,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from millis_hooks import (
+    EndOfCall,
     FunctionRequest,
     MillisHooks,
     PrefetchRequest,
@@ -24,6 +27,8 @@ from millis_hooks import (
 #: Stands for your book of reservations: tables by their seats, and who has one when.
 TABLES = {"window": 2, "round": 4, "long": 8}
 BOOKED: dict[tuple[date, str], str] = {}
+#: What was booked in a call, by its session.
+IN_CALL: dict[str, dict[str, object]] = {}
 
 #: What guests are offered, one or the other.
 OFFERS = {
@@ -80,4 +85,13 @@ def book_table(
         return f"The {table} table was taken meanwhile. Call free_tables again."
     if not call.dry_run:
         BOOKED[day, table] = name
+        IN_CALL[call.session_id or ""] = {"table": table, "people": people}
     return f"Booked: the {table} table on {day} at {at:%H:%M} for {people}, {name}."
+
+
+@hooks.on_end_of_call
+def keep_outcome(call: EndOfCall) -> dict[str, object]:
+    """Keep whether a table was offered and booked, and for how many guests."""
+    booked = IN_CALL.get(call.session_id or "", {})
+    offered = any(each.name == "free_tables" for each in call.function_calls)
+    return {"offered": offered, "booked": bool(booked), **booked}

@@ -66,4 +66,6 @@ def test_a_dry_run_books_nothing(hooks_client: HooksClient) -> None:
 def test_a_guest_books_in_a_call(simulate_call: SimulateCall) -> None:
     booked = simulate_call("scenarios/booking.toml")
     assert not booked.unmet
+    results = booked.run("keep_outcome").result
+    assert results == {"offered": True, "booked": True, "table": "window", "people": 2}
     assert BOOKED == {(DAY, "window"): "Ada"}

@@ -18,6 +18,7 @@ from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, func,
 from ..masking.places import Place
 from ..masking.policy import MaskPolicy
 from ..protocol.results import Plain
+from .changed_days import mark_days
 from .sanitize import clean_text
 from .statements import among, insert_rows
 from .tables import call_results, calls, handler_runs
@@ -81,6 +82,27 @@ _LATEST = (
 _DELETE = delete(call_results).where(
     _results.call_id == bindparam("call"), _results.handler == bindparam("name_")
 )
+
+
+def import_results(
+    connection: Connection, results: Mapping[str, Mapping[str, Mapping[str, Plain]]]
+) -> None:
+    """Write results by session and handler; those that the log has of a handler stay."""
+    called = select(calls.c.id, calls.c.session_id, calls.c.received_at)
+    found = connection.execute(
+        called.where(among(calls.c.session_id, "sessions")), {"sessions": list(results)}
+    ).all()
+    known = {
+        (call_id, each.handler)
+        for call_id, stored in results_of(connection, [row.id for row in found]).items()
+        for each in stored
+    }
+    mark_days(connection, [row.received_at for row in found])
+    for row in found:
+        shared = {"call_id": row.id, "received_at": row.received_at, "run_id": None}
+        for handler, values in results[row.session_id].items():
+            if (row.id, handler) not in known:
+                insert_rows(connection, call_results, rows_of(values, handler=handler, **shared))
 
 
 def rows_of(values: Mapping[str, Plain], **columns: Any) -> list[dict[str, Any]]:

@@ -75,7 +75,8 @@ def list_calls(
     if rows.row_count:
         console().print(rows)
     elif not hidden:
-        typer.echo("No calls yet. Send a sample: millis-hooks send end-of-call")
+        none_yet = "No calls yet. Send a sample: millis-hooks send end-of-call"
+        typer.echo("No calls match." if is_filtered else none_yet)
     if hidden:
         note(f"Simulated and test calls, hidden: {hidden:,}. Show them: --source all")
     if unparsed:

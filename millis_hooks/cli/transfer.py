@@ -17,7 +17,7 @@ from ..call_log.database import Database
 from ..call_log.queries.filters import (
     CallFilter,
 )
-from ..call_log.redaction import redaction_of
+from ..call_log.redaction import redaction_of, results_redaction
 from ..call_log.results import names_of
 from ..call_log.transfer import copy as copying
 from ..call_log.transfer.copy import Counts, count_rows, snapshot
@@ -211,6 +211,7 @@ def _importer(settings: Settings) -> Iterator[Importer]:
                 own_numbers=settings.own_numbers,
                 mask=MaskPolicy.of(settings),
                 redact=redaction_of(settings),
+                redact_results=results_redaction(settings),
             )
         finally:
             writer.close()

@@ -2,8 +2,9 @@
 
 In its address, `range` names a period that ends now; `from` and `to` are dates or times in the
 time zone and replace it; a date in `to` is the last day. `agent` may repeat, `source` is as in
-the list of calls, `tz` is the name of a time zone, `split` is how costs are divided and `interval`
-the length of a bar. Invalid values are left out.
+the list of calls, `tz` is the name of a time zone, `split` is how costs are divided, `interval`
+the length of a bar, and `by` a metadata key by whose values results are shown. Invalid
+values are left out.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ RANGES: Mapping[Range, Span] = {
     "12mo": Span("12 mo", "12 months", 365),
 }
 DEFAULT_RANGE: Range = "30d"
+_KEY_CHARS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,7 @@ def read_question(query: Mapping[str, str], *, now: datetime, zone: tzinfo) -> Q
         source=read_filter(query).source,
         split=split,
         interval=interval,
+        by=query.get("by", "").strip()[:_KEY_CHARS] or None,
     )
     return Question(range_, scope, _params(query, scope, range_), refusal)
 
@@ -111,6 +114,7 @@ def _params(query: Mapping[str, str], scope: Scope, range_: Range | None) -> Par
         "tz": str(scope.zone) if query.get("tz") == str(scope.zone) else None,
         "split": scope.split if scope.split != "type" else None,
         "interval": scope.interval,
+        "by": scope.by,
     }
     return {name: value for name, value in named.items() if value}
 
@@ -319,6 +323,7 @@ class AnalyticsView:
     agent: tuple[str, ...]
     split: str
     interval: str
+    by: str
     is_anything: bool
     refusal: str | None
     read_at: datetime | None
@@ -360,6 +365,7 @@ class AnalyticsPage:
             agent=scope.agents,
             split=scope.split,
             interval=report.interval,
+            by=scope.by or "",
             is_anything=bool(report.tiles.calls.value),
             refusal=answer.question.refusal,
             read_at=None if answer.made_at == request.now else answer.made_at,

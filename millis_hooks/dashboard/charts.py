@@ -21,6 +21,8 @@ from ..call_log.queries.analytics import (
     Scope,
 )
 from ..call_log.queries.buckets import Interval
+from ..call_log.queries.result_figures import ResultFigures
+from ..call_log.results import masked_values
 from ..call_log.transfer.export import cell
 from ..masking.policy import MaskPolicy
 from .call_filters import Params
@@ -29,7 +31,7 @@ from .pages import SLOW_PREFETCH_MS
 
 #: `stack` and `bars` are vertical, `shares` horizontal; `lines` may have gaps; a `table` stays.
 Kind: TypeAlias = Literal["stack", "bars", "shares", "lines", "table"]
-Unit: TypeAlias = Literal["count", "credits", "ms", "s", "share", "text"]
+Unit: TypeAlias = Literal["count", "credits", "ms", "number", "s", "share", "text"]
 Value: TypeAlias = float | str | None
 
 _DIGITS = 6
@@ -102,6 +104,8 @@ def formatted(value: Value, unit: Unit) -> str:
             return f"{100 * value:.1f}%"
         case "s":
             return clock(value)
+        case "number":
+            return f"{value:,.2f}".removesuffix(".00")
         case "credits" if 0 < value < 1:
             return f"{value:#.3g}"
         case "credits":
@@ -176,6 +180,7 @@ class Charts:
     def __init__(self, report: Report, scope: Scope, mask: MaskPolicy) -> None:
         self._report = report
         self._split = scope.split
+        self._by = scope.by and mask.line(scope.by)
         self._mask = mask
         self._of: Params = {"agent": list(scope.agents)} if scope.agents else {}
         if scope.source != "real":
@@ -184,7 +189,8 @@ class Charts:
         self._calls = sum(report.outcomes.values())
 
     def all(self) -> tuple[Chart, ...]:
-        """Return the charts in their order on the page."""
+        """Return the charts in their order on the page; that of results only if there are any."""
+        results = [self._results()] if self._report.results or self._by else []
         return (
             self._per_interval(),
             self._costs(),
@@ -193,6 +199,7 @@ class Charts:
             self._prefetches(),
             self._handlers(),
             self._agents_table(),
+            *results,
         )
 
     def _per_interval(self) -> Chart:
@@ -364,6 +371,38 @@ class Charts:
             summary=f"{_counted(attempts, 'attempt')} by handlers, {failed:,} of them failed.",
             instead=None if handlers else "No handler ran for these calls.",
         )
+
+    def _results(self) -> Chart:
+        results, by = self._report.results, [Column(self._by, "text")] if self._by else []
+        names = {each.name for each in results}
+        return Chart(
+            name="results",
+            title="Results",
+            kind="table",
+            rows_are="Result",
+            columns=(
+                *by,
+                Column("Value", "text"),
+                Column("Calls"),
+                Column("Share", "share"),
+                Column("Sum", "number"),
+                Column("Average", "number"),
+            ),
+            rows=tuple(map(self._result, results)),
+            summary=f"{_counted(len(names), 'result')} of handlers{f', by {self._by}' * bool(by)}.",
+            instead=None if results else f"No call with results has the metadata {self._by}.",
+        )
+
+    def _result(self, each: ResultFigures) -> Row:
+        ((name, value),) = masked_values({each.name: each.value}, self._mask).items()
+        shown = None if value is None else str(value)
+        is_whole = (name, shown) == (each.name, each.value)
+        filters: Params | None = None
+        if is_whole and each.value is not None and each.by is None:
+            filters = self._period | {"result": f"{each.name}={each.value}"}
+        by = [self._mask.text(each.by or "")] if self._by else []
+        figures = (each.calls, each.share, each.total, each.average)
+        return Row(name, name, (*by, shown, *figures), filters)
 
     def _agents_table(self) -> Chart:
         agents = self._report.agents

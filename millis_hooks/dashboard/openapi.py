@@ -64,6 +64,7 @@ PARAMETERS: Mapping[str, Mapping[str, str]] = {
         "agent": "An agent's id. May repeat.",
         "tz": "A time zone, such as Europe/Berlin.",
         **{"split": "Costs by type or by provider.", "interval": "hour, day or week."},
+        "by": "A metadata key, by whose values results are shown.",
     },
 }
 _REFUSAL = "A refusal (401, 403, 404, 429 or 503), with `error` in words."

@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import delete, update
+from sqlalchemy import delete, insert, update
 
 from millis_hooks.call_log.changed_days import mark_days, mark_days_of
 from millis_hooks.call_log.deliveries import Delivery, insert_deliveries
@@ -20,6 +20,7 @@ from millis_hooks.call_log.processing import Processor
 from millis_hooks.call_log.queries.analytics import Analytics, Report, Scope
 from millis_hooks.call_log.queries.day_totals import SETTLED_AFTER, roll_up
 from millis_hooks.call_log.tables import (
+    call_metadata,
     calls,
     changed_days,
     cost_items,
@@ -262,3 +263,41 @@ def test_a_report_is_a_plain_count_whatever_has_happened(done: list[Action], zon
 _DAMAGE = update(calls).values(call_status="damaged", prefetch_ms=1.5)
 #: Sessions are only removed when their handlers are done.
 _DONE = update(handler_runs).values(state="succeeded")
+
+
+def test_results_are_summed_and_shared_out_with_totals_and_without(log: StoredCalls) -> None:
+    for number in range(25):
+        call_id = log.add_call(f"-{number}", minutes_ago=60 * 24 + number)
+        log.add_results(
+            call_id, booked=number < 5, score=number % 2, tag="abc"[number % 3], note=f"{number}"
+        )
+    before = report(log).results
+    assert [(each.name, each.value, each.calls) for each in before] == [
+        ("booked", "false", 20),
+        ("booked", "true", 5),
+        ("score", None, 25),
+        ("tag", "a", 9),
+        ("tag", "b", 8),
+        ("tag", "c", 8),
+    ]
+    assert (before[1].share, before[2].total, before[2].average) == (0.2, 12, 0.48)
+    assert make_totals(log) == 1
+    assert report(log).results == before
+
+
+def test_results_are_divided_by_the_values_of_metadata(log: StoredCalls) -> None:
+    for number, plan in enumerate("AAB"):
+        call_id = log.add_call(f"-{number}")
+        shared = {"call_id": call_id, "received_at": NOW - timedelta(minutes=10)}
+        row = {"key": "plan", "value": plan, **shared}
+        log.write(lambda connection: connection.execute(insert(call_metadata), row))  # noqa: B023
+        log.add_results(call_id, booked=number > 0, score=number)
+    scope = Scope(since=NOW - timedelta(days=1), until=NOW, by="plan")
+    found = Analytics(log.database.reader).report(scope).results
+    assert [(each.by, each.name, each.value, each.share, each.average) for each in found] == [
+        ("A", "booked", "false", 0.5, None),
+        ("A", "booked", "true", 0.5, None),
+        ("B", "booked", "true", 1, None),
+        ("A", "score", None, None, 0.5),
+        ("B", "score", None, None, 2),
+    ]

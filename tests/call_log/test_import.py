@@ -20,6 +20,7 @@ from typer.testing import CliRunner, Result
 from millis_hooks.call_log.database import Database
 from millis_hooks.call_log.deliveries import Delivery, insert_deliveries
 from millis_hooks.call_log.processing import Processor
+from millis_hooks.call_log.results import results_of
 from millis_hooks.call_log.search import call_search
 from millis_hooks.call_log.tables import (
     call_metadata,
@@ -143,6 +144,28 @@ def test_a_second_time_brings_nothing(run: Run, log: Database, tmp_path: Path) -
     again = run("import", str(file))
     assert again.stdout == "Deliveries imported: 0; in the log already: 16.\n"
     assert (said(log, deliveries), said(log, calls)) == before
+
+
+@pytest.mark.both_databases
+def test_results_are_imported_with_their_call(run: Run, log: Database) -> None:
+    results = {"booked": True, "people": 4, "score": 4.5, "note": "window", "table": None}
+    stored = [{"handler": "book", "name": name, "value": value} for name, value in results.items()]
+    body = end_of_call_body(session_id="-a").decode()
+    line = json.loads(delivered(session_id="-a", body_text=body)) | {"results": stored}
+    for _ in range(2):
+        imported = run("import", "-", typed=json.dumps(line))
+        assert imported.exit_code == 0, imported.output
+    with log.reader.connect() as connection:
+        (found,) = results_of(connection, [row.id for row in rows(log, calls)]).values()
+    assert {each.name: each.value for each in found} == results
+
+
+@pytest.mark.parametrize("value", [[], {"a": 1}, 10**400, "x" * 501])
+def test_a_result_that_no_handler_could_have_returned_is_refused(run: Run, value: object) -> None:
+    line = json.loads(delivered()) | {"results": [{"handler": "a", "name": "b", "value": value}]}
+    imported = run("import", "-", typed=json.dumps(line))
+    assert imported.exit_code == 1
+    assert "line 1: results.0.value" in imported.stderr
 
 
 def test_no_handler_is_called_for_what_is_imported(run: Run, log: Database, tmp_path: Path) -> None:

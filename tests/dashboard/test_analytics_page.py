@@ -471,3 +471,14 @@ def test_no_two_costs_have_the_same_colour_and_each_keeps_its_own(site: Site) ->
     assert len(found) == len(set(found.values())) == 7
     assert (found["Millis"], found["All others"]) == ("millis", "rest")
     assert found["openai"] == "user"
+
+
+def test_results_are_listed_with_links_to_their_calls(site: Site) -> None:
+    site.stored.add_results(site.stored.add_call("-call"), booked=True, score=4.5, note=HOSTILE)
+    page = site.page("/analytics?by=")
+    assert any("result=booked%3Dtrue" in link for link in page.links())
+    assert page.all("img") == []
+    csv = site.get("/analytics/results.csv").text.splitlines()
+    assert csv[0] == "Result,Value,Calls,Share,Sum,Average"
+    assert "score,,1,,4.5,4.5" in csv
+    assert "has the metadata plan" in site.page("/analytics?by=plan").text

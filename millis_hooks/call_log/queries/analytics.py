@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Literal
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from ...exceptions import StorageError
@@ -25,6 +25,7 @@ from ..dialects import describe
 from ..sanitize import clean_text
 from .buckets import Interval, cut, interval_for
 from .day_totals import AgentSums, Period, read_periods, sum_by_agent
+from .result_figures import ResultFigures, Sums, busiest, result_figures, results_by
 from .tally import (
     ATTEMPT_MS,
     ATTEMPTS,
@@ -35,6 +36,9 @@ from .tally import (
     OUTCOME,
     PREFETCH,
     PREFETCH_MS,
+    RESULT_SUM,
+    RESULT_VALUES,
+    RESULTS,
     RUNS,
     STATUS,
     Tally,
@@ -168,6 +172,7 @@ class Report:
     prefetch_outcomes: Mapping[str, int]
     handlers: tuple[HandlerFigures, ...]
     agents: tuple[AgentFigures, ...]
+    results: tuple[ResultFigures, ...]
 
 
 Sorted = Sequence[float]
@@ -234,6 +239,8 @@ class Scope:
     source: str = "real"
     split: Split = "type"
     interval: Interval | None = None
+    #: A metadata key by whose values results are shown.
+    by: str | None = None
 
     def __post_init__(self) -> None:
         if not _EARLIEST <= self.since < self.until <= _LATEST:
@@ -263,6 +270,7 @@ class Analytics:
             with self._engine.connect() as connection:
                 read_periods(connection, (before, *parts), agents, scope.source)
                 by_agent = sum_by_agent(connection, scope.since, scope.until, scope.source)
+                results = _results(connection, parts, scope, agents)
         except SQLAlchemyError as error:
             raise StorageError(f"The call log cannot be read: {describe(error)}.") from error
         return Report(
@@ -279,7 +287,17 @@ class Analytics:
             prefetch_outcomes=_counted(parts, PREFETCH),
             handlers=_handlers(parts),
             agents=_agents(by_agent, agents),
+            results=busiest(results),
         )
+
+
+def _results(
+    connection: Connection, parts: Sequence[Period], scope: Scope, agents: Sequence[str]
+) -> list[ResultFigures]:
+    if scope.by:
+        return results_by(connection, scope.by, scope.since, scope.until, agents, scope.source)
+    summed = (_summed(parts, measure) for measure in (RESULTS, RESULT_SUM, RESULT_VALUES))
+    return result_figures(Sums(*summed))
 
 
 Figure = Callable[[Sequence[Period]], float | None]

@@ -25,8 +25,10 @@ from .tally import (
     COST,
     DURATION_S,
     OUTCOME,
+    RESULT_VALUES,
     SAMPLED,
     Tally,
+    counted_under,
     read_by_agent,
     read_tally,
     sum_agents,
@@ -225,8 +227,22 @@ def _read_day(connection: Connection, day: date) -> list[dict[str, Any]]:
                 series[agent, measure, name] += [(value, slot) for value in values]
     return [
         dict(zip(("agent_id", "measure", "name"), key, strict=True), day=day, **_pack(key[1], each))
-        for key, each in series.items()
+        for key, each in _without_many_values(series).items()
     ]
+
+
+def _without_many_values(series: _Series) -> _Series:
+    """Count the values of results together where they are many: only shares of few are shown."""
+    values: defaultdict[str, list[str]] = defaultdict(list)
+    for agent, measure, name in series:
+        if measure == RESULT_VALUES:
+            values[agent].append(name)
+    under = {agent: counted_under(keys) for agent, keys in values.items()}
+    merged: _Series = defaultdict(list)
+    for (agent, measure, name), each in series.items():
+        is_value = measure == RESULT_VALUES
+        merged[agent, measure, under[agent][name] if is_value else name] += each
+    return merged
 
 
 def _pack(measure: str, series: list[tuple[float, int]]) -> dict[str, bytes]:

@@ -24,12 +24,13 @@ from sqlalchemy import (
     func,
     literal_column,
     null,
+    or_,
     select,
     true,
     union_all,
 )
 
-from ..tables import attempts, calls, cost_items, handler_runs
+from ..tables import attempts, call_results, calls, cost_items, handler_runs
 from .filters import IS_REAL, aside, made_up_by
 
 #: How calls ended, and how prefetches were answered; the name "" stands for an unknown one.
@@ -41,6 +42,13 @@ RUNS, FAILED_RUNS = "runs", "failed_runs"
 ATTEMPTS, FAILED_ATTEMPTS = "attempts", "failed_attempts"
 #: Samples: lengths of calls in seconds, latencies of prefetches and of attempts in milliseconds.
 DURATION_S, PREFETCH_MS, ATTEMPT_MS = "duration_s", "prefetch_ms", "attempt_ms"
+#: Results that are numbers, by their name: how many, and their sum; and how many calls have a truth
+#: value or a short text, by name and value with `BETWEEN` in between.
+RESULTS, RESULT_SUM, RESULT_VALUES = "results", "result_sum", "result_values"
+BETWEEN = "\x1f"
+#: Longer texts are not counted, and of a result with more than so many values none.
+_VALUE_CHARS = 32
+MOST_VALUES = 20
 SAMPLED = frozenset({DURATION_S, PREFETCH_MS, ATTEMPT_MS})
 
 #: Outcomes of an attempt that do not count as a failure of the handler.
@@ -133,6 +141,25 @@ def _grouped(rows: Iterable[Any]) -> Iterator[tuple[str | None, str, str, array[
         yield *key, array("d", sorted(values))
 
 
+def counted_under(keys: Iterable[str]) -> dict[str, str]:
+    """Return the key that each of `RESULT_VALUES` is counted under: its own, or of a result with
+    many or long values one that is too long."""
+    by_result: defaultdict[str, list[str]] = defaultdict(list)
+    for key in keys:
+        by_result[key.partition(BETWEEN)[0]].append(key)
+    under: dict[str, str] = {}
+    for name, own in by_result.items():
+        are_few = len(own) <= MOST_VALUES and all(map(is_short, own))
+        many = name + BETWEEN + "…" * (_VALUE_CHARS + 1)
+        under |= {key: key if are_few else many for key in own}
+    return under
+
+
+def is_short(key: str) -> bool:
+    """Tell whether a key of `RESULT_VALUES` is one of a value that was counted whole."""
+    return len(key.partition(BETWEEN)[2]) <= _VALUE_CHARS
+
+
 def _named(column: ColumnElement[str | None]) -> ColumnElement[Any]:
     return func.substr(func.coalesce(column, ""), 1, _NAME_CHARS)
 
@@ -162,6 +189,16 @@ def _is_of(source: str) -> ColumnElement[bool]:
     return calls.c.source.in_(made_up) if made_up else IS_REAL
 
 
+def value_key(name: ColumnElement[Any], text: ColumnElement[Any]) -> ColumnElement[Any]:
+    """Return the key of `RESULT_VALUES` for a result."""
+    return name + BETWEEN + func.substr(text, 1, _VALUE_CHARS + 1)
+
+
+def is_counted(text: ColumnElement[Any], number: ColumnElement[Any]) -> ColumnElement[bool]:
+    """Return the condition for a result to be counted by its values, and not summed."""
+    return or_(number.is_(None), text.in_(("true", "false")))
+
+
 def _values(agent_id: ColumnElement[Any], chosen: ColumnElement[bool], source: str = "real") -> Any:
     """Select agent, measure, name and value: sums are made by the database, samples are not."""
     period = select(
@@ -189,6 +226,11 @@ def _values(agent_id: ColumnElement[Any], chosen: ColumnElement[bool], source: s
     tries = select(run.agent_id, run.handler, attempts.c.outcome, attempts.c.duration_ms)
     of_run = and_(attempts.c.run_id == aside(run.id), attempts.c.outcome.is_not(None))
     attempt = tries.where(of_run).cte("ended").c
+    x = call_results.c
+    returned = select(call.agent_id, x.name, x.text, x.number).where(x.call_id == call_id)
+    result = returned.cte("returned").c
+    is_value = is_counted(result.text, result.number)
+    value = value_key(result.name, result.text)
     no_name: Any = literal_column("''")
     return union_all(
         _sum(OUTCOME, call.agent_id, call.outcome),
@@ -203,6 +245,9 @@ def _values(agent_id: ColumnElement[Any], chosen: ColumnElement[bool], source: s
         _sum(FAILED_ATTEMPTS, attempt.agent_id, attempt.handler).where(
             attempt.outcome.not_in(NO_FAILURES)
         ),
+        _sum(RESULTS, result.agent_id, result.name).where(~is_value),
+        _sum(RESULT_SUM, result.agent_id, result.name, result.number).where(~is_value),
+        _sum(RESULT_VALUES, result.agent_id, value).where(is_value),
         _each(DURATION_S, call.agent_id, no_name, call.duration_s),
         _each(PREFETCH_MS, call.agent_id, no_name, call.prefetch_ms),
         _each(ATTEMPT_MS, attempt.agent_id, attempt.handler, attempt.duration_ms),

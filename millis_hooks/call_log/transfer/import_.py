@@ -16,6 +16,8 @@ from base64 import b64decode
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
+from types import MappingProxyType
 from typing import Annotated, Any, BinaryIO, Literal, NamedTuple
 
 from pydantic import (
@@ -36,11 +38,13 @@ from ...protocol.call_status import UNDER_WAY
 from ...protocol.events import EndOfCall
 from ...protocol.functions import NAME
 from ...protocol.reading import Json, describe, read_json
+from ...protocol.results import MAX_CHARS, MAX_NAME_CHARS, MAX_NUMBER, Plain
 from ..database import Database
 from ..deliveries import Delivery, Kind, content_hash, insert_deliveries
 from ..missing_ends import delivery_of
 from ..processing import Processor
-from ..sanitize import clean_text
+from ..results import import_results
+from ..sanitize import MAX_KEY_CHARS, clean_id, clean_text
 from ..tables import deliveries
 from ..writer import Writer
 
@@ -102,6 +106,8 @@ class Incoming(NamedTuple):
 
     delivery: Delivery
     is_entry: bool = False
+    #: What handlers returned for its call, by their names: with the first delivery of a line.
+    results: Mapping[str, Mapping[str, Plain]] = MappingProxyType({})
 
 
 @dataclass(slots=True)
@@ -129,7 +135,12 @@ def read_call(value: Json, now: datetime) -> list[Incoming]:
     if not isinstance(value, dict):
         raise PayloadError(f"not a call but {describe(value)}")
     if is_call_line(value):
-        return [Incoming(delivery) for delivery in read_call_line(value)]
+        line = _read_line(value)
+        results: dict[str, dict[str, Plain]] = {}
+        for each in line.results:
+            results.setdefault(each.handler, {})[each.name] = each.value
+        first, *others = map(_delivery, line.deliveries)
+        return [Incoming(first, results=results), *map(Incoming, others)]
     call = EndOfCall.from_raw(value)
     if call.call_status in UNDER_WAY:
         return []
@@ -150,6 +161,15 @@ def _decoded(value: object) -> bytes:
 #: https://www.w3.org/TR/trace-context/#traceparent-header
 _TRACEPARENT = r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$"
 _Text = Annotated[str, AfterValidator(clean_text)]
+_Value = (
+    Annotated[bool, Field(strict=True)]
+    | Annotated[int, Field(strict=True, ge=-MAX_NUMBER, le=MAX_NUMBER)]
+    | Annotated[FiniteFloat, Field(strict=True, ge=-MAX_NUMBER, le=MAX_NUMBER)]
+    | Annotated[str, Field(max_length=MAX_CHARS)]
+    | None
+)
+#: Results of one call, of all its handlers.
+_MOST_RESULTS = 5_000
 _Base64 = Annotated[bytes, BeforeValidator(_decoded)]
 
 
@@ -189,12 +209,23 @@ class _Stored(BaseModel):
     kept: Annotated[_Text, AfterValidator(_an_object)] | None = None
 
 
+class _Result(BaseModel):
+    """A result as a line has it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    handler: Annotated[_Text, Field(min_length=1, max_length=MAX_KEY_CHARS)]
+    name: Annotated[_Text, Field(min_length=1, max_length=MAX_NAME_CHARS)]
+    value: _Value
+
+
 class _Line(BaseModel):
     """The part of a line that is imported."""
 
     format: Literal["millis-hooks-call/1"]
     masked: Literal[False]
     deliveries: Annotated[list[_Stored], Field(min_length=1)]
+    results: Annotated[list[_Result], Field(max_length=_MOST_RESULTS)] = []
 
 
 def is_call_line(value: Mapping[str, Json]) -> bool:
@@ -204,15 +235,18 @@ def is_call_line(value: Mapping[str, Json]) -> bool:
 
 def read_call_line(value: Mapping[str, Json]) -> list[Delivery]:
     """Return the deliveries of a line, as imported ones. Raises `PayloadError` if it is none."""
+    return [_delivery(stored) for stored in _read_line(value).deliveries]
+
+
+def _read_line(value: Mapping[str, Json]) -> _Line:
     if value.get("masked"):
         raise PayloadError("it is masked; export with --raw what is to be imported")
     try:
-        line = _Line.model_validate(value)
+        return _Line.model_validate(value)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"]))[:_WHERE_CHARS]
         raise PayloadError(f"{where}: {first['msg']}") from None
-    return [_delivery(stored) for stored in line.deliveries]
 
 
 def _delivery(stored: _Stored) -> Delivery:
@@ -245,10 +279,13 @@ class Importer:
         own_numbers: frozenset[str] = frozenset(),
         mask: MaskPolicy = SECRETS_ALONE,
         redact: Callable[[Delivery], Delivery] | None = None,
+        redact_results: Callable[[Mapping[str, Plain]], Mapping[str, Plain]] = dict,
     ) -> None:
-        """Pass everything through `redact` before it is stored."""
+        """Pass every delivery through `redact`, and results through `redact_results`, before they
+        are stored."""
         self.tally = Tally()
         self._redact = redact
+        self._redact_results = redact_results
         self._writer = writer
         self._processor = Processor(
             database, writer, runs_for=lambda call: (), own_numbers=own_numbers, mask=mask
@@ -275,6 +312,15 @@ class Importer:
         waiting, self._waiting, self._bytes = self._waiting, [], 0
         rows = self._writer.run(lambda connection: _store(connection, waiting))
         self._processor.process([row.id for row in rows])
+        results = {
+            clean_id(each.delivery.session_id) or "": {
+                handler: self._redact_results(values) for handler, values in each.results.items()
+            }
+            for each in waiting
+            if each.results
+        }
+        if results:
+            self._writer.run(partial(import_results, results=results))
         self.tally.stored += len(rows)
         self.tally.known += len(waiting) - len(rows)
 
@@ -290,7 +336,7 @@ def _store(connection: Connection, waiting: Sequence[Incoming]) -> Sequence[Row[
 
 def _unknown(connection: Connection, waiting: Sequence[Incoming]) -> Iterator[Delivery]:
     known = _known(connection, [incoming.delivery for incoming in waiting])
-    for delivery, is_entry in waiting:
+    for delivery, is_entry, _ in waiting:
         body = (delivery.kind, delivery.session_id, _hash(delivery.body))
         at = (*body, delivery.received_at)
         if (body if is_entry else at) not in known:

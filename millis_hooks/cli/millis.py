@@ -23,6 +23,7 @@ from ..millis_api.connection import Connected, changes_of, difference, state, wr
 from ..millis_api.reconcile import SETTLES_IN, Reconciled, Reconciliation
 from ..protocol.agent_names import names_at_millis
 from ..protocol.reading import Json
+from ..sandbox.texts import undeclared
 from ..server.app_loader import load_target
 from ..settings import Settings
 from ..webhooks import service_url
@@ -94,6 +95,8 @@ def connect(
         note(f"Note: {warning}")
     api = MillisApi.of(settings)
     agent = asyncio.run(api.agent(agent_id))
+    for line in undeclared(agent.config, settings.variables):
+        note(f"Note: {line}")
     changes = changes_of(agent, wanted)
     name = names_at_millis([(agent_id, agent.name)]).get(agent_id, "")
     if not changes:

@@ -16,7 +16,6 @@ import random
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
-from itertools import chain
 from types import MappingProxyType
 from typing import Any, Protocol, Self
 
@@ -47,7 +46,7 @@ from .texts import (
     merge_metadata,
     render,
     tools_of,
-    unknown_variables,
+    undeclared,
 )
 from .transport import END_OF_CALL, PREFETCH, Transport, webhook_of, webhook_of_tool
 from .webhook_client import PrefetchAnswer, SimulatedCall, WebhookClient
@@ -335,10 +334,7 @@ class Session:
         if texts.unresolved:
             policy = spec.policy.missing_variables
             notes.append(f"Unknown names are {policy}: Millis does not say what it does with them.")
-        if self._declared:
-            unknown = unknown_variables(spec.agent_config, self._declared).values()
-            if names := ", ".join(dict.fromkeys(chain.from_iterable(unknown))):
-                notes.append(f"Not declared in variables=, so some calls may lack them: {names}.")
+        notes += undeclared(spec.agent_config, self._declared)
         if ignored := ignored_parts(spec.agent_config):
             notes.append(f"Not rehearsed here: {', '.join(ignored)}.")
         return replace(texts, notes=tuple(notes))

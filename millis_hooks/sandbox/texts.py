@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 from urllib.parse import quote
 
@@ -167,6 +168,13 @@ def unknown_variables(
     filling = Filling(known, Policy())
     render(agent_config, filling, extra_prompt=None, metadata_in_prompt=None)
     return filling.unresolved
+
+
+def undeclared(agent_config: Mapping[str, Json], declared: Mapping[str, object]) -> Iterator[str]:
+    """Say which variables of an agent's texts are not declared, if any are declared at all."""
+    unknown = unknown_variables(agent_config, declared) if declared else {}
+    if names := ", ".join(dict.fromkeys(chain.from_iterable(unknown.values()))):
+        yield f"Not declared in variables=, so some calls may lack them: {names}."
 
 
 def tools_of(agent_config: Mapping[str, Json]) -> list[dict[str, Any]]:

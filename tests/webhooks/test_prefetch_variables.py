@@ -15,6 +15,7 @@ from millis_hooks import (
     RegistrationError,
     Router,
 )
+from millis_hooks.sandbox.scenario import Scenario, Script, SessionSpec
 from millis_hooks.sandbox.texts import unknown_variables
 from millis_hooks.testing import HooksClient
 from support.app import MakeHooks
@@ -144,3 +145,18 @@ def test_filters_by_direction_and_number_choose_the_handlers(make_hooks: MakeHoo
 def test_a_filter_that_no_call_can_meet_fails_at_import(hook: str, options: Any) -> None:
     with pytest.raises(RegistrationError, match="asks for"):
         getattr(Router(), hook)(**options)(lambda call: None)
+
+
+def test_the_sandbox_names_variables_of_a_prompt_that_are_not_declared(
+    make_hooks: MakeHooks,
+) -> None:
+    scenario = Scenario(
+        name="greet",
+        title="",
+        spec=SessionSpec(agent_config={"prompt": "Greet {frist_name}."}),
+        script=Script(),
+    )
+    for variables, expected in ((DECLARED, True), ({}, False)):
+        with HooksClient(make_hooks(variables=variables)) as client:
+            notes = " ".join(client.simulate(scenario).result.texts.notes)
+        assert ("Not declared in variables=" in notes) is expected

@@ -6,7 +6,6 @@ keys that change are sent, the agent is read again, and a loss is put right.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -15,8 +14,8 @@ from ..exceptions import MillisApiError, MillisUnreachableError
 from ..protocol.reading import Json
 from .client import Agent, MillisApi
 
-#: Parts of a path that may be secrets: long, with a digit.
-_MAY_BE_SECRET = re.compile(r"(?=.*\d)[\w.~%-]{16,}")
+#: Parts of a path from this length on that have a digit may be secrets.
+_SECRET_CHARS = 16
 _HIDDEN = "•"
 
 
@@ -105,9 +104,13 @@ def _address(url: str) -> str:
         host = address.netloc.rpartition("@")[2]
     except ValueError:
         return _HIDDEN
-    parts = [_MAY_BE_SECRET.sub(_HIDDEN, part) for part in address.path.split("/")]
+    parts = [_HIDDEN if _may_be_secret(part) else part for part in address.path.split("/")]
     shown = f"{address.scheme}://{host}{'/'.join(parts)}{f'?{_HIDDEN}' if address.query else ''}"
     return "".join(each if each.isprintable() else "?" for each in shown)
+
+
+def _may_be_secret(part: str) -> bool:
+    return len(part) >= _SECRET_CHARS and any(map(str.isdigit, part))
 
 
 def _merged_tools(before: Json, wanted: Json) -> list[Json]:

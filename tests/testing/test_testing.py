@@ -237,7 +237,7 @@ def answering(status_code: int) -> Iterator[str]:
         server.shutdown()
 
 
-@pytest.mark.parametrize(("example", "passed"), [(EXAMPLE, 11), (RESTAURANT, 5)])
+@pytest.mark.parametrize(("example", "passed"), [(EXAMPLE, 11), (RESTAURANT, 7)])
 def test_the_example_suites_pass(tmp_path: Path, example: Path, passed: int) -> None:
     suite = shutil.copytree(example, tmp_path / "suite")
     result = pytest_in(suite)

@@ -25,6 +25,7 @@ from ..checks import CheckResult
 from ..environment.addresses import is_link_local, is_loopback, web_address
 from ..masking.secret_patterns import MASK
 from ..settings import Hook, Settings
+from ..version import __version__
 from ..webhooks import secret_for, secret_header, webhook_url
 from ..webhooks.agent_config import Form, agent_config, warnings_about
 from .connection_test import ConnectionTest, WebhookTest, read_test
@@ -170,6 +171,7 @@ class SetupView:
     notes: tuple[CheckResult, ...]
     checks: int
     test: WebhookTest | None
+    assistant: str
 
 
 class Setup:
@@ -213,23 +215,26 @@ class Setup:
         tools = request.log.ask(partial(stored_tools, agent_id=agent_id))
         config = partial(_config, settings, address.url, agent_id, reveals=reveals, tools=tools)
         results = self._check_results(request.now)
+        webhooks = tuple(_webhooks(settings, address.url))
+        handlers = request.log.ask(found_handlers)
         return SetupView(
             address=address,
             params=self._params(request),
             agents=tuple(sorted(settings.agent_secrets)),
             agent_id=agent_id,
-            webhooks=tuple(_webhooks(settings, address.url)),
+            webhooks=webhooks,
             headers=tuple(_headers(settings, agent_id, reveals=reveals)),
             config=config(form="object"),
             path_config=config(form="string") if settings.secret_in_path else None,
             is_open=settings.insecure,
             is_revealed=reveals,
             received=_received(request),
-            handlers=request.log.ask(found_handlers),
+            handlers=handlers,
             problems=tuple(result for result in results if result.state != "ok"),
             notes=tuple(result for result in results if result.state == "ok" and result.link),
             checks=len(results),
             test=read_test(request.query, settings, address.host),
+            assistant=_for_an_assistant(settings, address.url, webhooks, handlers),
         )
 
     def _agent(self, request: PageRequest) -> str | None:
@@ -293,6 +298,43 @@ class Setup:
         result = self._test.send(page_request.log, hook, address.url, agent_id, now)
         query = {**self._params(page_request), **result}
         return RedirectResponse(link(request.http, "setup", query) + "#test", 303)
+
+
+_ASSISTANT = """\
+This project receives the webhooks of Millis AI voice agents with millis_hooks {version}, a Python
+framework. Its AGENTS.md has the rules for code that uses it, llms.txt its pages.
+
+Addresses (the header {header} carries a secret, which is in the environment or .env):
+{addresses}
+
+Handlers that are registered now:
+{handlers}
+
+Own phone numbers are {own_numbers}. Try changes with `millis-hooks dev`,
+`millis-hooks simulate inbound` and `pytest` (fixtures hooks_client and simulate_call). Do not write
+routes, storage or retries."""
+_REGISTERED_BY: Mapping[str, str] = {"failed": "on_failed", "function": "function"}
+
+
+def _for_an_assistant(
+    settings: Settings, base: str, webhooks: Sequence[Webhook], handlers: Sequence[FoundHandler]
+) -> str:
+    """Return what a coding assistant has to know of this installation, without secrets."""
+    addresses = [f"- {webhook.method} {webhook.url}" for webhook in webhooks]
+    named = []
+    for handler in handlers:
+        decorator = _REGISTERED_BY.get(handler.hook, f"on_{handler.hook}")
+        named.append(f"- {handler.name} (@hooks.{decorator})")
+        if handler.hook == "function":
+            url = f"{base}{settings.prefix}/functions/{handler.name}"
+            addresses.append(f"- GET or POST {url}")
+    return _ASSISTANT.format(
+        version=__version__,
+        header=settings.secret_header,
+        addresses="\n".join(addresses),
+        handlers="\n".join(named) or "- none",
+        own_numbers="set" if settings.own_numbers else "not set (MILLIS_HOOKS_OWN_NUMBERS)",
+    )
 
 
 def _webhooks(settings: Settings, base: str) -> Iterator[Webhook]:

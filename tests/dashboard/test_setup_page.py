@@ -279,6 +279,14 @@ def test_the_handlers_of_every_hook_are_listed_prefetch_first(site: Site) -> Non
     assert "outcome: voicemail" in site.page("/setup").text
 
 
+def test_a_text_for_a_coding_assistant_has_addresses_and_handlers_and_no_secret(site: Site) -> None:
+    site.stored.add_handler("greet", hook="prefetch")
+    text = shown(site, "?url=https://hooks.example.com")["assistant"]
+    assert "- GET https://hooks.example.com/millis/prefetch" in text
+    assert "- greet (@hooks.on_prefetch)" in text
+    assert SECRET not in text
+
+
 def test_problems_are_shown_with_advice(tmp_path: Path) -> None:
     results = [
         ok("schema", "0005"),

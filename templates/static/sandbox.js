@@ -4,6 +4,7 @@
 
 const LIVE = ["#talk", "#inspect"];
 let poll;
+let shown = 0; // how often the page was renewed
 
 // What was said stays where it is, so that a screen reader is told of the new lines only.
 function keepLines(old, fresh) {
@@ -28,6 +29,7 @@ function keepWork(old, fresh) {
 }
 
 function show(page, { keeps }) {
+  shown += 1;
   const focused = document.activeElement?.id;
   for (const selector of LIVE) {
     const old = one(selector);
@@ -54,10 +56,13 @@ function look(wait_ms) {
   const next_ms = wait_ms ?? Number(usual);
   poll = setTimeout(async () => {
     if (document.hidden) return look(next_ms);
+    const asked = shown;
     const response = await fetch(fragment).catch(() => null);
+    if (asked !== shown) return; // a form has renewed the page meanwhile: this answer is older
     if (!response?.ok || response.redirected) return look(Math.min(next_ms * 2, 30000));
     const before = one("#talk").textContent + one("#inspect").textContent;
     const page = new DOMParser().parseFromString(await response.text(), "text/html");
+    if (asked !== shown) return;
     const after = LIVE.map((selector) => one(selector, page)?.textContent).join("");
     if (clean(before) !== clean(after)) show(page, { keeps: true });
     else look(Math.min(next_ms * 1.5, 10000));

@@ -81,7 +81,7 @@ def test_an_invalid_phone_number_is_not_called(millis: FakeMillis, phone: str) -
 
 
 def test_values_that_are_not_json_are_not_sent(millis: FakeMillis) -> None:
-    with pytest.raises(MillisRefusedError, match="no JSON"):
+    with pytest.raises(MillisRefusedError, match="not JSON"):
         start(millis, metadata={"when": object()})
 
 

@@ -77,6 +77,15 @@ class Site:
         return Counter(session_id for noted, session_id in pairs if noted == word)
 
     @contextmanager
+    def starting(self) -> Iterator[Program]:
+        """Start to serve, without waiting until it does."""
+        with Program([str(self.folder / "app.py"), str(free_port())], stdout=PIPE) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
+
+    @contextmanager
     def serving(self, *arguments: str, with_library: bool = False) -> Iterator[Server]:
         """Serve; with an interpreter of its own where a library is to be loaded before it."""
         port = free_port()

@@ -49,12 +49,14 @@ def forward(
     it, or as redaction left it, and `sandbox`. `secret` signs it: a text, or `whsec_` and base64.
     The id of the message is the same in every attempt and replay. 2xx is success; 410 gives up; any
     other answer is retried, after the `Retry-After` of 429 and 503. Redirects are not followed, and
-    nothing in a call changes the address. `transport` and `now` are for tests. Raises
-    `RegistrationError` for a wrong address or secret.
+    nothing in a call changes the address. A dry run sends nothing. `transport` and `now` are for
+    tests. Raises `RegistrationError` for a wrong address or secret.
     """
     host, key = _host_of(url), _key_of(secret)
 
     async def send(call: EndOfCall) -> None:
+        if call.dry_run:
+            return
         from httpx2 import AsyncClient  # slow to import, and needed by few
 
         sent_at = now()

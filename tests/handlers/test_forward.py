@@ -59,6 +59,11 @@ def test_a_call_is_posted_with_a_signature_and_a_stable_id(client: HooksClient, 
     assert body["data"]["session_id"] == call.call.session_id
 
 
+def test_a_dry_run_posts_nothing(client: HooksClient, crm: Crm) -> None:
+    assert client.end_of_call(dry_run=True).run("forward to crm.example.com").state == "succeeded"
+    assert crm.messages == []
+
+
 @pytest.mark.parametrize(
     ("answer", "state"),
     [

@@ -60,7 +60,7 @@ class MillisHooks:
     ) -> None:
         self.settings = Settings.load(**settings)
         self.router = Router()
-        self.router.is_served = True
+        self.router.note_use()
         for router in routers:
             self.router.include(router)
         self.on_prefetch = self.router.on_prefetch

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from functools import cached_property, partial
@@ -132,26 +132,10 @@ class Service:
         Raises `ConfigError`, `RegistrationError` or `StorageError`, and what `lifespan` raises.
         """
         settings.require_closed(has_functions=bool(router.functions()))
-        for warning in settings.warnings():
-            logger.warning(warning)
         router.check()
-        if not settings.own_numbers and any("direction" in each.accepted for each in router):
-            logger.warning(
-                "handlers with direction= get no calls: set MILLIS_HOOKS_OWN_NUMBERS, by which "
-                "directions are told"
-            )
-        router.is_served = True
-        if not list(router):
-            logger.warning(
-                "no handlers are registered: every prefetch is answered with {}. Register one with "
-                "@hooks.on_prefetch or @hooks.on_end_of_call"
-            )
-        for handlers in unused_routers():
-            logger.warning(
-                "the handlers of a Router are not called: %s. Pass the Router to MillisHooks(...), "
-                "or to include()",
-                ", ".join(f"{handler.name} ({handler.place})" for handler in handlers),
-            )
+        router.note_use()
+        for warning in (*settings.warnings(), *_warnings_about(settings, router)):
+            logger.warning("%s", warning)
         agent_names = _agent_names(settings, router)
         executor = Executor(
             lifespan,
@@ -528,6 +512,26 @@ def _mask_for_logs(settings: Settings) -> MaskPolicy | None:
     from .call_log.redaction import storage_policy
 
     return storage_policy(settings)
+
+
+def _warnings_about(settings: Settings, router: Router) -> Iterator[str]:
+    """Say at each start which handlers are never called, and if there are none."""
+    if not settings.own_numbers and any("direction" in each.accepted for each in router):
+        yield (
+            "handlers with direction= get no calls: set MILLIS_HOOKS_OWN_NUMBERS, by which "
+            "directions are told"
+        )
+    if not list(router):
+        yield (
+            "no handlers are registered: every prefetch is answered with {}. Register one with "
+            "@hooks.on_prefetch or @hooks.on_end_of_call"
+        )
+    for handlers in unused_routers():
+        names = ", ".join(f"{handler.name} ({handler.place})" for handler in handlers)
+        yield (
+            f"the handlers of a Router are not called: {names}. Pass the Router to "
+            "MillisHooks(...), or to include()"
+        )
 
 
 def _tracing(settings: Settings) -> Tracing | None:

@@ -440,13 +440,13 @@ E = TypeVar("E", bound=EndOfCallFunction)
 F = TypeVar("F", bound=FailedFunction)
 
 
-#: Every router that exists and was not passed to `include`.
-_not_included: WeakSet[Router] = WeakSet()
+#: Every router that exists and that no application has, itself or by `include`.
+_unused: WeakSet[Router] = WeakSet()
 
 
 def unused_routers() -> list[list[Handler]]:
     """Return the handlers of each router that no application includes."""
-    return [list(router) for router in _not_included if not router.is_served and list(router)]
+    return [list(router) for router in _unused if list(router)]
 
 
 class Router:
@@ -455,9 +455,11 @@ class Router:
     def __init__(self) -> None:
         self._handlers: dict[tuple[str, str], Handler] = {}
         self._agents: dict[str, NamedAgent] = {}
-        #: Whether it is the router of an application.
-        self.is_served = False
-        _not_included.add(self)
+        _unused.add(self)
+
+    def note_use(self) -> None:
+        """Note that an application calls these handlers, so that no start warns of them."""
+        _unused.discard(self)
 
     def __iter__(self) -> Iterator[Handler]:
         """All handlers, in the order of registration."""
@@ -494,7 +496,7 @@ class Router:
 
     def include(self, router: Router) -> None:
         """Add the handlers of `router`; raises `RegistrationError` where a name is taken."""
-        _not_included.discard(router)
+        router.note_use()
         for handler in router:
             self.add(handler)
         for agent in router._agents.values():

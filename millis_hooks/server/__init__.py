@@ -26,6 +26,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.lifespan.on import LifespanOn
 
 from ..exceptions import MillisHooksError
+from ..masking.error_report import hidden
 from ..masking.known_secrets import HIDDEN, shown_path
 from ..settings import STOPPING
 from .app_loader import load_target
@@ -222,7 +223,7 @@ def run_child(
         return
     except MillisHooksError as error:
         tell(error)
-        reason = str(error).rpartition("\n")[2]
+        reason = hidden(str(error).rpartition("\n")[2])
     except SystemExit:  # uvicorn has logged why
         reason = "its start failed"
     config.app, config.factory, config.loaded = NotStarted(reason), False, False

@@ -26,7 +26,7 @@ from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from millis_hooks.exceptions import StorageError
-from millis_hooks.server import Config, Limits, Server
+from millis_hooks.server import Config, Limits, NotStarted, Server, run_child
 from millis_hooks.server.connection import affordable
 from millis_hooks.webhooks.responses import report_secret
 from support.programs import Program, run
@@ -659,6 +659,24 @@ def test_an_error_of_ours_at_the_start_is_raised_and_not_logged(
     with pytest.raises(StorageError, match="no disk"):
         server.run([])
     assert caplog.records == []
+
+
+def test_a_child_tells_why_the_application_did_not_start_and_serves_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    served: list[object] = []
+
+    def run(server: Server, sockets: object = None) -> None:
+        served.append(server.config.app)
+        if len(served) == 1:
+            raise StorageError("no disk")
+
+    monkeypatch.setattr(Server, "run", run)
+    reported: list[str] = []
+    server = Server(Config(without_disk, limits=Limits(), log_config=None))
+    run_child(server, lambda error: reported.append(str(error)), [])
+    assert reported == ["no disk"]
+    assert isinstance(served[1], NotStarted)
 
 
 RELOADING = """

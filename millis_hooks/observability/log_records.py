@@ -201,12 +201,10 @@ def log_attempt(
         failure or attempt.outcome,
         state,
     )
-    if failure is None or failure.place is None:
-        message = "run %d of %s, attempt %d: %s; run state: %s"
-        runs_log.log(level, message, *words, extra=_extra(fields))
-    else:
-        message = "run %d of %s, attempt %d: %s; run state: %s\n%s"
-        runs_log.log(level, message, *words, failure.block, extra=_extra(fields))
+    message, blocks = "run %d of %s, attempt %d: %s; run state: %s", []
+    if failure is not None and failure.place is not None:
+        message, blocks = f"{message}\n%s", [failure.block]
+    runs_log.log(level, message, *words, *blocks, extra=_extra(fields))
 
 
 def _rounded(duration_ms: float | None) -> float | None:

@@ -366,14 +366,14 @@ def _log_notes(handler: Handler, answers: Sequence[Answer]) -> None:
 def explain(handler: Handler, error: HandlerError, session_id: str | None) -> str:
     """Log what went wrong with a handler, and return it in one line."""
     why = describe_failure(error).message
-    if error.__cause__ is not None and (place := describe_failure(error.__cause__).place):
-        why = f"{why} ({place})"
+    cause = None if error.__cause__ is None else describe_failure(error.__cause__)
+    if cause is not None and cause.place is not None:
+        why = f"{why} ({cause.place})"
     fields = {"handler": handler.name, "session_id": shown_id(session_id)}
     extra = {"fields": {"event": f"{handler.hook}_handler_failed", **fields}}
-    if error.__cause__ is None:
+    if cause is None:
         logger.warning("%s handler %s: %s", handler.hook, handler.name, why, extra=extra)
     else:
-        block = describe_failure(error.__cause__).block
         words = "%s handler %s failed\n%s"
-        logger.warning(words, handler.hook, handler.name, block, extra=extra)
+        logger.warning(words, handler.hook, handler.name, cause.block, extra=extra)
     return f"{handler.name}: {why}"

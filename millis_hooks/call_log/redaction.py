@@ -170,11 +170,14 @@ def masked_columns(columns: Mapping[str, Any], mask: MaskPolicy) -> dict[str, An
 
 def masked_call(call: Call, mask: MaskPolicy) -> Call:
     """Return a call without what `mask` hides, and without an unsafe recording address."""
-    return _masked(replace(call, recording_url=web_url(call.recording_url or "")), CALL, mask)
+    url = web_url(call.recording_url or "")
+    return _masked(
+        call if url == call.recording_url else replace(call, recording_url=url), CALL, mask
+    )
 
 
 def masked_listing(listed: ListedCall, mask: MaskPolicy) -> ListedCall:
-    """Return a listed call and its excerpt without what `mask` hides."""
+    """Return a listed call and its excerpts without what `mask` hides."""
     excerpt = masked_excerpt(listed.excerpt, mask) if listed.excerpt else None
     more = filter(None, (masked_excerpt(each, mask) for each in listed.more_excerpts))
     call = masked_call(listed.call, mask)
@@ -216,10 +219,11 @@ def masked_happening(happening: Happening, mask: MaskPolicy) -> Happening:
 
 
 def _masked(record: Record, places: Mapping[str, Place], mask: MaskPolicy) -> Record:
-    """Return a copy of a record in which the fields that `places` names are masked."""
+    """Return a record, or where that changes it a copy, with the fields of `places` masked."""
     masked = {
-        name: mask.shown(value, place)
+        name: allowed
         for name, place in places.items()
         if (value := getattr(record, name, None)) is not None
+        and (allowed := mask.shown(value, place)) != value
     }
-    return replace(record, **masked)
+    return replace(record, **masked) if masked else record

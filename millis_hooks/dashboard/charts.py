@@ -26,8 +26,7 @@ from ..call_log.results import masked_values
 from ..call_log.transfer.export import cell
 from ..masking.policy import MaskPolicy
 from .call_filters import Params
-from .formats import amount, clock, iso, milliseconds, status_family, status_label
-from .pages import SLOW_PREFETCH_MS
+from .formats import SLOW_PREFETCH_MS, amount, clock, iso, milliseconds, status_family, status_label
 
 #: `stack` and `bars` are vertical, `shares` horizontal; `lines` may have gaps; a `table` stays.
 Kind: TypeAlias = Literal["stack", "bars", "shares", "lines", "table"]

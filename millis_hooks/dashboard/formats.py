@@ -16,14 +16,13 @@ from html import escape as escape_text
 import phonenumbers
 from jinja2 import pass_context
 from jinja2.runtime import Context
-from markupsafe import Markup, escape
+from markupsafe import Markup
 from phonenumbers import PhoneNumberFormat
 from pydantic import JsonValue
 from pydantic_core import to_json
 from starlette.requests import Request
 
-from ..call_log.queries.records import Call, ListedCall, State
-from ..call_log.search import Excerpt
+from ..call_log.queries.records import Call, State
 from ..masking.policy import HIDDEN
 from ..protocol.agent_names import AgentNames
 from ..protocol.reading import web_url
@@ -34,6 +33,9 @@ _MOST_ARGUMENT_CHARS = 200
 
 #: Larger numbers are written with an exponent: all their digits would not fit in a table.
 _TOO_LARGE = 1e9
+
+#: Slower prefetches are marked: Millis' caller hears the pause.
+SLOW_PREFETCH_MS = 400
 
 #: The tokens of JSON; a text at the end may be cut. The last alternative never occurs in JSON.
 _JSON_TOKEN = re.compile(r'("(?:[^"\\]|\\.)*+"?)(:?)|-?\d[\d.eE+-]*|[a-zA-Z]+|[<>&]', re.DOTALL)
@@ -169,14 +171,6 @@ def contact(call: Call) -> str:
     return f"{kind} session {call.session_id[-5:]}"
 
 
-def contact_lines(call: Call) -> Markup:
-    """Return the contact, with a second number dim on a line of its own."""
-    first, arrow, second = contact(call).partition(" → ")
-    if not arrow:
-        return Markup("<bdi>{}</bdi>").format(first)
-    return Markup('<bdi>{}</bdi> <span class="second">→ <bdi>{}</bdi></span>').format(first, second)
-
-
 def clock(seconds: float | None) -> str:
     """Format a duration as 4:12 or 1:04:12."""
     if seconds is None:
@@ -271,29 +265,9 @@ def until(moment: datetime, now: datetime) -> str:
     return f"in {minutes // 60} h" if minutes < 48 * 60 else f"in {minutes // (24 * 60)} d"
 
 
-def marked(excerpt: Excerpt) -> Markup:
-    """Mark the searched words in an excerpt."""
-    if not excerpt.hit:
-        return escape(excerpt.before + excerpt.after)
-    parts = (excerpt.before, excerpt.hit, excerpt.after)
-    return Markup("{}<mark>{}</mark>{}").format(*parts)
-
-
-def found_in(excerpt: Excerpt) -> str:
-    """Return what an excerpt is of, but for the transcript, which a list shows anyway."""
-    if excerpt.field == "transcript":
-        return ""
-    return excerpt.name or {"id": "ID"}.get(excerpt.field, excerpt.field.capitalize())
-
-
 def as_text(value: JsonValue) -> str:
     """Return a string as it is, and any other value as JSON."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def result_text(listed: ListedCall, name: str) -> str:
-    """Return the value of a result; of several handlers that have it, their values."""
-    return ", ".join(as_text(each.value) for each in listed.results if each.name == name)
 
 
 def arguments(value: JsonValue) -> str:
@@ -395,14 +369,10 @@ FILTERS: dict[str, Callable[..., object]] = {
         channel_icon,
         clock,
         contact,
-        contact_lines,
-        result_text,
         cost_key,
         iso,
-        found_in,
         kind_label,
         later,
-        marked,
         milliseconds,
         outcome_label,
         pretty,

@@ -35,6 +35,7 @@ from ..operators import Operator
 from ..protocol.agent_names import AgentNames
 from . import formats, runs
 from .call_filters import HANDLER_LABELS, PAGE_SIZES, SOURCE_LABELS, time_field
+from .call_rows import call_rows
 from .proxy_sign_in import UntrustedError
 from .security import HEADERS
 
@@ -45,9 +46,6 @@ THEME_COOKIE = "mh_theme"
 #: What an action did, for the next page alone.
 _NOTICE_COOKIE = "mh_notice"
 _NOTICE_LASTS_S = 60
-
-#: Slower prefetches are marked: Millis' caller hears the pause.
-SLOW_PREFETCH_MS = 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -412,14 +410,14 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters.update(formats.FILTERS | runs.FILTERS | {"time_field": time_field})
+    templates.filters.update(formats.FILTERS | runs.FILTERS)
+    templates.filters.update(call_rows=call_rows, time_field=time_field)
     templates.globals.update(
         badge=formats.badge,
         handler_labels=HANDLER_LABELS,
         source_labels=SOURCE_LABELS,
         page_sizes=PAGE_SIZES,
         range_labels=formats.RANGE_LABELS,
-        slow_prefetch_ms=SLOW_PREFETCH_MS,
         statuses=formats.STATUSES,
         without=_without,
     )

@@ -33,7 +33,7 @@ KNOWN = set(
         """
     badge icon moment outcome places twin
     damage view operator waiting link static has_page is_at here theme zone now version without
-    handler_labels source_labels page_sizes range_labels slow_prefetch_ms statuses
+    handler_labels source_labels page_sizes range_labels statuses
     title text error target username are_named has_password password_field longest_days fields back
     sought notice agent_names
     last_prefetch_at
@@ -43,7 +43,7 @@ KNOWN = set(
 #: Filters that trust what they are given, or make markup of it.
 TRUSTING = {"safe", "tojson", "xmlattr", "urlize", "forceescape"}
 #: Addresses that are neither made by `link` or `static` nor checked by `web`: paths on this site.
-LOCAL = {"{{ here }}", "{{ back }}", "{{ twin }}", "{{ icons }}#{{ name }}"}
+LOCAL = {"{{ here }}", "{{ row.address }}", "{{ back }}", "{{ twin }}", "{{ icons }}#{{ name }}"}
 
 _ADDRESS = re.compile(r'(?<=\s)(?:href|src|action|formaction|poster|data)="([^"]*)"')
 _OURS = re.compile(r"(\{\{ ?(link|static)\()|#")

@@ -370,4 +370,4 @@ def test_without_the_plugin_it_is_allowed(tmp_path: Path) -> None:
         "from millis_hooks.handlers.made_up_calls import is_under_pytest\n"
         "def test_it(): assert not is_under_pytest()\n"
     )
-    assert "1 passed" in pytest_in(tmp_path, "-p", "no:millis_hooks").stdout
+    assert "1 passed" in pytest_in(tmp_path, "-p", "no:millis_hooks", every_plugin=True).stdout

@@ -7,7 +7,8 @@ import re
 import runpy
 import tomllib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -39,19 +40,20 @@ PARSERS: dict[str, Callable[[str], Any]] = {
 
 GENERATE = runpy.run_path(str(ROOT / "docs" / "generate.py"))
 
-each_page = pytest.mark.parametrize(
-    "page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES]
-)
-
 
 def compiled(page: Path, block: Block) -> Any:
     """Compile a block so that errors name the page and the line in it."""
     return compile("\n" * (block.line - 1) + block.text, str(page), "exec", dont_inherit=True)
 
 
+@cache
+def whole_command_line() -> Any:
+    return typer.main.get_command(command_line)
+
+
 def parse_command(words: list[str]) -> None:
     """Parse what follows `millis-hooks`; raises `UsageError` as the command line would."""
-    command = typer.main.get_command(command_line)
+    command = whole_command_line()
     context = command.make_context("millis-hooks", list(words))
     while isinstance(command, typer.core.TyperGroup):
         left = [*context._protected_args, *context.args]
@@ -62,13 +64,23 @@ def parse_command(words: list[str]) -> None:
         command = found
 
 
+def blocks_of_all_pages(*languages: str) -> Iterator[tuple[Path, Block]]:
+    for page in PAGES:
+        for block in blocks(page, *languages):
+            yield page, block
+
+
 def of_ours(words: list[str]) -> list[str] | None:
     """Return the arguments of `millis-hooks`, if that is the program."""
     program = [word for word in words if not re.fullmatch(r"[A-Z_]+=.*", word)]
     return program[1:] if program and Path(program[0]).name == "millis-hooks" else None
 
 
-@each_page
+@pytest.mark.parametrize(
+    "page",
+    [page for page in PAGES if "```python" in page.read_text()],
+    ids=lambda page: str(page.relative_to(ROOT)),
+)
 def test_python_runs_from_top_to_bottom(page: Path) -> None:
     namespace: dict[str, Any] = {"__name__": page.stem, "__file__": str(page)}
     with warnings.catch_warnings():
@@ -79,53 +91,55 @@ def test_python_runs_from_top_to_bottom(page: Path) -> None:
                 exec(code, namespace)
 
 
-@each_page
-def test_commands_are_those_of_the_command_line(page: Path) -> None:
+def test_commands_are_those_of_the_command_line() -> None:
     wrong = []
-    for block in blocks(page, "console", "sh", "bash"):
+    for page, block in blocks_of_all_pages("console", "sh", "bash"):
         for words in commands(block):
             arguments = of_ours(words)
             try:
                 if arguments is not None:
                     parse_command(arguments)
             except UsageError as error:
-                wrong.append(f"{' '.join(words)}: {error.format_message()}")
+                wrong.append(f"{page}: {' '.join(words)}: {error.format_message()}")
             except typer.Exit:  # --help, --version
                 pass
     assert not wrong
 
 
-@each_page
-def test_data_can_be_parsed(page: Path) -> None:
-    for block in blocks(page, *PARSERS):
-        if not block.excused:
-            PARSERS[block.language](block.text)
+def test_data_can_be_parsed() -> None:
+    wrong = []
+    for page, block in blocks_of_all_pages(*PARSERS):
+        try:
+            if not block.excused:
+                PARSERS[block.language](block.text)
+        except (ValueError, yaml.YAMLError) as error:
+            wrong.append(f"{page}:{block.line}: {error}")
+    assert not wrong
 
 
-@each_page
-def test_settings_exist(page: Path) -> None:
-    named = {name.lower() for name in SETTING.findall(page.read_text())}
-    assert named <= Settings.model_fields.keys()
+def test_settings_exist() -> None:
+    named = {(page, name.lower()) for page in PAGES for name in SETTING.findall(page.read_text())}
+    assert {(page, name) for page, name in named if name not in Settings.model_fields} == set()
 
 
-@each_page
-def test_every_file_and_folder_named_exists(page: Path) -> None:
-    named = set(PATH.findall(page.read_text()))
+def test_every_file_and_folder_named_exists() -> None:
+    named = {(page, name) for page in PAGES for name in PATH.findall(page.read_text())}
     built = "docs/_build/"  # by `.ci/docs`, which need not have run here
-    missing = (name for name in named if not (ROOT / name).exists())
-    assert sorted(name for name in missing if not name.startswith(built)) == []
+    missing = ((page, name) for page, name in named if not (ROOT / name).exists())
+    assert [(page, name) for page, name in missing if not name.startswith(built)] == []
 
 
-@pytest.mark.parametrize("page", GENERATE["pages"](), ids=lambda page: page.stem)
-def test_generated_parts_are_those_of_the_code_and_the_examples(page: Path) -> None:
-    text = page.read_text(encoding="utf-8")
-    assert GENERATE["up_to_date"](text) == text, "run: python docs/generate.py"
+def test_generated_parts_are_those_of_the_code_and_the_examples() -> None:
+    texts = {page: page.read_text(encoding="utf-8") for page in GENERATE["pages"]()}
+    old = [page for page, text in texts.items() if GENERATE["up_to_date"](text) != text]
+    assert not old, "run: python docs/generate.py"
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if ROOT / "docs" not in page.parents])
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_lead_somewhere() -> None:
     """In pages that are not a part of the site, whose build looks at its own."""
-    assert [link for link in links(page) if not (page.parent / link).exists()] == []
+    pages = (page for page in PAGES if ROOT / "docs" not in page.parents)
+    named = ((page, link) for page in pages for link in links(page))
+    assert [(page, link) for page, link in named if not (page.parent / link).exists()] == []
 
 
 def test_the_readme_is_short() -> None:

@@ -59,10 +59,9 @@ class Found(NamedTuple):
 
 def modules() -> Iterator[tuple[str, ast.Module]]:
     for path in sorted(PACKAGE.rglob("*.py")):
-        tree = ast.parse(path.read_text())
-        imports = (node for node in ast.walk(tree) if isinstance(node, ast.Import))
-        if any(alias.name == "re" for node in imports for alias in node.names):
-            yield path.relative_to(PACKAGE).as_posix(), tree
+        code = path.read_text()
+        if re.search(r"^ *import re$", code, re.MULTILINE):
+            yield path.relative_to(PACKAGE).as_posix(), ast.parse(code)
 
 
 def found() -> list[Found]:
@@ -99,13 +98,19 @@ def calls_in(tree: ast.Module) -> Iterator[tuple[str, str]]:
 
 def written_in(tree: ast.Module) -> Iterator[tuple[str, str | None]]:
     """Yield the patterns that functions hand to `re`, with the method; None for one they make."""
+    of_re = {
+        id(node): (node.func.attr, node.args[0])
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and getattr(node.func.value, "id", "") == "re"
+        and node.func.attr in ANYWHERE | AT_THE_START | {"compile"}
+    }
     for function in ast.walk(tree):
-        if not isinstance(function, ast.FunctionDef):
-            continue
-        for node in ast.walk(function):
-            if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("re."):
-                method, pattern = ast.unparse(node.func)[3:], node.args[0]
-                if method in ANYWHERE | AT_THE_START | {"compile"}:
+        if of_re and isinstance(function, ast.FunctionDef):
+            for node in ast.walk(function):
+                if id(node) in of_re:
+                    method, pattern = of_re[id(node)]
                     text = pattern.value if isinstance(pattern, ast.Constant) else None
                     yield method, text if text is None else str(text)
 

@@ -6,10 +6,8 @@ import ast
 import io
 import re
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-
-import pytest
 
 from support.paths import ROOT
 
@@ -85,33 +83,31 @@ def text_of(template: str) -> str:
     return template
 
 
-def named(paths: list[Path]) -> list[object]:
-    """Return the parameters of a test for each file."""
-    return [pytest.param(path, id=str(path.relative_to(ROOT))) for path in sorted(paths)]
+def hits_in(
+    files: Iterable[Path], text_of: Callable[[str], str], refused: dict[str, str]
+) -> list[str]:
+    """Return the same of files, of which `text_of` returns the text that is looked at."""
+    return [
+        f"{file.relative_to(ROOT)} {hit}"
+        for file in files
+        for hit in hits(text_of(file.read_text(encoding="utf-8")), refused)
+    ]
 
 
-@pytest.mark.parametrize("page", named(DOCUMENTS))
-def test_documents(page: Path) -> None:
-    assert list(hits(page.read_text(encoding="utf-8"), FOR_USERS)) == []
+def test_documents() -> None:
+    assert hits_in(DOCUMENTS, str, FOR_USERS) == []
 
 
-@pytest.mark.parametrize("page", named(list(ROOT.glob("templates/*.html"))))
-def test_pages(page: Path) -> None:
-    assert list(hits(text_of(page.read_text(encoding="utf-8")), FOR_USERS)) == []
+def test_pages() -> None:
+    assert hits_in(ROOT.glob("templates/*.html"), text_of, FOR_USERS) == []
 
 
-@pytest.mark.parametrize(
-    "module",
-    named([*ROOT.glob("examples/*.py"), *ROOT.glob("millis_hooks/cli/*.py")])
-    + named([ROOT / "millis_hooks" / "settings.py"]),
-)
-def test_examples_help_and_settings(module: Path) -> None:
-    assert list(hits(words_of(module.read_text(encoding="utf-8")), FOR_USERS)) == []
-
-
-@pytest.mark.parametrize("module", named(list(ROOT.glob("millis_hooks/**/*.py"))))
-def test_docstrings_messages_and_comments(module: Path) -> None:
-    assert list(hits(words_of(module.read_text(encoding="utf-8")), EVERYWHERE)) == []
+def test_examples_help_settings_docstrings_messages_and_comments() -> None:
+    for_users = {*ROOT.glob("examples/*.py"), *ROOT.glob("millis_hooks/cli/*.py")}
+    for_users.add(ROOT / "millis_hooks" / "settings.py")
+    others = {*ROOT.glob("millis_hooks/**/*.py")} - for_users
+    assert hits_in(for_users, words_of, FOR_USERS) == []
+    assert hits_in(others, words_of, EVERYWHERE) == []
 
 
 def test_an_expression_in_a_string_or_comment_is_found_and_code_is_not() -> None:

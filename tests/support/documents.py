@@ -6,9 +6,11 @@ import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from markdown_it import MarkdownIt
+from markdown_it.token import Token
 
 from support.paths import ROOT
 
@@ -33,9 +35,14 @@ class Block:
     excused: bool
 
 
+@cache
+def _tokens(page: Path) -> list[Token]:
+    return MarkdownIt().parse(page.read_text(encoding="utf-8"))
+
+
 def blocks(page: Path, *languages: str) -> Iterator[Block]:
     """Yield the blocks of a page in these languages, from top to bottom."""
-    tokens = MarkdownIt().parse(page.read_text(encoding="utf-8"))
+    tokens = _tokens(page)
     generated = False  # from an example or a docstring, which have tests of their own
     for before, token in zip([None, *tokens], tokens, strict=False):
         language = token.info.strip().partition(" ")[0]
@@ -49,7 +56,7 @@ def blocks(page: Path, *languages: str) -> Iterator[Block]:
 
 def links(page: Path) -> Iterator[str]:
     """Yield the files of the project that a page links to, or shows."""
-    for token in MarkdownIt().parse(page.read_text(encoding="utf-8")):
+    for token in _tokens(page):
         for child in token.children or ():
             target = str(child.attrGet("href") or child.attrGet("src") or "")
             if target and not re.match(r"[a-z]+:|#", target):

@@ -259,7 +259,7 @@ def test_a_fixture_names_the_application_or_the_plugin_says_what_to_write(tmp_pa
 
 def test_the_plugin_can_be_left_out(tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text("def test_it(hooks_client): pass\n")
-    result = pytest_in(tmp_path, "-W", "error", "-p", "no:millis_hooks")
+    result = pytest_in(tmp_path, "-p", "no:millis_hooks", every_plugin=True)
     assert "fixture 'hooks_client' not found" in result.stdout
 
 

@@ -4,7 +4,7 @@ attach metadata -> prefetch -> merge -> fill in the texts -> talk and call funct
 -> functions that run after the call -> end-of-call -> call log
 
 The agent does the talking through the session. It follows a script, echoes (`agent`), or is the
-team's own model (`emulator.custom_llm`).
+team's own model.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import random
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Protocol, Self
 
@@ -55,8 +56,6 @@ logger = logging.getLogger("millis_hooks.sandbox")
 
 #: How fast people talk, in characters a second.
 CHARS_PER_S = 15.0
-#: Longer results of functions are cut before the agent gets them.
-MAX_RESULT_CHARS = 64_000
 
 #: Where an agent has what it says when a call ends, by its status. Source: the OpenAPI file.
 _LAST_WORDS: Mapping[str, str] = {
@@ -96,14 +95,11 @@ class Caller(Protocol):
         """
 
 
-class Session:
+class Session(SimulatedCall):
     """A call as Millis runs it. It is made and run once, on one running event loop.
 
     After `run` its attributes say what became of it.
     """
-
-    #: How the conversation ended.
-    ending: Ending
 
     def __init__(
         self,
@@ -122,32 +118,28 @@ class Session:
         the variables that the receiver completes; a note names others in the agent's texts.
         """
         self._clock = clock or Clock()
-        rng = rng or random.SystemRandom()
-        self.spec = spec
+        new_id = partial(
+            push_id, self._clock.now(), bits=(rng or random.SystemRandom()).getrandbits
+        )
+        super().__init__(
+            spec, session_id=spec.session_id or new_id(), call_id=spec.call_id or new_id()
+        )
         self._declared = declared
-        self.session_id = spec.session_id or push_id(self._clock.now(), bits=rng.getrandbits)
-        self.call_id = spec.call_id or push_id(self._clock.now(), bits=rng.getrandbits)
         self.log = StepLog(self._clock)
         #: Whether agent and caller are talking.
         self.is_talking = False
-        #: With the prefetch's keys, once it is over.
-        self.metadata: Mapping[str, Json] = dict(spec.metadata)
         #: The texts of the agent, filled in.
         self.texts = Rendered(prompt="")
-        #: What was said, as Millis' messages: `role`, `content`, and those of functions.
-        self.messages: list[dict[str, Any]] = []
         self._agent = agent
-        self._client = WebhookClient(transport, self.session_id, self._clock, mark)
+        self._client = WebhookClient(transport, self, self._clock, mark)
         self._filling = Filling(self._variables(), spec.policy)
         self._tools = {tool["name"]: tool for tool in tools_of(spec.agent_config)}
-        self._function_calls: list[Mapping[str, Json]] = []
         self._functions_for_later: list[tuple[str, Mapping[str, Json]]] = []
         #: The message that `say_more` is adding to.
         self._open_turn: dict[str, Any] | None = None
         self._hung_up: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         self._longest_s = _longest_s(spec.agent_config)
         self._talks_since_s = self._clock.elapsed_s()
-        self._logged: SimulatedCall | None = None
 
     def hang_up(self, call_status: str, error_message: str | None = None) -> None:
         """End the call from elsewhere: as a caller does, or Millis' `terminate` (`api-ended`).
@@ -164,7 +156,7 @@ class Session:
 
     def change(self, **changes: Any) -> None:
         """Change `vintage`, `faults` or `extra_fields` of the spec, until the call has ended."""
-        if not self.log.of(HungUp):
+        if not self._has_ended:
             self.spec = replace(self.spec, **changes)
 
     async def run(self) -> Self:
@@ -177,7 +169,9 @@ class Session:
 
     def log_entry(self) -> dict[str, Any]:
         """Return what Millis' call logs have of the call; while it goes on, that is little."""
-        return (self._logged or self._call_with(Ending(CallStatus.IN_PROGRESS))).log_entry()
+        if not self._has_ended:
+            self._measure()
+        return super().log_entry()
 
     @property
     def lasted_s(self) -> float:
@@ -261,20 +255,20 @@ class Session:
         self.ending = await self._converse(failure)
         for text in self.texts.messages.get(_LAST_WORDS.get(self.ending.call_status, ""), ())[:1]:
             self._say("assistant", text)
-        call = self._call_with(self.ending)
+        self._measure()
         self.log.add(
             HungUp(
                 call_status=self.ending.call_status,
-                duration_s=round(call.duration_s, 3),
+                duration_s=round(self.duration_s, 3),
                 error_message=self.ending.error_message,
             )
         )
         if self.spec.policy.run_after_call == "before-end-of-call":
             await self._call_functions_for_later()
-        await self._deliver(call)
+        await self._deliver()
         await self._call_functions_for_later()
-        self._logged = call
-        masked = mask_secrets(call.log_entry()).value
+        self.is_logged = True
+        masked = mask_secrets(self.log_entry()).value
         self.log.add(Logged(entry=masked if isinstance(masked, dict) else {}))
 
     def _attach(self) -> None:
@@ -314,8 +308,8 @@ class Session:
             self.log.add(Prefetched(notes=("The agent has no prefetch webhook.",)))
             return PrefetchAnswer()
         webhook = self._filling.fill_webhook(webhook, PREFETCH)
-        exchange, answer = await self._client.prefetch(self.spec, webhook)
-        self.log.add(exchange.of_kind(Prefetched))
+        step, answer = await self._client.prefetch(webhook)
+        self.log.add(step)
         return answer
 
     def _variables(self) -> Mapping[str, object]:
@@ -375,34 +369,23 @@ class Session:
     async def _call(self, name: str, params: Mapping[str, Json]) -> str:
         tool = self._tools.get(name, {})
         webhook = webhook_of_tool(tool)
-        exchange = await self._client.call_function(
-            tool,
-            webhook and self._filling.fill_webhook(webhook, "webhook"),
-            params,
-            metadata=self.metadata,
-            policy=self.spec.policy,
-            answer=self.spec.function_answers.get(name),
-        )
-        result = exchange.answered.text if exchange.answered else ""
-        if exchange.failure:
-            result = f"Failed: {exchange.failure}"
-        result = result[:MAX_RESULT_CHARS]
-        step = exchange.of_kind(FunctionCalled, name=name, params=params, result=result)
+        filled = webhook and self._filling.fill_webhook(webhook, "webhook")
+        step = await self._client.call_function(name, tool, filled, params)
         self.log.add(step)
-        self._function_calls.append({"name": name, "params": dict(params), "result": result})
-        return result
+        self.function_calls.append({"name": name, "params": dict(params), "result": step.result})
+        return step.result or ""
 
-    async def _deliver(self, call: SimulatedCall) -> None:
+    async def _deliver(self) -> None:
         """Send the end-of-call, or log why not."""
         webhook = webhook_of(self.spec.agent_config.get(END_OF_CALL))
-        vintage = self.spec.vintage
         if webhook is None or (reason := self._why_withheld()):
             note = "The agent has no end-of-call webhook." if webhook is None else reason
-            self.log.add(EndDelivered(vintage=vintage, notes=(note,)))
+            self.log.add(EndDelivered(vintage=self.spec.vintage, notes=(note,)))
             return
-        webhook = self._filling.fill_webhook(webhook, END_OF_CALL)
-        async for exchange in self._client.end_of_call(webhook, call):
-            self.log.add(exchange.of_kind(EndDelivered, vintage=vintage))
+        async for step in self._client.end_of_call(
+            self._filling.fill_webhook(webhook, END_OF_CALL)
+        ):
+            self.log.add(step)
 
     def _why_withheld(self) -> str:
         if self.spec.faults.end_of_call == "never":
@@ -410,24 +393,19 @@ class Session:
         is_sent = self.ending.call_status not in UNREACHED
         return "" if is_sent or self.spec.policy.end_of_call_if_unreached else _UNREACHED
 
-    def _call_with(self, ending: Ending) -> SimulatedCall:
-        duration_s = self.lasted_s
-        return SimulatedCall(
-            spec=self.spec,
-            session_id=self.session_id,
-            call_id=self.call_id,
-            metadata=self.metadata,
-            messages=self.messages,
-            function_calls=self._function_calls,
-            ending=ending,
-            started_at=self._clock.now() - timedelta(seconds=self._ended_s_ago() + duration_s),
-            duration_s=duration_s,
-        )
+    @property
+    def _has_ended(self) -> bool:
+        return bool(self.log.of(HungUp))
 
-    def _ended_s_ago(self) -> float:
-        """Return 0, or where waiting is skipped by how much the end-of-call will be late."""
+    def _measure(self) -> None:
+        """Set when the call began and how long it lasted until now.
+
+        Where waiting is skipped, a late end-of-call is of a call that ended earlier.
+        """
         is_late = self.spec.faults.end_of_call == "late" and not self._clock.is_live
-        return self.spec.policy.late_by_s if is_late else 0.0
+        ended_s_ago = self.spec.policy.late_by_s if is_late else 0.0
+        self.duration_s = self.lasted_s
+        self.started_at = self._clock.now() - timedelta(seconds=ended_s_ago + self.duration_s)
 
 
 def _longest_s(agent_config: Mapping[str, Json]) -> float | None:

@@ -25,7 +25,7 @@ from ..call_log.tables import deliveries, inbox
 from ..protocol.call_status import spell_status
 from ..protocol.reading import Json
 from ..webhooks import Marker
-from .agent import ScriptedAgent
+from .agents import ScriptedAgent
 from .scenario import Expectations, Scenario
 from .session import Session
 from .steps import EndDelivered, FunctionCalled, Listener, Prefetched
@@ -247,22 +247,18 @@ class ExpectationResult:
         return self.expected if self.is_met else f"{self.expected}: {self.found}"
 
 
-@dataclass(frozen=True, slots=True)
-class StoredCall:
-    """What the call log has of a call; empty where no end-of-call has arrived."""
-
-    outcome: str | None = None
-    #: The state of the latest run of each handler.
-    handlers: Mapping[str, str] = field(default_factory=dict)
-
-
 def check(
-    expected: Expectations, session: Session, stored: StoredCall | None
+    expected: Expectations,
+    session: Session,
+    *,
+    outcome: str | None = None,
+    handlers: Mapping[str, str] | None = None,
 ) -> list[ExpectationResult]:
     """Compare an ended session with what was expected.
 
-    Without `stored` the expectations about the call log are left out. A scenario without
-    expectations still expects that both webhooks accept what they are sent.
+    `handlers` has the state of the latest run of each; without it the expectations about the call
+    log are left out. A scenario without expectations still expects that both webhooks accept what
+    they are sent.
     """
     if expected == Expectations():
         return [_all_accepted(session)]
@@ -271,7 +267,7 @@ def check(
         *_of_texts(expected, session),
         *_of_ending(expected, session),
     ]
-    return results if stored is None else [*results, *_of_log(expected, stored)]
+    return results if handlers is None else [*results, *_of_log(expected, outcome, handlers)]
 
 
 def _all_accepted(session: Session) -> ExpectationResult:
@@ -329,11 +325,13 @@ def _of_ending(expected: Expectations, session: Session) -> Iterator[Expectation
         yield _same("end-of-call", expected.end_of_call, outcome, failure)
 
 
-def _of_log(expected: Expectations, stored: StoredCall) -> Iterator[ExpectationResult]:
+def _of_log(
+    expected: Expectations, outcome: str | None, handlers: Mapping[str, str]
+) -> Iterator[ExpectationResult]:
     if expected.outcome is not None:
-        yield _same("outcome", expected.outcome, stored.outcome or "none")
+        yield _same("outcome", expected.outcome, outcome or "none")
     for name, state in expected.handlers.items():
-        yield _same(f"handler {name}", state, stored.handlers.get(name, "not called"))
+        yield _same(f"handler {name}", state, handlers.get(name, "not called"))
 
 
 def _same(what: str, expected: str, found: str, why: str | None = None) -> ExpectationResult:
@@ -366,12 +364,14 @@ class Simulation:
 
         Without the call log, expectations about it are left out.
         """
-        stored = StoredCall()
-        if handled is not None:
-            runs = {run.handler: run.state for run in handled.runs}
-            stored = StoredCall(handled.call.outcome, runs)
+        states = {run.handler: run.state for run in (handled.runs if handled else ())}
         elsewhere = _acknowledged_by(session) if has_log and handled is None else None
-        expectations = check(scenario.expected, session, stored if has_log else None)
+        expectations = check(
+            scenario.expected,
+            session,
+            outcome=handled.call.outcome if handled else None,
+            handlers=states if has_log else None,
+        )
         return cls(session, handled, expectations, elsewhere)
 
     @property

@@ -11,7 +11,7 @@ import json
 import math
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -89,9 +89,6 @@ def _with_texts(items: list[tuple[str, Any]]) -> dict[str, Any]:
     }
 
 
-H = TypeVar("H", bound="HttpStep")
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpStep(Step):
     """A request and its answer. `sent` is None where nothing was sent, and the notes say why."""
@@ -101,10 +98,6 @@ class HttpStep(Step):
     took_ms: float = 0.0
     #: Why the request failed.
     failure: str | None = None
-
-    def of_kind(self, kind: type[H], **others: Any) -> H:
-        """Return the step as one of a certain kind, with the other fields that it has."""
-        return kind(**{each.name: getattr(self, each.name) for each in fields(HttpStep)}, **others)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

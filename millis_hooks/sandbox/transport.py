@@ -79,19 +79,20 @@ class Transport(Protocol):
         """Return the answer; raises `TransportError` if none comes within `timeout_s` seconds."""
 
 
-class _HttpTransport:
-    """Sends through a client of httpx2."""
+@dataclass(frozen=True, slots=True)
+class HttpTransport:
+    """Sends through a client of httpx2; what is below `base` goes into the application."""
 
-    def __init__(self, client: httpx2.AsyncClient, *, may_reach: Callable[[str], bool]) -> None:
-        self._client = client
-        self._may_reach = may_reach
+    client: httpx2.AsyncClient
+    may_reach: Callable[[str], bool]
+    base: str = IN_PROCESS
 
     async def send(self, request: Request, *, timeout_s: float) -> Answer:
         import httpx2
 
         try:
-            url = _url_of(request)
-            if not self._may_reach(url.host):
+            url = self._url_of(request)
+            if not self.may_reach(url.host):
                 raise TransportError(f"{url.host} is not on this machine")
             # The client's own timeouts are for each read, and an ASGI application has none.
             async with asyncio.timeout(timeout_s):
@@ -101,9 +102,20 @@ class _HttpTransport:
         except (httpx2.HTTPError, httpx2.InvalidURL, UnicodeError, ValueError) as error:
             raise TransportError(str(error) or type(error).__name__) from error
 
+    def _url_of(self, request: Request) -> httpx2.URL:
+        import httpx2
+
+        is_own = request.url.startswith(f"{self.base}/")
+        url = httpx2.URL(IN_PROCESS + request.url[len(self.base) :] if is_own else request.url)
+        if url.scheme not in {"http", "https"} or not url.host:
+            raise TransportError("no http or https address")
+        # As bytes: a hostile query must reach the receiver unrepaired.
+        query = b"&".join(part for part in (url.query, request.query) if part)
+        return url.copy_with(query=query or None)
+
     async def _send(self, request: Request, url: httpx2.URL) -> Answer:
         headers = [(name.encode(), value.encode()) for name, value in request.headers]
-        async with self._client.stream(
+        async with self.client.stream(
             request.method, url, headers=headers, content=request.body
         ) as response:
             body = await _read(response)
@@ -111,21 +123,21 @@ class _HttpTransport:
 
 
 @asynccontextmanager
-async def over_http(*, anywhere: bool = False) -> AsyncIterator[Transport]:
+async def over_http(*, anywhere: bool = False) -> AsyncIterator[HttpTransport]:
     """Send over HTTP; to this machine only, unless `anywhere`. No redirect is followed."""
     async with _client(trust_env=anywhere) as client:
-        yield _HttpTransport(client, may_reach=lambda host: anywhere or is_loopback(host))
+        yield HttpTransport(client, may_reach=lambda host: anywhere or is_loopback(host))
 
 
 @asynccontextmanager
-async def in_process(app: ASGIApp, *, anywhere: bool = False) -> AsyncIterator[Transport]:
+async def in_process(app: ASGIApp, *, anywhere: bool = False) -> AsyncIterator[HttpTransport]:
     """Send requests below `IN_PROCESS` straight into `app`, which is running; others over HTTP."""
     import httpx2
 
     own_host = httpx2.URL(IN_PROCESS).host
     mounts = {IN_PROCESS: httpx2.ASGITransport(app=app, raise_app_exceptions=False)}
     async with _client(mounts=mounts, trust_env=anywhere) as client:
-        yield _HttpTransport(
+        yield HttpTransport(
             client, may_reach=lambda host: host == own_host or anywhere or is_loopback(host)
         )
 
@@ -136,17 +148,6 @@ def _client(**options: Any) -> httpx2.AsyncClient:
     # The callers limit how many sessions run at once.
     limits = httpx2.Limits(max_connections=None)
     return httpx2.AsyncClient(timeout=None, limits=limits, **options)
-
-
-def _url_of(request: Request) -> httpx2.URL:
-    import httpx2
-
-    url = httpx2.URL(request.url)
-    if url.scheme not in {"http", "https"} or not url.host:
-        raise TransportError("no http or https address")
-    # As bytes: a hostile query must reach the receiver unrepaired.
-    query = b"&".join(part for part in (url.query, request.query) if part)
-    return url.copy_with(query=query or None)
 
 
 async def _read(response: httpx2.Response) -> bytes:

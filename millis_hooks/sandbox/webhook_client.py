@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
-from typing import Any
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
 from ..exceptions import PayloadError
@@ -24,8 +25,13 @@ from ..protocol.samples import CallContent, Vintage, end_of_call_payload, prefet
 from ..webhooks import Marker
 from .policy import Policy
 from .scenario import UNREACHED, Ending, SessionSpec
-from .steps import Clock, HttpStep, Sent
+from .steps import Clock, EndDelivered, FunctionCalled, HttpStep, Prefetched, Sent
 from .transport import Answer, Request, Transport, TransportError, Webhook
+
+H = TypeVar("H", bound=HttpStep)
+
+#: Longer results of functions are cut before the agent gets them.
+MAX_RESULT_CHARS = 64_000
 
 #: Names in the query of a prefetch that are Millis' own.
 RESERVED = frozenset({"session_id", "agent_id", "from", "to"})
@@ -56,20 +62,25 @@ class PrefetchAnswer:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class SimulatedCall:
-    """A call as Millis tells of it, with made-up costs and recording."""
+    """A call as Millis has it, with made-up costs and recording; it changes as the call goes on."""
 
-    spec: SessionSpec
-    session_id: str
-    call_id: str
-    metadata: Mapping[str, Json]
-    messages: Sequence[Mapping[str, Any]]
-    #: Each with `name`, `params` and `result`.
-    function_calls: Sequence[Mapping[str, Json]]
-    ending: Ending
-    started_at: datetime
-    duration_s: float
+    def __init__(self, spec: SessionSpec, *, session_id: str, call_id: str) -> None:
+        self.spec = spec
+        self.session_id = session_id
+        self.call_id = call_id
+        #: With the prefetch's keys, once it is over.
+        self.metadata: Mapping[str, Json] = dict(spec.metadata)
+        #: What was said, as Millis' messages: `role`, `content`, and those of functions.
+        self.messages: list[dict[str, Any]] = []
+        #: Each with `name`, `params` and `result`.
+        self.function_calls: list[Mapping[str, Json]] = []
+        #: How the conversation ended.
+        self.ending = Ending(CallStatus.IN_PROGRESS)
+        self.started_at = datetime.now(UTC)
+        self.duration_s = 0.0
+        #: Whether Millis' call logs have it as ended.
+        self.is_logged = False
 
     def payload(self, vintage: Vintage) -> dict[str, Any]:
         """Return the end-of-call."""
@@ -99,12 +110,13 @@ class SimulatedCall:
         )
 
     def log_entry(self) -> dict[str, Any]:
-        """Return the entry in Millis' call logs: `CallHistory` in its OpenAPI file."""
+        """Return the entry in Millis' call logs, its `CallHistory`: little before the end."""
         entry = self.payload("v2")
         del entry["error_message"]
-        if self.ending.call_status == CallStatus.IN_PROGRESS:
+        if not self.is_logged:
+            entry["call_status"] = CallStatus.IN_PROGRESS
             entry |= dict.fromkeys(("duration", "chars_used", "function_calls"))
-        if self.ending.call_status in {*UNREACHED, CallStatus.IN_PROGRESS}:
+        if not self.is_logged or self.ending.call_status in UNREACHED:
             entry |= dict.fromkeys(("chat", "cost_breakdown", "recording"))
         return entry
 
@@ -132,85 +144,91 @@ def _costs(duration_s: float, chars: int) -> list[dict[str, Json]]:
 
 
 class WebhookClient:
-    """Sends the requests of one session, and measures them."""
+    """Sends the requests of one call, and measures them."""
 
     def __init__(
-        self, transport: Transport, session_id: str, clock: Clock, mark: Marker | None
+        self, transport: Transport, call: SimulatedCall, clock: Clock, mark: Marker | None
     ) -> None:
         """`mark` makes the header that tells a receiver that the call is simulated."""
         self._transport = transport
-        self._session_id = session_id
+        self._call = call
         self._clock = clock
         self._mark = mark
 
-    async def prefetch(
-        self, spec: SessionSpec, webhook: Webhook
-    ) -> tuple[HttpStep, PrefetchAnswer]:
+    async def prefetch(self, webhook: Webhook) -> tuple[Prefetched, PrefetchAnswer]:
         """Call the prefetch webhook, under the spec's fault, and read the answer as Millis does."""
-        request = self._marked(prefetch_request(spec, webhook, self._session_id), self._session_id)
-        exchange = await self._send(request, timeout_s=spec.policy.prefetch_timeout_s)
-        exchange = await self._with_fault(spec, exchange)
-        answer = PrefetchAnswer(failure=exchange.failure)
-        if exchange.answered is not None and exchange.failure is None:
-            answer = read_prefetch_answer(exchange.answered, spec.policy)
-        notes = (*_notes_on_prefetch(spec), *exchange.notes, *answer.notes)
-        return replace(exchange, failure=answer.failure, notes=notes), answer
+        spec, session_id = self._call.spec, self._call.session_id
+        request = self._marked(prefetch_request(spec, webhook, session_id), session_id)
+        step = await self._send(Prefetched, request, timeout_s=spec.policy.prefetch_timeout_s)
+        step = await self._with_fault(step)
+        answer = PrefetchAnswer(failure=step.failure)
+        if step.answered is not None and step.failure is None:
+            answer = read_prefetch_answer(step.answered, spec.policy)
+        notes = (*_notes_on_prefetch(spec), *step.notes, *answer.notes)
+        return replace(step, failure=answer.failure, notes=notes), answer
 
     async def call_function(
         self,
+        name: str,
         tool: Mapping[str, Any],
         webhook: Webhook | None,
         params: Mapping[str, Json],
-        *,
-        metadata: Mapping[str, Json],
-        policy: Policy,
-        answer: Answer | None,
-    ) -> HttpStep:
-        """Call a function by its filled-in webhook; with an `answer`, or without one, send nothing.
+    ) -> FunctionCalled:
+        """Call a function by its filled-in webhook; send nothing if the scenario has the answer.
 
         `tool` is empty for a function that the agent does not have.
         """
+        spec, kind = self._call.spec, partial(FunctionCalled, name=name, params=params)
         request = None
         if webhook is not None:
+            metadata, policy = self._call.metadata, spec.policy
             request = function_request(tool, webhook, params, metadata=metadata, policy=policy)
-        if answer is not None:
-            sent = None if request is None else _sent(request)
-            failure = _refusal(answer)
-            return HttpStep(sent=sent, answered=answer, failure=failure, notes=(_ANSWERED,))
-        if request is None:
-            return HttpStep(notes=(_NO_WEBHOOK if tool else _UNKNOWN,))
-        timeout_s = finite(tool.get("timeout"))
-        timeout_s = timeout_s if timeout_s and timeout_s > 0 else policy.tool_timeout_s
-        session_id = self._session_id if "session_id" in params else None
-        request = self._marked(request, session_id)
-        return await self._send_for_success(request, timeout_s=timeout_s)
+        if (answer := spec.function_answers.get(name)) is not None:
+            sent, failure = None if request is None else _sent(request), _refusal(answer)
+            step = kind(sent=sent, answered=answer, failure=failure, notes=(_ANSWERED,))
+        elif request is None:
+            step = kind(notes=(_NO_WEBHOOK if tool else _UNKNOWN,))
+        else:
+            timeout_s = finite(tool.get("timeout"))
+            timeout_s = timeout_s if timeout_s and timeout_s > 0 else spec.policy.tool_timeout_s
+            request = self._marked(
+                request, self._call.session_id if "session_id" in params else None
+            )
+            step = await self._send_for_success(kind, request, timeout_s=timeout_s)
+        result = step.answered.text if step.answered else ""
+        result = f"Failed: {step.failure}" if step.failure else result
+        return replace(step, result=result[:MAX_RESULT_CHARS])
 
-    async def end_of_call(self, webhook: Webhook, call: SimulatedCall) -> AsyncIterator[HttpStep]:
+    async def end_of_call(self, webhook: Webhook) -> AsyncIterator[EndDelivered]:
         """Send the end-of-call as often, and as late, as the spec says."""
-        body = json.dumps(call.payload(call.spec.vintage)).encode()
+        spec, policy = self._call.spec, self._call.spec.policy
+        body = json.dumps(self._call.payload(spec.vintage)).encode()
         request = Request("POST", webhook.url, (*webhook.headers, _JSON_TYPE), body=body)
-        times, policy = call.spec.faults.end_of_call, call.spec.policy
+        times = spec.faults.end_of_call
         first_notes: tuple[str, ...] = ()
         if times == "late":
             await self._clock.pass_time(policy.late_by_s)
             first_notes = (f"It is {policy.late_by_s:g} s late, on purpose.",)
         for notes in [first_notes, (_TWICE,)] if times == "twice" else [first_notes]:
-            async for exchange in self._until_accepted(
-                self._marked(request, self._session_id), policy
-            ):
-                yield replace(exchange, notes=exchange.notes or notes)
+            async for step in self._until_accepted(self._marked(request, self._call.session_id)):
+                yield replace(step, notes=step.notes or notes)
 
-    async def _until_accepted(self, request: Request, policy: Policy) -> AsyncIterator[HttpStep]:
+    async def _until_accepted(self, request: Request) -> AsyncIterator[EndDelivered]:
+        kind, policy = (
+            partial(EndDelivered, vintage=self._call.spec.vintage),
+            self._call.spec.policy,
+        )
         for attempt in range(1, policy.end_of_call_attempts + 1):
             notes = (f"Attempt {attempt}.",) if attempt > 1 else ()
             if attempt > 1:
                 await self._clock.pass_time(policy.end_of_call_retry_after_s)
-            exchange = await self._send_for_success(request, timeout_s=policy.end_of_call_timeout_s)
-            yield replace(exchange, notes=notes)
-            if exchange.failure is None:
+            timeout_s = policy.end_of_call_timeout_s
+            step = await self._send_for_success(kind, request, timeout_s=timeout_s)
+            yield replace(step, notes=notes)
+            if step.failure is None:
                 return
 
-    async def _send(self, request: Request, *, timeout_s: float) -> HttpStep:
+    async def _send(self, kind: Callable[..., H], request: Request, *, timeout_s: float) -> H:
         answer, failure = None, None
         began_s = time.perf_counter()
         try:
@@ -218,11 +236,13 @@ class WebhookClient:
         except TransportError as error:
             failure = str(error)
         took_ms = round((time.perf_counter() - began_s) * 1000, 3)
-        return HttpStep(sent=_sent(request), answered=answer, took_ms=took_ms, failure=failure)
+        return kind(sent=_sent(request), answered=answer, took_ms=took_ms, failure=failure)
 
-    async def _send_for_success(self, request: Request, *, timeout_s: float) -> HttpStep:
-        exchange = await self._send(request, timeout_s=timeout_s)
-        return replace(exchange, failure=exchange.failure or _refusal(exchange.answered))
+    async def _send_for_success(
+        self, kind: Callable[..., H], request: Request, *, timeout_s: float
+    ) -> H:
+        step = await self._send(kind, request, timeout_s=timeout_s)
+        return replace(step, failure=step.failure or _refusal(step.answered))
 
     def _marked(self, request: Request, session_id: str | None) -> Request:
         if self._mark is None:
@@ -230,32 +250,29 @@ class WebhookClient:
         mark = self._mark(session_id, request.url, request.headers)
         return replace(request, headers=(*request.headers, *mark.items()))
 
-    async def _with_fault(self, spec: SessionSpec, exchange: HttpStep) -> HttpStep:
+    async def _with_fault(self, step: Prefetched) -> Prefetched:
         """Return what Millis would see of a prefetch under the spec's fault, with a note of it."""
-        fault = spec.faults.prefetch
+        fault = self._call.spec.faults.prefetch
         if fault is None:
-            return exchange
+            return step
         if fault == "slow":
-            return await self._slowed(spec, exchange)
+            return await self._slowed(step)
         if fault == "unreachable":
             notes = ("The answer was lost on purpose.",)
-            return replace(exchange, answered=None, failure="could not be reached", notes=notes)
+            return replace(step, answered=None, failure="could not be reached", notes=notes)
         notes = ("The answer was replaced on purpose.",)
-        return replace(exchange, answered=_FAULTY_ANSWERS[fault], failure=None, notes=notes)
+        return replace(step, answered=_FAULTY_ANSWERS[fault], failure=None, notes=notes)
 
-    async def _slowed(self, spec: SessionSpec, exchange: HttpStep) -> HttpStep:
+    async def _slowed(self, step: Prefetched) -> Prefetched:
+        spec = self._call.spec
         slow_s, timeout_s = spec.faults.prefetch_slow_s, spec.policy.prefetch_timeout_s
-        left_s = max(timeout_s - exchange.took_ms / 1000, 0.0)
+        left_s = max(timeout_s - step.took_ms / 1000, 0.0)
         await self._clock.pass_time(min(slow_s, left_s))
         notes = (f"The answer was held back for {slow_s:g} s on purpose.",)
         if slow_s <= left_s:
-            return replace(exchange, took_ms=exchange.took_ms + slow_s * 1000, notes=notes)
-        return HttpStep(
-            sent=exchange.sent,
-            took_ms=timeout_s * 1000,
-            failure=f"no answer within {timeout_s:g} s",
-            notes=notes,
-        )
+            return replace(step, took_ms=step.took_ms + slow_s * 1000, notes=notes)
+        late, failure = timeout_s * 1000, f"no answer within {timeout_s:g} s"
+        return replace(step, answered=None, took_ms=late, failure=failure, notes=notes)
 
 
 def _refusal(answer: Answer | None) -> str | None:

@@ -21,12 +21,12 @@ PAGE = (ROOT / "docs" / "made-up.md").read_text()
 #: How the page writes each number of the sandbox.
 ON_THE_PAGE = {
     "session.CHARS_PER_S": "at {:g} characters per second",
-    "session.MAX_RESULT_CHARS": "at most {:,} characters of a result",
+    "webhook_client.MAX_RESULT_CHARS": "at most {:,} characters of a result",
     "transport.MAX_ANSWER_BYTES": "At most {:,} bytes of an answer are read",
     "webhook_client.TTS_PER_1000_CHARS": "{} per 1,000 spoken characters",
-    "emulator.custom_llm.ANSWER_TIMEOUT_S": "at most {:g} s for an answer",
-    "emulator.custom_llm.OPEN_TIMEOUT_S": "{:g} s to connect",
-    "emulator.custom_llm.VIOLATION": "closed with {}",
+    "agents.ANSWER_TIMEOUT_S": "at most {:g} s for an answer",
+    "agents.OPEN_TIMEOUT_S": "{:g} s to connect",
+    "agents.VIOLATION": "closed with {}",
     "emulator.http_api.MAX_BODY_BYTES": "over {:,} bytes",
     "emulator.http_api.MAX_HISTORIES": "at most {:,} calls",
     "emulator.sessions.ABANDONED_S": "after {:g} seconds without activity",

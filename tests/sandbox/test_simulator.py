@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from millis_hooks.sandbox.scenario import SHIPPED, Scenario, load_scenario, read_scenario
-from millis_hooks.sandbox.simulator import ExpectationResult, Simulator, StoredCall, check
+from millis_hooks.sandbox.simulator import ExpectationResult, Simulator, check
 from support.sandbox_calls import Receiver, json_answer
 
 #: A call whose function fails; what it expects comes behind.
@@ -44,8 +44,8 @@ def rehearse(scenario: Scenario, receiver: Receiver) -> list[ExpectationResult]:
     async def once() -> list[ExpectationResult]:
         simulator = Simulator(transport=receiver, webhooks=webhooks)
         session = await simulator.run(scenario)
-        stored = StoredCall("completed", {"book": "failed"})
-        return check(scenario.expected, session, stored)
+        handlers = {"book": "failed"}
+        return check(scenario.expected, session, outcome="completed", handlers=handlers)
 
     return asyncio.run(once())
 

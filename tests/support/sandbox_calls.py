@@ -9,7 +9,7 @@ from random import Random
 from typing import Any
 from urllib.parse import parse_qsl
 
-from millis_hooks.sandbox.agent import ScriptedAgent
+from millis_hooks.sandbox.agents import ScriptedAgent
 from millis_hooks.sandbox.scenario import Line, Script, SessionSpec, ToolUse
 from millis_hooks.sandbox.session import Agent, Session
 from millis_hooks.sandbox.transport import Answer, Request, TransportError

@@ -22,7 +22,7 @@ from starlette.routing import Route
 
 from ...protocol.call_status import CallStatus
 from ...protocol.reading import Json
-from ..agent import echo
+from ..agents import echo
 from ..scenario import Ending, SessionSpec, Way
 from ..session import Session
 from .schemas import (

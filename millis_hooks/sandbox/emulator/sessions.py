@@ -29,12 +29,11 @@ from ...protocol.samples import push_id
 from ...settings import Settings
 from ...webhooks import Marker, secret_for
 from ...webhooks.agent_config import agent_config
-from ..agent import EchoAgent, LiveCaller, ScriptedAgent, ScriptedCaller
+from ..agents import CustomLlm, EchoAgent, LiveCaller, ScriptedAgent, ScriptedCaller, cancel
 from ..scenario import SOCKET_WAYS, Ending, Role, Scenario, SessionSpec, Way, load_scenario
 from ..session import CHARS_PER_S, Agent, Caller, ConversationTimeoutError, Session
 from ..steps import Clock
-from ..transport import IN_PROCESS, Answer, Request, Transport, in_process
-from .custom_llm import CustomLlm, cancel
+from ..transport import HttpTransport, in_process
 from .schemas import AgentChoice, AgentConfig, CallFields, Continuation, check
 from .store import Rehearsal, Store
 
@@ -100,19 +99,6 @@ class LiveCall:
     task: asyncio.Task[None]
 
 
-@dataclass(frozen=True, slots=True)
-class _AppTransport:
-    """Sends requests to our own address, `base`, straight into the application."""
-
-    transport: Transport
-    base: str
-
-    async def send(self, request: Request, *, timeout_s: float) -> Answer:
-        if request.url.startswith(f"{self.base}/"):
-            request = replace(request, url=IN_PROCESS + request.url[len(self.base) :])
-        return await self.transport.send(request, timeout_s=timeout_s)
-
-
 class SessionManager:
     """Starts sessions on the running event loop, and stores them."""
 
@@ -138,7 +124,7 @@ class SessionManager:
         self._tools = tools
         self._registered: dict[str, tuple[SessionSpec, Scenario | None]] = {}
         self._stack = AsyncExitStack()
-        self._transport: Transport | None = None
+        self._transport: HttpTransport | None = None
 
     async def close(self) -> None:
         """Cut every call off, and store it as far as it went."""
@@ -211,7 +197,7 @@ class SessionManager:
         session = Session(
             spec,
             agent,
-            _AppTransport(await self._open_transport(), base),
+            replace(await self._open_transport(), base=base),
             clock=Clock(self._settings.sandbox_pace) if is_script else Clock(1, is_live=True),
             rng=self._rng,
             mark=Marker(self._settings, "dry-run" if spec.dry_run else "sandbox"),
@@ -389,7 +375,7 @@ class SessionManager:
     def _may_reach(self, host: str | None) -> bool:
         return self._settings.sandbox_anywhere or is_loopback(host)
 
-    async def _open_transport(self) -> Transport:
+    async def _open_transport(self) -> HttpTransport:
         if self._transport is None:
             anywhere = self._settings.sandbox_anywhere
             self._transport = await self._stack.enter_async_context(

@@ -28,11 +28,10 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from ...exceptions import MillisHooksError, PayloadError
 from ...protocol.call_status import CallStatus, spell_status
 from ...protocol.reading import Json, describe, read_json
-from ..agent import LiveCaller
+from ..agents import VIOLATION, LiveCaller, cancel
 from ..scenario import Way
 from ..session import CHARS_PER_S, Session
 from ..steps import FunctionCalled, HungUp, Rendered, Said, Step, StepLog
-from .custom_llm import VIOLATION, cancel
 from .schemas import Initiate, UnprocessableError, check
 from .sessions import BusyError, SessionManager, address_of
 

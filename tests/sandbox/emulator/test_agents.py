@@ -16,7 +16,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.server import ServerConnection, serve
 
 from millis_hooks import EndOfCall
-from millis_hooks.sandbox.emulator.custom_llm import CustomLlm, SpokenAnswer
+from millis_hooks.sandbox.agents import CustomLlm, SpokenAnswer
 from support.app import MakeHooks
 from support.emulator import API, OUTBOUND, call, client_of, entry, initiate, rehearsing, until
 from support.waiting import eventually

@@ -1,7 +1,8 @@
-"""The team's own model as the agent: a client of Millis' `custom_llm_websocket` protocol.
+"""Agents that follow a script or echo, the team's own model, and callers: a person or a script.
 
-One `stream_id` is one answer, and one turn of the conversation with all its white space. A piece is
-spoken as soon as a sentence is complete, or when the model says `flush`.
+The team's model is a server of Millis' `custom_llm_websocket` protocol. One `stream_id` is one
+answer, and one turn of the conversation with all its white space. A piece is spoken as soon as a
+sentence is complete, or when the model says `flush`.
 
 Source: docs.millis.ai, integration/custom-llm. What it does not say: a greeting that does not come
 and an answer that does not end are waited for `answer_timeout_s`; a transfer ends the call; what
@@ -16,17 +17,17 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, WebSocketException
+from ..exceptions import MillisHooksError, PayloadError
+from ..protocol.call_status import CallStatus
+from ..protocol.reading import Json, describe, finite, read_json
+from .scenario import Ending, Line, Script, ToolUse
+from .session import CHARS_PER_S, Caller, Session
 
-from ...exceptions import MillisHooksError, PayloadError
-from ...protocol.call_status import CallStatus
-from ...protocol.reading import describe, finite, read_json
-from ..scenario import Ending, Line, ToolUse
-from ..session import CHARS_PER_S, Caller, Session
+if TYPE_CHECKING:  # few calls have a model
+    from websockets.asyncio.client import ClientConnection
 
 #: The function under which a transfer is logged. Source: the agent's `call_transfer`.
 TRANSFER = "call_transfer"
@@ -43,6 +44,98 @@ ANSWER_TIMEOUT_S = 10.0
 _SENTENCE_END = re.compile(r"""(?<![.!?…])[.!?…]++["'”’»)\]]*+(?=\s|\Z)|[。！？؟।\n]""")
 
 _TYPES = frozenset({"stream_response", "end_call", "transfer_call"})
+
+
+class ScriptedAgent:
+    """Follows a script, whatever is answered."""
+
+    def __init__(self, script: Script) -> None:
+        self._script = script
+
+    async def converse(self, session: Session) -> Ending:
+        """Say and do what the script has, in order."""
+        await session.greet()
+        for turn in self._script.turns:
+            if isinstance(turn, ToolUse):
+                await session.call_function(turn.name, turn.params)
+            else:
+                await session.pause(turn.pause_s)
+                await session.speak(turn.role, turn.text)
+        ending = self._script.ending
+        if ending.duration_s is not None:
+            await session.pause(ending.duration_s - session.lasted_s)
+        return ending
+
+
+class EchoAgent:
+    """Answers with `replies`, and then with what it hears: the sandbox has no model."""
+
+    def __init__(self, caller: Caller, replies: Iterable[str] = ()) -> None:
+        self._caller = caller
+        self._replies = iter(replies)
+
+    async def converse(self, session: Session) -> Ending:
+        """Answer the caller until the end."""
+        await session.greet()
+        while (turn := await self._caller.next()) is not None:
+            if isinstance(turn, ToolUse):
+                result = await session.call_function(turn.name, turn.params)
+                await session.speak("assistant", f"{turn.name} answered: {result}")
+            elif turn.is_final:
+                await session.speak("user", turn.text)
+                await session.speak("assistant", next(self._replies, None) or echo(turn.text))
+        return self._caller.ending
+
+
+def echo(text: str) -> str:
+    """Return what the agent without a model answers."""
+    return f"You said: {text}"
+
+
+class LiveCaller:
+    """A person: says things when `say` is called."""
+
+    waits = False
+    ending = Ending(CallStatus.USER_ENDED)
+
+    def __init__(self) -> None:
+        #: Set while the agent has dealt with everything and waits for the caller.
+        self.is_awaited = asyncio.Event()
+        self._queue: asyncio.Queue[Line | ToolUse] = asyncio.Queue()
+
+    def say(self, text: str, *, is_final: bool = True) -> None:
+        """Have the caller say `text`."""
+        self._put(Line("user", text, is_final=is_final))
+
+    def call_function(self, name: str, params: Mapping[str, Json]) -> None:
+        """Have the agent call one of its functions, after what was said before."""
+        self._put(ToolUse(name, params))
+
+    async def next(self) -> Line | ToolUse:
+        """Wait for what the caller says."""
+        if self._queue.empty():
+            self.is_awaited.set()
+        return await self._queue.get()
+
+    def _put(self, turn: Line | ToolUse) -> None:
+        self.is_awaited.clear()
+        self._queue.put_nowait(turn)
+
+
+class ScriptedCaller:
+    """Says the caller's lines of a script, in order."""
+
+    waits = True
+
+    def __init__(self, script: Script) -> None:
+        self.ending = script.ending
+        self._lines = iter(
+            [turn for turn in script.turns if isinstance(turn, Line) and turn.role == "user"]
+        )
+
+    async def next(self) -> Line | None:
+        """Return the next line."""
+        return next(self._lines, None)
 
 
 async def cancel(tasks: Iterable[asyncio.Future[Any]]) -> None:
@@ -130,6 +223,9 @@ class CustomLlm:
 
     async def converse(self, session: Session) -> Ending:
         """Hold the conversation; raises `CustomLlmError`."""
+        from websockets.asyncio.client import connect
+        from websockets.exceptions import WebSocketException
+
         try:
             if not self.may_reach(urlsplit(self.url).hostname):
                 raise CustomLlmError("The model's websocket is not on this machine.")
@@ -235,6 +331,8 @@ class _Talk:
 
     async def _listen(self) -> Ending:
         """Say what the model says, until it ends the call."""
+        from websockets.exceptions import ConnectionClosed
+
         try:
             while True:
                 type_, data = _read(await self._socket.recv())
@@ -266,6 +364,8 @@ class _Talk:
         )
 
     async def _play(self, answer: SpokenAnswer) -> None:
+        from websockets.exceptions import ConnectionClosed
+
         await answer.play()
         self._session.end_turn()
         finished = {"session_id": self._session.session_id, "stream_id": answer.stream_id}

@@ -12,7 +12,7 @@ import typer
 from ..call_log.database import Database
 from ..environment.secret_rules import require_strong
 from ..exceptions import ConfigError
-from ..operators import OPERATOR, Account, accounts, tokens
+from ..operators import OPERATOR, Account, accounts
 from ..settings import Settings
 from .common import open_log, print_json, record
 from .options import AsJson
@@ -156,7 +156,7 @@ def add_token(name: TokenName) -> None:
     name = _clean_token_name(name)
     with open_log(Settings.load()) as database:
         with database.writer.begin() as connection:
-            token = tokens.add(connection, name, now=datetime.now(UTC))
+            token = accounts.add_token(connection, name, now=datetime.now(UTC))
         if token is None:
             fail(f"There is already a token {name}. Revoke it: millis-hooks token revoke {name}")
         record(database, "add_token", name)
@@ -168,7 +168,7 @@ def add_token(name: TokenName) -> None:
 def list_tokens(as_json: AsJson = False) -> None:
     """List the read tokens, without the tokens themselves."""
     with open_log(Settings.load()) as database, database.reader.connect() as connection:
-        listed = tokens.listed(connection)
+        listed = accounts.list_tokens(connection)
     if as_json:
         print_json(listed)
     elif not listed:
@@ -186,7 +186,7 @@ def revoke_token(name: TokenName) -> None:
     name = _clean_token_name(name)
     with open_log(Settings.load()) as database:
         with database.writer.begin() as connection:
-            if not tokens.revoke(connection, name):
+            if not accounts.revoke_token(connection, name):
                 fail(f"There is no token {name}. List them: millis-hooks token list")
         record(database, "revoke_token", name)
     typer.echo(f"Revoked {name}.")

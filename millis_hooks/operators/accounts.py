@@ -1,4 +1,4 @@
-"""Accounts of operators: names, roles, and passwords as argon2id hashes.
+"""Accounts of operators: names, roles, and passwords as argon2id hashes; and read tokens.
 
 All functions with a connection work in the caller's transaction.
 """
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 
 from sqlalchemy import Connection, delete, exists, func, insert, select, update
 
-from ..call_log.tables import operator_sessions, operators
+from ..call_log.tables import operator_sessions, operators, read_tokens
 
 if TYPE_CHECKING:
     from argon2 import PasswordHasher
@@ -181,3 +181,63 @@ def _change(connection: Connection, name: str, **columns: str) -> bool:
 
 def _end_sessions(connection: Connection, name: str) -> None:
     connection.execute(delete(operator_sessions).where(operator_sessions.c.operator == name))
+
+
+#: Every token begins with it, so that it is recognized in files, and in requests.
+TOKEN_PREFIX = "mht_"
+
+
+@dataclass(frozen=True, slots=True)
+class ReadToken:
+    """What a program reads the pages' JSON with; the token itself is not stored.
+
+    `last_used_at` is to the minute, None if never.
+    """
+
+    name: str
+    created_at: datetime
+    last_used_at: datetime | None
+
+
+_TOKEN_COLUMNS = tuple(read_tokens.c[name] for name in ReadToken.__dataclass_fields__)
+
+
+def add_token(connection: Connection, name: str, *, now: datetime) -> str | None:
+    """Add a token and return it, to be shown this once; None if there is one of this name."""
+    if connection.scalar(select(read_tokens.c.name).where(read_tokens.c.name == name)):
+        return None
+    token = TOKEN_PREFIX + secrets.token_urlsafe(32)
+    row = {"name": name, "token_hash": _token_hash(token), "created_at": now}
+    connection.execute(insert(read_tokens), row)
+    return token
+
+
+def revoke_token(connection: Connection, name: str) -> bool:
+    """Delete a token; False if there is none of this name."""
+    return connection.execute(delete(read_tokens).where(read_tokens.c.name == name)).rowcount > 0
+
+
+def find_token(connection: Connection, token: str) -> ReadToken | None:
+    """Return the token if it is one."""
+    row = connection.execute(
+        select(*_TOKEN_COLUMNS).where(read_tokens.c.token_hash == _token_hash(token))
+    ).one_or_none()
+    return None if row is None else ReadToken(*row)
+
+
+def note_use(connection: Connection, name: str, now: datetime) -> None:
+    """Note that a token is in use."""
+    connection.execute(
+        update(read_tokens).where(read_tokens.c.name == name).values(last_used_at=now)
+    )
+
+
+def list_tokens(connection: Connection) -> tuple[ReadToken, ...]:
+    """Return all tokens, by name."""
+    rows = connection.execute(select(*_TOKEN_COLUMNS).order_by(read_tokens.c.name))
+    return tuple(ReadToken(*row) for row in rows)
+
+
+def _token_hash(token: str) -> str:
+    # Of 256 random bits; a slow hash is for what people choose.
+    return hashlib.sha256(token.encode("utf-8", "replace")).hexdigest()

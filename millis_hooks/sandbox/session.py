@@ -156,7 +156,7 @@ class Session(SimulatedCall):
 
     def change(self, **changes: Any) -> None:
         """Change `vintage`, `faults` or `extra_fields` of the spec, until the call has ended."""
-        if not self._has_ended:
+        if not self.has_ended:
             self.spec = replace(self.spec, **changes)
 
     async def run(self) -> Self:
@@ -169,7 +169,7 @@ class Session(SimulatedCall):
 
     def log_entry(self) -> dict[str, Any]:
         """Return what Millis' call logs have of the call; while it goes on, that is little."""
-        if not self._has_ended:
+        if not self.has_ended:
             self._measure()
         return super().log_entry()
 
@@ -394,7 +394,8 @@ class Session(SimulatedCall):
         return "" if is_sent or self.spec.policy.end_of_call_if_unreached else _UNREACHED
 
     @property
-    def _has_ended(self) -> bool:
+    def has_ended(self) -> bool:
+        """Whether the conversation is over."""
         return bool(self.log.of(HungUp))
 
     def _measure(self) -> None:

@@ -10,14 +10,14 @@ import pytest
 
 from millis_hooks.dashboard.call_filters import _ACTIVE
 from millis_hooks.dashboard.openapi import PARAMETERS
-from millis_hooks.operators import tokens
+from millis_hooks.operators import accounts
 from support.dashboard_site import Site
 from support.stored_calls import NOW
 
 
 @pytest.fixture
 def token(anonymous: Site) -> str:
-    token = anonymous.stored.write(partial(tokens.add, name="reports", now=NOW))
+    token = anonymous.stored.write(partial(accounts.add_token, name="reports", now=NOW))
     assert token is not None
     return token
 
@@ -84,7 +84,7 @@ def test_a_wrong_or_revoked_token_is_refused_and_guessing_is_slowed_down(
     assert answers[-1].status_code == 429
     assert int(answers[-1].headers["retry-after"]) >= 1
     assert ask(anonymous, "/calls.json", token).status_code == 200
-    anonymous.stored.write(partial(tokens.revoke, name="reports"))
+    anonymous.stored.write(partial(accounts.revoke_token, name="reports"))
     anonymous.now += timedelta(minutes=5)
     assert ask(anonymous, "/calls.json", token).status_code == 401
 

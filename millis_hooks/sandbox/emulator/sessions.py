@@ -272,7 +272,7 @@ class SessionManager:
     async def terminate(self, session_id: str, message: str | None) -> bool:
         """End a call after saying the message; return whether it was under way."""
         call = self.live.get(session_id)
-        if call is None:
+        if call is None or call.session.has_ended:
             return False
         if message and call.session.is_talking:
             with suppress(ConversationTimeoutError):

@@ -1,16 +1,14 @@
-"""Sessions of operators, cookies of known browsers, and the throttle of wrong passwords.
-
-A session is stored under the hash of its cookie's id; functions with a connection work in the
-caller's transaction. A known browser has signed in as a name before: its cookie, a random id signed
-for that name, gives no access, and only separates its wrong passwords from those of others. See
-"device cookies",
-https://owasp.org/www-community/Slow_Down_Online_Guessing_Attacks_with_Device_Cookies
+"""The throttle of wrong passwords, and cookies of known browsers.
 
 The throttle slows down guessing and excludes no operator. Wrong passwords use up tries: those of a
 known browser, else those of the address and those of the name. One try comes back each second, and
 in no other way: a right password costs none and brings none back, so signing in between guesses
 does not speed them up. Nobody else uses up the tries of a known browser. The counts are in the
 memory of one process: each replica has its own, and a restart forgets them.
+
+A known browser has signed in as a name before: its cookie, a random id signed for that name, gives
+no access, and only separates its wrong passwords from those of others. See "device cookies",
+https://owasp.org/www-community/Slow_Down_Online_Guessing_Attacks_with_Device_Cookies
 """
 
 from __future__ import annotations
@@ -21,134 +19,10 @@ import secrets
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Literal, TypeAlias, TypeVar
 
 from itsdangerous import BadSignature, Signer
-from sqlalchemy import Connection, Row, delete, insert, select, update
-
-from ..call_log.sanitize import clean_text
-from ..call_log.tables import operator_sessions
-
-#: The time of last use is written at most so often.
-SEEN_EVERY = timedelta(minutes=1)
-_MOST_LISTED = 200
-_BROWSER_CHARS = 300
-
-
-@dataclass(frozen=True, slots=True)
-class Lasts:
-    """How long sessions last: `idle` without a request unless kept, and at most `longest`."""
-
-    idle: timedelta = timedelta(hours=12)
-    longest: timedelta = timedelta(days=30)
-
-
-@dataclass(frozen=True, slots=True)
-class Session:
-    """A session for display; its `key` is not the value of its cookie."""
-
-    key: str
-    operator: str
-    created_at: datetime
-    last_seen_at: datetime
-    expires_at: datetime
-    client: str | None
-    browser: str | None
-
-
-_COLUMNS = (
-    operator_sessions.c.id_hash.label("key"),
-    *(operator_sessions.c[name] for name in tuple(Session.__dataclass_fields__)[1:]),
-)
-
-
-def start(
-    connection: Connection,
-    operator: str,
-    *,
-    now: datetime,
-    lasts: Lasts,
-    keep: bool,
-    client: str,
-    browser: str,
-) -> str:
-    """Start a session, delete expired ones, and return its id, which is not stored."""
-    connection.execute(delete(operator_sessions).where(operator_sessions.c.expires_at <= now))
-    session_id = secrets.token_urlsafe(32)
-    ends_at = now + lasts.longest
-    row = {
-        "id_hash": key_of(session_id),
-        "operator": operator,
-        "created_at": now,
-        "last_seen_at": now,
-        "confirmed_at": now,
-        "expires_at": ends_at if keep else min(now + lasts.idle, ends_at),
-        "ends_at": ends_at,
-        "idle_s": None if keep else int(lasts.idle.total_seconds()),
-        "client": client or None,
-        "browser": clean_text(browser[:_BROWSER_CHARS]) or None,
-    }
-    connection.execute(insert(operator_sessions), row)
-    return session_id
-
-
-def find(connection: Connection, key: str, now: datetime) -> Row[Any] | None:
-    """Return the row of a session that has not expired."""
-    session = select(operator_sessions).where(
-        operator_sessions.c.id_hash == key, operator_sessions.c.expires_at > now
-    )
-    return connection.execute(session).one_or_none()
-
-
-def see(connection: Connection, session: Row[Any], now: datetime) -> None:
-    """Note that a session is in use, and extend it."""
-    changes: dict[str, datetime] = {"last_seen_at": now}
-    if session.idle_s is not None and session.ends_at is not None:
-        changes["expires_at"] = min(now + timedelta(seconds=session.idle_s), session.ends_at)
-    _change(connection, session.id_hash, changes)
-
-
-def confirm(connection: Connection, key: str, now: datetime) -> None:
-    """Note that the password was given once more."""
-    _change(connection, key, {"confirmed_at": now})
-
-
-def end(connection: Connection, key: str, *, operator: str | None = None) -> str | None:
-    """End a session, of `operator` if given; return its operator, None if there is none."""
-    ended = delete(operator_sessions).where(operator_sessions.c.id_hash == key)
-    if operator is not None:
-        ended = ended.where(operator_sessions.c.operator == operator)
-    return connection.scalar(ended.returning(operator_sessions.c.operator))
-
-
-def end_all(connection: Connection, operator: str) -> int:
-    """End every session of an operator and return how many there were."""
-    ended = delete(operator_sessions).where(operator_sessions.c.operator == operator)
-    return connection.execute(ended).rowcount
-
-
-def listed(
-    connection: Connection, now: datetime, *, operator: str | None = None
-) -> tuple[Session, ...]:
-    """Return sessions that have not expired, of one operator or of all, the last used first."""
-    rows = select(*_COLUMNS).where(operator_sessions.c.expires_at > now)
-    if operator is not None:
-        rows = rows.where(operator_sessions.c.operator == operator)
-    newest = rows.order_by(operator_sessions.c.last_seen_at.desc()).limit(_MOST_LISTED)
-    return tuple(Session(*row) for row in connection.execute(newest))
-
-
-def key_of(session_id: str) -> str:
-    """Return the key that a session is stored under."""
-    return hashlib.sha256(session_id.encode("utf-8", "replace")).hexdigest()
-
-
-def _change(connection: Connection, key: str, columns: dict[str, datetime]) -> None:
-    changed = update(operator_sessions).where(operator_sessions.c.id_hash == key)
-    connection.execute(changed.values(columns))
-
 
 #: How long a browser stays known after it signed in.
 KNOWN_FOR_S = 365 * 24 * 3600

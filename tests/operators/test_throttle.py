@@ -12,7 +12,7 @@ import pytest
 from millis_hooks.environment.addresses import network_of
 from millis_hooks.operators import Operator, Operators, Refused, SignedIn, accounts
 from millis_hooks.operators.accounts import hash_password
-from millis_hooks.operators.sessions import Throttle
+from millis_hooks.operators.throttle import Throttle
 from support.stored_calls import NOW, StoredCalls
 
 PASSWORD = "the password of admin"
@@ -66,7 +66,7 @@ class Door:
 @pytest.fixture
 def door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Door]:
     # What is slow about a password is not what these are about.
-    monkeypatch.setattr("millis_hooks.operators.service.is_password", _is_annas)
+    monkeypatch.setattr("millis_hooks.operators.is_password", _is_annas)
     door = Door(tmp_path)
     yield door
     door.stored.database.close()

@@ -54,21 +54,20 @@ def ask_all(
     core of the load.
     """
     os.sched_setaffinity(0, {LOAD_CORE})
-    requests = _requests(url, body, count=count, seconds=seconds)
-    return uvloop.run(_ask_all(url, requests, connections))
+    requests, parts = _requests(url, body, count=count, seconds=seconds), urlsplit(url)
+    return uvloop.run(send_all(parts.hostname or "", parts.port or 80, requests, connections))
 
 
-async def _ask_all(url: str, requests: Iterator[bytes], connections: int) -> Answers:
-    parts = urlsplit(url)
+async def send_all(host: str, port: int, requests: Iterator[bytes], connections: int) -> Answers:
+    """Send the requests in their order, each on the connection that is free, and wait for every
+    answer."""
     loop = asyncio.get_running_loop()
     answers = Answers()
     began = time.perf_counter()
     asked = []
     for _ in range(connections):
         connect = partial(_Connection, requests, answers)
-        _, connection = await loop.create_connection(
-            connect, parts.hostname or "", parts.port or 80
-        )
+        _, connection = await loop.create_connection(connect, host, port)
         asked.append(connection)
     await _all_closed(asked, answers)
     answers.took_s = time.perf_counter() - began

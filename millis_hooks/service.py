@@ -34,7 +34,6 @@ from .masking.known_secrets import forget, know
 from .observability.metrics import Metrics, MetricsEndpoint, StateCollector
 from .protocol.agent_names import AgentNames, check_unique
 from .protocol.events import EndOfCall
-from .protocol.results import Plain
 from .protocol.test_marks import REHEARSALS, TESTS_ONLY, Marks
 from .runs.outcome import OUTCOMES, write_handlers
 from .runs.processes import coordinator_of
@@ -256,12 +255,9 @@ class Service:
         self._close_later(fetcher.close)
 
     def _start_runner(self) -> None:
-        log = self.call_log
-        redact: Callable[[Mapping[str, Plain]], Mapping[str, Plain]] = dict
-        if self._settings.redact_before_store:
-            from .call_log.redaction import results_redaction
+        from .call_log.redaction import results_redaction
 
-            redact = results_redaction(self._settings)
+        log = self.call_log
         self.runner = Runner(
             log.database.reader,
             log.writer,
@@ -273,7 +269,8 @@ class Service:
             tell=log.tell_of_runs,
             count=self.metrics.count_attempt,
             tracing=self._tracing,
-            redact=redact,
+            redact=results_redaction(self._settings),
+            read_ends=log.read_ends,
         )
         self._wake_runner = self.runner.wake
         self.runner.start()

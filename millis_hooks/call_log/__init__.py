@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ..exceptions import StorageError
 from ..masking.policy import SECRETS_ALONE, MaskPolicy
-from .call_ends import RunsFor
+from .call_ends import ReadEnds, RunsFor
 from .change_feed import REFRESH, Change, ChangeFeed, OtherProcesses
 from .dialects import describe, is_damage, upsert
 from .health import Readiness, require_sound
@@ -61,6 +61,7 @@ class CallLog:
         self._observer = observer or StorageObserver()
         self.writer = Writer(self.database.writer, on_stored=self._wake, observer=self._observer)
         self.feed = ChangeFeed()
+        self.read_ends = ReadEnds()
         self.processor = Processor(
             self.database,
             self.writer,
@@ -70,6 +71,7 @@ class CallLog:
             own_numbers=own_numbers,
             mask=mask,
             tell=self.feed.publish,
+            read_ends=self.read_ends,
         )
         #: What was said when the file was first found damaged; it stays until a restart.
         self.damage: str | None = None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+import threading
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -28,6 +29,36 @@ IS_TOLD = and_(
 )
 #: Of more deliveries of a session, the first and the last tell of its call, so many of each.
 _MOST_OF_EACH = 10
+
+
+#: Bodies of so many bytes may wait, once read, for their runs.
+_MOST_WAITING_BYTES = 2 * 1024 * 1024
+
+
+class ReadEnds:
+    """End-of-calls that were read when they were processed, for their first run, which need not
+    read them again. The oldest go when there are too many. For any thread."""
+
+    def __init__(self) -> None:
+        self._ends: OrderedDict[int, tuple[EndOfCall, int]] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def put(self, delivery_id: int, call: EndOfCall, body_bytes: int) -> None:
+        """Keep the end-of-call of a delivery until it is taken."""
+        with self._lock:
+            _, before = self._ends.pop(delivery_id, (None, 0))
+            self._ends[delivery_id] = call, body_bytes
+            self._bytes += body_bytes - before
+            while self._bytes > _MOST_WAITING_BYTES:
+                self._bytes -= self._ends.popitem(last=False)[1][1]
+
+    def take(self, delivery_id: int) -> EndOfCall | None:
+        """Return the end-of-call once, as a handler may change it; None if it has to be read."""
+        with self._lock:
+            call, body_bytes = self._ends.pop(delivery_id, (None, 0))
+            self._bytes -= body_bytes
+        return call
 
 
 @dataclass(frozen=True, slots=True)

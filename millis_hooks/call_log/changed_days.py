@@ -7,11 +7,12 @@ made meanwhile by `queries/day_totals.py` remove only marks whose changes they h
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
-from sqlalchemy import ColumnElement, Connection, func, insert, select
+from sqlalchemy import Connection, func, insert, select
 
+from .statements import among
 from .tables import calls, changed_days
 
 
@@ -19,10 +20,15 @@ def mark_days(connection: Connection, received_at: Iterable[datetime]) -> None:
     """Mark the UTC days of calls that were received then; of a call that moves, both days."""
     days = {moment.astimezone(UTC).date() for moment in received_at}
     if days:
-        connection.execute(insert(changed_days), [{"day": day} for day in sorted(days)])
+        connection.execute(_MARK, [{"day": day} for day in sorted(days)])
 
 
-def mark_days_of(connection: Connection, these: ColumnElement[bool]) -> None:
-    """Mark the UTC days of the calls of which the condition holds."""
-    days = select(func.date(calls.c.received_at)).where(these).distinct()
-    connection.execute(insert(changed_days).from_select(["day"], days))
+def mark_days_of(connection: Connection, call_ids: Sequence[int]) -> None:
+    """Mark the UTC days of these calls: analytics counts their runs and attempts, too."""
+    if call_ids:
+        connection.execute(_MARK_THESE, {"ids": call_ids})
+
+
+_MARK = insert(changed_days)
+_days = select(func.date(calls.c.received_at)).where(among(calls.c.id, "ids")).distinct()
+_MARK_THESE = insert(changed_days).from_select(["day"], _days)

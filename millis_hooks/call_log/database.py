@@ -309,6 +309,13 @@ class Transactions:
         self._engine = engine
         self._at_once = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._is_file = engine.dialect.name == SQLITE
+        self._kept: Connection | None = None
+
+    def close(self) -> None:
+        """Give the connection back; the thread that ran the last transaction calls this."""
+        if self._kept is not None:
+            self._kept.close()
+            self._kept = None
 
     def run(self, work: Callable[[Connection], object], *, is_one_statement: bool = False) -> None:
         """Return once what `work` did is synced; on PostgreSQL `work` may be called several times.
@@ -316,7 +323,10 @@ class Transactions:
         There a statement alone commits itself, which saves two ways to the server and back.
         Raises `StorageOutageError` where the server was not to be had for `BUSY_TIMEOUT_S`.
         """
-        engine = self._at_once if is_one_statement and not self._is_file else self._engine
+        if self._is_file:
+            self._run_on_file(work)
+            return
+        engine = self._at_once if is_one_statement else self._engine
         deadline = time.monotonic() + BUSY_TIMEOUT_S
         while True:
             try:
@@ -329,3 +339,14 @@ class Transactions:
                 if time.monotonic() >= deadline:
                     raise StorageOutageError(describe(error)) from error
             time.sleep(_PAUSE_S)
+
+    def _run_on_file(self, work: Callable[[Connection], object]) -> None:
+        """Keep the connection: to take one from the pool and to give it back costs twice as much as
+        a transaction."""
+        self._kept = self._kept or self._engine.connect()
+        try:
+            with self._kept.begin():
+                work(self._kept)
+        except BaseException:
+            self.close()
+            raise

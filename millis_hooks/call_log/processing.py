@@ -31,7 +31,7 @@ from sqlalchemy import Connection, Engine, Row, Select, Table, bindparam, func, 
 from ..masking.error_report import describe_failure
 from ..masking.policy import SECRETS_ALONE, MaskPolicy
 from ..protocol.reading import LARGE_BYTES
-from .call_ends import RunsFor
+from .call_ends import ReadEnds, RunsFor
 from .call_rows import QUEUES, give_up, write
 from .change_feed import Change
 from .database import Database
@@ -124,11 +124,13 @@ class Processor:
         hears_of_changes: Callable[[str], bool] = lambda name: False,
         on_runs: Callable[[], None] = lambda: None,
         tell: Callable[[Iterable[Change]], None] = lambda changes: None,
+        read_ends: ReadEnds | None = None,
     ) -> None:
         """Ask `runs_for` for the handlers of a call, and `hears_of_changes` of each whether it is
         called again when a later end changes the call. What `mask` hides cannot be searched for.
 
         `on_runs` is called when runs were written, and `tell` with the changes of each chunk.
+        `read_ends` gets the end-of-calls of new runs.
         """
         self._database = database
         self._writer = writer
@@ -136,6 +138,7 @@ class Processor:
         self._hears_of_changes = hears_of_changes
         self._on_runs = on_runs
         self._tell = tell
+        self._read_ends = read_ends
         self._sessions = SessionReader(self._digest, runs_for, mask)
         self._wanted = threading.Event()
         self._closing = threading.Event()
@@ -235,6 +238,8 @@ class Processor:
             if not ids:
                 return 0
             batch = self._sessions.read(connection, ids, is_again=queue is rereads)
+            if self._read_ends is not None:
+                batch.hand_on(self._read_ends)
             work = partial(write, batch=batch, hears_of_changes=self._hears_of_changes)
             began = time.perf_counter()
             written = self._writer.run(work) if is_file else work(connection)

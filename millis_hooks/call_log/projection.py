@@ -18,9 +18,8 @@ from sqlalchemy import Row
 
 from ..masking.places import Place
 from ..masking.policy import SECRETS_ALONE, MaskPolicy
-from ..protocol.events import EndOfCall, Message
+from ..protocol.events import EndOfCall, Message, PrefetchRequest
 from ..protocol.functions import FunctionRequest
-from ..protocol.prefetch import PrefetchRequest
 from ..protocol.reading import read_json
 from ..protocol.test_marks import MADE_UP_SOURCES
 from .call_ends import End, RunsFor, outermost, put_together
@@ -76,6 +75,7 @@ class Digest:
     #: The agent of the delivery's secret, if that is bound to one.
     secret_agent: str | None = None
     drift: Sequence[Columns] = ()
+    body_bytes: int = 0
 
     @property
     def end(self) -> End | None:
@@ -115,6 +115,8 @@ class Projection:
     wanted_by: Sequence[str] = ()
     wanted_at: datetime | None = None
     change: str | None = None
+    #: Its only end-of-call, if runs are for it.
+    end: Digest | None = None
     #: Whether values that handlers kept are stored already.
     had_kept: bool = False
     #: The deliveries that are another agent's.
@@ -155,6 +157,7 @@ def digest_delivery(row: Row[Any], *, own_numbers: frozenset[str]) -> Digest:
         kept=row.kept,
         secret_agent=row.secret_agent,
         drift=[{"delivery_id": row.id, **each} for each in drift],
+        body_bytes=len(row.body),
     )
 
 
@@ -193,6 +196,8 @@ def project(
         _add_end(projection, whole, ends, mask)
         projection.call["repeated"] = len(ends) > 1
         _ask_handlers(projection, whole, taken, () if is_again else known, runs_for)
+        if projection.wanted_by and len(ends) == 1:
+            projection.end = ends[0]
     return projection
 
 

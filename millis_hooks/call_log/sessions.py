@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Row, Select, select
 from ..exceptions import AnotherAgentError, PayloadError
 from ..masking.policy import SECRETS_ALONE, MaskPolicy
 from ..protocol.reading import collecting_nothing
-from .call_ends import IS_TOLD, RunsFor, outermost
+from .call_ends import IS_TOLD, ReadEnds, RunsFor, outermost
 from .change_feed import Change
 from .change_feed import Kind as ChangeKind
 from .dialects import is_postgresql
@@ -110,6 +110,13 @@ class Batch:
         """The deliveries that are in it."""
         of_sessions = (each.delivery_ids for each in self.sessions.values())
         return [*self.loose_ids, *chain.from_iterable(of_sessions)]
+
+    def hand_on(self, read_ends: ReadEnds) -> None:
+        """Keep the end-of-calls that runs are for, where a call has just one."""
+        for session in self.sessions.values():
+            digest = session.projection and session.projection.end
+            if digest and (end := digest.end):
+                read_ends.put(end.delivery_id, end.call, digest.body_bytes)
 
 
 class SessionReader:

@@ -179,6 +179,7 @@ class Writer:
             self._commit([], [self._kept.pop(0)])
             self._write_all()
             self._note_lost(len(self._kept))
+        self._transactions.close()
 
     def _write_all(self) -> None:
         """Write what comes, until it is closed and nothing is left."""

@@ -13,7 +13,6 @@ import typer
 
 from ..call_log.database import Database
 from ..call_log.processing import Processor
-from ..call_log.queries.filters import CallFilter
 from ..call_log.tables import rereads
 from ..call_log.upkeep import removal as removing
 from ..call_log.upkeep import retention
@@ -40,7 +39,7 @@ from ..sandbox.emulator.store import sandbox_file
 from ..settings import Settings
 from ..version import __version__
 from .common import is_served, note_kept, open_log, paced, remove
-from .options import DryRun, Force, Since, Yes, read_time, takes_call_filters
+from .options import DryRun, Force, Since, Yes, read_time
 from .terminal import INTERRUPTED, confirm, fail, note, progress
 
 #: How often `reparse` looks how much still waits, in seconds.
@@ -189,7 +188,7 @@ def reparse(
     interrupted, the next reparse continues.
     """
     settings = Settings.load()
-    chosen = Chosen(unparsed, read_time("--since", since), session)
+    chosen = Chosen(unparsed, read_time(since), session)
     with open_log(settings) as database, _processor(database, settings) as processor:
         work = Reparse(
             database,
@@ -274,35 +273,24 @@ _SANDBOX = (
 )
 
 
-@takes_call_filters()
 def forget(
-    filters: CallFilter,
     who: Annotated[
-        str | None,
+        str,
         typer.Argument(
-            metavar="[NUMBER|SESSION_ID]", help="Phone number in any format, or session ID."
+            metavar="NUMBER|SESSION_ID", help="Phone number in any format, or session ID."
         ),
-    ] = None,
+    ],
     dry_run: DryRun = False,
     yes: Yes = False,
 ) -> None:
-    """Remove everything about a phone number, one call, or the calls that filters choose.
+    """Remove everything about a phone number, or one call.
 
     For a number, this removes every call from or to it, and every call whose prefetch or metadata
-    contains it. The filters are those of the Calls page: `calls` with the same ones lists what they
-    choose. The removed data is overwritten in the file.
+    contains it. The removed data is overwritten in the file.
     """
-    if (who is not None) == filters.is_narrow:
-        raise ConfigError(
-            "Choose what to forget: either a number or a session id, or filters such as --since "
-            "and --agent. Calls of a number among them: --number."
-        )
     settings = Settings.load()
     with open_log(settings) as database:
-        if who is None:
-            matches = removing.find_calls(database.reader, filters, datetime.now(UTC))
-        else:
-            matches = _find(database, who, settings)
+        matches = _find(database, who, settings)
         planned = removing.plan_forgetting(database.reader, matches)
         typer.echo(printable(f"Stored about it: {planned}.{_list(matches.session_ids)}"))
         note_kept(planned.kept)

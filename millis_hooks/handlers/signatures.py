@@ -14,9 +14,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from ..exceptions import RegistrationError
-from ..protocol.events import EndOfCall
+from ..protocol.events import EndOfCall, PrefetchRequest
 from ..protocol.functions import FunctionRequest
-from ..protocol.prefetch import PrefetchRequest
 from .retries import FailedRun
 
 #: What handlers take; known by name also where it is imported only for type checkers.

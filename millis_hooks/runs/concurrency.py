@@ -44,6 +44,8 @@ class Slots:
         self._late = Counter(map(key_of, late))
         self._are_many_late = self._late.total() >= total
         self._free = total - self._busy.total()
+        #: Whether more runs may wait than there were slots for.
+        self.is_short = False
 
     def fair_order(self) -> list[Handler]:
         """Return the handlers, those with the fewest slots first."""

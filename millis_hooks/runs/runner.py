@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from sqlalchemy import Connection, Engine, Row, Select, and_, bindparam, func, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from ..call_log.call_ends import read_whole
+from ..call_log.call_ends import ReadEnds, read_whole
 from ..call_log.tables import attempts, calls, deliveries, handler_runs
 from ..call_log.writer import Writer
 from ..exceptions import HandlerError, HandlerTimeoutError, StorageError
@@ -33,8 +33,7 @@ from ..handlers.routing import ANSWERING, DEFAULT_TIMEOUT_S, Handler, Router
 from ..masking.error_report import describe_failure
 from ..observability.log_records import Attempt, log_attempt, trace_id
 from ..observability.metrics import Role, RunnerStatus
-from ..protocol.events import EndOfCall
-from ..protocol.memory import AnsweredPrefetch
+from ..protocol.events import AnsweredPrefetch, EndOfCall
 from ..protocol.results import Plain, Results
 from . import store
 from .concurrency import HungHandlers, Key, Slots, key_of
@@ -60,7 +59,12 @@ def read_bodies(reader: Engine, runs: Iterable[ClaimedRun]) -> Bodies:
 
 
 def event_of(
-    reader: Engine, run: ClaimedRun, bodies: Bodies, *, own_numbers: frozenset[str]
+    reader: Engine,
+    run: ClaimedRun,
+    bodies: Bodies,
+    *,
+    own_numbers: frozenset[str],
+    read_ends: ReadEnds,
 ) -> EndOfCall | FailedRun:
     """Return what the handler is called with.
 
@@ -68,7 +72,8 @@ def event_of(
     SQLAlchemy's errors.
     """
     end = bodies[run.call_id]
-    call = _merged(reader, end, own_numbers)
+    call = None if end.repeated else read_ends.take(end.delivery_id)
+    call = call or _merged(reader, end, own_numbers)
     call._change, call._prefetch = run.change, _prefetch(end)
     call.mark(source=end.source, dry_run=end.dry_run)
     if run.failed_run_id is None:
@@ -112,6 +117,7 @@ _BODIES: Select[Any] = (
     select(
         calls.c.id,
         calls.c.session_id,
+        calls.c.delivery_id,
         calls.c.repeated,
         deliveries.c.body,
         deliveries.c.source,
@@ -153,7 +159,7 @@ logger = logging.getLogger("millis_hooks.runs")
 POLL_S = 0.5
 #: Delay of the first look in seconds: the first requests must not wait for a backlog.
 FIRST_LOOK_S = 0.2
-#: In a flood of deliveries, events of so many seconds go into one turn.
+#: Events of so many seconds go into one turn: ends of attempts, and all in a flood of deliveries.
 GATHER_S = 0.02
 #: Seconds between two searches for lost runs, and for runs of unknown handlers.
 SEARCH_EVERY_S = 60.0
@@ -209,12 +215,13 @@ class Runner:
         count: CountAttempt = lambda hook, handler, outcome, duration_s: None,
         tracing: Tracing | None = None,
         redact: Callable[[Mapping[str, Plain]], Mapping[str, Plain]] = dict,
+        read_ends: ReadEnds | None = None,
         hung: HungHandlers | None = None,
         now: Callable[[], datetime] = _utc_now,
     ) -> None:
         """Call `tell` with the ids of calls whose runs began or ended, and `count` with the hook,
         handler, outcome and duration in seconds of each attempt that ended. Results are stored as
-        `redact` returns them."""
+        `redact` returns them. What `read_ends` has is not read again."""
         self._reader = reader
         self._writer = writer
         self._executor = executor
@@ -225,6 +232,7 @@ class Runner:
         self._tell = tell
         self._tracing = tracing
         self._redact = redact
+        self._read_ends = read_ends or ReadEnds()
         #: The handlers that were said to return what has no results.
         self._warned: set[str] = set()
         self._now = now
@@ -232,6 +240,7 @@ class Runner:
         self._search_at = time.monotonic()
         self._served: Counter[Key] = Counter()  # the turn in which each was last served
         self._turns = 0
+        self._is_short = False  # of slots, after the last turn
         self._hung = hung or HungHandlers()
         self._at_work: set[_AtWork] = set()
         self._count = count
@@ -331,15 +340,18 @@ class Runner:
             store.fail_waiting(
                 connection, handler, reason, now, waiting_since=since, failure_hooks=failure_hooks
             )
-        return store.claim(
+        slots = self._slots()
+        claimed = store.claim(
             connection,
-            self._slots(),
+            slots,
             now,
             late=[each.run for each in self._at_work if each.is_late],
             failure_hooks=failure_hooks,
             flip=partial(random.randrange, 2),
             runner=self._coordinator.runner,
         )
+        self._is_short = slots.is_short
+        return claimed
 
     def _slots(self) -> Slots:
         at_work, is_blocked = self._at_work, self._executor.is_blocked
@@ -403,6 +415,23 @@ class Runner:
         for event in events:
             if event is not None:
                 event()
+        if None not in events and self._stop_at is None:
+            self._gather_ends()
+
+    def _gather_ends(self) -> None:
+        """Let more attempts end before their ends are recorded, unless there may be runs to claim:
+        a turn costs as much for many as for one."""
+        until = time.monotonic() + GATHER_S
+        while (left_s := until - time.monotonic()) > 0:
+            if self._is_short and all(each.is_late for each in self._at_work):
+                return
+            try:
+                event = self._events.get(timeout=left_s)
+            except Empty:
+                return
+            if event is None:
+                return
+            event()
 
     def _begin(self, claimed: Sequence[ClaimedRun]) -> None:
         if not claimed:
@@ -422,7 +451,13 @@ class Runner:
         at_work = _AtWork(run, handler)
         self._at_work.add(at_work)
         try:
-            event = event_of(self._reader, run, bodies, own_numbers=self._own_numbers)
+            event = event_of(
+                self._reader,
+                run,
+                bodies,
+                own_numbers=self._own_numbers,
+                read_ends=self._read_ends,
+            )
         except Exception as error:  # the stored bytes may be anything
             self._finished(at_work, HandlerResult(error=error))
             self._left(at_work)

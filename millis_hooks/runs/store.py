@@ -25,6 +25,7 @@ from sqlalchemy import (
     func,
     insert,
     literal,
+    not_,
     or_,
     select,
     update,
@@ -35,7 +36,8 @@ from ..call_log.changed_days import mark_days_of
 from ..call_log.dialects import is_postgresql
 from ..call_log.results import RunResults, write_results
 from ..call_log.sanitize import clean_text
-from ..call_log.tables import IS_OPEN, IS_RETRYING, attempts, calls, handler_runs, runners
+from ..call_log.statements import among, update_rows
+from ..call_log.tables import IS_OPEN, IS_RETRYING, attempts, handler_runs, runners
 from ..handlers.routing import Handler
 from ..masking.error_report import Failure
 from ..protocol.results import Plain
@@ -112,6 +114,7 @@ def claim(
         if room > 0 and handler.concurrency is not None and runner is not None:
             room = _room_beside_others(connection, slots, handler, runner)
         picked = _pick(connection, handler, room, late, flip)
+        slots.is_short |= len(picked) >= room
         exhausted = [run for run in picked if run.spent >= handler.max_attempts]
         reason = f"{handler.max_attempts} of {handler.max_attempts} attempts did not end"
         _fail(connection, exhausted, reason, now, failure_hooks)
@@ -126,15 +129,16 @@ def record(connection: Connection, ends: Sequence[AttemptEnd], failure_hooks: Fa
 
     An attempt that was marked interrupted meanwhile belongs to another process: it is skipped.
     """
-    ends = _still_ours(connection, ends)
-    _mark_days(connection, [end.run.call_id for end in ends])
+    attempt_ids = _unended(connection, ends)
+    ends = [end for end in ends if end.run.id in attempt_ids]
+    mark_days_of(connection, [end.run.call_id for end in ends])
     for end in ends:
         if end.outcome == "not_wanted":
             _delete(connection, end.run)
     ended = [end for end in ends if end.outcome != "not_wanted"]
-    if ended:
-        connection.execute(_END_ATTEMPT, [_attempt_columns(end) for end in ended])
-        connection.execute(_END_RUN, [_run_columns(end) for end in ended])
+    closed = [_attempt_columns(end, attempt_ids[end.run.id]) for end in ended]
+    update_rows(connection, attempts, closed)
+    update_rows(connection, handler_runs, [_run_columns(end) for end in ended])
     write_results(
         connection,
         [
@@ -268,19 +272,18 @@ def _interrupt(connection: Connection, condition: ColumnElement[bool], now: date
     found = connection.execute(interrupted).all()
     ids = [run.id for run in found]
     if ids:
-        _mark_days(connection, [run.call_id for run in found])
+        mark_days_of(connection, [run.call_id for run in found])
         unended = and_(attempts.c.run_id.in_(ids), attempts.c.outcome.is_(None))
         connection.execute(update(attempts).where(unended).values(outcome="interrupted"))
         connection.execute(_to_pending(_runs.id.in_(ids)), {"now": now})
     return len(ids)
 
 
-def _still_ours(connection: Connection, ends: Sequence[AttemptEnd]) -> list[AttemptEnd]:
-    if not ends:
-        return []
-    parameters = {"ids": [end.run.id for end in ends]}
-    unended = {tuple(row) for row in connection.execute(_UNENDED, parameters)}
-    return [end for end in ends if (end.run.id, end.run.attempt) in unended]
+def _unended(connection: Connection, ends: Sequence[AttemptEnd]) -> dict[int, int]:
+    """Return by run the ids of the attempts that are still ours."""
+    numbers = {end.run.id: end.run.attempt for end in ends}
+    found = connection.execute(_UNENDED, {"ids": list(numbers)}) if ends else ()
+    return {row.run_id: row.id for row in found if row.number == numbers[row.run_id]}
 
 
 def _begin(
@@ -300,7 +303,7 @@ def _fail(
     now: datetime,
     failure_hooks: FailureHooks,
 ) -> None:
-    _mark_days(connection, [run.call_id for run in runs])
+    mark_days_of(connection, [run.call_id for run in runs])
     for run in runs:
         failed = {"state": "failed", "state_since": now, "due_at": None, "reason": reason}
         connection.execute(update(handler_runs).where(_runs.id == run.id).values(failed))
@@ -320,12 +323,6 @@ def _call_hooks(
                 failed.call_id, hook.name, now, hook="failed", failed_run_id=failed.id
             )
             connection.execute(insert(handler_runs), run)
-
-
-def _mark_days(connection: Connection, call_ids: Sequence[int]) -> None:
-    """Say that analytics of the days of these calls changed: it counts runs and attempts."""
-    if call_ids:
-        mark_days_of(connection, calls.c.id.in_(call_ids))
 
 
 def _delete(connection: Connection, run: ClaimedRun) -> None:
@@ -353,7 +350,7 @@ def _next_pending(order: ColumnElement[Any]) -> Any:
             _runs.state == "pending",
             _runs.hook == bindparam("hook"),
             _runs.handler == bindparam("handler"),
-            _runs.call_id.not_in(bindparam("late", expanding=True)),
+            not_(among(_runs.call_id, "late")),
         )
         .order_by(order)
         .limit(bindparam("most"))
@@ -366,11 +363,9 @@ _WAKE_DUE = _to_pending(and_(IS_RETRYING, _runs.due_at <= _NOW))
 _OLDEST = _next_pending(_runs.id.asc())
 _NEWEST = _next_pending(_runs.id.desc())
 
-_IDS: Any = bindparam("ids", expanding=True)
-
 _BEGIN_RUNS = (
     update(handler_runs)
-    .where(_runs.id.in_(_IDS))
+    .where(among(_runs.id, "ids"))
     .values(state="running", state_since=_NOW, spent=_runs.spent + 1, runner=bindparam("runner"))
     .returning(
         _runs.id,
@@ -391,72 +386,41 @@ _BEGIN_ATTEMPTS = (
     insert(attempts)
     .from_select(
         ["run_id", "number", "started_at"],
-        select(_runs.id, literal(1) + _EARLIER_ATTEMPTS, _NOW).where(_runs.id.in_(_IDS)),
+        select(_runs.id, literal(1) + _EARLIER_ATTEMPTS, _NOW).where(among(_runs.id, "ids")),
     )
     .returning(attempts.c.run_id, attempts.c.number)
 )
 
 #: Runs are locked before their attempts, here as elsewhere.
 _UNENDED = (
-    select(attempts.c.run_id, attempts.c.number)
+    select(attempts.c.id, attempts.c.run_id, attempts.c.number)
     .select_from(handler_runs.join(attempts))
-    .where(_runs.id.in_(_IDS), attempts.c.outcome.is_(None))
+    .where(among(_runs.id, "ids"), attempts.c.outcome.is_(None))
     .with_for_update()
 )
 
 _LOCK_HANDLER = select(func.pg_try_advisory_xact_lock(func.hashtextextended(bindparam("name"), 0)))
 
-_END_ATTEMPT = (
-    update(attempts)
-    .where(attempts.c.run_id == bindparam("run"), attempts.c.number == bindparam("attempt"))
-    .values(
-        {
-            name: bindparam(name)
-            for name in (
-                "ended_at",
-                "duration_ms",
-                "outcome",
-                "error_type",
-                "error_message",
-                "traceback",
-            )
-        }
-    )
-)
 
-_END_RUN = (
-    update(handler_runs)
-    .where(_runs.id == bindparam("run"))
-    .values(
-        state=bindparam("to"),
-        state_since=_NOW,
-        due_at=bindparam("due_at"),
-        reason=bindparam("reason"),
-        spent=bindparam("spent"),
-    )
-)
-
-
-def _attempt_columns(end: AttemptEnd) -> dict[str, Any]:
+def _attempt_columns(end: AttemptEnd, id_: int) -> dict[str, Any]:
     failure = end.failure
     return {
-        "run": end.run.id,
-        "attempt": end.run.attempt,
         "ended_at": end.ended_at,
         "duration_ms": end.duration_ms,
         "outcome": end.outcome,
         "error_type": failure.error_type if failure else None,
         "error_message": clean_text(failure.message) if failure else None,
         "traceback": clean_text(failure.traceback) if failure else None,
+        "id": id_,
     }
 
 
 def _run_columns(end: AttemptEnd) -> dict[str, Any]:
     return {
-        "run": end.run.id,
-        "to": end.state,
-        "now": end.ended_at,
+        "state": end.state,
+        "state_since": end.ended_at,
         "due_at": end.due_at,
         "reason": clean_text(end.reason),
         "spent": end.run.spent - (end.outcome == "handed_back"),
+        "id": end.run.id,
     }

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, delete, insert, select
 
-from millis_hooks.call_log.call_ends import read_whole
+from millis_hooks.call_log.call_ends import ReadEnds, read_whole
 from millis_hooks.call_log.database import Database
 from millis_hooks.call_log.deliveries import Delivery
 from millis_hooks.call_log.processing import Processor
@@ -296,7 +296,9 @@ def test_the_run_of_a_change_has_a_key_of_its_own_and_keeps_it_when_replayed(log
     for run in rows(log.database, handler_runs):
         claimed = ClaimedRun(run.id, run.call_id, run.hook, run.handler, 1, None, 1, run.change)
         bodies = read_bodies(log.database.reader, [claimed])
-        call = event_of(log.database.reader, claimed, bodies, own_numbers=frozenset())
+        call = event_of(
+            log.database.reader, claimed, bodies, own_numbers=frozenset(), read_ends=ReadEnds()
+        )
         assert isinstance(call, EndOfCall)
         call._handler = run.handler
         keys.append((call.idempotency_key, call.is_change, call.call_status))

@@ -124,10 +124,10 @@ def test_many_marks_of_a_day_become_one(log: StoredCalls) -> None:
 
 
 def test_days_are_marked_by_when_their_calls_were_received(log: StoredCalls) -> None:
-    log.add_call("-old", minutes_ago=60 * 24)
+    old = log.add_call("-old", minutes_ago=60 * 24)
     log.add_call("-new", minutes_ago=60)
     log.write(lambda connection: connection.execute(delete(changed_days)))
-    log.write(lambda connection: mark_days_of(connection, calls.c.session_id == "-old"))
+    log.write(lambda connection: mark_days_of(connection, [old]))
     assert marked(log) == [YESTERDAY.date()]
     east = NOW.replace(hour=1).astimezone(KOLKATA)
     log.write(lambda connection: mark_days(connection, [east, east]))

@@ -15,6 +15,7 @@ from sqlalchemy import Connection, event, text
 
 from millis_hooks.call_log.database import Database
 from millis_hooks.call_log.deliveries import Delivery
+from millis_hooks.call_log.locks import LockedConnection
 from millis_hooks.call_log.tables import deliveries, inbox, keys
 from millis_hooks.call_log.writer import Writer
 from millis_hooks.exceptions import StorageError, StorageOutageError
@@ -68,13 +69,19 @@ def run_all(writer: Writer, *jobs: Any) -> list[Future[Any]]:
 
 
 @contextmanager
-def lock_after_next_commit(database: Database, path: Path) -> Iterator[None]:
+def lock_after_next_commit(path: Path) -> Iterator[None]:
     """Let another program take the lock as soon as the transaction at hand is over."""
     other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-    event.listen(
-        database.writer.pool, "checkin", lambda *_: other.execute("BEGIN IMMEDIATE"), once=True
-    )
-    yield
+    commit = LockedConnection.commit
+
+    def commit_and_lock(connection: LockedConnection) -> None:
+        commit(connection)
+        if not other.in_transaction:
+            other.execute("BEGIN IMMEDIATE")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LockedConnection, "commit", commit_and_lock)
+        yield
     other.close()
 
 
@@ -240,7 +247,7 @@ def test_all_fail_at_once_while_the_file_is_locked(
     with (
         opened(tmp_path) as database,
         writing(database) as writer,
-        lock_after_next_commit(database, tmp_path / "log.db"),
+        lock_after_next_commit(tmp_path / "log.db"),
     ):
         results = store_all(writer, *(ended(f"-s{n}") for n in range(5)))
     assert [str(result) for result in results] == [

@@ -24,28 +24,28 @@ if TYPE_CHECKING:
     from .millis_api.client import MillisApi as MillisApi
     from .protocol.call_status import CallStatus as CallStatus
     from .protocol.call_status import Outcome as Outcome
-    from .protocol.events import AnsweredPrefetch as AnsweredPrefetch
     from .protocol.events import CostItem as CostItem
     from .protocol.events import EndOfCall as EndOfCall
     from .protocol.events import FunctionCall as FunctionCall
     from .protocol.events import Message as Message
-    from .protocol.events import PrefetchRequest as PrefetchRequest
-    from .protocol.events import PrefetchResponse as PrefetchResponse
     from .protocol.functions import FunctionRequest as FunctionRequest
+    from .protocol.memory import AnsweredPrefetch as AnsweredPrefetch
     from .protocol.memory import EarlierCall as EarlierCall
     from .protocol.memory import untrusted as untrusted
+    from .protocol.prefetch import PrefetchRequest as PrefetchRequest
+    from .protocol.prefetch import PrefetchResponse as PrefetchResponse
 
 _HOMES = {
     "MillisHooks": "app",
     "CallStatus": "protocol.call_status",
     "Outcome": "protocol.call_status",
-    "AnsweredPrefetch": "protocol.events",
+    "AnsweredPrefetch": "protocol.memory",
     "CostItem": "protocol.events",
     "EndOfCall": "protocol.events",
     "FunctionCall": "protocol.events",
     "Message": "protocol.events",
-    "PrefetchRequest": "protocol.events",
-    "PrefetchResponse": "protocol.events",
+    "PrefetchRequest": "protocol.prefetch",
+    "PrefetchResponse": "protocol.prefetch",
     "FunctionRequest": "protocol.functions",
     "EarlierCall": "protocol.memory",
     "untrusted": "protocol.memory",

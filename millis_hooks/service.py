@@ -34,6 +34,7 @@ from .masking.known_secrets import forget, know
 from .observability.metrics import Metrics, MetricsEndpoint, StateCollector
 from .protocol.agent_names import AgentNames, check_unique
 from .protocol.events import EndOfCall
+from .protocol.results import Plain
 from .protocol.test_marks import REHEARSALS, TESTS_ONLY, Marks
 from .runs.outcome import OUTCOMES, write_handlers
 from .runs.processes import coordinator_of
@@ -255,9 +256,12 @@ class Service:
         self._close_later(fetcher.close)
 
     def _start_runner(self) -> None:
-        from .call_log.redaction import results_redaction
-
         log = self.call_log
+        redact: Callable[[Mapping[str, Plain]], Mapping[str, Plain]] = dict
+        if self._settings.redact_before_store:
+            from .call_log.redaction import results_redaction
+
+            redact = results_redaction(self._settings)
         self.runner = Runner(
             log.database.reader,
             log.writer,
@@ -269,7 +273,7 @@ class Service:
             tell=log.tell_of_runs,
             count=self.metrics.count_attempt,
             tracing=self._tracing,
-            redact=results_redaction(self._settings),
+            redact=redact,
             read_ends=log.read_ends,
         )
         self._wake_runner = self.runner.wake

@@ -21,7 +21,9 @@ from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, se
 
 from ..masking.places import Place
 from ..protocol.call_status import CallStatus
-from ..protocol.events import EndOfCall, Json, PrefetchRequest, Problem
+from ..protocol.events import EndOfCall
+from ..protocol.prefetch import PrefetchRequest
+from ..protocol.reading import Json, Problem
 from .sanitize import clean_text
 from .tables import drift, known_drift
 

@@ -34,10 +34,11 @@ from sqlalchemy import (
 from sqlalchemy.exc import SQLAlchemyError
 
 from ..exceptions import PayloadError
-from ..protocol.events import EndOfCall, PrefetchRequest
+from ..protocol.events import EndOfCall
 from ..protocol.functions import FunctionRequest
 from ..protocol.memory import EarlierCall, is_of_one_caller
 from ..protocol.phones import customer_of, digits_of, direction_of
+from ..protocol.prefetch import PrefetchRequest
 from ..protocol.test_marks import MADE_UP_SOURCES
 from .dialects import describe
 from .raw_body import length_of

@@ -18,8 +18,9 @@ from sqlalchemy import Row
 
 from ..masking.places import Place
 from ..masking.policy import SECRETS_ALONE, MaskPolicy
-from ..protocol.events import EndOfCall, Message, PrefetchRequest
+from ..protocol.events import EndOfCall, Message
 from ..protocol.functions import FunctionRequest
+from ..protocol.prefetch import PrefetchRequest
 from ..protocol.reading import read_json
 from ..protocol.test_marks import MADE_UP_SOURCES
 from .call_ends import End, RunsFor, outermost, put_together

@@ -29,9 +29,8 @@ from ..masking.policy import MaskPolicy
 from ..protocol.agent_names import AgentNames
 from ..settings import Settings
 from ..version import __version__
-from .call_filters import takes_call_filters
 from .common import agent_names, open_log, print_json, print_json_line
-from .options import AsJson
+from .options import AsJson, takes_call_filters
 from .runs import attempts_label, error_label, handler_label, time_label
 from .terminal import add_row, console, fail, note, table
 
@@ -43,7 +42,7 @@ _UNCUT = (16, 20)
 _UNENDED = {"live": "in progress", "lost": "no end received", "unended": "no end was sent"}
 
 
-@takes_call_filters
+@takes_call_filters()
 def list_calls(
     filters: CallFilter,
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="Maximum number of calls.")] = 20,

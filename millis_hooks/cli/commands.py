@@ -89,7 +89,10 @@ COMMANDS = {
         "Manage read tokens for the JSON of the dashboard's pages.",
     ),
     "prune": ("maintenance:prune", "Remove old calls with all their data."),
-    "forget": ("maintenance:forget", "Remove everything about a phone number, or one call."),
+    "forget": (
+        "maintenance:forget",
+        "Remove everything about a phone number, one call, or the calls that filters choose.",
+    ),
     "vacuum": ("maintenance:vacuum", "Rewrite the call log's file without unused space."),
     "backup": ("maintenance:backup", "Copy the call log into a file while the service runs."),
     "copy": (

@@ -13,6 +13,7 @@ import typer
 
 from ..call_log.database import Database
 from ..call_log.processing import Processor
+from ..call_log.queries.filters import CallFilter
 from ..call_log.tables import rereads
 from ..call_log.upkeep import removal as removing
 from ..call_log.upkeep import retention
@@ -39,7 +40,7 @@ from ..sandbox.emulator.store import sandbox_file
 from ..settings import Settings
 from ..version import __version__
 from .common import is_served, note_kept, open_log, paced, remove
-from .options import DryRun, Force, Since, Yes, read_time
+from .options import DryRun, Force, Since, Yes, read_time, takes_call_filters
 from .terminal import INTERRUPTED, confirm, fail, note, progress
 
 #: How often `reparse` looks how much still waits, in seconds.
@@ -188,7 +189,7 @@ def reparse(
     interrupted, the next reparse continues.
     """
     settings = Settings.load()
-    chosen = Chosen(unparsed, read_time(since), session)
+    chosen = Chosen(unparsed, read_time("--since", since), session)
     with open_log(settings) as database, _processor(database, settings) as processor:
         work = Reparse(
             database,
@@ -273,24 +274,35 @@ _SANDBOX = (
 )
 
 
+@takes_call_filters()
 def forget(
+    filters: CallFilter,
     who: Annotated[
-        str,
+        str | None,
         typer.Argument(
-            metavar="NUMBER|SESSION_ID", help="Phone number in any format, or session ID."
+            metavar="[NUMBER|SESSION_ID]", help="Phone number in any format, or session ID."
         ),
-    ],
+    ] = None,
     dry_run: DryRun = False,
     yes: Yes = False,
 ) -> None:
-    """Remove everything about a phone number, or one call.
+    """Remove everything about a phone number, one call, or the calls that filters choose.
 
     For a number, this removes every call from or to it, and every call whose prefetch or metadata
-    contains it. The removed data is overwritten in the file.
+    contains it. The filters are those of the Calls page: `calls` with the same ones lists what they
+    choose. The removed data is overwritten in the file.
     """
+    if (who is not None) == filters.is_narrow:
+        raise ConfigError(
+            "Choose what to forget: either a number or a session id, or filters such as --since "
+            "and --agent. Calls of a number among them: --number."
+        )
     settings = Settings.load()
     with open_log(settings) as database:
-        matches = _find(database, who, settings)
+        if who is None:
+            matches = removing.find_calls(database.reader, filters, datetime.now(UTC))
+        else:
+            matches = _find(database, who, settings)
         planned = removing.plan_forgetting(database.reader, matches)
         typer.echo(printable(f"Stored about it: {planned}.{_list(matches.session_ids)}"))
         note_kept(planned.kept)

@@ -185,7 +185,7 @@ def reconcile(
     Needs MILLIS_HOOKS_API_KEY. With it, the service does the same every few minutes. Calls with
     an end-of-call are not changed, so you can run the command again after an interruption.
     """
-    begin = read_time(since)
+    begin = read_time("--since", since)
     settings = Settings.load()
     api = MillisApi.of(settings)
     with open_log(settings) as database:

@@ -1,16 +1,32 @@
-"""Options that several commands share, and how their values are read."""
+"""Options that several commands share, and how their values are read.
+
+Those that choose calls are the filters of the Calls page, for every command that takes calls.
+"""
 
 from __future__ import annotations
 
+import inspect
+import math
 import os
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection
+from dataclasses import replace
 from datetime import UTC, datetime
+from functools import wraps
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import typer
 
+from ..call_log.queries.filters import (
+    CHANNELS,
+    DIRECTIONS,
+    HANDLER_STATES,
+    OUTCOMES,
+    RANGES,
+    SOURCES,
+    CallFilter,
+)
 from ..call_log.results import ResultFilter
 from ..environment.sources import cleaned
 from ..exceptions import ConfigError
@@ -28,10 +44,6 @@ Yes: TypeAlias = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 Since: TypeAlias = Annotated[
     str | None, typer.Option(help="Received since, e.g. 2026-11-01 or 2026-11-01T14:00.")
 ]
-Until: TypeAlias = Annotated[str | None, typer.Option(help="Received before.")]
-SourceOfCalls: TypeAlias = Annotated[
-    str, typer.Option(help="real, sandbox (simulated calls), test, or all.")
-]
 Secret: TypeAlias = Annotated[
     str | None,
     typer.Option(
@@ -39,13 +51,10 @@ Secret: TypeAlias = Annotated[
         metavar="-|env:|file:",
     ),
 ]
-TargetOption: TypeAlias = Annotated[
-    str | None, typer.Argument(metavar="[TARGET]", help="Your application: app.py or package.app.")
-]
 
 
-def read_time(text: str | None) -> datetime | None:
-    """Return a date or time as aware UTC; without a zone it is taken as UTC.
+def read_time(option: str, text: str | None) -> datetime | None:
+    """Return the date or time of an option as aware UTC; without a zone it is taken as UTC.
 
     Raises `ConfigError` if it is neither.
     """
@@ -56,7 +65,7 @@ def read_time(text: str | None) -> datetime | None:
         return moment.replace(tzinfo=moment.tzinfo or UTC).astimezone(UTC)
     except (ValueError, OverflowError):
         raise ConfigError(
-            f"{text!r} is not a date. Write it as 2026-11-01 or 2026-11-01T14:00."
+            f"{option}: {text!r} is not a date. Write it as 2026-11-01 or 2026-11-01T14:00."
         ) from None
 
 
@@ -68,31 +77,10 @@ def read_pair(option: str, text: str) -> tuple[str, str]:
     return key, value
 
 
-#: Conditions for the results of calls.
-ResultsOfCall: TypeAlias = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--result",
-        help="Only calls with this result, e.g. booked=true or 'score>=4'. "
-        "If repeated, all must match.",
-        metavar="CONDITION",
-    ),
-]
-
-
-def read_results(conditions: Sequence[str] | None) -> tuple[ResultFilter, ...]:
-    """Return the conditions of `--result`. Raises `ConfigError`."""
-    read = [(text, ResultFilter.read(text)) for text in conditions or ()]
-    for text, condition in read:
-        if condition is None:
-            raise ConfigError(f"--result takes a condition, as booked=true, not {text!r}.")
-    return tuple(condition for _, condition in read if condition is not None)
-
-
-def require_known(kind: str, value: str | None, known: Collection[str]) -> None:
+def require_known(option: str, value: str | None, known: Collection[str]) -> None:
     """Raise `ConfigError` if a value is given that is not among the known ones."""
     if value is not None and value not in known:
-        raise ConfigError(f"There is no {kind} {value!r}. Known: {', '.join(known)}.")
+        raise ConfigError(f"{option}: {value!r} is unknown. Known: {', '.join(known)}.")
 
 
 def read_secret(option: str, text: str | None) -> str | None:
@@ -129,3 +117,177 @@ def _read_file(option: str, file: Path) -> str:
         raise ConfigError(f"{option} {file}: {error.strerror}.") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{option} {file}: it is not text in UTF-8.") from None
+
+
+def takes_call_filters(
+    *, source: str = "real", of_runs: bool = False
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the filters of the Calls page; it is called with them as `filters`.
+
+    `source` is the default of that option. A command `of_runs` has a --status and a --handler of
+    its own: those of calls have their long names only.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        options = [
+            each.replace(
+                default=source if each.name == "source" else each.default,
+                annotation=(of_runs and _LONG_NAMES.get(each.name)) or each.annotation,
+            )
+            for each in inspect.signature(call_filter, eval_str=True).parameters.values()
+        ]
+        own = inspect.signature(command, eval_str=True).parameters
+
+        @wraps(command)
+        def run(**values: Any) -> None:
+            filters = call_filter(**{each.name: values.pop(each.name) for each in options})
+            command(filters=filters, **values)
+
+        parameters = [*(each for name, each in own.items() if name != "filters"), *options]
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {each.name: each.annotation for each in parameters}
+        return run
+
+    return decorate
+
+
+_CALL_STATUS = "Call status, such as user-ended. Repeat it for several."
+_HANDLER_STATE = "retrying or failed: only calls with such a run. none: calls without runs."
+#: Options that have only their long name beside the --status and --handler of runs.
+_LONG_NAMES = {
+    "call_status": Annotated[list[str] | None, typer.Option("--call-status", help=_CALL_STATUS)],
+    "handler_state": Annotated[str | None, typer.Option("--handler-state", help=_HANDLER_STATE)],
+}
+
+
+def call_filter(
+    q: Annotated[
+        str, typer.Option("--q", help='Words, "phrases", parts of numbers; all have to be there.')
+    ] = "",
+    source: Annotated[
+        str, typer.Option(help="real, sandbox (simulated calls), test, or all.")
+    ] = "real",
+    outcome: Annotated[
+        str | None,
+        typer.Option(
+            help="completed, chat, voicemail, timeout, unreached, failed, or lost (no "
+            "end-of-call received)."
+        ),
+    ] = None,
+    call_status: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--status",
+            "--call-status",
+            help=_CALL_STATUS,
+        ),
+    ] = None,
+    agent: Annotated[
+        list[str] | None, typer.Option(help="Agent ID. Repeat it for several.")
+    ] = None,
+    channel: Annotated[str | None, typer.Option(help="phone, web or chat.")] = None,
+    direction: Annotated[str | None, typer.Option(help="inbound or outbound.")] = None,
+    number: Annotated[
+        str | None,
+        typer.Option(help="Phone number of either side, or a part of it, in any format."),
+    ] = None,
+    range_: Annotated[
+        str | None,
+        typer.Option("--range", help="today (in UTC), 24h, 7d, 30d or 90d; all by default."),
+    ] = None,
+    since: Since = None,
+    until: Annotated[str | None, typer.Option(help="Received before.")] = None,
+    min_s: Annotated[
+        float | None, typer.Option("--min", help="Minimum duration in seconds.")
+    ] = None,
+    max_s: Annotated[
+        float | None, typer.Option("--max", help="Maximum duration in seconds.")
+    ] = None,
+    cost_min: Annotated[float | None, typer.Option(help="Minimum cost in credits.")] = None,
+    cost_max: Annotated[float | None, typer.Option(help="Maximum cost in credits.")] = None,
+    metadata: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--meta",
+            help="Only calls with this metadata. If repeated, all must match.",
+            metavar="KEY=VALUE",
+        ),
+    ] = None,
+    result: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Only calls with this result, e.g. booked=true or 'score>=4'. "
+            "If repeated, all must match.",
+            metavar="CONDITION",
+        ),
+    ] = None,
+    function: Annotated[
+        str | None, typer.Option(help="Only calls in which the agent called this function.")
+    ] = None,
+    provider: Annotated[
+        str | None,
+        typer.Option(help="Provider in the costs, such as elevenlabs, or of the number."),
+    ] = None,
+    handler_state: Annotated[
+        str | None,
+        typer.Option(
+            "--handler",
+            "--handler-state",
+            help=_HANDLER_STATE,
+        ),
+    ] = None,
+    unparsed: Annotated[
+        bool, typer.Option("--unparsed", help="Only calls with an unparsed delivery.")
+    ] = False,
+    duplicate: Annotated[
+        bool, typer.Option("--duplicate", help="Only calls with more than one end-of-call.")
+    ] = False,
+) -> CallFilter:
+    """Return the filter that the options name; raises `ConfigError` for an unknown value."""
+    require_known("--source", source, SOURCES)
+    require_known("--outcome", outcome, OUTCOMES)
+    require_known("--channel", channel, CHANNELS)
+    require_known("--direction", direction, DIRECTIONS)
+    require_known("--handler-state", handler_state, HANDLER_STATES)
+    require_known("--range", range_, RANGES)
+    if range_ and (since or until):
+        raise ConfigError("Choose one: --range, or --since and --until.")
+    chosen = CallFilter(
+        range=range_ or "all",
+        q=q,
+        source=source,
+        outcome=outcome,
+        status=tuple(call_status or ()),
+        agent=tuple(agent or ()),
+        channel=channel,
+        direction=direction,
+        number=number,
+        since=read_time("--since", since),
+        until=read_time("--until", until),
+        min_s=_finite("--min", min_s),
+        max_s=_finite("--max", max_s),
+        cost_min=_finite("--cost-min", cost_min),
+        cost_max=_finite("--cost-max", cost_max),
+        metadata=tuple(read_pair("--meta", pair) for pair in metadata or ()),
+        results=tuple(map(_read_result, result or ())),
+        function=function,
+        provider=provider,
+        handler=handler_state,
+        unparsed=unparsed,
+        duplicate=duplicate,
+    )
+    # The moment is fixed here, so that every step of a long command takes the same calls.
+    return replace(chosen, range="all", since=chosen.period(datetime.now(UTC))[0])
+
+
+def _finite(option: str, number: float | None) -> float | None:
+    if number is not None and not math.isfinite(number):
+        raise ConfigError(f"{option}: {number} is not a number of use.")
+    return number
+
+
+def _read_result(text: str) -> ResultFilter:
+    condition = ResultFilter.read(text)
+    if condition is None:
+        raise ConfigError(f"--result takes a condition, as booked=true, not {text!r}.")
+    return condition

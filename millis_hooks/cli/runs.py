@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from typing import Annotated
@@ -11,6 +12,7 @@ from typing import Annotated
 import typer
 
 from ..call_log.database import Database
+from ..call_log.queries.filters import ALL_CALLS, CallFilter
 from ..call_log.queries.records import Attempt, Run
 from ..call_log.queries.runs import ListedRun, RunFilter, count_runs, handler_names
 from ..call_log.queries.runs import list_runs as query_runs
@@ -30,7 +32,7 @@ from ..runs.replay import (
 )
 from ..settings import Settings
 from .common import open_log, print_json, record
-from .options import AsJson, Since, Until, Yes, read_time, require_known
+from .options import AsJson, DryRun, Yes, require_known, takes_call_filters
 from .terminal import INTERRUPTED, add_row, confirm, console, fail, note, progress, table
 
 #: The states of a run in the order of its life.
@@ -42,7 +44,9 @@ _HEADS = ("Run", "Handler", "Session", "State", "Attempts", "When (UTC)", "Error
 _SHORTENED = {"Handler": 12, "Error": 5}
 
 
+@takes_call_filters(source="all", of_runs=True)
 def list_runs(
+    filters: CallFilter,
     status: Annotated[
         str | None, typer.Option(help=f"Only runs that are {', '.join(STATES)}.")
     ] = None,
@@ -51,20 +55,24 @@ def list_runs(
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="Maximum number of runs.")] = 50,
     as_json: AsJson = False,
 ) -> None:
-    """List handler runs, newest first. Replays replace the run they repeat."""
-    require_known("status", status, STATES)
-    chosen = RunFilter(handler, session, status)
-    settings = Settings.load()
+    """List handler runs, newest first. Replays replace the run they repeat.
+
+    The other options choose the calls that the runs are of, as on the Calls page.
+    """
+    require_known("--status", status, STATES)
+    chosen = RunFilter(handler, session, status, filters)
+    settings, now = Settings.load(), datetime.now(UTC)
     mask = MaskPolicy.of(settings)
     with open_log(settings) as database, database.reader.connect() as connection:
-        runs = [masked_listed_run(run, mask) for run in query_runs(connection, chosen, limit=limit)]
-        counts = count_runs(connection, RunFilter(handler, session))
+        listed = query_runs(connection, chosen, now, limit=limit)
+        runs = [masked_listed_run(run, mask) for run in listed]
+        counts = count_runs(connection, replace(chosen, state=None), now)
     if as_json:
         print_json(runs)
         return
     typer.echo(_summary(counts))
     if runs:
-        _print_table(runs, datetime.now(UTC))
+        _print_table(runs, now)
 
 
 def handler_label(run: ListedRun | Run) -> str:
@@ -121,7 +129,9 @@ def _print_table(runs: Sequence[ListedRun], now: datetime) -> None:
     console().print(rows)
 
 
+@takes_call_filters(source="all", of_runs=True)
 def replay(
+    filters: CallFilter,
     session_id: Annotated[
         str | None, typer.Argument(help="Session ID of the call whose handlers run again.")
     ] = None,
@@ -138,26 +148,33 @@ def replay(
             help=f"Runs that are {', '.join(STATES)}; {NEVER}: calls without a run of --handler."
         ),
     ] = None,
-    since: Since = None,
-    until: Until = None,
+    dry_run: DryRun = False,
     yes: Yes = False,
 ) -> None:
-    """Run handlers again with the stored payload: for a call, or for runs."""
-    require_known("status", status, (*STATES, NEVER))
-    filters = (handler, status, read_time(since), read_time(until))
-    if sum((session_id is not None, run is not None, any(filters))) != 1:
+    """Run handlers again with the stored payload: for a call, or for runs.
+
+    The other options choose the calls that the runs are of, as on the Calls page. Prints the number
+    of runs and asks, unless you name one call or one run.
+    """
+    require_known("--status", status, (*STATES, NEVER))
+    are_many = bool(handler or status or filters != ALL_CALLS)
+    if sum((session_id is not None, run is not None, are_many)) != 1:
         raise ConfigError(
             "Choose what to replay: either a session id, or --run, or some of --handler, "
-            "--status, --since and --until."
+            "--status, --since and the other filters."
         )
     with open_log(Settings.load()) as database:
-        if any(filters):
-            replayed = _replay_many(database, Selection(*filters), asks=not yes)
+        if are_many:
+            selection = Selection(handler, status, filters)
+            replayed = _replay_many(database, selection, asks=not yes, is_trial=dry_run)
         else:
-            replayed = _replay_one(database, session_id, run)
-        _record(database, replayed, session_id)
-    typer.echo(printable(f"{replayed}."))
-    if replayed.changed:
+            replayed = _replay_one(database, session_id, run, is_trial=dry_run)
+        if not dry_run:
+            _record(database, replayed, session_id)
+    typer.echo(
+        ("Nothing was replayed. It would be: " if dry_run else "") + printable(f"{replayed}.")
+    )
+    if replayed.changed and not dry_run:
         note("The running service calls the handlers. See the result: millis-hooks runs")
 
 
@@ -166,25 +183,32 @@ def _record(database: Database, replayed: Replayed, session_id: str | None = Non
         record(database, "replay", session_id or f"{replayed}")
 
 
-def _replay_one(database: Database, session_id: str | None, run_id: int | None) -> Replayed:
-    with database.writer.begin() as connection:
+def _replay_one(
+    database: Database, session_id: str | None, run_id: int | None, *, is_trial: bool
+) -> Replayed:
+    with database.writer.connect() as connection, connection.begin() as transaction:
         if session_id is not None:
             replayed = replay_call(connection, session_id, datetime.now(UTC))
         else:
             replayed = replay_run(connection, run_id or 0, datetime.now(UTC))
+        if is_trial:
+            transaction.rollback()
     if replayed is None:
         what = f"call {session_id}" if session_id is not None else f"run {run_id}"
         fail(f"There is no {what} in the call log.")
     return replayed
 
 
-def _replay_many(database: Database, selection: Selection, *, asks: bool) -> Replayed:
+def _replay_many(
+    database: Database, selection: Selection, *, asks: bool, is_trial: bool
+) -> Replayed:
     with database.reader.connect() as connection:
         _require_handler(selection.handler, handler_names(connection))
-        planned = preview(connection, selection)
-    if not planned.changed:
-        return planned.runs
-    typer.echo(printable(_plan(planned, selection.handler)))
+        planned = preview(connection, selection, datetime.now(UTC))
+    if planned.changed:
+        typer.echo(printable(_plan(planned, selection.handler)))
+    if is_trial or not planned.changed:
+        return replace(planned.runs, queued=planned.runs.queued + planned.first_runs)
     if asks:
         confirm("Replay them?", refusal="Nothing was replayed.")
     return _carry_out(database, selection, planned.total)

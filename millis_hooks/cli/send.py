@@ -147,7 +147,7 @@ def send_end_of_call(
 
 
 def _format(name: str) -> Vintage:
-    require_known("format", name, VINTAGES)
+    require_known("--format", name, VINTAGES)
     return cast("Vintage", name)
 
 

@@ -29,13 +29,13 @@ from ..exceptions import ConfigError, PayloadError
 from ..masking.error_report import printable
 from ..masking.policy import MaskPolicy
 from ..settings import Settings
-from .call_filters import takes_call_filters
 from .common import is_served, new_file, open_log, record
 from .options import (
     SECRET_SOURCES,
     Force,
     read_secret,
     require_known,
+    takes_call_filters,
 )
 from .terminal import INTERRUPTED, add_row, console, fail, note, progress, table
 
@@ -46,7 +46,7 @@ _FORMATS = ("csv", "jsonl")
 _MOST_EXAMPLES = 5
 
 
-@takes_call_filters
+@takes_call_filters()
 def export(
     filters: CallFilter,
     file: Annotated[
@@ -108,7 +108,7 @@ def export(
 
 
 def _chosen_format(name: str | None, file: Path) -> Format:
-    require_known("format", name, _FORMATS)
+    require_known("--format", name, _FORMATS)
     suffix = file.suffix.removeprefix(".").lower()
     return cast("Format", name or (suffix if suffix in _FORMATS else "csv"))
 

@@ -22,7 +22,7 @@ from ..call_log.queries.records import Call, LiveCall, Page, Today, Waiting
 from ..call_log.queries.requests import is_empty
 from ..call_log.redaction import masked_call, masked_listing
 from ..masking.places import Place
-from ..protocol.events import PrefetchRequest
+from ..protocol.prefetch import PrefetchRequest
 from .call_filters import (
     ActiveFilter,
     Params,

@@ -16,8 +16,9 @@ from ..call_log.queries.records import Call, Delivery
 from ..exceptions import PayloadError
 from ..masking.places import END_OF_CALL, PREFETCH_ANSWER, PREFETCH_QUERY, Place, Places
 from ..masking.policy import MaskPolicy
-from ..protocol.events import EndOfCall, PrefetchRequest
+from ..protocol.events import EndOfCall
 from ..protocol.functions import FunctionRequest
+from ..protocol.prefetch import PrefetchRequest
 from ..protocol.reading import read_json
 from .formats import as_text
 

@@ -22,9 +22,9 @@ from typing import Any, TypeAlias
 
 from ..exceptions import HandlerError, HandlerTimeoutError
 from ..masking.error_report import describe_failure
-from ..protocol.events import PrefetchRequest
 from ..protocol.functions import FunctionRequest
 from ..protocol.memory import Recall
+from ..protocol.prefetch import PrefetchRequest
 from ..protocol.results import read_results
 from .handler_call import (
     MAX_WAITING,

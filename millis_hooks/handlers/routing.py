@@ -31,9 +31,10 @@ from pydantic import BaseModel
 from ..exceptions import RegistrationError
 from ..protocol.agent_names import check_agent, check_unique
 from ..protocol.call_status import CallStatus, Outcome
-from ..protocol.events import Channel, EndOfCall, PrefetchRequest, PrefetchResponse
+from ..protocol.events import EndOfCall
 from ..protocol.functions import FunctionRequest, Method, ResponseMode, Tool
-from ..protocol.phones import Direction, digits_of, international, looked_for
+from ..protocol.phones import Channel, Direction, digits_of, international, looked_for
+from ..protocol.prefetch import PrefetchRequest, PrefetchResponse
 from ..protocol.reading import Json
 from .functions import tool_of
 from .retries import Backoff, FailedRun

@@ -14,8 +14,9 @@ from typing import Any
 from pydantic import BaseModel
 
 from ..exceptions import RegistrationError
-from ..protocol.events import EndOfCall, PrefetchRequest
+from ..protocol.events import EndOfCall
 from ..protocol.functions import FunctionRequest
+from ..protocol.prefetch import PrefetchRequest
 from .retries import FailedRun
 
 #: What handlers take; known by name also where it is imported only for type checkers.

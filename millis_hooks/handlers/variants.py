@@ -10,8 +10,9 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from ..protocol.events import EndOfCall, PrefetchRequest
+from ..protocol.events import EndOfCall
 from ..protocol.functions import FunctionRequest
+from ..protocol.prefetch import PrefetchRequest
 
 #: The name under which a choice is kept, where no other is given.
 _NAME = "variant"

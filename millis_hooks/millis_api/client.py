@@ -25,7 +25,8 @@ from ..handlers.retries import GiveUp
 from ..protocol.agent_names import names_at_millis
 from ..protocol.call_status import UNDER_WAY
 from ..protocol.events import EndOfCall
-from ..protocol.reading import Json, WireModel, describe, identifier
+from ..protocol.fields import WireModel
+from ..protocol.reading import Json, describe, identifier
 from .transport import Transport
 
 if TYPE_CHECKING:

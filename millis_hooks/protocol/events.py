@@ -1,4 +1,4 @@
-"""The events of Millis, typed: prefetch requests and their answers, end-of-calls and their parts.
+"""End-of-calls, typed, and their parts.
 
 Every vintage of the format is accepted: each field may be missing or null, unknown fields are kept,
 and a field that cannot be read becomes its default and a `Problem`. Only bytes that are no Millis
@@ -12,97 +12,56 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator
-from copy import copy
-from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from types import GenericAlias
-from typing import (
-    TYPE_CHECKING,
-    Annotated,
-    Any,
-    Generic,
-    Literal,
-    NamedTuple,
-    Self,
-    TypeAlias,
-    cast,
-)
+from typing import TYPE_CHECKING, Annotated, Any, Generic, NamedTuple, Self, cast
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PrivateAttr,
     SerializeAsAny,
     SkipValidation,
-    field_validator,
 )
 from typing_extensions import TypeVar
 
 from ..exceptions import PayloadError
 from .call_status import UNDER_WAY, CallStatus, Outcome, outcome_of, spell_status
-from .memory import Recall, Remembers
-from .phones import Direction, customer_of, direction_of, repair_phone
-from .plain_values import as_text, is_object, items_of
-from .reading import (
+from .fields import (
     MOST_PROBLEMS,
     Count,
     Items,
-    Json,
     MaybeObject,
     Model,
     Number,
     Object,
-    Problem,
     Reading,
     Seconds,
     WireModel,
+    not_bool,
+    read_model,
+)
+from .memory import AnsweredPrefetch
+from .phones import Channel, Direction, customer_of, direction_of
+from .reading import (
+    Json,
+    Problem,
     describe,
     finite,
     identifier,
-    not_bool,
     read_any_json,
     read_json,
-    read_model,
-    read_query,
     utc_time,
     web_url,
 )
-from .test_marks import AS_REAL_SOURCE, MADE_UP_SOURCES
-from .typed_metadata import read_metadata
+from .results import plain_metadata
+from .test_marks import Received, State
 from .variables import variables_of
 
-__all__ = [
-    "AnsweredPrefetch",
-    "CallStatus",
-    "Channel",
-    "CostItem",
-    "Direction",
-    "EndOfCall",
-    "FunctionCall",
-    "Json",
-    "Message",
-    "Outcome",
-    "PrefetchRequest",
-    "PrefetchResponse",
-    "Problem",
-    "Recording",
-    "ToolCall",
-    "ToolFunction",
-    "Voip",
-    "describe",
-    "read_json",
-]
-
-Channel: TypeAlias = Literal["phone", "web", "chat"]
-#: What `metadata` is before and after a call: a dict, or the pydantic model in an annotation.
-Metadata = TypeVar("Metadata", default=dict[str, str])
+#: What `metadata` is after a call: a dict, or the pydantic model in an annotation.
 CallMetadata = TypeVar("CallMetadata", default=dict[str, Json])
-#: What `state` is: what the application's `lifespan` yields.
-State = TypeVar("State", default=Any)
 
 
 class ToolFunction(WireModel):
@@ -196,96 +155,6 @@ def _agent_id(value: object) -> str | None:
     if agent_id is None and value not in (None, ""):
         raise ValueError("Input should be an id: text of 1 to 255 characters, or a whole number")
     return agent_id
-
-
-class Received(Generic[State]):
-    """An event, and what the application knows of it beside what it says."""
-
-    __slots__ = ()
-
-    _state: State
-    _source: str | None
-    _dry_run: bool
-
-    @property
-    def state(self) -> State:
-        """What the application's `lifespan` yielded."""
-        return self._state
-
-    @property
-    def sandbox(self) -> bool:
-        """Whether the call is simulated or a test request; False for every call from Millis, and in
-        your tests unless they ask for `sandbox=True`."""
-        return self._source in MADE_UP_SOURCES - {AS_REAL_SOURCE}
-
-    @property
-    def dry_run(self) -> bool:
-        """Whether handlers should skip side effects; False for every call from Millis."""
-        return self._dry_run
-
-    @property
-    def is_made_up(self) -> bool:
-        """Whether Millis did not make the call: then `hooks.millis` does not reach it either."""
-        return self._source in MADE_UP_SOURCES
-
-    def mark(self, *, source: str | None, dry_run: bool) -> None:
-        """Say who made the call up, if Millis did not make it; see `test_marks`."""
-        self._source = source  # type: ignore[misc]  # the events have the slots
-        self._dry_run = dry_run  # type: ignore[misc]
-
-
-def _plain(metadata: object) -> dict[str, Any]:
-    """Return metadata as a dict of plain values, also where it is a model."""
-    if isinstance(metadata, BaseModel):
-        return metadata.model_dump(mode="json")
-    return cast("dict[str, Any]", metadata)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AnsweredPrefetch:
-    """A prefetch, as it was answered."""
-
-    #: fresh, cached, last_good, default, late or failed.
-    outcome: str
-    received_at: datetime
-    latency_ms: float | None
-    #: What Millis was sent.
-    metadata: dict[str, Json]
-    extra_prompt: str | None
-    #: What handlers kept: `PrefetchResponse(keep=...)`, and the choices of `variant`.
-    keep: dict[str, Json]
-
-    @classmethod
-    def read(
-        cls,
-        answer: bytes | None,
-        kept: str | None,
-        *,
-        outcome: str,
-        received_at: datetime,
-        latency_ms: float | None,
-    ) -> Self:
-        """Read what is stored of a prefetch; what cannot be read is left out."""
-        sent = _object(answer)
-        prompt = sent.get("extra_prompt")
-        return cls(
-            outcome=outcome,
-            received_at=received_at,
-            latency_ms=latency_ms,
-            metadata=_object(sent.get("metadata")),
-            extra_prompt=prompt if isinstance(prompt, str) else None,
-            keep=_object(kept),
-        )
-
-
-def _object(value: Json | bytes) -> dict[str, Json]:
-    """Return an object of JSON, also where it is written as text; {} for anything else."""
-    if isinstance(value, str | bytes):
-        try:
-            value = read_json(value)
-        except PayloadError:
-            return {}
-    return value if isinstance(value, dict) else {}
 
 
 class EndOfCall(WireModel, Received[State], Generic[CallMetadata, State]):
@@ -448,8 +317,6 @@ class EndOfCall(WireModel, Received[State], Generic[CallMetadata, State]):
     def direction(self) -> Direction | None:
         """Direction of a phone call; None on web calls and if no number is one of `own_numbers`."""
         return direction_of(self.from_phone, self.to_phone, self._own_numbers)
-        """Who called whom; None on the web, and where no number is known to be ours."""
-        return direction_of(self.from_phone, self.to_phone, self._own_numbers)
 
     @property
     def customer_phone(self) -> str | None:
@@ -499,7 +366,7 @@ class EndOfCall(WireModel, Received[State], Generic[CallMetadata, State]):
     @property
     def variables(self) -> dict[str, object]:
         """What `{name}` stands for in this call's texts: its metadata and the two numbers."""
-        metadata = _plain(self.metadata)
+        metadata = plain_metadata(self.metadata)
         return variables_of(metadata, from_phone=self.from_phone, to_phone=self.to_phone)
 
     def typed(self, model: type[Model]) -> EndOfCall[Model, State]:
@@ -508,7 +375,7 @@ class EndOfCall(WireModel, Received[State], Generic[CallMetadata, State]):
         A value that does not fit is reported in `problems` and left out: the field is then its
         default, or None.
         """
-        metadata, problems = read_model(model, _plain(self.metadata))
+        metadata, problems = read_model(model, plain_metadata(self.metadata))
         call = self.model_copy(update={"metadata": metadata})
         call._problems = [*self.problems, *problems[:MOST_PROBLEMS]]
         return cast("EndOfCall[Model, State]", call)
@@ -545,172 +412,6 @@ def _read_object(body: bytes, read: Callable[[bytes | str], Json] = read_json) -
     if not isinstance(raw, dict):
         raise PayloadError(f"not a JSON object but {describe(raw)}")
     return raw
-
-
-class PrefetchResponse(BaseModel):
-    """What a prefetch handler tells Millis before the call begins.
-
-    Values of `metadata` are sent in their plain form: a `datetime` as ISO 8601, a `Decimal` or a
-    `UUID` as text, an `Enum` as its value, a set as a list. One that has none is left out, and the
-    call's page says so. Raises pydantic's `ValidationError` for a name Millis does not read, and
-    for `metadata` or an `extra_prompt` of another kind.
-    """
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    #: Merged over the session's metadata: known keys are replaced, new ones added.
-    metadata: dict[str, Any] = Field(default_factory=dict)
-    #: Appended to the system prompt.
-    extra_prompt: str | None = None
-    #: Kept here with the call and never sent to Millis: `call.prefetch.keep` in an end-of-call
-    #: handler. Of what several handlers keep under one name the last counts.
-    keep: dict[str, Any] = Field(default_factory=dict, exclude=True)
-    #: Fill `{name}` in `extra_prompt` here, not sent to Millis.
-    fill_variables: bool = Field(default=False, exclude=True)
-
-    @field_validator("metadata", "keep", mode="plain")
-    @classmethod
-    def _an_object(cls, value: Any) -> dict[str, Any]:
-        if is_object(value):
-            return items_of(value)
-        raise ValueError("Input should be a dict, or another object of names and values")
-
-    @field_validator("extra_prompt", mode="before")
-    @classmethod
-    def _a_text(cls, value: Any) -> str | None:
-        left_out: list[str] = []
-        text = as_text(value, "extra_prompt", left_out)
-        if left_out:
-            raise ValueError("Input should be a text")
-        return text
-
-
-_RESERVED = frozenset({"session_id", "agent_id", "from", "to"})
-
-
-@dataclass(kw_only=True, slots=True)
-class PrefetchRequest(Received[State], Remembers, Generic[Metadata, State]):
-    """The prefetch request that Millis sends just before a call.
-
-    Everything arrives as text. `metadata` is a dict of text, or your pydantic model where the
-    handler is annotated `PrefetchRequest[YourModel]`; `PrefetchRequest[YourModel, YourState]` also
-    gives `state` the type of what your `lifespan` yields.
-    """
-
-    session_id: str
-    agent_id: str | None = None
-    from_phone: str | None = None
-    to_phone: str | None = None
-    metadata: Metadata = field(default_factory=dict)  # type: ignore[assignment]
-    #: What could not be read.
-    problems: list[Problem] = field(default_factory=list)
-    #: The query's fields as received, in order, repeated names and all.
-    raw: list[tuple[str, str]] = field(default_factory=list)
-    _own_numbers: frozenset[str] = field(default=frozenset(), repr=False)
-    _state: State = field(default=None, repr=False, compare=False)  # type: ignore[assignment]
-    _source: str | None = field(default=None, repr=False)
-    _dry_run: bool = field(default=False, repr=False)
-    _recall: Recall | None = field(default=None, repr=False, compare=False)
-    #: What `variant` chose, by its name.
-    _variants: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
-
-    @classmethod
-    def parse(
-        cls, query: bytes, *, own_numbers: frozenset[str] = frozenset()
-    ) -> PrefetchRequest[dict[str, str]]:
-        """Read the query string of a prefetch; never raises.
-
-        The names `session_id`, `agent_id`, `from` and `to` are Millis': metadata of the same name
-        comes after them, is reported in `problems` and found only in `raw`. Of metadata keys that
-        repeat, the first value counts. A `+` that was sent unescaped is put back.
-        """
-        reading = Reading()
-        raw = read_query(query, reading.problems)
-        own: dict[str, str] = {}
-        metadata: dict[str, str] = {}
-        for name, value in raw:
-            if name not in _RESERVED:
-                if name not in metadata:
-                    metadata[name] = value
-            elif name in own:
-                reading.note(name, describe(value), "the name is Millis' own")
-            else:
-                own[name] = value
-        session_id = own.get("session_id", "").strip()
-        if not session_id:
-            reading.note("session_id", "nothing", "every call has one")
-        return PrefetchRequest(
-            session_id=session_id,
-            agent_id=identifier(own.get("agent_id")),
-            from_phone=repair_phone(own.get("from", "")),
-            to_phone=repair_phone(own.get("to", "")),
-            metadata=metadata,
-            problems=reading.close(),
-            raw=raw,
-            _own_numbers=own_numbers,
-        )
-
-    @property
-    def channel(self) -> Channel:
-        """How the conversation will be held: on the phone where a number is known."""
-        return "phone" if self.from_phone or self.to_phone else "web"
-
-    @property
-    def direction(self) -> Direction | None:
-        """Direction of a phone call; None on web calls and if no number is one of `own_numbers`."""
-        return direction_of(self.from_phone, self.to_phone, self._own_numbers)
-
-    @property
-    def customer_phone(self) -> str | None:
-        """The side of a phone call that is not ours, as in `EndOfCall.customer_phone`."""
-        return customer_of(self.from_phone, self.to_phone, self._own_numbers)
-
-    @property
-    def variables(self) -> dict[str, object]:
-        """What `{name}` stands for in this call's texts: metadata as sent, and the two numbers."""
-        metadata = {name: values[0] for name, values in self._sent().items()}
-        return variables_of(metadata, from_phone=self.from_phone, to_phone=self.to_phone)
-
-    def copy(self) -> PrefetchRequest[Metadata, State]:
-        """Return this request with metadata of its own, to be changed at will."""
-        return PrefetchRequest(
-            session_id=self.session_id,
-            agent_id=self.agent_id,
-            from_phone=self.from_phone,
-            to_phone=self.to_phone,
-            metadata=copy(self.metadata),
-            problems=self.problems,
-            raw=self.raw,
-            _own_numbers=self._own_numbers,
-            _state=self._state,
-            _source=self._source,
-            _dry_run=self._dry_run,
-            _recall=self._recall,
-        )
-
-    def typed(self, model: type[Model]) -> PrefetchRequest[Model, State]:
-        """Return this request with its metadata as a pydantic model.
-
-        Text is coerced to the model's types. Where a list, an object or null is due it is read as
-        JSON; a name sent several times fills a list, too. A value that does not fit is reported in
-        `problems` and left out: the field is then its default, or None.
-        """
-        metadata, problems = read_metadata(model, self._sent())
-        request = cast("PrefetchRequest[Model, State]", self.copy())
-        request._variants = self._variants
-        request.metadata = metadata
-        request.problems = [*self.problems, *problems[:MOST_PROBLEMS]]
-        return request
-
-    def _sent(self) -> dict[str, list[Any]]:
-        """Return every value of every metadata key; of a request made by hand, its metadata."""
-        if not self.raw:
-            return {name: [value] for name, value in _plain(self.metadata).items()}
-        sent: dict[str, list[Any]] = {}
-        for name, value in self.raw:
-            if name not in _RESERVED:
-                sent.setdefault(name, []).append(value)
-        return sent
 
 
 _NOTHING: tuple[Json, ...] = (None, "", [], {})

@@ -23,9 +23,9 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from ..exceptions import PayloadError
-from .events import Received, State
 from .memory import Recall, Remembers
-from .reading import Json, Problem, describe, identifier, read_json, read_query
+from .reading import Json, Problem, describe, identifier, object_in, read_json, read_query
+from .test_marks import Received, State
 
 #: Millis adds them to a request: no parameter may have such a name.
 RESERVED = frozenset({"session_id", "metadata"})
@@ -362,7 +362,7 @@ class FunctionRequest(Received[State], Remembers, Generic[State]):
         raw = _first_of(read_query(query, problems)) | read_body(body, content_type, problems)
         metadata = {
             key: value
-            for key, value in (_object(raw.get("metadata")) | raw).items()
+            for key, value in (object_in(raw.get("metadata")) | raw).items()
             if key not in RESERVED and key != "agent_id" and key not in parameters
         }
         return cls(
@@ -380,16 +380,6 @@ def _first_of(pairs: list[tuple[str, str]]) -> dict[str, Json]:
     for name, value in pairs:
         fields.setdefault(name, value)
     return fields
-
-
-def _object(value: Json) -> dict[str, Json]:
-    """Return an object, also one that came as text."""
-    if isinstance(value, str) and value.lstrip().startswith("{"):
-        try:
-            value = read_json(value)
-        except PayloadError:
-            return {}
-    return value if isinstance(value, dict) else {}
 
 
 def read_body(body: bytes, content_type: str | None, problems: list[Problem]) -> dict[str, Json]:

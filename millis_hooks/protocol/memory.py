@@ -1,5 +1,5 @@
-"""What is left of a caller's earlier calls, how handlers ask for it, and `untrusted`, which fences
-text of others for a prompt. Pure: the call log answers, see `call_log/earlier.py`.
+"""What is known from before: the prefetch of a call, and its caller's earlier calls, which handlers
+ask for and the call log answers. And `untrusted`, which fences text of others for a prompt.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ import unicodedata
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol
+from typing import Protocol, Self
 
 from .phones import digits_of
-from .reading import Json
+from .reading import Json, object_in
 from .results import Plain
 
 #: Earlier calls that a handler gets at most.
@@ -57,6 +57,43 @@ class EarlierCall:
     results: dict[str, Plain] = field(default_factory=dict)
     caller_last_words: str | None = None
     agent_last_words: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnsweredPrefetch:
+    """A prefetch, as it was answered."""
+
+    #: fresh, cached, last_good, default, late or failed.
+    outcome: str
+    received_at: datetime
+    latency_ms: float | None
+    #: What Millis was sent.
+    metadata: dict[str, Json]
+    extra_prompt: str | None
+    #: What handlers kept: `PrefetchResponse(keep=...)`, and the choices of `variant`.
+    keep: dict[str, Json]
+
+    @classmethod
+    def read(
+        cls,
+        answer: bytes | None,
+        kept: str | None,
+        *,
+        outcome: str,
+        received_at: datetime,
+        latency_ms: float | None,
+    ) -> Self:
+        """Read what is stored of a prefetch; what cannot be read is left out."""
+        sent = object_in(answer)
+        prompt = sent.get("extra_prompt")
+        return cls(
+            outcome=outcome,
+            received_at=received_at,
+            latency_ms=latency_ms,
+            metadata=object_in(sent.get("metadata")),
+            extra_prompt=prompt if isinstance(prompt, str) else None,
+            keep=object_in(kept),
+        )
 
 
 class Recall(Protocol):

@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Literal, TypeAlias
 
 Direction: TypeAlias = Literal["inbound", "outbound"]
+Channel: TypeAlias = Literal["phone", "web", "chat"]
 
 _NOT_DIGIT = re.compile(r"\D")
 _LETTER = re.compile(r"[^\W\d_]")

@@ -1,48 +1,34 @@
-"""Tolerant reading of JSON, query strings and fields from untrusted senders.
+"""Tolerant reading of JSON, query strings and single values from untrusted senders.
 
-Models lose a field that cannot be read, not the whole message: it becomes its default and a
-`Problem`. The fields of Millis are in `events`.
+The parts of a payload are counted in the bytes, before they become objects: an empty object is two
+bytes of JSON and thirty times as much in memory, so ten megabytes of them are too much for a small
+machine. Nearly all payloads are far below the limits and are read unchanged. Of others the first
+parts of each field are read, and the omitted parts are reported; the stored bytes keep everything.
 """
 
 from __future__ import annotations
 
+import codecs
 import gc
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache
-from itertools import islice
-from typing import Annotated, Any, ClassVar, TypeAlias, cast, get_args, get_origin
+from functools import cache
+from types import MappingProxyType
+from typing import Any, TypeAlias, cast
 from urllib.parse import unquote_to_bytes, urlsplit
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    JsonValue,
-    SkipValidation,
-    ValidationError,
-    ValidationInfo,
-    ValidatorFunctionWrapHandler,
-    create_model,
-    field_validator,
-)
-from pydantic_core import ErrorDetails, PydanticUseDefault, from_json, to_json
-from typing_extensions import TypeVar
+from pydantic import JsonValue
+from pydantic_core import from_json, to_json
 
 from ..exceptions import PayloadError
-from .parts import MOST, MOST_TOOL_CALLS, PIECE, Note, count_parts, decoded, within_limits
 
 #: Any JSON value.
 Json: TypeAlias = JsonValue
-
-Model = TypeVar("Model", bound=BaseModel)
-Item = TypeVar("Item", bound=BaseModel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,64 +41,6 @@ class Problem:
 
     def __str__(self) -> str:
         return f"{self.field}: {self.found}; {self.why}"
-
-
-#: Limit of listed problems of one payload; others are counted.
-MOST_PROBLEMS = 50
-#: The field of a problem that concerns no single field.
-_WHOLE = "the whole"
-#: Limit of the parts in all JSON texts of one payload.
-_PARTS_IN_TEXTS = 100_000
-
-
-class Reading:
-    """The problems found while a payload is read, and how many more parts may become objects."""
-
-    def __init__(self) -> None:
-        self.problems: list[Problem] = []
-        self._unlisted = 0
-        self._room = {**MOST, "tool_calls": MOST_TOOL_CALLS}
-        self._room_in_texts = _PARTS_IN_TEXTS
-
-    def note(self, field: str, found: str, why: str) -> None:
-        """Add a problem, or count it if many are listed already."""
-        if len(self.problems) < MOST_PROBLEMS:
-            self.problems.append(Problem(field[:_FIELD_CHARS] or _WHOLE, found, why[:_WHY_CHARS]))
-        else:
-            self._unlisted += 1
-
-    def note_left_out(self, field: str, found: str, why: str) -> None:
-        """Add, before all others and once for each field, that parts of it are not read."""
-        if all((each.field, each.why) != (field, why) for each in self.problems):
-            self.problems.insert(0, Problem(field or _WHOLE, found, why))
-
-    def first(self, field: str, items: list[Any]) -> list[Any]:
-        """Return as many items of a list as there is room for."""
-        room = self._room.get(field, len(items))
-        if len(items) > room:
-            most = MOST.get(field, MOST_TOOL_CALLS)
-            of_all = " of all" if field not in MOST else ""
-            self.note_left_out(field, describe(items), f"the first {most:,}{of_all} are read")
-        if field in self._room:
-            self._room[field] -= min(room, len(items))
-        return items[:room]
-
-    def take_text(self, text: str) -> None:
-        """Make room for the JSON in a text. Raises `ValueError` where too much came as text."""
-        self._room_in_texts -= count_parts(text)
-        if self._room_in_texts < 0:
-            raise ValueError("Too much JSON came as text")
-
-    def close(self) -> list[Problem]:
-        """Return all problems; the last says how many are not listed."""
-        if self._unlisted:
-            found = f"{self._unlisted:,} more problems"
-            self.problems.append(Problem(_WHOLE, found, f"the first {MOST_PROBLEMS} are listed"))
-            self._unlisted = 0
-        return self.problems
-
-
-_FIELD_CHARS, _WHY_CHARS = 100, 300
 
 
 def describe(value: object) -> str:
@@ -153,6 +81,16 @@ def read_json(body: bytes | str, left_out: Note = _ignored) -> Json:
     value = read_any_json(body, left_out)
     # 1e999 becomes an infinity all the same; to write and look is faster than to walk.
     return _finite(value) if b"Infinity" in to_json(value, inf_nan_mode="constants") else value
+
+
+def object_in(value: Json | bytes) -> dict[str, Json]:
+    """Return an object of JSON, also where it is written as text; {} for anything else."""
+    if isinstance(value, str | bytes):
+        try:
+            value = read_json(value)
+        except PayloadError:
+            return {}
+    return value if isinstance(value, dict) else {}
 
 
 def read_any_json(body: bytes | str, left_out: Note = _ignored) -> Json:
@@ -263,110 +201,219 @@ _PAIR = re.compile(r"[\ud800-\udbff][\udc00-\udfff]")
 _LONE = re.compile(r"[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]")
 
 
-class WireModel(BaseModel):
-    """A part of a payload: fields that cannot be read are reported and left out.
+#: Limits of items in these lists, and of keys in the metadata.
+MOST: Mapping[str, int] = MappingProxyType(
+    {"chat": 5_000, "function_calls": 1_000, "cost_breakdown": 200, "metadata": 2_000}
+)
+#: Limit of the tool calls of all messages.
+MOST_TOOL_CALLS = 2_000
+#: Commas, brackets and braces, also in texts, of a payload that is read unchanged.
+FEW_PARTS = 50_000
+#: Of a larger payload, limits for each field.
+_FIELD_PARTS: Mapping[str, int] = MappingProxyType({"chat": 50_000})
+_OTHER_FIELD_PARTS = 10_000
+#: Limit of unknown fields of a larger payload.
+_MOST_UNKNOWN = 500
+#: Limit of all its fields; the names of known ones may repeat.
+_MOST_FIELDS = 10_000
+#: The limit of pydantic's reader.
+MAX_DEPTH = 200
 
-    Problems are noted in the `Reading` given as the validation's context, where one is given.
+#: The fields of an end-of-call, which are read at any position.
+KNOWN = frozenset(
+    {"session_id", "call_id", "agent_id", "chat", "function_calls", "ts", "duration", "chars_used",
+     "agent_config", "cost_breakdown", "voip", "recording", "metadata", "call_status",
+     "error_message", "call_analysis", "call_metrics"}
+)  # fmt: skip
+
+
+#: Called with each field that is not read in full: its name, what it has, and what is read.
+Note: TypeAlias = Callable[[str, str, str], object]
+
+
+_STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
+
+
+def _nested(levels: int) -> bytes:
+    """Return the pattern of a list or object that holds others down to so many levels."""
+    inner = b"|" + _nested(levels - 1) if levels else b""
+    return rb'[\[{](?:[^"\[\]{}]++|' + _STRING + inner + rb")*+[\]}]"
+
+
+# Items are skipped in a few large matches: one by one, a million take seconds.
+_ITEM = rb'(?:[^"\[\]{},]++|' + _STRING + b"|" + _nested(3) + b")*+,"
+_AT_ONCE = (1_000, 50, 1)
+#: Deeper nesting is skipped bracket by bracket, at most so many.
+_MOST_STEPS = 100_000
+_UNKNOWN = rb'(?!\s*"(?:' + "|".join(sorted(KNOWN)).encode() + rb')"\s*:)' + _ITEM
+
+
+@cache  # compiled when they are needed, which is hardly ever
+def _several(item: bytes) -> dict[int, re.Pattern[bytes]]:
+    return {count: re.compile(b"(?:%b){%d}+" % (item, count), re.DOTALL) for count in _AT_ONCE}
+
+
+#: A quotation mark alone begins a text that does not end.
+_TOKEN = re.compile(rb"[\[\]{},]|" + _STRING + rb'|"', re.DOTALL)
+_BEGINNING = re.compile(rb"\s*\{")
+_KEY = re.compile(rb"\s*(" + _STRING + rb")\s*:\s*", re.DOTALL)
+_SCALAR = re.compile(_STRING + rb'|[^\s,\[\]{}"]++', re.DOTALL)
+_AFTER = re.compile(rb"\s*([,}])\s*")
+
+
+def within_limits(body: bytes | str, note: Note) -> bytes | str:
+    """Return JSON without the parts above the limits, and call `note` for them.
+
+    Raises `PayloadError` for what has many parts and is not JSON.
     """
-
-    model_config = ConfigDict(
-        extra="allow", populate_by_name=True, coerce_numbers_to_str=True, allow_inf_nan=False
-    )
-
-    _where: ClassVar[str] = ""  # how the path to this part's fields begins
-
-    @field_validator("*", mode="wrap")
-    @classmethod
-    def _tolerate(
-        cls, value: object, handler: ValidatorFunctionWrapHandler, info: ValidationInfo
-    ) -> object:
-        try:
-            return handler(value)
-        except ValidationError as error:
-            spec = cls.model_fields[cast("str", info.field_name)]
-            if spec.is_required():
-                raise
-            if value is not None:  # null says that there is nothing to read
-                _report(info, f"{cls._where}{spec.alias or info.field_name}", value, _why(error))
-            raise PydanticUseDefault from None
+    if count_parts(body) <= FEW_PARTS:
+        return body
+    text = _as_utf8(body)
+    if _BEGINNING.match(text):
+        return _Fields(text, note).read()
+    begins_at = len(text) - len(text.lstrip())
+    if text[begins_at : begins_at + 1] != b"[":
+        return text  # one value, which costs no more than its text
+    read, ends_at = _container(text, begins_at, "", note)
+    return read + text[ends_at:]
 
 
-def _report(info: ValidationInfo, name: str, value: object, why: str) -> None:
-    """Note a problem in the `Reading` that validation was given as its context, if it was."""
-    if isinstance(info.context, Reading):
-        info.context.note(name, describe(value), why)
+def count_parts(body: bytes | str) -> int:
+    """Count the characters that may begin a part, also in texts: an upper bound."""
+    if isinstance(body, str):
+        return body.count(",") + body.count("{") + body.count("[")
+    return body.count(b",") + body.count(b"{") + body.count(b"[")
 
 
-def _why(error: ValidationError) -> str:
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    return first["msg"].removeprefix("Value error, ")
+def _as_utf8(body: bytes | str) -> bytes:
+    if isinstance(body, bytes):
+        coding = json.detect_encoding(body)
+        if coding == "utf-8":
+            return body
+        body = decoded(body, coding)
+    return body.encode("utf-8", "surrogatepass")
 
 
-def _unwrap(value: object, info: ValidationInfo) -> object:
-    """Read JSON that came inside a JSON string; empty text is null."""
-    if not isinstance(value, str):
-        return value
-    if isinstance(info.context, Reading):
-        info.context.take_text(value)
-    try:
-        return read_json(value) if value.strip() else None
-    except PayloadError as error:
-        raise ValueError(str(error)) from None
+#: In bytes or characters. Decoding or searching a piece holds the GIL; for a whole body that would
+#: take seconds.
+PIECE = 2**16
 
 
-def _objects(value: object, info: ValidationInfo) -> object:
-    """Leave out of a list what is not an object, so that it takes nothing else with it, and what is
-    too much."""
-    items = _unwrap(value, info)
-    if items is None:
-        return []
-    if not isinstance(items, list):
-        return items
-    if isinstance(info.context, Reading):
-        items = info.context.first(str(info.field_name), items)
-    for item in items:
-        if not isinstance(item, dict):
-            _report(info, f"{info.field_name}[]", item, "Input should be an object")
-    return [item for item in items if isinstance(item, dict)]
+def decoded(body: bytes, encoding: str) -> str:
+    """Return the text; each byte that is none becomes U+FFFD."""
+    pieces = (body[at : at + PIECE] for at in range(0, len(body), PIECE))
+    return "".join(codecs.iterdecode(pieces, encoding, "replace"))
 
 
-def _object(value: object, info: ValidationInfo) -> object:
-    unwrapped = _unwrap(value, info)
-    if unwrapped is None:
-        return {}
-    most = MOST.get(str(info.field_name))
-    if most is None or not isinstance(unwrapped, dict) or len(unwrapped) <= most:
-        return unwrapped
-    if isinstance(info.context, Reading):
-        info.context.note_left_out(
-            str(info.field_name), describe(unwrapped), f"the first {most:,} are read"
-        )
-    return dict(islice(unwrapped.items(), most))
+class _Fields:
+    """Reads the fields of an object in one pass."""
+
+    def __init__(self, text: bytes, note: Note) -> None:
+        self._text = text
+        self._note = note
+        self._unknown = 0
+
+    def read(self) -> bytes:
+        at, read, mark = _expect(_BEGINNING, self._text, 0).end(), list[bytes](), b","
+        while mark == b",":
+            if len(read) > _MOST_FIELDS:
+                raise PayloadError("names of fields repeat thousands of times")
+            at = self._pass_over_unknown(at)
+            key = _expect(_KEY, self._text, at)
+            value, at = self._value(key[1], key.end())
+            if self._is_read(key[1]):
+                read.append(key[1] + b":" + value)
+            after = _expect(_AFTER, self._text, at)
+            mark, at = after[1], after.end()
+        if self._unknown > _MOST_UNKNOWN:
+            found = f"{self._unknown:,} fields that are not known"
+            self._note("", found, f"the first {_MOST_UNKNOWN:,} are read")
+        return b"{" + b",".join(read) + b"}" + self._text[at:]
+
+    def _pass_over_unknown(self, at: int) -> int:
+        if self._unknown < _MOST_UNKNOWN:
+            return at
+        at, passed = _pass_over(_UNKNOWN, self._text, at)
+        self._unknown += passed
+        return at
+
+    def _value(self, key: bytes, at: int) -> tuple[bytes, int]:
+        if self._text[at : at + 1] in (b"[", b"{"):
+            return _container(self._text, at, _name(key), self._note)
+        scalar = _expect(_SCALAR, self._text, at)
+        return scalar[0], scalar.end()
+
+    def _is_read(self, key: bytes) -> bool:
+        if _name(key) in KNOWN:
+            return True
+        self._unknown += 1
+        return self._unknown <= _MOST_UNKNOWN
 
 
-def not_bool(value: object) -> object:
-    """Refuse a boolean, which Python would take for the number 0 or 1."""
-    if isinstance(value, bool):
-        raise ValueError("Input should be a number, not a boolean")
-    return value
+def _container(text: bytes, at: int, field: str, note: Note) -> tuple[bytes, int]:
+    """Return the part that is read of the list or object at an offset, and its end."""
+    most, room = MOST.get(field), _FIELD_PARTS.get(field, _OTHER_FIELD_PARTS)
+    kind = "a list of {:,} items" if text[at : at + 1] == b"[" else "an object with {:,} keys"
+    read, kept_from, depth, items, is_noted = list[bytes](), at, 0, 0, False
+    while True:
+        token = _expect(_TOKEN, text, at)
+        at, mark = token.end(), token[0]
+        depth += (mark in b"[{") - (mark in b"]}")
+        if not depth:
+            return b"".join((*read, text[kept_from:at])), at
+        if depth == MAX_DEPTH:
+            raise PayloadError("nested too deeply")
+        room -= mark in b",[{"
+        items += mark == b"," and depth == 1
+        if mark == b"," and (room <= 0 or (depth == 1 and items == most)):
+            read.append(text[kept_from : token.start()])
+            at, passed = _end_of(text, at)
+            kept_from = at
+            if depth == 1:
+                note(field, kind.format(items + passed + 1), f"the first {items:,} are read")
+            elif not is_noted:
+                note(field, "too many parts within parts", "the first of them are read")
+                is_noted = True
 
 
-# The types of fields. Where a list or an object is due, its JSON text will do.
-Items: TypeAlias = Annotated[list[Item], BeforeValidator(_objects)]
-Object: TypeAlias = Annotated[dict[str, SkipValidation[Json]], BeforeValidator(_object)]
-MaybeObject: TypeAlias = Annotated[dict[str, SkipValidation[Json]] | None, BeforeValidator(_unwrap)]
+def _end_of(text: bytes, at: int) -> tuple[int, int]:
+    """Return where the list or object ends that a place is in, and how many commas of its own come
+    before that. Raises `PayloadError` where too much of it is deep."""
+    commas = depth = 0
+    for _ in range(_MOST_STEPS):
+        at, passed = _pass_over(_ITEM, text, at)
+        token = _expect(_TOKEN, text, at)
+        commas += 0 if depth else passed + (token[0] == b",")
+        depth += (token[0] in b"[{") - (token[0] in b"]}")
+        if depth < 0:
+            return token.start(), commas
+        at = token.end()
+    raise PayloadError("too many parts are nested deeply")
+
+
+def _pass_over(item: bytes, text: bytes, at: int) -> tuple[int, int]:
+    """Return the offset after all items of the kind, and their number."""
+    passed = 0
+    for count, several in _several(item).items():
+        while (found := several.match(text, at)) is not None:
+            at, passed = found.end(), passed + count
+    return at, passed
+
+
+def _expect(pattern: re.Pattern[bytes], text: bytes, at: int) -> re.Match[bytes]:
+    """Return the first match at or after an offset. Raises `PayloadError` if there is none."""
+    found = pattern.search(text, at) if pattern is _TOKEN else pattern.match(text, at)
+    if found is None or found[0] == b'"':
+        raise PayloadError(f"not JSON: broken near byte {at:,}")
+    return found
+
+
+def _name(key: bytes) -> str:
+    return key[1:-1].decode("utf-8", "replace")
+
+
 #: No figure of a call is larger, and sums of many such ones are still numbers to any database.
 MAX_FIGURE = 10**12
-Number: TypeAlias = Annotated[
-    Annotated[float, Field(ge=-MAX_FIGURE, le=MAX_FIGURE)] | None, BeforeValidator(not_bool)
-]
-Seconds: TypeAlias = Annotated[
-    Annotated[float, Field(ge=0, le=MAX_FIGURE)] | None, BeforeValidator(not_bool)
-]
-Count: TypeAlias = Annotated[
-    Annotated[int, Field(ge=0, le=MAX_FIGURE)] | None, BeforeValidator(not_bool)
-]
-
 _MAX_IDENTIFIER_CHARS = 255
 
 
@@ -429,51 +476,6 @@ def web_url(url: str) -> str | None:
         return None
     plain = url.isprintable() and " " not in url
     return url if plain and parts.scheme in {"http", "https"} and parts.netloc else None
-
-
-def takes_list(model: type[BaseModel], name: str) -> bool:
-    """Tell whether the field that reads this name is a list, or may be one."""
-    for field_name, spec in model.model_fields.items():
-        if name in (spec.validation_alias, field_name):
-            options = (spec.annotation, *get_args(spec.annotation))
-            return any((get_origin(option) or option) in (list, set, tuple) for option in options)
-    return False
-
-
-def read_model(model: type[Model], values: dict[str, Any]) -> tuple[Model, list[Problem]]:
-    """Return the model of what fits and the problems of what does not.
-
-    A field whose value does not fit has its default, and None where it has none. Where it is a
-    validator of the whole model that refuses the rest, every field does.
-    """
-    try:
-        return model.model_validate(values), []
-    except ValidationError as error:
-        problems = [_mismatch(detail, values) for detail in error.errors(include_url=False)]
-    misfits = {problem.field for problem in problems}
-    lenient = _without_required(model)
-    try:
-        fitting = {name: value for name, value in values.items() if name not in misfits}
-        return lenient.model_validate(fitting), problems
-    except ValidationError:
-        return lenient.model_construct(), problems
-
-
-def _mismatch(detail: ErrorDetails, values: Mapping[str, Any]) -> Problem:
-    name = str(detail["loc"][0]) if detail["loc"] else "metadata"
-    found = describe(values[name]) if name in values else "nothing"
-    return Problem(name[:_FIELD_CHARS], found, detail["msg"][:_WHY_CHARS])
-
-
-@lru_cache(maxsize=256)
-def _without_required(model: type[Model]) -> type[Model]:
-    """Return a subclass in which None is the default of every field that had none."""
-    optional: dict[str, Any] = {
-        name: (Annotated[spec.annotation, spec], None)
-        for name, spec in model.model_fields.items()
-        if spec.is_required()
-    }
-    return create_model(model.__name__, __base__=model, __module__=model.__module__, **optional)
 
 
 _MAX_FIELDS = 1000

@@ -10,9 +10,14 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Callable, Collection, Iterable
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Any, Generic, Literal, NamedTuple, TypeAlias
+
+from typing_extensions import TypeVar
 
 from ..exceptions import SandboxOffError
+
+#: What `state` is: what the application's `lifespan` yields.
+State = TypeVar("State", default=Any)
 
 #: What a delivery is for. A `test` is a sample, `sandbox` a rehearsal; in a `dry-run` handlers are
 #: asked to skip side effects; `as-real` is a test whose handlers see a call of Millis'.
@@ -41,6 +46,42 @@ class Mark(NamedTuple):
 
     source: str | None = None
     dry_run: bool = False
+
+
+class Received(Generic[State]):
+    """An event, and what the application knows of it beside what it says."""
+
+    __slots__ = ()
+
+    _state: State
+    _source: str | None
+    _dry_run: bool
+
+    @property
+    def state(self) -> State:
+        """What the application's `lifespan` yielded."""
+        return self._state
+
+    @property
+    def sandbox(self) -> bool:
+        """Whether the call is simulated or a test request; False for every call from Millis, and in
+        your tests unless they ask for `sandbox=True`."""
+        return self._source in MADE_UP_SOURCES - {AS_REAL_SOURCE}
+
+    @property
+    def dry_run(self) -> bool:
+        """Whether handlers should skip side effects; False for every call from Millis."""
+        return self._dry_run
+
+    @property
+    def is_made_up(self) -> bool:
+        """Whether Millis did not make the call: then `hooks.millis` does not reach it either."""
+        return self._source in MADE_UP_SOURCES
+
+    def mark(self, *, source: str | None, dry_run: bool) -> None:
+        """Say who made the call up, if Millis did not make it; see `Marks`."""
+        self._source = source  # type: ignore[misc]  # the events have the slots
+        self._dry_run = dry_run  # type: ignore[misc]
 
 
 Headers: TypeAlias = Iterable[tuple[bytes, bytes]]

@@ -17,6 +17,7 @@ from sqlalchemy import ColumnElement, Connection, Row, Select, func, insert, sel
 from ..call_log.call_rows import pending_run
 from ..call_log.changed_days import mark_days_of
 from ..call_log.dialects import upsert
+from ..call_log.queries.filters import ALL_CALLS, CallFilter, conditions_of
 from ..call_log.sanitize import clean_int, clean_text
 from ..call_log.tables import IS_OF_CALL, IS_RETRYING, calls, handler_runs, handlers
 from ..exceptions import ConfigError
@@ -97,19 +98,22 @@ class Selection:
     """The runs of a bulk replay. Raises ConfigError if too little is given.
 
     `status` is a state, or "never" for calls that match the handler and have no run of it; without
-    a status it is both. `since` (inclusive) and `until` (exclusive) are when a call was received.
+    a status it is both. `calls` are the calls they are of; a beginning of time is a filter, an end
+    alone is none.
     """
 
     handler: str | None = None
     status: str | None = None
-    since: datetime | None = None
-    until: datetime | None = None
+    calls: CallFilter = ALL_CALLS
 
     def __post_init__(self) -> None:
         if self.handler is None and self.status == NEVER:
             raise ConfigError("Which handler never had the calls? Name it.")
-        if self.handler is None and self.status is None and self.since is None:
-            raise ConfigError("Which runs? Name a handler, a status or the time to begin at.")
+        has_filter = replace(self.calls, until=None).is_narrow
+        if self.handler is None and self.status is None and not has_filter:
+            raise ConfigError(
+                "Which runs? Name a handler, a status, a time to begin at or a filter."
+            )
 
     @property
     def takes_runs(self) -> bool:
@@ -188,17 +192,19 @@ def replay_call(connection: Connection, session_id: str, now: datetime) -> Repla
     return _replay(connection, connection.execute(latest).all(), now)
 
 
-def preview(connection: Connection, selection: Selection) -> Preview:
+def preview(connection: Connection, selection: Selection, now: datetime) -> Preview:
     """Count what a bulk replay would do; reads all runs or calls."""
     registered = _registered(connection)
     grouped: Sequence[Row[Any]] = []
     if selection.takes_runs:
         kinds = (_runs.hook, _runs.handler, _runs.state)
-        chosen = select(*kinds, func.count().label("number")).where(*_run_conditions(selection))
+        chosen = select(*kinds, func.count().label("number")).where(
+            *_run_conditions(selection, now)
+        )
         grouped = connection.execute(chosen.group_by(*kinds)).all()
     first_runs = 0
     if selection.takes_calls:
-        chosen = select(func.count()).where(*_call_conditions(selection, registered))
+        chosen = select(func.count()).where(*_call_conditions(selection, registered, now))
         first_runs = connection.scalar(chosen) or 0
     return Preview(_tally(((run, run.number) for run in grouped), registered), first_runs)
 
@@ -232,7 +238,7 @@ def _start_of(connection: Connection, selection: Selection) -> Cursor:
 def _replay_runs(
     connection: Connection, selection: Selection, now: datetime, after: int, end: int, size: int
 ) -> tuple[Replayed, int]:
-    chosen = _limited(_LATEST.where(*_run_conditions(selection)), _runs.id, after, end, size)
+    chosen = _limited(_LATEST.where(*_run_conditions(selection, now)), _runs.id, after, end, size)
     runs = connection.execute(chosen).all()
     return _replay(connection, runs, now), runs[-1].id if len(runs) == size else end
 
@@ -240,7 +246,7 @@ def _replay_runs(
 def _write_first_runs(
     connection: Connection, selection: Selection, now: datetime, after: int, end: int, size: int
 ) -> tuple[Replayed, int]:
-    conditions = _call_conditions(selection, _registered(connection))
+    conditions = _call_conditions(selection, _registered(connection), now)
     chosen = _limited(select(calls.c.id).where(*conditions), calls.c.id, after, end, size)
     ids = connection.scalars(chosen).all()
     if ids and selection.handler is not None:
@@ -276,20 +282,23 @@ def _lock_call(connection: Connection, session_id: str) -> int | None:
     return connection.scalar(call.with_for_update())
 
 
-def _run_conditions(selection: Selection) -> list[ColumnElement[bool]]:
+def _run_conditions(selection: Selection, now: datetime) -> list[ColumnElement[bool]]:
     conditions: list[ColumnElement[bool]] = [IS_OF_CALL]
     if selection.handler is not None:
         conditions.append(_runs.handler == clean_text(selection.handler))
     if selection.status is not None:
         conditions.append(_runs.state == selection.status)
-    received = _received(selection)
-    if received:
+    if selection.calls != ALL_CALLS:
         # By key for each row: a join could start with the calls and read all of them.
-        conditions.append(select(calls.c.id).where(calls.c.id == _runs.call_id, *received).exists())
+        of_call = select(calls.c.id).where(calls.c.id == _runs.call_id)
+        of_call = of_call.where(*conditions_of(selection.calls, now)).correlate(handler_runs)
+        conditions.append(of_call.exists())
     return conditions
 
 
-def _call_conditions(selection: Selection, registered: _Registered) -> list[ColumnElement[bool]]:
+def _call_conditions(
+    selection: Selection, registered: _Registered, now: datetime
+) -> list[ColumnElement[bool]]:
     """Return the conditions of calls that match a handler and have no run of it; none match if
     there is no such handler."""
     handler = registered.get(("end_of_call", selection.handler or ""))
@@ -303,17 +312,8 @@ def _call_conditions(selection: Selection, registered: _Registered) -> list[Colu
         calls.c.delivery_id.is_not(None),
         ~had.exists(),
         *(calls.c[name].in_(map(clean_text, values)) for name, values in filters.items()),
-        *_received(selection),
+        *conditions_of(selection.calls, now),
     ]
-
-
-def _received(selection: Selection) -> list[ColumnElement[bool]]:
-    conditions = []
-    if selection.since is not None:
-        conditions.append(calls.c.received_at >= selection.since)
-    if selection.until is not None:
-        conditions.append(calls.c.received_at < selection.until)
-    return conditions
 
 
 def _registered(connection: Connection) -> _Registered:

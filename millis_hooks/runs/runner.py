@@ -33,7 +33,8 @@ from ..handlers.routing import ANSWERING, DEFAULT_TIMEOUT_S, Handler, Router
 from ..masking.error_report import describe_failure
 from ..observability.log_records import Attempt, log_attempt, trace_id
 from ..observability.metrics import Role, RunnerStatus
-from ..protocol.events import AnsweredPrefetch, EndOfCall
+from ..protocol.events import EndOfCall
+from ..protocol.memory import AnsweredPrefetch
 from ..protocol.results import Plain, Results
 from . import store
 from .concurrency import HungHandlers, Key, Slots, key_of

@@ -19,9 +19,9 @@ from ..exceptions import PayloadError
 from ..masking.policy import mask_secrets
 from ..masking.secret_patterns import MASK
 from ..protocol.call_status import CallStatus
+from ..protocol.fields import as_text
 from ..protocol.reading import Json, describe, finite, read_json
 from ..protocol.samples import CallContent, Vintage, end_of_call_payload, prefetch_query
-from ..protocol.typed_metadata import as_text
 from ..webhooks import Marker
 from .policy import Policy
 from .scenario import UNREACHED, Ending, SessionSpec

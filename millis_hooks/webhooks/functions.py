@@ -34,7 +34,7 @@ from ..handlers.routing import DEFAULT_FUNCTION_TIMEOUT_S, Handler, Router
 from ..masking.error_report import describe_failure
 from ..observability.log_records import deliveries_log, log_delivery, log_refusal
 from ..protocol.functions import ArgumentsError, FunctionRequest, Tool
-from ..protocol.plain_values import as_object, is_object
+from ..protocol.results import as_object, is_object
 from ..protocol.test_marks import MarkOf, of_millis
 from ..settings import Settings
 from .auth import Gate, Grant

@@ -32,7 +32,7 @@ from ..handlers.handler_call import NOT_WANTED, NOTHING_AROUND, HandlerResult
 from ..handlers.routing import Handler, Router
 from ..masking.error_report import describe_failure
 from ..observability.log_records import deliveries_log, log_delivery, log_refusal, shown_id
-from ..protocol.events import PrefetchRequest
+from ..protocol.prefetch import PrefetchRequest
 from ..protocol.test_marks import MarkOf, of_millis
 from ..settings import Settings
 from .auth import Gate, Grant

@@ -16,8 +16,9 @@ from pydantic import ValidationError
 from pydantic_core import from_json, to_json
 
 from ..exceptions import ConfigError, HandlerError
-from ..protocol.events import Json, PrefetchRequest, PrefetchResponse
-from ..protocol.plain_values import as_object, as_text
+from ..protocol.prefetch import PrefetchRequest, PrefetchResponse
+from ..protocol.reading import Json
+from ..protocol.results import as_object, as_text
 from ..protocol.variables import fill
 from ..settings import Settings
 

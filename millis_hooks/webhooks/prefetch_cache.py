@@ -16,8 +16,8 @@ from sqlalchemy import Engine, Select, func, select
 
 from ..call_log.tables import deliveries
 from ..handlers.routing import Handler
-from ..protocol.events import PrefetchRequest
 from ..protocol.memory import is_of_one_caller
+from ..protocol.prefetch import PrefetchRequest
 
 #: Callers whose last good answer is kept.
 MAX_CALLERS = 10_000

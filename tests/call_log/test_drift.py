@@ -27,7 +27,8 @@ from millis_hooks.cli.commands import app
 from millis_hooks.masking.policy import MaskPolicy
 from millis_hooks.masking.secret_patterns import MASK
 from millis_hooks.protocol.call_status import CallStatus
-from millis_hooks.protocol.events import EndOfCall, PrefetchRequest
+from millis_hooks.protocol.events import EndOfCall
+from millis_hooks.protocol.prefetch import PrefetchRequest
 from millis_hooks.protocol.samples import VINTAGES, end_of_call_body, prefetch_query
 from support.dashboard_site import HOSTILE, Site
 from support.stored_calls import NOW, StoredCalls

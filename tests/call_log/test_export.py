@@ -312,10 +312,10 @@ def test_calls_that_go_on_are_exported_too(run: Run, log: StoredCalls) -> None:
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (("--outcome", "good"), "There is no outcome 'good'. Known: completed,"),
-        (("--channel", "fax"), "There is no channel 'fax'. Known: phone, web, chat."),
+        (("--outcome", "good"), "--outcome: 'good' is unknown. Known: completed,"),
+        (("--channel", "fax"), "--channel: 'fax' is unknown. Known: phone, web, chat."),
         (("--meta", "gold"), "--meta takes KEY=VALUE, not 'gold'."),
-        (("--since", "monday"), "'monday' is not a date."),
+        (("--since", "monday"), "--since: 'monday' is not a date."),
     ],
 )
 def test_a_filter_that_means_nothing_is_refused(

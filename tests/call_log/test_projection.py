@@ -18,7 +18,8 @@ from millis_hooks.call_log.search import fold, searchable
 from millis_hooks.call_log.sessions import Batch, Session
 from millis_hooks.call_log.tables import calls, deliveries, inbox
 from millis_hooks.masking.policy import MaskPolicy
-from millis_hooks.protocol.events import EndOfCall, PrefetchRequest
+from millis_hooks.protocol.events import EndOfCall
+from millis_hooks.protocol.prefetch import PrefetchRequest
 from support.paths import SAMPLES
 from support.storage import NOW, opened
 

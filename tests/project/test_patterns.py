@@ -30,7 +30,7 @@ AT_THE_START = {"match", "fullmatch"}
 #: Patterns that functions put together, as they come out.
 MADE = {
     # These read settings, which whoever runs the service writes, or are of bytes.
-    "protocol/parts.py": [],
+    "protocol/reading.py": [],
     "environment/secret_rules.py": [],
     "environment/sources.py": [],
     "environment/addresses.py": [],

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from millis_hooks.protocol.events import CallStatus, EndOfCall, Outcome
+from millis_hooks.protocol.call_status import CallStatus, Outcome
+from millis_hooks.protocol.events import EndOfCall
 from support.paths import SAMPLES
 
 OWN = frozenset({"+1 555-0199"})

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from millis_hooks.protocol.events import PrefetchRequest, PrefetchResponse, Problem
+from millis_hooks.protocol.prefetch import PrefetchRequest, PrefetchResponse
+from millis_hooks.protocol.reading import Problem
 from support.paths import SAMPLES
 
 OWN = frozenset({"+1 555-0199"})

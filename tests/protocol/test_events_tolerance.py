@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from millis_hooks.exceptions import PayloadError
-from millis_hooks.protocol.events import EndOfCall, Outcome, Problem, identify
+from millis_hooks.protocol.call_status import Outcome
+from millis_hooks.protocol.events import EndOfCall, identify
+from millis_hooks.protocol.reading import Problem
 from support.paths import SAMPLES
 
 

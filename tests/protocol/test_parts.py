@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from millis_hooks.exceptions import PayloadError
-from millis_hooks.protocol.events import EndOfCall, PrefetchRequest, identify
-from millis_hooks.protocol.parts import FEW_PARTS, KNOWN, MAX_DEPTH
-from millis_hooks.protocol.reading import MOST_PROBLEMS, read_json
+from millis_hooks.protocol.events import EndOfCall, identify
+from millis_hooks.protocol.fields import MOST_PROBLEMS
+from millis_hooks.protocol.prefetch import PrefetchRequest
+from millis_hooks.protocol.reading import FEW_PARTS, KNOWN, MAX_DEPTH, read_json
 
 MANY = FEW_PARTS + 1_000
 

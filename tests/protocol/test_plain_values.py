@@ -19,7 +19,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, RootModel
 
 from millis_hooks import PrefetchRequest, PrefetchResponse
-from millis_hooks.protocol.plain_values import as_object
+from millis_hooks.protocol.results import as_object
 from support.app import PREFETCH, MakeHooks, serving
 
 

@@ -5,7 +5,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from millis_hooks.protocol.events import EndOfCall, PrefetchRequest
+from millis_hooks.protocol.events import EndOfCall
+from millis_hooks.protocol.prefetch import PrefetchRequest
 from millis_hooks.protocol.samples import (
     VINTAGES,
     Vintage,

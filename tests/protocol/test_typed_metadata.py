@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field, create_model, field_validator
 
-from millis_hooks.protocol.events import PrefetchRequest
+from millis_hooks.protocol.prefetch import PrefetchRequest
 from millis_hooks.protocol.reading import Json
 from millis_hooks.sandbox.scenario import SessionSpec
 from millis_hooks.sandbox.transport import Webhook

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ import pytest
 from sqlalchemy import Row, event, insert, select
 
 from millis_hooks.call_log.call_rows import pending_run
-from millis_hooks.call_log.tables import calls, handler_runs
+from millis_hooks.call_log.queries.filters import ALL_CALLS
+from millis_hooks.call_log.queries.runs import RunFilter, count_runs, list_runs
+from millis_hooks.call_log.tables import call_metadata, calls, handler_runs
 from millis_hooks.exceptions import ConfigError
 from millis_hooks.runs import replay as replay_module
 from millis_hooks.runs.replay import (
@@ -71,7 +74,7 @@ def one_batch(
 def in_bulk(log: StoredCalls, wanted: Selection, size: int = 200) -> Replayed:
     """Replay all batches; what they come to must have been foreseen."""
     with log.database.reader.connect() as connection:
-        planned = preview(connection, wanted)
+        planned = preview(connection, wanted, LATER)
     replayed, cursor = one_batch(log, wanted, None, size)
     while cursor is not None:
         batch, cursor = one_batch(log, wanted, cursor, size)
@@ -340,19 +343,59 @@ def test_only_calls_received_in_the_time_are_taken(log: StoredCalls, status: str
         if status or minutes < 15:
             log.add_run(call, CRM, "failed")
     since, until = NOW - timedelta(minutes=15), NOW - timedelta(minutes=5)
-    assert in_bulk(log, Selection(CRM, status, since, until)) == Replayed(queued=2)
+    assert in_bulk(
+        log, Selection(CRM, status, replace(ALL_CALLS, since=since, until=until))
+    ) == Replayed(queued=2)
     assert waiting_calls(log) == ["-10", "-15"]
+
+
+@pytest.mark.both_databases
+@pytest.mark.parametrize(
+    "filters",
+    [
+        {"q": "refund"},
+        {"handler": "failed", "outcome": "voicemail"},
+        {"agent": ("-a",), "channel": "phone", "min_s": 2.0},
+        {"number": "+14155550134"},
+        {"unparsed": True},
+        {"metadata": (("plan", "gold"),)},
+    ],
+    ids=lambda filters: "-".join(filters),
+)
+def test_filters_of_calls_choose_runs_to_replay_and_to_list(
+    log: StoredCalls, filters: dict[str, Any]
+) -> None:
+    log.add_run(ended_call(log, "-other"), CRM, "succeeded")
+    traits = {"outcome": "voicemail", "agent_id": "-a", "channel": "phone", "duration_s": 3.0}
+    call = ended_call(log, "-this", text="a refund", to_phone="+14155550134", **traits)
+    run = log.add_run(call, CRM, "failed")
+    log.add_delivery(session_id="-this", outcome="unparsed")
+    pair = {"call_id": call, "key": "plan", "value": "gold", "received_at": NOW}
+    log.write(lambda connection: connection.execute(insert(call_metadata), pair))
+    chosen = replace(ALL_CALLS, **filters)
+    with log.database.reader.connect() as connection:
+        listed = list_runs(connection, RunFilter(calls=chosen), NOW, limit=9)
+        counted = count_runs(connection, RunFilter(calls=chosen), NOW)
+    assert ([each.id for each in listed], counted) == ([run], {"failed": 1})
+    assert in_bulk(log, Selection(calls=chosen)) == Replayed(queued=1)
+    assert waiting_calls(log) == ["-this"]
 
 
 def test_a_time_to_begin_at_is_enough(log: StoredCalls) -> None:
     for minutes in (5, 50):
         log.add_run(ended_call(log, f"-{minutes}", minutes_ago=minutes), CRM, "succeeded")
-    assert in_bulk(log, Selection(since=NOW - timedelta(minutes=10))) == Replayed(queued=1)
+    assert in_bulk(
+        log, Selection(calls=replace(ALL_CALLS, since=NOW - timedelta(minutes=10)))
+    ) == Replayed(queued=1)
 
 
 @pytest.mark.parametrize(
     ("wanted", "told"),
-    [({}, "Name a handler"), ({"until": NOW}, "Name a handler"), ({"status": "never"}, "Which")],
+    [
+        ({}, "Name a handler"),
+        ({"calls": replace(ALL_CALLS, until=NOW)}, "Name a handler"),
+        ({"status": "never"}, "Which"),
+    ],
 )
 def test_replaying_everything_needs_an_explicit_filter(wanted: dict[str, Any], told: str) -> None:
     with pytest.raises(ConfigError, match=told):

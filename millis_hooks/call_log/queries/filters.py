@@ -8,7 +8,7 @@ which calls have ended since.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
 
@@ -127,6 +127,11 @@ class CallFilter:
     plainly: bool = False
     zone: tzinfo = field(default=UTC, compare=False)
 
+    @property
+    def is_narrow(self) -> bool:
+        """Whether it leaves out real calls."""
+        return self.source not in ("real", "all") or replace(self, source="all") != ALL_CALLS
+
     def period(self, now: datetime) -> tuple[datetime | None, datetime | None]:
         """Return when the calls were received: since (inclusive) and until (exclusive)."""
         if self.since or self.until:
@@ -135,6 +140,10 @@ class CallFilter:
         if span is None:
             return None, None
         return now - span if span else midnight(now, self.zone), None
+
+
+#: Lets every call through.
+ALL_CALLS = CallFilter(range="all", source="all")
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +240,18 @@ def filters_of(filters: CallFilter) -> list[Filter]:
     That calls be real is not among them: see `is_of`.
     """
     return list(_filters(filters))
+
+
+def conditions_of(filters: CallFilter, now: datetime) -> Iterator[ColumnElement[bool]]:
+    """Yield all conditions for the rows of `calls`, for a query that looks at every call."""
+    yield from within(*filters.period(now))
+    yield is_of(filters.source)
+    if filters.outcome == "lost":
+        yield is_overdue(now)
+    for each in filters_of(filters):
+        # What is searched for is better looked up once for all.
+        searched = each.ids if each.search is not None else None
+        yield each.where if searched is None else calls.c.id.in_(searched)
 
 
 def _filters(filters: CallFilter) -> Iterator[Filter]:

@@ -14,18 +14,19 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, func, select, tr
 
 from ..sanitize import clean_text
 from ..tables import IS_OF_CALL, IS_OPEN, attempts, calls, handler_runs, handlers
-from .filters import CallFilter, filters_of, is_of, within
+from .filters import ALL_CALLS, CallFilter, conditions_of, filters_of, is_of, within
 
 _runs = handler_runs.c
 
 
 @dataclass(frozen=True, slots=True)
 class RunFilter:
-    """Which runs a list holds, by equality; None narrows nothing."""
+    """Which runs a list holds: those of the `calls`, by equality; None narrows nothing."""
 
     handler: str | None = None
     session_id: str | None = None
     state: str | None = None
+    calls: CallFilter = ALL_CALLS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,16 +53,19 @@ class ListedRun:
     error_message: str | None
 
 
-def list_runs(connection: Connection, filters: RunFilter, *, limit: int) -> tuple[ListedRun, ...]:
+def list_runs(
+    connection: Connection, filters: RunFilter, now: datetime, *, limit: int
+) -> tuple[ListedRun, ...]:
     """List runs whose place no replay has taken, newest first."""
-    newest = _LISTED.where(*_conditions(filters)).order_by(_runs.id.desc()).limit(limit)
+    newest = _LISTED.where(*_conditions(filters, now)).order_by(_runs.id.desc()).limit(limit)
     return tuple(ListedRun(**row) for row in connection.execute(newest).mappings())
 
 
-def count_runs(connection: Connection, filters: RunFilter) -> Mapping[str, int]:
+def count_runs(connection: Connection, filters: RunFilter, now: datetime) -> Mapping[str, int]:
     """Count the runs whose place no replay has taken, by state; states without any are left out."""
-    counted = select(_runs.state, func.count()).select_from(_OF_CALL).where(*_conditions(filters))
-    return dict(connection.execute(counted.group_by(_runs.state)).all())
+    counted = select(_runs.state, func.count()).select_from(_OF_CALL)
+    counted = counted.where(*_conditions(filters, now)).group_by(_runs.state)
+    return dict(connection.execute(counted).all())
 
 
 def handler_names(connection: Connection) -> tuple[str, ...]:
@@ -70,7 +74,7 @@ def handler_names(connection: Connection) -> tuple[str, ...]:
     return tuple(connection.scalars(named.order_by(handlers.c.name)))
 
 
-def _conditions(filters: RunFilter) -> list[ColumnElement[bool]]:
+def _conditions(filters: RunFilter, now: datetime) -> list[ColumnElement[bool]]:
     columns = {
         _runs.handler: filters.handler,
         calls.c.session_id: filters.session_id,
@@ -79,7 +83,7 @@ def _conditions(filters: RunFilter) -> list[ColumnElement[bool]]:
     narrowed = [
         column == clean_text(value) for column, value in columns.items() if value is not None
     ]
-    return [_runs.is_latest, *narrowed]
+    return [_runs.is_latest, *narrowed, *conditions_of(filters.calls, now)]
 
 
 _OF_CALL = handler_runs.join(calls, calls.c.id == _runs.call_id)

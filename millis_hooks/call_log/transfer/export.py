@@ -56,12 +56,12 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple, TypeAlias
 
 from pydantic_core import to_json
-from sqlalchemy import ColumnElement, Connection, Engine, exists, func, or_, select
+from sqlalchemy import Connection, Engine, exists, func, or_, select
 
 from ...masking.policy import MaskPolicy
 from ...protocol.results import Plain
 from ..deliveries import Delivery
-from ..queries.filters import CallFilter, filters_of, is_of, is_overdue, within
+from ..queries.filters import ALL_CALLS, CallFilter, conditions_of
 from ..raw_body import length_of
 from ..redaction import masked_columns, masked_delivery
 from ..results import Result, masked_results, masked_values, names_of, results_of
@@ -108,23 +108,12 @@ def select_calls(
     `with_loose` also selects the deliveries that belong to no call, if no real call is left out.
     """
     by_time = select(calls.c.id).order_by(calls.c.received_at, calls.c.id)
-    call_ids = connection.scalars(by_time.where(*_conditions(filters, now)))
+    call_ids = connection.scalars(by_time.where(*conditions_of(filters, now)))
     of_a_call = exists().where(calls.c.session_id == deliveries.c.session_id)
     apart = or_(deliveries.c.session_id.is_(None), ~of_a_call)
     loose = select(deliveries.c.id).where(apart).order_by(deliveries.c.id)
-    is_all = with_loose and replace(filters, source="all") == CallFilter(range="all", source="all")
+    is_all = with_loose and replace(filters, source="all") == ALL_CALLS
     return Selection(array("q", call_ids), array("q", connection.scalars(loose) if is_all else ()))
-
-
-def _conditions(filters: CallFilter, now: datetime) -> Iterator[ColumnElement[bool]]:
-    yield from within(*filters.period(now))
-    yield is_of(filters.source)
-    if filters.outcome == "lost":
-        yield is_overdue(now)
-    for each in filters_of(filters):
-        # All calls are looked at, so what is searched for is better looked up once for all.
-        searched = each.ids if each.search is not None else None
-        yield each.where if searched is None else calls.c.id.in_(searched)
 
 
 def read_calls(

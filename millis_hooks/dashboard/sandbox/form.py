@@ -17,9 +17,9 @@ from pydantic import JsonValue, TypeAdapter, ValidationError
 
 from ...exceptions import PayloadError
 from ...masking.secret_patterns import is_secret_name
+from ...protocol.fields import as_text
 from ...protocol.reading import read_json
 from ...protocol.samples import AGENT_ID, CUSTOMER_PHONE, OWN_PHONE
-from ...protocol.typed_metadata import as_text
 from ...sandbox.emulator.schemas import (
     AgentChoice,
     CallFields,

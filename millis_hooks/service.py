@@ -46,7 +46,7 @@ from .webhooks.functions import FunctionEndpoint
 from .webhooks.prefetch import PrefetchEndpoint
 from .webhooks.prefetch_answer import encode_default
 from .webhooks.refused import Describer, NearMisses
-from .webhooks.responses import reply
+from .webhooks.responses import Records, reply
 
 if TYPE_CHECKING:
     from .dashboard.sandbox.page import Sandbox
@@ -306,41 +306,33 @@ class Service:
             from .observability.tracing import traces_going_on
 
             tracing.remember(traces_going_on(log.database.reader))
-        mark_of = Marks(accepts=REHEARSALS if settings.sandbox else TESTS_ONLY).mark_of
+        records = Records(
+            record,
+            self._rejections.note,
+            self.metrics,
+            Marks(accepts=REHEARSALS if settings.sandbox else TESTS_ONLY).mark_of,
+            tracing,
+        )
+        router, executor = self._router, self._executor
         self.prefetch = PrefetchEndpoint(
             settings,
-            self._router,
-            self._executor,
-            record,
-            self._rejections.note,
+            router,
+            executor,
+            records,
             default=self._default_answer,
             remember=self._memory.note,
-            metrics=self.metrics,
-            mark_of=mark_of,
-            tracing=tracing,
         )
-        self.functions = FunctionEndpoint(
-            settings,
-            self._router,
-            self._executor,
-            record,
-            self._rejections.note,
-            metrics=self.metrics,
-            mark_of=mark_of,
-            tracing=tracing,
-        )
+        self.functions = FunctionEndpoint(settings, router, executor, records)
         self.end_of_call = EndOfCallEndpoint(
             settings,
             store,
-            self._rejections.note,
-            metrics=self.metrics,
+            records,
             agent_of=partial(agent_of_session, log.database.reader),
             tell=log.feed.publish,
-            mark_of=mark_of,
-            tracing=tracing,
         )
         self._close_later(self.end_of_call.close)
-        self.near_misses = NearMisses(settings, self._rejections.note)
+        endpoints = (self.prefetch, self.end_of_call, self.functions)
+        self.near_misses = NearMisses(settings, [each.webhook for each in endpoints])
         if settings.prefetch_fallback == "last_good":
             self.prefetch.cache.load(log.database.reader, now=_now())
 

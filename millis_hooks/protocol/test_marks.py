@@ -53,6 +53,7 @@ class Received(Generic[State]):
 
     __slots__ = ()
 
+    session_id: Any  # text; None where a function is called outside of a session
     _state: State
     _source: str | None
     _dry_run: bool
@@ -128,11 +129,6 @@ class Marks:
                     raise SandboxOffError
                 return Mark(source, purpose == "dry-run")
         return _OF_MILLIS
-
-
-def of_millis(_headers: Headers, _session_id: str | None, _secret: bytes) -> Mark:
-    """Take every delivery for one of Millis'."""
-    return _OF_MILLIS
 
 
 def _signature(secret: bytes, session_id: str | None, purpose: Purpose) -> str:

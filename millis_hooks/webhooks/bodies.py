@@ -21,6 +21,7 @@ from typing import NamedTuple, Self
 
 from starlette.types import Receive
 
+from ..call_log.sanitize import clean_text
 from ..exceptions import (
     ClientGoneError,
     IncompleteBodyError,
@@ -42,6 +43,7 @@ _GZIP = b"\x1f\x8b"
 _MAY_BE_RAW = re.compile(r"gzip|deflate")
 #: JSON begins like this, in whatever encoding; a raw stream of a JSON object never does.
 _JSON = re.compile(rb'[\s\0\xef\xbb\xbf\xfe\xff]*[{\["]')
+_CONTENT_TYPE_CHARS = 200
 _READ = frozenset({"", "identity", "gzip", "x-gzip", "deflate"})
 
 
@@ -203,10 +205,11 @@ class Headers:
         return b",".join(self._all(b"content-encoding")).decode("latin-1")
 
     @property
-    def content_type(self) -> str | None:
-        """The first named content type."""
+    def stored_content_type(self) -> str | None:
+        """The first named content type, as it is stored."""
         named = self._all(b"content-type")
-        return named[0].decode("latin-1") if named else None
+        text = named[0].decode("latin-1") if named else None
+        return clean_text(text, max_chars=_CONTENT_TYPE_CHARS)
 
     @property
     def lengths(self) -> set[int]:

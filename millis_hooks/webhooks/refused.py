@@ -9,7 +9,7 @@ Numbers are always shortened, because no later request to forget them could find
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from math import ceil
 from typing import get_args
@@ -29,7 +29,7 @@ from ..protocol.reading import read_query
 from ..settings import Hook, Settings
 from . import webhook_url
 from .auth import Gate
-from .responses import MOST_HEAD_BYTES, Refusals, head_bytes, take_query
+from .responses import MOST_HEAD_BYTES, Webhook, head_bytes, take_query
 
 _SHOWN_HEADERS = frozenset(
     {"accept", "accept-encoding", "connection", "content-encoding", "content-length",
@@ -149,13 +149,9 @@ class NearMisses:
     """Records requests with an accepted secret that are answered with an error: their sender has
     a wrong address, and its calls are lost."""
 
-    def __init__(self, settings: Settings, note: Callable[[Rejection], None]) -> None:
-        """Hand such requests to `note`, which must not wait."""
+    def __init__(self, settings: Settings, webhooks: Iterable[Webhook]) -> None:
         self._settings = settings
-        self._gates = {hook: Gate(settings, hook) for hook in _METHODS}
-        self._refusals = {
-            hook: Refusals(hook, _METHODS[hook], gate, note) for hook, gate in self._gates.items()
-        }
+        self._webhooks = {webhook.hook: webhook for webhook in webhooks}
 
     async def serve(
         self, app: ASGIApp, scope: Scope, receive: Receive, send: Send, original: Scope
@@ -175,7 +171,7 @@ class NearMisses:
             status = message.get("status", status)
             await send(message)
 
-        if any(gate.is_in_query(original["query_string"]) for gate in self._gates.values()):
+        if any(gate.is_in_query(original["query_string"]) for gate in self._gates):
             take_query(scope)
         await app({**scope, "query_string": original["query_string"]}, receive, observed)
         if status >= 300:
@@ -183,7 +179,7 @@ class NearMisses:
 
     async def refuse_head(self, scope: Scope, send: Send) -> None:
         """Refuse a request with more than `MOST_HEAD_BYTES`; record it if it has a secret."""
-        refusals = self._refusals[_meant(scope)]
+        webhook = self._webhooks[_meant(scope)]
         has_secret = self._brings_secret(scope)
         error = HeadTooLargeError(
             f"The query and the headers have {_kb(head_bytes(scope))} kB, at most "
@@ -191,22 +187,26 @@ class NearMisses:
             "query. Send less metadata."
         )
         scope["path"], query = safe_path(scope["path"]), take_query(scope)
-        await refusals.answer(send, error)
+        await webhook.refuse(send, error)
         if has_secret:
-            refusals.note(scope, error, query=query, brought_secret=True)
+            webhook.note(scope, error, query=query, brought_secret=True)
+
+    @property
+    def _gates(self) -> list[Gate]:
+        return [webhook.gate for webhook in self._webhooks.values()]
 
     def _brings_secret(self, scope: Scope) -> bool:
         segments = _segments(scope)
         return any(
             gate.find(scope["headers"], scope["query_string"]) or gate.accepts_one_of(segments)
-            for gate in self._gates.values()
+            for gate in self._gates
         )
 
     def _note(self, scope: Scope, status: int) -> None:
         hook = _meant(scope)
         error = WrongAddressError(self._reason(scope, hook))
         error.status_code = status
-        self._refusals[hook].note(scope, error, query=scope["query_string"], brought_secret=True)
+        self._webhooks[hook].note(scope, error, query=scope["query_string"], brought_secret=True)
 
     def _reason(self, scope: Scope, hook: Hook) -> str:
         right = webhook_url(self._settings, hook, scope.get("root_path", ""))
@@ -217,10 +217,13 @@ class NearMisses:
             f"{_METHODS[hook]} {right}{name}."
         )
         try:
-            self._gates[hook].admit(scope["headers"], query=scope["query_string"])
+            self._webhooks[hook].gate.admit(scope["headers"], query=scope["query_string"])
         except AuthenticationError as error:
             reason += f" {error}"
-        if self._gates[hook].accepts_one_of(_segments(scope)) and not self._settings.secret_in_path:
+        if (
+            self._webhooks[hook].gate.accepts_one_of(_segments(scope))
+            and not self._settings.secret_in_path
+        ):
             reason += " A secret in the path is accepted with MILLIS_HOOKS_SECRET_IN_PATH=1 alone."
         return reason
 

@@ -1,21 +1,41 @@
-"""JSON responses of the webhooks, rejections and their records, and the head of a request.
+"""Requests to the webhooks, from their arrival to the record of the answer or the rejection.
 
 Raw ASGI: a webhook is answered ahead of any router, because a caller is waiting on the line.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic_core import to_json
 from starlette.types import Scope, Send
 
-from ..call_log.deliveries import Kind
+from ..call_log.deliveries import Delivery
 from ..call_log.rejections import Rejection
-from ..exceptions import DeliveryError, MethodNotAllowedError
-from .auth import Gate
+from ..call_log.sanitize import clean_text
+from ..exceptions import DeliveryError, HandlerError, MethodNotAllowedError
+from ..handlers.handler_call import NOTHING_AROUND, Around, HandlerResult
+from ..handlers.routing import Handler
+from ..masking.error_report import describe_failure
+from ..observability.log_records import deliveries_log, log_delivery, log_refusal, shown_id
+from ..observability.metrics import Metrics
+from ..protocol.test_marks import Mark, MarkOf, Received
+from ..settings import Hook, Settings
+from .auth import Gate, Grant
+
+if TYPE_CHECKING:
+    from prometheus_client import Histogram
+
+    from ..observability.tracing import DeliverySpan, Tracing
+
+T = TypeVar("T")
+
+MAX_REASON_CHARS = 2000
 
 #: The key in a scope's `extensions` of a function of the server, which is called when the peer has
 #: sent an accepted secret. Such a connection is kept longer, and closed last.
@@ -56,71 +76,6 @@ async def reply(
     await send({"type": "http.response.body", "body": body})
 
 
-class Refusals:
-    """Answers rejected requests to one webhook, and has them recorded with the reason."""
-
-    def __init__(
-        self, kind: Kind, method: str, gate: Gate, note: Callable[[Rejection], None]
-    ) -> None:
-        """`kind` is the webhook, which takes `method`; `note` must not wait."""
-        self._kind = kind
-        self._gate = gate
-        self._allow = (b"allow", method.encode())
-        self._note = note
-
-    async def refuse(
-        self,
-        scope: Scope,
-        send: Send,
-        error: DeliveryError,
-        *,
-        query: bytes,
-        path_secret: bytes | None,
-    ) -> None:
-        """Send the short reason to the sender, and record the whole one."""
-        brought_secret = self._gate.is_secret_in(scope["headers"], query, path_secret)
-        self.note(scope, error, query=query, path_secret=path_secret, brought_secret=brought_secret)
-        await self.answer(send, error)
-
-    async def answer(self, send: Send, error: DeliveryError) -> None:
-        """Send the short reason to the sender."""
-        answer = to_json({"error": error.detail})
-        await reply(send, error.status_code, answer, *self._headers(error))
-
-    def note(
-        self,
-        scope: Scope,
-        error: DeliveryError,
-        *,
-        query: bytes,
-        path_secret: bytes | None = None,
-        brought_secret: bool,
-    ) -> None:
-        """Have the rejected request recorded."""
-        client = scope.get("client")
-        self._note(
-            Rejection(
-                received_at=datetime.now(UTC),
-                webhook=self._kind,
-                method=scope["method"],
-                status_code=error.status_code,
-                reason=str(error),
-                client=client[0] if client else None,
-                query=query,
-                headers=tuple(scope["headers"]),
-                path_secret=path_secret,
-                brought_secret=brought_secret,
-            )
-        )
-
-    def _headers(self, error: DeliveryError) -> list[tuple[bytes, bytes]]:
-        if isinstance(error, MethodNotAllowedError):
-            return [self._allow]
-        # The rest of a body that was not read must not be taken for the next request.
-        close = [(b"connection", b"close")] if error.status_code in (413, 431, 503) else []
-        return [*close, RETRY_AFTER] if error.status_code == 503 else close
-
-
 def take_query(scope: Scope) -> bytes:
     """Return the query string and take it out of the scope.
 
@@ -139,3 +94,238 @@ def head_bytes(scope: Scope) -> int:
     """Return how many bytes the path, the query and the headers of a request have."""
     headers = sum(len(name) + len(value) + 4 for name, value in scope["headers"])
     return len(scope["path"]) + len(scope["query_string"]) + headers
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """Where the requests to the webhooks of a service are recorded, counted and traced."""
+
+    #: Takes answered requests, and must not wait.
+    record: Callable[[Delivery], None]
+    #: Takes rejected requests, and must not wait.
+    note: Callable[[Rejection], None]
+    metrics: Metrics
+    mark_of: MarkOf
+    tracing: Tracing | None = None
+
+
+@dataclass(slots=True)
+class Answered:
+    """An answer, and what its record says about it."""
+
+    body: bytes
+    outcome: str
+    reasons: list[str] = field(default_factory=list)
+    content_type: tuple[bytes, bytes] = JSON
+    #: What handlers kept, as JSON.
+    kept: str | None = None
+
+
+class Webhook:
+    """One of the webhooks: who may call it, and what is counted and recorded of it."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        hook: Hook,
+        methods: tuple[str, ...],
+        records: Records,
+        *,
+        outcomes: Iterable[str],
+    ) -> None:
+        self.hook = hook
+        self.methods = methods
+        self.records = records
+        self.gate = Gate(settings, hook)
+        self._outcomes = records.metrics.outcomes(hook, outcomes)
+
+    def count(self, outcome: str) -> None:
+        """Count a request, unless there is nothing that this webhook could be called for."""
+        if outcome in self._outcomes:
+            self._outcomes[outcome].inc()
+
+    async def refuse(self, send: Send, error: DeliveryError) -> None:
+        """Send the short reason to the sender."""
+        # The rest of a body that was not read must not be taken for the next request.
+        headers = [(b"connection", b"close")] if error.status_code in (413, 431, 503) else []
+        if error.status_code == 503:
+            headers.append(RETRY_AFTER)
+        if isinstance(error, MethodNotAllowedError):
+            headers.append((b"allow", ", ".join(self.methods).encode()))
+        await reply(send, error.status_code, to_json({"error": error.detail}), *headers)
+
+    def note(
+        self,
+        scope: Scope,
+        error: DeliveryError,
+        *,
+        query: bytes,
+        path_secret: bytes | None = None,
+        brought_secret: bool,
+    ) -> None:
+        """Have a rejected request recorded, with the whole reason."""
+        client = scope.get("client")
+        self.records.note(
+            Rejection(
+                received_at=datetime.now(UTC),
+                webhook=self.hook,
+                method=scope["method"],
+                status_code=error.status_code,
+                reason=str(error),
+                client=client[0] if client else None,
+                query=query,
+                headers=tuple(scope["headers"]),
+                path_secret=path_secret,
+                brought_secret=brought_secret,
+            )
+        )
+
+
+class Request:
+    """A request to a webhook; its query is taken out of the scope."""
+
+    __slots__ = ("_path_secret", "_span", "grant", "mark", "query", "received_at", "scope",
+                 "started", "text", "webhook")  # fmt: skip
+
+    def __init__(self, webhook: Webhook, scope: Scope, path_secret: bytes | None) -> None:
+        self.started = time.perf_counter()
+        self.received_at = datetime.now(UTC)
+        self.webhook = webhook
+        self.scope = scope
+        self.query = take_query(scope)
+        #: The query as it is stored, and so as it is read again.
+        self.text = clean_text(self.query.decode("utf-8", "replace")) or ""
+        self.grant = Grant()
+        self.mark = Mark()
+        self._path_secret = path_secret
+        self._span: DeliverySpan | None = None
+
+    def admit(self) -> Grant:
+        """Return what the secret allows; raises `DeliveryError`."""
+        if self.scope["method"] not in self.webhook.methods:
+            raise MethodNotAllowedError
+        self.grant = self.webhook.gate.admit(
+            self.scope["headers"], path_secret=self._path_secret, query=self.query
+        )
+        report_secret(self.scope)
+        return self.grant
+
+    def read_mark(self, session_id: str | None) -> Mark:
+        """Return who made the request up, if Millis did not send it; raises `DeliveryError`."""
+        headers, secret = self.scope["headers"], self.grant.secret
+        self.mark = self.webhook.records.mark_of(headers, session_id, secret)
+        return self.mark
+
+    def trace(self, session_id: str | None) -> None:
+        """Begin the span, if calls are traced."""
+        if (tracing := self.webhook.records.tracing) is not None:
+            self._span = tracing.delivery(self.webhook.hook, session_id, self.scope["headers"])
+
+    def around(self, handler: Handler) -> Around:
+        """Return what a handler that answers the request runs within."""
+        return NOTHING_AROUND if self._span is None else self._span.handler(handler.name)
+
+    def delivery(self, outcome: str, session_id: str | None, **columns: Any) -> Delivery:
+        """Return what is stored of the request."""
+        return Delivery(
+            kind=self.webhook.hook,
+            session_id=clean_text(session_id) or None,
+            outcome=outcome,
+            status_code=200,
+            source=self.mark.source,
+            dry_run=self.mark.dry_run,
+            trace=None if self._span is None else self._span.context,
+            secret_agent=self.grant.agent_id,
+            **{"received_at": self.received_at, "query": self.text or None} | columns,
+        )
+
+    async def answer(
+        self,
+        send: Send,
+        answer: Answered,
+        session_id: str | None,
+        duration: Histogram,
+        *headers: tuple[bytes, bytes],
+        **columns: Any,
+    ) -> None:
+        """Send an answer, and record it."""
+        latency_s = time.perf_counter() - self.started
+        if self.mark.source is None:
+            duration.observe(latency_s)
+        await reply(send, 200, answer.body, *headers, content_type=answer.content_type)
+        reason = clean_text("\n".join(answer.reasons), max_chars=MAX_REASON_CHARS) or None
+        delivery = self.delivery(
+            answer.outcome,
+            session_id,
+            reason=reason,
+            latency_ms=latency_s * 1000,
+            answer=answer.body,
+            kept=answer.kept,
+            **columns,
+        )
+        self.webhook.records.record(delivery)
+        self.end(delivery)
+
+    def end(
+        self, delivery: Delivery, *, outcome: str | None = None, status_code: int = 200
+    ) -> None:
+        """Count, trace and log what became of the request."""
+        outcome = outcome or delivery.outcome
+        if delivery.source is None:
+            self.webhook.count(outcome)
+        if self._span is not None:
+            self._span.end(outcome)
+        if deliveries_log.isEnabledFor(logging.INFO):
+            log_delivery(self.scope, delivery, outcome=outcome, status_code=status_code)
+
+    async def refuse(self, send: Send, error: DeliveryError) -> None:
+        """Send the short reason to the sender, and record the whole one."""
+        gate, headers = self.webhook.gate, self.scope["headers"]
+        self.webhook.count("rejected")
+        self.note(error, brought_secret=gate.is_secret_in(headers, self.query, self._path_secret))
+        await self.webhook.refuse(send, error)
+        log_refusal(self.scope, self.webhook.hook, error)
+
+    def note(self, error: DeliveryError, *, brought_secret: bool) -> None:
+        """Have the request recorded as rejected."""
+        self.webhook.note(
+            self.scope,
+            error,
+            query=self.query,
+            path_secret=self._path_secret,
+            brought_secret=brought_secret,
+        )
+
+
+def read_result(result: HandlerResult, read: Callable[[object], T]) -> T:
+    """Return what a handler gave, read; raise `HandlerError` if it failed, or it cannot be read."""
+    if isinstance(result.error, HandlerError):
+        raise result.error
+    if result.error is not None:
+        raise HandlerError(str(describe_failure(result.error))) from result.error
+    try:
+        return read(result.value)
+    except HandlerError:
+        raise
+    except Exception as error:  # a dict of the team's own may do anything when it is read
+        raise HandlerError(str(describe_failure(error))) from error
+
+
+def explain(
+    logger: logging.Logger, handler: Handler, error: HandlerError, call: Received[Any]
+) -> list[str]:
+    """Log what went wrong with a handler, and return what the record says: one line, and of
+    a rehearsal, which is read on its page and not in the log, the traceback."""
+    why = describe_failure(error).message
+    cause = None if error.__cause__ is None else describe_failure(error.__cause__)
+    if cause is not None and cause.place is not None:
+        why = f"{why} ({cause.place})"
+    fields = {"handler": handler.name, "session_id": shown_id(call.session_id)}
+    extra = {"fields": {"event": f"{handler.hook}_handler_failed", **fields}}
+    if cause is None:
+        logger.warning("%s handler %s: %s", handler.hook, handler.name, why, extra=extra)
+    else:
+        words = "%s handler %s failed\n%s"
+        logger.warning(words, handler.hook, handler.name, cause.block, extra=extra)
+    line = f"{handler.name}: {why}"
+    return [line, cause.traceback] if cause is not None and call.sandbox else [line]

@@ -29,6 +29,7 @@ from millis_hooks.call_log.postgres import driver_url
 from millis_hooks.operators import accounts
 from support import databases
 from support.app import SECRET, MakeHooks, Rows
+from support.quick_requests import quick_requests
 
 #: Examples of a property. More of them: pytest --hypothesis-profile long
 hypothesis.settings.register_profile("everyday", max_examples=15, deadline=None)
@@ -59,6 +60,26 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     marks = {mark.name for mark in metafunc.definition.iter_markers()}
     if "both_databases" in marks and "sqlite_only" not in marks:
         metafunc.parametrize("database_kind", databases.KINDS, indirect=True, scope="module")
+
+
+#: What takes longest or waits most is begun first, so that no process is alone with it at the end.
+FIRST = (
+    "tests/browser/",
+    "tests/processes/",
+    "tests/project/",
+    "tests/testing/",
+    "tests/runs/",
+    "tests/webhooks/",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sort folders: those of many short files come last."""
+
+    def place(item: pytest.Item) -> int:
+        return next((n for n, each in enumerate(FIRST) if item.nodeid.startswith(each)), len(FIRST))
+
+    items.sort(key=place)
 
 
 class Scheduling(LoadFileScheduling):  # type: ignore[misc]
@@ -127,6 +148,12 @@ def _shared_statements() -> Iterator[None]:
         # Statements are remembered by their dialect, of which each engine has one.
         patch.setattr(DefaultDialect, "__hash__", lambda dialect: hash(type(dialect)))
         patch.setattr(DefaultDialect, "__eq__", lambda dialect, other: type(dialect) is type(other))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _quick_requests() -> Iterator[None]:
+    with quick_requests():
         yield
 
 

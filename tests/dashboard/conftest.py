@@ -21,5 +21,5 @@ def anonymous(tmp_path: Path) -> Iterator[Site]:
 @pytest.fixture
 def site(anonymous: Site) -> Site:
     """The same, signed in as an operator."""
-    anonymous.sign_in()
+    anonymous.be_signed_in()
     return anonymous

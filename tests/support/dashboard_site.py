@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
-from html.parser import HTMLParser
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import httpx2 as httpx
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Table, insert, select
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.applications import Starlette
 from starlette.routing import Mount
 from starlette.testclient import TestClient
 
+from millis_hooks.call_log.tables import metadata
 from millis_hooks.dashboard.call_actions import CallActions
 from millis_hooks.dashboard.connection_test import ConnectionTest
 from millis_hooks.dashboard.pages import DashboardSettings
@@ -28,6 +31,7 @@ from millis_hooks.operators import Operators
 from millis_hooks.protocol.agent_names import AgentNames
 from millis_hooks.runs.replay import Replayed
 from millis_hooks.settings import Settings
+from support import databases
 from support.app import SECRET
 from support.stored_calls import NOW, StoredCalls
 
@@ -35,26 +39,47 @@ PASSWORD = "pässwörd"
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)> \u202e\u05e9\u05dc\u05d5\u05dd"
 
 
+@cache
+def _ordinary() -> Settings:
+    return Settings.load(secrets=SECRET)
+
+
+#: What the first site of this process had after its operator signed in: rows, and cookies.
+_signed_in: list[tuple[dict[Table, list[dict[str, Any]]], httpx.Cookies]] = []
+
+
 def make_setup(examine: Examine = tuple, **settings: Any) -> Setup:
     """What the setup page is made from, where the webhooks take SECRET unless told otherwise."""
-    loaded = Settings.load(**({"secrets": SECRET} | settings))
+    loaded = Settings.load(**({"secrets": SECRET} | settings)) if settings else _ordinary()
     return Setup(loaded, ConnectionTest(loaded), examine)
 
 
-class Page(HTMLParser):
-    """What a browser makes of a page: elements with their attributes, and the text."""
+_MARKUP = re.compile(
+    r"""<!--.*?-->|<![^>]*>"""
+    r"""|<(?P<end>/?)(?P<tag>[a-zA-Z][\w-]*)(?P<attributes>(?:[^"'>]|"[^"]*"|'[^']*')*)>""",
+    re.DOTALL,
+)
+_ATTRIBUTE = re.compile(r"""([^\s=/"']+)(?:\s*=\s*("[^"]*"|'[^']*'|[^\s"']+))?""")
+
+
+class Page:
+    """The elements of a page with their attributes, and the text; it has to be well-formed.
+
+    The parser of the standard library takes as long as it takes to make the page.
+    """
 
     def __init__(self, response: httpx.Response) -> None:
-        super().__init__()
         self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.words: list[str] = []
-        self.feed(response.text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        self.words.append(data)
+        text, end = response.text, 0
+        for markup in _MARKUP.finditer(text):
+            if markup.start() > end:
+                self.words.append(html.unescape(text[end : markup.start()]))
+            end = markup.end()
+            if markup["tag"] and not markup["end"]:
+                self.elements.append((markup["tag"].lower(), _attributes(markup["attributes"])))
+        if text[end:]:
+            self.words.append(html.unescape(text[end:]))
 
     @property
     def text(self) -> str:
@@ -69,6 +94,13 @@ class Page(HTMLParser):
 
     def links(self) -> list[str]:
         return [link["href"] or "" for link in self.all("a") if "href" in link]
+
+
+def _attributes(text: str) -> dict[str, str | None]:
+    pairs = _ATTRIBUTE.findall(text)
+    return {
+        name.lower(): html.unescape(value.strip("\"'")) if value else None for name, value in pairs
+    }
 
 
 class Site:
@@ -118,6 +150,24 @@ class Site:
     def sign_in(self, password: str = PASSWORD, **fields: str) -> httpx.Response:
         form = {"username": "admin", "password": password} | fields
         return self.browser.post(self.prefix + "/login", data=form)
+
+    def be_signed_in(self) -> None:
+        """Sign in; from the second time on by what the first one left: the form takes long."""
+        if databases.current() != "sqlite":
+            self.sign_in()
+        elif not _signed_in:
+            self.sign_in()
+            _signed_in.append((self._rows(), httpx.Cookies(self.browser.cookies)))
+        else:
+            [(rows, cookies)] = _signed_in
+            self.stored.write(lambda to: [to.execute(insert(table), rows[table]) for table in rows])
+            self.browser.cookies.update(cookies)
+
+    def _rows(self) -> dict[Table, list[dict[str, Any]]]:
+        with self.stored.database.reader.connect() as connection:
+            rows = {each: connection.execute(select(each)) for each in metadata.sorted_tables}
+            every = {each: [dict(row) for row in found.mappings()] for each, found in rows.items()}
+        return {table: rows for table, rows in every.items() if rows}
 
     def get(self, path: str) -> httpx.Response:
         return self.browser.get(self.prefix + path)

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Table, insert, select
 
 from millis_hooks.call_log.call_rows import pending_run
 from millis_hooks.call_log.changed_days import mark_days
-from millis_hooks.call_log.migrations import migrate, open_database
+from millis_hooks.call_log.migrations import open_database
 from millis_hooks.call_log.queries import Queries
 from millis_hooks.call_log.results import rows_of
 from millis_hooks.call_log.search import Field, call_search, item, search_row
@@ -37,7 +37,6 @@ class StoredCalls:
 
     def __init__(self, folder: Path) -> None:
         self.database = open_database(made_in(folder))
-        migrate(self.database)
         self.queries = Queries(self.database.reader)
 
     def write(self, work: Callable[[Connection], T], /) -> T:

@@ -19,7 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from .changed_days import mark_days
 from .projection import END_COLUMNS, Projection
 from .sanitize import clean_id, clean_text
-from .search import call_search, search_row
+from .search import call_search
 from .sessions import Batch, Session, known_of
 from .statements import Columns, among, insert_rows, update_rows
 from .tables import (
@@ -43,7 +43,7 @@ _REPEAT = (
     .values(repeated=True)
 )
 _t, _r = call_search.c, handler_runs.c
-_TEXTS = select(_t.rowid, _t.text).where(among(_t.rowid, "ids"))
+_TEXTS = select(_t.rowid, _t.folded).where(among(_t.rowid, "ids"))
 _DELETE_TEXTS = delete(call_search).where(among(_t.rowid, "ids"))
 _RUNS = select(_r.id, _r.call_id, _r.handler, _r.state).where(IS_OF_CALL, among(_r.call_id, "ids"))
 _REPLACE_RUNS = update(handler_runs).where(among(_r.id, "ids")).values(is_latest=False)
@@ -273,14 +273,13 @@ def _metadata_rows(written: Iterable[_Call]) -> list[Columns]:
 def _write_texts(connection: Connection, written: Sequence[_Call]) -> None:
     known = [each.id for each in written if each.before]
     found = connection.execute(_TEXTS, {"ids": known}) if known else ()
-    texts = {row.rowid: row.text for row in found}
+    texts = {row.rowid: row.folded for row in found}
     changed = [each for each in written if texts.get(each.id) != each.now.search_text]
     gone = [each.id for each in changed if each.id in texts]
     if gone:
         connection.execute(_DELETE_TEXTS, {"ids": gone})
-    insert_rows(
-        connection, call_search, [search_row(each.id, each.now.search_text) for each in changed]
-    )
+    rows = [{"rowid": each.id, "folded": each.now.search_text} for each in changed]
+    insert_rows(connection, call_search, rows)
 
 
 def _replace(

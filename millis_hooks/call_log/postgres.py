@@ -250,7 +250,6 @@ CREATE_SEARCH_INDEX = (
 _CREATE_CALL_SEARCH = """
 CREATE TABLE call_search (
     rowid BIGINT PRIMARY KEY,
-    text TEXT NOT NULL,
     folded TEXT NOT NULL
 )
 """

@@ -11,28 +11,30 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 from itertools import islice
 from typing import Any
 
 from sqlalchemy import Row
 
+from ..exceptions import PayloadError
 from ..masking.places import Place
 from ..masking.policy import SECRETS_ALONE, MaskPolicy
 from ..protocol.events import EndOfCall, Message
 from ..protocol.functions import FunctionRequest
+from ..protocol.parts import FEW_PARTS, MOST, count_parts
 from ..protocol.prefetch import PrefetchRequest
-from ..protocol.reading import read_json
+from ..protocol.reading import read_any_json, read_json
 from ..protocol.test_marks import MADE_UP_SOURCES
 from .call_ends import End, RunsFor, outermost, put_together
 from .deliveries import content_hash
 from .drift import drift_rows
 from .sanitize import clean_float, clean_id, clean_int, clean_text, clean_time, metadata_text
-from .search import Field, item, text_of
+from .search import Field, Item, searchable
 from .statements import Columns
 from .tables import calls
 
 _SNIPPET_CHARS = 300
-_SEARCHED_CHARS = 200_000
 _METADATA_KEYS = 50
 #: What a kept value is found by stands after it, beside the metadata.
 KEPT = "keep."
@@ -100,7 +102,7 @@ class Digest:
         return clean_text(self.event.agent_id)
 
 
-@dataclass(slots=True)
+@dataclass
 class Projection:
     """What the deliveries of a session come to; `call` is empty where they tell of none.
 
@@ -110,7 +112,8 @@ class Projection:
 
     session_id: str
     call: Columns = field(default_factory=dict)
-    search_text: str = ""
+    #: What can be searched.
+    items: Sequence[Item] = ()
     cost_items: Sequence[Columns] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
     wanted_by: Sequence[str] = ()
@@ -122,6 +125,11 @@ class Projection:
     had_kept: bool = False
     #: The deliveries that are another agent's.
     refused: Sequence[int] = ()
+
+    @cached_property
+    def search_text(self) -> str:
+        """The items as they are searched."""
+        return searchable(self.items)
 
     @property
     def has_ended(self) -> bool:
@@ -230,7 +238,7 @@ def _add_prefetch(projection: Projection, digest: Digest) -> None:
     if call["received_at"] is None:
         call["received_at"] = digest.received_at
         sides, ids = (request.from_phone, request.to_phone), (request.session_id,)
-        projection.search_text = _text(_named(sides, ids, request.agent_id))
+        projection.items = list(_named(sides, ids, request.agent_id))
     _fill_in(
         call,
         {
@@ -249,7 +257,7 @@ def _add_prefetch(projection: Projection, digest: Digest) -> None:
 
 def _add_function(projection: Projection, digest: Digest) -> None:
     """Begin a call that is known by its functions alone, until its end."""
-    projection.search_text = _text(_named((), (projection.session_id,), digest.agent_id))
+    projection.items = list(_named((), (projection.session_id,), digest.agent_id))
     projection.call |= {
         "received_at": digest.received_at,
         "agent_id": digest.agent_id,
@@ -276,7 +284,7 @@ def _add_end(projection: Projection, whole: End, ends: Sequence[Digest], mask: M
         _fill_in(call, asked)
     call["received_at"] = min(asked["received_at"] or first.received_at, first.received_at)
     projection.call = call
-    projection.search_text = _text(_items(whole.call, mask))
+    projection.items = list(_items(whole.call, mask))
     projection.cost_items = _cost_items(whole.call)
     projection.metadata = {**_metadata(whole.call), **projection.metadata}
 
@@ -359,38 +367,56 @@ def _snippet(chat: Iterable[Message]) -> str | None:
     return clean_text(next(said, None), max_chars=_SNIPPET_CHARS)
 
 
-def _items(call: EndOfCall, mask: MaskPolicy) -> Iterator[str]:
+def _items(call: EndOfCall, mask: MaskPolicy) -> Iterator[Item]:
     """Yield what can be searched of a call, the longest last."""
     voip = call.voip
     sides = (voip.from_phone, voip.to_phone) if voip else ()
     yield from _named(sides, (call.session_id, call.call_id), call.agent_id)
-    yield item(Field.ERROR, call.error_message and mask.line(call.error_message))
+    if call.error_message:
+        yield Item(Field.ERROR, mask.line(call.error_message))
     providers = (voip.provider if voip else None, *(each.provider for each in call.cost_breakdown))
-    for provider in dict.fromkeys(providers):
-        yield item(Field.PROVIDER, provider)
-    for name in islice(dict.fromkeys(_functions(call)), _FUNCTIONS):
-        yield item(Field.FUNCTION, name)
+    yield from _each(Field.PROVIDER, providers)
+    yield from islice(_each(Field.FUNCTION, _functions(call)), _FUNCTIONS)
     first = dict(islice(call.metadata.items(), _METADATA_KEYS))
     metadata = mask.payload(first, Place.WORDS) if first else {}
     for key, value in metadata.items() if isinstance(metadata, dict) else ():
-        if not isinstance(value, bool | None):
-            yield item(Field.METADATA, metadata_text(value), metadata_text(key))
-    spoken = (mask.text(message.content) for message in call.chat if message.content)
-    yield item(Field.TRANSCRIPT, "\n".join(spoken))
+        if not isinstance(value, bool | None) and value != "":
+            yield Item(Field.METADATA, metadata_text(value), metadata_text(key))
+    spoken = "\n".join(mask.texts([each.content for each in call.chat if each.content]))
+    if spoken:
+        yield Item(Field.TRANSCRIPT, spoken)
+
+
+def transcript_of(body: bytes, mask: MaskPolicy = SECRETS_ALONE) -> str | None:
+    """Return the transcript of an end-of-call as it can be searched, without reading the rest; None
+    where it is not plainly a list of messages."""
+    try:
+        raw = read_any_json(body)
+        chat = raw.get("chat") if isinstance(raw, dict) else None
+        chat = read_any_json(chat) if isinstance(chat, str) else chat
+    except PayloadError:
+        return None
+    if not isinstance(chat, list) or len(chat) > MOST["chat"] or count_parts(body) > FEW_PARTS:
+        return None
+    contents = [each.get("content") if isinstance(each, dict) else 0 for each in chat]
+    spoken = [each for each in contents if isinstance(each, str)]
+    if len(spoken) + contents.count(None) < len(contents):
+        return None
+    return "\n".join(mask.texts(list(filter(None, spoken))))
 
 
 def _named(
     sides: Iterable[str | None], ids: Iterable[str | None], agent_id: str | None
-) -> Iterator[str]:
-    yield from (item(Field.NUMBER, number) for number in dict.fromkeys(sides))
-    yield from (item(Field.ID, id_) for id_ in dict.fromkeys(ids))
-    yield item(Field.AGENT, agent_id)
+) -> Iterator[Item]:
+    yield from _each(Field.NUMBER, sides)
+    yield from _each(Field.ID, ids)
+    yield from _each(Field.AGENT, [agent_id])
+
+
+def _each(field: Field, texts: Iterable[str | None]) -> Iterator[Item]:
+    return (Item(field, text) for text in dict.fromkeys(texts) if text)
 
 
 def _functions(call: EndOfCall) -> Iterator[str | None]:
     yield from (each.name for each in call.function_calls)
     yield from (each.name for message in call.chat for each in message.tool_calls)
-
-
-def _text(items: Iterable[str]) -> str:
-    return clean_text(text_of(items), max_chars=_SEARCHED_CHARS) or ""

@@ -25,12 +25,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import groupby, islice
 from math import ceil
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
-    Connection,
     Select,
     Text,
     and_,
@@ -45,6 +44,7 @@ from sqlalchemy import (
 )
 
 from .dialects import Either
+from .sanitize import clean_text
 
 #: Stands for a blank: one that no language writes. PostgreSQL's trigrams leave out what is between
 #: words, so with a blank nearly every text would have those of a usual phrase.
@@ -60,6 +60,7 @@ _ALIKE: Mapping[str, str] = {
     **dict.fromkeys(map(chr, (*range(0x2060, 0x2070), *range(0xFE00, 0xFE10))), ""),
     **dict(zip("ıłŁøØđĐðÐħĦ", "ilLoOdDdDhH", strict=True)),
     **{"æ": "ae", "Æ": "ae", "œ": "oe", "Œ": "oe", "þ": "th", "Þ": "th", BLANK: " "},
+    **{"…": "...", "\u00a0": " ", "\u202f": " "},
 }
 _ALIKE_PATTERN = re.compile(f"[{''.join(map(re.escape, _ALIKE))}]")
 #: Accents of Latin, Greek and Cyrillic; the points of Hebrew and the vowels of Arabic.
@@ -77,6 +78,8 @@ def fold(text: str) -> str:
 
 def _fold_letters(text: str) -> str:
     alike = _ALIKE_PATTERN.sub(lambda sign: _ALIKE[sign[0]], text)
+    if alike.isascii():
+        return alike.lower()
     letters = _MARKS.sub("", unicodedata.normalize("NFKD", alike))
     small = unicodedata.normalize("NFC", letters).casefold()
     return _OTHER_DIGITS.sub(lambda digit: str(unicodedata.decimal(digit[0])), small)
@@ -122,16 +125,13 @@ class Field(StrEnum):
     AGENT = "A"
 
 
-#: One row per call, under the call's id; `text` has its items, and `folded` what is searched of
-#: them: each on a line of its own, after a line with its sign.
-call_search = table(
-    "call_search", column("rowid", BigInteger), column("text", Text), column("folded", Text)
-)
+#: One row per call, under the call's id: its folded items, each on a line of its own, after a line
+#: with its sign. How they were written stands in its deliveries.
+call_search = table("call_search", column("rowid", BigInteger), column("folded", Text))
 #: It knows which texts have a trigram, not where: a third of the work, and a fifth of the room. So
 #: the texts that have all of those of a search are looked through.
 CREATE_CALL_SEARCH = text(
-    "CREATE VIRTUAL TABLE call_search USING "
-    "fts5(text UNINDEXED, folded, tokenize='trigram', detail=none)"
+    "CREATE VIRTUAL TABLE call_search USING fts5(folded, tokenize='trigram', detail=none)"
 )
 #: What FTS5 matches, by the name of its table: all that is indexed of a row.
 _INDEXED: ColumnElement[str] = literal_column("call_search.call_search", Text)
@@ -147,9 +147,8 @@ MAX_QUERY_CHARS = 200
 _INDEXED_FROM_CHARS = 3
 _WORDS_BEFORE = 4
 _CHARS_AFTER = 160
-#: Between the items of a text, and between the name and the value of one.
-_BETWEEN_ITEMS, _AFTER_NAME = "\x1e", "\x1f"
-_BETWEEN = re.compile(f"[{_BETWEEN_ITEMS}{_AFTER_NAME}]")
+#: So many characters of a call can be searched.
+_SEARCHED_CHARS = 200_000
 #: Most that is shown of a call: where its terms were found.
 _MOST_EXCERPTS = 3
 #: A phrase in quotes, or a word; a quote without another is ignored.
@@ -191,36 +190,23 @@ def clean_query(text: str) -> str:
     return query if terms_of(query) else ""
 
 
-def item(field: Field, text: str | None, name: str = "") -> str:
-    """Return an item of a call's text; empty where there is nothing to find."""
-    if not text:
-        return ""
-    if _BETWEEN.search(text) or (name and _BETWEEN.search(name)):
-        name, text = _BETWEEN.sub(" ", name), _BETWEEN.sub(" ", text)
-    return f"{field.value}{name}{_AFTER_NAME}{text}"
+class Item(NamedTuple):
+    """What can be searched of a call, as it was written; `name` is the key of metadata."""
+
+    field: Field
+    text: str
+    name: str = ""
 
 
-def text_of(items: Iterable[str]) -> str:
-    """Return the text of a call with these items."""
-    return _BETWEEN_ITEMS.join(filter(None, items))
-
-
-def search_row(call_id: int, text: str) -> dict[str, object]:
-    """Return the row of `call_search` for a call and its text."""
-    return {"rowid": call_id, "text": text, "folded": searchable(text)}
-
-
-def searchable(text: str) -> str:
-    """Return what is searched of a text."""
-    lines = ["", *(line for each in _items(text) for line in (each[0], _folded(each[2]))), ""]
-    return "\n".join(lines)
-
-
-def _items(text: str) -> Iterator[tuple[str, str, str]]:
-    """Yield the sign, the name and the value of each item."""
-    for each in text.split(_BETWEEN_ITEMS) if text else ():
-        head, _, value = each.partition(_AFTER_NAME)
-        yield head[:1], head[1:], value
+def searchable(items: Iterable[Item]) -> str:
+    """Return what is searched of the items of a call: the row of `call_search`."""
+    lines, left = [""], _SEARCHED_CHARS
+    for each in items:
+        lines += (each.field.value, _folded(each.text[:left]))
+        left -= len(each.text)
+        if left <= 0:
+            break
+    return clean_text("\n".join([*lines, ""]), max_chars=_SEARCHED_CHARS) or ""
 
 
 def _folded(text: str) -> str:
@@ -317,28 +303,41 @@ def _is_in_folded(phrase: str) -> ColumnElement[bool]:
     )
 
 
-def excerpts(
-    connection: Connection, query: str, call_ids: Sequence[int]
-) -> dict[int, tuple[Excerpt, ...]]:
-    """Return by call id the text around what was found: the terms side by side as they were
-    searched for, or the first hit of each, of an item once."""
-    if not query or not call_ids:
-        return {}
-    texts = select(call_search.c.rowid, call_search.c.text).where(call_search.c.rowid.in_(call_ids))
-    terms = terms_of(query)
-    patterns = ["|".join(map(_pattern, term)) for term in terms]
-    together = BLANK.join(f"(?:{pattern})" for pattern in patterns)
-    ways = [[re.compile(together)], list(map(re.compile, patterns))]
+def excerpts(query: str, calls: Mapping[str, Sequence[Item]]) -> dict[str, tuple[Excerpt, ...]]:
+    """Return the text around what was found in each of the calls: the terms side by side as they
+    were searched for, or the first hit of each, of an item once."""
+    patterns = _patterns(query)
+    ways = [[_together(patterns)], list(map(re.compile, patterns))]
     return {
-        id_: next(filter(None, (tuple(_excerpts(text, sought)) for sought in ways)), ())
-        for id_, text in connection.execute(texts)
+        session_id: next(filter(None, (tuple(_excerpts(items, sought)) for sought in ways)), ())
+        for session_id, items in calls.items()
     }
 
 
-def _excerpts(text: str, sought: Sequence[re.Pattern[str]]) -> Iterator[Excerpt]:
+def transcript_excerpts(
+    query: str, transcripts: Mapping[str, str]
+) -> dict[str, tuple[Excerpt, ...]]:
+    """Return what `excerpts` returns of the calls where that is in the transcript: it comes first
+    where the terms stand side by side."""
+    together = _together(_patterns(query))
+    items = {key: [Item(Field.TRANSCRIPT, text)] for key, text in transcripts.items()}
+    around = {key: tuple(_excerpts(each, [together])) for key, each in items.items()}
+    return {key: each for key, each in around.items() if each}
+
+
+def _patterns(query: str) -> list[str]:
+    return ["|".join(map(_pattern, term)) for term in terms_of(query)]
+
+
+def _together(patterns: Sequence[str]) -> re.Pattern[str]:
+    return re.compile(BLANK.join(f"(?:{pattern})" for pattern in patterns))
+
+
+def _excerpts(items: Sequence[Item], sought: Sequence[re.Pattern[str]]) -> Iterator[Excerpt]:
     order = list(Field)
-    items = sorted(_items(text), key=lambda each: order.index(Field(each[0])))
-    folded = [fold(value) for _, _, value in items]
+    clean = (each._replace(text=clean_text(each.text) or "") for each in items)
+    items = sorted(clean, key=lambda each: order.index(each.field))
+    folded = [fold(each.text) for each in items]
     hits: dict[int, tuple[int, int]] = {}
     for pattern in sought:
         for place, value in enumerate(folded):
@@ -346,10 +345,10 @@ def _excerpts(text: str, sought: Sequence[re.Pattern[str]]) -> Iterator[Excerpt]
                 hits.setdefault(place, hit.span())
                 break
     # The longest comes last: a list has a line for all of them.
-    found = [(*items[place], span) for place, span in sorted(hits.items())]
-    found.sort(key=lambda each: each[0] == Field.TRANSCRIPT)
-    for sign, name, value, span in found[:_MOST_EXCERPTS]:
-        yield _excerpt(value, span, Field(sign).name.lower(), name)
+    found = [(items[place], span) for place, span in sorted(hits.items())]
+    found.sort(key=lambda each: each[0].field == Field.TRANSCRIPT)
+    for item, span in found[:_MOST_EXCERPTS]:
+        yield _excerpt(item, span)
 
 
 def _trigrams(phrase: str, terms: int) -> str:
@@ -392,12 +391,14 @@ def _pattern(phrase: str) -> str:
     return re.escape(phrase)
 
 
-def _excerpt(text: str, span: tuple[int, int], field: str, name: str) -> Excerpt:
+def _excerpt(item: Item, span: tuple[int, int]) -> Excerpt:
+    text = item.text
     start, end = stretch_of(text, *span)
     said_before = text[:start].rpartition("\n")[2]
     said_after = text[end:].partition("\n")[0][:_CHARS_AFTER]
     hit = _one_line(text[start:end])
-    return Excerpt(_last_words(said_before), hit, _one_line(said_after), field, name)
+    field = item.field.name.lower()
+    return Excerpt(_last_words(said_before), hit, _one_line(said_after), field, item.name)
 
 
 def _last_words(text: str) -> str:

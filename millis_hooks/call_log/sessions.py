@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from itertools import chain
 from typing import Any, TypeAlias
 
@@ -18,11 +19,12 @@ from .call_ends import IS_TOLD, ReadEnds, RunsFor, outermost
 from .change_feed import Change
 from .change_feed import Kind as ChangeKind
 from .dialects import is_postgresql
-from .projection import READABLE, Digest, Projection, project
+from .projection import READABLE, Digest, Projection, digest_delivery, project, transcript_of
 from .raw_body import length_of
 from .sanitize import clean_text
+from .search import Excerpt, Item, excerpts, transcript_excerpts
 from .statements import Columns, among
-from .tables import deliveries
+from .tables import calls, deliveries
 
 #: Reads a row of `deliveries`; raises `PayloadError` for one that cannot be read.
 ToDigest: TypeAlias = Callable[[Row[Any]], Digest]
@@ -66,6 +68,12 @@ _KNOWN: Select[Any] = (
     )
     .where(among(_d.session_id, "sessions"), IS_TOLD)
     .order_by(_d.id)
+)
+#: The bodies of the only ends of calls.
+_BODIES: Select[Any] = (
+    select(calls.c.session_id, _d.body)
+    .join(deliveries, _d.id == calls.c.delivery_id)
+    .where(among(calls.c.session_id, "sessions"), ~calls.c.repeated)
 )
 _CHANGES: Mapping[str, ChangeKind] = {
     "prefetch": "started",
@@ -149,11 +157,12 @@ class SessionReader:
                 rows = known.pop(session_id)
                 batch.sessions[session_id] = _session(new[session_id], rows)
         chosen = _bounded(known)
-        before = self._read_known(connection, chosen)
+        before = self.read_known(connection, chosen)
         for session_id in chosen:
             projection = self._project(
                 session_id, new[session_id], before.get(session_id, []), is_again=is_again
             )
+            _ = projection.search_text  # made here, where no acknowledgement waits for it
             batch.sessions[session_id] = _session(new[session_id], known[session_id], projection)
             for id_ in projection.refused:
                 batch.outcomes[id_] = _outcome(id_, "rejected", _OTHER_AGENT)
@@ -185,9 +194,10 @@ class SessionReader:
                 batch.session_ids[row.id] = {"session_id": digest.session_id, "id": row.id}
         return sessions
 
-    def _read_known(
+    def read_known(
         self, connection: Connection, chosen: Mapping[str, Sequence[int]]
     ) -> dict[str, list[Digest]]:
+        """Read the chosen deliveries of sessions, but for what cannot be read."""
         sessions: dict[str, list[Digest]] = {}
         ids = list(chain.from_iterable(chosen.values()))
         told = _TOLD if len(chosen) > 1 else _TOLD.execution_options(yield_per=1)
@@ -216,6 +226,28 @@ def known_of(
         if row.id not in left_out:
             known[row.session_id].append(row)
     return known
+
+
+def excerpts_of(
+    connection: Connection, query: str, session_ids: Sequence[str]
+) -> dict[str, tuple[Excerpt, ...]]:
+    """Return by session the text around what was searched for, as it stands in the deliveries."""
+    with collecting_nothing():
+        ends = connection.execute(_BODIES, {"sessions": session_ids})
+        transcripts = {row.session_id: transcript_of(row.body) or "" for row in ends}
+        around = transcript_excerpts(query, transcripts)
+        others = [each for each in session_ids if each not in around]
+        return around | excerpts(query, _items_of(connection, others))
+
+
+def _items_of(connection: Connection, session_ids: Sequence[str]) -> dict[str, Sequence[Item]]:
+    """Return what can be searched of calls, as it was written."""
+    reader = SessionReader(partial(digest_delivery, own_numbers=frozenset()), lambda call: ())
+    known = reader.read_known(connection, _bounded(known_of(connection, session_ids, besides=())))
+    return {
+        session_id: project(session_id, (), digests, runs_for=lambda call: ()).items
+        for session_id, digests in known.items()
+    }
 
 
 def _lock(connection: Connection, session_ids: Sequence[str]) -> Sequence[str]:

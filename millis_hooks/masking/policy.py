@@ -8,7 +8,7 @@ too much, and masks a copy.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
@@ -24,6 +24,7 @@ from .secret_patterns import (
     SecretValues,
     is_random,
     mask_secrets_in,
+    may_hold_secrets,
     replace_matches,
     secret_values,
     words_in,
@@ -128,6 +129,12 @@ class MaskPolicy:
     def text(self, text: str) -> str:
         """Return what a person said or wrote as it may be shown."""
         return self.line(text) if self.words != "full" else HIDDEN if text else ""
+
+    def texts(self, texts: Sequence[str]) -> Sequence[str]:
+        """Return what was said, each as `text` does, and much faster where nothing is hidden."""
+        if self._hides_secrets_alone and not may_hold_secrets("\n".join(texts)):
+            return texts
+        return [self.text(each) for each in texts]
 
     def cut_text(self, text: str) -> str:
         """Return a part of a text as it may be shown: it may begin or end within a number."""

@@ -187,6 +187,16 @@ def mask_secrets_in(text: str) -> tuple[str, int]:
     return text, sum(counts)
 
 
+def may_hold_secrets(text: str) -> bool:
+    """Tell whether `mask_secrets_in` would search the text, or any part of it, for a pattern."""
+    lowered = text.lower()
+    return (
+        _has_any(_SHAPE_WORDS, text)
+        or _has_any(("://", "hook", "bearer", "basic"), lowered)
+        or (_has_any("=:", text) and _has_any(_ASSIGNED_WORDS, lowered))
+    )
+
+
 def _masked_whole(_: re.Match[str]) -> str:
     return MASK
 

@@ -120,7 +120,7 @@ class Log:
             ]
         seen = [(times[row.delivery_id], row.path) for row in rows(self.database, drift)]
         with self.database.reader.connect() as connection:
-            searched = connection.scalars(select(call_search.c.text)).all()
+            searched = connection.scalars(select(call_search.c.folded)).all()
         return {**found, "searched": searched, "drift": sorted(seen)}
 
     def clear(self) -> None:

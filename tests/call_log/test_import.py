@@ -100,7 +100,7 @@ def said(database: Database, table: Table) -> list[tuple[Any, ...]]:
 
 
 def searched(database: Database) -> list[tuple[Any, ...]]:
-    text = select(calls.c.session_id, call_search.c.text).join(
+    text = select(calls.c.session_id, call_search.c.folded).join(
         call_search, call_search.c.rowid == calls.c.id
     )
     with database.reader.connect() as connection:

@@ -12,9 +12,9 @@ from sqlalchemy import insert, select
 
 from millis_hooks.call_log.call_rows import write
 from millis_hooks.call_log.database import Database
-from millis_hooks.call_log.projection import Digest, Projection, project
+from millis_hooks.call_log.projection import Digest, Projection, project, transcript_of
 from millis_hooks.call_log.sanitize import clean_id
-from millis_hooks.call_log.search import fold, searchable
+from millis_hooks.call_log.search import Field, fold
 from millis_hooks.call_log.sessions import Batch, Session
 from millis_hooks.call_log.tables import calls, deliveries, inbox
 from millis_hooks.masking.policy import MaskPolicy
@@ -95,7 +95,7 @@ def test_each_cost_is_a_row_in_the_order_it_came() -> None:
 
 def test_all_that_names_a_call_can_be_searched() -> None:
     found = projected(error_message="STT stream closed")
-    assert searchable(found.search_text).split("\n")[1:-1] == [
+    assert found.search_text.split("\n")[1:-1] == [
         *("N", "+15550100", "N", "+15550199", "I", "-ox3samplesession003", "I", "c-77"),
         *("A", "-ox3sampleagent00003", "E", fold("STT stream closed"), "P", "twilio"),
         *("P", "deepgram", "P", "elevenlabs", "F", "find_slot", "M", "gold"),
@@ -165,7 +165,7 @@ def test_a_prefetch_has_the_caller_and_the_answer() -> None:
         "repeated": False,
         "unhandled": False,
     }
-    lines = searchable(found.search_text).split()
+    lines = found.search_text.split()
     assert lines == ["N", "+15550100", "N", "+15550199", "I", "-s1", "A", "-a1"]
     assert not found.wanted_by
 
@@ -193,3 +193,13 @@ def test_whatever_is_said_of_a_call_can_be_stored(
         write(connection, batch, hears_of_changes=lambda name: False)
         assert connection.scalar(select(calls.c.delivery_id)) == 1
         transaction.rollback()
+
+
+@given(chat=ANYTHING | st.lists(st.dictionaries(KEYS, SCALARS)), is_text=st.booleans())
+def test_a_transcript_read_alone_is_the_one_that_is_searched(chat: Any, *, is_text: bool) -> None:
+    chat = json.dumps(chat) if is_text else chat
+    body = json.dumps({"session_id": "-s", "chat": chat}).encode()
+    digest = Digest(1, NOW, EndOfCall.parse(body), "-s")
+    items = project("-s", [digest], runs_for=lambda _: []).items
+    alone = transcript_of(body)
+    assert alone in (None, "".join(each.text for each in items if each.field is Field.TRANSCRIPT))

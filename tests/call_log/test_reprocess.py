@@ -128,7 +128,7 @@ def everything(log: Log) -> dict[str, list[tuple[Any, ...]]]:
     """All that is derived, by session instead of by the ids that one log happened to give."""
     with log.database.reader.connect() as connection:
         found = {table.name: _rows(connection, table) for table in metadata.sorted_tables}
-        texts = select(calls.c.session_id, call_search.c.text).join_from(
+        texts = select(calls.c.session_id, call_search.c.folded).join_from(
             calls, call_search, call_search.c.rowid == calls.c.id
         )
         found["call_search"] = sorted(map(tuple, connection.execute(texts)))
@@ -177,7 +177,7 @@ DAMAGE = {
     "costs": [delete(cost_items).where(cost_items.c.position == 0)],
     "metadata": [update(call_metadata).values(value="?")],
     "lost metadata": [delete(call_metadata)],
-    "what is searched": [text("UPDATE call_search SET text = 'gone'")],
+    "what is searched": [text("UPDATE call_search SET folded = 'gone'")],
     "lost text": [text("DELETE FROM call_search")],
     "drift": [update(drift).values(path="?")],
     "lost drift": [delete(drift)],

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -15,13 +17,12 @@ from millis_hooks.call_log.search import (
     BLANK,
     Excerpt,
     Field,
+    Item,
     clean_query,
     fold,
-    item,
     searchable,
     stretch_of,
     terms_of,
-    text_of,
 )
 from support import databases
 from support.stored_calls import NOW, StoredCalls
@@ -74,6 +75,7 @@ def itemized(
     """A call with an item of every kind, and another."""
     log = StoredCalls(tmp_path_factory.mktemp("items"))
     log.add_call("-a", items=ITEMS)
+    log.add_delivery(session_id="-a", body=json.dumps(BODY).encode())
     log.add_call("-b", text="something else")
     yield log
     log.database.close()
@@ -113,7 +115,7 @@ def test_any_part_of_what_was_said_finds_the_call(
 def test_whatever_is_searched_for_is_taken_as_text(spoken: StoredCalls, q: str) -> None:
     sought, hits = clean_query(q), found(spoken, q)
     for session_id in hits:
-        text = searchable(item(Field.TRANSCRIPT, text_of_call(int(session_id[1:]))))
+        text = searchable([Item(Field.TRANSCRIPT, text_of_call(int(session_id[1:])))])
         assert all(any(phrase in text for phrase in term) for term in terms_of(sought))
     if sought and '"' not in sought:
         literal = {f"-{n}" for n, said in enumerate(SAID) if fold(sought) in fold(said)}
@@ -124,16 +126,24 @@ def text_of_call(number: int) -> str:
     return f"{SAID[number]}\n+1415555013{number}"
 
 
-ITEMS = text_of(
-    [
-        item(Field.NUMBER, "+12065550129"),
-        item(Field.ID, "-P6zGeJ"),
-        item(Field.ERROR, "STT stream closed"),
-        item(Field.FUNCTION, "lookup_charges"),
-        item(Field.METADATA, "C-20931", "customer_id"),
-        item(Field.TRANSCRIPT, "I want a refund.\nAt half past ten, for the Crown."),
-    ]
-)
+ITEMS = [
+    Item(Field.NUMBER, "+12065550129"),
+    Item(Field.ID, "-P6zGeJ"),
+    Item(Field.ERROR, "STT stream closed"),
+    Item(Field.FUNCTION, "lookup_charges"),
+    Item(Field.METADATA, "C-20931", "customer_id"),
+    Item(Field.TRANSCRIPT, "I want a refund.\nAt half past ten, for the Crown."),
+]
+#: A delivery with the same.
+BODY: dict[str, Any] = {
+    "session_id": "-a",
+    "call_id": "-P6zGeJ",
+    "voip": {"from": "+12065550129"},
+    "error_message": "STT stream closed",
+    "function_calls": [{"name": "lookup_charges"}],
+    "metadata": {"customer_id": "C-20931"},
+    "chat": [{"content": "I want a refund."}, {"content": "At half past ten, for the Crown."}],
+}
 
 
 @pytest.mark.parametrize(
@@ -202,7 +212,7 @@ def test_a_hit_in_metadata_names_its_key(itemized: StoredCalls) -> None:
 def test_calls_are_listed_by_a_whole_function_or_provider(
     stored: StoredCalls, filters: dict[str, str], *, is_found: bool
 ) -> None:
-    stored.add_call("-a", items=text_of([ITEMS, item(Field.PROVIDER, "ElevenLabs")]))
+    stored.add_call("-a", items=[*ITEMS, Item(Field.PROVIDER, "ElevenLabs")])
     page = stored.queries.list_calls(CallFilter(**filters), now=NOW)  # type: ignore[arg-type]
     assert [row.call.session_id for row in page.rows] == ["-a"] * is_found
 

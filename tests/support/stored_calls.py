@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,7 +15,7 @@ from millis_hooks.call_log.changed_days import mark_days
 from millis_hooks.call_log.migrations import open_database
 from millis_hooks.call_log.queries import Queries
 from millis_hooks.call_log.results import rows_of
-from millis_hooks.call_log.search import Field, call_search, item, search_row
+from millis_hooks.call_log.search import Field, Item, call_search, searchable
 from millis_hooks.call_log.tables import (
     attempts,
     call_results,
@@ -49,20 +50,26 @@ class StoredCalls:
         *,
         minutes_ago: float = 10,
         text: str = "",
-        items: str = "",
+        items: Sequence[Item] = (),
         **columns: Any,
     ) -> int:
-        """Add an ended call and what can be searched of it: a transcript, or `items`."""
+        """Add an ended call and what can be searched of it: a transcript, which is in a delivery
+        too, or `items`."""
         received_at = NOW - timedelta(minutes=minutes_ago)
         known = {"session_id": session_id, "received_at": received_at, "ended_at": received_at}
         row: dict[str, Any] = known | {"outcome": "completed"} | columns
+        folded = searchable(items or [Item(Field.TRANSCRIPT, text or session_id)])
+        if text:
+            body = {"session_id": session_id, "chat": [{"role": "user", "content": text}]}
+            end = self.add_delivery(session_id=session_id, body=json.dumps(body).encode())
+            row.setdefault("delivery_id", end)
+
         new = insert(calls).values(row).returning(calls.c.id)
-        searched = items or item(Field.TRANSCRIPT, text or session_id)
 
         def add(connection: Connection) -> int:
             call_id = int(connection.execute(new).scalar_one())
             mark_days(connection, [row["received_at"]])
-            connection.execute(insert(call_search), search_row(call_id, searched))
+            connection.execute(insert(call_search), {"rowid": call_id, "folded": folded})
             return call_id
 
         return self.write(add)

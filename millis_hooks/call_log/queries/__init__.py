@@ -37,7 +37,8 @@ from ..rejections import (
     list_rejections,
 )
 from ..results import Result, names_of, results_of
-from ..search import Excerpt, clean_query, excerpts
+from ..search import Excerpt, clean_query
+from ..sessions import excerpts_of
 from ..tables import (
     IS_OF_CALL,
     IS_OPEN,
@@ -379,12 +380,14 @@ def _with_details(connection: Connection, ids: Sequence[int], query: str) -> tup
     rows = connection.execute(select(calls).where(calls.c.id.in_(ids))).mappings()
     found = {row["id"]: _read_as(Call, row) for row in rows}
     runs = _run_counts(connection, ids)
-    around, results = excerpts(connection, query, ids), results_of(connection, ids)
+    results = results_of(connection, ids)
+    sessions = [each.session_id for each in found.values()]
+    around = excerpts_of(connection, query, sessions) if query else {}
     return tuple(
         ListedCall(
             found[id_],
             runs.get(id_, RunCounts()),
-            *_first(around.get(id_, ())),
+            *_first(around.get(found[id_].session_id, ())),
             results=results.get(id_, ()),
         )
         for id_ in ids

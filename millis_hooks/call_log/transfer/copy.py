@@ -58,7 +58,7 @@ def _as_stored() -> list[Table]:
     rowid = Column("rowid", BigInteger, primary_key=True)
     return [
         *copied,
-        Table("call_search", plain, rowid, Column("text", Text), Column("folded", Text)),
+        Table("call_search", plain, rowid, Column("folded", Text)),
     ]
 
 

@@ -22,9 +22,8 @@ from ..masking.places import Place
 from ..masking.policy import SECRETS_ALONE, MaskPolicy
 from ..protocol.events import EndOfCall, Message
 from ..protocol.functions import FunctionRequest
-from ..protocol.parts import FEW_PARTS, MOST, count_parts
 from ..protocol.prefetch import PrefetchRequest
-from ..protocol.reading import read_any_json, read_json
+from ..protocol.reading import FEW_PARTS, MOST, count_parts, read_any_json, read_json
 from ..protocol.test_marks import MADE_UP_SOURCES
 from .call_ends import End, RunsFor, outermost, put_together
 from .deliveries import content_hash

@@ -14,7 +14,7 @@ from sqlalchemy import insert
 from typer.testing import CliRunner, Result
 
 from millis_hooks.call_log.queries.filters import CallFilter
-from millis_hooks.call_log.search import Field, item, text_of
+from millis_hooks.call_log.search import Field, Item
 from millis_hooks.call_log.tables import call_metadata, calls, handler_runs
 from millis_hooks.cli.commands import app, load_command
 from millis_hooks.cli.options import call_filter
@@ -67,14 +67,12 @@ TRAITS: dict[str, Any] = {
     "duration_s": 41.5,
     "cost_total": 0.5,
     "repeated": True,
-    "items": text_of(
-        [
-            item(Field.TRANSCRIPT, "an aisle seat"),
-            item(Field.NUMBER, "+14155550134"),
-            item(Field.FUNCTION, "book"),
-            item(Field.PROVIDER, "elevenlabs"),
-        ]
-    ),
+    "items": [
+        Item(Field.TRANSCRIPT, "an aisle seat"),
+        Item(Field.NUMBER, "+14155550134"),
+        Item(Field.FUNCTION, "book"),
+        Item(Field.PROVIDER, "elevenlabs"),
+    ],
 }
 
 

@@ -441,7 +441,7 @@ class Service:
         return self._operators.resume(cookie, is_use=False) is not None
 
     def _setup(self) -> Setup:
-        from .checks.machine import check_installation
+        from .checks.installation import check_installation
         from .dashboard.connection_test import ConnectionTest
         from .dashboard.setup import Setup
 

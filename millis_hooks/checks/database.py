@@ -35,6 +35,7 @@ from ..call_log.tables import (
 from ..call_log.upkeep.retention import doubt_of_clock
 from ..exceptions import ConfigError, StorageError
 from ..runs.processes import processes_at_work
+from ..settings import Settings
 from . import CheckResult, bad, ok, warn
 
 _RESTORE = (
@@ -91,11 +92,10 @@ def _can_search() -> bool:
 
 def check_log_file(
     log: Path,
+    settings: Settings,
     now: Callable[[], datetime],
     *,
     reads_all: bool,
-    kept_days: int,
-    has_own_numbers: bool = True,
 ) -> Iterator[CheckResult]:
     """Check a call log in a file, which is not changed."""
     if not log.exists():
@@ -110,9 +110,7 @@ def check_log_file(
             yield check_schema(version)
             if version == HEAD:
                 yield check_runner(Path(f"{log}-runner"))
-                yield from check_content(
-                    connection, now, kept_days=kept_days, has_own_numbers=has_own_numbers
-                )
+                yield from check_content(connection, settings, now)
     except StorageError as error:
         yield bad("call log", str(error), "Until then no call is kept.")
     except SQLAlchemyError as error:
@@ -190,13 +188,13 @@ def _is_held(lock: Path) -> bool:
 
 
 def check_content(
-    connection: Connection, now: Callable[[], datetime], *, kept_days: int, has_own_numbers: bool
+    connection: Connection, settings: Settings, now: Callable[[], datetime]
 ) -> Iterator[CheckResult]:
     """Check the clock, the work that waits and the numbers in a log of the current schema."""
     yield from check_clock(connection, now)
     yield from check_work(connection, now())
-    yield from check_retention(connection, kept_days, now())
-    if not has_own_numbers:
+    yield from check_retention(connection, settings.retention_days, now())
+    if not settings.own_numbers:
         yield from check_numbers(connection)
 
 
@@ -357,12 +355,10 @@ def _unknown_handlers(connection: Connection) -> Iterator[CheckResult]:
         )
 
 
-def check_postgres(
-    url: str, now: Callable[[], datetime], *, kept_days: int = 0, has_own_numbers: bool = True
-) -> Iterator[CheckResult]:
+def check_postgres(settings: Settings, now: Callable[[], datetime]) -> Iterator[CheckResult]:
     """Check the server, and the call log in it."""
     try:
-        database = PostgresDatabase(url)
+        database = PostgresDatabase(settings.database_url)
     except (ConfigError, StorageError) as error:
         yield bad("call log", str(error), "Until then no call is kept.")
         return
@@ -374,10 +370,9 @@ def check_postgres(
             yield check_schema(version)
             if version == HEAD:
                 yield _search(connection)
-                yield _runner(connection)
-                yield from check_content(
-                    connection, now, kept_days=kept_days, has_own_numbers=has_own_numbers
-                )
+                names = ", ".join(processes_at_work(connection))
+                yield ok("runner", f"handlers run in {names}") if names else _NO_RUNNER
+                yield from check_content(connection, settings, now)
     except SQLAlchemyError as error:
         yield bad(
             "call log", f"it cannot be read: {describe(error)}", "The server's log says more."
@@ -437,11 +432,6 @@ def _search(connection: Connection) -> CheckResult:
             f"As its owner: {CREATE_EXTENSION}; {CREATE_SEARCH_INDEX}",
         )
     return ok("search", "by pg_trgm")
-
-
-def _runner(connection: Connection) -> CheckResult:
-    names = processes_at_work(connection)
-    return ok("runner", f"handlers run in {', '.join(names)}") if names else _NO_RUNNER
 
 
 def _setting(connection: Connection, name: str) -> str:

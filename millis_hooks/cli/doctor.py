@@ -15,8 +15,7 @@ import typer
 
 from ..call_log.drift import COUNT_CAP, MOST_GROUPS, DriftReport, drift_report, masked_report
 from ..checks import CheckResult, bad
-from ..checks.configuration import check_application
-from ..checks.machine import check_installation
+from ..checks.installation import check_application, check_installation
 from ..checks.reachability import TIMEOUT_S, Addresses, check_reachability
 from ..environment.addresses import is_loopback
 from ..exceptions import MillisHooksError

@@ -27,7 +27,6 @@ from millis_hooks.call_log.locks import FileHolder, has_wal_reset_bug
 from millis_hooks.call_log.migrations import HEAD
 from millis_hooks.call_log.tables import inbox
 from millis_hooks.checks import CheckResult
-from millis_hooks.checks.configuration import check_application, check_settings
 from millis_hooks.checks.database import (
     check_clock,
     check_numbers,
@@ -36,11 +35,13 @@ from millis_hooks.checks.database import (
     check_sqlite,
     check_work,
 )
-from millis_hooks.checks.machine import (
+from millis_hooks.checks.installation import (
+    check_application,
     check_disk,
     check_file_system,
     check_free_space,
     check_installation,
+    check_settings,
     check_sync,
 )
 from millis_hooks.checks.reachability import Addresses, check_certificate, check_reachability

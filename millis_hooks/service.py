@@ -244,14 +244,14 @@ class Service:
             self.agent_names.take(names_at_millis(connection))
 
     def _start_agent_names(self) -> None:
-        from .millis_api.background import AgentNameFetcher
+        from .millis_api.background import agent_names
         from .millis_api.client import MillisApi
 
         def take(names: dict[str, str]) -> None:
             self.agent_names.take(names)
             self.call_log.writer.run(partial(write_names, names=names, source="millis"))
 
-        fetcher = AgentNameFetcher(MillisApi.of(self._settings).agent_names, take)
+        fetcher = agent_names(MillisApi.of(self._settings).agent_names, take)
         fetcher.start()
         self._close_later(fetcher.close)
 
@@ -347,11 +347,11 @@ class Service:
     def _start_reconciler(self) -> None:
         from .call_log.redaction import redaction_of
         from .millis_api.client import MillisApi
-        from .millis_api.reconcile import Reconciler, Reconciliation
+        from .millis_api.reconcile import Reconciliation, reconciler
 
         api, log = MillisApi.of(self._settings), self.call_log
         redact = redaction_of(self._settings)
-        reconciler = Reconciler(
+        work = reconciler(
             partial(
                 Reconciliation, api, log.database.reader, log.writer.run, now=_now, redact=redact
             ),
@@ -359,8 +359,8 @@ class Service:
             is_ours=lambda: self.runner.leads,
             on_filled=log.processor.wake,
         )
-        reconciler.start()
-        self._close_later(reconciler.close)
+        work.start()
+        self._close_later(work.close)
 
     def _runs_for(self, call: EndOfCall) -> list[str]:
         return [handler.name for handler in self._router.matching("end_of_call", call)]

@@ -1,25 +1,49 @@
-"""Work with Millis' API beside the service: a thread with an event loop, and what it does there."""
+"""Work with Millis' API beside the service, repeated on a thread with an event loop of its own."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import threading
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any
 
 from ..exceptions import MillisApiError
 from ..masking.error_report import describe_failure
 
 logger = logging.getLogger("millis_hooks.millis_api")
 
+#: Seconds before names of agents are fetched first, and between two times.
+_FIRST_NAMES_S = 2.0
+_EVERY_NAMES_S = 600.0
 
-class LoopThread:
-    """Runs one coroutine on a thread of its own until it is closed."""
 
-    def __init__(self, work: Callable[[], Coroutine[Any, Any, None]], *, name: str) -> None:
+class RepeatedWork:
+    """Does `work` every `every_s` seconds in the process where `is_ours` returns True.
+
+    A failure changes nothing. Those of Millis' API are logged once until the next success.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[], Awaitable[None]],
+        *,
+        name: str,
+        title: str,
+        first_s: float,
+        every_s: float,
+        is_ours: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """Name the thread `name`, and the work `title` in logs.
+
+        `first_s` are seconds before the work is done first, and between looks whether it is ours.
+        """
         self._work = work
+        self._title = title
+        self._first_s = first_s
+        self._every_s = every_s
+        self._is_ours = is_ours
+        self._has_failed = False
         self._closing = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
@@ -34,59 +58,52 @@ class LoopThread:
             self._loop.call_soon_threadsafe(self._closing.set)
         self._thread.join()
 
-    def _run(self) -> None:
-        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
-            runner.run(self._work_until_closed())
-
-    async def _work_until_closed(self) -> None:
-        working = asyncio.create_task(self._work())
-        await self._closing.wait()
-        working.cancel()
-        with suppress(asyncio.CancelledError):
-            await working
-
-
-#: Seconds before names of agents are fetched first, and between two times.
-_FIRST_S = 2.0
-_EVERY_S = 600.0
-
-
-class AgentNameFetcher:
-    """Fetches the names that agents have at Millis, on a thread, every ten minutes.
-
-    A failure changes nothing, and is logged once until the next success.
-    """
-
-    def __init__(
-        self,
-        fetch: Callable[[], Awaitable[dict[str, str]]],
-        on_names: Callable[[dict[str, str]], None],
-    ) -> None:
-        """Call `on_names`, on the thread, with the names."""
-        self._fetch = fetch
-        self._on_names = on_names
-        self._has_failed = False
-        self._thread = LoopThread(self._fetch_repeatedly, name="millis-hooks-agents")
-        self.start, self.close = self._thread.start, self._thread.close
-
-    async def fetch(self) -> None:
-        """Fetch once; never raises."""
+    async def do_once(self) -> None:
+        """Do the work once; never raises."""
         try:
-            self._on_names(await self._fetch())
+            await self._work()
         except MillisApiError as error:
-            self._log(str(error))
+            self._log(logging.DEBUG if self._has_failed else logging.WARNING, error)
+            self._has_failed = True
         except Exception as error:  # of any kind: the thread must go on
-            self._log(str(describe_failure(error)))
+            self._log(logging.ERROR, describe_failure(error))
         else:
             self._has_failed = False
 
-    def _log(self, failure: str) -> None:
-        level = logging.DEBUG if self._has_failed else logging.WARNING
-        logger.log(level, "names of agents could not be fetched, and are later: %s", failure)
-        self._has_failed = True
+    def _log(self, level: int, failure: object) -> None:
+        logger.log(level, "%s failed, and is repeated later: %s", self._title, failure)
 
-    async def _fetch_repeatedly(self) -> None:
-        await asyncio.sleep(_FIRST_S)
+    def _run(self) -> None:
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self._repeat_until_closed())
+
+    async def _repeat_until_closed(self) -> None:
+        repeating = asyncio.create_task(self._repeat())
+        await self._closing.wait()
+        repeating.cancel()
+        with suppress(asyncio.CancelledError):
+            await repeating
+
+    async def _repeat(self) -> None:
         while True:
-            await self.fetch()
-            await asyncio.sleep(_EVERY_S)
+            await asyncio.sleep(self._first_s)
+            if self._is_ours():
+                await self.do_once()
+                await asyncio.sleep(self._every_s)
+
+
+def agent_names(
+    fetch: Callable[[], Awaitable[dict[str, str]]], on_names: Callable[[dict[str, str]], None]
+) -> RepeatedWork:
+    """Return the work that fetches the names of agents at Millis, and calls `on_names`."""
+
+    async def work() -> None:
+        on_names(await fetch())
+
+    return RepeatedWork(
+        work,
+        name="millis-hooks-agents",
+        title="fetching the names of agents",
+        first_s=_FIRST_NAMES_S,
+        every_s=_EVERY_NAMES_S,
+    )

@@ -22,9 +22,8 @@ from ..call_log.missing_ends import delivery_of, ended_at
 from ..call_log.queries.records import LIVE_FOR
 from ..call_log.writer import Write
 from ..exceptions import MillisApiError, MillisBusyError, MillisKeyError, MillisNotFoundError
-from ..masking.error_report import describe_failure
 from ..protocol.test_marks import SANDBOX_SOURCE
-from .background import LoopThread
+from .background import RepeatedWork
 from .client import CallLogPage, LoggedCall, MillisApi
 
 logger = logging.getLogger("millis_hooks.reconcile")
@@ -199,49 +198,26 @@ def _raise_if_general(error: MillisApiError) -> None:
 FIRST_S = 30.0
 
 
-class Reconciler:
-    """Looks every `every_s` seconds, on a thread, in the process where `is_ours` returns True."""
+def reconciler(
+    prepare: Callable[[], Reconciliation],
+    *,
+    every_s: float,
+    is_ours: Callable[[], bool],
+    on_filled: Callable[[], None] = lambda: None,
+) -> RepeatedWork:
+    """Return the work that makes a look by `prepare`, and calls `on_filled` when it stored ends.
 
-    def __init__(
-        self,
-        prepare: Callable[[], Reconciliation],
-        *,
-        every_s: float,
-        is_ours: Callable[[], bool],
-        on_filled: Callable[[], None] = lambda: None,
-    ) -> None:
-        """Make each look by `prepare`, and call `on_filled` when ends were stored."""
-        self._prepare = prepare
-        self._every_s = every_s
-        self._is_ours = is_ours
-        self._on_filled = on_filled
-        self._thread = LoopThread(self._look_repeatedly, name="millis-hooks-reconcile")
+    It may be closed during a look: the next start looks again.
+    """
 
-    def start(self) -> None:
-        self._thread.start()
+    async def look() -> None:
+        reconciliation = prepare()
+        result = await reconciliation.look(reconciliation.since())
+        if result.filled:
+            logger.info("%d calls filled in from Millis' call logs", result.filled)
+            on_filled()
 
-    def close(self) -> None:
-        """Stop, also during a look: the next start looks again."""
-        self._thread.close()
-
-    async def look(self) -> None:
-        """Look once and log the result; never raises."""
-        try:
-            reconciliation = self._prepare()
-            result = await reconciliation.look(reconciliation.since())
-        except MillisApiError as error:
-            logger.warning("reconciliation failed, and is repeated later: %s", error)
-        except Exception as error:  # of any kind: the thread must go on
-            failure = describe_failure(error)
-            logger.error("reconciliation failed, and is repeated later: %s", failure)
-        else:
-            if result.filled:
-                logger.info("%d calls filled in from Millis' call logs", result.filled)
-                self._on_filled()
-
-    async def _look_repeatedly(self) -> None:
-        while True:
-            await asyncio.sleep(FIRST_S)
-            if self._is_ours():
-                await self.look()
-                await asyncio.sleep(self._every_s)
+    name, title = "millis-hooks-reconcile", "reconciliation"
+    return RepeatedWork(
+        look, name=name, title=title, first_s=FIRST_S, every_s=every_s, is_ours=is_ours
+    )

@@ -22,7 +22,7 @@ from millis_hooks.exceptions import (
     MillisUnreachableError,
 )
 from millis_hooks.millis_api import client, transport
-from millis_hooks.millis_api.background import AgentNameFetcher
+from millis_hooks.millis_api.background import agent_names
 from millis_hooks.millis_api.client import LoggedCall, MillisApi, StartedCall
 from millis_hooks.settings import Settings
 from support.fake_millis import BASE, KEY, FakeMillis
@@ -406,11 +406,11 @@ def test_a_failure_to_fetch_names_changes_nothing_and_is_logged_once(
 ) -> None:
     caplog.set_level(logging.WARNING, "millis_hooks")
     taken: list[dict[str, str]] = []
-    fetcher = AgentNameFetcher(millis.client().agent_names, taken.append)
+    fetcher = agent_names(millis.client().agent_names, taken.append)
     millis.troubles = [PlainTextResponse("no", 401), JSONResponse({"nothing": 1})]
     for _ in range(2):
-        run(fetcher.fetch())
+        run(fetcher.do_once())
     assert taken == []
     assert [record.levelname for record in caplog.records] == ["WARNING"]
-    run(fetcher.fetch())
+    run(fetcher.do_once())
     assert taken == [{}]

@@ -50,8 +50,8 @@ from millis_hooks.millis_api.reconcile import (
     FIRST_LOOK,
     OVERLAP,
     Reconciled,
-    Reconciler,
     Reconciliation,
+    reconciler,
 )
 from millis_hooks.protocol.samples import end_of_call_body
 from support.app import END_OF_CALL, SECRET, MakeHooks, serving
@@ -406,7 +406,7 @@ class Looks:
 
     def __init__(self, log: Log, *, is_ours: Callable[[], bool] = lambda: True) -> None:
         self.filled = threading.Event()
-        self.reconciler = Reconciler(
+        self.reconciler = reconciler(
             log.reconciliation, every_s=0.01, is_ours=is_ours, on_filled=self.filled.set
         )
 
@@ -467,7 +467,7 @@ def test_a_stop_waits_for_no_answer(log: Log, monkeypatch: pytest.MonkeyPatch) -
             raise AssertionError
 
     api = MillisApi(KEY, base_url=BASE, transport=Silent())
-    looks = Reconciler(lambda: log.reconciliation(api=api), every_s=60, is_ours=lambda: True)
+    looks = reconciler(lambda: log.reconciliation(api=api), every_s=60, is_ours=lambda: True)
     looks.start()
     eventually(asked.is_set)
     looks.close()

@@ -217,7 +217,11 @@ def reconciler(
             logger.info("%d calls filled in from Millis' call logs", result.filled)
             on_filled()
 
-    name, title = "millis-hooks-reconcile", "reconciliation"
     return RepeatedWork(
-        look, name=name, title=title, first_s=FIRST_S, every_s=every_s, is_ours=is_ours
+        look,
+        name="millis-hooks-reconcile",
+        title="reconciliation",
+        first_s=FIRST_S,
+        every_s=every_s,
+        is_ours=is_ours,
     )

@@ -69,11 +69,13 @@ _SHAPES = re.compile(
     """,
     re.VERBOSE,
 )
-_SHAPE_WORDS = (
-    "eyJ", "sk-", "sk_", "pk-", "pk_", "rk-", "rk_", "whsec", "gho", "ghp", "ghs", "ghu", "ghr",
+#: Each shape has one of these words; those with dashes also have a `-` or `_` after or in it.
+_SHAPE_WORDS = ("eyJ", "AKIA", "ASIA", "AIza", "ya29", "SG.", "SK", "hvs.", ":AA", "PRIVATE KEY")
+_DASHED_SHAPE_WORDS = (
+    "sk-", "sk_", "pk-", "pk_", "rk-", "rk_", "whsec", "gho", "ghp", "ghs", "ghu", "ghr",
     "github_pat", "glpat", "xox", "gsk", "npm_", "hf_", "shp", "dckr", "pypi-", "sbp_", "sq0",
     "lin_api", "ntn_", "figd_", "glsa_", "pplx-", "xai-", "r8_", "dop_v1", "nvapi-", "PMAK-",
-    "sntry", "AKIA", "ASIA", "AIza", "ya29", "SG.", "SK", "hvs.", ":AA", "PRIVATE KEY",
+    "sntry",
 )  # fmt: skip
 #: Addresses that are secret below their host: knowing one is enough to post there.
 _HOOK_URL = re.compile(
@@ -162,7 +164,7 @@ def _singular(word: str) -> str:
 
 def is_random(text: str) -> bool:
     """Tell whether a whole value is long and random, and no UUID."""
-    if not 32 <= len(text) <= 512 or _UUID.fullmatch(text):
+    if not 32 <= len(text) <= 512 or " " in text or _UUID.fullmatch(text):
         return False
     return _RANDOM.fullmatch(text) is not None
 
@@ -172,7 +174,8 @@ def mask_secrets_in(text: str) -> tuple[str, int]:
     counts = [0, 0, 0, 0, 0, 0]
     lowered = text.lower()
     # Searching for words is many times faster than for patterns, and most texts have none.
-    if _has_any(_SHAPE_WORDS, text):
+    is_dashed = "-" in text or "_" in text
+    if _has_any(_SHAPE_WORDS, text) or (is_dashed and _has_any(_DASHED_SHAPE_WORDS, text)):
         text, counts[0] = replace_matches(_SHAPES, _masked_whole, text)
     if "://" in text:
         text, counts[1] = replace_matches(_USERINFO, _masked_rest, text)

@@ -380,7 +380,7 @@ class Service:
         from .call_log.queries import Queries
         from .dashboard.call_actions import CallActions
         from .dashboard.pages import DashboardSettings
-        from .dashboard.proxy_sign_in import ProxySignIn
+        from .dashboard.security import ProxySignIn
         from .dashboard.site import dashboard
         from .masking.policy import MaskPolicy
 

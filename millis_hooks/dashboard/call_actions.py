@@ -1,9 +1,17 @@
-"""Actions on a call: replay its handlers, read a delivery again."""
+"""Actions on calls: replay handlers, read a delivery again, retry the failed runs of a list.
+
+Only so many failed runs are replayed for one form; those that are left stay on the page of retries,
+to go on with.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
 from typing import TypeAlias
 
 from sqlalchemy import Connection, Engine
@@ -11,10 +19,30 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Route
 
+from ..call_log.queries.runs import (
+    MOST_FAILED,
+    FailedRun,
+    failed_runs,
+    newest_run,
+    replayed_states,
+    retryable_handlers,
+)
 from ..call_log.writer import Write
-from ..runs.replay import Replayed, replay_call, replay_runs
+from ..runs.replay import Replayed, replay_call, replay_failed, replay_runs
+from .call_filters import (
+    ActiveFilter,
+    Params,
+    active_filters,
+    list_query,
+    params_of,
+    read_filter,
+    read_list,
+    read_page_size,
+    read_time,
+)
 from .endpoints import Endpoints, OperatorRequest
 from .formats import read_number
+from .pages import PageRequest
 from .runs import write_notice
 
 #: Fields of the form that chooses among the handlers of a call: one for each, and a few more.
@@ -24,11 +52,15 @@ _MOST_FIELDS = 120
 Replay: TypeAlias = Callable[[Callable[[Connection], Replayed | None]], Replayed | None]
 #: Processes a delivery again; False if there is no such delivery.
 RereadDelivery: TypeAlias = Callable[[int], bool]
+#: Runs that are replayed in one transaction: acknowledgements wait for it.
+_BATCH = 200
+#: Seconds after which no further batch is begun for one form.
+_LONGEST_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
 class CallActions:
-    """The forms of these actions, and what erasing takes (see `forget.py`).
+    """The forms of these actions, the page of retries, and what erasing takes (see `forget.py`).
 
     `remembers`: the service may still answer for an erased caller (last_good). `own_numbers` are
     those of the team.
@@ -42,7 +74,7 @@ class CallActions:
     remembers: bool = False
 
     def routes(self, endpoints: Endpoints) -> Iterator[Route]:
-        """Yield the routes of the forms."""
+        """Yield the routes of the forms, and of the page of retries with its fragment."""
         yield endpoints.form(
             "/replay",
             "replay",
@@ -51,6 +83,11 @@ class CallActions:
             undone="replayed",
         )
         yield endpoints.form("/reread", "reread", self._submit_reread, undone="read again")
+        yield endpoints.fragment("/live/retry", "live_retry", show_retry, role="operate")
+        yield from endpoints.page("/retry", "retry", show_retry, role="operate")
+        yield endpoints.form(
+            "/retry", "retry_now", self._submit_retry, page="retry", undone="retried", draft=_list
+        )
 
     def _submit_replay(self, request: OperatorRequest) -> Response:
         """Replay chosen runs, or all handlers of a call, and show the call at the first of them."""
@@ -87,6 +124,28 @@ class CallActions:
         request.record("replay", f"delivery {number}")
         return request.redirect("delivery", {"reread": 1}, delivery_id=number)
 
+    def _submit_retry(self, request: OperatorRequest) -> Response:
+        """Replay failed runs of the list, of one handler or all, for a few seconds at most."""
+        page, handler = request.page_request(), request.fields.get("handler")
+        filters = read_list(request.fields.get("in"), page.zone)
+        failed = page.log.ask(partial(failed_runs, filters=filters, now=page.now))
+        after = page.log.ask(newest_run)
+        run_ids = [run.id for run in failed if handler in (None, run.handler)]
+        done = self._replay_batches(run_ids, page.now)
+        request.record("replay", f"failed runs: {done}")
+        query = {**params_of(filters, read_page_size({})), "at": page.now.isoformat()}
+        return request.redirect("retry", {**query, "after": after})
+
+    def _replay_batches(self, run_ids: Sequence[int], now: datetime) -> Replayed:
+        until, done = time.monotonic() + _LONGEST_S, Replayed()
+        for start in range(0, len(run_ids), _BATCH):
+            batch = run_ids[start : start + _BATCH]
+            work = partial(replay_failed, run_ids=batch, now=now)
+            done += self.replay(work) or Replayed()
+            if time.monotonic() > until:
+                break
+        return done
+
 
 def _chosen_runs(fields: Mapping[str, str]) -> list[int] | None:
     """Read which runs a form chose, by their ids; None if it names none and means all.
@@ -102,3 +161,80 @@ def _chosen_runs(fields: Mapping[str, str]) -> list[int] | None:
     if len(run_ids) < len(numbers):
         raise HTTPException(404)
     return run_ids
+
+
+def _list(fields: Mapping[str, str]) -> Params:
+    """Return the parameters of the list that a form was for."""
+    return params_of(read_list(fields.get("in")), read_page_size({}))
+
+
+@dataclass(frozen=True, slots=True)
+class FailedHandler:
+    """A handler with failed runs; `refusal` is why they cannot be retried."""
+
+    handler: str
+    failed: int
+    refusal: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How the runs of one retry stand."""
+
+    total: int
+    waiting: int
+    succeeded: int
+    retrying: int
+    failed: int
+
+
+@dataclass(frozen=True, slots=True)
+class RetryView:
+    """What the page shows; `capped` if there may be more failed runs than were counted."""
+
+    params: Params
+    listed: str
+    filters: tuple[ActiveFilter, ...]
+    handlers: tuple[FailedHandler, ...]
+    capped: bool
+    progress: Progress | None
+    query: Mapping[str, str]
+
+    @property
+    def retryable(self) -> int:
+        """How many runs would be retried."""
+        return sum(each.failed for each in self.handlers if each.refusal is None)
+
+
+def show_retry(request: PageRequest) -> RetryView:
+    """Build the page for the list that the query string describes."""
+    filters = read_filter(request.query, request.zone)
+    failed = request.log.ask(partial(failed_runs, filters=filters, now=request.now))
+    params = params_of(filters, read_page_size({}))
+    return RetryView(
+        params=params,
+        listed=list_query(filters),
+        filters=tuple(active_filters(params, request.zone)),
+        handlers=tuple(_handlers(request, failed)),
+        capped=len(failed) >= MOST_FAILED,
+        progress=_progress(request),
+        query={name: request.query[name] for name in ("at", "after") if name in request.query},
+    )
+
+
+def _handlers(request: PageRequest, failed: Sequence[FailedRun]) -> Iterator[FailedHandler]:
+    repeatable = request.log.ask(retryable_handlers)
+    for handler, count in sorted(Counter(run.handler for run in failed).items()):
+        refusal = None if repeatable.get(handler) else "registered as not repeatable"
+        yield FailedHandler(handler, count, refusal if handler in repeatable else "not registered")
+
+
+def _progress(request: PageRequest) -> Progress | None:
+    at = read_time(request.query.get("at"), request.zone)
+    after = read_number(request.query.get("after", ""))
+    if at is None or after is None:
+        return None
+    states = Counter(request.log.ask(partial(replayed_states, after=after, at=at)))
+    waiting = states["pending"] + states["running"]
+    total = sum(states.values())
+    return Progress(total, waiting, states["succeeded"], states["retrying"], states["failed"])

@@ -282,7 +282,7 @@ def pretty(value: JsonValue) -> Markup:
     """Indent and colour a JSON value; a string is only escaped, and bidi controls are named."""
     text = value if isinstance(value, str) else _indented(value)
     if _has_bidi(text):
-        text = re.sub(_BIDI, lambda found: f"\\u{ord(found[0]):04x}", text)
+        text = text.translate(_BIDI_NAMES)
     beginning = text[:_MOST_JSON_CHARS]
     if isinstance(value, str):
         markup = escape_text(beginning)
@@ -313,8 +313,8 @@ def _coloured(match: re.Match[str]) -> str:
 
 #: Characters that change the direction of what follows them, beyond the element they are in.
 _BIDI_CONTROLS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
-_BIDI = f"[{_BIDI_CONTROLS}]"
-_BIDI_IN_TEXT = re.compile(rf"(<[^<>]*>)|{_BIDI}+")
+_BIDI_NAMES = {ord(each): f"\\u{ord(each):04x}" for each in _BIDI_CONTROLS}
+_BIDI_IN_TEXT = re.compile(rf"(<[^<>]*>)|[{_BIDI_CONTROLS}]+")
 
 
 def _has_bidi(text: str) -> bool:

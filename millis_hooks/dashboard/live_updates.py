@@ -37,8 +37,7 @@ from starlette.types import Receive, Scope, Send
 from ..call_log.change_feed import REFRESH, Change, ChangeFeed, Subscription
 from ..exceptions import StorageError
 from ..operators import Operator, Operators
-from .proxy_sign_in import ProxySignIn
-from .security import Cookies
+from .security import Cookies, ProxySignIn
 
 #: Open streams, and those of one operator, so that others have room. A page without a stream does
 #: not update itself, and loses nothing else.

@@ -36,8 +36,7 @@ from ..protocol.agent_names import AgentNames
 from . import formats, runs
 from .call_filters import HANDLER_LABELS, PAGE_SIZES, SOURCE_LABELS, time_field
 from .call_rows import call_rows
-from .proxy_sign_in import UntrustedError
-from .security import HEADERS
+from .security import HEADERS, UntrustedError
 
 logger = logging.getLogger("millis_hooks.dashboard")
 

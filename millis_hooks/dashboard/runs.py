@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from ..call_log.queries.records import Attempt, Run
 from ..runs.replay import Replayed
-from .timeline import RunBar
 from .tracebacks import read_traceback
 
 #: Outcome of an attempt -> its words, before the exception if there is one.
@@ -46,6 +45,15 @@ class ReplayOffer:
     refusal: str | None = None
     #: The run has succeeded: its side effects would happen again.
     is_repeat: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RunBar:
+    """A handler of the call: how long its attempts took, and the state of its run."""
+
+    handler: str
+    duration_ms: float
+    state: str
 
 
 @dataclass(frozen=True, slots=True)

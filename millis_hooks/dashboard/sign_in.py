@@ -18,8 +18,7 @@ from ..exceptions import StorageError
 from ..operators import TOKEN_PREFIX, Key, Operator, Operators, Refused
 from .formats import MAX_FORM_BYTES, read_form
 from .pages import Pages, as_json, link
-from .proxy_sign_in import ProxySignIn
-from .security import Cookies, local_path, page_before
+from .security import Cookies, ProxySignIn, local_path, page_before
 
 logger = logging.getLogger("millis_hooks.dashboard")
 

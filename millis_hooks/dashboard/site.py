@@ -30,9 +30,7 @@ from .endpoints import Endpoints, OperatorRequest
 from .forget import Forgetting
 from .live_updates import LiveUpdates
 from .pages import ZONE_COOKIE, DashboardSettings, Pages, templates_dir, zone_named
-from .proxy_sign_in import ProxySignIn
-from .retry import RetryPage
-from .security import Cookies, Guards, local_path
+from .security import Cookies, Guards, ProxySignIn, local_path
 from .setup import Setup
 from .sign_in import SignIn
 
@@ -72,7 +70,6 @@ def dashboard(
         *calls.routes(endpoints),
         *call.routes(endpoints),
         *actions.routes(endpoints),
-        *RetryPage(actions.replay).routes(endpoints),
         *_forgetting(actions, operators).routes(endpoints),
         *requests.routes(endpoints, actions.write),
         *AnalyticsPage().routes(endpoints),

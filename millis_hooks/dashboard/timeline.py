@@ -14,6 +14,7 @@ from typing import Literal
 from ..call_log.queries.records import Call, Delivery, Run, State
 from .formats import clock, milliseconds, size, status_label
 from .payloads import Entry, Payload, end_in, prefetch_in
+from .runs import RunBar
 
 #: A longer lag between the two clocks only shows that they disagree.
 _MOST_LAG_S = 3600
@@ -33,15 +34,6 @@ FALLBACKS = {
     "last_good": ("failed", "the last good answer for this caller was sent"),
     "default": ("failed", "the default answer was sent"),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class RunBar:
-    """A handler of the call: how long its attempts took, and the state of its run."""
-
-    handler: str
-    duration_ms: float
-    state: str
 
 
 @dataclass(frozen=True, slots=True)

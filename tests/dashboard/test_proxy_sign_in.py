@@ -9,7 +9,7 @@ import httpx2 as httpx
 import pytest
 from starlette.testclient import TestClient
 
-from millis_hooks.dashboard.proxy_sign_in import ProxySignIn
+from millis_hooks.dashboard.security import ProxySignIn
 from millis_hooks.settings import Settings
 from support.app import SECRET
 from support.dashboard_site import Page, Site

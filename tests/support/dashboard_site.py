@@ -22,7 +22,7 @@ from millis_hooks.call_log.tables import metadata
 from millis_hooks.dashboard.call_actions import CallActions
 from millis_hooks.dashboard.connection_test import ConnectionTest
 from millis_hooks.dashboard.pages import DashboardSettings
-from millis_hooks.dashboard.proxy_sign_in import ProxySignIn
+from millis_hooks.dashboard.security import ProxySignIn
 from millis_hooks.dashboard.setup import Examine, Setup
 from millis_hooks.dashboard.site import dashboard
 from millis_hooks.exceptions import StorageError

@@ -26,7 +26,11 @@ def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]
         yield server
 
 
-@pytest.mark.parametrize("file", ["below-a-path.nginx.conf", "below-a-path.Caddyfile"])
+@pytest.mark.parametrize(
+    "file",
+    # What both hand on, tests/project/test_deploy.py compares without a browser.
+    ["below-a-path.nginx.conf", pytest.param("below-a-path.Caddyfile", marks=pytest.mark.long)],
+)
 def test_no_link_form_or_update_leaves_the_path(
     chromium: Browser, service: Server, file: str, tmp_path: Path
 ) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
 import pytest
 from playwright.sync_api import expect
@@ -42,13 +41,6 @@ def test_a_call_is_held_and_followed_into_the_dashboard(
         expect(tab.page.get_by_role("main")).to_contain_text("Sandbox")
 
 
-def test_the_conversation_survives_a_reload(sandbox: Watched) -> None:
-    hold_a_call(sandbox)
-    sandbox.page.reload()
-    expect(sandbox.page.get_by_role("log")).to_contain_text("You said: Twice charged")
-    expect(sandbox.page.get_by_label("What is said")).to_be_visible()
-
-
 def test_the_equivalent_follows_the_choice(sandbox: Watched) -> None:
     expect(sandbox.page.locator("#snippet")).to_contain_text("initiate")
     expect(sandbox.page.get_by_label("From", exact=True)).to_be_hidden()
@@ -57,13 +49,16 @@ def test_the_equivalent_follows_the_choice(sandbox: Watched) -> None:
     expect(sandbox.page.get_by_label("From", exact=True)).to_be_visible()
 
 
-def test_keys_are_added_up_to_the_limit(sandbox: Watched) -> None:
+def test_keys_are_added_up_to_the_limit_and_a_call_survives_a_reload(sandbox: Watched) -> None:
     for _ in range(25):
         sandbox.page.get_by_role("button", name="Add key").click()
     expect(sandbox.page.locator("[data-row]")).to_have_count(20)
     sandbox.page.get_by_label("Key 20", exact=True).fill("last")
     hold_a_call(sandbox)
     expect(sandbox.page.locator("#inspect")).to_contain_text("last")
+    sandbox.page.reload()
+    expect(sandbox.page.get_by_role("log")).to_contain_text("You said: Twice charged")
+    expect(sandbox.page.get_by_label("What is said")).to_be_visible()
 
 
 def test_an_error_is_shown_at_its_field(sandbox: Watched) -> None:
@@ -85,14 +80,18 @@ def test_the_link_brings_the_draft_to_another_tab(sandbox: Watched) -> None:
 
 
 def test_the_page_has_no_faults_over_a_hostile_call(sandbox: Watched) -> None:
-    faults = [*_faults(sandbox)]
+    faults = [*too_wide(sandbox)]
     for label in ("Key 1", "Value 1", "Prompt", "First message", "Agent ID"):
         sandbox.page.get_by_label(label, exact=True).fill(MARKUP + "x" * 300)
     hold_a_call(sandbox, said="y" * 400)
-    faults += _faults(sandbox)
+    faults += too_wide(sandbox)
+    faults += sandbox.barriers()
     end_it(sandbox)
     expect(sandbox.page.locator("#inspect")).to_contain_text("Open the call")
-    faults += _faults(sandbox)
+    faults += too_wide(sandbox)
+    sandbox.page.set_viewport_size({"width": 1440, "height": 900})
+    faults += sandbox.barriers()
+    faults += sandbox.faults()
     sandbox.page.emulate_media(color_scheme="dark")
     faults += sandbox.barriers("color-contrast")
     assert not faults, "\n".join(faults)
@@ -106,20 +105,8 @@ def test_a_call_is_started_held_and_run_again_in_sight(
     expect(sandbox.page.get_by_role("button", name="Start call")).to_be_in_viewport(ratio=1)
     hold_a_call(sandbox)
     expect(sandbox.page.get_by_role("heading", name="Conversation")).to_be_in_viewport()
+    expect(sandbox.page.get_by_role("button", name="End call")).to_be_visible()
+    assert re.search(r"session=", sandbox.page.url)
     end_it(sandbox)
     sandbox.page.get_by_role("button", name="Run again").click()
     expect(sandbox.page.get_by_label("What is said")).to_be_in_viewport()
-
-
-def test_a_phone_has_room_for_it(sandbox: Watched) -> None:
-    sandbox.page.set_viewport_size({"width": 390, "height": 844})
-    hold_a_call(sandbox)
-    expect(sandbox.page.get_by_role("button", name="End call")).to_be_visible()
-    assert re.search(r"session=", sandbox.page.url)
-
-
-def _faults(tab: Watched) -> Iterator[str]:
-    yield from too_wide(tab)
-    tab.page.set_viewport_size({"width": 1440, "height": 900})
-    yield from tab.barriers()
-    yield from tab.faults()

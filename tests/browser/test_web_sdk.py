@@ -67,14 +67,19 @@ def address() -> Iterator[str]:
         server.shutdown()
 
 
-@pytest.fixture
-def page(chromium: Browser, address: str) -> Iterator[Page]:
+@pytest.fixture(scope="module")
+def _shared_page(chromium: Browser) -> Iterator[Page]:
     with chromium.new_context() as context:
-        page = context.new_page()
-        page.set_default_timeout(20_000)
-        page.goto(address)
-        page.wait_for_function("'start' in window")
-        yield page
+        yield context.new_page()
+
+
+@pytest.fixture
+def page(_shared_page: Page, address: str) -> Page:
+    """The team's page, loaded anew: another tab costs two seconds of the processor."""
+    _shared_page.set_default_timeout(20_000)
+    _shared_page.goto(address)
+    _shared_page.wait_for_function("'start' in window")
+    return _shared_page
 
 
 def start(page: Page, server: Server, path: str, payload: dict[str, Any]) -> None:

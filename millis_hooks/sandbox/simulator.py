@@ -285,13 +285,13 @@ def _of_prefetch(expected: Expectations, session: Session) -> Iterator[Expectati
     if expected.prefetch_within_ms is not None:
         text = f"prefetch within {expected.prefetch_within_ms:g} ms"
         is_met = step is not None and step.took_ms <= expected.prefetch_within_ms
-        found = "none was sent" if step is None else f"it took {step.took_ms:.0f} ms"
-        yield ExpectationResult(text, is_met, found)
+        actual = "none was sent" if step is None else f"it took {step.took_ms:.0f} ms"
+        yield ExpectationResult(text, is_met, actual)
     for key, value in expected.metadata.items():
-        is_known = key in session.metadata
-        found = repr(session.metadata[key]) if is_known else "nothing"
-        is_met = is_known and session.metadata[key] == value
-        yield ExpectationResult(f"metadata {key} is {value!r}", is_met, found)
+        is_there = key in session.metadata
+        actual = repr(session.metadata[key]) if is_there else "nothing"
+        is_met = is_there and session.metadata[key] == value
+        yield ExpectationResult(f"metadata {key} is {value!r}", is_met, actual)
 
 
 def _of_texts(expected: Expectations, session: Session) -> Iterator[ExpectationResult]:
@@ -313,9 +313,9 @@ def _of_texts(expected: Expectations, session: Session) -> Iterator[ExpectationR
 def _of_ending(expected: Expectations, session: Session) -> Iterator[ExpectationResult]:
     results = {step.name: step.result or "" for step in session.log.of(FunctionCalled)}
     for name, part in expected.functions.items():
-        found = repr(results[name]) if name in results else "it was not called"
+        actual = repr(results[name]) if name in results else "it was not called"
         is_met = name in results and part in results[name]
-        yield ExpectationResult(f"{name} gives {part!r}", is_met, found)
+        yield ExpectationResult(f"{name} gives {part!r}", is_met, actual)
     if expected.call_status is not None:
         yield _same("status", spell_status(expected.call_status), session.ending.call_status)
     if expected.end_of_call is not None:
@@ -334,9 +334,9 @@ def _of_log(
         yield _same(f"handler {name}", state, handlers.get(name, "not called"))
 
 
-def _same(what: str, expected: str, found: str, why: str | None = None) -> ExpectationResult:
+def _same(what: str, expected: str, actual: str, why: str | None = None) -> ExpectationResult:
     because = f" ({why})" if why else ""
-    return ExpectationResult(f"{what}: {expected}", expected == found, f"{found}{because}")
+    return ExpectationResult(f"{what}: {expected}", expected == actual, f"{actual}{because}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -341,9 +341,9 @@ class HooksClient:
 
         def look() -> Delivery | None:
             filters = RequestFilter(kind="function", since=since)
-            found = self.log.requests(filters).rows
-            mine = [each.id for each in found if each.function == name]
-            return self.log.delivery(mine[0]) if mine else None
+            rows = self.log.requests(filters).rows
+            ids = [row.id for row in rows if row.function == name]
+            return self.log.delivery(ids[0]) if ids else None
 
         return wait_for(look, timeout_s=self._wait_s)
 

@@ -72,12 +72,12 @@ class _Part(BaseModel):
 
 def _one_of(words: str) -> PlainValidator:
     """Return a validator that refuses other words as an enumeration does."""
-    known = words.split()
-    quoted = [f"'{word}'" for word in known]
+    choices = words.split()
+    quoted = [f"'{word}'" for word in choices]
     expected = " or ".join([", ".join(quoted[:-1]), quoted[-1]])
 
     def validate(value: Any) -> Any:
-        if value not in known:
+        if value not in choices:
             raise PydanticCustomError("enum", "Input should be {expected}", {"expected": expected})
         return value
 

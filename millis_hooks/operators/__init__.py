@@ -389,12 +389,11 @@ class Operators:
             return [("browser", browser)]
         address: Key = ("address", network_of(client))
         by_name: Key = ("name", name or "")
-        is_slow = self._throttle.is_slow(by_name, self._now())
-        return [address] if is_slow and self._is_usual(name, client) else [address, by_name]
-
-    def _is_usual(self, name: str | None, client: str) -> bool:
-        with self._reading() as connection:
-            return audit.has_signed_in_from(connection, name or "", client)
+        if self._throttle.is_slow(by_name, self._now()):
+            with self._reading() as connection:
+                if audit.has_signed_in_from(connection, name or "", client):
+                    return [address]
+        return [address, by_name]
 
     def _verified(self, cookie: str | None) -> tuple[Row[Any], _Credential] | None:
         """Return the session of a cookie and its operator's credential.

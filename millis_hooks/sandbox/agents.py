@@ -176,7 +176,9 @@ class SpokenAnswer:
             return
         self.has_begun = self.has_begun or bool(content.strip())
         is_due = is_flushed or pause_s > 0 or is_last
-        ends_at = len(content) if is_due else _sentences_end(content)
+        # Where the last complete sentence ends.
+        ends = (match.end() for match in _SENTENCE_END.finditer(content))
+        ends_at = len(content) if is_due else max(ends, default=0)
         self._parts.append(content[:ends_at])
         if (is_due or ends_at) and self.has_begun:
             if piece := "".join(self._parts):
@@ -198,11 +200,6 @@ class SpokenAnswer:
             seconds = piece if isinstance(piece, float) else len(piece) / self._chars_per_s
             await asyncio.sleep(seconds)
             self.is_heard = False
-
-
-def _sentences_end(text: str) -> int:
-    """Return where the last complete sentence of `text` ends; 0 if none does."""
-    return max((match.end() for match in _SENTENCE_END.finditer(text)), default=0)
 
 
 class CustomLlmError(MillisHooksError):
@@ -240,8 +237,6 @@ class CustomLlm:
 
 
 class _Talk:
-    """One conversation on one socket."""
-
     def __init__(self, llm: CustomLlm, session: Session, socket: ClientConnection) -> None:
         self._llm = llm
         self._session = session

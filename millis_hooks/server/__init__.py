@@ -204,12 +204,11 @@ class Server(uvicorn.Server):
     async def _settled(self, timeout_s: float) -> None:
         """Wait until no connection and no task is left, at most `timeout_s`."""
         end = time.monotonic() + timeout_s
-        while self._is_busy() and time.monotonic() < end:  # noqa: ASYNC110 - uvicorn has no event
-            await asyncio.sleep(0.02)
-
-    def _is_busy(self) -> bool:
         state = self.server_state
-        return bool(state.connections or state.tasks) and not self.force_exit
+        while (state.connections or state.tasks) and time.monotonic() < end:
+            if self.force_exit:
+                return
+            await asyncio.sleep(0.02)  # uvicorn has no event for it
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Stop, and let `run` return; uvicorn would die of the same signal afterwards."""

@@ -32,7 +32,8 @@ class UnprocessableError(MillisHooksError):
 
     def __init__(self, detail: list[dict[str, Any]]) -> None:
         self.detail = detail
-        super().__init__("; ".join(f"{_dotted(each['loc'])}: {each['msg']}" for each in detail))
+        problems = (f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in detail)
+        super().__init__("; ".join(problems))
 
 
 def read(model: type[Model], body: bytes | str) -> Model:
@@ -58,10 +59,6 @@ def check(model: type[Model], value: object, *place: str) -> Model:
                 for detail in details
             ]
         ) from error
-
-
-def _dotted(loc: list[object]) -> str:
-    return ".".join(map(str, loc))
 
 
 class _Part(BaseModel):

@@ -365,15 +365,16 @@ class SessionManager:
         return self._model_of(spec, ScriptedCaller(script)) or ScriptedAgent(script)
 
     def _model_of(self, spec: SessionSpec, caller: Caller) -> Agent | None:
-        """Return the team's own model, if the agent has one."""
         url = spec.agent_config.get("custom_llm_websocket")
         if not isinstance(url, str) or not url:
             return None
-        chars_per_s = CHARS_PER_S * self._settings.sandbox_pace
-        return CustomLlm(url, caller, may_reach=self._may_reach, chars_per_s=chars_per_s)
-
-    def _may_reach(self, host: str | None) -> bool:
-        return self._settings.sandbox_anywhere or is_loopback(host)
+        settings = self._settings
+        return CustomLlm(
+            url,
+            caller,
+            may_reach=lambda host: settings.sandbox_anywhere or is_loopback(host),
+            chars_per_s=CHARS_PER_S * settings.sandbox_pace,
+        )
 
     async def _open_transport(self) -> HttpTransport:
         if self._transport is None:

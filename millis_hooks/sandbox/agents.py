@@ -24,7 +24,7 @@ from ..exceptions import MillisHooksError, PayloadError
 from ..protocol.call_status import CallStatus
 from ..protocol.reading import Json, describe, finite, read_json
 from .scenario import Ending, Line, Script, ToolUse
-from .session import CHARS_PER_S, Caller, Session
+from .session import CHARS_PER_S, Session
 
 if TYPE_CHECKING:  # few calls have a model
     from websockets.asyncio.client import ClientConnection
@@ -92,16 +92,22 @@ def echo(text: str) -> str:
     return f"You said: {text}"
 
 
-class LiveCaller:
-    """A person: says things when `say` is called."""
+class Caller:
+    """The other side of a conversation: a person, by `say`, or the caller of a script."""
 
-    waits = False
-    ending = Ending(CallStatus.USER_ENDED)
-
-    def __init__(self) -> None:
+    def __init__(self, script: Script | None = None) -> None:
+        #: Whether the caller lets the agent finish.
+        self.waits = script is not None
+        #: How the call ends once the caller has nothing more to say.
+        self.ending = script.ending if script else Ending(CallStatus.USER_ENDED)
         #: Set while the agent has dealt with everything and waits for the caller.
         self.is_awaited = asyncio.Event()
-        self._queue: asyncio.Queue[Line | ToolUse] = asyncio.Queue()
+        self._queue: asyncio.Queue[Line | ToolUse | None] = asyncio.Queue()
+        if script is not None:
+            for turn in script.turns:
+                if isinstance(turn, Line) and turn.role == "user":
+                    self._put(turn)
+            self._put(None)
 
     def say(self, text: str, *, is_final: bool = True) -> None:
         """Have the caller say `text`."""
@@ -111,31 +117,18 @@ class LiveCaller:
         """Have the agent call one of its functions, after what was said before."""
         self._put(ToolUse(name, params))
 
-    async def next(self) -> Line | ToolUse:
-        """Wait for what the caller says."""
+    async def next(self) -> Line | ToolUse | None:
+        """Wait for what the caller says next; None at the end.
+
+        A `ToolUse` is for the agent: without a model it does not decide by itself to call one.
+        """
         if self._queue.empty():
             self.is_awaited.set()
         return await self._queue.get()
 
-    def _put(self, turn: Line | ToolUse) -> None:
+    def _put(self, turn: Line | ToolUse | None) -> None:
         self.is_awaited.clear()
         self._queue.put_nowait(turn)
-
-
-class ScriptedCaller:
-    """Says the caller's lines of a script, in order."""
-
-    waits = True
-
-    def __init__(self, script: Script) -> None:
-        self.ending = script.ending
-        self._lines = iter(
-            [turn for turn in script.turns if isinstance(turn, Line) and turn.role == "user"]
-        )
-
-    async def next(self) -> Line | None:
-        """Return the next line."""
-        return next(self._lines, None)
 
 
 async def cancel(tasks: Iterable[asyncio.Future[Any]]) -> None:

@@ -27,7 +27,7 @@ from ..protocol.reading import Json, finite
 from ..protocol.samples import push_id
 from ..protocol.variables import variables_of
 from ..webhooks import Marker
-from .scenario import UNREACHED, Ending, Line, Role, SessionSpec, ToolUse
+from .scenario import UNREACHED, Ending, Role, SessionSpec
 from .steps import (
     Attached,
     Clock,
@@ -77,21 +77,6 @@ class Agent(Protocol):
 
         It is cancelled when the session is ended from elsewhere. What it raises ends the call with
         status `error`.
-        """
-
-
-class Caller(Protocol):
-    """The other side of a conversation."""
-
-    #: Whether the caller lets the agent finish.
-    waits: bool
-    #: How the call ends once the caller has nothing more to say.
-    ending: Ending
-
-    async def next(self) -> Line | ToolUse | None:
-        """Return what the caller says next, once it is said; None at the end.
-
-        A `ToolUse` is for the agent: without a model it does not decide by itself to call one.
         """
 
 

@@ -9,6 +9,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import chain
 
 logger = logging.getLogger("millis_hooks.server")
@@ -17,19 +18,17 @@ logger = logging.getLogger("millis_hooks.server")
 _SAY_EVERY_S = 60.0
 
 
+@dataclass(slots=True, eq=False)
 class Place:
     """The place of one connection. `network` is the network of its client; None is not counted.
 
     `close` is called to make room for another connection.
     """
 
-    __slots__ = ("brought_secret", "close", "is_other", "network")
-
-    def __init__(self, network: str | None, close: Callable[[], None]) -> None:
-        self.network = network
-        self.close = close
-        self.brought_secret = False
-        self.is_other = False  # holds a request that is not for a webhook
+    network: str | None
+    close: Callable[[], None]
+    brought_secret: bool = False
+    is_other: bool = False  # holds a request that is not for a webhook
 
 
 class ConnectionPlaces:

@@ -29,9 +29,9 @@ from ...protocol.samples import push_id
 from ...settings import Settings
 from ...webhooks import Marker, secret_for
 from ...webhooks.agent_config import agent_config
-from ..agents import CustomLlm, EchoAgent, LiveCaller, ScriptedAgent, ScriptedCaller, cancel
+from ..agents import Caller, CustomLlm, EchoAgent, ScriptedAgent, cancel
 from ..scenario import SOCKET_WAYS, Ending, Role, Scenario, SessionSpec, Way, load_scenario
-from ..session import CHARS_PER_S, Agent, Caller, ConversationTimeoutError, Session
+from ..session import CHARS_PER_S, Agent, ConversationTimeoutError, Session
 from ..steps import Clock
 from ..transport import HttpTransport, in_process
 from .schemas import AgentChoice, AgentConfig, CallFields, Continuation, check
@@ -93,7 +93,7 @@ class LiveCall:
     """A call that is under way; `about` is what else the sandbox's page has to know of it."""
 
     session: Session
-    caller: LiveCaller | None
+    caller: Caller | None
     began_at: datetime
     about: Mapping[str, Any]
     task: asyncio.Task[None]
@@ -181,7 +181,7 @@ class SessionManager:
         base: str,
         *,
         scenario: Scenario | None = None,
-        caller: LiveCaller | None = None,
+        caller: Caller | None = None,
         agent: Agent | None = None,
         about: Mapping[str, Any] | None = None,
     ) -> Session:
@@ -215,7 +215,7 @@ class SessionManager:
 
         The agent says `replies` before it echoes. `about` is stored with the call.
         """
-        caller = LiveCaller()
+        caller = Caller()
         agent = self._model_of(spec, caller) or EchoAgent(caller, replies)
         session = await self.start(spec, base, caller=caller, agent=agent, about=about)
         end = session.hang_up
@@ -354,15 +354,15 @@ class SessionManager:
         return (*messages, *(each.model_dump(exclude_unset=True) for each in continuation.messages))
 
     def _agent_for(
-        self, spec: SessionSpec, scenario: Scenario | None, caller: LiveCaller | None
+        self, spec: SessionSpec, scenario: Scenario | None, caller: Caller | None
     ) -> Agent:
         if scenario is None and caller is None:
             scenario = load_scenario(PHONE_SCENARIO)
         if scenario is None:
-            caller = caller or LiveCaller()
+            caller = caller or Caller()
             return self._model_of(spec, caller) or EchoAgent(caller)
         script = scenario.script
-        return self._model_of(spec, ScriptedCaller(script)) or ScriptedAgent(script)
+        return self._model_of(spec, Caller(script)) or ScriptedAgent(script)
 
     def _model_of(self, spec: SessionSpec, caller: Caller) -> Agent | None:
         url = spec.agent_config.get("custom_llm_websocket")

@@ -28,7 +28,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from ...exceptions import MillisHooksError, PayloadError
 from ...protocol.call_status import CallStatus, spell_status
 from ...protocol.reading import Json, describe, read_json
-from ..agents import VIOLATION, LiveCaller, cancel
+from ..agents import VIOLATION, Caller, cancel
 from ..scenario import Way
 from ..session import CHARS_PER_S, Session
 from ..steps import FunctionCalled, HungUp, Rendered, Said, Step, StepLog
@@ -261,11 +261,11 @@ class WebSocketApi:
         else:
             await _Connection(websocket, session, caller).hold()
 
-    async def _connect(self, websocket: WebSocket) -> tuple[Session, LiveCaller]:
+    async def _connect(self, websocket: WebSocket) -> tuple[Session, Caller]:
         initiate = await _initiate(websocket)
         if not self._sessions.accepts(initiate.public_key):
             raise ProtocolError("There is no public_key, or it is another.")
-        address, caller = address_of(websocket), LiveCaller()
+        address, caller = address_of(websocket), Caller()
         if initiate.call_id is None:
             way, scenario = _way(websocket), address.scenario
             spec = await self._sessions.spec_of(way, initiate.agent, initiate, address)
@@ -300,7 +300,7 @@ def _way(websocket: WebSocket) -> Way:
 class _Connection:
     """One call on one connection."""
 
-    def __init__(self, websocket: WebSocket, session: Session, caller: LiveCaller) -> None:
+    def __init__(self, websocket: WebSocket, session: Session, caller: Caller) -> None:
         self._websocket = websocket
         self._session = session
         self._caller = caller

@@ -24,7 +24,7 @@ from ..exceptions import MillisHooksError, PayloadError
 from ..protocol.call_status import CallStatus
 from ..protocol.reading import Json, describe, finite, read_json
 from .scenario import Ending, Line, Script, ToolUse
-from .session import CHARS_PER_S, Session
+from .session import CHARS_PER_S, Agent, Session
 
 if TYPE_CHECKING:  # few calls have a model
     from websockets.asyncio.client import ClientConnection
@@ -46,45 +46,40 @@ _SENTENCE_END = re.compile(r"""(?<![.!?…])[.!?…]++["'”’»)\]]*+(?=\s|\Z)
 _TYPES = frozenset({"stream_response", "end_call", "transfer_call"})
 
 
-class ScriptedAgent:
-    """Follows a script, whatever is answered."""
+def scripted(script: Script) -> Agent:
+    """Return an agent that follows a script in order, whatever is answered."""
 
-    def __init__(self, script: Script) -> None:
-        self._script = script
-
-    async def converse(self, session: Session) -> Ending:
-        """Say and do what the script has, in order."""
+    async def converse(session: Session) -> Ending:
         await session.greet()
-        for turn in self._script.turns:
+        for turn in script.turns:
             if isinstance(turn, ToolUse):
                 await session.call_function(turn.name, turn.params)
             else:
                 await session.pause(turn.pause_s)
                 await session.speak(turn.role, turn.text)
-        ending = self._script.ending
-        if ending.duration_s is not None:
-            await session.pause(ending.duration_s - session.lasted_s)
-        return ending
+        if script.ending.duration_s is not None:
+            await session.pause(script.ending.duration_s - session.lasted_s)
+        return script.ending
+
+    return converse
 
 
-class EchoAgent:
-    """Answers with `replies`, and then with what it hears: the sandbox has no model."""
+def echoing(caller: Caller, replies: Iterable[str] = ()) -> Agent:
+    """Return an agent that answers with `replies`, and then with what it hears: it has no model."""
+    left = iter(replies)
 
-    def __init__(self, caller: Caller, replies: Iterable[str] = ()) -> None:
-        self._caller = caller
-        self._replies = iter(replies)
-
-    async def converse(self, session: Session) -> Ending:
-        """Answer the caller until the end."""
+    async def converse(session: Session) -> Ending:
         await session.greet()
-        while (turn := await self._caller.next()) is not None:
+        while (turn := await caller.next()) is not None:
             if isinstance(turn, ToolUse):
                 result = await session.call_function(turn.name, turn.params)
                 await session.speak("assistant", f"{turn.name} answered: {result}")
             elif turn.is_final:
                 await session.speak("user", turn.text)
-                await session.speak("assistant", next(self._replies, None) or echo(turn.text))
-        return self._caller.ending
+                await session.speak("assistant", next(left, None) or echo(turn.text))
+        return caller.ending
+
+    return converse
 
 
 def echo(text: str) -> str:

@@ -13,12 +13,12 @@ import asyncio
 import json
 import logging
 import random
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from types import MappingProxyType
-from typing import Any, Protocol, Self
+from typing import Any, Self, TypeAlias
 
 from ..masking.error_report import describe_failure
 from ..masking.policy import mask_secrets
@@ -65,19 +65,14 @@ _LAST_WORDS: Mapping[str, str] = {
 _UNREACHED = "A call that never connected: Millis most likely sends no end-of-call."
 
 
+#: Talks and calls functions through a session, and returns how the conversation ended. It is
+#: cancelled when the session is ended from elsewhere; an error of it ends the call with status
+#: `error`.
+Agent: TypeAlias = "Callable[[Session], Awaitable[Ending]]"
+
+
 class ConversationTimeoutError(Exception):
     """The call has lasted as long as the agent's `session_timeout` allows."""
-
-
-class Agent(Protocol):
-    """Holds a conversation."""
-
-    async def converse(self, session: Session) -> Ending:
-        """Talk and call functions through the session; return how the conversation ended.
-
-        It is cancelled when the session is ended from elsewhere. What it raises ends the call with
-        status `error`.
-        """
 
 
 class Session(SimulatedCall):
@@ -325,7 +320,7 @@ class Session(SimulatedCall):
         if prefetch_failure and self.spec.policy.on_prefetch_failure == "end-call":
             return Ending(CallStatus.ERROR, f"The prefetch failed: {prefetch_failure}.")
         self.is_talking = True
-        talking = asyncio.ensure_future(self._agent.converse(self))
+        talking = asyncio.ensure_future(self._agent(self))
         longest_s = self._longest_s if self._clock.is_live else None
         try:
             await asyncio.wait(

@@ -25,7 +25,7 @@ from ..call_log.tables import deliveries, inbox
 from ..protocol.call_status import spell_status
 from ..protocol.reading import Json
 from ..webhooks import Marker
-from .agents import ScriptedAgent
+from .agents import scripted
 from .scenario import Expectations, Scenario
 from .session import Session
 from .steps import EndDelivered, FunctionCalled, Listener, Prefetched
@@ -60,7 +60,7 @@ class Simulator:
         if mark is not None and spec.dry_run:
             mark = replace(mark, purpose="dry-run")
         session = Session(
-            spec, ScriptedAgent(scenario.script), self.transport, mark=mark, declared=self.declared
+            spec, scripted(scenario.script), self.transport, mark=mark, declared=self.declared
         )
         if listener is not None:
             session.log.listen(listener)

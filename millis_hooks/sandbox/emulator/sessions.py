@@ -29,7 +29,7 @@ from ...protocol.samples import push_id
 from ...settings import Settings
 from ...webhooks import Marker, secret_for
 from ...webhooks.agent_config import agent_config
-from ..agents import Caller, CustomLlm, EchoAgent, ScriptedAgent, cancel
+from ..agents import Caller, CustomLlm, cancel, echoing, scripted
 from ..scenario import SOCKET_WAYS, Ending, Role, Scenario, SessionSpec, Way, load_scenario
 from ..session import CHARS_PER_S, Agent, ConversationTimeoutError, Session
 from ..steps import Clock
@@ -183,22 +183,27 @@ class SessionManager:
         scenario: Scenario | None = None,
         caller: Caller | None = None,
         agent: Agent | None = None,
+        replies: Iterable[str] = (),
         about: Mapping[str, Any] | None = None,
     ) -> Session:
         """Start a session, which runs on by itself. Raises `BusyError`.
 
         Without an `agent` it is the team's model if the spec has one, else one that follows a
-        script or echoes. Without a `caller` there is always a script.
+        script, or that says `replies` and echoes. Without a `caller` there is always a script.
         """
         if len(self.live) >= MAX_LIVE:
             raise BusyError("As many calls are under way as the sandbox connects.")
-        agent = agent or self._agent_for(spec, scenario, caller)
-        is_script = isinstance(agent, ScriptedAgent)
+        if agent is None and caller is None and scenario is None:
+            scenario = load_scenario(PHONE_SCENARIO)
+        talking = Caller(scenario.script) if scenario else caller or Caller()
+        agent, clock = agent or self._model_of(spec, talking), Clock(1, is_live=True)
+        if agent is None and scenario is not None:
+            agent, clock = scripted(scenario.script), Clock(self._settings.sandbox_pace)
         session = Session(
             spec,
-            agent,
+            agent or echoing(talking, replies),
             replace(await self._open_transport(), base=base),
-            clock=Clock(self._settings.sandbox_pace) if is_script else Clock(1, is_live=True),
+            clock=clock,
             rng=self._rng,
             mark=Marker(self._settings, "dry-run" if spec.dry_run else "sandbox"),
             declared=self._settings.variables,
@@ -216,8 +221,7 @@ class SessionManager:
         The agent says `replies` before it echoes. `about` is stored with the call.
         """
         caller = Caller()
-        agent = self._model_of(spec, caller) or EchoAgent(caller, replies)
-        session = await self.start(spec, base, caller=caller, agent=agent, about=about)
+        session = await self.start(spec, base, caller=caller, replies=replies, about=about)
         end = session.hang_up
         asyncio.get_running_loop().call_later(LONGEST_S, end, CallStatus.TIMEOUT)
         self._touch(session)
@@ -353,28 +357,18 @@ class SessionManager:
             messages = await asyncio.to_thread(self.store.messages, continuation.session_id)
         return (*messages, *(each.model_dump(exclude_unset=True) for each in continuation.messages))
 
-    def _agent_for(
-        self, spec: SessionSpec, scenario: Scenario | None, caller: Caller | None
-    ) -> Agent:
-        if scenario is None and caller is None:
-            scenario = load_scenario(PHONE_SCENARIO)
-        if scenario is None:
-            caller = caller or Caller()
-            return self._model_of(spec, caller) or EchoAgent(caller)
-        script = scenario.script
-        return self._model_of(spec, Caller(script)) or ScriptedAgent(script)
-
     def _model_of(self, spec: SessionSpec, caller: Caller) -> Agent | None:
         url = spec.agent_config.get("custom_llm_websocket")
         if not isinstance(url, str) or not url:
             return None
         settings = self._settings
-        return CustomLlm(
+        model = CustomLlm(
             url,
             caller,
             may_reach=lambda host: settings.sandbox_anywhere or is_loopback(host),
             chars_per_s=CHARS_PER_S * settings.sandbox_pace,
         )
+        return model.converse
 
     async def _open_transport(self) -> HttpTransport:
         if self._transport is None:

@@ -562,9 +562,9 @@ def _answers_in_place_of_millis(
     unsent = given or logged
     rehearsed = unsent
     if given is None and settings.sandbox and app is not None:
-        from .sandbox.transport import SandboxAnswers
+        from .sandbox.transport import sandbox_answers
 
-        rehearsed = SandboxAnswers(app, settings.sandbox_key, asyncio.get_running_loop())
+        rehearsed = sandbox_answers(app, settings.sandbox_key, asyncio.get_running_loop())
 
     def answers_for(event: Event) -> Answers | None:
         call = event.call if isinstance(event, FailedRun) else event

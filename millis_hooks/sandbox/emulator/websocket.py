@@ -239,42 +239,36 @@ class ProtocolError(MillisHooksError):
     """A message that has no meaning here, or a client that gets no call; the text says why."""
 
 
-class WebSocketApi:
-    """The endpoint: one call a connection."""
+async def serve_websocket(sessions: SessionManager, websocket: WebSocket) -> None:
+    """Hold one call, or close the connection with the reason why there is none."""
+    await websocket.accept()
+    try:
+        session, caller = await _connect(sessions, websocket)
+    except ProtocolError as error:
+        await _close(websocket, VIOLATION, str(error))
+    except UnprocessableError as error:
+        await _close(websocket, VIOLATION, f"validation error: {error}")
+    except BusyError as error:
+        await _close(websocket, TRY_AGAIN, str(error))
+    except WebSocketDisconnect:
+        pass
+    else:
+        await _Connection(websocket, session, caller).hold()
 
-    def __init__(self, sessions: SessionManager) -> None:
-        self._sessions = sessions
 
-    async def handle(self, websocket: WebSocket) -> None:
-        """Hold a call, or close the connection with the reason why there is none."""
-        await websocket.accept()
-        try:
-            session, caller = await self._connect(websocket)
-        except ProtocolError as error:
-            await _close(websocket, VIOLATION, str(error))
-        except UnprocessableError as error:
-            await _close(websocket, VIOLATION, f"validation error: {error}")
-        except BusyError as error:
-            await _close(websocket, TRY_AGAIN, str(error))
-        except WebSocketDisconnect:
-            pass
-        else:
-            await _Connection(websocket, session, caller).hold()
-
-    async def _connect(self, websocket: WebSocket) -> tuple[Session, Caller]:
-        initiate = await _initiate(websocket)
-        if not self._sessions.accepts(initiate.public_key):
-            raise ProtocolError("There is no public_key, or it is another.")
-        address, caller = address_of(websocket), Caller()
-        if initiate.call_id is None:
-            way, scenario = _way(websocket), address.scenario
-            spec = await self._sessions.spec_of(way, initiate.agent, initiate, address)
-        elif registered := self._sessions.registered(initiate.call_id):
-            spec, scenario = registered
-        else:
-            raise ProtocolError("No call is registered by this call_id.")
-        start = self._sessions.start
-        return await start(spec, address.base, scenario=scenario, caller=caller), caller
+async def _connect(sessions: SessionManager, websocket: WebSocket) -> tuple[Session, Caller]:
+    initiate = await _initiate(websocket)
+    if not sessions.accepts(initiate.public_key):
+        raise ProtocolError("There is no public_key, or it is another.")
+    address, caller = address_of(websocket), Caller()
+    if initiate.call_id is None:
+        way, scenario = _way(websocket), address.scenario
+        spec = await sessions.spec_of(way, initiate.agent, initiate, address)
+    elif registered := sessions.registered(initiate.call_id):
+        spec, scenario = registered
+    else:
+        raise ProtocolError("No call is registered by this call_id.")
+    return await sessions.start(spec, address.base, scenario=scenario, caller=caller), caller
 
 
 async def _initiate(websocket: WebSocket) -> Initiate:

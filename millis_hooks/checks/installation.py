@@ -274,7 +274,6 @@ def _sync_ms(
 
 
 def _files(log: Path) -> list[Path]:
-    """Return the files of the call log that exist."""
     files = (log, Path(f"{log}-wal"), Path(f"{log}-shm"))
     return [file for file in files if file.exists()]
 

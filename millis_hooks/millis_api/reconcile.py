@@ -147,7 +147,6 @@ class Reconciliation:
             return call
 
     async def _take_session(self, session_id: str, now: datetime) -> None:
-        """Fetch the end-of-call that was not listed."""
         try:
             call = await self._api.call_log(session_id)
         except MillisNotFoundError:

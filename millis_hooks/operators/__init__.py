@@ -445,5 +445,4 @@ def _change(connection: Connection, key: str, **columns: datetime) -> None:
 
 
 def _key_of(session_id: str) -> str:
-    """Return the key that a session is stored under."""
     return hashlib.sha256(session_id.encode("utf-8", "replace")).hexdigest()

@@ -356,7 +356,6 @@ class Session(SimulatedCall):
         return step.result or ""
 
     async def _deliver(self) -> None:
-        """Send the end-of-call, or log why not."""
         webhook = webhook_of(self.spec.agent_config.get(END_OF_CALL))
         if webhook is None or (reason := self._why_withheld()):
             note = "The agent has no end-of-call webhook." if webhook is None else reason
@@ -398,7 +397,6 @@ def _longest_s(agent_config: Mapping[str, Json]) -> float | None:
 def _function_turns(
     name: str, params: Mapping[str, Json], result: str, number: int
 ) -> list[dict[str, Any]]:
-    """Return the two messages that a function call leaves in a conversation."""
     function = {"name": name, "arguments": json.dumps(params)}
     call = {"id": f"call_{number}", "type": "function", "function": function}
     return [

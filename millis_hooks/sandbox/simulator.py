@@ -216,7 +216,6 @@ def _handled(log: Queries, session_id: str) -> HandledCall | None:
 
 
 def _is_unprocessed(connection: Connection, session_id: str) -> bool:
-    """Return whether a delivery of the call was stored and not processed yet."""
     waiting = (
         select(inbox.c.delivery_id)
         .join(deliveries, deliveries.c.id == inbox.c.delivery_id)
@@ -407,7 +406,6 @@ class Simulation:
 
 
 def _acknowledged_by(session: Session) -> str | None:
-    """Return the address that acknowledged the end-of-call, if one did."""
     ends = [end for end in session.log.of(EndDelivered) if end.failure is None]
     return next((end.sent.url for end in ends if end.sent is not None), None)
 

@@ -229,7 +229,6 @@ def _tool(tool: Mapping[str, Any], filling: Filling) -> dict[str, Any]:
 
 
 def _escaped(value: object) -> str:
-    """Return a variable's value as it stands in an address."""
     return quote(fill("{value}", {"value": value}).text, safe="", errors="replace")
 
 

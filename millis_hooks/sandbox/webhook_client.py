@@ -282,7 +282,6 @@ def _refusal(answer: Answer | None) -> str | None:
 
 
 def _sent(request: Request) -> Sent:
-    """Return a request as steps have it."""
     query = request.query.decode("ascii", "replace")
     joint = ("&" if "?" in request.url else "?") if query else ""
     return Sent(

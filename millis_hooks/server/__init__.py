@@ -202,7 +202,6 @@ class Server(uvicorn.Server):
             await asyncio.sleep(0.02)
 
     async def _settled(self, timeout_s: float) -> None:
-        """Wait until no connection and no task is left, at most `timeout_s`."""
         end = time.monotonic() + timeout_s
         state = self.server_state
         while (state.connections or state.tasks) and time.monotonic() < end:

@@ -344,7 +344,6 @@ class SessionManager:
         return agent_id, overrides, (note,)
 
     def _webhooks(self, base: str, agent_id: str | None) -> dict[str, Any]:
-        """Return our own webhooks and functions, for agents that name none."""
         is_open = self._settings.model_copy(update={"insecure": True})
         tools = self._tools(agent_id)
         return agent_config(is_open, base, agent_id=agent_id, choose=_any_secret, tools=tools)

@@ -134,7 +134,6 @@ class _SpeechDetector:
 
 
 def _frame(method: str, data: Json = None, payload: Json = None) -> dict[str, Any]:
-    """Return a message to a client; parts that are None are left out."""
     message = {"method": method, "data": data, "payload": payload}
     return {name: part for name, part in message.items() if part is not None}
 
@@ -292,8 +291,6 @@ def _way(websocket: WebSocket) -> Way:
 
 
 class _Connection:
-    """One call on one connection."""
-
     def __init__(self, websocket: WebSocket, session: Session, caller: Caller) -> None:
         self._websocket = websocket
         self._session = session

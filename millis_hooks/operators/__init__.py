@@ -174,19 +174,7 @@ class Operators:
         name = str(name)
         replaced = self._verified(instead_of)
         session_id = secrets.token_urlsafe(32)
-        ends_at = now + self.lasts.longest
-        row = {
-            "id_hash": _key_of(session_id),
-            "operator": name,
-            "created_at": now,
-            "last_seen_at": now,
-            "confirmed_at": now,
-            "expires_at": ends_at if keep else min(now + self.lasts.idle, ends_at),
-            "ends_at": ends_at,
-            "idle_s": None if keep else int(self.lasts.idle.total_seconds()),
-            "client": client or None,
-            "browser": clean_text(browser[:_BROWSER_CHARS]) or None,
-        }
+        row = self._row(session_id, name, now, keep=keep, client=client, browser=browser)
 
         def start(connection: Connection) -> None:
             if replaced is not None:
@@ -202,6 +190,23 @@ class Operators:
         cookie = self._signer(credential).sign(session_id).decode()
         max_age_s = int(self.lasts.longest.total_seconds()) if keep else None
         return SignedIn(cookie, max_age_s, browser_cookie(self._key(credential), name))
+
+    def _row(
+        self, session_id: str, name: str, now: datetime, *, keep: bool, client: str, browser: str
+    ) -> dict[str, Any]:
+        idle, ends_at = self.lasts.idle, now + self.lasts.longest
+        return {
+            "id_hash": _key_of(session_id),
+            "operator": name,
+            "created_at": now,
+            "last_seen_at": now,
+            "confirmed_at": now,
+            "expires_at": ends_at if keep else min(now + idle, ends_at),
+            "ends_at": ends_at,
+            "idle_s": None if keep else int(idle.total_seconds()),
+            "client": client or None,
+            "browser": clean_text(browser[:_BROWSER_CHARS]) or None,
+        }
 
     def confirm(self, operator: Operator, password: str, *, client: str = "") -> Refused | None:
         """Check the password of a signed-in operator once more; None if it is right."""

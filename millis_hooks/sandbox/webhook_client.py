@@ -189,8 +189,7 @@ class WebhookClient:
         elif request is None:
             step = kind(notes=(_NO_WEBHOOK if tool else _UNKNOWN,))
         else:
-            timeout_s = finite(tool.get("timeout"))
-            timeout_s = timeout_s if timeout_s and timeout_s > 0 else spec.policy.tool_timeout_s
+            timeout_s = _positive(tool.get("timeout")) or spec.policy.tool_timeout_s
             request = self._marked(
                 request, self._call.session_id if "session_id" in params else None
             )
@@ -273,6 +272,11 @@ class WebhookClient:
             return replace(step, took_ms=step.took_ms + slow_s * 1000, notes=notes)
         late, failure = timeout_s * 1000, f"no answer within {timeout_s:g} s"
         return replace(step, answered=None, took_ms=late, failure=failure, notes=notes)
+
+
+def _positive(value: Json) -> float | None:
+    number = finite(value)
+    return number if number and number > 0 else None
 
 
 def _refusal(answer: Answer | None) -> str | None:

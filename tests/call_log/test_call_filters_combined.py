@@ -27,7 +27,7 @@ pytestmark = pytest.mark.both_databases
 
 OWN, HERS, HIS = "+14155550199", "+14155550134", "+4930901820"
 DAYS = 30
-PAGE = 16
+PAGE = 30
 
 Row = dict[str, Any]
 Predicate = Callable[[Row], bool]
@@ -39,7 +39,8 @@ class Many:
     def __init__(self, folder: Path) -> None:
         self.stored = StoredCalls(folder)
         chance = random.Random(4)
-        self.rows = [self._add(f"-{number:03}", chance) for number in range(100)]
+        with self.stored.at_once():
+            self.rows = [self._add(f"-{number:03}", chance) for number in range(100)]
 
     def _add(self, session_id: str, chance: random.Random) -> Row:
         on_phone = chance.random() < 0.7

@@ -49,8 +49,9 @@ def spoken(
     tmp_path_factory: pytest.TempPathFactory, database_kind: databases.Kind
 ) -> Iterator[StoredCalls]:
     log = StoredCalls(tmp_path_factory.mktemp("log"))
-    for number in range(len(SAID)):
-        log.add_call(f"-{number}", text=text_of_call(number))
+    with log.at_once():
+        for number in range(len(SAID)):
+            log.add_call(f"-{number}", text=text_of_call(number))
     yield log
     log.database.close()
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta, tzinfo
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import (
@@ -285,13 +286,19 @@ def _filters(filters: CallFilter) -> Iterator[Filter]:
     if filters.duplicate:
         yield Filter(aside(calls.c.repeated), (IndexScan(IS_REPEATED),))
     if query := clean_query(filters.q):
-        yield _named(query) if filters.plainly else _text(terms_of(query))
+        yield _named(query) if filters.plainly else _searched(query)
 
 
 def _named(text: str) -> Filter:
     """Find a whole id or number. No index helps: it is for a log whose search is broken."""
     ids = or_(calls.c.session_id == text, calls.c.call_id == text)
     return Filter(or_(ids, _whole_number(text).where))
+
+
+@lru_cache(maxsize=16)
+def _searched(query: str) -> Filter:
+    """Make it once: it is long, and a page counts and lists by it six times."""
+    return _text(terms_of(query))
 
 
 def _text(terms: Sequence[Term]) -> Filter:

@@ -244,16 +244,25 @@ class Service:
             self.agent_names.take(names_at_millis(connection))
 
     def _start_agent_names(self) -> None:
-        from .millis_api.background import agent_names
+        from .millis_api.background import RepeatedWork
         from .millis_api.client import MillisApi
 
-        def take(names: dict[str, str]) -> None:
+        api = MillisApi.of(self._settings)
+
+        async def fetch() -> None:
+            names = await api.agent_names()
             self.agent_names.take(names)
             self.call_log.writer.run(partial(write_names, names=names, source="millis"))
 
-        fetcher = agent_names(MillisApi.of(self._settings).agent_names, take)
-        fetcher.start()
-        self._close_later(fetcher.close)
+        work = RepeatedWork(
+            fetch,
+            name="millis-hooks-agents",
+            title="fetching the names of agents",
+            first_s=2.0,
+            every_s=600.0,
+        )
+        work.start()
+        self._close_later(work.close)
 
     def _start_runner(self) -> None:
         log = self.call_log
@@ -553,9 +562,9 @@ def _answers_in_place_of_millis(
     unsent = given or logged
     rehearsed = unsent
     if given is None and settings.sandbox and app is not None:
-        from .sandbox.transport import SandboxAnswers
+        from .sandbox.transport import sandbox_answers
 
-        rehearsed = SandboxAnswers(app, settings.sandbox_key, asyncio.get_running_loop())
+        rehearsed = sandbox_answers(app, settings.sandbox_key, asyncio.get_running_loop())
 
     def answers_for(event: Event) -> Answers | None:
         call = event.call if isinstance(event, FailedRun) else event

@@ -69,7 +69,7 @@ _KNOWN: Select[Any] = (
     .where(among(_d.session_id, "sessions"), IS_TOLD)
     .order_by(_d.id)
 )
-#: The bodies of end-of-calls of which a call has one.
+#: The bodies of calls with one end-of-call.
 _BODIES: Select[Any] = (
     select(calls.c.session_id, _d.body)
     .join(deliveries, _d.id == calls.c.delivery_id)

@@ -125,14 +125,14 @@ def _password(settings: Settings) -> CheckResult:
 
 def _proxy(settings: Settings) -> CheckResult:
     proxies = ", ".join(map(str, settings.sign_in_proxies))
-    found = f"{proxies} may name operators in {settings.sign_in_header}"
+    message = f"{proxies} may name operators in {settings.sign_in_header}"
     if settings.dashboard_password is not None:
         return warn(
             "sign-in by proxy",
-            f"{found}, and admin signs in by password, too",
+            f"{message}, and admin signs in by password, too",
             "Unset MILLIS_HOOKS_DASHBOARD_PASSWORD if only the proxy is meant to sign people in.",
         )
-    return ok("sign-in by proxy", found)
+    return ok("sign-in by proxy", message)
 
 
 def _own_numbers(settings: Settings) -> CheckResult:
@@ -274,7 +274,6 @@ def _sync_ms(
 
 
 def _files(log: Path) -> list[Path]:
-    """Return the files of the call log that exist."""
     files = (log, Path(f"{log}-wal"), Path(f"{log}-shm"))
     return [file for file in files if file.exists()]
 

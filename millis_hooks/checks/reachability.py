@@ -15,6 +15,9 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
+from ..environment.addresses import is_loopback
+from ..settings import Hook, Settings
+from ..webhooks import webhook_url
 from . import CheckResult, bad, ok, warn
 
 if TYPE_CHECKING:  # pages import this module, and few of them send requests
@@ -157,32 +160,22 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-@dataclass(frozen=True, slots=True)
-class Addresses:
-    """The addresses of the service and of its webhooks."""
-
-    base: str
-    prefetch: str
-    end_of_call: str
-    is_local: bool
-
-
 def check_reachability(
-    client: Client, addresses: Addresses, now: Callable[[], datetime]
+    client: Client, settings: Settings, base: str, now: Callable[[], datetime]
 ) -> Iterator[CheckResult]:
     """Check `/healthz`, `/readyz`, the path of pages, and both webhooks without the secret.
 
-    `client` must not follow redirects.
+    `base` is the address of the service. `client` must not follow redirects.
     """
-    alive = _get(client, f"{addresses.base}/healthz")
+    alive = _get(client, f"{base}/healthz")
     if isinstance(alive, CheckResult):
         yield alive
         return
-    yield from _encryption(alive, addresses, now())
-    yield _alive(addresses, alive)
-    yield _ready(_get(client, f"{addresses.base}/readyz"))
-    yield from _path(client, addresses.base)
-    yield from _closed(client, addresses)
+    yield from _encryption(alive, base, now())
+    yield _alive(base, alive)
+    yield _ready(_get(client, f"{base}/readyz"))
+    yield from _path(client, base)
+    yield from _closed(client, settings, base)
 
 
 def _get(client: Client, url: str, method: str = "GET") -> Response | CheckResult:
@@ -206,11 +199,11 @@ def _certificate(response: Response) -> dict[str, Any]:
     return (tls and tls.getpeercert()) or {}
 
 
-def _encryption(response: Response, addresses: Addresses, now: datetime) -> Iterator[CheckResult]:
+def _encryption(response: Response, base: str, now: datetime) -> Iterator[CheckResult]:
     expires = response.extensions["certificate"].get("notAfter")
     if expires is not None:
         yield check_certificate(datetime.fromtimestamp(ssl.cert_time_to_seconds(expires), UTC), now)
-    elif addresses.base.startswith("http:") and not addresses.is_local:
+    elif base.startswith("http:") and not is_loopback(urlsplit(base).hostname):
         yield bad(
             "encryption",
             "http: the secret and every call travel unencrypted",
@@ -226,8 +219,7 @@ def check_certificate(expires_at: datetime, now: datetime) -> CheckResult:
     return ok("certificate", message)
 
 
-def _alive(addresses: Addresses, response: Response) -> CheckResult:
-    base = addresses.base
+def _alive(base: str, response: Response) -> CheckResult:
     if response.is_redirect:
         message = f"{base} redirects to {response.headers.get('location')}"
         return bad("reach", message, PROBLEMS["redirect"].advice)
@@ -269,15 +261,18 @@ def _path(client: Client, base: str) -> Iterator[CheckResult]:
         )
 
 
-def _closed(client: Client, addresses: Addresses) -> Iterator[CheckResult]:
+def _closed(client: Client, settings: Settings, base: str) -> Iterator[CheckResult]:
     """Call both webhooks without the secret; after an open one stop, because an open end-of-call
     webhook would store a call."""
-    for name, method, url in (
-        ("prefetch", "GET", addresses.prefetch),
-        ("end-of-call", "POST", addresses.end_of_call),
-    ):
+    hooks: tuple[tuple[Hook, str], ...] = (("prefetch", "GET"), ("end_of_call", "POST"))
+    for hook, method in hooks:
+        url = webhook_url(settings, hook, base)
         answer = _get(client, url, method)
-        result = answer if isinstance(answer, CheckResult) else _webhook(name, url, answer)
+        result = (
+            answer
+            if isinstance(answer, CheckResult)
+            else _webhook(hook.replace("_", "-"), url, answer)
+        )
         yield result
         if result.state == "bad":
             return

@@ -16,13 +16,13 @@ import typer
 from ..call_log.drift import COUNT_CAP, MOST_GROUPS, DriftReport, drift_report, masked_report
 from ..checks import CheckResult, bad
 from ..checks.installation import check_application, check_installation
-from ..checks.reachability import TIMEOUT_S, Addresses, check_reachability
+from ..checks.reachability import TIMEOUT_S, check_reachability
 from ..environment.addresses import is_loopback
 from ..exceptions import MillisHooksError
 from ..masking.policy import MaskPolicy
 from ..server.app_loader import load_target
 from ..settings import Settings
-from ..webhooks import service_url, webhook_url
+from ..webhooks import service_url
 from .common import open_log, print_json
 from .options import AsJson
 from .terminal import add_row, console, note, table
@@ -113,15 +113,9 @@ def _results(target: str | None, url: str | None, *, fast: bool) -> Iterator[Che
 
 def _reachability(settings: Settings, base: str) -> Iterator[CheckResult]:
     is_local = is_loopback(urlsplit(base).hostname)
-    addresses = Addresses(
-        base=base,
-        prefetch=webhook_url(settings, "prefetch", base),
-        end_of_call=webhook_url(settings, "end_of_call", base),
-        is_local=is_local,
-    )
     # A proxy for the outside cannot reach a service on this machine.
     with httpx2.Client(timeout=TIMEOUT_S, trust_env=not is_local) as client:
-        yield from check_reachability(client, addresses, _now)
+        yield from check_reachability(client, settings, base, _now)
 
 
 def _now() -> datetime:

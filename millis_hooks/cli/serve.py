@@ -76,6 +76,7 @@ def dev(
             reload=reload,
             reload_dirs=[application.directory],
             log_config=_log_config(LogLevel.INFO, application),
+            load=_load,
             tell=print_error,
             announce=lambda: typer.echo(
                 _welcome(application, generated, _address(host, port), file)
@@ -137,6 +138,10 @@ def worker(
         log_config=_log_config(log_level, application),
         announce=lambda: _logger.info("calling the handlers of %s", name),
     )
+
+
+def _load(import_string: str) -> Any:
+    return load_target(import_string).app
 
 
 def _require_free_port(host: str, port: int) -> None:

@@ -13,10 +13,6 @@ from ..masking.error_report import describe_failure
 
 logger = logging.getLogger("millis_hooks.millis_api")
 
-#: Seconds before names of agents are fetched first, and between two times.
-_FIRST_NAMES_S = 2.0
-_EVERY_NAMES_S = 600.0
-
 
 class RepeatedWork:
     """Does `work` every `every_s` seconds in the process where `is_ours` returns True.
@@ -90,20 +86,3 @@ class RepeatedWork:
             if self._is_ours():
                 await self.do_once()
                 await asyncio.sleep(self._every_s)
-
-
-def agent_names(
-    fetch: Callable[[], Awaitable[dict[str, str]]], on_names: Callable[[dict[str, str]], None]
-) -> RepeatedWork:
-    """Return the work that fetches the names of agents at Millis, and calls `on_names`."""
-
-    async def work() -> None:
-        on_names(await fetch())
-
-    return RepeatedWork(
-        work,
-        name="millis-hooks-agents",
-        title="fetching the names of agents",
-        first_s=_FIRST_NAMES_S,
-        every_s=_EVERY_NAMES_S,
-    )

@@ -379,7 +379,6 @@ def _segment(session_id: str) -> str:
 
 
 def _e164(name: str, phone: str | None) -> str:
-    """Return a number as Millis takes it: a plus and digits."""
     plain = _SEPARATOR.sub("", phone or "")
     if not E164.fullmatch(plain):
         raise MillisRefusedError(f"{name} is not a number with country code, such as +14155550134.")

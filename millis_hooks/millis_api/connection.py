@@ -32,14 +32,14 @@ class Connected:
     is_put_back: bool = False
 
 
-def changes_of(agent: Agent, wanted: Mapping[str, Json]) -> dict[str, Json]:
-    """Return the keys to write: those of `wanted` that the agent has not.
+def changes_of(agent: Agent, config: Mapping[str, Json]) -> dict[str, Json]:
+    """Return the keys to write: those of `config` that the agent has not.
 
-    Its other tools stay, and of a tool of the same name what `wanted` does not speak of.
+    Its other tools stay, and so do keys of a tool of the same name that `config` has not.
     """
-    merged = dict(wanted)
-    if "tools" in wanted:
-        merged["tools"] = _merged_tools(agent.config.get("tools"), wanted["tools"])
+    merged = dict(config)
+    if "tools" in config:
+        merged["tools"] = _merged_tools(agent.config.get("tools"), config["tools"])
     return {key: value for key, value in merged.items() if not _has(agent.config.get(key), value)}
 
 
@@ -77,13 +77,13 @@ def difference(agent: Agent, changes: Mapping[str, Json]) -> Iterator[str]:
             yield f"tools: ~ {name} ({', '.join(keys)}) -> {_webhook(tool)}"
 
 
-def state(agent: Agent, wanted: Mapping[str, Json]) -> Iterator[str]:
-    """Yield what an agent has of what was wanted, in lines and without secrets."""
-    for key in wanted:
+def state(agent: Agent, config: Mapping[str, Json]) -> Iterator[str]:
+    """Yield what an agent has of these keys and tools, in lines and without secrets."""
+    for key in config:
         if key != "tools":
             yield f"{key}: {_webhook(agent.config.get(key))}"
     there = _by_name(agent.config.get("tools"))
-    for name in _by_name(wanted.get("tools")):
+    for name in _by_name(config.get("tools")):
         yield f"tools: {name} -> {_webhook(there.get(name))}"
 
 
@@ -105,16 +105,16 @@ def _address(url: str) -> str:
     except ValueError:
         return _HIDDEN
     parts = [_HIDDEN if _may_be_secret(part) else part for part in address.path.split("/")]
-    shown = f"{address.scheme}://{host}{'/'.join(parts)}{f'?{_HIDDEN}' if address.query else ''}"
-    return "".join(each if each.isprintable() else "?" for each in shown)
+    text = f"{address.scheme}://{host}{'/'.join(parts)}{f'?{_HIDDEN}' if address.query else ''}"
+    return "".join(each if each.isprintable() else "?" for each in text)
 
 
 def _may_be_secret(part: str) -> bool:
     return len(part) >= _SECRET_CHARS and any(map(str.isdigit, part))
 
 
-def _merged_tools(before: Json, wanted: Json) -> list[Json]:
-    ours = _by_name(wanted)
+def _merged_tools(before: Json, new: Json) -> list[Json]:
+    ours = _by_name(new)
     tools: list[Json] = []
     for tool in before if isinstance(before, list) else []:
         name = tool.get("name") if isinstance(tool, dict) else None
@@ -128,16 +128,16 @@ def _by_name(tools: Json) -> dict[str, dict[str, Json]]:
     return {str(each.get("name")): each for each in entries}
 
 
-def _has(there: Json, wanted: Json) -> bool:
-    """Tell whether all that is wanted is there; an empty key may be missing, and more be there."""
-    if isinstance(wanted, dict):
-        has = there if isinstance(there, dict) else {}
-        return all(_has(has.get(key), value) for key, value in wanted.items())
-    if isinstance(wanted, list):
-        if not isinstance(there, list) or len(there) != len(wanted):
-            return not wanted and not there
-        return all(_has(one, other) for one, other in zip(there, wanted, strict=True))
-    return there == wanted
+def _has(actual: Json, expected: Json) -> bool:
+    """Tell whether `actual` has all of `expected`; it may have more, and lack empty keys."""
+    if isinstance(expected, dict):
+        items = actual if isinstance(actual, dict) else {}
+        return all(_has(items.get(key), value) for key, value in expected.items())
+    if isinstance(expected, list):
+        if not isinstance(actual, list) or len(actual) != len(expected):
+            return not expected and not actual
+        return all(_has(one, other) for one, other in zip(actual, expected, strict=True))
+    return actual == expected
 
 
 def _lost(before: Agent, now: Agent, changes: Mapping[str, Json]) -> tuple[str, ...]:

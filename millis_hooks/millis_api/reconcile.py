@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
+from operator import add
+from typing import NamedTuple
 
 from sqlalchemy import Engine
 
@@ -42,8 +43,7 @@ REST_S = 0.5
 _AT_ONCE = 20
 
 
-@dataclass(frozen=True, slots=True)
-class Reconciled:
+class Reconciled(NamedTuple):
     """The result of a look.
 
     Counts calls that Millis listed, ends that were filled in (in a trial: would be), sessions that
@@ -54,14 +54,6 @@ class Reconciled:
     filled: int = 0
     unknown: int = 0
     unreadable: int = 0
-
-    def __add__(self, other: Reconciled) -> Reconciled:
-        return Reconciled(
-            self.listed + other.listed,
-            self.filled + other.filled,
-            self.unknown + other.unknown,
-            self.unreadable + other.unreadable,
-        )
 
     def __str__(self) -> str:
         text = f"Calls in Millis' call logs: {self.listed:,}; filled in: {self.filled:,}."
@@ -155,7 +147,6 @@ class Reconciliation:
             return call
 
     async def _take_session(self, session_id: str, now: datetime) -> None:
-        """Fetch the end-of-call that was not listed."""
         try:
             call = await self._api.call_log(session_id)
         except MillisNotFoundError:
@@ -184,7 +175,7 @@ class Reconciliation:
         return call.is_over and (over_since is None or over_since <= now - self._settles_in)
 
     def _add(self, result: Reconciled) -> None:
-        self._so_far += result
+        self._so_far = Reconciled(*map(add, self._so_far, result))
         self._tell(self._so_far)
 
 

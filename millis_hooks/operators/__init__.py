@@ -34,10 +34,10 @@ from . import accounts, audit
 from .accounts import OPERATOR as OPERATOR
 from .accounts import TOKEN_PREFIX as TOKEN_PREFIX
 from .accounts import Account as Account
+from .accounts import Credential, credential_of_setting, is_right
 from .accounts import Operator as Operator
 from .accounts import ReadToken as ReadToken
 from .accounts import Role as Role
-from .accounts import digest_of, is_password
 from .audit import COMMAND_LINE as COMMAND_LINE
 from .audit import Action as Action
 from .audit import AuditEntry as AuditEntry
@@ -101,18 +101,6 @@ class Refused:
     retry_after_s: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class _Credential:
-    """The credential of an operator; `key` is part of the key that signs its cookies.
-
-    Without a hash, `key` is the digest of a password from the settings.
-    """
-
-    role: Role
-    password_hash: str | None
-    key: bytes
-
-
 class Operators:
     """Accounts and sessions: `admin`, whose password is a setting, and the named operators.
 
@@ -132,7 +120,7 @@ class Operators:
         self._engine = engine
         self._write = write
         self._signing_key = signing_key
-        self._admin = _admin(password)
+        self._admin = credential_of_setting(password)
         self._now = now
         self.lasts = lasts or Lasts()
         self._throttle = Throttle()
@@ -186,19 +174,7 @@ class Operators:
         name = str(name)
         replaced = self._verified(instead_of)
         session_id = secrets.token_urlsafe(32)
-        ends_at = now + self.lasts.longest
-        row = {
-            "id_hash": _key_of(session_id),
-            "operator": name,
-            "created_at": now,
-            "last_seen_at": now,
-            "confirmed_at": now,
-            "expires_at": ends_at if keep else min(now + self.lasts.idle, ends_at),
-            "ends_at": ends_at,
-            "idle_s": None if keep else int(self.lasts.idle.total_seconds()),
-            "client": client or None,
-            "browser": clean_text(browser[:_BROWSER_CHARS]) or None,
-        }
+        row = self._row(session_id, name, now, keep=keep, client=client, browser=browser)
 
         def start(connection: Connection) -> None:
             if replaced is not None:
@@ -214,6 +190,23 @@ class Operators:
         cookie = self._signer(credential).sign(session_id).decode()
         max_age_s = int(self.lasts.longest.total_seconds()) if keep else None
         return SignedIn(cookie, max_age_s, browser_cookie(self._key(credential), name))
+
+    def _row(
+        self, session_id: str, name: str, now: datetime, *, keep: bool, client: str, browser: str
+    ) -> dict[str, Any]:
+        idle, ends_at = self.lasts.idle, now + self.lasts.longest
+        return {
+            "id_hash": _key_of(session_id),
+            "operator": name,
+            "created_at": now,
+            "last_seen_at": now,
+            "confirmed_at": now,
+            "expires_at": ends_at if keep else min(now + idle, ends_at),
+            "ends_at": ends_at,
+            "idle_s": None if keep else int(idle.total_seconds()),
+            "client": client or None,
+            "browser": clean_text(browser[:_BROWSER_CHARS]) or None,
+        }
 
     def confirm(self, operator: Operator, password: str, *, client: str = "") -> Refused | None:
         """Check the password of a signed-in operator once more; None if it is right."""
@@ -362,11 +355,11 @@ class Operators:
         try:
             credential = self._credential(name) if name else None
             with self._hashing:  # one at a time: each takes 19 MiB
-                is_right = _is_right(credential, password)
+                was_right = is_right(credential, password)
         except StorageError:
             self._throttle.give_back(keys, now)
             raise
-        if is_right:
+        if was_right:
             self._throttle.give_back(keys, now)
             return None
         return self._refuse(name if credential else None, guess, client, now)
@@ -389,14 +382,13 @@ class Operators:
             return [("browser", browser)]
         address: Key = ("address", network_of(client))
         by_name: Key = ("name", name or "")
-        is_slow = self._throttle.is_slow(by_name, self._now())
-        return [address] if is_slow and self._is_usual(name, client) else [address, by_name]
+        if self._throttle.is_slow(by_name, self._now()):
+            with self._reading() as connection:
+                if audit.has_signed_in_from(connection, name or "", client):
+                    return [address]
+        return [address, by_name]
 
-    def _is_usual(self, name: str | None, client: str) -> bool:
-        with self._reading() as connection:
-            return audit.has_signed_in_from(connection, name or "", client)
-
-    def _verified(self, cookie: str | None) -> tuple[Row[Any], _Credential] | None:
+    def _verified(self, cookie: str | None) -> tuple[Row[Any], Credential] | None:
         """Return the session of a cookie and its operator's credential.
 
         None if the session is over or the signature is wrong.
@@ -415,18 +407,18 @@ class Operators:
         is_signed = self._signer(credential).validate((cookie or "").encode("utf-8", "replace"))
         return (session, credential) if is_signed else None
 
-    def _credential(self, name: str) -> _Credential | None:
+    def _credential(self, name: str) -> Credential | None:
         if name == OPERATOR:
             return self._admin
         with self._reading() as connection:
             account = accounts.find(connection, name)
-        return None if account is None else _Credential(*account, key=account[1].encode())
+        return None if account is None else Credential(*account, key=account[1].encode())
 
-    def _signer(self, credential: _Credential) -> Signer:
+    def _signer(self, credential: Credential) -> Signer:
         key = self._key(credential)
         return Signer(key, salt="millis_hooks.operator", digest_method=hashlib.sha256)
 
-    def _key(self, credential: _Credential) -> bytes:
+    def _key(self, credential: Credential) -> bytes:
         """Return the key that signs cookies: a new password makes them invalid."""
         return hmac.digest(self._signing_key, credential.key, "sha256")
 
@@ -437,20 +429,6 @@ class Operators:
                 yield connection
         except SQLAlchemyError as error:
             raise StorageError(f"The operators could not be read: {describe(error)}.") from error
-
-
-def _admin(password: SecretStr | str | None) -> _Credential | None:
-    plain = password.get_secret_value() if isinstance(password, SecretStr) else password
-    if not plain:
-        return None
-    return _Credential("operate", None, digest_of(plain))
-
-
-def _is_right(credential: _Credential | None, password: str) -> bool:
-    # The same work for every name, so that the time does not show which names exist.
-    is_hashed = is_password(credential.password_hash if credential else None, password)
-    is_set = hmac.compare_digest(digest_of(password), credential.key if credential else b"")
-    return is_hashed or (credential is not None and credential.password_hash is None and is_set)
 
 
 def _guess(name: str | None, password: str) -> str:
@@ -472,5 +450,4 @@ def _change(connection: Connection, key: str, **columns: datetime) -> None:
 
 
 def _key_of(session_id: str) -> str:
-    """Return the key that a session is stored under."""
     return hashlib.sha256(session_id.encode("utf-8", "replace")).hexdigest()

@@ -6,6 +6,7 @@ All functions with a connection work in the caller's transaction.
 from __future__ import annotations
 
 import hashlib
+import hmac
 import re
 import secrets
 import unicodedata
@@ -14,6 +15,7 @@ from datetime import datetime, timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 
+from pydantic import SecretStr
 from sqlalchemy import Connection, delete, exists, func, insert, select, update
 
 from ..call_log.tables import operator_sessions, operators, read_tokens
@@ -73,6 +75,31 @@ def is_password(password_hash: str | None, password: str) -> bool:
 def digest_of(password: str) -> bytes:
     """Return the digest by which a password of the settings is compared."""
     return hashlib.sha256(_bytes_of(password)).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """The credential of an operator; `key` is part of the key that signs its cookies.
+
+    Without a hash, `key` is the digest of a password from the settings.
+    """
+
+    role: Role
+    password_hash: str | None
+    key: bytes
+
+
+def credential_of_setting(password: SecretStr | str | None) -> Credential | None:
+    """Return the credential of the operator whose password is a setting."""
+    plain = password.get_secret_value() if isinstance(password, SecretStr) else password
+    return Credential("operate", None, digest_of(plain)) if plain else None
+
+
+def is_right(credential: Credential | None, password: str) -> bool:
+    """Tell whether this is the password; takes the same time for every name, known or not."""
+    is_hashed = is_password(credential.password_hash if credential else None, password)
+    is_set = hmac.compare_digest(digest_of(password), credential.key if credential else b"")
+    return is_hashed or (credential is not None and credential.password_hash is None and is_set)
 
 
 def make_password() -> str:

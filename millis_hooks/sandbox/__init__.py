@@ -6,7 +6,7 @@ A `Scenario` is one call: who calls, with which agent, what is said, and what is
 session's `StepLog`.
 
     async with over_http() as transport:            # or in_process(app)
-        session = Session(spec, ScriptedAgent(script), transport)
+        session = Session(spec, scripted(script), transport)
         session.log.listen(print)                   # or: async for step in session.log.follow()
         await session.run()
 

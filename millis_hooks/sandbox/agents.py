@@ -24,7 +24,7 @@ from ..exceptions import MillisHooksError, PayloadError
 from ..protocol.call_status import CallStatus
 from ..protocol.reading import Json, describe, finite, read_json
 from .scenario import Ending, Line, Script, ToolUse
-from .session import CHARS_PER_S, Caller, Session
+from .session import CHARS_PER_S, Agent, Session
 
 if TYPE_CHECKING:  # few calls have a model
     from websockets.asyncio.client import ClientConnection
@@ -46,45 +46,40 @@ _SENTENCE_END = re.compile(r"""(?<![.!?…])[.!?…]++["'”’»)\]]*+(?=\s|\Z)
 _TYPES = frozenset({"stream_response", "end_call", "transfer_call"})
 
 
-class ScriptedAgent:
-    """Follows a script, whatever is answered."""
+def scripted(script: Script) -> Agent:
+    """Return an agent that follows a script in order, whatever is answered."""
 
-    def __init__(self, script: Script) -> None:
-        self._script = script
-
-    async def converse(self, session: Session) -> Ending:
-        """Say and do what the script has, in order."""
+    async def converse(session: Session) -> Ending:
         await session.greet()
-        for turn in self._script.turns:
+        for turn in script.turns:
             if isinstance(turn, ToolUse):
                 await session.call_function(turn.name, turn.params)
             else:
                 await session.pause(turn.pause_s)
                 await session.speak(turn.role, turn.text)
-        ending = self._script.ending
-        if ending.duration_s is not None:
-            await session.pause(ending.duration_s - session.lasted_s)
-        return ending
+        if script.ending.duration_s is not None:
+            await session.pause(script.ending.duration_s - session.lasted_s)
+        return script.ending
+
+    return converse
 
 
-class EchoAgent:
-    """Answers with `replies`, and then with what it hears: the sandbox has no model."""
+def echoing(caller: Caller, replies: Iterable[str] = ()) -> Agent:
+    """Return an agent that answers with `replies`, and then with what it hears: it has no model."""
+    left = iter(replies)
 
-    def __init__(self, caller: Caller, replies: Iterable[str] = ()) -> None:
-        self._caller = caller
-        self._replies = iter(replies)
-
-    async def converse(self, session: Session) -> Ending:
-        """Answer the caller until the end."""
+    async def converse(session: Session) -> Ending:
         await session.greet()
-        while (turn := await self._caller.next()) is not None:
+        while (turn := await caller.next()) is not None:
             if isinstance(turn, ToolUse):
                 result = await session.call_function(turn.name, turn.params)
                 await session.speak("assistant", f"{turn.name} answered: {result}")
             elif turn.is_final:
                 await session.speak("user", turn.text)
-                await session.speak("assistant", next(self._replies, None) or echo(turn.text))
-        return self._caller.ending
+                await session.speak("assistant", next(left, None) or echo(turn.text))
+        return caller.ending
+
+    return converse
 
 
 def echo(text: str) -> str:
@@ -92,16 +87,22 @@ def echo(text: str) -> str:
     return f"You said: {text}"
 
 
-class LiveCaller:
-    """A person: says things when `say` is called."""
+class Caller:
+    """The other side of a conversation: a person, by `say`, or the caller of a script."""
 
-    waits = False
-    ending = Ending(CallStatus.USER_ENDED)
-
-    def __init__(self) -> None:
+    def __init__(self, script: Script | None = None) -> None:
+        #: Whether the caller lets the agent finish.
+        self.waits = script is not None
+        #: How the call ends once the caller has nothing more to say.
+        self.ending = script.ending if script else Ending(CallStatus.USER_ENDED)
         #: Set while the agent has dealt with everything and waits for the caller.
         self.is_awaited = asyncio.Event()
-        self._queue: asyncio.Queue[Line | ToolUse] = asyncio.Queue()
+        self._queue: asyncio.Queue[Line | ToolUse | None] = asyncio.Queue()
+        if script is not None:
+            for turn in script.turns:
+                if isinstance(turn, Line) and turn.role == "user":
+                    self._put(turn)
+            self._put(None)
 
     def say(self, text: str, *, is_final: bool = True) -> None:
         """Have the caller say `text`."""
@@ -111,31 +112,18 @@ class LiveCaller:
         """Have the agent call one of its functions, after what was said before."""
         self._put(ToolUse(name, params))
 
-    async def next(self) -> Line | ToolUse:
-        """Wait for what the caller says."""
+    async def next(self) -> Line | ToolUse | None:
+        """Wait for what the caller says next; None at the end.
+
+        A `ToolUse` is for the agent: without a model it does not decide by itself to call one.
+        """
         if self._queue.empty():
             self.is_awaited.set()
         return await self._queue.get()
 
-    def _put(self, turn: Line | ToolUse) -> None:
+    def _put(self, turn: Line | ToolUse | None) -> None:
         self.is_awaited.clear()
         self._queue.put_nowait(turn)
-
-
-class ScriptedCaller:
-    """Says the caller's lines of a script, in order."""
-
-    waits = True
-
-    def __init__(self, script: Script) -> None:
-        self.ending = script.ending
-        self._lines = iter(
-            [turn for turn in script.turns if isinstance(turn, Line) and turn.role == "user"]
-        )
-
-    async def next(self) -> Line | None:
-        """Return the next line."""
-        return next(self._lines, None)
 
 
 async def cancel(tasks: Iterable[asyncio.Future[Any]]) -> None:
@@ -176,7 +164,9 @@ class SpokenAnswer:
             return
         self.has_begun = self.has_begun or bool(content.strip())
         is_due = is_flushed or pause_s > 0 or is_last
-        ends_at = len(content) if is_due else _sentences_end(content)
+        # Where the last complete sentence ends.
+        ends = (match.end() for match in _SENTENCE_END.finditer(content))
+        ends_at = len(content) if is_due else max(ends, default=0)
         self._parts.append(content[:ends_at])
         if (is_due or ends_at) and self.has_begun:
             if piece := "".join(self._parts):
@@ -198,11 +188,6 @@ class SpokenAnswer:
             seconds = piece if isinstance(piece, float) else len(piece) / self._chars_per_s
             await asyncio.sleep(seconds)
             self.is_heard = False
-
-
-def _sentences_end(text: str) -> int:
-    """Return where the last complete sentence of `text` ends; 0 if none does."""
-    return max((match.end() for match in _SENTENCE_END.finditer(text)), default=0)
 
 
 class CustomLlmError(MillisHooksError):
@@ -240,8 +225,6 @@ class CustomLlm:
 
 
 class _Talk:
-    """One conversation on one socket."""
-
     def __init__(self, llm: CustomLlm, session: Session, socket: ClientConnection) -> None:
         self._llm = llm
         self._session = session

@@ -13,12 +13,12 @@ import asyncio
 import json
 import logging
 import random
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from types import MappingProxyType
-from typing import Any, Protocol, Self
+from typing import Any, Self, TypeAlias
 
 from ..masking.error_report import describe_failure
 from ..masking.policy import mask_secrets
@@ -27,7 +27,7 @@ from ..protocol.reading import Json, finite
 from ..protocol.samples import push_id
 from ..protocol.variables import variables_of
 from ..webhooks import Marker
-from .scenario import UNREACHED, Ending, Line, Role, SessionSpec, ToolUse
+from .scenario import UNREACHED, Ending, Role, SessionSpec
 from .steps import (
     Attached,
     Clock,
@@ -65,34 +65,14 @@ _LAST_WORDS: Mapping[str, str] = {
 _UNREACHED = "A call that never connected: Millis most likely sends no end-of-call."
 
 
+#: Talks and calls functions through a session, and returns how the conversation ended. It is
+#: cancelled when the session is ended from elsewhere; an error of it ends the call with status
+#: `error`.
+Agent: TypeAlias = "Callable[[Session], Awaitable[Ending]]"
+
+
 class ConversationTimeoutError(Exception):
     """The call has lasted as long as the agent's `session_timeout` allows."""
-
-
-class Agent(Protocol):
-    """Holds a conversation."""
-
-    async def converse(self, session: Session) -> Ending:
-        """Talk and call functions through the session; return how the conversation ended.
-
-        It is cancelled when the session is ended from elsewhere. What it raises ends the call with
-        status `error`.
-        """
-
-
-class Caller(Protocol):
-    """The other side of a conversation."""
-
-    #: Whether the caller lets the agent finish.
-    waits: bool
-    #: How the call ends once the caller has nothing more to say.
-    ending: Ending
-
-    async def next(self) -> Line | ToolUse | None:
-        """Return what the caller says next, once it is said; None at the end.
-
-        A `ToolUse` is for the agent: without a model it does not decide by itself to call one.
-        """
 
 
 class Session(SimulatedCall):
@@ -340,7 +320,7 @@ class Session(SimulatedCall):
         if prefetch_failure and self.spec.policy.on_prefetch_failure == "end-call":
             return Ending(CallStatus.ERROR, f"The prefetch failed: {prefetch_failure}.")
         self.is_talking = True
-        talking = asyncio.ensure_future(self._agent.converse(self))
+        talking = asyncio.ensure_future(self._agent(self))
         longest_s = self._longest_s if self._clock.is_live else None
         try:
             await asyncio.wait(
@@ -376,7 +356,6 @@ class Session(SimulatedCall):
         return step.result or ""
 
     async def _deliver(self) -> None:
-        """Send the end-of-call, or log why not."""
         webhook = webhook_of(self.spec.agent_config.get(END_OF_CALL))
         if webhook is None or (reason := self._why_withheld()):
             note = "The agent has no end-of-call webhook." if webhook is None else reason
@@ -418,7 +397,6 @@ def _longest_s(agent_config: Mapping[str, Json]) -> float | None:
 def _function_turns(
     name: str, params: Mapping[str, Json], result: str, number: int
 ) -> list[dict[str, Any]]:
-    """Return the two messages that a function call leaves in a conversation."""
     function = {"name": name, "arguments": json.dumps(params)}
     call = {"id": f"call_{number}", "type": "function", "function": function}
     return [

@@ -25,7 +25,7 @@ from ..call_log.tables import deliveries, inbox
 from ..protocol.call_status import spell_status
 from ..protocol.reading import Json
 from ..webhooks import Marker
-from .agents import ScriptedAgent
+from .agents import scripted
 from .scenario import Expectations, Scenario
 from .session import Session
 from .steps import EndDelivered, FunctionCalled, Listener, Prefetched
@@ -60,7 +60,7 @@ class Simulator:
         if mark is not None and spec.dry_run:
             mark = replace(mark, purpose="dry-run")
         session = Session(
-            spec, ScriptedAgent(scenario.script), self.transport, mark=mark, declared=self.declared
+            spec, scripted(scenario.script), self.transport, mark=mark, declared=self.declared
         )
         if listener is not None:
             session.log.listen(listener)
@@ -216,7 +216,6 @@ def _handled(log: Queries, session_id: str) -> HandledCall | None:
 
 
 def _is_unprocessed(connection: Connection, session_id: str) -> bool:
-    """Return whether a delivery of the call was stored and not processed yet."""
     waiting = (
         select(inbox.c.delivery_id)
         .join(deliveries, deliveries.c.id == inbox.c.delivery_id)
@@ -285,13 +284,13 @@ def _of_prefetch(expected: Expectations, session: Session) -> Iterator[Expectati
     if expected.prefetch_within_ms is not None:
         text = f"prefetch within {expected.prefetch_within_ms:g} ms"
         is_met = step is not None and step.took_ms <= expected.prefetch_within_ms
-        found = "none was sent" if step is None else f"it took {step.took_ms:.0f} ms"
-        yield ExpectationResult(text, is_met, found)
+        actual = "none was sent" if step is None else f"it took {step.took_ms:.0f} ms"
+        yield ExpectationResult(text, is_met, actual)
     for key, value in expected.metadata.items():
-        is_known = key in session.metadata
-        found = repr(session.metadata[key]) if is_known else "nothing"
-        is_met = is_known and session.metadata[key] == value
-        yield ExpectationResult(f"metadata {key} is {value!r}", is_met, found)
+        is_there = key in session.metadata
+        actual = repr(session.metadata[key]) if is_there else "nothing"
+        is_met = is_there and session.metadata[key] == value
+        yield ExpectationResult(f"metadata {key} is {value!r}", is_met, actual)
 
 
 def _of_texts(expected: Expectations, session: Session) -> Iterator[ExpectationResult]:
@@ -313,9 +312,9 @@ def _of_texts(expected: Expectations, session: Session) -> Iterator[ExpectationR
 def _of_ending(expected: Expectations, session: Session) -> Iterator[ExpectationResult]:
     results = {step.name: step.result or "" for step in session.log.of(FunctionCalled)}
     for name, part in expected.functions.items():
-        found = repr(results[name]) if name in results else "it was not called"
+        actual = repr(results[name]) if name in results else "it was not called"
         is_met = name in results and part in results[name]
-        yield ExpectationResult(f"{name} gives {part!r}", is_met, found)
+        yield ExpectationResult(f"{name} gives {part!r}", is_met, actual)
     if expected.call_status is not None:
         yield _same("status", spell_status(expected.call_status), session.ending.call_status)
     if expected.end_of_call is not None:
@@ -334,9 +333,9 @@ def _of_log(
         yield _same(f"handler {name}", state, handlers.get(name, "not called"))
 
 
-def _same(what: str, expected: str, found: str, why: str | None = None) -> ExpectationResult:
+def _same(what: str, expected: str, actual: str, why: str | None = None) -> ExpectationResult:
     because = f" ({why})" if why else ""
-    return ExpectationResult(f"{what}: {expected}", expected == found, f"{found}{because}")
+    return ExpectationResult(f"{what}: {expected}", expected == actual, f"{actual}{because}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -407,7 +406,6 @@ class Simulation:
 
 
 def _acknowledged_by(session: Session) -> str | None:
-    """Return the address that acknowledged the end-of-call, if one did."""
     ends = [end for end in session.log.of(EndDelivered) if end.failure is None]
     return next((end.sent.url for end in ends if end.sent is not None), None)
 

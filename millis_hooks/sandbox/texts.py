@@ -164,8 +164,8 @@ def unknown_variables(
 
     Millis gives `FromPhone` and `ToPhone` on the phone.
     """
-    known = variables_of(declared, from_phone="", to_phone="")
-    filling = Filling(known, Policy())
+    variables = variables_of(declared, from_phone="", to_phone="")
+    filling = Filling(variables, Policy())
     render(agent_config, filling, extra_prompt=None, metadata_in_prompt=None)
     return filling.unresolved
 
@@ -229,7 +229,6 @@ def _tool(tool: Mapping[str, Any], filling: Filling) -> dict[str, Any]:
 
 
 def _escaped(value: object) -> str:
-    """Return a variable's value as it stands in an address."""
     return quote(fill("{value}", {"value": value}).text, safe="", errors="replace")
 
 

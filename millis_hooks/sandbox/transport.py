@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from ..environment.addresses import is_loopback
 from ..exceptions import MillisHooksError, MillisUnreachableError
-from ..handlers.made_up_calls import MillisRequest
+from ..handlers.made_up_calls import Answers, MillisRequest
 from ..protocol.reading import Json
 
 if TYPE_CHECKING:
@@ -190,46 +190,38 @@ def _headers_of(value: Json) -> tuple[tuple[str, str], ...]:
     return tuple((name, text) for name, text in value.items() if isinstance(text, str))
 
 
-class SandboxAnswers:
-    """Sends requests to the sandbox of the application, on the loop that serves it."""
+def sandbox_answers(
+    app: ASGIApp, key: SecretStr | None, loop: asyncio.AbstractEventLoop
+) -> Answers:
+    """Send requests to the sandbox of `app`, on the loop that serves it; `key` is the sandbox's."""
+    key_sent = "any-key" if key is None else key.get_secret_value()
 
-    def __init__(
-        self, app: ASGIApp, key: SecretStr | None, loop: asyncio.AbstractEventLoop
-    ) -> None:
-        """`key` is the sandbox's key, if one is set."""
-        self._app = app
-        self._key = "any-key" if key is None else key.get_secret_value()
-        self._loop = loop
-
-    async def __call__(self, request: MillisRequest) -> tuple[int, bytes]:
-        """Return the status and the body of the sandbox's answer."""
-        sending = self._send(request)
-        try:
-            # An empty context: a call that starts here does not belong to the handler's call.
-            answer = Context().run(asyncio.run_coroutine_threadsafe, sending, self._loop)
-        except RuntimeError:
-            sending.close()
-            raise MillisUnreachableError(
-                "The service has stopped, and its sandbox with it."
-            ) from None
-        return await asyncio.wrap_future(answer)
-
-    async def _send(self, request: MillisRequest) -> tuple[int, bytes]:
+    async def send(request: MillisRequest) -> tuple[int, bytes]:
         import httpx2
 
-        transport = httpx2.ASGITransport(app=self._app, raise_app_exceptions=False)
+        _, is_sandbox, rest = urlsplit(request.base_url).path.partition(API_PATH)
+        # With the scenario or policy that the address names.
+        path = f"{API_PATH}{rest}" if is_sandbox else API_PATH
+        transport = httpx2.ASGITransport(app=app, raise_app_exceptions=False)
         async with httpx2.AsyncClient(transport=transport, timeout=None) as client:
             answer = await client.request(
                 request.method,
-                f"http://127.0.0.1{_api_path(request.base_url)}/{request.path}",
+                f"http://127.0.0.1{path}/{request.path}",
                 params=dict(request.query),
-                headers={"authorization": self._key, "content-type": "application/json"},
+                headers={"authorization": key_sent, "content-type": "application/json"},
                 content=None if request.body is None else json.dumps(request.body),
             )
         return answer.status_code, answer.content
 
+    async def answer(request: MillisRequest) -> tuple[int, bytes]:
+        sending = send(request)
+        try:
+            # An empty context: a call that starts here does not belong to the handler's call.
+            sent = Context().run(asyncio.run_coroutine_threadsafe, sending, loop)
+        except RuntimeError:
+            sending.close()
+            stopped = "The service has stopped, and its sandbox with it."
+            raise MillisUnreachableError(stopped) from None
+        return await asyncio.wrap_future(sent)
 
-def _api_path(base_url: str) -> str:
-    """Return the path of the sandbox's API, with the scenario or policy that `base_url` names."""
-    _, is_sandbox, rest = urlsplit(base_url).path.partition(API_PATH)
-    return f"{API_PATH}{rest}" if is_sandbox else API_PATH
+    return answer

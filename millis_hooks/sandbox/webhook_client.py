@@ -189,8 +189,7 @@ class WebhookClient:
         elif request is None:
             step = kind(notes=(_NO_WEBHOOK if tool else _UNKNOWN,))
         else:
-            timeout_s = finite(tool.get("timeout"))
-            timeout_s = timeout_s if timeout_s and timeout_s > 0 else spec.policy.tool_timeout_s
+            timeout_s = _positive(tool.get("timeout")) or spec.policy.tool_timeout_s
             request = self._marked(
                 request, self._call.session_id if "session_id" in params else None
             )
@@ -275,6 +274,11 @@ class WebhookClient:
         return replace(step, answered=None, took_ms=late, failure=failure, notes=notes)
 
 
+def _positive(value: Json) -> float | None:
+    number = finite(value)
+    return number if number and number > 0 else None
+
+
 def _refusal(answer: Answer | None) -> str | None:
     if answer is None or answer.is_success:
         return None
@@ -282,7 +286,6 @@ def _refusal(answer: Answer | None) -> str | None:
 
 
 def _sent(request: Request) -> Sent:
-    """Return a request as steps have it."""
     query = request.query.decode("ascii", "replace")
     joint = ("&" if "?" in request.url else "?") if query else ""
     return Sent(

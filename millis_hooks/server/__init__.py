@@ -15,6 +15,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -22,6 +23,10 @@ from typing import Any, cast
 from urllib.parse import quote
 
 import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect
+from starlette.responses import PlainTextResponse
+from starlette.routing import Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.lifespan.on import LifespanOn
 
@@ -29,7 +34,6 @@ from ..exceptions import MillisHooksError
 from ..masking.error_report import hidden
 from ..masking.known_secrets import HIDDEN, shown_path
 from ..settings import STOPPING
-from .app_loader import load_target
 from .connection import ConnectionConfig, Limits, Protocol, affordable, no_webhook
 
 __all__ = ["Limits", "serve"]
@@ -88,15 +92,20 @@ def _websocket(**connection: Any) -> asyncio.Protocol:
 
 
 class AccessLog:
-    """Log `METHOD path status ms` for each answer: no query string, nothing a terminal obeys."""
+    """Log `METHOD path status ms` for each answer: no query string, nothing a terminal obeys.
+
+    An application whose peer has gone ends quietly.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not access_log.isEnabledFor(logging.INFO):
-            await self.app(scope, receive, send)
-            return
+        is_logged = scope["type"] == "http" and access_log.isEnabledFor(logging.INFO)
+        with suppress(ClientDisconnect):
+            await (self._log if is_logged else self.app)(scope, receive, send)
+
+    async def _log(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = answered = time.perf_counter()
         status = 500  # what uvicorn answers for an application that did not
 
@@ -193,14 +202,12 @@ class Server(uvicorn.Server):
             await asyncio.sleep(0.02)
 
     async def _settled(self, timeout_s: float) -> None:
-        """Wait until no connection and no task is left, at most `timeout_s`."""
         end = time.monotonic() + timeout_s
-        while self._is_busy() and time.monotonic() < end:  # noqa: ASYNC110 - uvicorn has no event
-            await asyncio.sleep(0.02)
-
-    def _is_busy(self) -> bool:
         state = self.server_state
-        return bool(state.connections or state.tasks) and not self.force_exit
+        while (state.connections or state.tasks) and time.monotonic() < end:
+            if self.force_exit:
+                return
+            await asyncio.sleep(0.02)  # uvicorn has no event for it
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Stop, and let `run` return; uvicorn would die of the same signal afterwards."""
@@ -209,7 +216,10 @@ class Server(uvicorn.Server):
 
 
 def run_child(
-    server: Server, tell: Callable[[MillisHooksError], None], sockets: list[socket.socket]
+    server: Server,
+    load: Callable[[str], ASGIApp] | None,
+    tell: Callable[[MillisHooksError], None],
+    sockets: list[socket.socket],
 ) -> None:
     """Serve from a child process, which is replaced when a file changes.
 
@@ -217,8 +227,8 @@ def run_child(
     """
     config = server.config
     try:
-        if isinstance(config.app, str):
-            config.app = load_target(config.app).app
+        if load is not None:
+            config.app = load(str(config.app))
         server.run(sockets)
         return
     except MillisHooksError as error:
@@ -226,30 +236,13 @@ def run_child(
         reason = hidden(str(error).rpartition("\n")[2])
     except SystemExit:  # uvicorn has logged why
         reason = "its start failed"
-    config.app, config.factory, config.loaded = NotStarted(reason), False, False
+    text = (
+        f"The application did not start after the last change: {reason}\n"
+        "The terminal of `millis-hooks dev` has the details.\n"
+    )
+    config.app = Starlette(routes=[Mount("/", PlainTextResponse(text, 503))])
+    config.factory, config.loaded = False, False
     Server(config).run(sockets)
-
-
-class NotStarted:
-    """Answers every request with 503 and the reason, in place of an application."""
-
-    def __init__(self, reason: str) -> None:
-        self._body = (
-            f"The application did not start after the last change: {reason}\n"
-            "The terminal of `millis-hooks dev` has the details.\n"
-        ).encode()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            for event in ("startup", "shutdown"):
-                await receive()
-                await send({"type": f"lifespan.{event}.complete"})
-        elif scope["type"] == "http":
-            headers = [(b"content-type", b"text/plain; charset=utf-8")]
-            await send({"type": "http.response.start", "status": 503, "headers": headers})
-            await send({"type": "http.response.body", "body": self._body})
-        else:
-            await send({"type": "websocket.close"})
 
 
 def serve(
@@ -264,6 +257,7 @@ def serve(
     log_config: dict[str, Any] | None = None,
     announce: Callable[[], None] | None = None,
     is_webhook: Callable[[str], bool] = no_webhook,
+    load: Callable[[str], ASGIApp] | None = None,
     tell: Callable[[MillisHooksError], None] = print,
 ) -> None:
     """Serve `app` until SIGTERM or SIGINT, then return.
@@ -272,8 +266,8 @@ def serve(
     Python file under `reload_dirs` (default: the working directory) changes; the child sets up its
     logging from `log_config`. `announce` is called once connections are accepted, or queued in the
     case of `reload`. The last places among the connections are kept for requests to paths that
-    `is_webhook`, which has to be picklable for `reload`, as `tell` has: that child tells it why the
-    application did not start.
+    `is_webhook`. That child imports `app` by `load`, if given, and calls `tell` with the reason why
+    the application did not start; for `reload` all three have to be picklable.
 
     Raises the `MillisHooksError` that the application did not start for; exits with status 3 if it
     raised another error then, or the port is taken.
@@ -298,5 +292,5 @@ def serve(
     listener.listen(config.backlog)
     if announce is not None:
         announce()
-    child = partial(run_child, Server(config), tell)
+    child = partial(run_child, Server(config), load, tell)
     ChangeReload(config, target=child, sockets=[listener]).run()

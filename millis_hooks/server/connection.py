@@ -7,7 +7,6 @@ import asyncio
 import enum
 import logging
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
@@ -16,8 +15,7 @@ from urllib.parse import unquote
 
 import httptools
 import uvicorn
-from starlette.requests import ClientDisconnect
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
@@ -87,23 +85,11 @@ class ConnectionConfig(uvicorn.Config):
         proxies = ProxyHeadersMiddleware(self.loaded_app, self.forwarded_allow_ips)
         self._trusted = proxies.trusted_hosts
         kept = 0 if self.is_webhook is no_webhook else self.limits.kept_for_webhooks
-        self.loaded_app = _Disconnects(self.loaded_app)
         self.places = ConnectionPlaces(affordable(self.limits.max_connections), kept=kept)
 
     def trusts(self, host: str | None) -> bool:
         """Tell whether many peers may share this address: it is a trusted proxy's, or our own."""
         return host in self._trusted or is_loopback(host)
-
-
-class _Disconnects:
-    """Let an application end quietly where its peer has gone."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with suppress(ClientDisconnect):
-            await self.app(scope, receive, send)
 
 
 def affordable(connections: int) -> int:

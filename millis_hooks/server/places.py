@@ -9,6 +9,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import chain
 
 logger = logging.getLogger("millis_hooks.server")
@@ -17,19 +18,17 @@ logger = logging.getLogger("millis_hooks.server")
 _SAY_EVERY_S = 60.0
 
 
+@dataclass(slots=True, eq=False)
 class Place:
     """The place of one connection. `network` is the network of its client; None is not counted.
 
     `close` is called to make room for another connection.
     """
 
-    __slots__ = ("brought_secret", "close", "is_other", "network")
-
-    def __init__(self, network: str | None, close: Callable[[], None]) -> None:
-        self.network = network
-        self.close = close
-        self.brought_secret = False
-        self.is_other = False  # holds a request that is not for a webhook
+    network: str | None
+    close: Callable[[], None]
+    brought_secret: bool = False
+    is_other: bool = False  # holds a request that is not for a webhook
 
 
 class ConnectionPlaces:
@@ -45,7 +44,7 @@ class ConnectionPlaces:
         self._taken: set[Place] = set()
         # Those whose peer has to act, longest first: without a secret, and with one.
         self._strangers: dict[Place, None] = {}
-        self._known: dict[Place, None] = {}
+        self._with_secret: dict[Place, None] = {}
         self._of_network: Counter[str] = Counter()
         self._others = 0
         self._said_at: float | None = None
@@ -88,12 +87,12 @@ class ConnectionPlaces:
         """Note that from now on the peer has to act."""
         self.work(place)
         if place in self._taken:
-            (self._known if place.brought_secret else self._strangers)[place] = None
+            (self._with_secret if place.brought_secret else self._strangers)[place] = None
 
     def work(self, place: Place) -> None:
         """Note that the peer is being answered."""
         self._strangers.pop(place, None)
-        self._known.pop(place, None)
+        self._with_secret.pop(place, None)
 
     def bring_secret(self, place: Place) -> None:
         """Note that the peer is one of those the service is for."""
@@ -114,7 +113,7 @@ class ConnectionPlaces:
 
     def _make_room(self, is_meant: Callable[[Place], bool] = lambda place: True) -> bool:
         """Close the one that waits longest of those meant; False if there is none."""
-        waiting = chain(self._strangers, self._known)
+        waiting = chain(self._strangers, self._with_secret)
         longest = next((place for place in waiting if is_meant(place)), None)
         if longest is None:
             return False

@@ -32,7 +32,6 @@ from ..protocol.samples import (
     CallContent,
     Vintage,
     end_of_call_body,
-    prefetch_query,
     push_id,
 )
 from ..protocol.test_marks import Purpose, purpose_of
@@ -49,7 +48,7 @@ from ..sandbox.simulator import (
 )
 from ..sandbox.steps import Listener
 from ..sandbox.transport import IN_PROCESS, Answer, Request, Transport, Webhook, in_process
-from ..sandbox.webhook_client import function_request
+from ..sandbox.webhook_client import function_request, prefetch_request
 from ..settings import Hook
 from ..webhooks import Marker, secret_for, secret_header, webhook_url
 from ..webhooks.agent_config import agent_config
@@ -195,17 +194,16 @@ class HooksClient:
         Handlers see a call of Millis', unless `sandbox` or `dry_run` tells them otherwise.
         """
         session_id = session_id or _new_id()
-        query = prefetch_query(
-            vintage,
-            session_id=session_id,
+        spec = SessionSpec(
             agent_id=agent_id,
             from_phone=from_phone,
             to_phone=to_phone,
-            metadata=metadata,
+            metadata=metadata or {},
+            vintage=vintage,
         )
         purpose = purpose_of(sandbox=sandbox, dry_run=dry_run)
         webhook = self._webhook("prefetch", agent_id, session_id, purpose)
-        answer = self._send(Request("GET", webhook.url, webhook.headers, query.encode()))
+        answer = self._send(prefetch_request(spec, webhook, session_id))
         delivery = self._prefetched(session_id) if answer.is_success else None
         body = json.loads(answer.body)
         return PrefetchReply(answer.status_code, body, delivery)
@@ -341,9 +339,9 @@ class HooksClient:
 
         def look() -> Delivery | None:
             filters = RequestFilter(kind="function", since=since)
-            found = self.log.requests(filters).rows
-            mine = [each.id for each in found if each.function == name]
-            return self.log.delivery(mine[0]) if mine else None
+            rows = self.log.requests(filters).rows
+            ids = [row.id for row in rows if row.function == name]
+            return self.log.delivery(ids[0]) if ids else None
 
         return wait_for(look, timeout_s=self._wait_s)
 

@@ -10,7 +10,6 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from itertools import count
@@ -44,7 +43,7 @@ from millis_hooks.checks.installation import (
     check_settings,
     check_sync,
 )
-from millis_hooks.checks.reachability import Addresses, check_certificate, check_reachability
+from millis_hooks.checks.reachability import check_certificate, check_reachability
 from millis_hooks.cli.commands import app
 from millis_hooks.settings import Settings
 from support.databases import url_in
@@ -372,18 +371,7 @@ def test_the_application_is_checked(tmp_path: Path) -> None:
     assert check_application("app:other", None).state == "bad"
 
 
-LOCAL = Addresses(
-    base="http://127.0.0.1:8000",
-    prefetch="http://127.0.0.1:8000/millis/prefetch",
-    end_of_call="http://127.0.0.1:8000/millis/end-of-call",
-    is_local=True,
-)
-PUBLIC = Addresses(
-    base="http://hooks.example.com",
-    prefetch="http://hooks.example.com/millis/prefetch",
-    end_of_call="http://hooks.example.com/millis/end-of-call",
-    is_local=False,
-)
+LOCAL, PUBLIC = "http://127.0.0.1:8000", "http://hooks.example.com"
 
 
 class Doors:
@@ -399,9 +387,9 @@ class Doors:
             **changed,
         }
 
-    def examine(self, at: Addresses = LOCAL) -> list[CheckResult]:
+    def examine(self, base: str = LOCAL) -> list[CheckResult]:
         with httpx2.Client(transport=httpx2.MockTransport(self._answer)) as client:
-            return list(check_reachability(client, at, now))
+            return list(check_reachability(client, Settings.load(), base, now))
 
     def _answer(self, request: httpx2.Request) -> httpx2.Response:
         path = request.url.path
@@ -464,7 +452,7 @@ def test_after_an_open_webhook_no_end_of_call_is_sent() -> None:
 @pytest.mark.parametrize(("location", "is_known"), [("/login", False), ("/voice/login", True)])
 def test_pages_that_do_not_know_their_path_are_reported(location: str, is_known: bool) -> None:
     doors = Doors(calls=httpx2.Response(303, headers={"location": location}))
-    results = by_name(doors.examine(replace(LOCAL, base="http://127.0.0.1:8000/voice")))
+    results = by_name(doors.examine(f"{LOCAL}/voice"))
     assert ("path" not in results) == is_known
     assert is_known or "MILLIS_HOOKS_PUBLIC_URL=http://127.0.0.1:8000/voice" in str(results["path"])
 
@@ -527,10 +515,10 @@ def test_an_untrusted_certificate_is_bad(run: Run, encrypted: str) -> None:
 def test_the_expiry_of_a_certificate_is_read_from_the_connection(
     certificate: Path, encrypted: str
 ) -> None:
-    at = Addresses(encrypted, f"{encrypted}/prefetch", f"{encrypted}/end-of-call", is_local=True)
     trusting = ssl.create_default_context(cafile=certificate)
     with httpx2.Client(verify=trusting, trust_env=False) as client:
-        results = by_name(check_reachability(client, at, lambda: datetime.now(UTC)))
+        checked = check_reachability(client, Settings.load(), encrypted, lambda: datetime.now(UTC))
+        results = by_name(checked)
     assert results["certificate"].advice.startswith("Renew it")
 
 

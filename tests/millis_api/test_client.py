@@ -22,7 +22,7 @@ from millis_hooks.exceptions import (
     MillisUnreachableError,
 )
 from millis_hooks.millis_api import client, transport
-from millis_hooks.millis_api.background import agent_names
+from millis_hooks.millis_api.background import RepeatedWork
 from millis_hooks.millis_api.client import LoggedCall, MillisApi, StartedCall
 from millis_hooks.settings import Settings
 from support.fake_millis import BASE, KEY, FakeMillis
@@ -401,16 +401,20 @@ def test_names_of_agents_are_read_from_a_list_whatever_else_is_in_it(millis: Fak
     assert run(millis.client().agent_names()) == {"-Ox1": "Front desk"}
 
 
-def test_a_failure_to_fetch_names_changes_nothing_and_is_logged_once(
+def test_work_that_fails_is_logged_once_until_it_succeeds(
     millis: FakeMillis, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING, "millis_hooks")
     taken: list[dict[str, str]] = []
-    fetcher = agent_names(millis.client().agent_names, taken.append)
+
+    async def fetch() -> None:
+        taken.append(await millis.client().agent_names())
+
+    work = RepeatedWork(fetch, name="names", title="fetching names", first_s=0, every_s=60)
     millis.troubles = [PlainTextResponse("no", 401), JSONResponse({"nothing": 1})]
     for _ in range(2):
-        run(fetcher.do_once())
+        run(work.do_once())
     assert taken == []
     assert [record.levelname for record in caplog.records] == ["WARNING"]
-    run(fetcher.do_once())
+    run(work.do_once())
     assert taken == [{}]

@@ -166,7 +166,7 @@ def test_an_operator_removed_during_sign_in_is_refused(
         desk.stored.write(lambda connection: accounts.remove(connection, "anna"))
         return True
 
-    monkeypatch.setattr("millis_hooks.operators.is_password", remove_and_say_yes)
+    monkeypatch.setattr("millis_hooks.operators.accounts.is_password", remove_and_say_yes)
     assert desk.operators.log_in("anna", ANNAS) == Refused()
 
 
@@ -200,7 +200,7 @@ def test_an_unknown_name_costs_one_hash_like_a_known_one(
         hashed.append(password_hash)
         return is_password(password_hash, password)
 
-    monkeypatch.setattr("millis_hooks.operators.is_password", note)
+    monkeypatch.setattr("millis_hooks.operators.accounts.is_password", note)
     for name in ("admin", "anna", "nobody", "no name at all"):
         desk.operators.log_in(name, "guess")
     assert len(hashed) == 4
@@ -475,7 +475,7 @@ def test_an_unknown_name_is_not_recorded(desk: Desk) -> None:
 def test_guesses_from_many_clients_take_few_rows(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("millis_hooks.operators.is_password", lambda *_: False)
+    monkeypatch.setattr("millis_hooks.operators.accounts.is_password", lambda *_: False)
     desk.guess(200, name="nobody", clients=200)
     assert len(desk.audit_log()) <= 51
 

@@ -66,7 +66,7 @@ class Door:
 @pytest.fixture
 def door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Door]:
     # What is slow about a password is not what these are about.
-    monkeypatch.setattr("millis_hooks.operators.is_password", _is_annas)
+    monkeypatch.setattr("millis_hooks.operators.accounts.is_password", _is_annas)
     door = Door(tmp_path)
     yield door
     door.stored.database.close()

@@ -256,13 +256,11 @@ def test_the_agent_begins_unless_the_caller_does() -> None:
     assert call(Receiver(), config=waiting).log.of(Said)[0].role == "user"
 
 
-class Waiting:
-    """An agent that waits for ever."""
-
-    async def converse(self, session: Session) -> Ending:
-        await session.speak("assistant", "Hello?")
-        await asyncio.get_running_loop().create_future()
-        return Ending()
+async def wait(session: Session) -> Ending:
+    """Wait until the call is ended from elsewhere."""
+    await session.speak("assistant", "Hello?")
+    await asyncio.get_running_loop().create_future()
+    return Ending()
 
 
 def test_a_call_can_be_ended_from_elsewhere() -> None:
@@ -271,24 +269,21 @@ def test_a_call_can_be_ended_from_elsewhere() -> None:
             lambda step: session.hang_up("api-ended") if isinstance(step, Said) else None
         )
 
-    result = call(Receiver(), agent=Waiting(), during=soon)
+    result = call(Receiver(), agent=wait, during=soon)
     assert result.ending.call_status == "api-ended"
 
 
 def test_a_call_can_be_ended_before_its_first_word() -> None:
-    result = call(Receiver(), agent=Waiting(), during=lambda session: session.hang_up("user-ended"))
+    result = call(Receiver(), agent=wait, during=lambda session: session.hang_up("user-ended"))
     assert result.ending.call_status == "user-ended"
 
 
-class Broken:
-    """An agent that fails."""
-
-    async def converse(self, session: Session) -> Ending:
-        raise RuntimeError("no model")
+async def fail(session: Session) -> Ending:
+    raise RuntimeError("no model")
 
 
 def test_an_agent_that_fails_ends_the_call_with_an_error() -> None:
-    result = call(Receiver(), agent=Broken())
+    result = call(Receiver(), agent=fail)
     assert result.ending == Ending("error", "RuntimeError: no model")
 
 
@@ -343,13 +338,12 @@ def test_a_follower_gets_each_step_at_once() -> None:
     def during(session: Session) -> None:
         followers.append(asyncio.ensure_future(follow(session.log)))
 
-    class Looking:
-        async def converse(self, session: Session) -> Ending:
-            await asyncio.sleep(0)
-            assert heard
-            return Ending()
+    async def look(session: Session) -> Ending:
+        await asyncio.sleep(0)
+        assert heard
+        return Ending()
 
-    assert call(Receiver(), agent=Looking(), during=during).ending == Ending()
+    assert call(Receiver(), agent=look, during=during).ending == Ending()
 
 
 def said_in(receiver: Receiver) -> list[str]:

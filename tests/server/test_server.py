@@ -22,11 +22,12 @@ from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route, WebSocketRoute
+from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from millis_hooks.exceptions import StorageError
-from millis_hooks.server import Config, Limits, NotStarted, Server, run_child
+from millis_hooks.server import Config, Limits, Server, run_child
 from millis_hooks.server.connection import affordable
 from millis_hooks.webhooks.responses import report_secret
 from support.programs import Program, run
@@ -674,9 +675,10 @@ def test_a_child_tells_why_the_application_did_not_start_and_serves_on(
     monkeypatch.setattr(Server, "run", run)
     reported: list[str] = []
     server = Server(Config(without_disk, limits=Limits(), log_config=None))
-    run_child(server, lambda error: reported.append(str(error)), [])
+    run_child(server, None, lambda error: reported.append(str(error)), [])
     assert reported == ["no disk"]
-    assert isinstance(served[1], NotStarted)
+    answer = TestClient(served[1]).get("/millis/prefetch")  # type: ignore[arg-type]
+    assert (answer.status_code, "no disk" in answer.text) == (503, True)
 
 
 RELOADING = """

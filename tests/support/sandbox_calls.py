@@ -9,7 +9,7 @@ from random import Random
 from typing import Any
 from urllib.parse import parse_qsl
 
-from millis_hooks.sandbox.agents import ScriptedAgent
+from millis_hooks.sandbox.agents import scripted
 from millis_hooks.sandbox.scenario import Line, Script, SessionSpec, ToolUse
 from millis_hooks.sandbox.session import Agent, Session
 from millis_hooks.sandbox.transport import Answer, Request, TransportError
@@ -72,7 +72,7 @@ def call(
     **spec: Any,
 ) -> Session:
     """Run one call, made of `turns` or of a whole script, against `receiver`."""
-    talking = agent or ScriptedAgent(script or Script(turns=turns or SAID))
+    talking = agent or scripted(script or Script(turns=turns or SAID))
     agent_config = {**WEBHOOKS, "prompt": prompt, **(config or {})}
 
     async def run() -> Session:

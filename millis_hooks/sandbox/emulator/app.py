@@ -16,6 +16,7 @@ import random
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -40,7 +41,7 @@ from .http_api import HttpApi, refuse
 from .schemas import UnprocessableError
 from .sessions import Address, BusyError, SessionManager
 from .store import Store, sandbox_file
-from .websocket import WebSocketApi
+from .websocket import serve_websocket
 
 _WIDGET_FILES = Path(__file__).with_name("widget_files")
 _WIDGET_HEADERS = {
@@ -81,16 +82,16 @@ class Emulator:
                 Route("/agents/embedded/widget.js", _file("widget.js")),
                 Route("/agents/embedded/widget.css", _file("widget.css")),
                 *HttpApi(self.sessions, now=now).routes(),
-                WebSocketRoute("/millis", WebSocketApi(self.sessions).handle),
+                WebSocketRoute("/millis", partial(serve_websocket, self.sessions)),
             ],
             redirect_slashes=False,
         )
-        by_scenario = [Mount("/as/{scenario}", _Changed(api, _with_scenario)), Mount("", api)]
-        with_policy = _Changed(Router(by_scenario, redirect_slashes=False), _with_policy)
+        by_scenario = [Mount("/as/{scenario}", _changed(api, _with_scenario)), Mount("", api)]
+        with_policy = _changed(Router(by_scenario, redirect_slashes=False), _with_policy)
         by_policy = Mount("/with/{policy}", with_policy)
         self._app = Starlette(
             routes=[Mount(API_PATH, routes=[by_policy, *by_scenario])],
-            middleware=[] if settings.sandbox_key else [Middleware(_OnlyThisMachine)],
+            middleware=[] if settings.sandbox_key else [Middleware(_only_this_machine)],
             exception_handlers=dict.fromkeys(
                 (UnprocessableError, BusyError, HTTPException), refuse
             ),
@@ -115,16 +116,14 @@ def _file(name: str) -> Callable[[Request], Awaitable[Response]]:
     return serve
 
 
-class _Changed:
-    """The API for calls that go otherwise, by a part of the address."""
+def _changed(api: ASGIApp, change: Callable[[Address, dict[str, str]], Address]) -> ASGIApp:
+    """Return the API for calls that go otherwise, by a part of the address."""
 
-    def __init__(self, api: ASGIApp, change: Callable[[Address, dict[str, str]], Address]) -> None:
-        self._api = api
-        self._change = change
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        address = change(scope["state"]["address"], scope["path_params"])
+        await api({**scope, "state": {**scope["state"], "address": address}}, receive, send)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        address = self._change(scope["state"]["address"], scope["path_params"])
-        await self._api({**scope, "state": {**scope["state"], "address": address}}, receive, send)
+    return serve
 
 
 def _with_scenario(address: Address, path: dict[str, str]) -> Address:
@@ -183,20 +182,19 @@ _REFUSAL = (
 )
 
 
-class _OnlyThisMachine:
+def _only_this_machine(app: ASGIApp) -> ASGIApp:
     """Middleware that refuses requests from elsewhere."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan" or _is_local(scope):
-            await self._app(scope, receive, send)
+            await app(scope, receive, send)
         elif scope["type"] == "websocket":
             # Before it is accepted, which the client sees as status 403.
             await WebSocket(scope, receive, send).close()
         else:
             await JSONResponse({"detail": _REFUSAL}, 403)(scope, receive, send)
+
+    return serve
 
 
 def _is_local(scope: Scope) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import datetime
 from typing import Any
 
@@ -24,7 +24,7 @@ from ...protocol.call_status import CallStatus
 from ...protocol.reading import Json
 from ..agents import echo
 from ..scenario import Ending, SessionSpec, Way
-from ..session import Session
+from ..session import Agent, Session
 from .schemas import (
     AgentConfig,
     Body,
@@ -216,7 +216,7 @@ class HttpApi:
         last = chat.messages[-1] if chat.messages else None
         answer = echo(last.content) if last is not None and last.role == "user" else ""
         if chat.end_of_session:
-            await self._sessions.start(spec, base, agent=_EndedChat(chat.messages, answer))
+            await self._sessions.start(spec, base, agent=_ended_chat(chat.messages, answer))
         for number, word in enumerate(answer.split(" ")):
             yield _chat_event({"content": f" {word}" if number else word})
         yield _chat_event({}, finish_reason="stop")
@@ -303,20 +303,16 @@ class HttpApi:
         return agent
 
 
-@dataclass(frozen=True, slots=True)
-class _EndedChat:
-    """An agent that goes through a chat which has ended."""
-
-    messages: Sequence[Message]
-    answer: str
-
-    async def converse(self, session: Session) -> Ending:
-        for message in self.messages:
+def _ended_chat(messages: Sequence[Message], answer: str) -> Agent:
+    async def converse(session: Session) -> Ending:
+        for message in messages:
             if message.role != "tool" and message.content:
                 await session.speak(message.role, message.content)
-        if self.answer:
-            await session.speak("assistant", self.answer)
+        if answer:
+            await session.speak("assistant", answer)
         return Ending(CallStatus.CHAT_COMPLETION)
+
+    return converse
 
 
 def _chat_event(delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, str]:

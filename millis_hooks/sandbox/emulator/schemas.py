@@ -32,7 +32,8 @@ class UnprocessableError(MillisHooksError):
 
     def __init__(self, detail: list[dict[str, Any]]) -> None:
         self.detail = detail
-        super().__init__("; ".join(f"{_dotted(each['loc'])}: {each['msg']}" for each in detail))
+        problems = (f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in detail)
+        super().__init__("; ".join(problems))
 
 
 def read(model: type[Model], body: bytes | str) -> Model:
@@ -60,10 +61,6 @@ def check(model: type[Model], value: object, *place: str) -> Model:
         ) from error
 
 
-def _dotted(loc: list[object]) -> str:
-    return ".".join(map(str, loc))
-
-
 class _Part(BaseModel):
     """A part of a configuration: it keeps fields that it does not name."""
 
@@ -72,12 +69,12 @@ class _Part(BaseModel):
 
 def _one_of(words: str) -> PlainValidator:
     """Return a validator that refuses other words as an enumeration does."""
-    known = words.split()
-    quoted = [f"'{word}'" for word in known]
+    choices = words.split()
+    quoted = [f"'{word}'" for word in choices]
     expected = " or ".join([", ".join(quoted[:-1]), quoted[-1]])
 
     def validate(value: Any) -> Any:
-        if value not in known:
+        if value not in choices:
             raise PydanticCustomError("enum", "Input should be {expected}", {"expected": expected})
         return value
 

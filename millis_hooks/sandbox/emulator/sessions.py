@@ -29,9 +29,9 @@ from ...protocol.samples import push_id
 from ...settings import Settings
 from ...webhooks import Marker, secret_for
 from ...webhooks.agent_config import agent_config
-from ..agents import CustomLlm, EchoAgent, LiveCaller, ScriptedAgent, ScriptedCaller, cancel
+from ..agents import Caller, CustomLlm, cancel, echoing, scripted
 from ..scenario import SOCKET_WAYS, Ending, Role, Scenario, SessionSpec, Way, load_scenario
-from ..session import CHARS_PER_S, Agent, Caller, ConversationTimeoutError, Session
+from ..session import CHARS_PER_S, Agent, ConversationTimeoutError, Session
 from ..steps import Clock
 from ..transport import HttpTransport, in_process
 from .schemas import AgentChoice, AgentConfig, CallFields, Continuation, check
@@ -93,7 +93,7 @@ class LiveCall:
     """A call that is under way; `about` is what else the sandbox's page has to know of it."""
 
     session: Session
-    caller: LiveCaller | None
+    caller: Caller | None
     began_at: datetime
     about: Mapping[str, Any]
     task: asyncio.Task[None]
@@ -181,24 +181,29 @@ class SessionManager:
         base: str,
         *,
         scenario: Scenario | None = None,
-        caller: LiveCaller | None = None,
+        caller: Caller | None = None,
         agent: Agent | None = None,
+        replies: Iterable[str] = (),
         about: Mapping[str, Any] | None = None,
     ) -> Session:
         """Start a session, which runs on by itself. Raises `BusyError`.
 
         Without an `agent` it is the team's model if the spec has one, else one that follows a
-        script or echoes. Without a `caller` there is always a script.
+        script, or that says `replies` and echoes. Without a `caller` there is always a script.
         """
         if len(self.live) >= MAX_LIVE:
             raise BusyError("As many calls are under way as the sandbox connects.")
-        agent = agent or self._agent_for(spec, scenario, caller)
-        is_script = isinstance(agent, ScriptedAgent)
+        if agent is None and caller is None and scenario is None:
+            scenario = load_scenario(PHONE_SCENARIO)
+        talking = Caller(scenario.script) if scenario else caller or Caller()
+        agent, clock = agent or self._model_of(spec, talking), Clock(1, is_live=True)
+        if agent is None and scenario is not None:
+            agent, clock = scripted(scenario.script), Clock(self._settings.sandbox_pace)
         session = Session(
             spec,
-            agent,
+            agent or echoing(talking, replies),
             replace(await self._open_transport(), base=base),
-            clock=Clock(self._settings.sandbox_pace) if is_script else Clock(1, is_live=True),
+            clock=clock,
             rng=self._rng,
             mark=Marker(self._settings, "dry-run" if spec.dry_run else "sandbox"),
             declared=self._settings.variables,
@@ -215,9 +220,8 @@ class SessionManager:
 
         The agent says `replies` before it echoes. `about` is stored with the call.
         """
-        caller = LiveCaller()
-        agent = self._model_of(spec, caller) or EchoAgent(caller, replies)
-        session = await self.start(spec, base, caller=caller, agent=agent, about=about)
+        caller = Caller()
+        session = await self.start(spec, base, caller=caller, replies=replies, about=about)
         end = session.hang_up
         asyncio.get_running_loop().call_later(LONGEST_S, end, CallStatus.TIMEOUT)
         self._touch(session)
@@ -340,7 +344,6 @@ class SessionManager:
         return agent_id, overrides, (note,)
 
     def _webhooks(self, base: str, agent_id: str | None) -> dict[str, Any]:
-        """Return our own webhooks and functions, for agents that name none."""
         is_open = self._settings.model_copy(update={"insecure": True})
         tools = self._tools(agent_id)
         return agent_config(is_open, base, agent_id=agent_id, choose=_any_secret, tools=tools)
@@ -353,27 +356,18 @@ class SessionManager:
             messages = await asyncio.to_thread(self.store.messages, continuation.session_id)
         return (*messages, *(each.model_dump(exclude_unset=True) for each in continuation.messages))
 
-    def _agent_for(
-        self, spec: SessionSpec, scenario: Scenario | None, caller: LiveCaller | None
-    ) -> Agent:
-        if scenario is None and caller is None:
-            scenario = load_scenario(PHONE_SCENARIO)
-        if scenario is None:
-            caller = caller or LiveCaller()
-            return self._model_of(spec, caller) or EchoAgent(caller)
-        script = scenario.script
-        return self._model_of(spec, ScriptedCaller(script)) or ScriptedAgent(script)
-
     def _model_of(self, spec: SessionSpec, caller: Caller) -> Agent | None:
-        """Return the team's own model, if the agent has one."""
         url = spec.agent_config.get("custom_llm_websocket")
         if not isinstance(url, str) or not url:
             return None
-        chars_per_s = CHARS_PER_S * self._settings.sandbox_pace
-        return CustomLlm(url, caller, may_reach=self._may_reach, chars_per_s=chars_per_s)
-
-    def _may_reach(self, host: str | None) -> bool:
-        return self._settings.sandbox_anywhere or is_loopback(host)
+        settings = self._settings
+        model = CustomLlm(
+            url,
+            caller,
+            may_reach=lambda host: settings.sandbox_anywhere or is_loopback(host),
+            chars_per_s=CHARS_PER_S * settings.sandbox_pace,
+        )
+        return model.converse
 
     async def _open_transport(self) -> HttpTransport:
         if self._transport is None:

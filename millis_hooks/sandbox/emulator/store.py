@@ -191,7 +191,6 @@ class Store:
         return Rehearsal(*row) if row else None
 
     def _row(self, columns: str, session_id: str, condition: str = "TRUE") -> list[Any] | None:
-        """Return what a call has in these columns, which hold JSON."""
         session_id = session_id.encode("utf-8", "replace").decode()
         # Columns and condition are constants.
         sql = f"SELECT {columns} FROM calls WHERE session_id = ? AND ts > ? AND {condition}"  # noqa: S608

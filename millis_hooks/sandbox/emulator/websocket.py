@@ -28,7 +28,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from ...exceptions import MillisHooksError, PayloadError
 from ...protocol.call_status import CallStatus, spell_status
 from ...protocol.reading import Json, describe, read_json
-from ..agents import VIOLATION, LiveCaller, cancel
+from ..agents import VIOLATION, Caller, cancel
 from ..scenario import Way
 from ..session import CHARS_PER_S, Session
 from ..steps import FunctionCalled, HungUp, Rendered, Said, Step, StepLog
@@ -134,7 +134,6 @@ class _SpeechDetector:
 
 
 def _frame(method: str, data: Json = None, payload: Json = None) -> dict[str, Any]:
-    """Return a message to a client; parts that are None are left out."""
     message = {"method": method, "data": data, "payload": payload}
     return {name: part for name, part in message.items() if part is not None}
 
@@ -239,42 +238,36 @@ class ProtocolError(MillisHooksError):
     """A message that has no meaning here, or a client that gets no call; the text says why."""
 
 
-class WebSocketApi:
-    """The endpoint: one call a connection."""
+async def serve_websocket(sessions: SessionManager, websocket: WebSocket) -> None:
+    """Hold one call, or close the connection with the reason why there is none."""
+    await websocket.accept()
+    try:
+        session, caller = await _connect(sessions, websocket)
+    except ProtocolError as error:
+        await _close(websocket, VIOLATION, str(error))
+    except UnprocessableError as error:
+        await _close(websocket, VIOLATION, f"validation error: {error}")
+    except BusyError as error:
+        await _close(websocket, TRY_AGAIN, str(error))
+    except WebSocketDisconnect:
+        pass
+    else:
+        await _Connection(websocket, session, caller).hold()
 
-    def __init__(self, sessions: SessionManager) -> None:
-        self._sessions = sessions
 
-    async def handle(self, websocket: WebSocket) -> None:
-        """Hold a call, or close the connection with the reason why there is none."""
-        await websocket.accept()
-        try:
-            session, caller = await self._connect(websocket)
-        except ProtocolError as error:
-            await _close(websocket, VIOLATION, str(error))
-        except UnprocessableError as error:
-            await _close(websocket, VIOLATION, f"validation error: {error}")
-        except BusyError as error:
-            await _close(websocket, TRY_AGAIN, str(error))
-        except WebSocketDisconnect:
-            pass
-        else:
-            await _Connection(websocket, session, caller).hold()
-
-    async def _connect(self, websocket: WebSocket) -> tuple[Session, LiveCaller]:
-        initiate = await _initiate(websocket)
-        if not self._sessions.accepts(initiate.public_key):
-            raise ProtocolError("There is no public_key, or it is another.")
-        address, caller = address_of(websocket), LiveCaller()
-        if initiate.call_id is None:
-            way, scenario = _way(websocket), address.scenario
-            spec = await self._sessions.spec_of(way, initiate.agent, initiate, address)
-        elif registered := self._sessions.registered(initiate.call_id):
-            spec, scenario = registered
-        else:
-            raise ProtocolError("No call is registered by this call_id.")
-        start = self._sessions.start
-        return await start(spec, address.base, scenario=scenario, caller=caller), caller
+async def _connect(sessions: SessionManager, websocket: WebSocket) -> tuple[Session, Caller]:
+    initiate = await _initiate(websocket)
+    if not sessions.accepts(initiate.public_key):
+        raise ProtocolError("There is no public_key, or it is another.")
+    address, caller = address_of(websocket), Caller()
+    if initiate.call_id is None:
+        way, scenario = _way(websocket), address.scenario
+        spec = await sessions.spec_of(way, initiate.agent, initiate, address)
+    elif registered := sessions.registered(initiate.call_id):
+        spec, scenario = registered
+    else:
+        raise ProtocolError("No call is registered by this call_id.")
+    return await sessions.start(spec, address.base, scenario=scenario, caller=caller), caller
 
 
 async def _initiate(websocket: WebSocket) -> Initiate:
@@ -298,9 +291,7 @@ def _way(websocket: WebSocket) -> Way:
 
 
 class _Connection:
-    """One call on one connection."""
-
-    def __init__(self, websocket: WebSocket, session: Session, caller: LiveCaller) -> None:
+    def __init__(self, websocket: WebSocket, session: Session, caller: Caller) -> None:
         self._websocket = websocket
         self._session = session
         self._caller = caller

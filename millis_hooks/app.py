@@ -10,36 +10,151 @@ import asyncio
 import json
 import logging
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import asdict
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, Unpack
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack
 
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .environment.addresses import is_elsewhere
 from .exceptions import MillisHooksError, StorageError
 from .handlers.executor import Lifespan
-from .handlers.routing import Router
+from .handlers.made_up_calls import Answers, logged
+from .handlers.routing import Router, forgotten_routers
 from .masking.error_report import describe_failure
 from .masking.known_secrets import safe_path
-from .service import Service
+from .service import Service, utc_now
 from .settings import NOT_EXPOSED, STOPPING, Settings, SettingsOptions
+from .version import __version__
 from .webhooks.responses import MOST_HEAD_BYTES, head_bytes, reply
 
 if TYPE_CHECKING:
-    from .handlers.made_up_calls import Answers
+    from .dashboard.sandbox.page import Sandbox
+    from .dashboard.setup import Setup
     from .millis_api.client import MillisApi, StartedCall
+    from .sandbox.emulator.app import Emulator
+    from .sandbox.emulator.sessions import SessionManager
 
 logger = logging.getLogger("millis_hooks")
 
 _SLASHES = re.compile("//+")
+App = TypeVar("App", bound=ASGIApp)
+
 _WEBHOOKS = frozenset({"prefetch", "end-of-call"})
 _FUNCTIONS = "functions/"
 #: The API of the sandbox, in place of Millis'; its page belongs to the dashboard.
 _SANDBOX = "/sandbox/api/"
 _METRICS = "/metrics"
+
+
+class BuiltOnDemand(Generic[App]):
+    """An ASGI application that is built, on a thread, for the first request: its imports are slow,
+    and webhooks do not need it."""
+
+    def __init__(self, build: Callable[[], App]) -> None:
+        self.built: App | None = None
+        self._build = build
+        self._lock = asyncio.Lock()
+
+    async def get(self) -> App:
+        """Return the application."""
+        async with self._lock:
+            if self.built is None:
+                self.built = await asyncio.to_thread(self._build)
+            return self.built
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await (self.built or await self.get())(scope, receive, send)
+
+
+class Site:
+    """What is served beside the webhooks: the pages, and the sandbox's API, which calls `app`."""
+
+    def __init__(self, app: MillisHooks, service: Service) -> None:
+        self._app = app
+        self._service = service
+        self._settings = app.settings
+        self._turn = asyncio.Lock()
+        self.emulator = BuiltOnDemand(self._build_emulator)
+        self.pages: ASGIApp = _no_pages
+        if app.settings.dashboard:
+            self.pages = BuiltOnDemand(self._build_pages)
+
+    async def page_turn(self) -> None:
+        """Wait until another page may begin: one in each round of the serving loop.
+
+        Otherwise a thousand that arrive at once would begin in the same round, and a webhook that
+        arrives after them would wait for seconds.
+        """
+        async with self._turn:
+            await asyncio.sleep(0)
+
+    async def close(self) -> None:
+        """End the calls of the sandbox."""
+        if self.emulator.built is not None:
+            await self.emulator.built.close()
+
+    def _build_emulator(self) -> Emulator:
+        from .sandbox.emulator.app import Emulator
+
+        return Emulator(self._app, self._settings, now=utc_now, tools=self._app.router.tools)
+
+    def _build_pages(self) -> ASGIApp:
+        from .call_log.queries import Queries
+        from .dashboard.call_actions import CallActions
+        from .dashboard.pages import DashboardSettings
+        from .dashboard.security import ProxySignIn
+        from .dashboard.site import dashboard
+        from .masking.policy import MaskPolicy
+
+        service, log, settings = self._service, self._service.call_log, self._settings
+        actions = CallActions(
+            log.database.reader,
+            log.writer.run,
+            replay=service.replay,
+            reread=service.reread,
+            own_numbers=frozenset(settings.own_numbers),
+            remembers=settings.prefetch_fallback == "last_good",
+        )
+        return dashboard(
+            Queries(log.database.reader),
+            service.operators,
+            actions=actions,
+            setup=self._setup(),
+            settings=DashboardSettings(
+                version=__version__,
+                mask=MaskPolicy.of(settings),
+                damage=lambda: log.damage,
+                public_url=settings.public_url,
+                agents=service.agent_names,
+            ),
+            now=utc_now,
+            sandbox=self._sandbox(),
+            changes=log.feed,
+            proxy=ProxySignIn(settings) if settings.sign_in_header else None,
+        )
+
+    def _setup(self) -> Setup:
+        from .checks.installation import check_installation
+        from .dashboard.connection_test import ConnectionTest
+        from .dashboard.setup import Setup
+
+        check = partial(
+            check_installation, self._settings, utc_now, reads_all=False, measures=False
+        )
+        return Setup(self._settings, ConnectionTest(self._settings), check)
+
+    def _sandbox(self) -> Sandbox | None:
+        if not self._settings.sandbox:
+            return None
+        from .dashboard.sandbox.page import Sandbox
+
+        return Sandbox(self._sandbox_sessions)
+
+    async def _sandbox_sessions(self) -> SessionManager:
+        return (await self.emulator.get()).sessions
 
 
 class MillisHooks:
@@ -60,7 +175,6 @@ class MillisHooks:
     ) -> None:
         self.settings = Settings.load(**settings)
         self.router = Router()
-        self.router.note_use()
         for router in routers:
             self.router.include(router)
         self.on_prefetch = self.router.on_prefetch
@@ -74,6 +188,7 @@ class MillisHooks:
         self._public_path = self.settings.public_path
         self._is_unsafe = bool(self.settings.unsafe) and not self.settings.exposed
         self._service: Service | None = None
+        self._site: Site | None = None
         self._answers: Answers | None = None
         self._starting = asyncio.Lock()
 
@@ -184,13 +299,30 @@ class MillisHooks:
     async def _start(self) -> Service:
         async with self._starting:
             if self._service is None:
+                unsent, rehearsed = self._answers_in_place_of_millis()
                 self._service = await Service.start(
-                    self.settings, self.router, self._lifespan, app=self, answers=self._answers
+                    self.settings, self.router, self._lifespan, unsent=unsent, rehearsed=rehearsed
                 )
+                self._site = Site(self, self._service)
+                for warning in forgotten_routers(self.router):
+                    logger.warning("%s", warning)
             return self._service
+
+    def _answers_in_place_of_millis(self) -> tuple[Answers, Answers]:
+        """Return what answers handlers of made-up calls in a dry run, and what else."""
+        unsent = self._answers or logged
+        if self._answers is not None or not self.settings.sandbox:
+            return unsent, unsent
+        from .sandbox.transport import sandbox_answers
+
+        # In a dry run it would start a call, whose handlers know nothing of the dry run.
+        loop = asyncio.get_running_loop()
+        return unsent, sandbox_answers(self, self.settings.sandbox_key, loop)
 
     async def _stop(self) -> None:
         service, self._service = self._service, None
+        if self._site is not None:
+            await self._site.close()
         if service is not None:
             await service.stop()
 
@@ -217,11 +349,13 @@ class MillisHooks:
             await _PROBES[path](service, scope, send)
         elif scope["type"] == "http" and path == _METRICS:
             await service.metrics_endpoint(scope, receive, send)
+        elif (site := self._site) is None:  # it stops just now
+            await reply(send, 503, b'{"detail":"The service stops."}')
         elif self.settings.sandbox and path.startswith(_SANDBOX):
-            await service.emulator(scope, receive, send)
+            await site.emulator(scope, receive, send)
         else:
-            await service.page_turn()
-            await service.near_misses.serve(service.dashboard, scope, receive, send, original)
+            await site.page_turn()
+            await service.near_misses.serve(site.pages, scope, receive, send, original)
 
     def _is_for_this_machine_alone(self, scope: Scope, path: str, webhook: str | None) -> bool:
         """Tell whether a request arrived at an address that other machines can reach, and asks for
@@ -250,6 +384,13 @@ class MillisHooks:
             if webhook is not None and self.settings.secret_in_path:
                 return webhook, secret.encode()
         return None, None
+
+
+async def _no_pages(scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "http":
+        await reply(send, 404, b'{"detail":"The pages are turned off: MILLIS_HOOKS_DASHBOARD=0."}')
+    else:
+        await send({"type": "websocket.close"})
 
 
 def _parted(path: str) -> tuple[str, str | None]:

@@ -10,10 +10,10 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Scope
 
 from .call_log import CallLog
 from .call_log.agents import names_at_millis, write_names
@@ -27,95 +27,56 @@ from .call_log.upkeep.retention import Housekeeper
 from .exceptions import ConfigError, StorageError
 from .handlers.executor import Executor, Lifespan
 from .handlers.made_up_calls import Answers, logged
-from .handlers.retries import FailedRun
-from .handlers.routing import Event, Router, unused_routers
+from .handlers.routing import Router
 from .masking.error_report import hide_by, hide_no_more_by
 from .masking.known_secrets import forget, know
 from .observability.metrics import Metrics, MetricsEndpoint, StateCollector
 from .protocol.agent_names import AgentNames, check_unique
-from .protocol.events import EndOfCall
 from .protocol.results import Plain
 from .protocol.test_marks import REHEARSALS, TESTS_ONLY, Marks
 from .runs.outcome import OUTCOMES, write_handlers
 from .runs.processes import coordinator_of
 from .runs.runner import Runner
 from .settings import Settings
-from .version import __version__, requirement
+from .version import requirement
 from .webhooks.end_of_call import EndOfCallEndpoint
 from .webhooks.functions import FunctionEndpoint
 from .webhooks.prefetch import PrefetchEndpoint
 from .webhooks.prefetch_answer import encode_default
 from .webhooks.refused import Describer, NearMisses
-from .webhooks.responses import Records, reply
+from .webhooks.responses import Records
 
 if TYPE_CHECKING:
-    from .dashboard.sandbox.page import Sandbox
-    from .dashboard.setup import Setup
     from .masking.policy import MaskPolicy
     from .observability.tracing import Tracing
     from .operators import Operators
     from .runs.replay import Replayed
-    from .sandbox.emulator.app import Emulator
-    from .sandbox.emulator.sessions import SessionManager
 
 logger = logging.getLogger("millis_hooks")
 
-App = TypeVar("App", bound=ASGIApp)
-
-
-class BuiltOnDemand(Generic[App]):
-    """An ASGI application that is built, on a thread, for the first request: its imports are slow,
-    and webhooks do not need it."""
-
-    def __init__(self, build: Callable[[], App]) -> None:
-        self.built: App | None = None
-        self._build = build
-        self._lock = asyncio.Lock()
-
-    async def get(self) -> App:
-        """Return the application."""
-        async with self._lock:
-            if self.built is None:
-                self.built = await asyncio.to_thread(self._build)
-            return self.built
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await (self.built or await self.get())(scope, receive, send)
-
 
 class Service:
-    """A started application: the webhooks, the dashboard, and what they need.
-
-    `app` is what the sandbox sends its calls to.
-    """
+    """A started application: the webhooks, and what they and the pages need."""
 
     def __init__(
         self,
         settings: Settings,
         router: Router,
         executor: Executor,
-        *,
-        app: ASGIApp | None = None,
-        agent_names: Mapping[str, str] | None = None,
+        agent_names: Mapping[str, str],
     ) -> None:
         """Do nothing yet: see `start`. Raises `ConfigError` if the default answer is invalid."""
         self._settings = settings
         self._router = router
         self._executor = executor
-        self._app = app
-        self._given_names = agent_names or {}
+        self._given_names = agent_names
         self.agent_names = AgentNames(self._given_names)
         self._default_answer = encode_default(settings)
         self._tracing = _tracing(settings)
         self._mask = _mask_for_logs(settings)
         self._wake_runner: Callable[[], None] = lambda: None  # runs are written before there is one
-        self._page_turn = asyncio.Lock()
         self._closing = AsyncExitStack()
         self.metrics = Metrics()
-        self.dashboard: ASGIApp = _no_pages
-        if settings.dashboard:
-            self.dashboard = BuiltOnDemand(self._build_dashboard)
-        self.emulator = BuiltOnDemand(self._build_emulator)
 
     @classmethod
     async def start(
@@ -124,17 +85,16 @@ class Service:
         router: Router,
         lifespan: Lifespan | None,
         *,
-        app: ASGIApp | None = None,
-        answers: Answers | None = None,
+        unsent: Answers = logged,
+        rehearsed: Answers = logged,
     ) -> Service:
-        """Start everything. `answers` answers handlers in place of Millis when they work for
-        a made-up call; by default the sandbox does, where there is one.
+        """Start everything. Handlers that work for a made-up call are answered in place of Millis:
+        by `unsent` in a dry run, else by `rehearsed`.
 
         Raises `ConfigError`, `RegistrationError` or `StorageError`, and what `lifespan` raises.
         """
         settings.require_closed(has_functions=bool(router.functions()))
         router.check()
-        router.note_use()
         for warning in (*settings.warnings(), *_warnings_about(settings, router)):
             logger.warning("%s", warning)
         agent_names = _agent_names(settings, router)
@@ -143,9 +103,10 @@ class Service:
             isolated=settings.isolate_handlers,
             threads=settings.handler_threads,
             runs_threads=settings.handler_concurrency,
-            answers_for=_answers_in_place_of_millis(settings, app, answers),
+            unsent=unsent,
+            rehearsed=rehearsed,
         )
-        service = cls(settings, router, executor, app=app, agent_names=agent_names)
+        service = cls(settings, router, executor, agent_names)
         await executor.start()
         secrets = know(settings.secret_values())
         try:
@@ -160,24 +121,13 @@ class Service:
 
     async def stop(self) -> None:
         """Let the handlers at work end, within bounds, and close the call log."""
-        if self.emulator.built is not None:
-            await self.emulator.built.close()
         await self._closing.aclose()
-
-    async def page_turn(self) -> None:
-        """Wait until another page may begin: one in each round of the serving loop.
-
-        Otherwise a thousand that arrive at once would begin in the same round, and a webhook that
-        arrives after them would wait for seconds.
-        """
-        async with self._page_turn:
-            await asyncio.sleep(0)
 
     async def remember_started(self, session_id: str) -> None:
         """Store that Millis was asked to start a call. Raises `StorageError`."""
         from .call_log.missing_ends import remember_started
 
-        note = partial(remember_started, session_id=session_id, now=_now())
+        note = partial(remember_started, session_id=session_id, now=utc_now())
         await asyncio.to_thread(self.call_log.writer.run, note)
 
     def check_storage(self) -> None:
@@ -223,8 +173,8 @@ class Service:
 
         return CallLog(
             self._settings.database_url,
-            runs_for=self._runs_for,
-            hears_of_changes=self._hears_of_changes,
+            runs_for=self._router.runs_for,
+            hears_of_changes=self._router.hears_of_changes,
             on_runs=lambda: self._wake_runner(),
             own_numbers=self._settings.own_numbers,
             mask=MaskPolicy.of(self._settings),
@@ -234,7 +184,7 @@ class Service:
     def _write_handlers(self) -> None:
         budget_s = self._settings.prefetch_budget_s
         write = partial(
-            write_handlers, registered=self._router, now=_now(), prefetch_budget_s=budget_s
+            write_handlers, registered=self._router, now=utc_now(), prefetch_budget_s=budget_s
         )
         self.call_log.writer.run(write)
 
@@ -296,7 +246,7 @@ class Service:
             retention_days=self._settings.retention_days,
             pack_after_days=self._settings.pack_after_days,
             is_ours=lambda: self.runner.leads,
-            now=_now,
+            now=utc_now,
         )
         housekeeper.start()
         self._close_later(housekeeper.close)
@@ -343,13 +293,13 @@ class Service:
         endpoints = (self.prefetch, self.end_of_call, self.functions)
         self.near_misses = NearMisses(settings, [each.webhook for each in endpoints])
         if settings.prefetch_fallback == "last_good":
-            self.prefetch.cache.load(log.database.reader, now=_now())
+            self.prefetch.cache.load(log.database.reader, now=utc_now())
 
     def _start_metrics(self) -> None:
         metrics, runner = self.metrics, self.runner
         with_runs = [key for key in runner.handlers if key[0] != "prefetch"]
         metrics.expect_attempts(with_runs, OUTCOMES)
-        metrics.registry.register(StateCollector(self.call_log, runner, metrics.loops, _now))
+        metrics.registry.register(StateCollector(self.call_log, runner, metrics.loops, utc_now))
         self.metrics_endpoint = MetricsEndpoint(self._settings, metrics.registry, self._is_operator)
         self._close_later(metrics.stop)
 
@@ -362,7 +312,7 @@ class Service:
         redact = redaction_of(self._settings)
         work = reconciler(
             partial(
-                Reconciliation, api, log.database.reader, log.writer.run, now=_now, redact=redact
+                Reconciliation, api, log.database.reader, log.writer.run, now=utc_now, redact=redact
             ),
             every_s=60.0 * self._settings.reconcile_minutes,
             is_ours=lambda: self.runner.leads,
@@ -371,57 +321,9 @@ class Service:
         work.start()
         self._close_later(work.close)
 
-    def _runs_for(self, call: EndOfCall) -> list[str]:
-        return [handler.name for handler in self._router.matching("end_of_call", call)]
-
-    def _hears_of_changes(self, name: str) -> bool:
-        handler = self._router.get("end_of_call", name)
-        return handler is not None and handler.on_change
-
-    def _build_emulator(self) -> Emulator:
-        from .sandbox.emulator.app import Emulator
-
-        if self._app is None:
-            raise RuntimeError("The service was started without its application.")
-        return Emulator(self._app, self._settings, now=_now, tools=self._router.tools)
-
-    def _build_dashboard(self) -> ASGIApp:
-        from .call_log.queries import Queries
-        from .dashboard.call_actions import CallActions
-        from .dashboard.pages import DashboardSettings
-        from .dashboard.security import ProxySignIn
-        from .dashboard.site import dashboard
-        from .masking.policy import MaskPolicy
-
-        log, settings = self.call_log, self._settings
-        actions = CallActions(
-            log.database.reader,
-            log.writer.run,
-            replay=self._replay,
-            reread=self._reread,
-            own_numbers=frozenset(settings.own_numbers),
-            remembers=settings.prefetch_fallback == "last_good",
-        )
-        return dashboard(
-            Queries(log.database.reader),
-            self._operators,
-            actions=actions,
-            setup=self._setup(),
-            settings=DashboardSettings(
-                version=__version__,
-                mask=MaskPolicy.of(settings),
-                damage=lambda: log.damage,
-                public_url=settings.public_url,
-                agents=self.agent_names,
-            ),
-            now=_now,
-            sandbox=self._sandbox(),
-            changes=log.feed,
-            proxy=ProxySignIn(settings) if settings.sign_in_header else None,
-        )
-
     @cached_property
-    def _operators(self) -> Operators:
+    def operators(self) -> Operators:
+        """The operators of the pages; read from the call log when they are needed."""
         from .operators import Lasts, Operators
 
         return Operators(
@@ -429,7 +331,7 @@ class Service:
             write=self.call_log.writer.run,
             signing_key=self._session_key,
             password=self._settings.dashboard_password,
-            now=_now,
+            now=utc_now,
             lasts=Lasts(
                 idle=timedelta(hours=self._settings.session_idle_hours),
                 longest=timedelta(days=self._settings.session_days),
@@ -447,32 +349,16 @@ class Service:
         from .dashboard.security import Cookies
 
         cookie = Cookies(self._settings.public_url).session(Request(scope))
-        return self._operators.resume(cookie, is_use=False) is not None
+        return self.operators.resume(cookie, is_use=False) is not None
 
-    def _setup(self) -> Setup:
-        from .checks.installation import check_installation
-        from .dashboard.connection_test import ConnectionTest
-        from .dashboard.setup import Setup
-
-        check = partial(check_installation, self._settings, _now, reads_all=False, measures=False)
-        return Setup(self._settings, ConnectionTest(self._settings), check)
-
-    def _sandbox(self) -> Sandbox | None:
-        if not self._settings.sandbox or self._app is None:
-            return None
-        from .dashboard.sandbox.page import Sandbox
-
-        return Sandbox(self._sandbox_sessions)
-
-    async def _sandbox_sessions(self) -> SessionManager:
-        return (await self.emulator.get()).sessions
-
-    def _replay(self, work: Callable[[Connection], Replayed | None]) -> Replayed | None:
+    def replay(self, work: Callable[[Connection], Replayed | None]) -> Replayed | None:
+        """Have runs written again, and begin them. Blocks."""
         replayed = self.call_log.writer.run(work)
         self._wake_runner()
         return replayed
 
-    def _reread(self, delivery_id: int) -> bool:
+    def reread(self, delivery_id: int) -> bool:
+        """Read a stored delivery again; False if there is none of this id. Blocks."""
         from .call_log.upkeep.reprocess import put_back_one
 
         log = self.call_log
@@ -480,13 +366,6 @@ class Service:
             return False
         log.processor.process([delivery_id], rereads)
         return True
-
-
-async def _no_pages(scope: Scope, receive: Receive, send: Send) -> None:
-    if scope["type"] == "http":
-        await reply(send, 404, b'{"detail":"The pages are turned off: MILLIS_HOOKS_DASHBOARD=0."}')
-    else:
-        await send({"type": "websocket.close"})
 
 
 def _agent_names(settings: Settings, router: Router) -> dict[str, str]:
@@ -532,12 +411,6 @@ def _warnings_about(settings: Settings, router: Router) -> Iterator[str]:
             "no handlers are registered: every prefetch is answered with {}. Register one with "
             "@hooks.on_prefetch or @hooks.on_end_of_call"
         )
-    for handlers in unused_routers():
-        names = ", ".join(f"{handler.name} ({handler.place})" for handler in handlers)
-        yield (
-            f"the handlers of a Router are not called: {names}. Pass the Router to "
-            "MillisHooks(...), or to include()"
-        )
 
 
 def _tracing(settings: Settings) -> Tracing | None:
@@ -555,26 +428,6 @@ def _tracing(settings: Settings) -> Tracing | None:
         ) from error
 
 
-def _answers_in_place_of_millis(
-    settings: Settings, app: ASGIApp | None, given: Answers | None
-) -> Callable[[Event], Answers | None]:
-    """Return a function from an event to what answers its handler in place of Millis, or None."""
-    unsent = given or logged
-    rehearsed = unsent
-    if given is None and settings.sandbox and app is not None:
-        from .sandbox.transport import sandbox_answers
-
-        rehearsed = sandbox_answers(app, settings.sandbox_key, asyncio.get_running_loop())
-
-    def answers_for(event: Event) -> Answers | None:
-        call = event.call if isinstance(event, FailedRun) else event
-        if not call.is_made_up:
-            return None
-        # The sandbox would start a call, whose handlers know nothing of the dry run.
-        return unsent if call.dry_run else rehearsed
-
-    return answers_for
-
-
-def _now() -> datetime:
+def utc_now() -> datetime:
+    """Return the time of the machine's clock."""
     return datetime.now(UTC)

@@ -20,8 +20,8 @@ from starlette.types import ASGIApp
 from starlette.websockets import WebSocketDisconnect
 
 from millis_hooks import ConfigError, EndOfCall, MillisHooks, PrefetchRequest, Router
+from millis_hooks.app import Site
 from millis_hooks.exceptions import StorageError
-from millis_hooks.service import Service
 from support.app import AUTHORIZED, END_OF_CALL, PREFETCH, SECRET, MakeHooks, Rows, serving
 from support.sites import PASSWORD
 from support.waiting import eventually
@@ -509,14 +509,14 @@ def test_requests_that_come_together_start_it_once(hooks: MillisHooks) -> None:
 def test_pages_that_are_asked_for_together_make_the_dashboard_once(
     hooks: MillisHooks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made: list[Service] = []
-    make = Service._build_dashboard
+    made: list[Site] = []
+    make = Site._build_pages
 
-    def make_and_count(service: Service) -> ASGIApp:
-        made.append(service)
-        return make(service)
+    def make_and_count(site: Site) -> ASGIApp:
+        made.append(site)
+        return make(site)
 
-    monkeypatch.setattr(Service, "_build_dashboard", make_and_count)
+    monkeypatch.setattr(Site, "_build_pages", make_and_count)
 
     async def together() -> list[int]:
         transport = httpx2.ASGITransport(hooks)

@@ -40,7 +40,8 @@ from .handler_call import (
     interrupt,
     may_hold_lock_of_all,
 )
-from .made_up_calls import Answers, answered_for_this_call, stop_following_threads
+from .made_up_calls import Answers, answered_for_this_call, logged, stop_following_threads
+from .retries import FailedRun
 from .routing import ANSWERING, Event, Handler
 
 logger = logging.getLogger("millis_hooks.executor")
@@ -70,8 +71,8 @@ class Executor:
 
     Handlers that answer Millis and are not async have `threads` threads, the others `runs_threads`
     of their own. A call that was given up is interrupted if it does not end within `patience_s`.
-    Requests that handlers send to Millis are answered by what `answers_for` returns for the event,
-    if any.
+    What handlers of made-up calls send to Millis is answered by `unsent` in a dry run, and else by
+    `rehearsed`.
     """
 
     def __init__(
@@ -82,7 +83,8 @@ class Executor:
         threads: int = 32,
         runs_threads: int = 16,
         patience_s: float = 10.0,
-        answers_for: Callable[[Event], Answers | None] = lambda event: None,
+        unsent: Answers = logged,
+        rehearsed: Answers = logged,
     ) -> None:
         self.state: Any = None
         self._lifespan = lifespan
@@ -90,7 +92,8 @@ class Executor:
         self._threads = HandlerThreads(threads)
         self._runs_threads = HandlerThreads(runs_threads)
         self._patience_s = patience_s
-        self._answers_for = answers_for
+        self._unsent = unsent
+        self._rehearsed = rehearsed
         #: Returns, for an event and the end of its handler's time, what looks up earlier calls.
         self.recall: Callable[[Answered, float], Recall] | None = None
         self._own: _LoopThread | None = None
@@ -237,6 +240,12 @@ class Executor:
             call.finish(error=error)
         else:
             call.finish(value)
+
+    def _answers_for(self, event: Event) -> Answers | None:
+        call = event.call if isinstance(event, FailedRun) else event
+        if not call.is_made_up:
+            return None
+        return self._unsent if call.dry_run else self._rehearsed
 
     def _call(self, handler: Handler, event: Event) -> Any:
         event = handler.prepare(event, self.state)

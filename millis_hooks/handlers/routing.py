@@ -10,6 +10,7 @@ import sys
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from pathlib import Path
 from types import NoneType
 from typing import (
     Annotated,
@@ -445,9 +446,30 @@ F = TypeVar("F", bound=FailedFunction)
 _unused: WeakSet[Router] = WeakSet()
 
 
-def unused_routers() -> list[list[Handler]]:
-    """Return the handlers of each router that no application includes."""
-    return [list(router) for router in _unused if list(router)]
+def forgotten_routers(router: Router) -> Iterator[str]:
+    """Say which handlers are never called: those of routers that were made by the same code as
+    the application with `router`, and that it does not include."""
+    _unused.discard(router)
+    for each in _unused:
+        if list(each) and each.made_in.is_relative_to(router.made_in):
+            names = ", ".join(f"{handler.name} ({handler.place})" for handler in each)
+            yield (
+                f"the handlers of a Router are not called: {names}. Pass the Router to "
+                "MillisHooks(...), or to include()"
+            )
+
+
+def _folder_of_caller() -> Path:
+    """Return the folder of the package that called this one; of a module without one, its own."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).startswith(_PACKAGE):
+        frame = frame.f_back
+    package = frame.f_globals.get("__package__") or ""
+    parents = Path(frame.f_code.co_filename).absolute().parents
+    return parents[min(package.count("."), len(parents) - 1)]
+
+
+_PACKAGE = __name__.partition(".")[0] + "."
 
 
 class Router:
@@ -456,11 +478,8 @@ class Router:
     def __init__(self) -> None:
         self._handlers: dict[tuple[str, str], Handler] = {}
         self._agents: dict[str, NamedAgent] = {}
+        self.made_in = _folder_of_caller()
         _unused.add(self)
-
-    def note_use(self) -> None:
-        """Note that an application calls these handlers, so that no start warns of them."""
-        _unused.discard(self)
 
     def __iter__(self) -> Iterator[Handler]:
         """All handlers, in the order of registration."""
@@ -469,6 +488,15 @@ class Router:
     def matching(self, hook: HandlerHook, event: Event) -> list[Handler]:
         """Return the handlers whose filters accept `event`, in the order of registration."""
         return [handler for handler in self if handler.hook == hook and handler.matches(event)]
+
+    def runs_for(self, call: EndOfCall) -> list[str]:
+        """Return the names of the handlers that are called for a call that has ended."""
+        return [handler.name for handler in self.matching("end_of_call", call)]
+
+    def hears_of_changes(self, name: str) -> bool:
+        """Tell whether an end-of-call handler is called again when its call changes."""
+        handler = self.get("end_of_call", name)
+        return handler is not None and handler.on_change
 
     def functions(self) -> list[Handler]:
         """Return the functions, in the order of registration."""
@@ -497,7 +525,7 @@ class Router:
 
     def include(self, router: Router) -> None:
         """Add the handlers of `router`; raises `RegistrationError` where a name is taken."""
-        router.note_use()
+        _unused.discard(router)
         for handler in router:
             self.add(handler)
         for agent in router._agents.values():

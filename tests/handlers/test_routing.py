@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from millis_hooks import EndOfCall, FailedRun, ParkedRun, PrefetchRequest, RegistrationError, Router
-from millis_hooks.handlers.routing import Handler
+from millis_hooks.handlers.routing import Handler, forgotten_routers
 
 
 class Customer(BaseModel):
@@ -378,3 +378,23 @@ def test_an_agent_named_twice_a_name_of_two_agents_and_no_name_are_refused_with_
     assert "test_routing.py:" in both
     assert "agents -Ox1 and -Ox2 are both named 'bookings'" in both
     assert "agent -Ox3 needs a name" in refusal(lambda: router.agent("-Ox3", name=""))
+
+
+def test_only_routers_made_by_the_code_of_the_application_are_missed() -> None:
+    def made_at(file: str, package: str) -> Router:
+        names: dict[str, Any] = {"__name__": f"{package}.calls", "__package__": package}
+        exec(compile("from millis_hooks import Router\nrouter = Router()", file, "exec"), names)
+        router: Router = names["router"]
+        router.on_prefetch(name=file)(lambda call: None)
+        return router
+
+    hooks = made_at("/srv/shop/web/app.py", "shop.web")
+    others = [
+        made_at("/srv/shop/calls.py", "shop"),
+        made_at("/srv/shop/deep/calls.py", "shop.deep"),
+        made_at("/srv/bank/calls.py", "bank"),
+        made_at("/srv/calls.py", ""),
+    ]
+    assert len(list(forgotten_routers(hooks))) == 2
+    hooks.include(others[0])
+    assert len(list(forgotten_routers(hooks))) == 1

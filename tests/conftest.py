@@ -71,6 +71,9 @@ FIRST = (
     "tests/testing/",
     "tests/runs/",
     "tests/webhooks/",
+    "tests/server/",
+    "tests/sandbox/",
+    "tests/cli/",
 )
 
 

@@ -38,7 +38,7 @@ from .runs.outcome import OUTCOMES, write_handlers
 from .runs.processes import coordinator_of
 from .runs.runner import Runner
 from .settings import Settings
-from .version import requirement
+from .version import requirement, templates_dir
 from .webhooks.end_of_call import EndOfCallEndpoint
 from .webhooks.functions import FunctionEndpoint
 from .webhooks.prefetch import PrefetchEndpoint
@@ -95,6 +95,8 @@ class Service:
         """
         settings.require_closed(has_functions=bool(router.functions()))
         router.check()
+        if settings.dashboard and not templates_dir().is_dir():
+            raise ConfigError(f"{templates_dir()} is missing. Install millis_hooks again.")
         for warning in (*settings.warnings(), *_warnings_about(settings, router)):
             logger.warning("%s", warning)
         agent_names = _agent_names(settings, router)

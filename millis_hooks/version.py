@@ -1,6 +1,15 @@
-"""The version, and the requirement that installs it once more."""
+"""The version, the requirement that installs it once more, and where its templates are."""
+
+from pathlib import Path
 
 __version__ = "0.1.0"
+
+
+def templates_dir() -> Path:
+    """Return the folder of templates: inside the package in a wheel, beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    shipped = package / "templates"
+    return shipped if shipped.is_dir() else package.parent / "templates"
 
 
 def requirement(extra: str = "") -> str:

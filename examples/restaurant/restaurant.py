@@ -4,7 +4,7 @@ After each call the outcome is kept as results, which the dashboard lists, filte
 
 Run the tests here with `pytest`, or one scenario with
 
-    millis-hooks simulate scenarios/booking.toml --target restaurant.py
+    millis-hooks simulate restaurant.py scenarios/booking.toml
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Run the suite here with `pytest`, or one scenario with
 
-    millis-hooks simulate scenarios/booking.toml --target bookings.py
+    millis-hooks simulate bookings.py scenarios/booking.toml
 """
 
 from __future__ import annotations

@@ -159,7 +159,12 @@ def load_command(name: str) -> Any:
         options = {"ignore_unknown_options": name in _TAKE_IDS}
         command, function = typer.Typer(add_completion=False, rich_markup_mode=None), command
         command.command(name, context_settings=options)(function)
-    return typer.main.get_command(command)
+    loaded = typer.main.get_command(command)
+    for each in (loaded, *getattr(loaded, "commands", {}).values()):
+        for parameter in each.params:
+            if parameter.param_type_name == "argument" and parameter.metavar is None:
+                parameter.metavar = (parameter.name or "").upper()
+    return loaded
 
 
 app = typer.Typer(

@@ -26,10 +26,32 @@ from ..exceptions import ConfigError, StorageError
 from ..operators import COMMAND_LINE, Action, audit
 from ..protocol.agent_names import AgentNames
 from ..runs.processes import processes_at_work
+from ..server.app_loader import Target, load_target
 from ..settings import Settings
 from .terminal import INTERRUPTED, fail, note, progress
 
 T = TypeVar("T")
+
+
+#: The application of a command that names none, as `new` writes it.
+APP_FILE = "app.py"
+
+
+def target_at_hand(target: str | None) -> Target | None:
+    """Import the application that a command names, or else app.py if it uses this package.
+
+    None if there is neither. Raises `ConfigError` if it cannot be imported.
+    """
+    if target is None and b"millis_hooks" not in _bytes_of(Path(APP_FILE)):
+        return None
+    return load_target(target or APP_FILE)
+
+
+def _bytes_of(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError:
+        return b""
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -20,11 +21,10 @@ from ..checks.reachability import TIMEOUT_S, check_reachability
 from ..environment.addresses import is_loopback
 from ..exceptions import MillisHooksError
 from ..masking.policy import MaskPolicy
-from ..server.app_loader import load_target
 from ..settings import Settings
 from ..webhooks import service_url
-from .common import open_log, print_json
-from .options import AsJson
+from .common import APP_FILE, open_log, print_json, target_at_hand
+from .options import AsJson, Target
 from .terminal import add_row, console, note, table
 
 _MARKS = {"ok": "ok", "warn": "warn", "bad": "BAD"}
@@ -33,12 +33,7 @@ _NAME_WIDTH = len("unknown handlers")
 
 
 def doctor(
-    target: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[TARGET]", help="Your application, as for `run`. It is checked, too."
-        ),
-    ] = None,
+    target: Target = None,
     url: Annotated[
         str | None,
         typer.Option(help="Public URL of the service, such as https://hooks.example.com."),
@@ -63,7 +58,7 @@ def doctor(
         typer.echo(json.dumps(report, indent=2))
     else:
         typer.echo(f"{counts['bad']} bad, {counts['warn']} to look at, {counts['ok']} ok.")
-        if target is None:
+        if target is None and not Path(APP_FILE).is_file():
             note("Name your application to check its handlers and settings too: app.py")
         if url is None:
             note("Not checked from outside; add --url https://hooks.example.com")
@@ -72,19 +67,15 @@ def doctor(
 
 
 def print_settings(
-    target: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[TARGET]", help="Your application, as for `run`, to include its arguments."
-        ),
-    ] = None,
+    target: Target = None,
     as_json: AsJson = False,
 ) -> None:
     """List every setting with its value and source.
 
     Secrets are not shown. Arguments of `MillisHooks` are known only where TARGET is given.
     """
-    settings = load_target(target).require_hooks().settings if target else Settings.load()
+    application = target_at_hand(target)
+    settings = application.require_hooks().settings if application else Settings.load()
     if as_json:
         print_json([asdict(each) for each in settings.in_force()])
         return
@@ -96,11 +87,11 @@ def print_settings(
 
 def _results(target: str | None, url: str | None, *, fast: bool) -> Iterator[CheckResult]:
     try:
-        application = load_target(target) if target is not None else None
+        application = target_at_hand(target)
         hooks = application.hooks if application is not None else None
         settings = hooks.settings if hooks is not None else Settings.load()
     except MillisHooksError as error:
-        name = "application" if target is not None else "settings"
+        name = "settings" if target is None and not Path(APP_FILE).is_file() else "application"
         yield bad(name, str(error), "Correct it: the service does not start.")
         return
     base = None if url is None else service_url(settings, url)

@@ -280,7 +280,7 @@ def forget(
     who: Annotated[
         str | None,
         typer.Argument(
-            metavar="[NUMBER|SESSION_ID]", help="Phone number in any format, or session ID."
+            metavar="NUMBER|SESSION_ID", help="Phone number in any format, or session ID."
         ),
     ] = None,
     dry_run: DryRun = False,

@@ -24,12 +24,11 @@ from ..millis_api.reconcile import SETTLES_IN, Reconciled, Reconciliation
 from ..protocol.agent_names import names_at_millis
 from ..protocol.reading import Json
 from ..sandbox.texts import undeclared
-from ..server.app_loader import load_target
 from ..settings import Settings
 from ..webhooks import service_url
 from ..webhooks.agent_config import agent_config, warnings_about
-from .common import is_served, open_log
-from .options import DryRun, Yes, read_time
+from .common import is_served, open_log, target_at_hand
+from .options import DryRun, Target, Yes, read_time
 from .terminal import INTERRUPTED, confirm, fail, note, progress
 
 
@@ -41,10 +40,7 @@ class Form(StrEnum):
 
 
 def config(
-    target: Annotated[
-        str | None,
-        typer.Argument(help="Application (app.py or module:attribute), if its code sets settings."),
-    ] = None,
+    target: Target = None,
     *,
     url: Annotated[str, typer.Option(help="Public URL, such as https://hooks.example.com.")],
     form: Annotated[
@@ -74,10 +70,7 @@ def config(
 
 def connect(
     agent_id: Annotated[str, typer.Argument(help="ID of the agent at Millis.")],
-    target: Annotated[
-        str | None,
-        typer.Argument(help="Application (app.py or module:attribute), if its code sets settings."),
-    ] = None,
+    target: Target = None,
     *,
     url: Annotated[str, typer.Option(help="Public URL, such as https://hooks.example.com.")],
     dry_run: DryRun = False,
@@ -137,11 +130,11 @@ def _service(
     target: str | None, url: str, agent_id: str | None
 ) -> tuple[Settings, str, Sequence[Mapping[str, Json]]]:
     """Return settings, public address and functions. Raises `ConfigError`."""
-    if target is None:
+    application = target_at_hand(target)
+    if application is None:
         settings, mounted_at = Settings.load(), ""
         tools = _stored_tools(settings, agent_id)
     else:
-        application = load_target(target)
         hooks = application.require_hooks()
         settings, mounted_at = hooks.settings, application.mounted_at
         tools = hooks.router.tools(agent_id)

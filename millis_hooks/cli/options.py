@@ -51,6 +51,14 @@ Secret: TypeAlias = Annotated[
         metavar="-|env:|file:",
     ),
 ]
+Target: TypeAlias = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="TARGET",
+        help="Your application: app.py, app.py:name, package.module or package.module:name. By "
+        "default app.py, if it is in this folder.",
+    ),
+]
 
 
 def read_time(option: str, text: str | None) -> datetime | None:

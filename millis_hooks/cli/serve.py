@@ -27,6 +27,8 @@ from ..server.app_loader import Target, load_target
 from ..settings import Settings
 from ..version import requirement
 from ..webhooks import is_webhook_path, webhook_url
+from . import options
+from .common import APP_FILE
 from .terminal import print_error
 
 _logger = logging.getLogger("millis_hooks")
@@ -41,28 +43,20 @@ class LogLevel(StrEnum):
     ERROR = "error"
 
 
-TargetName = Annotated[
-    str,
-    typer.Argument(
-        metavar="TARGET",
-        help="Application to serve: a file (app.py) or module (package.app), with :name if it "
-        "has several.",
-    ),
-]
 Host = Annotated[str, typer.Option(help="Address to listen on (0.0.0.0 for all).")]
 Port = Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")]
 Level = Annotated[LogLevel, typer.Option("--log-level", help="Lowest level of log lines.")]
 
 
 def dev(
-    target: TargetName,
+    target: options.Target = None,
     host: Host = "127.0.0.1",
     port: Port = 8000,
     reload: Annotated[bool, typer.Option(help="Restart when a Python file changes.")] = True,
 ) -> None:
     """Serve while you develop. Reloads, and generates missing secrets."""
     generated = _generate_secrets(host)
-    application = load_target(target)
+    application = _target(target)
     if application.hooks is not None:
         application.hooks.settings.require_unreachable(host)
     _require_free_port(host, port)
@@ -85,13 +79,13 @@ def dev(
 
 
 def run(
-    target: TargetName,
+    target: options.Target = None,
     host: Host = "127.0.0.1",
     port: Port = 8000,
     log_level: Level = LogLevel.INFO,
 ) -> None:
     """Serve in production. Checks the settings and never generates secrets."""
-    application = load_target(target)
+    application = _target(target)
     if application.hooks is not None:
         application.hooks.settings.require_closed()
         application.hooks.settings.require_unreachable(host)
@@ -110,7 +104,7 @@ def run(
 
 
 def worker(
-    target: TargetName,
+    target: options.Target = None,
     host: Host = "127.0.0.1",
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="Port of the probes; 0 selects a free one.")
@@ -122,7 +116,7 @@ def worker(
     It answers /healthz, /readyz and /metrics, and nothing else.
     """
     os.environ["MILLIS_HOOKS_RUN_HANDLERS"] = "1"
-    application = load_target(target)
+    application = _target(target)
     name, hooks = application.import_string, application.require_hooks()
     hooks.settings.require_closed()
     if not hooks.settings.run_handlers:
@@ -142,6 +136,16 @@ def worker(
 
 def _load(import_string: str) -> Any:
     return load_target(import_string).app
+
+
+def _target(name: str | None) -> Target:
+    """Import the application to serve. Raises `ConfigError`."""
+    if name is None and not Path(APP_FILE).is_file():
+        raise ConfigError(
+            f"There is no {APP_FILE} in {Path.cwd()}. Name your application: a file (shop.py) or a "
+            "module (package.shop)."
+        )
+    return load_target(name or APP_FILE)
 
 
 def _require_free_port(host: str, port: int) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,7 @@ from ..masking.policy import MaskPolicy
 from ..sandbox.scenario import SHIPPED, Scenario, load_scenario
 from ..sandbox.simulator import Latencies, Load, RunningService, Simulation
 from ..sandbox.steps import EndDelivered, Prefetched, Step, masked_step
-from ..server.app_loader import load_target
+from ..server.app_loader import load_target, start_error
 from ..settings import Hook, Settings
 from ..testing.client import HooksClient
 from ..webhooks import Marker, secret_for, service_url
@@ -40,30 +41,35 @@ _SHOWN_CHARS = 600
 _OFF = SandboxOffError.status_code
 #: How long handlers may take, in seconds: as long as a run may by default.
 _WAIT_S = 60.0
+#: What names an application rather than a scenario.
+_APPLICATION = re.compile(r".+\.py|.+:[A-Za-z_][\w.]*|[^\W\d]\w*(\.[^\W\d]\w*)+(?<!\.toml)")
 _NO_LOG = "The service's call log is not at hand, so its handlers are not checked."
 _SANDBOX_OFF = (
     "The service has no sandbox. Start it with `dev`, or with MILLIS_HOOKS_SANDBOX=1; or give an "
-    "application with --target."
+    "application: millis-hooks simulate app.py SCENARIO"
 )
 
 
 def simulate(
     scenarios: Annotated[
         list[str] | None,
-        typer.Argument(metavar="SCENARIO...", help="TOML files, or names of included scenarios."),
+        typer.Argument(
+            metavar="[TARGET] SCENARIO",
+            help="Your application (app.py or module:name), which runs in this process with an "
+            "empty call log; without it, the service at --url is called. Then TOML files, or names "
+            "of included scenarios.",
+        ),
     ] = None,
     target: Annotated[
         str | None,
-        typer.Option(
-            help="Your application (app.py). It runs in this process with an empty call log."
-        ),
+        typer.Option(hidden=True, help="The same as the argument; it may be package.module, too."),
     ] = None,
     url: Annotated[
-        str, typer.Option(help="A running service, if there is no --target.")
+        str, typer.Option(help="A running service, if no application is named.")
     ] = "http://127.0.0.1:8000",
     secret: options.Secret = None,
     keep: Annotated[
-        bool, typer.Option(help="With --target: store the calls in the application's call log.")
+        bool, typer.Option(help="With TARGET: store the calls in the application's call log.")
     ] = False,
     dry_run: Annotated[
         bool, typer.Option(help="Set call.dry_run, so that handlers can skip side effects.")
@@ -85,6 +91,8 @@ def simulate(
     if list_them:
         _list()
         return
+    if scenarios and target is None and _APPLICATION.fullmatch(scenarios[0]):
+        target, *scenarios = scenarios
     if not scenarios:
         raise ConfigError("Name a scenario: a file, or one of `millis-hooks simulate --list`.")
     chosen = [load_scenario(name) for name in scenarios]
@@ -125,7 +133,12 @@ def _in_process(target: str, *, keep: bool, anywhere: bool) -> Iterator[_Receive
     """Start the application in this process; its call log is temporary, unless kept."""
     hooks = load_target(target).require_hooks()
     kept = {"database_url": hooks.settings.database_url} if keep else {}
-    with HooksClient(hooks, wait_s=_WAIT_S, anywhere=anywhere, **kept) as client:
+    with ExitStack() as stack:
+        client = HooksClient(hooks, wait_s=_WAIT_S, anywhere=anywhere, **kept)
+        try:
+            stack.enter_context(client)
+        except Exception as error:
+            raise start_error(error) from error
         yield _Receiver(
             partial(client.simulate, sandbox=True),
             partial(client.simulate_many, sandbox=True),

@@ -166,7 +166,7 @@ def _write(
 def import_calls(
     files: Annotated[
         list[Path],
-        typer.Argument(help="JSON files; - is the standard input.", metavar="FILE..."),
+        typer.Argument(help="JSON files; - is the standard input.", metavar="FILE"),
     ],
 ) -> None:
     """Import calls that export --raw wrote as jsonl, or Millis' call logs.

@@ -14,7 +14,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field, fields, is_dataclass
 from datetime import UTC, datetime, tzinfo
 from functools import cache, lru_cache, partial
-from pathlib import Path
 from typing import Any, TypeAlias
 from urllib.parse import quote, urlencode
 from zoneinfo import ZoneInfo
@@ -33,6 +32,7 @@ from ..exceptions import StorageError
 from ..masking.policy import SECRETS_ALONE, MaskPolicy
 from ..operators import Operator
 from ..protocol.agent_names import AgentNames
+from ..version import templates_dir
 from . import formats, runs
 from .call_filters import HANDLER_LABELS, PAGE_SIZES, SOURCE_LABELS, time_field
 from .call_rows import call_rows
@@ -390,13 +390,6 @@ def zone_named(name: str) -> tzinfo | None:
 def zone_of(request: Request) -> tzinfo:
     """Return the operator's time zone: that of the cookie, else UTC."""
     return zone_named(request.cookies.get(ZONE_COOKIE, "UTC")) or UTC
-
-
-def templates_dir() -> Path:
-    """Return the folder of templates: inside the package in a wheel, beside it in a checkout."""
-    package = Path(__file__).resolve().parent.parent
-    shipped = package / "templates"
-    return shipped if shipped.is_dir() else package.parent / "templates"
 
 
 @cache

@@ -22,6 +22,7 @@ from ..call_log.queries import Queries
 from ..call_log.queries.requests import is_empty
 from ..exceptions import StorageError
 from ..operators import Operators
+from ..version import templates_dir
 from . import call, calls, openapi, requests
 from . import operators as operators_page
 from .analytics import AnalyticsPage
@@ -29,7 +30,7 @@ from .call_actions import CallActions
 from .endpoints import Endpoints, OperatorRequest
 from .forget import Forgetting
 from .live_updates import LiveUpdates
-from .pages import ZONE_COOKIE, DashboardSettings, Pages, templates_dir, zone_named
+from .pages import ZONE_COOKIE, DashboardSettings, Pages, zone_named
 from .security import Cookies, Guards, ProxySignIn, local_path
 from .setup import Setup
 from .sign_in import SignIn

@@ -286,6 +286,8 @@ class Executor:
         except BaseException as error:
             if entered.done():
                 raise
+            if isinstance(error, SystemExit):  # as such it would end the loop, and tell nobody why
+                error = HandlerError(f"`lifespan` called sys.exit: {error.code}")
             entered.set_exception(error)
 
     def _leave(self) -> None:

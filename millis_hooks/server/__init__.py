@@ -30,10 +30,11 @@ from starlette.routing import Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.lifespan.on import LifespanOn
 
-from ..exceptions import MillisHooksError
+from ..exceptions import ConfigError, MillisHooksError
 from ..masking.error_report import hidden
 from ..masking.known_secrets import HIDDEN, shown_path
 from ..settings import STOPPING
+from .app_loader import start_error
 from .connection import ConnectionConfig, Limits, Protocol, affordable, no_webhook
 
 __all__ = ["Limits", "serve"]
@@ -128,7 +129,7 @@ class AccessLog:
 
 
 class Lifespan(LifespanOn):
-    """uvicorn's, which keeps an error of ours that the application did not start for.
+    """uvicorn's, which keeps the error that the application did not start for.
 
     It is raised once the server has ended, as any command raises it; uvicorn would log its words.
     """
@@ -136,9 +137,9 @@ class Lifespan(LifespanOn):
     refusal: MillisHooksError | None = None
 
     async def send(self, message: Any) -> None:
-        error = sys.exception()
-        if message["type"] == "lifespan.startup.failed" and isinstance(error, MillisHooksError):
-            self.refusal = error
+        if message["type"] == "lifespan.startup.failed":
+            error = sys.exception() or ConfigError(message.get("message") or "It gave no reason.")
+            self.refusal = start_error(error)
             self.logger = logging.Logger("silent", logging.CRITICAL)
         await super().send(message)
 
@@ -269,8 +270,8 @@ def serve(
     `is_webhook`. That child imports `app` by `load`, if given, and calls `tell` with the reason why
     the application did not start; for `reload` all three have to be picklable.
 
-    Raises the `MillisHooksError` that the application did not start for; exits with status 3 if it
-    raised another error then, or the port is taken.
+    Raises the `MillisHooksError` that the application did not start for, or a `ConfigError` that
+    explains another error; exits with status 3 if the port is taken.
     """
     config = Config(
         app,
@@ -280,7 +281,7 @@ def serve(
         port=port,
         factory=factory,
         reload=reload,
-        reload_dirs=[str(path) for path in reload_dirs] or None,
+        reload_dirs=[str(path) for path in reload_dirs] if reload else None,
         log_config=log_config,
     )
     if not config.should_reload:

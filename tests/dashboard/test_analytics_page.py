@@ -24,8 +24,9 @@ from millis_hooks.dashboard.analytics import (
     read_question,
 )
 from millis_hooks.dashboard.charts import Chart, Column, Row, as_csv, formatted
-from millis_hooks.dashboard.pages import DashboardSettings, PageRequest, templates_dir
+from millis_hooks.dashboard.pages import DashboardSettings, PageRequest
 from millis_hooks.masking.policy import MaskPolicy
+from millis_hooks.version import templates_dir
 from support.dashboard_site import HOSTILE, Page, Site
 from support.stored_calls import NOW
 

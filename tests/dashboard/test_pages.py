@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx2 as httpx
 import pytest
 
-from millis_hooks.dashboard.pages import templates_dir
+from millis_hooks.version import templates_dir
 from support.dashboard_site import HOSTILE, Page, Site
 
 

@@ -17,7 +17,7 @@ from browser.pages import page_names, paths_of
 from millis_hooks import MillisHooks
 from millis_hooks.call_log.tables import inbox
 from millis_hooks.dashboard import formats
-from millis_hooks.dashboard.pages import templates_dir
+from millis_hooks.version import templates_dir
 from support.app import AUTHORIZED, SECRET
 from support.databases import url_in
 from support.storage import opened, rows

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import millis_hooks
-from millis_hooks.dashboard.pages import templates_dir
+from millis_hooks.version import templates_dir
 from support.paths import ROOT
 
 TEMPLATES = {

@@ -325,7 +325,7 @@ def new(
             file.write_text(text, encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{folder} cannot be written: {error.strerror}.") from error
-    typer.echo(f"Created {folder}. Next:\n  cd {folder}\n  millis-hooks dev app.py\n  pytest")
+    typer.echo(f"Created {folder}. Next:\n  cd {folder}\n  millis-hooks dev app.py\n  pip install pytest && pytest")
 
 
 def _project_name(folder: str) -> str:

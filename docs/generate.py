@@ -31,7 +31,7 @@ import typer.main
 from pydantic import BaseModel
 
 from millis_hooks import PrefetchRequest, PrefetchResponse
-from millis_hooks.cli.commands import COMMANDS, GROUPS
+from millis_hooks.cli.commands import GROUPS
 from millis_hooks.cli.commands import app as command_line
 from millis_hooks.environment.sources import ENV_PREFIX
 from millis_hooks.sandbox.policy import Policy, policy_settings
@@ -162,8 +162,10 @@ def _commands() -> str:
 def _list_of_commands() -> str:
     """Return every command with its first line of help, by group."""
     groups = (
-        "\n".join([f"{group}:", "", *(f"- `{name}`: {COMMANDS[name][1]}" for name in names)])
-        for group, names in GROUPS.items()
+        "\n".join(
+            [f"{group}:", "", *(f"- `{name}`: {text}" for name, (_, text) in commands.items())]
+        )
+        for group, commands in GROUPS.items()
     )
     return "\n\n".join(groups)
 

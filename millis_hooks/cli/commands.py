@@ -7,7 +7,6 @@ nothing but this table, and command modules import at their top whatever they ne
 from __future__ import annotations
 
 from importlib import import_module
-from itertools import chain
 from typing import Annotated, Any
 
 import typer
@@ -17,102 +16,101 @@ from ..exceptions import MillisHooksError
 from ..version import __version__
 from .terminal import print_error
 
-#: By name: the module in this package with the function or group, and the first line of its help.
-COMMANDS = {
-    "new": (
-        "serve:new",
-        "Create an application with handlers, tests, and a .env with new secrets.",
-    ),
-    "dev": (
-        "serve:dev",
-        "Serve while you develop. Reloads, and generates missing secrets.",
-    ),
-    "run": ("serve:run", "Serve in production. Checks the settings and never generates secrets."),
-    "worker": (
-        "serve:worker",
-        "Run end-of-call handlers for services with MILLIS_HOOKS_RUN_HANDLERS=0.",
-    ),
-    "config": (
-        "millis:config",
-        "Print the JSON for the agent's configuration at Millis.",
-    ),
-    "connect": (
-        "millis:connect",
-        "Write the webhooks and functions of this service into an agent at Millis.",
-    ),
-    "send": ("send:app", "Send a sample webhook to a running service."),
-    "simulate": (
-        "simulate:simulate",
-        "Simulate whole calls: prefetch, conversation, functions, end-of-call.",
-    ),
-    "calls": ("calls:list_calls", "List calls, newest first: those in progress, then ended ones."),
-    "show": (
-        "calls:show",
-        "Show one call: transcript, cost, prefetch answer and handler runs.",
-    ),
-    "runs": (
-        "runs:list_runs",
-        "List handler runs, newest first. Replays replace the run they repeat.",
-    ),
-    "tail": ("calls:tail", "Follow deliveries, answers and handler runs live."),
-    "doctor": (
-        "doctor:doctor",
-        "Check settings, disk, call log, clock and public URL.",
-    ),
-    "settings": (
-        "doctor:print_settings",
-        "List every setting with its value and source.",
-    ),
-    "drift": (
-        "doctor:drift",
-        "List undocumented fields and values and unreadable data, with counts and times.",
-    ),
-    "reconcile": (
-        "millis:reconcile",
-        "Fetch missing end-of-calls from the Millis API logs and run handlers for them.",
-    ),
-    "reparse": (
-        "maintenance:reparse",
-        "Read stored deliveries again, and update calls, costs, search and drift.",
-    ),
-    "export": (
-        "transfer:export",
-        "Export calls to a file, oldest first: all real ones, or a selection.",
-    ),
-    "import": (
-        "transfer:import_calls",
-        "Import calls that export --raw wrote as jsonl, or Millis' call logs.",
-    ),
-    "operator": ("operators:app", "Manage the operators of the dashboard."),
-    "token": (
-        "operators:tokens_app",
-        "Manage read tokens for the JSON of the dashboard's pages.",
-    ),
-    "prune": ("maintenance:prune", "Remove old calls with all their data."),
-    "forget": (
-        "maintenance:forget",
-        "Remove everything about a phone number, one call, or the calls that filters choose.",
-    ),
-    "vacuum": ("maintenance:vacuum", "Rewrite the call log's file without unused space."),
-    "backup": ("maintenance:backup", "Copy the call log into a file while the service runs."),
-    "copy": (
-        "transfer:copy",
-        "Copy a whole call log into an empty database, from SQLite to PostgreSQL or back.",
-    ),
-    "replay": (
-        "runs:replay",
-        "Run handlers again with the stored payload: for a call, or for runs.",
-    ),
-}
-#: The commands as `--help` lists them, by what they are for.
+#: The commands as `--help` lists them, by what they are for: the module in this package with the
+#: function or group, and the first line of its help.
 GROUPS = {
-    "Develop": ("new", "dev", "send", "simulate", "config", "connect"),
-    "Serve": ("run", "worker"),
-    "Look": ("calls", "show", "runs", "tail", "drift", "doctor", "settings"),
-    "Repair": ("replay", "reparse", "reconcile"),
-    "Data": ("export", "import", "copy", "backup", "forget", "prune", "vacuum"),
-    "Access": ("operator", "token"),
+    "Develop": {
+        "new": (
+            "serve:new",
+            "Create an application with handlers, tests, and a .env with new secrets.",
+        ),
+        "dev": ("serve:dev", "Serve while you develop. Reloads, and generates missing secrets."),
+        "send": ("send:app", "Send a sample webhook to a running service."),
+        "simulate": (
+            "simulate:simulate",
+            "Simulate whole calls: prefetch, conversation, functions, end-of-call.",
+        ),
+        "config": ("millis:config", "Print the JSON for the agent's configuration at Millis."),
+        "connect": (
+            "millis:connect",
+            "Write the webhooks and functions of this service into an agent at Millis.",
+        ),
+    },
+    "Serve": {
+        "run": (
+            "serve:run",
+            "Serve in production. Checks the settings and never generates secrets.",
+        ),
+        "worker": (
+            "serve:worker",
+            "Run end-of-call handlers for services with MILLIS_HOOKS_RUN_HANDLERS=0.",
+        ),
+    },
+    "Look": {
+        "calls": (
+            "calls:list_calls",
+            "List calls, newest first: those in progress, then ended ones.",
+        ),
+        "show": (
+            "calls:show",
+            "Show one call: transcript, cost, prefetch answer and handler runs.",
+        ),
+        "runs": (
+            "runs:list_runs",
+            "List handler runs, newest first. Replays replace the run they repeat.",
+        ),
+        "tail": ("calls:tail", "Follow deliveries, answers and handler runs live."),
+        "drift": (
+            "doctor:drift",
+            "List undocumented fields and values and unreadable data, with counts and times.",
+        ),
+        "doctor": ("doctor:doctor", "Check settings, disk, call log, clock and public URL."),
+        "settings": ("doctor:print_settings", "List every setting with its value and source."),
+    },
+    "Repair": {
+        "replay": (
+            "runs:replay",
+            "Run handlers again with the stored payload: for a call, or for runs.",
+        ),
+        "reparse": (
+            "maintenance:reparse",
+            "Read stored deliveries again, and update calls, costs, search and drift.",
+        ),
+        "reconcile": (
+            "millis:reconcile",
+            "Fetch missing end-of-calls from the Millis API logs and run handlers for them.",
+        ),
+    },
+    "Data": {
+        "export": (
+            "transfer:export",
+            "Export calls to a file, oldest first: all real ones, or a selection.",
+        ),
+        "import": (
+            "transfer:import_calls",
+            "Import calls that export --raw wrote as jsonl, or Millis' call logs.",
+        ),
+        "copy": (
+            "transfer:copy",
+            "Copy a whole call log into an empty database, from SQLite to PostgreSQL or back.",
+        ),
+        "backup": ("maintenance:backup", "Copy the call log into a file while the service runs."),
+        "forget": (
+            "maintenance:forget",
+            "Remove everything about a phone number, one call, or the calls that filters choose.",
+        ),
+        "prune": ("maintenance:prune", "Remove old calls with all their data."),
+        "vacuum": ("maintenance:vacuum", "Rewrite the call log's file without unused space."),
+    },
+    "Access": {
+        "operator": ("operators:app", "Manage the operators of the dashboard."),
+        "token": (
+            "operators:tokens_app",
+            "Manage read tokens for the JSON of the dashboard's pages.",
+        ),
+    },
 }
+COMMANDS = {name: command for group in GROUPS.values() for name, command in group.items()}
 #: Their arguments are ids of Millis, which begin with a dash.
 _TAKE_IDS = {"show", "forget", "replay", "connect"}
 
@@ -133,15 +131,16 @@ class LazyGroup(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Return the names in the order of the groups."""
-        return list(chain.from_iterable(GROUPS.values()))
+        return list(COMMANDS)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write the commands of `--help` group by group."""
         width = max(map(len, COMMANDS))
-        for group, names in GROUPS.items():
+        for group, commands in GROUPS.items():
             with formatter.section(group):
-                rows = [(name.ljust(width), COMMANDS[name][1]) for name in names]
-                formatter.write_dl(rows)
+                formatter.write_dl(
+                    [(name.ljust(width), text) for name, (_, text) in commands.items()]
+                )
 
     def invoke(self, ctx: Any) -> Any:
         try:

@@ -25,7 +25,7 @@ from ..settings import Settings
 from ..webhooks import service_url
 from .common import APP_FILE, open_log, print_json, target_at_hand
 from .options import AsJson, Target
-from .terminal import add_row, console, note, table
+from .terminal import add_row, console, note, print_table, table
 
 _MARKS = {"ok": "ok", "warn": "warn", "bad": "BAD"}
 _STYLES = {"ok": "green", "warn": "yellow", "bad": "bold red"}
@@ -79,10 +79,8 @@ def print_settings(
     if as_json:
         print_json([asdict(each) for each in settings.in_force()])
         return
-    rows = table("Setting", "Value", "From")
-    for each in settings.in_force():
-        add_row(rows, each.name, each.value, each.source)
-    console().print(rows)
+    rows = [(each.name, each.value, each.source) for each in settings.in_force()]
+    print_table(("Setting", "Value", "From"), rows)
 
 
 def _results(target: str | None, url: str | None, *, fast: bool) -> Iterator[CheckResult]:

@@ -12,11 +12,11 @@ import typer
 from ..call_log.database import Database
 from ..environment.secret_rules import require_strong
 from ..exceptions import ConfigError
-from ..operators import OPERATOR, Account, accounts
+from ..operators import OPERATOR, accounts
 from ..settings import Settings
 from .common import open_log, print_json, record
 from .options import AsJson
-from .terminal import add_row, console, fail, note, table
+from .terminal import fail, note, print_table
 
 #: The longest password that is read, in characters.
 _PASSWORD_CHARS = 1000
@@ -69,7 +69,7 @@ def add(
     generate: Generate = False,
 ) -> None:
     """Add an operator. Asks for the password, or generates one without a terminal."""
-    name = _clean(name)
+    name = _operator(name)
     with open_log(Settings.load()) as database:
         if _exists(database, name):
             fail(f"There is already an operator {name}.")
@@ -95,8 +95,10 @@ def list_operators(as_json: AsJson = False) -> None:
     if as_json:
         print_json(operators)
         return
-    if operators:
-        _print_table(operators)
+    rows = [
+        (each.name, each.role, *map(_minute, (each.created_at, each.seen_at))) for each in operators
+    ]
+    print_table(("Name", "Role", "Added", "Last seen"), rows)
     if settings.dashboard_password is not None:
         note("There is also admin, with MILLIS_HOOKS_DASHBOARD_PASSWORD, who may operate.")
     elif not operators:
@@ -106,7 +108,7 @@ def list_operators(as_json: AsJson = False) -> None:
 @app.command("remove")
 def remove(name: Name) -> None:
     """Remove an operator, and end their sessions."""
-    name = _clean(name)
+    name = _operator(name)
     with open_log(Settings.load()) as database:
         with database.writer.begin() as connection:
             if not accounts.remove(connection, name):
@@ -118,7 +120,7 @@ def remove(name: Name) -> None:
 @app.command("password")
 def password(name: Name, password_stdin: FromStdin = False, generate: Generate = False) -> None:
     """Change an operator's password, and end their sessions."""
-    name = _clean(name)
+    name = _operator(name)
     with open_log(Settings.load()) as database:
         if not _exists(database, name):
             _fail_unknown(name)
@@ -136,7 +138,7 @@ def password(name: Name, password_stdin: FromStdin = False, generate: Generate =
 @app.command("role")
 def change_role(name: Name, role: Annotated[Role, typer.Argument(help="view or operate.")]) -> None:
     """Change what an operator may do, at once."""
-    name = _clean(name)
+    name = _operator(name)
     with open_log(Settings.load()) as database:
         with database.writer.begin() as connection:
             if not accounts.set_role(connection, name, role.value):
@@ -153,7 +155,7 @@ TokenName = Annotated[
 @tokens_app.command("add")
 def add_token(name: TokenName) -> None:
     """Add a read token, and print it this once: only its hash is stored."""
-    name = _clean_token_name(name)
+    name = _clean(name)
     with open_log(Settings.load()) as database:
         with database.writer.begin() as connection:
             token = accounts.add_token(connection, name, now=datetime.now(UTC))
@@ -174,16 +176,14 @@ def list_tokens(as_json: AsJson = False) -> None:
     elif not listed:
         note("There are no tokens. Add one: millis-hooks token add NAME")
     else:
-        rows = table("NAME", "ADDED", "LAST USED")
-        for token in listed:
-            add_row(rows, token.name, _minute(token.created_at), _minute(token.last_used_at))
-        console().print(rows)
+        rows = [(each.name, *map(_minute, (each.created_at, each.last_used_at))) for each in listed]
+        print_table(("Name", "Added", "Last used"), rows)
 
 
 @tokens_app.command("revoke")
 def revoke_token(name: TokenName) -> None:
     """Revoke a read token: from now on it opens nothing."""
-    name = _clean_token_name(name)
+    name = _clean(name)
     with open_log(Settings.load()) as database:
         with database.writer.begin() as connection:
             if not accounts.revoke_token(connection, name):
@@ -192,18 +192,17 @@ def revoke_token(name: TokenName) -> None:
     typer.echo(f"Revoked {name}.")
 
 
-def _clean_token_name(text: str) -> str:
+def _clean(text: str) -> str:
+    """Return the normalized name. Raises `ConfigError`."""
     name = accounts.clean_name(text)
     if name is None:
         raise ConfigError(_NO_NAME.format(text))
     return name
 
 
-def _clean(text: str) -> str:
-    """Return the normalized name; raises `ConfigError` for one that cannot be added."""
-    name = accounts.clean_name(text)
-    if name is None:
-        raise ConfigError(_NO_NAME.format(text))
+def _operator(text: str) -> str:
+    """Return the normalized name of an operator that may be added. Raises `ConfigError`."""
+    name = _clean(text)
     if name == OPERATOR:
         raise ConfigError("The password of admin is MILLIS_HOOKS_DASHBOARD_PASSWORD.")
     return name
@@ -242,14 +241,6 @@ def _is_terminal() -> bool:
 def _print_password(password: str) -> None:
     note("The password was generated, and only its hash is stored:")
     typer.echo(password)
-
-
-def _print_table(operators: tuple[Account, ...]) -> None:
-    rows = table("NAME", "ROLE", "ADDED", "LAST SEEN")
-    for account in operators:
-        added, seen = _minute(account.created_at), _minute(account.seen_at)
-        add_row(rows, account.name, account.role, added, seen)
-    console().print(rows)
 
 
 def _minute(time: datetime | None) -> str:

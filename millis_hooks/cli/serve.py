@@ -325,7 +325,8 @@ def new(
             file.write_text(text, encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{folder} cannot be written: {error.strerror}.") from error
-    typer.echo(f"Created {folder}. Next:\n  cd {folder}\n  millis-hooks dev app.py\n  pip install pytest && pytest")
+    steps = (f"cd {folder}", "millis-hooks dev app.py", "pip install pytest && pytest")
+    typer.echo("\n  ".join((f"Created {folder}. Next:", *steps)))
 
 
 def _project_name(folder: str) -> str:

@@ -35,7 +35,7 @@ from . import options
 from .common import open_log
 from .options import read_secret
 from .runs import error_label
-from .terminal import add_row, console, note, progress, table
+from .terminal import note, print_table, progress
 
 _SHOWN_CHARS = 600
 _OFF = SandboxOffError.status_code
@@ -122,10 +122,8 @@ class _Receiver:
 
 
 def _list() -> None:
-    rows = table("Scenario", "What happens")
-    for scenario in map(load_scenario, SHIPPED):
-        add_row(rows, scenario.name, scenario.title)
-    console().print(rows)
+    scenarios = map(load_scenario, SHIPPED)
+    print_table(("Scenario", "What happens"), ((each.name, each.title) for each in scenarios))
 
 
 @contextmanager
@@ -343,10 +341,12 @@ def _load(
 def _print_load(scenario: Scenario, load: Load) -> None:
     pace = f"{load.calls_per_s:,.0f} a second"
     typer.echo(f"{scenario.name}: {load.calls:,} calls in {load.took_s:.1f} s, {pace}")
-    rows = table("Webhook", "Sent", "Failed", "p50", "p95", "p99", "Longest")
-    for name, latencies in (("prefetch", load.prefetch), ("end-of-call", load.end_of_call)):
-        add_row(rows, name, f"{latencies.count:,}", f"{latencies.failed:,}", *_times(latencies))
-    console().print(rows)
+    webhooks = {"prefetch": load.prefetch, "end-of-call": load.end_of_call}
+    rows = [
+        (name, f"{latencies.count:,}", f"{latencies.failed:,}", *_times(latencies))
+        for name, latencies in webhooks.items()
+    ]
+    print_table(("Webhook", "Sent", "Failed", "p50", "p95", "p99", "Longest"), rows)
     for failure, count in load.failures.items():
         typer.echo(_short(f"{count:,} x {failure}"))
 

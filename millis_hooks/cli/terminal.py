@@ -11,7 +11,7 @@ import gc
 import io
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -137,7 +137,7 @@ def print_error(error: MillisHooksError) -> None:
 def confirm(question: str, *, refusal: str) -> None:
     """End the command unless the answer is yes; raises `ConfigError` without a terminal."""
     if not sys.stdin.isatty():
-        raise ConfigError("Nobody can be asked here. Add --yes to go ahead.")
+        raise ConfigError("Cannot ask, because this is not a terminal. Add --yes to continue.")
     if not typer.confirm(question):
         fail(refusal)
 
@@ -176,6 +176,17 @@ def table(*heads: str, show_heads: bool = True) -> Table:
     from rich.table import Table
 
     return Table(*heads, box=None, show_header=show_heads, pad_edge=False, padding=(0, 2, 0, 0))
+
+
+def print_table(
+    heads: Iterable[str], rows: Iterable[Iterable[str]], *, one_line: bool = False
+) -> None:
+    """Print rows of untrusted text below the heads; nothing if there is no row."""
+    made = table(*heads)
+    for row in rows:
+        add_row(made, *row, one_line=one_line)
+    if made.row_count:
+        console().print(made)
 
 
 def add_row(to: Table, *cells: str, one_line: bool = False) -> None:

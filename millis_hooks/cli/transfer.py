@@ -37,7 +37,7 @@ from .options import (
     require_known,
     takes_call_filters,
 )
-from .terminal import INTERRUPTED, add_row, console, fail, note, progress, table
+from .terminal import INTERRUPTED, fail, note, print_table, progress
 
 #: The standard input, or the standard output.
 _STANDARD = Path("-")
@@ -313,7 +313,8 @@ def copy(
             counts = _copy(from_log, to_log)
         except KeyboardInterrupt:
             fail("Stopped. The database to copy to is empty: start again.", status=INTERRUPTED)
-    _print_counts(counts)
+    rows = [(name, f"{number:,}") for name, number in counts.items() if number]
+    print_table(("Table", "Rows"), rows)
     typer.echo("The copy is finished. Set MILLIS_HOOKS_DATABASE_URL to it, and start the service.")
 
 
@@ -322,11 +323,3 @@ def _copy(source: Database, target: Database) -> Counts:
         total = sum(count_rows(state).values())
     with progress(total) as show_done:
         return copying.copy(source, target, show_done)
-
-
-def _print_counts(counts: Counts) -> None:
-    rows = table("Table", "Rows")
-    for name, number in counts.items():
-        if number:
-            add_row(rows, name, f"{number:,}")
-    console().print(rows)

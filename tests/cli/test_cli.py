@@ -25,7 +25,7 @@ from typer.testing import CliRunner, Result
 
 from millis_hooks import MillisHooks, PrefetchRequest, __version__
 from millis_hooks.call_log import CallLog
-from millis_hooks.cli.commands import COMMANDS, GROUPS, app, load_command
+from millis_hooks.cli.commands import COMMANDS, app, load_command
 from millis_hooks.protocol.samples import (
     AGENT_ID,
     VINTAGES,
@@ -136,11 +136,6 @@ def test_every_command_explains_itself(run: Run, command: str) -> None:
     result = run(*command.split(), "--help")
     assert result.exit_code == 0
     assert f"millis-hooks {command}".strip() in result.stdout.replace("root", "millis-hooks")
-
-
-def test_every_command_is_in_one_group_of_the_help() -> None:
-    grouped = [name for names in GROUPS.values() for name in names]
-    assert sorted(grouped) == sorted(COMMANDS)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -125,7 +125,7 @@ def test_operators_are_listed_without_their_hashes(
     assert "Nobody can sign in" in run("operator", "list").stderr
     add_anna(run)
     listed = run("operator", "list").stdout
-    assert listed.split()[:5] == ["NAME", "ROLE", "ADDED", "LAST", "SEEN"]
+    assert listed.split()[:5] == ["Name", "Role", "Added", "Last", "seen"]
     assert "anna" in listed
     assert "never" in listed
     assert "argon2" not in listed

@@ -215,8 +215,8 @@ class MillisHooks:
             return
         try:
             await self._service.remember_started(started.session_id)
-        except StorageError as error:  # the call has begun all the same
-            logger.error("a call that was started may not be followed: %s", error)
+        except StorageError as error:  # the call has begun in any case
+            logger.error("a started call may not be tracked: %s", error)
 
     def under(
         self, *, millis: Answers | None = None, **settings: Unpack[SettingsOptions]
@@ -343,7 +343,7 @@ class MillisHooks:
         self, service: Service, path: str, scope: Scope, receive: Receive, send: Send
     ) -> None:
         original = {**scope}
-        # Servers write access lines from the scope; no page of ours has a secret in its path.
+        # Servers write access lines from the scope; none of our pages has a secret in its path.
         scope["path"] = safe_path(scope["path"])
         if scope["type"] == "http" and path in _PROBES:
             await _PROBES[path](service, scope, send)

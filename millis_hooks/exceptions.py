@@ -1,4 +1,4 @@
-"""Every error this package raises: one tree, and a leaf that imports nothing of ours.
+"""Every error this package raises: one tree, and a leaf that imports nothing else of this package.
 
 What a caller is told is short and constant (`DeliveryError.detail`); what a person is told, in the
 log and on the page, is the exception's own message.
@@ -172,7 +172,7 @@ class MillisBusyError(MillisApiError):
 class MillisUnreachableError(MillisApiError):
     """No answer came, or none that can be read.
 
-    `may_be_done` says whether Millis may have done what it was asked, all the same.
+    `may_be_done` says whether Millis may have done what it was asked, in spite of the error.
     """
 
     def __init__(

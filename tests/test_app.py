@@ -236,7 +236,7 @@ def test_what_brings_no_right_secret_or_finds_a_page_is_no_near_miss(
     assert rows("SELECT * FROM rejections") == []
 
 
-def test_where_it_is_allowed_the_secret_may_stand_in_the_path(make_hooks: MakeHooks) -> None:
+def test_where_it_is_allowed_the_secret_may_be_in_the_path(make_hooks: MakeHooks) -> None:
     hooks = make_hooks(secret_in_path=True)
     with serving(hooks, headers={}) as client:
         assert client.get(f"/millis/{SECRET}/prefetch/").json() == {}
@@ -246,7 +246,7 @@ def test_where_it_is_allowed_the_secret_may_stand_in_the_path(make_hooks: MakeHo
         assert client.get("/millis/prefetch").status_code == 401
 
 
-def test_a_secret_of_any_script_may_stand_in_the_path(make_hooks: MakeHooks) -> None:
+def test_a_secret_of_any_script_may_be_in_the_path(make_hooks: MakeHooks) -> None:
     secret = "пароль/из/многих/букв"
     with serving(make_hooks(secret_in_path=True, secrets=secret), headers={}) as client:
         assert client.get(f"/millis/{secret}/prefetch").json() == {}

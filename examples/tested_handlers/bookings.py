@@ -19,7 +19,7 @@ hooks = MillisHooks()
 
 
 @hooks.on_prefetch
-async def recognise(call: PrefetchRequest) -> PrefetchResponse | None:
+async def recognize(call: PrefetchRequest) -> PrefetchResponse | None:
     """Tell the agent who is calling; say nothing about callers we do not know."""
     customer = CUSTOMERS.get(call.customer_phone or "")
     if customer is None:

@@ -22,16 +22,16 @@ T = TypeVar("T")
 #: The handlers that want this call, by name.
 RunsFor: TypeAlias = Callable[[EndOfCall], Iterable[str]]
 
-#: A delivery tells of its call if it was processed and could be read.
+#: A delivery describes its call if it was processed and could be read.
 IS_TOLD = and_(
     deliveries.c.outcome.not_in([literal_column("'rejected'"), literal_column("'unparsed'")]),
     ~exists().where(inbox.c.delivery_id == deliveries.c.id),
 )
-#: Of more deliveries of a session, the first and the last tell of its call, so many of each.
+#: Of more deliveries of a session, the first and the last describe its call, this many of each.
 _MOST_OF_EACH = 10
 
 
-#: Bodies of so many bytes may wait, once read, for their runs.
+#: The most bytes of bodies that wait, once read, for their runs.
 _MOST_WAITING_BYTES = 2 * 1024 * 1024
 
 
@@ -108,14 +108,14 @@ def _distinct(ends: Iterable[End]) -> Sequence[End]:
 
 
 def outermost(items: Sequence[T]) -> Sequence[T]:
-    """Return what tells of a call, of the deliveries of one kind in the order of their ids."""
+    """Return the deliveries of one kind that describe a call, in the order of their ids."""
     if len(items) <= 2 * _MOST_OF_EACH:
         return items
     return [*items[:_MOST_OF_EACH], *items[-_MOST_OF_EACH:]]
 
 
 def ids_of(connection: Connection, session_id: str) -> list[int]:
-    """Return which deliveries of a session, in order, tell of its call."""
+    """Return the deliveries of a session that describe its call, in order."""
     found = select(deliveries.c.id, deliveries.c.kind).where(
         deliveries.c.session_id == session_id, IS_TOLD
     )

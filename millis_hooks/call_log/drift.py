@@ -187,7 +187,7 @@ def _shortened(value: Json, depth: int = 0) -> Json:
 
 KINDS: tuple[DriftKind, ...] = get_args(DriftKind)
 
-#: Counts stop here; a report over a million deliveries is there in an instant all the same.
+#: Counts stop here; so a report over a million deliveries still takes an instant.
 COUNT_CAP = 10_000
 #: So many places of each kind are listed: a sender may make up a new field with every delivery.
 MOST_GROUPS = 100

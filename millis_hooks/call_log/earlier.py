@@ -120,7 +120,7 @@ class Memory:
         asked: Future[list[EarlierCall]] = Future()
         if self._queue.qsize() >= _MOST_WAITING:
             asked.set_result([])
-            logger.warning("earlier calls were not looked up: too many questions wait")
+            logger.warning("earlier calls were not looked up: too many look-ups wait")
             return asked
         self._queue.put((asked, work))
         if len(self._threads) < _THREADS:
@@ -203,13 +203,13 @@ def _answer_of(work: _Work) -> list[EarlierCall]:
         return work()
     except SQLAlchemyError as error:
         logger.warning("earlier calls were not looked up: %s", describe(error))
-    except Exception as error:  # the call must go on, and the thread too
+    except Exception as error:  # the call must continue, and the thread too
         logger.warning("earlier calls were not looked up: %s", type(error).__name__)
     return []
 
 
 def _aside(column: ColumnElement[Any]) -> ColumnElement[Any]:
-    """Return the column's value, for which SQLite shall not take an index."""
+    """Return the column's value, in a form for which SQLite does not use an index."""
     return func.coalesce(column, null())
 
 

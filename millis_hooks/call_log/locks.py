@@ -3,7 +3,7 @@
 SQLite 3.7.0 to 3.51.2 has a bug (https://www.sqlite.org/wal.html#walresetbug): when one process
 commits while another copies the -wal file into the database, the commit may be left out for good,
 and the file be damaged. On such versions a transaction, and the checkpoint that its commit may
-begin, happen under one lock of all processes of ours.
+begin, happen under one lock that all our processes share.
 """
 
 from __future__ import annotations

@@ -50,8 +50,8 @@ _CONNECT = {
 }
 #: Whatever the address or PGCLIENTENCODING says.
 _ENCODING = {"client_encoding": "utf8"}
-#: In every session. A plan for long queries would take longer to compile than most of ours run; and
-#: what a lost client had locked shall not stay locked for long.
+#: In every session. A plan for long queries would take longer to compile than most queries here
+#: run; and what a lost client had locked must not stay locked for long.
 _SETTINGS = {
     "TimeZone": "UTC",
     "jit": "off",
@@ -160,7 +160,7 @@ class PostgresDatabase(database.Database):
         error = context.original_exception
         if is_of_another_session(error):
             if not self._is_pooled:
-                logger.warning("a pooler takes sessions away: no statements are prepared any more")
+                logger.warning("a connection pooler was noticed: statements are no longer prepared")
             self._is_pooled = True
             context.is_disconnect = True
         elif must_reconnect(error):
@@ -279,4 +279,4 @@ def _create_search_index(connection: Connection) -> None:
             connection.execute(text(CREATE_EXTENSION))
             connection.execute(text(CREATE_SEARCH_INDEX))
     except SQLAlchemyError as error:
-        logger.warning("searches read every text, as there is no pg_trgm: %s", describe(error))
+        logger.warning("searches read every text, because pg_trgm is missing: %s", describe(error))

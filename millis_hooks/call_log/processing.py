@@ -94,7 +94,7 @@ LEAST_DELIVERIES = 50
 REST = 25
 #: And no longer than this: what took long may have waited for the database.
 LONGEST_REST_S = 3.0
-#: So many deliveries in the inbox halve the rest.
+#: The number of deliveries in the inbox that halves the rest.
 LARGE_BACKLOG = 50_000
 #: How long a process leaves the oldest deliveries to another that has just taken them.
 ELSEWHERE_S = 0.05
@@ -143,7 +143,7 @@ class Processor:
         self._wanted = threading.Event()
         self._closing = threading.Event()
         self._size = 2 * LEAST_DELIVERIES  # of the next chunk, at most
-        self._backlog = 0  # at most so many deliveries wait behind the chunk
+        self._backlog = 0  # the most deliveries that wait behind the chunk
         self._turn = turns_on(database)
         self._left_over = self._oldest()
         self._survived: set[int] = set()
@@ -308,7 +308,7 @@ class Processor:
         return True
 
     def _count_attempt(self, queue: Table, waiting: Row[Any]) -> bool:
-        """Return True once the attempt is counted; False if it was set aside, or waits no more."""
+        """Return True once the attempt is counted; False if it was set aside or does not wait."""
 
         def count(connection: Connection) -> int | None:
             is_it = queue.c.delivery_id == waiting.id

@@ -103,7 +103,7 @@ class Digest:
 
 @dataclass
 class Projection:
-    """What the deliveries of a session come to; `call` is empty where they tell of none.
+    """What the deliveries of a session come to; `call` is empty if they describe none.
 
     Runs are for the handlers of `wanted_by`, who want the call since `wanted_at`. `change` is the
     key of the change that a later end has made to a call that had ended before.

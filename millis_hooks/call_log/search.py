@@ -147,7 +147,7 @@ MAX_QUERY_CHARS = 200
 _INDEXED_FROM_CHARS = 3
 _WORDS_BEFORE = 4
 _CHARS_AFTER = 160
-#: So many characters of a call can be searched.
+#: The most characters of a call that can be searched.
 _SEARCHED_CHARS = 200_000
 #: Most that is shown of a call: where its terms were found.
 _MOST_EXCERPTS = 3

@@ -142,7 +142,7 @@ inbox = Table(
     Column("attempts", Integer, nullable=False, server_default="0"),
 )
 
-#: Deliveries to be read again, as after an upgrade. They go on to tell of their calls meanwhile.
+#: Deliveries to be read again, as after an upgrade. Meanwhile they still describe their calls.
 rereads = Table(
     "rereads",
     metadata,
@@ -200,7 +200,7 @@ Index("ix_calls_outcome", calls.c.outcome, calls.c.received_at, calls.c.source)
 _partial_index(
     "ix_calls_open", calls.c.received_at, calls.c.source, where=calls.c.ended_at.is_(None)
 )
-#: Calls that Millis did not tell of: few rows.
+#: Calls whose end-of-call never arrived: few rows.
 _partial_index(
     "ix_calls_source", calls.c.source, calls.c.received_at, where=calls.c.source.is_not(None)
 )

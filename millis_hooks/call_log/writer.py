@@ -39,7 +39,7 @@ RETRY_S = 1.0
 LOG_EVERY_S = 10.0
 #: How many records may wait in memory; more are dropped and counted.
 MAX_RECORDS = 50_000
-#: From here on it is a flood: so many wait for one commit, or so many records have gathered.
+#: From here on it is a flood: the number that wait for one commit, or of gathered records.
 FLOOD_WAITING = 16
 FLOOD_RECORDS = 50
 #: Bodies go into one transaction up to this many bytes, so that no commit takes long.

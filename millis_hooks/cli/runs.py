@@ -39,8 +39,8 @@ from .terminal import INTERRUPTED, add_row, confirm, console, fail, note, progre
 STATES = ("pending", "running", "retrying", "failed", "succeeded")
 
 _HEADS = ("Run", "Handler", "Session", "State", "Attempts", "When (UTC)", "Error")
-#: Columns that a narrow terminal shortens, down to so many characters; numbers, times and ids are
-#: of no use if they are cut.
+#: The columns that a narrow terminal shortens, and their least width in characters. Numbers, times
+#: and ids are of no use if they are cut.
 _SHORTENED = {"Handler": 12, "Error": 5}
 
 

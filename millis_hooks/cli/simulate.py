@@ -39,7 +39,7 @@ from .terminal import note, print_table, progress
 
 _SHOWN_CHARS = 600
 _OFF = SandboxOffError.status_code
-#: How long handlers may take, in seconds: as long as a run may by default.
+#: How long handlers may take, in seconds: as long as a run by default.
 _WAIT_S = 60.0
 #: What names an application rather than a scenario.
 _APPLICATION = re.compile(r".+\.py|.+:[A-Za-z_][\w.]*|[^\W\d]\w*(\.[^\W\d]\w*)+(?<!\.toml)")

@@ -162,7 +162,7 @@ def progress(total: int | None, *, in_bytes: bool = False) -> Iterator[Callable[
 
 
 def console() -> Console:
-    """Return a console that interprets no markup and colours only a terminal."""
+    """Return a console that interprets no markup and uses colors only on a terminal."""
     from rich.console import Console
 
     made = Console(markup=False, highlight=False, emoji=False)

@@ -98,7 +98,7 @@ class CallsView:
     """What the page of calls shows.
 
     `params` are the filters that differ from the defaults, and `as_list` is the parameter that
-    calls are opened with, to go on to their neighbours in the list. `more_filters` counts the
+    calls are opened with, to continue to their neighbors in the list. `more_filters` counts the
     active ones that are in the sheet. `mark` is the newest end of a call: later ones are new to the
     page. `is_new` tells that nothing was ever received.
     """

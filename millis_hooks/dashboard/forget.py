@@ -41,7 +41,7 @@ from .endpoints import Endpoints, OperatorRequest, only
 from .formats import at, phone, read_number
 from .pages import PageRequest
 
-#: So many calls are named on the page; the rest is counted.
+#: The most calls that are named on the page; the rest is counted.
 _MOST_NAMED = 20
 _LAST_DIGITS = 4
 

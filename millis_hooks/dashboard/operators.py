@@ -81,7 +81,7 @@ class OperatorsView:
 
 
 def show_operators(operators: Operators, request: PageRequest) -> OperatorsView | None:
-    """Build the page; `before` in the query is the id that the audit log goes on from."""
+    """Build the page; `before` in the query is the id from which the audit log continues."""
     operator = request.operator
     if operator is None:
         return None

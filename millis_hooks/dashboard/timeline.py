@@ -24,7 +24,7 @@ _LONGEST_S = 365 * 24 * 3600
 Kind = Literal[
     "prefetch", "unasked", "started", "ended", "received", "live", "lost", "unended", "handled"
 ]
-#: The look of an event: it went well or not, goes on, or is only noted.
+#: The look of an event: it went well or not, continues, or is only noted.
 Mark = Literal["ok", "bad", "now", ""]
 
 #: Outcome of a prefetch without an answer of the handlers -> why, and what was sent in its place.

@@ -1,8 +1,8 @@
 """The executor: runs the team's handlers on a thread and an event loop of their own.
 
 A handler that blocks, loops or never returns holds up other handlers at most, never the serving
-loop: acknowledgements, pages and fallbacks go on. Async handlers run on the executor's loop, the
-others in daemon threads, which cannot keep the process from ending. A call that goes on after it
+loop: acknowledgements, pages and fallbacks continue. Async handlers run on the executor's loop, the
+others in daemon threads, which cannot keep the process from ending. A call that continues after it
 was given up is interrupted, and reported if that does not end it.
 """
 
@@ -47,7 +47,7 @@ from .routing import ANSWERING, Event, Handler
 logger = logging.getLogger("millis_hooks.executor")
 
 _NOT_RUNNING = "The executor is not running."
-#: How often calls that go on after they were given up are looked at, at least.
+#: The longest time between two checks of calls that continue after they were given up.
 _LOOK_EVERY_S = 1.0
 
 #: What is answered while a call waits.
@@ -58,7 +58,7 @@ Lifespan: TypeAlias = Callable[[], AbstractAsyncContextManager[Any]]
 
 @dataclass(slots=True)
 class _Overtime:
-    """A call that goes on after it was given up."""
+    """A call that continues after it was given up."""
 
     call: HandlerCall
     since: float  # given up, or interrupted, in seconds of the monotonic clock
@@ -286,7 +286,7 @@ class Executor:
         except BaseException as error:
             if entered.done():
                 raise
-            if isinstance(error, SystemExit):  # as such it would end the loop, and tell nobody why
+            if isinstance(error, SystemExit):  # as such it would end the loop, without a reason
                 error = HandlerError(f"`lifespan` called sys.exit: {error.code}")
             entered.set_exception(error)
 
@@ -305,7 +305,9 @@ class Executor:
                 try:
                     self._look_at(overtime)
                 except Exception as error:  # the thread must live
-                    logger.error("a handler is watched no longer: %s", describe_failure(error))
+                    logger.error(
+                        "a handler's time limit is no longer watched: %s", describe_failure(error)
+                    )
                     del self._overtime[overtime.call]
 
     def _look_at(self, overtime: _Overtime) -> None:
@@ -339,7 +341,7 @@ class Executor:
             return False
         interrupt(call, thread_id)
         if call.is_over:
-            logger.warning("handler %r went on after its time and was interrupted", call.name)
+            logger.warning("handler %r exceeded its time limit and was interrupted", call.name)
         return True
 
 
@@ -373,7 +375,7 @@ class _LoopThread:
                 self.loop.run_forever()
             except (SystemExit, KeyboardInterrupt, HandlerInterrupted) as error:
                 block = describe_failure(error).block
-                logger.error("the handlers' loop goes on after\n%s", block)
+                logger.error("the handlers' loop continues after\n%s", block)
         self.loop.close()
 
 

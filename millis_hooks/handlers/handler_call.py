@@ -1,5 +1,5 @@
 """One call of a handler, the threads of handlers that are not async, and the interruption of a call
-that goes on after it was given up.
+that continues after it was given up.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class HandlerInterrupted(BaseException):
 class HandlerCall:
     """One call of a handler. Exactly one result is delivered to `done`, on any thread.
 
-    A call that was given up may go on: `left` is called when its code is over. `begun_at` is in
+    A call that was given up may continue: `left` is called when its code is over. `begun_at` is in
     seconds of the monotonic clock, and None while the call waits for a loop or a thread.
     """
 
@@ -261,7 +261,7 @@ def interrupt(call: HandlerCall, thread_id: int) -> None:
     # https://docs.python.org/3/c-api/threads.html#c.PyThreadState_SetAsyncExc
     import ctypes  # rarely needed, and slow to import
 
-    raise_in = ctypes.pythonapi["PyThreadState_SetAsyncExc"]  # a handle with argument types of ours
+    raise_in = ctypes.pythonapi["PyThreadState_SetAsyncExc"]  # a handle with our own argument types
     raise_in.argtypes = (ctypes.c_ulong, ctypes.py_object)
     error, nothing = ctypes.py_object(HandlerInterrupted), ctypes.py_object()
     own_id, end = threading.get_ident(), time.monotonic() + ARRIVAL_S

@@ -66,7 +66,7 @@ END_OF_CALL: Mapping[str, Places] = {
     "voip": {"provider": Place.OPEN, "from": Place.NUMBER, "to": Place.NUMBER},
 }
 
-#: The fields of a request about a call that goes on: of a prefetch, and of a function.
+#: The fields of a request during a call: of a prefetch, and of a function.
 PREFETCH_QUERY: Mapping[str, Places] = {
     "agent_id": Place.KEPT,
     "from": Place.NUMBER,

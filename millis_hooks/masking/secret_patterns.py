@@ -117,9 +117,9 @@ _USERINFO = re.compile(r"(://[^\s/:@]{0,100}:)[^\s/?]{1,200}(?=@)")
 _RANDOM = re.compile(r"(?=.*\d)(?:(?=.*[a-z])(?=.*[A-Z])[A-Za-z0-9_+/=-]+|(?=.*[a-z])[a-z0-9]+)")
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
-#: A search holds the GIL, so a long text is searched in pieces of so many characters.
+#: A search holds the GIL, so a long text is searched in pieces of this many characters.
 _PIECE_CHARS = 50_000
-#: So many characters after its piece may belong to a match.
+#: The most characters after its piece that may belong to a match.
 _REACH_CHARS = 25_000
 
 

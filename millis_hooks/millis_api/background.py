@@ -61,7 +61,7 @@ class RepeatedWork:
         except MillisApiError as error:
             self._log(logging.DEBUG if self._has_failed else logging.WARNING, error)
             self._has_failed = True
-        except Exception as error:  # of any kind: the thread must go on
+        except Exception as error:  # of any kind: the thread must continue
             self._log(logging.ERROR, describe_failure(error))
         else:
             self._has_failed = False

@@ -26,7 +26,7 @@ class Connected:
     agent: Agent
     #: Keys that were sent, and are not as they were sent.
     not_taken: tuple[str, ...] = ()
-    #: What was not sent, and was lost or changed all the same.
+    #: What was not sent, and was still lost or changed.
     lost: tuple[str, ...] = ()
     #: Whether the old configuration is there again, after a loss.
     is_put_back: bool = False

@@ -52,7 +52,7 @@ MAX_ANSWER_BYTES = 64 * 1024 * 1024
 
 _UNDER_PYTEST = (
     "Under pytest no request is sent to Millis: it would make real calls. Test the handler by the "
-    "fixture `hooks_client`, whose `millis_requests` has the requests. To send them all the same, "
+    "fixture `hooks_client`, whose `millis_requests` has the requests. To send them anyway, "
     "run pytest with -p no:millis_hooks."
 )
 _DETAIL_CHARS = 300

@@ -1,7 +1,7 @@
 """Log records for each delivery and each attempt at a run, and the formatters for all records.
 
-A record of ours carries its values as `fields` beside the message, for `JsonFormatter`. Ids come
-from outside, and may be any text.
+A record of this package carries its values as `fields`, for `JsonFormatter`, beside the message.
+Ids come from outside, and may be any text.
 
 Both formatters mask: secrets and numbers by their shape, and the rest by the policy of the
 settings. Give them to handlers of your own to log in the same way.
@@ -53,7 +53,7 @@ class JsonFormatter(logging.Formatter):
 class ConsoleFormatter(logging.Formatter):
     """Time, level, logger and message in one line, and below it a traceback if there is one.
 
-    Nothing in it is obeyed by a terminal, and no text that somebody sent begins a line.
+    Nothing in it is obeyed by a terminal, and no received text begins a line.
     """
 
     def __init__(self) -> None:
@@ -84,7 +84,7 @@ def log_config(level: str, format_: LogFormat = "console") -> dict[str, Any]:
 
 
 def _parted(record: logging.LogRecord) -> tuple[str, Block | None]:
-    """Part a message from the traceback below it; any other line break is somebody's text."""
+    """Part a message from the traceback below it; any other line break is part of received text."""
     args, form = record.args, str(record.msg)
     if isinstance(args, tuple) and args and isinstance(args[-1], Block) and form.endswith("\n%s"):
         head = logging.makeLogRecord(vars(record) | {"msg": form[:-3], "args": args[:-1]})

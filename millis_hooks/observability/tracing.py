@@ -99,7 +99,7 @@ class Tracing:
         return _within(self._tracer, f"run {handler}", parent, SpanKind.CONSUMER, attributes)
 
     def close(self) -> None:
-        """Send what is left. Blocks a little; the tracing of the process goes on."""
+        """Send what is left. Blocks a little; the tracing of the process continues."""
         if isinstance(self._provider, TracerProvider):
             self._provider.force_flush(FLUSH_MS)
 

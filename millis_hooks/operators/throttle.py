@@ -61,7 +61,7 @@ Key: TypeAlias = tuple[Kind, str]
 _FREE: Mapping[Kind, int] = {"browser": 5, "session": 5, "address": 5, "name": 50}
 #: How long it takes until one try comes back.
 PAUSE = timedelta(seconds=1)
-#: Of each kind so many keys are remembered, and so many wrong passwords.
+#: The most keys that are remembered of each kind, and the most wrong passwords.
 _REMEMBERED = 4096
 #: So many passwords are remembered that had to wait: half a minute of guessing on many connections.
 _WAITING = 16_384

@@ -15,8 +15,8 @@ MOST_NAME_CHARS = 60
 #: Agents whose names at Millis are kept.
 MOST_AGENTS = 10_000
 _MOST_ID_CHARS = 200
-#: Of an id without a name so many characters are shown, if it has more than a few others: ids of
-#: one account begin alike.
+#: The number of characters shown of an id without a name, if it is clearly longer: ids of one
+#: account begin alike.
 _TAIL_CHARS = 8
 _SHORT_ID_CHARS = 12
 

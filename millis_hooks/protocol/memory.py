@@ -17,7 +17,7 @@ from .results import Plain
 
 #: Earlier calls that a handler gets at most.
 MOST_EARLIER = 20
-#: Numbers with fewer digits are short codes, which stand for nobody in particular.
+#: Numbers with fewer digits are short codes, which do not belong to one person.
 _LEAST_DIGITS = 7
 #: Words on the keys of a telephone, as carriers send them in place of a withheld number:
 #: anonymous, restricted, blocked, unknown, unavailable.

@@ -79,7 +79,7 @@ def read_json(body: bytes | str, left_out: Note = _ignored) -> Json:
     `PayloadError`, and nothing else, for what cannot be read.
     """
     value = read_any_json(body, left_out)
-    # 1e999 becomes an infinity all the same; to write and look is faster than to walk.
+    # 1e999 still becomes an infinity; writing and searching is faster than walking through.
     return _finite(value) if b"Infinity" in to_json(value, inf_nan_mode="constants") else value
 
 
@@ -235,7 +235,7 @@ _STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 
 
 def _nested(levels: int) -> bytes:
-    """Return the pattern of a list or object that holds others down to so many levels."""
+    """Return the pattern of a list or object that holds others down to a number of levels."""
     inner = b"|" + _nested(levels - 1) if levels else b""
     return rb'[\[{](?:[^"\[\]{}]++|' + _STRING + inner + rb")*+[\]}]"
 
@@ -243,7 +243,7 @@ def _nested(levels: int) -> bytes:
 # Items are skipped in a few large matches: one by one, a million take seconds.
 _ITEM = rb'(?:[^"\[\]{},]++|' + _STRING + b"|" + _nested(3) + b")*+,"
 _AT_ONCE = (1_000, 50, 1)
-#: Deeper nesting is skipped bracket by bracket, at most so many.
+#: The most brackets that are skipped one by one, because they are nested deeper.
 _MOST_STEPS = 100_000
 _UNKNOWN = rb'(?!\s*"(?:' + "|".join(sorted(KNOWN)).encode() + rb')"\s*:)' + _ITEM
 

@@ -74,7 +74,7 @@ class Slots:
         return bool(late) and (self._are_many_late or all_own)
 
     def take(self, handler: Handler, count: int) -> None:
-        """Give the handler so many slots."""
+        """Give the handler this number of slots."""
         self._busy[key_of(handler)] += count
         self._free -= count
 
@@ -88,7 +88,7 @@ logger = logging.getLogger("millis_hooks.runs")
 
 #: A hung handler is reported after this: within 10 s all that can be interrupted has been.
 REPORTED_AFTER_S = 12.0
-#: Runs that wait for a hung handler fail after so many times its timeout, at least LEAST_WAITED_S.
+#: Runs that wait for a hung handler fail after this many timeouts, at least LEAST_WAITED_S.
 TIMEOUTS_WAITED = 5
 LEAST_WAITED_S = 30.0
 

@@ -160,7 +160,7 @@ logger = logging.getLogger("millis_hooks.runs")
 POLL_S = 0.5
 #: Delay of the first look in seconds: the first requests must not wait for a backlog.
 FIRST_LOOK_S = 0.2
-#: Events of so many seconds go into one turn: ends of attempts, and all in a flood of deliveries.
+#: Seconds whose events go into one turn: ends of attempts, and all in a flood of deliveries.
 GATHER_S = 0.02
 #: Seconds between two searches for lost runs, and for runs of unknown handlers.
 SEARCH_EVERY_S = 60.0
@@ -298,7 +298,7 @@ class Runner:
     def _try(self, step: Callable[[], None]) -> None:
         try:
             step()
-        except Exception as error:  # of any kind: the thread must go on
+        except Exception as error:  # of any kind: the thread must continue
             if self._stop_at is not None and isinstance(error, StorageError):
                 self._ended.clear()  # the call log may be closed: do not wait for it
             logger.error("runs are delayed: %s", describe_failure(error))

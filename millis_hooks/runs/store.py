@@ -46,7 +46,7 @@ from .concurrency import Slots
 #: Returns the `on_failed` handlers for runs of the handler of this name.
 FailureHooks = Callable[[str], Sequence[Handler]]
 
-#: So many runs fail in one transaction at most: acknowledgements wait for it.
+#: The most runs that fail in one transaction: acknowledgements wait for it.
 MOST_FAILED = 500
 #: A time further in the future was written before the clock was set back. Smaller differences are
 #: the corrections that every clock gets.

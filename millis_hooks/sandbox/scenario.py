@@ -160,7 +160,7 @@ class SessionSpec:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """Something to say, after a pause in seconds; `is_final` is False while a caller goes on."""
+    """Something to say, after a pause in seconds; `is_final` is False while a caller continues."""
 
     role: Role
     text: str

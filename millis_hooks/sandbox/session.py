@@ -148,7 +148,7 @@ class Session(SimulatedCall):
         return self
 
     def log_entry(self) -> dict[str, Any]:
-        """Return what Millis' call logs have of the call; while it goes on, that is little."""
+        """Return what Millis' call logs have of the call; during the call, that is little."""
         if not self.has_ended:
             self._measure()
         return super().log_entry()

@@ -147,7 +147,7 @@ class Said(Step):
     """The caller (`user`) or the agent (`assistant`) said something.
 
     An answer that is spoken piece by piece is a step a piece, and one turn: `continues` says that
-    `text` goes on with the turn before, `is_final` that the turn is complete with it.
+    `text` continues the turn before, `is_final` that the turn is complete with it.
     """
 
     role: str

@@ -63,7 +63,7 @@ class PrefetchAnswer:
 
 
 class SimulatedCall:
-    """A call as Millis has it, with made-up costs and recording; it changes as the call goes on."""
+    """A call as Millis has it, with made-up costs and recording; it changes during the call."""
 
     def __init__(self, spec: SessionSpec, *, session_id: str, call_id: str) -> None:
         self.spec = spec

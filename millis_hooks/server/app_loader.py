@@ -1,6 +1,6 @@
 """Loads the application that a command names: `app.py`, `app.py:hooks` or `package.module:hooks`.
 
-Importing it runs the team's own code: an error names their file and line, without frames of ours.
+Importing it runs the team's own code: an error names their file and line, without our frames.
 """
 
 from __future__ import annotations

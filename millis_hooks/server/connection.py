@@ -25,7 +25,7 @@ from ..settings import PEER
 from ..webhooks.responses import BROUGHT_SECRET
 from .places import ConnectionPlaces, Place
 
-#: How long a refused peer may go on sending, so that closing does not wipe our answer off its wire.
+#: How long a refused peer may continue to send, so that closing does not discard our answer.
 LINGER_S = 1.0
 
 #: Open files that connections leave to the call log and to handlers.
@@ -265,7 +265,7 @@ class Protocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         if self.parser.should_upgrade():
-            return  # the message goes on in another parser, or as a websocket
+            return  # the message continues in another parser, or as a websocket
         self._deadline.clear()
         self._phase = Phase.IDLE
         self._framing_bytes = 0
@@ -363,7 +363,7 @@ class Protocol(HttpToolsProtocol):
 
     @property
     def _is_answerable(self) -> bool:
-        """Whether an answer of ours would be taken for that to the request which is incomplete."""
+        """Whether our answer would be taken for that to the incomplete request."""
         cycle = self._unanswered
         if self._phase is Phase.BODY:
             return cycle is not None and not cycle.response_started and not self.pipeline

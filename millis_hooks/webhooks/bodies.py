@@ -32,7 +32,7 @@ from ..exceptions import (
 from ..protocol.events import Identity, identify
 from ..protocol.reading import LARGE_BYTES
 
-#: A body may be compressed so many times, as by a sender and by a proxy.
+#: The most times that a body may be compressed, for example by a sender and by a proxy.
 MOST_CODINGS = 2
 #: Members of a gzip body (RFC 1952, 2.2). Some tools begin one for every 64 kB, or for every write.
 MOST_MEMBERS = 200
@@ -174,7 +174,7 @@ class Share:
         self._held = 0
 
     def hold(self, size: int) -> None:
-        """Take so many bytes in all; raises `TooManyBodiesError` if others have taken them."""
+        """Hold this number of bytes in all; raises `TooManyBodiesError` if others hold them."""
         more = size - self._held
         if more > self._budget.free_bytes:
             raise TooManyBodiesError

@@ -107,7 +107,7 @@ class FunctionEndpoint:
         if request.scope["method"] == "POST":
             with self._bodies.share() as share:
                 body = await self._bodies.receive(headers, receive, share)
-            with suppress(PayloadError):  # it is told where the arguments are read
+            with suppress(PayloadError):  # it is reported where the arguments are read
                 body = decode(body, headers.content_encoding, max_bytes=self._max_bytes).body
         assert handler.tool is not None  # noqa: S101 - all that the router calls functions have one
         call = FunctionRequest.parse(
@@ -160,7 +160,7 @@ def _is_for(handler: Handler, agent_id: str | None) -> bool:
 def _said(
     handler: Handler, words: str, outcome: str, reasons: list[str], *, name: str = "result"
 ) -> Answered:
-    """Return words of ours as the function answers: as text, or as JSON under this name."""
+    """Return our words in the form of the function's answers: as text, or as JSON by this name."""
     if handler.answer == "text":
         return Answered(words.encode(), outcome, reasons, _TEXT)
     return Answered(to_json({name: words}), outcome, reasons)

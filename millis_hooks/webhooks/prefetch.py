@@ -184,7 +184,7 @@ class PrefetchEndpoint:
         given = self.cache.get(key, handler.stale_s or cache_s)
         if given is None:
             result = await self._call(handler, call, around, spent_s=time.perf_counter() - began)
-            with suppress(HandlerError):  # it is told where the answer is read
+            with suppress(HandlerError):  # it is reported where the answer is read
                 self._keep(key, call, result)
             return result
         if self.cache.age_s(given) > cache_s and key not in self._renewing:

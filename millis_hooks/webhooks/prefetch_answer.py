@@ -173,7 +173,7 @@ def _answer(
 
 
 def _keep(values: object, answer: Answer) -> None:
-    """Keep what can be kept, and note what cannot: the answer goes out all the same."""
+    """Keep what can be kept, and note what cannot: the answer is sent in any case."""
     left_out: list[str] = []
     for name, value in as_object(values, "keep", left_out).items():
         size = len(to_json(value)) + len(name.encode())

@@ -245,7 +245,7 @@ def test_a_day_with_few_prefetches_has_a_gap_instead_of_percentiles(log: StoredC
     assert found.tiles.prefetch_p95_ms.series == (None, 36)
 
 
-def test_a_handler_of_each_hook_is_told_apart(log: StoredCalls) -> None:
+def test_a_handler_of_each_hook_is_distinguished(log: StoredCalls) -> None:
     call_id = log.add_call()
     log.add_run(call_id, "save", "failed")
     log.add_run(call_id, "save", "succeeded", hook="failed")
@@ -349,7 +349,7 @@ def test_percentiles_of_several_lists_are_those_of_all_numbers(
     assert percentile([sorted(each) for each in lists], share) == nearest_rank(together, share)
 
 
-def test_numbers_with_none_between_them_are_told_apart() -> None:
+def test_numbers_with_none_between_them_are_distinguished() -> None:
     first = 1.0
     for _ in range(4):
         following = math.nextafter(first, 2)

@@ -41,7 +41,7 @@ def test_every_listener_gets_a_change() -> None:
         assert one.take() == ()
 
 
-def test_the_same_change_is_told_once() -> None:
+def test_the_same_change_is_reported_once() -> None:
     feed = ChangeFeed()
     with feed.subscribe(nothing) as subscription:
         for _ in range(3):
@@ -87,7 +87,7 @@ def test_a_long_id_is_not_passed_on() -> None:
         assert subscription.take() == (Change("ended"),)
 
 
-def test_listeners_are_told_when_nothing_more_will_come() -> None:
+def test_listeners_are_reported_when_nothing_more_will_come() -> None:
     feed, woken = ChangeFeed(), threading.Event()
     with feed.subscribe(woken.set) as subscription:
         feed.close()
@@ -117,14 +117,14 @@ def hear(subscription: Subscription, *changes: Change) -> None:
     eventually(has_heard)
 
 
-def test_a_call_is_told_of_when_it_starts_and_when_it_ends(tmp_path: Path) -> None:
+def test_a_call_is_reported_when_it_starts_and_when_it_ends(tmp_path: Path) -> None:
     with logging_to(tmp_path) as log, log.feed.subscribe(nothing) as subscription:
         for delivery in (prefetched("-a"), ended("-a"), ended("-b", b"{")):
             log.writer.record(delivery)
         hear(subscription, Change("started", "-a"), Change("ended", "-a"), Change("unparsed", "-b"))
 
 
-def test_runs_are_told_of_by_session(tmp_path: Path) -> None:
+def test_runs_are_reported_by_session(tmp_path: Path) -> None:
     with logging_to(tmp_path) as log, log.feed.subscribe(nothing) as subscription:
         log.writer.record(ended("-a"))
         hear(subscription, Change("ended", "-a"))
@@ -132,7 +132,7 @@ def test_runs_are_told_of_by_session(tmp_path: Path) -> None:
         hear(subscription, Change("runs", "-a"))
 
 
-def test_the_call_log_stops_while_somebody_listens(tmp_path: Path) -> None:
+def test_the_call_log_stops_while_someone_listens(tmp_path: Path) -> None:
     with logging_to(tmp_path) as log, log.feed.subscribe(nothing) as subscription:
         log.close()
         assert subscription.is_closed
@@ -167,7 +167,7 @@ REFUSED |= {"status_code": 401, "reason": "", "query": "", "headers": "[]"}
 
 
 @pytest.mark.both_databases
-def test_each_thing_another_process_does_is_told(database: Database, tmp_path: Path) -> None:
+def test_each_thing_another_process_does_is_reported(database: Database, tmp_path: Path) -> None:
     steps: list[Callable[[Connection], object]] = [
         lambda c: insert_deliveries(c, [ended()]),
         lambda c: (

@@ -159,7 +159,7 @@ def test_calls_with_much_to_read_are_read_in_parts(run: Run, log: StoredCalls) -
     assert bodies == ["0", "1", "2"]
 
 
-def test_secrets_are_hidden_unless_somebody_asks_for_everything(run: Run, log: StoredCalls) -> None:
+def test_secrets_are_hidden_unless_someone_asks_for_everything(run: Run, log: StoredCalls) -> None:
     body = {"session_id": SESSION, "agent_config": {"tools": [{"header": {"X": "hush"}}]}}
     received(log, json.dumps(body).encode())
     asked = {"query": "token=hush&tier=gold", "answer": b'{"metadata":{"api_key":"hush"}}'}
@@ -228,7 +228,7 @@ def test_an_export_replaces_only_files(run: Run, log: StoredCalls, tmp_path: Pat
     assert f"{tmp_path} is not a file" in run("export", str(tmp_path), "--force").stderr
 
 
-def test_a_file_that_cannot_be_made_is_told(run: Run, log: StoredCalls) -> None:
+def test_a_file_that_cannot_be_made_is_reported(run: Run, log: StoredCalls) -> None:
     assert "cannot be written: No such file" in run("export", "nowhere/calls.csv").stderr
 
 
@@ -304,7 +304,7 @@ def add_wanted(log: StoredCalls, option: str) -> None:
     log.add_delivery(session_id=SESSION, outcome="unparsed")
 
 
-def test_calls_that_go_on_are_exported_too(run: Run, log: StoredCalls) -> None:
+def test_calls_that_continue_are_exported_too(run: Run, log: StoredCalls) -> None:
     log.add_unended_call("-live", minutes_ago=1)
     assert len(table(run("export").stdout_bytes)) == 1
 

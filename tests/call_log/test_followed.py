@@ -70,7 +70,7 @@ def waiting(database: Database) -> int:
 
 
 @pytest.mark.both_databases
-def test_what_comes_in_is_told_once(tmp_path: Path, log: Database) -> None:
+def test_what_comes_in_is_reported_once(tmp_path: Path, log: Database) -> None:
     follower = follow(log)
     store(tmp_path, "-s1")
     told = look(follower, log)
@@ -83,7 +83,7 @@ def test_what_comes_in_is_told_once(tmp_path: Path, log: Database) -> None:
 
 
 @pytest.mark.both_databases
-def test_nothing_is_told_before_it_is_processed(log: Database) -> None:
+def test_nothing_is_reported_before_it_is_processed(log: Database) -> None:
     follower = follow(log)
     with writing(log) as writer:
         asyncio.run(writer.store(ended("-s1")))
@@ -91,14 +91,14 @@ def test_nothing_is_told_before_it_is_processed(log: Database) -> None:
 
 
 @pytest.mark.both_databases
-def test_it_begins_where_it_is_told_to(tmp_path: Path, log: Database) -> None:
+def test_it_begins_where_it_is_reported_to(tmp_path: Path, log: Database) -> None:
     store(tmp_path, "-s1", "-s2")
     assert len(look(follow(log, last=3), log)) == 3
     assert look(follow(log), log) == []
 
 
 @pytest.mark.both_databases
-def test_an_attempt_is_told_when_it_has_ended(log: Database) -> None:
+def test_an_attempt_is_reported_when_it_has_ended(log: Database) -> None:
     call = {"id": 1, "session_id": "-s1", "received_at": NOW}
     with log.writer.begin() as connection:
         connection.execute(insert(calls), call)
@@ -177,7 +177,7 @@ def test_it_ends_where_something_happens_all_the_time(
     assert len(tail().output.splitlines()) == 1
 
 
-def test_it_goes_on_until_it_is_interrupted(tmp_path: Path, log: Database) -> None:
+def test_it_continues_until_it_is_interrupted(tmp_path: Path, log: Database) -> None:
     variables = {"MILLIS_HOOKS_DATABASE_URL": url_in(tmp_path)}
     store(tmp_path, "-s1")
     with Program([SCRIPT, "tail"], variables=variables, stdout=PIPE, stderr=PIPE) as it:

@@ -206,7 +206,7 @@ def test_a_search_still_finds_the_others(database: Database) -> None:
         connection.exec_driver_sql("SELECT 1")
 
 
-def test_the_wal_cannot_be_emptied_while_somebody_reads_from_it(database: Database) -> None:
+def test_the_wal_cannot_be_emptied_while_someone_reads_from_it(database: Database) -> None:
     receive(database, *whole_call("-s1", NUMBER))
     with database.reader.connect() as connection:
         connection.execute(select(calls)).all()
@@ -248,7 +248,7 @@ def test_a_dry_run_lists_what_would_go(database: Database, run: Run) -> None:
     assert len(rows(database, calls)) == 2
 
 
-def test_what_is_not_done_stays_and_is_told(database: Database, run: Run) -> None:
+def test_what_is_not_done_stays_and_is_reported(database: Database, run: Run) -> None:
     receive(database, *whole_call("-s1", NUMBER), handlers=("notify",))
     receive(database, *whole_call("-s2", NUMBER))
     result = run(NUMBER, "--yes")
@@ -258,7 +258,9 @@ def test_what_is_not_done_stays_and_is_told(database: Database, run: Run) -> Non
     assert [call.session_id for call in rows(database, calls)] == ["-s1"]
 
 
-def test_a_delivery_that_is_not_processed_stays_and_is_told(database: Database, run: Run) -> None:
+def test_a_delivery_that_is_not_processed_stays_and_is_reported(
+    database: Database, run: Run
+) -> None:
     receive(database, of_nobody(prefetched("", f"from={NUMBER}")))
     with database.writer.begin() as connection:
         connection.execute(insert(inbox), {"delivery_id": 1})
@@ -284,7 +286,7 @@ def test_what_an_interrupted_command_left_in_the_file_a_vacuum_removes(
     assert WORD[1:3] not in indexed(database)
 
 
-def test_what_the_service_may_remember_and_the_file_may_keep_is_told(
+def test_what_the_service_may_remember_and_the_file_may_keep_is_reported(
     database: Database, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MILLIS_HOOKS_PREFETCH_FALLBACK", "last_good")
@@ -298,7 +300,7 @@ def test_what_the_service_may_remember_and_the_file_may_keep_is_told(
     assert "the -wal file keeps old pages" in told
 
 
-def test_where_rehearsals_are_kept_is_told(database: Database, run: Run) -> None:
+def test_where_simulated_calls_are_kept_is_reported(database: Database, run: Run) -> None:
     assert "rehearsed" not in run(NUMBER, "--yes").stderr
     file = database.path.with_name(f"{database.path.stem}-sandbox.db")
     file.touch()

@@ -206,7 +206,7 @@ main()
 """
 
 
-def test_an_import_that_was_killed_goes_on(run: Run, log: Database, tmp_path: Path) -> None:
+def test_an_import_that_was_killed_continues(run: Run, log: Database, tmp_path: Path) -> None:
     batch = [ended(f"-{n}", at=NOW + timedelta(seconds=n)) for n in range(40)]
     file = exported(tmp_path, batch)
     variables = {"MILLIS_HOOKS_DATABASE_URL": str(log.url)}
@@ -269,7 +269,7 @@ def test_an_entry_of_a_call_that_came_by_webhook_adds_to_it(run: Run, log: Datab
     assert [call.duration_s for call in rows(log, calls)] == [41]
 
 
-def test_lines_that_cannot_be_read_are_told_and_the_others_imported(
+def test_lines_that_cannot_be_read_are_reported_and_the_others_imported(
     run: Run, log: Database
 ) -> None:
     good = json.dumps(entry())
@@ -363,7 +363,7 @@ def test_what_is_interrupted_says_how_far_it_came(
     assert "Stopped. Deliveries imported: 0" in stopped.stderr
 
 
-def test_a_file_that_is_not_there_is_told(run: Run) -> None:
+def test_a_file_that_is_not_there_is_reported(run: Run) -> None:
     told = run("import", "nothing.jsonl")
     assert (told.exit_code, told.stderr) == (
         1,

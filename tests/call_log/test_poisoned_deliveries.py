@@ -98,7 +98,7 @@ def test_what_two_processes_died_of_is_set_aside(log: Log, body: bytes | None) -
 
 
 @pytest.mark.both_databases
-def test_what_was_set_aside_is_read_again_when_somebody_asks(log: Log) -> None:
+def test_what_was_set_aside_is_read_again_when_someone_asks(log: Log) -> None:
     first = log.process()
     log.store(ended("poison"))
     assert [log.live(first), log.live(), log.live(), log.live()] == [False, False, False, True]
@@ -203,7 +203,7 @@ def notify(call):
 """
 
 
-def test_a_service_that_died_of_a_delivery_again_and_again_goes_on_without_it(
+def test_a_service_that_died_of_a_delivery_again_and_again_continues_without_it(
     tmp_path: Path,
 ) -> None:
     site = Site(tmp_path, HANDLERS)

@@ -184,7 +184,7 @@ def test_where_a_pooler_changes_sessions_nothing_is_prepared_and_nothing_refused
         once(log.database.writer, "begin", forget_prepared)
         store(log, f"-s{number}")
     assert len(stored(log)) == 20
-    assert caplog.text.count("a pooler takes sessions away") == 1
+    assert caplog.text.count("a connection pooler was noticed") == 1
 
 
 def forget_prepared(connection: Connection) -> None:
@@ -402,7 +402,7 @@ def test_an_absurdly_long_id_is_kept_and_found(log: CallLog) -> None:
         assert connection.scalars(found).all() == [short_key(long)]
 
 
-def test_without_the_extension_calls_are_found_all_the_same(
+def test_without_the_extension_calls_are_found_anyway(
     url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     schema = "millis_hooks.call_log.postgres.CREATE_EXTENSION"
@@ -439,7 +439,7 @@ def test_what_is_for_files_alone_says_so(log: CallLog) -> None:
         _ = log.database.path
 
 
-def test_a_server_that_is_not_there_is_told_without_the_password() -> None:
+def test_a_server_that_is_not_there_is_reported_without_the_password() -> None:
     with pytest.raises(StorageOutageError, match="cannot be reached") as caught:
         PostgresDatabase("postgresql://somebody:hush-hush@127.0.0.1:1/calls")
     assert "hush" not in str(caught.value)

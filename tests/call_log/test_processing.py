@@ -99,7 +99,7 @@ def test_the_runner_is_woken_only_for_new_runs(log: Log) -> None:
     assert log.times_woken == 1
 
 
-def test_a_redelivery_changes_nothing_but_that_it_is_told_of(log: Log) -> None:
+def test_a_redelivery_changes_nothing_but_that_it_is_reported(log: Log) -> None:
     delivery = ended("-s1")
     log.process(delivery)
     tables = (calls, call_metadata, cost_items, handler_runs)
@@ -140,7 +140,7 @@ def test_metadata_is_listed_by_when_its_call_was_received(log: Log) -> None:
     assert kept.received_at == call.received_at == NOW - timedelta(minutes=3)
 
 
-def test_another_body_for_the_same_call_is_kept_beside_the_first(log: Log) -> None:
+def test_another_body_for_the_same_call_is_kept_next_to_the_first(log: Log) -> None:
     first, second = (end_of_call_body(session_id="-s1", duration_s=d) for d in (10, 99))
     log.process(ended("-s1", first), ended("-s1", second, at=NOW + timedelta(seconds=1)))
     assert [call.duration_s for call in rows(log.database, calls)] == [99]

@@ -109,7 +109,7 @@ def test_new_bodies_and_those_that_would_not_shrink_stay(stored: StoredCalls) ->
     assert [bytes_on_disk(stored, id_) for id_ in (new, short)] == [len(BODY), 7]
 
 
-def test_packing_goes_on_where_it_was(stored: StoredCalls) -> None:
+def test_packing_continues_where_it_was(stored: StoredCalls) -> None:
     ids = [stored.add_delivery(body=BODY * 200, received_at=OLD) for _ in range(5)]
     pack_all(stored, batches=2)
     packed = [bytes_on_disk(stored, id_) < len(BODY * 200) for id_ in ids]

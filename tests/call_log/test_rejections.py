@@ -210,7 +210,7 @@ def test_another_minute_has_room_again(opened_log: Database) -> None:
     assert len(Queries(opened_log.reader).rejections()) == rejections.ROWS_PER_NETWORK + 1
 
 
-def test_a_rejection_that_cannot_be_written_is_told_in_the_log(
+def test_a_rejection_that_cannot_be_written_is_reported_in_the_log(
     opened_log: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
     failing: Future[None] = Future()
@@ -225,7 +225,7 @@ def test_a_rejection_after_the_call_log_is_closed_is_left_out(opened_log: Databa
         RejectionLog(writer.submit, lambda _: DESCRIBED).note(rejection())
 
 
-def test_what_was_written_is_told(opened_log: Database) -> None:
+def test_what_was_written_is_reported(opened_log: Database) -> None:
     told: list[None] = []
     with writing(opened_log) as writer:
         log = RejectionLog(writer.submit, lambda _: DESCRIBED, on_written=lambda: told.append(None))

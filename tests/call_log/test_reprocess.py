@@ -328,7 +328,7 @@ def _small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.both_databases
 @pytest.mark.usefixtures("_small_steps")
-def test_an_interrupted_one_goes_on_where_it_was(log: Log) -> None:
+def test_an_interrupted_one_continues_where_it_was(log: Log) -> None:
     log.take(*(ended(f"-s{number}") for number in range(7)))
     with writing(log.database) as writer:
         processor = Processor(log.database, writer, runs_for=lambda call: [])
@@ -505,7 +505,7 @@ def test_the_command_reads_with_the_settings_there_are_now(log: Log) -> None:
 
 
 @pytest.mark.usefixtures("_small_steps")
-def test_the_command_goes_on_where_it_was_stopped(
+def test_the_command_continues_where_it_was_stopped(
     log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log.take(*(ended(f"-s{number}") for number in range(7)))

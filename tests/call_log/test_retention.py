@@ -182,7 +182,7 @@ def test_many_calls_of_the_same_moment_go_in_many_transactions(log: StoredCalls)
     assert len(commits) > 600 / removal._MOST_IN_BATCH
 
 
-def test_pruning_can_stop_after_any_batch_and_go_on_another_time(log: StoredCalls) -> None:
+def test_pruning_can_stop_after_any_batch_and_continue_another_time(log: StoredCalls) -> None:
     add_many(log, 100)
     batches = retention.prune(log.database.reader, log.write, before=BEFORE, now=NOW)
     stopped = sum(islice(batches, 2), Removal())
@@ -363,7 +363,7 @@ def test_a_failure_is_logged_and_the_next_hour_tries_again(
     with writing(log.database) as writer:
         keeper = housekeeper(log, writer)
         keeper.start()
-        eventually(lambda: "the call log is not tidied for another hour" in caplog.text)
+        eventually(lambda: "old calls are not removed for another hour" in caplog.text)
         log.write(lambda connection: connection.execute(text("ALTER TABLE gone RENAME TO inbox")))
         eventually(lambda: sessions(log) == ["-new"])
         keeper.close()
@@ -404,7 +404,7 @@ def test_a_dry_run_says_what_would_go(log: StoredCalls, run: Callable[..., Resul
     assert sessions(log) == ["-old"]
 
 
-def test_the_command_removes_what_is_older_than_so_many_days(
+def test_the_command_removes_what_is_older_than_a_number_of_days(
     log: StoredCalls, run: Callable[..., Result]
 ) -> None:
     busy = add_whole_call(log, "-busy", datetime.now(UTC) - timedelta(days=3))
@@ -417,9 +417,7 @@ def test_the_command_removes_what_is_older_than_so_many_days(
     assert sessions(log) == ["-1", "-busy"]
 
 
-def test_nothing_goes_unless_somebody_says_yes(
-    log: StoredCalls, run: Callable[..., Result]
-) -> None:
+def test_nothing_goes_unless_someone_says_yes(log: StoredCalls, run: Callable[..., Result]) -> None:
     add_whole_call(log, "-old", datetime.now(UTC) - timedelta(days=91))
     result = run()
     assert (result.exit_code, sessions(log)) == (2, ["-old"])
@@ -427,7 +425,7 @@ def test_nothing_goes_unless_somebody_says_yes(
 
 
 @pytest.mark.parametrize(("answer", "kept"), [("n\n", ["-old"]), ("y\n", [])])
-def test_somebody_at_a_terminal_is_asked(
+def test_someone_at_a_terminal_is_asked(
     log: StoredCalls,
     run: Callable[..., Result],
     monkeypatch: pytest.MonkeyPatch,

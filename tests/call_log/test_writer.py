@@ -218,7 +218,7 @@ def test_a_full_disk_acknowledges_nothing(database: Database, writer: Writer) ->
     assert stored(database) == []
 
 
-def test_writing_goes_on_once_there_is_room_again(database: Database, writer: Writer) -> None:
+def test_writing_continues_once_there_is_room_again(database: Database, writer: Writer) -> None:
     writer.run(fill_disk)
     large = b"." * 100_000
     store_all(writer, ended("-lost", large))

@@ -125,7 +125,7 @@ def store(folder: Path, vintage: Vintage | None = "v2", session_id: str = SESSIO
     log.close()
 
 
-def test_the_version_is_told(run: Run) -> None:
+def test_the_version_is_reported(run: Run) -> None:
     assert run("--version").stdout == f"millis-hooks {__version__}\n"
 
 
@@ -188,7 +188,7 @@ def test_run_refuses_to_start_open_and_says_what_to_do(run: Run, tmp_path: Path)
 
 
 @pytest.mark.parametrize("command", ["run", "worker"])
-def test_a_call_log_that_cannot_be_opened_is_told_in_one_line(
+def test_a_call_log_that_cannot_be_opened_is_reported_in_one_line(
     run: Run, tmp_path: Path, command: str
 ) -> None:
     run("new", "shop")
@@ -211,7 +211,7 @@ def test_run_ends_when_it_is_asked_to(run: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["run", "dev", "calls", "send prefetch"])
-def test_a_wrong_setting_is_told_without_a_traceback(run: Run, command: str) -> None:
+def test_a_wrong_setting_is_reported_without_a_traceback(run: Run, command: str) -> None:
     shutil.copy(EXAMPLES / "quickstart.py", "quick_wrong.py")
     target = ["quick_wrong.py"] if command in {"run", "dev"} else []
     result = run(*command.split(), *target, max_body_bytes="many")
@@ -422,7 +422,7 @@ def test_a_webhook_that_is_not_there_is_an_error(run: Run, service: str) -> None
     assert (result.exit_code, "has no webhook at this path" in result.stderr) == (1, True)
 
 
-def test_a_server_that_does_not_speak_http_is_told_of(run: Run) -> None:
+def test_a_server_that_does_not_speak_http_is_reported(run: Run) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         threading.Thread(target=lambda: server.accept()[0].close(), daemon=True).start()
         url = f"http://127.0.0.1:{server.getsockname()[1]}"
@@ -451,7 +451,7 @@ def test_a_service_that_is_not_there_is_explained(run: Run) -> None:
         (["--url", "localhost:8000"], "begins with https://"),
     ],
 )
-def test_what_cannot_be_sent_is_told(run: Run, args: list[str], told: str) -> None:
+def test_what_cannot_be_sent_is_reported(run: Run, args: list[str], told: str) -> None:
     result = run("send", "end-of-call", *args, secrets=SECRET)
     assert (result.exit_code, told in result.stderr) == (2, True)
 
@@ -495,7 +495,7 @@ def test_calls_are_chosen_by_the_filters_of_the_page(run: Run, tmp_path: Path) -
     assert (refused.exit_code, "voicemail" in refused.stderr) == (2, True)
 
 
-def test_a_call_that_goes_on_is_listed_and_shown(run: Run, tmp_path: Path) -> None:
+def test_a_call_that_continues_is_listed_and_shown(run: Run, tmp_path: Path) -> None:
     store(tmp_path, None)
     assert "in progress" in run("calls").stdout
     assert "in progress" in run("show", SESSION).stdout
@@ -531,7 +531,7 @@ def test_show_as_json_is_what_the_page_shows(run: Run, tmp_path: Path) -> None:
     assert shown["conversation"]["lines"][0]["role"] == "assistant"
 
 
-def test_a_call_that_is_not_there_is_told_of(run: Run, tmp_path: Path) -> None:
+def test_a_call_that_is_not_there_is_reported(run: Run, tmp_path: Path) -> None:
     store(tmp_path)
     result = run("show", "-nowhere")
     assert (result.exit_code, "There is no call -nowhere" in result.stderr) == (1, True)

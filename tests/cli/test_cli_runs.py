@@ -77,13 +77,13 @@ def test_runs_are_listed_newest_first_below_their_numbers(run: Run, log: StoredC
     assert lines[1].split()[:7] == ["1", CRM, SESSION, "succeeded", "2", "of", "5"]
 
 
-def test_a_reason_that_is_the_error_is_told_once(run: Run, log: StoredCalls) -> None:
+def test_a_reason_that_is_the_error_is_reported_once(run: Run, log: StoredCalls) -> None:
     failed = log.add_run(ended_call(log), CRM, "failed", reason="no such customer")
     log.add_attempt(failed, error_type="GiveUp", error_message="no such customer")
     assert run("runs").stdout.count("no such customer") == 1
 
 
-def test_when_a_run_is_tried_again_is_told(run: Run, log: StoredCalls) -> None:
+def test_when_a_run_is_tried_again_is_reported(run: Run, log: StoredCalls) -> None:
     far = datetime.now(UTC) + timedelta(days=3)
     log.add_run(ended_call(log), CRM, "retrying", due_at=far)
     assert f"next {far:%Y-%m-%d %H:%M} " in run("runs").stdout
@@ -179,7 +179,7 @@ def test_a_call_or_a_run_is_replayed_without_asking(
     assert states(log) == ["failed", "pending"]
 
 
-def test_what_is_not_replayed_is_told_with_its_reason(run: Run, log: StoredCalls) -> None:
+def test_what_is_not_replayed_is_reported_with_its_reason(run: Run, log: StoredCalls) -> None:
     call = ended_call(log)
     log.add_run(call, CRM, "running")
     log.add_run(call, "charge_card", "succeeded")
@@ -312,7 +312,7 @@ def test_without_a_call_log_there_is_nothing_to_do(
 
 @pytest.mark.parametrize("command", [["runs"], ["replay", SESSION], ["calls"], ["show", SESSION]])
 @pytest.mark.parametrize(("version", "told"), [("0001", "An older"), ("9999", "A newer")])
-def test_a_call_log_of_another_version_is_told_of(
+def test_a_call_log_of_another_version_is_reported(
     run: Run, log: StoredCalls, command: list[str], version: str, told: str
 ) -> None:
     stamp = text("UPDATE millis_hooks_version SET version_num = :version")

@@ -91,7 +91,7 @@ def test_both_webhooks_and_the_functions_are_written_and_nothing_else(
     assert "Nothing to change" in connect("--yes").output
 
 
-def test_a_dry_run_and_a_command_that_nobody_can_answer_write_nothing(
+def test_a_dry_run_and_a_command_that_no_one_can_answer_write_nothing(
     connect: Any, millis: FakeMillis
 ) -> None:
     assert "+ free_tables" in connect("--dry-run").output

@@ -86,7 +86,7 @@ def test_shipped_scenarios_are_listed(run: Run) -> None:
     assert all(name in listed for name in ("inbound", "tool-calls", "hostile"))
 
 
-def test_a_call_is_rehearsed_in_this_process(run: Run, tmp_path: Path) -> None:
+def test_a_call_is_simulated_in_this_process(run: Run, tmp_path: Path) -> None:
     result = run("inbound", "--target", "simulated.py")
     assert result.exit_code == 0, result.output
     assert "GET http://receiver.test/millis/prefetch?session_id=-" in result.stdout
@@ -177,7 +177,7 @@ def test_invalid_arguments_of_simulate_end_with_2(run: Run, args: list[str], why
     assert (result.exit_code, why in result.stderr) == (2, True), result.output
 
 
-def test_a_service_under_dev_is_rehearsed_and_its_handlers_are_seen(
+def test_a_service_under_dev_is_simulated_and_its_handlers_are_seen(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MILLIS_HOOKS_DATABASE_URL", url_in(tmp_path))

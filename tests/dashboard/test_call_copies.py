@@ -39,7 +39,7 @@ def test_hostile_text_stays_text_in_markdown(site: Site) -> None:
     assert r"Millis reported: \`\`\` \# x" in markdown
 
 
-def test_a_call_is_rehearsed_as_it_began(site: Site) -> None:
+def test_a_call_is_simulated_as_it_began(site: Site) -> None:
     site.add_prefetch("tier=silver&password=hunter2", metadata={"tier": "gold", "name": "Ada"})
     site.add_ended_call(metadata={"tier": "gold", "name": "Ada", "password": "hunter2"})
     rehearsal = view(site)["rehearsal"]
@@ -57,14 +57,14 @@ def test_a_call_is_rehearsed_as_it_began(site: Site) -> None:
         ({"channel": "chat"}, "websocket"),
     ],
 )
-def test_the_way_of_a_rehearsal_is_that_of_the_call(
+def test_the_way_of_a_simulated_call_is_that_of_the_call(
     site: Site, columns: dict[str, Any], way: str
 ) -> None:
     site.stored.add_call("-call", **columns)
     assert view(site)["rehearsal"]["way"] == way
 
 
-def test_an_address_of_a_rehearsal_has_an_end(site: Site) -> None:
+def test_an_address_of_a_simulated_call_has_an_end(site: Site) -> None:
     metadata = {f"key{n}": "x" * 900 for n in range(50)} | {"long": "y" * 5000, "<b>": HOSTILE}
     site.add_ended_call(metadata=metadata)
     assert len(str(view(site)["rehearsal"])) < 6000

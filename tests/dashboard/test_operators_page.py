@@ -136,7 +136,7 @@ def test_exports_require_the_operate_role_and_are_recorded(site: Team) -> None:
     assert site.get("/calls/export.csv").status_code == 403
 
 
-def test_a_reveal_asks_for_the_password_again_after_a_while_and_goes_on(site: Team) -> None:
+def test_a_reveal_asks_for_the_password_again_after_a_while_and_continues(site: Team) -> None:
     assert SECRET in site.post("/setup/reveal").text
     site.now += timedelta(minutes=15)
     question = site.post("/setup/reveal", hook='"><script>')

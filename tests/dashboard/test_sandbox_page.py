@@ -204,7 +204,7 @@ def test_the_operator_is_the_caller_and_an_echo_answers(sandbox: Sandbox) -> Non
     ]
 
 
-def test_a_call_that_cannot_be_stored_goes_on(
+def test_a_call_that_cannot_be_stored_continues(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
@@ -289,7 +289,7 @@ def test_the_end_comes_twice_or_late_or_never(sandbox: Sandbox) -> None:
         ({"fault": "slow", "slow_s": "9", "policy.prefetch_timeout_s": "0.01"}, "no answer within"),
     ],
 )
-def test_a_prefetch_fails_on_purpose_and_the_call_goes_on(
+def test_a_prefetch_fails_on_purpose_and_the_call_continues(
     sandbox: Sandbox, fields: dict[str, str], failure: str
 ) -> None:
     call = sandbox.start(**fields)
@@ -546,7 +546,7 @@ def test_a_service_without_handlers_says_how_to_write_one(make_hooks: MakeHooks)
         assert "@hooks.on_prefetch" in Page(sandbox.client.get("/sandbox")).text
 
 
-def test_a_call_that_nobody_touches_ends_by_itself(
+def test_a_call_that_no_one_touches_ends_by_itself(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("millis_hooks.sandbox.emulator.sessions.ABANDONED_S", 0.01)

@@ -67,6 +67,6 @@ def test_but_not_that_of_another_prefix() -> None:
         service_address("https://h.example/hooks/prefetch", "/millis")
 
 
-def test_no_password_of_an_address_is_told() -> None:
+def test_no_password_of_an_address_is_reported() -> None:
     told = without_password("postgresql://me:p@s:s@h/db and postgresql://h/db?password=xyz&a=1")
     assert told == "postgresql://me:•@h/db and postgresql://h/db?password=•&a=1"

@@ -56,12 +56,12 @@ def test_so_is_one_in_the_file(tmp_path: Path) -> None:
     )
 
 
-def test_one_that_is_empty_is_refused_all_the_same(set_env: SetEnv) -> None:
+def test_one_that_is_empty_is_refused_anyway(set_env: SetEnv) -> None:
     set_env(MILLIS_HOOKS_SESSION_HOURS="")
     assert "is not a setting" in refusal()
 
 
-def test_every_unknown_name_is_told_at_once(set_env: SetEnv) -> None:
+def test_every_unknown_name_is_reported_at_once(set_env: SetEnv) -> None:
     set_env(MILLIS_HOOKS_SECRET="x", MILLIS_HOOKS_SANDBOX_PACES="2")
     assert len(refusal().splitlines()) == 2
 
@@ -126,7 +126,9 @@ def test_what_surrounds_a_value_goes(set_env: SetEnv, around: str) -> None:
     assert settings.accepted_secrets("prefetch") == {PASSWORD: "a"}
 
 
-def test_a_wrong_value_is_told_under_the_name_it_was_given(tmp_path: Path, set_env: SetEnv) -> None:
+def test_a_wrong_value_is_reported_under_the_name_it_was_given(
+    tmp_path: Path, set_env: SetEnv
+) -> None:
     (tmp_path / ".env").write_text("MILLIS_HOOKS_DRAIN_S=soon\n")
     assert refusal().startswith("MILLIS_HOOKS_DRAIN_S in .env: expected a number")
     set_env(MILLIS_HOOKS_DRAIN_S="later")

@@ -201,12 +201,12 @@ def test_a_task_of_a_handler_s_own_does_not_end_the_loop(
         return await asyncio.gather(*ends, executor.run(handler(later), CALL, timeout_s=LONG_S))
 
     assert [finished.error for finished in at_work(work)] == [None] * 5
-    assert "the handlers' loop goes on after" in caplog.text
+    assert "the handlers' loop continues after" in caplog.text
 
 
 @pytest.mark.parametrize("function", [plain, later])
 @pytest.mark.parametrize("hook", ["prefetch", "end_of_call"])
-def test_that_the_code_is_over_is_told_once_and_last(
+def test_that_the_code_is_over_is_reported_once_and_last(
     function: Callable[[Any], Any], hook: Any
 ) -> None:
     told = Told()
@@ -219,7 +219,7 @@ def test_that_the_code_is_over_is_told_once_and_last(
     assert at_work(work)
 
 
-def test_that_the_code_is_over_is_told_after_a_failure_too() -> None:
+def test_that_the_code_is_over_is_reported_after_a_failure_too() -> None:
     told = [Told() for _ in ENDINGS]
 
     async def work(executor: Executor) -> None:
@@ -438,7 +438,7 @@ def test_when_all_threads_hang_more_work_is_refused_at_once(
     assert str(at_work(work, threads=1).error) == "All threads for handlers are busy."
 
 
-def test_a_handler_whose_calls_do_not_return_is_refused_at_once_and_others_go_on(
+def test_a_handler_whose_calls_do_not_return_is_refused_at_once_and_others_continue(
     released: threading.Event,
 ) -> None:
     async def work(executor: Executor) -> tuple[list[HandlerResult], list[set[str]]]:

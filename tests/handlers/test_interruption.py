@@ -298,7 +298,7 @@ def test_of_many_handlers_interrupted_on_their_loop_none_is_lost(
     assert "the handlers' loop goes on" not in caplog.text
 
 
-def test_what_finds_no_thread_to_run_in_is_told_and_the_next_finds_one(
+def test_what_finds_no_thread_to_run_in_is_reported_and_the_next_finds_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def refuse(thread: threading.Thread) -> None:

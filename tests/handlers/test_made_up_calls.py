@@ -132,7 +132,9 @@ def test_a_pool_s_thread_that_a_sample_began_asks_millis_for_a_real_call(
 
 
 @pytest.mark.parametrize("key", [None, "a-key-of-the-sandbox-01"])
-def test_a_rehearsal_starts_its_call_in_the_sandbox(make_hooks: MakeHooks, key: str | None) -> None:
+def test_a_simulated_call_starts_its_call_in_the_sandbox(
+    make_hooks: MakeHooks, key: str | None
+) -> None:
     ended: list[EndOfCall] = []
     with served(millis := FakeMillis()) as url:
         hooks = reaching(make_hooks, url, sandbox=True, sandbox_pace=1000, sandbox_key=key)
@@ -157,7 +159,7 @@ def test_an_address_that_names_a_scenario_of_the_sandbox_keeps_it(make_hooks: Ma
     assert ended[1].outcome == "voicemail"
 
 
-def test_a_dry_run_starts_not_even_a_rehearsal(
+def test_a_dry_run_starts_not_even_a_simulated_call(
     make_hooks: MakeHooks, caplog: pytest.LogCaptureFixture
 ) -> None:
     ended: list[EndOfCall] = []
@@ -256,7 +258,7 @@ def test_code_beside_the_handlers_asks_nothing_in_a_test_either(testing: MillisH
         ]
 
 
-def test_a_stand_in_that_a_test_gives_itself_is_asked(testing: MillisHooks) -> None:
+def test_a_replacement_that_a_test_gives_itself_is_asked(testing: MillisHooks) -> None:
     answered = httpx2.MockTransport(lambda _: httpx2.Response(200, json={"session_id": "-mine"}))
     with HooksClient(testing) as client:
         api = MillisApi("own", transport=answered)
@@ -296,7 +298,7 @@ def a_thread_that_serves(jobs: Queue[Callable[[], Awaitable[object]]], told: Que
     threading.Thread(target=lambda: asyncio.run(serve()), daemon=True).start()
 
 
-def test_a_thread_that_a_sample_began_and_that_goes_on_answers_no_real_call(
+def test_a_thread_that_a_sample_began_and_that_continues_answers_no_real_call(
     make_hooks: MakeHooks,
 ) -> None:
     jobs: Queue[Callable[[], Awaitable[object]]] = Queue()

@@ -284,7 +284,7 @@ def test_plain_metadata_stays_a_dict() -> None:
     assert only(router).metadata_model is None
 
 
-def test_filters_are_told_by_name_and_sorted() -> None:
+def test_filters_are_reported_by_name_and_sorted() -> None:
     router = Router()
     router.on_end_of_call(agent_id={"-b", "-a"}, call_status="NO_ANSWER", concurrency=2)(note)
     assert only(router).filters() == {"agent_id": ["-a", "-b"], "call_status": ["no-answer"]}
@@ -349,7 +349,7 @@ def test_a_failed_run_carries_the_state_and_both_keys() -> None:
     assert prepared.call.idempotency_key == "-Ox1:sync_crm"
 
 
-def test_the_earlier_names_of_failed_runs_go_on_working() -> None:
+def test_the_earlier_names_of_failed_runs_continue_working() -> None:
     router = Router()
     router.on_parked(handler="note")(alert)
     assert only(router).hook == "failed"

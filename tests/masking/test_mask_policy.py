@@ -230,7 +230,9 @@ def failure() -> Exception:
         return error
 
 
-def test_an_exception_is_told_by_where_it_was_raised(hide: Callable[[MaskPolicy], None]) -> None:
+def test_an_exception_is_reported_by_where_it_was_raised(
+    hide: Callable[[MaskPolicy], None],
+) -> None:
     hide(FULL)
     told = describe_failure(failure())
     assert str(told) == f"ValueError: {HIDDEN}"

@@ -144,7 +144,7 @@ def test_the_last_good_answer_goes_out_as_it_was(make_hooks: MakeHooks) -> None:
         assert [client.get(ASKED).json() for _ in range(2)] == [SECRET_ANSWER] * 2
 
 
-def test_what_a_handler_raises_is_told_without_its_words(
+def test_what_a_handler_raises_is_reported_without_its_words(
     hooks: MillisHooks, rows: Rows, caplog: pytest.LogCaptureFixture
 ) -> None:
     @hooks.on_prefetch
@@ -169,7 +169,7 @@ def test_what_a_handler_raises_is_told_without_its_words(
 
 
 @pytest.mark.sqlite_only
-def test_after_the_stop_failures_are_told_as_before(hooks: MillisHooks) -> None:
+def test_after_the_stop_failures_are_reported_as_before(hooks: MillisHooks) -> None:
     from millis_hooks.masking.error_report import describe_failure
 
     with serving(hooks) as client:

@@ -77,7 +77,7 @@ def test_a_call_that_is_registered_has_ids_and_no_log_yet(make_hooks: MakeHooks)
     asyncio.run(register())
 
 
-def test_a_call_that_goes_on_is_terminated(make_hooks: MakeHooks) -> None:
+def test_a_call_that_continues_is_terminated(make_hooks: MakeHooks) -> None:
     hooks = rehearsing(make_hooks, [], sandbox_pace=0.01)
 
     async def terminate() -> LoggedCall:

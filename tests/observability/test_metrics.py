@@ -68,7 +68,7 @@ def test_deliveries_are_counted_by_outcome(client: TestClient) -> None:
     assert value(client, "deliveries_total", kind="end_of_call", outcome="unparsed") == 1
 
 
-def test_what_has_not_happened_yet_is_told_as_zero_so_that_the_first_time_shows(
+def test_what_has_not_happened_yet_is_reported_as_zero_so_that_the_first_time_shows(
     client: TestClient,
 ) -> None:
     told = read(client)["millis_hooks_deliveries_total"]
@@ -98,7 +98,7 @@ def test_durations_and_batches_are_counted(client: TestClient) -> None:
 
 
 @pytest.mark.both_databases
-def test_attempts_and_open_runs_are_told_by_handler(make_hooks: MakeHooks) -> None:
+def test_attempts_and_open_runs_are_reported_by_handler(make_hooks: MakeHooks) -> None:
     hooks = make_hooks(metrics_token=TOKEN)
 
     @hooks.on_end_of_call(max_attempts=1)
@@ -237,7 +237,7 @@ def test_runs_whose_place_a_replay_has_taken_wait_for_nothing(tmp_path: Path) ->
 
 
 @pytest.mark.both_databases
-def test_deliveries_that_are_not_processed_are_told(tmp_path: Path) -> None:
+def test_deliveries_that_are_not_processed_are_reported(tmp_path: Path) -> None:
     with opened(tmp_path) as database, writing(database) as writer:
         asyncio.run(writer.store(ended("-s1")))
         with database.reader.connect() as connection:

@@ -167,7 +167,7 @@ def test_what_went_wrong_shows(make_traced: Callable[[], Any], spans: Spans) -> 
     assert not spans()["run book"].status.is_ok
 
 
-def test_of_calls_that_go_on_so_many_are_remembered_and_no_more(
+def test_of_calls_that_continue_so_many_are_remembered_and_no_more(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("millis_hooks.observability.tracing.MOST_REMEMBERED", 1)

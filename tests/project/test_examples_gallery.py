@@ -209,7 +209,7 @@ def test_an_answer_that_says_nothing_is_left_to_a_person(load: Load, result: Any
         )
 
 
-def test_an_office_that_is_down_is_told_later(load: Load, outside: Outside) -> None:
+def test_an_office_that_is_down_is_reported_later(load: Load, outside: Outside) -> None:
     outside.answers = [httpx2.Response(503)]
     result: dict[str, Json] = {"status": "booked", "slot": "10:30"}
     booked = CallContent(function_calls=[{"name": "book_slot", "result": result}])
@@ -238,7 +238,7 @@ def test_slack_hears_of_a_failed_run(load: Load, outside: Outside) -> None:
 
 
 @pytest.mark.parametrize("status", [404, 429])
-def test_slack_is_told_later_and_its_address_stays_out_of_logs(
+def test_slack_is_reported_later_and_its_address_stays_out_of_logs(
     load: Load, outside: Outside, status: int
 ) -> None:
     outside.answers = [httpx2.Response(status, headers={"retry-after": "60"})]
@@ -270,7 +270,7 @@ def test_a_day_is_summed_up(load: Load, monkeypatch: pytest.MonkeyPatch) -> None
     assert text.endswith("dollars\n- completed: 2\n- voicemail: 1")
 
 
-def test_rehearsed_calls_are_not_summed_up(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_simulated_calls_are_not_summed_up(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
     hooks = load("quickstart").hooks
     with HooksClient(hooks, database_url="sqlite:///millis_hooks.db") as client:
         client.end_of_call()

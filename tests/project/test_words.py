@@ -23,6 +23,12 @@ EVERYWHERE = {
     r"\bfaster than life\b": "in real time, playback speed",
     r"\bhas no more\b": "no longer has",
     r", as 20\d\d-": "e.g. 2026-11-01",
+    r"\bgoes on\b": "continues",
+    r"\ball the same\b": "anyway, in any case",
+    r"\bof ours\b": "our, this package's",
+    r"\b[Ss]o many (bytes|calls|characters|deliveries|keys|levels|pages|rows|runs|slots)\b": (
+        "this number of, the most"
+    ),
 }
 #: The same, in what users read: documents, help, settings and pages.
 FOR_USERS = EVERYWHERE | {
@@ -37,7 +43,14 @@ FOR_USERS = EVERYWHERE | {
     r"(?<![\w\"`-])\bvintages?\b(?![\"`=:.(])(?! = | %)": "payload format",
     r"(?i)\bis it well\b": "health check",
     r"\bso many (seconds|credits|requests|times)\b": "a number, N",
-    r"\b(colour|behaviour|honour|recognise|favour)\b": "American spelling",
+    r"\b(behaviour|catalogue|centre|colour|favour|honour|licence|neighbour)s?\b": (
+        "American spelling"
+    ),
+    r"\b(cancelled|labelled|modelled|travelled)\b": "American spelling",
+    r"\b\w*(recogn|organ|normal|summar|synchron|initial|author|minim|optim)is(e|es|ed|ing)\b": (
+        "American spelling"
+    ),
+    r"\b(is|are) told of\b": "is reported",
     r"\bmisspelt\b": "misspelled",
 }
 DOCUMENTS = [

@@ -19,7 +19,7 @@ def test_a_given_name_comes_before_that_at_millis_and_without_one_the_end_of_the
     assert names.label(None) == ""
 
 
-def test_agents_of_one_name_at_millis_are_told_apart() -> None:
+def test_agents_of_one_name_at_millis_are_distinguished() -> None:
     names = AgentNames()
     names.take({"-Ox1bookingsAgent001": "Desk", "-Ox1bookingsAgent002": "desk"})
     assert names.label("-Ox1bookingsAgent001") == "Desk (…Agent001)"

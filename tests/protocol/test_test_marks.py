@@ -60,7 +60,7 @@ def test_other_values_are_not_marks(header: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("purpose", ["sandbox", "dry-run", "as-real"])
-def test_without_a_sandbox_what_is_rehearsed_is_refused(purpose: Purpose) -> None:
+def test_without_a_sandbox_what_is_simulated_is_refused(purpose: Purpose) -> None:
     header = raw(mark_header(THEIRS, SESSION, purpose))
     with pytest.raises(SandboxOffError):
         Marks().mark_of(header, SESSION, THEIRS.encode())
@@ -109,7 +109,7 @@ def deliver(hooks: MillisHooks, seen: Seen, purpose: Purpose | None) -> list[int
     return [first.status_code, last.status_code]
 
 
-def test_handlers_are_told_of_a_dry_run(make_hooks: MakeHooks, rows: Rows) -> None:
+def test_handlers_are_reported_a_dry_run(make_hooks: MakeHooks, rows: Rows) -> None:
     hooks = make_hooks(sandbox=True)
     seen = watched(hooks)
     assert deliver(hooks, seen, "dry-run") == [200, 200]
@@ -119,20 +119,20 @@ def test_handlers_are_told_of_a_dry_run(make_hooks: MakeHooks, rows: Rows) -> No
     assert rows("SELECT source FROM calls") == [{"source": "sandbox"}]
 
 
-def test_a_call_of_millis_is_neither_rehearsed_nor_a_dry_run(make_hooks: MakeHooks) -> None:
+def test_a_call_of_millis_is_neither_simulated_nor_a_dry_run(make_hooks: MakeHooks) -> None:
     hooks = make_hooks(sandbox=True)
     seen = watched(hooks)
     deliver(hooks, seen, None)
     assert seen == [("prefetch", False, False), ("end_of_call", False, False)]
 
 
-def test_production_stores_nothing_that_is_rehearsed(hooks: MillisHooks, rows: Rows) -> None:
+def test_production_stores_nothing_that_is_simulated(hooks: MillisHooks, rows: Rows) -> None:
     seen = watched(hooks)
     assert deliver(hooks, seen, "sandbox") == [403, 403]
     assert (seen, rows("SELECT * FROM deliveries")) == ([], [])
 
 
-def test_rehearsals_count_no_drift(make_hooks: MakeHooks, rows: Rows) -> None:
+def test_simulated_calls_count_no_drift(make_hooks: MakeHooks, rows: Rows) -> None:
     hooks = make_hooks(sandbox=True)
     with serving(hooks) as client:
         headers = mark_header(SECRET, SESSION, "sandbox")
@@ -142,7 +142,7 @@ def test_rehearsals_count_no_drift(make_hooks: MakeHooks, rows: Rows) -> None:
     assert rows("SELECT * FROM drift") == []
 
 
-def test_answers_to_rehearsals_are_never_the_last_good_answer(make_hooks: MakeHooks) -> None:
+def test_answers_to_simulated_calls_are_never_the_last_good_answer(make_hooks: MakeHooks) -> None:
     hooks = make_hooks(sandbox=True, prefetch_fallback="last_good")
 
     @hooks.on_prefetch

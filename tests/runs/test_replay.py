@@ -427,7 +427,7 @@ def test_few_among_many_are_found_in_short_ranges(
 
 
 @pytest.mark.both_databases
-def test_what_comes_while_a_replay_goes_on_is_not_taken(log: StoredCalls) -> None:
+def test_what_comes_while_a_replay_continues_is_not_taken(log: StoredCalls) -> None:
     log.add_run(ended_call(log, "-1"), CRM, "failed")
     log.add_run(ended_call(log, "-2"), CRM, "failed")
     wanted = Selection(CRM)

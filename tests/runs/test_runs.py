@@ -261,7 +261,7 @@ def test_a_run_whose_handler_is_gone_waits_for_an_hour_and_is_failed(
 
 
 @pytest.mark.both_databases
-def test_runs_of_which_nobody_learned_that_they_were_taken_are_done_all_the_same(
+def test_runs_of_which_no_one_learned_that_they_were_taken_are_done_anyway(
     tmp_path: Path, router: Router, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("millis_hooks.runs.runner.SEARCH_EVERY_S", 0)
@@ -398,7 +398,7 @@ def test_who_is_to_hear_of_a_failed_run_hears_of_it_once(tmp_path: Path, router:
     assert failed.reason == "1 of 1 attempts failed"
 
 
-def test_nobody_hears_that_nobody_could_be_told(tmp_path: Path, router: Router) -> None:
+def test_no_one_hears_that_no_one_could_be_told(tmp_path: Path, router: Router) -> None:
     router.on_end_of_call(name="work", max_attempts=1)(failing_with(ValueError()))
 
     @router.on_parked(max_attempts=1)

@@ -93,7 +93,7 @@ def test_metadata_is_in_the_prompt_only_if_the_flag_is_set() -> None:
         (Answer(200, b"{"), "no JSON"),
     ],
 )
-def test_a_call_goes_on_without_a_good_answer(
+def test_a_call_continues_without_a_good_answer(
     answer: Answer | TransportError, failure: str
 ) -> None:
     result = call(Receiver(prefetch=answer), metadata={"plan": "free"})

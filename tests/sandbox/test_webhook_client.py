@@ -138,7 +138,7 @@ def test_the_end_of_call_has_the_result_of_a_function() -> None:
         (TransportError("no answer within 3 s"), "Failed: no answer within 3 s"),
     ],
 )
-def test_the_agent_gets_the_failure_of_a_function_and_the_call_goes_on(
+def test_the_agent_gets_the_failure_of_a_function_and_the_call_continues(
     reply: Answer | TransportError, result: str
 ) -> None:
     receiver = Receiver(slots=reply)

@@ -99,7 +99,7 @@ def test_an_application_of_another_kind_has_no_hooks(write: Write) -> None:
         ("json.py", "another module is named 'json'"),
     ],
 )
-def test_what_is_not_there_is_told_in_plain_words(write: Write, target: str, told: str) -> None:
+def test_what_is_not_there_is_reported_in_plain_words(write: Write, target: str, told: str) -> None:
     write("plain.py", "number = 1\n")
     write("json.py", HOOKS)
     write("folder/notes.txt", "")

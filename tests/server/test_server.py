@@ -384,7 +384,7 @@ def test_the_body_behind_an_offer_arrives(connect: Connect, offer: bytes, body: 
         assert answers.count(b"HTTP/1.1 ") - answers.count(b"HTTP/1.1 100 ") == 4
 
 
-def test_a_header_too_large_is_told_behind_an_offer_too(connect: Connect) -> None:
+def test_a_header_too_large_is_reported_behind_an_offer_too(connect: Connect) -> None:
     head = HEAD_OF_POST + OFFER + b"X: " + b"x" * 140_000
     for end in (b"", b"\r\nContent-Length: 1\r\n\r\na"):
         assert answer_to(connect, head + end).startswith(b"HTTP/1.1 431 ")

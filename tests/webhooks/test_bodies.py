@@ -56,7 +56,7 @@ def test_what_is_not_compressed_stays_as_it_is(body: bytes, content_encoding: st
     "content_encoding",
     ["", "identity", "gzip", "X-GZIP", "deflate", "br", "gzip, gzip", "x" * 9000],
 )
-def test_what_is_compressed_is_told_by_what_it_is(body: bytes, content_encoding: str) -> None:
+def test_what_is_compressed_is_reported_by_what_it_is(body: bytes, content_encoding: str) -> None:
     assert decode(body, content_encoding, max_bytes=LIMIT) == (MESSAGE, 0)
 
 
@@ -68,7 +68,7 @@ def test_what_is_compressed_is_told_by_what_it_is(body: bytes, content_encoding:
         ("Deflate, gzip", gzipped(raw_deflate(MESSAGE))),
     ],
 )
-def test_deflate_without_a_header_is_told_by_that_of_http(
+def test_deflate_without_a_header_is_reported_by_that_of_http(
     content_encoding: str, body: bytes
 ) -> None:
     assert decode(body, content_encoding, max_bytes=LIMIT) == (MESSAGE, 0)

@@ -454,7 +454,7 @@ def test_a_redelivery_changes_nothing(hooks: MillisHooks, rows: Rows) -> None:
 
 
 @pytest.mark.both_databases
-def test_a_changed_body_is_kept_beside_the_first_and_changes_the_call(
+def test_a_changed_body_is_kept_next_to_the_first_and_changes_the_call(
     client: TestClient, rows: Rows
 ) -> None:
     changed = b'{"session_id": "-Ox1", "agent_id": "-changed"}'

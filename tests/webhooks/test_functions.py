@@ -278,7 +278,7 @@ def test_a_secret_is_asked_for(tables: MillisHooks, rows: Rows) -> None:
 
 
 @pytest.mark.parametrize("name", ["free_table", "prefetch", "", "<b>", "%00", "free_tables/x"])
-def test_an_unknown_function_is_told_which_there_are(tables: MillisHooks, name: str) -> None:
+def test_an_unknown_function_is_reported_which_there_are(tables: MillisHooks, name: str) -> None:
     with serving(tables) as client:
         response = client.post(f"/millis/functions/{name}")
     assert response.status_code == 404

@@ -157,7 +157,7 @@ def test_an_answer_that_fails_when_it_is_read_drops_out_too(hooks: MillisHooks, 
      ExceptionGroup("two", [ValueError("a"), KeyError("b")])],
     ids=lambda error: type(error).__name__,
 )  # fmt: skip
-def test_whatever_a_handler_raises_the_call_goes_on(
+def test_whatever_a_handler_raises_the_call_continues(
     hooks: MillisHooks, rows: Rows, error: BaseException
 ) -> None:
     @hooks.on_prefetch

@@ -90,7 +90,7 @@ def test_of_many_callers_the_latest_are_remembered() -> None:
 
 
 @pytest.mark.both_databases
-def test_what_a_rehearsal_or_a_failure_was_answered_is_not_loaded(tmp_path: Path) -> None:
+def test_what_a_simulated_call_or_a_failure_was_answered_is_not_loaded(tmp_path: Path) -> None:
     answers: dict[str, dict[str, Any]] = {
         "+15550101": {"answer": b"made up", "source": "sandbox"},
         "+15550102": {"answer": b"default", "outcome": "default", "reason": "failed"},

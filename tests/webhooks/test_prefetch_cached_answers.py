@@ -95,7 +95,9 @@ def test_a_failed_refresh_keeps_the_stale_answer_until_its_time(
     assert told(client) == ("failed", None, None)
 
 
-def test_a_rehearsal_fills_no_real_caller_s_cache(client: HooksClient, handler: Counted) -> None:
+def test_a_simulated_call_fills_no_real_caller_s_cache(
+    client: HooksClient, handler: Counted
+) -> None:
     assert told(client, sandbox=True) == ("fresh", 1, 1)
     assert told(client) == ("fresh", 2, 2)
     assert told(client, sandbox=True) == ("cached", 1, 1)

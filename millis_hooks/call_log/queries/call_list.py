@@ -47,9 +47,9 @@ from .filters import (
 )
 from .paging import Paged, Place, Window, read_page
 
-#: So many calls are few: to look at each takes little longer than a page does.
+#: Up to here calls are few: to look at each takes little longer than a page does.
 FEW = 500
-#: Counts stop here, or after so many seconds.
+#: Counts stop here, or after this number of seconds.
 MOST_COUNTED = 10_000
 COUNT_S = 0.1
 _PAGE = 50

@@ -309,7 +309,7 @@ def _text(terms: Sequence[Term]) -> Filter:
 
 def aside(column: ColumnElement[Any]) -> ColumnElement[Any]:
     """Return the column's value; SQLite, which knows little of how many rows a condition leaves,
-    shall not take its index."""
+    must not use its index."""
     return func.coalesce(column, null())
 
 
@@ -453,7 +453,7 @@ def _unparsed() -> Filter:
     return Filter(exists().where(of_call).correlate(calls), ids=found.where(IS_UNPARSED).distinct())
 
 
-#: Of so many calls at most, the newest, is said whether they match.
+#: The most calls, from the newest, that are compared with the filter.
 MOST_LOOKED_AT = 500
 
 

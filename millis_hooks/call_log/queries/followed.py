@@ -106,7 +106,7 @@ def _of_attempt(row: Row[Any]) -> Happening:
     )
 
 
-#: Nothing is told of a delivery, nor of those behind it, until it is processed.
+#: A delivery and those behind it are not shown until it is processed.
 _UNPROCESSED = select(func.min(inbox.c.delivery_id)).scalar_subquery()
 
 _ARRIVED: Select[Any] = (

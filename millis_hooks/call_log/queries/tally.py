@@ -46,7 +46,7 @@ DURATION_S, PREFETCH_MS, ATTEMPT_MS = "duration_s", "prefetch_ms", "attempt_ms"
 #: value or a short text, by name and value with `BETWEEN` in between.
 RESULTS, RESULT_SUM, RESULT_VALUES = "results", "result_sum", "result_values"
 BETWEEN = "\x1f"
-#: Longer texts are not counted, and of a result with more than so many values none.
+#: Longer texts are not counted; of a result with more values than `MOST_VALUES`, no text is.
 _VALUE_CHARS = 32
 MOST_VALUES = 20
 SAMPLED = frozenset({DURATION_S, PREFETCH_MS, ATTEMPT_MS})

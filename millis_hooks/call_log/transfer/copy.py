@@ -41,7 +41,7 @@ Counts = dict[str, int]
 _NOT_COPIED = {"runners"}
 #: Read at once; among bodies, any may have many megabytes.
 _READ, _READ_BODIES = 200, 10
-#: Written by one statement: so many rows, or about so many bytes.
+#: Written by one statement: the number of rows, or about the number of bytes.
 _ROWS, _BYTES = 500, 2 * 1024 * 1024
 
 

@@ -79,7 +79,7 @@ FORMAT = "millis-hooks-call/1"
 #: Plain text: SQLAlchemy has a kind of its own, which is slow to write as JSON.
 _NAMES = tuple(str(column.name) for column in COLUMNS)
 _AS_STORED = tuple(deliveries.c[name] for name in Delivery._fields)
-#: Read at once: so many calls, and of their deliveries about so many bytes.
+#: Read at once: the number of calls, and about the number of bytes of their deliveries.
 _CALLS = 250
 _BYTES = 4 * 1024 * 1024
 

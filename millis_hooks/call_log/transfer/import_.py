@@ -95,7 +95,7 @@ def _skip_line(file: BinaryIO, max_bytes: int) -> int:
 #: The lists in the answers of Millis' API: of `/call-logs` and of `/agents/{id}/call-histories`.
 _LISTS = ("histories", "items")
 
-#: Stored in one transaction: so many deliveries, or about so many bytes.
+#: Stored in one transaction: the number of deliveries, or about the number of bytes.
 _DELIVERIES = 200
 _BYTES = 2 * 1024 * 1024
 
@@ -130,7 +130,7 @@ def entries(text: bytes) -> Sequence[Json]:
 def read_call(value: Json, now: datetime) -> list[Incoming]:
     """Return what a call brings along: nothing, if it is not over.
 
-    Raises `PayloadError` for what is not a call, neither a line of ours nor an entry of Millis'.
+    Raises `PayloadError` for what is neither a line of an export nor an entry of Millis'.
     """
     if not isinstance(value, dict):
         raise PayloadError(f"not a call but {describe(value)}")
@@ -147,7 +147,7 @@ def read_call(value: Json, now: datetime) -> list[Incoming]:
     return [Incoming(delivery_of(call, now, imported=True), is_entry=True)]
 
 
-#: Of the place of a fault in a line so many characters are shown: its names may be any text.
+#: The most characters that are shown of the place of a fault in a line: its names may be any text.
 _WHERE_CHARS = 100
 _EARLIEST, _LATEST = datetime(2000, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
 
@@ -229,7 +229,7 @@ class _Line(BaseModel):
 
 
 def is_call_line(value: Mapping[str, Json]) -> bool:
-    """Tell whether an object is a line of ours, whatever is in it."""
+    """Tell whether an object is a line of an export, whatever is in it."""
     return "format" in value and "deliveries" in value
 
 

@@ -65,7 +65,7 @@ BATCH_S = 0.01
 #: What it may take where there is none: the search index takes fewer large changes more easily.
 BATCH_ALONE_S = 0.1
 _FIRST_BATCH = 16
-#: Most of what fewer would take is the sync, which they need all the same.
+#: Most of what fewer would take is the sync, which they need in any case.
 _LEAST_IN_BATCH = 8
 _MOST_IN_BATCH = 512
 
@@ -280,7 +280,7 @@ def _take_out_deleted(writer: Engine) -> None:
 
 
 def _merge(connection: Connection, *, pages: int) -> bool:
-    """Merge so many pages; tell whether there was anything left to merge."""
+    """Merge this number of pages; tell whether there was anything left to merge."""
     if is_postgresql(connection):
         return False
     changes = select(func.total_changes())

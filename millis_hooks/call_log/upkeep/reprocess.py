@@ -2,7 +2,7 @@
 
 They are put into the queue `rereads`, which is processed while the inbox is empty: by the service,
 or by the command itself where no service runs. Calls then are as in a new call log, and no handler
-is called again. The selection and the position in it are stored, so an interrupted command goes on.
+is called again. The selection and the position in it are stored: an interrupted command continues.
 """
 
 from __future__ import annotations

@@ -248,7 +248,7 @@ class Housekeeper:
                     self.pack()
             except Exception as error:  # whatever it is: the thread must live
                 logger.error(
-                    "the call log is not tidied for another hour: %s", describe_failure(error)
+                    "old calls are not removed for another hour: %s", describe_failure(error)
                 )
 
     def _rest_s(self, took_s: float) -> float:

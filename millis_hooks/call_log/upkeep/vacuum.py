@@ -55,7 +55,7 @@ _shrink = (
 def pack_older(reader: Engine, write: Write, *, before: datetime) -> Iterator[int]:
     """Pack the bodies received before then, a batch with each step; yield the bytes it saved.
 
-    Stopping between two batches is safe: it goes on where it was. Raises what `write` raises.
+    Stopping between two batches is safe: it continues where it was. Raises what `write` raises.
     """
     with reader.connect() as connection:
         place = int(connection.scalar(_kept_place) or b"0")

@@ -60,7 +60,7 @@ class Termination(Body):
 
 
 class FunctionCall(Body):
-    """A function that the agent of a call shall call; the sandbox's own."""
+    """A function for the agent of a call to call; only the sandbox has it."""
 
     name: str
     params: dict[str, Json] = Field(default_factory=dict)

@@ -41,11 +41,11 @@ logger = logging.getLogger("millis_hooks.sandbox")
 
 #: More calls are not connected at the same time.
 MAX_LIVE = 200
-#: Of calls that were registered and never came in, so many are remembered.
+#: The most registered calls that are remembered while they have not come in.
 MAX_REGISTERED = 1000
-#: After so many seconds a call of the page ends by itself.
+#: Seconds after which a call of the page ends by itself.
 LONGEST_S = 3600.0
-#: A call of the page that nobody has touched for so long ends by itself.
+#: Seconds without activity after which a call of the page ends by itself.
 ABANDONED_S = 600.0
 #: How many seconds a form waits for the agent's answer before it shows the call without it.
 PATIENCE_S = 1.0
@@ -229,7 +229,7 @@ class SessionManager:
         return session.session_id
 
     def _touch(self, session: Session) -> None:
-        """Let the call go on for `ABANDONED_S` from now."""
+        """Let the call continue for `ABANDONED_S` from now."""
         if before := self._abandoning.pop(session.session_id, None):
             before.cancel()
         self._abandoning[session.session_id] = asyncio.get_running_loop().call_later(
@@ -382,7 +382,7 @@ class SessionManager:
         try:
             await session.run()
         except Exception:
-            logger.exception("a call of the sandbox broke off")
+            logger.exception("a sandbox call failed")
         finally:
             await storing
             del self.live[session.session_id]
@@ -390,7 +390,7 @@ class SessionManager:
                 abandoning.cancel()
 
     async def _store_steps(self, call: LiveCall) -> None:
-        """Store the call as it goes on: the process may end before the call does."""
+        """Store the call in progress, because the process may end before the call does."""
         log, changed = call.session.log, asyncio.Event()
         log.listen(lambda _: changed.set())
         is_over = False
@@ -414,8 +414,8 @@ class SessionManager:
         try:
             put = partial(self.store.put_call, entry, rehearsal, messages=messages)
             await asyncio.to_thread(put)
-        except Exception:  # of any kind: the call goes on
-            logger.warning("a call of the sandbox could not be stored; it goes on", exc_info=True)
+        except Exception:  # of any kind: the call continues
+            logger.warning("a call of the sandbox could not be stored; it continues", exc_info=True)
 
 
 def _any_secret(settings: Settings, hook: Any, agent_id: str | None) -> str | None:

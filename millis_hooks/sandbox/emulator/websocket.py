@@ -88,7 +88,7 @@ def _peak(data: bytes) -> int:
 
 
 class Sound(NamedTuple):
-    """A change in what is heard: a noise that may be speech, speech that goes on, or silence.
+    """A change in what is heard: a noise that may be speech, continued speech, or silence.
 
     With silence, `speech_s` is how long the speech before it lasted; 0 after a noise.
     """
@@ -172,7 +172,7 @@ class _Client:
             await self.send("pause")
 
     async def unpause(self) -> None:
-        """Have it go on."""
+        """Let it continue."""
         if self._paused_at_s is not None:
             self._plays_until_s += time.monotonic() - self._paused_at_s
             self._paused_at_s = None

@@ -244,7 +244,7 @@ def test_without_a_sandbox_no_connection_is_accepted(make_hooks: MakeHooks) -> N
         pass
 
 
-def test_a_function_of_the_application_is_called_in_a_rehearsal(make_hooks: MakeHooks) -> None:
+def test_a_function_of_the_application_is_called_in_a_simulated_call(make_hooks: MakeHooks) -> None:
     hooks = make_hooks(sandbox=True)
     requests: list[FunctionRequest] = []
 

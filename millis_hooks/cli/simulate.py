@@ -21,12 +21,12 @@ from ..call_log.queries.requests import stored_tools
 from ..environment.addresses import is_loopback
 from ..exceptions import ConfigError, SandboxOffError
 from ..handlers.made_up_calls import MillisRequest
-from ..masking.error_report import printable
+from ..masking.error_report import printable, start_error
 from ..masking.policy import MaskPolicy
 from ..sandbox.scenario import SHIPPED, Scenario, load_scenario
 from ..sandbox.simulator import Latencies, Load, RunningService, Simulation
 from ..sandbox.steps import EndDelivered, Prefetched, Step, masked_step
-from ..server.app_loader import load_target, start_error
+from ..server.app_loader import load_target
 from ..settings import Hook, Settings
 from ..testing.client import HooksClient
 from ..webhooks import Marker, secret_for, service_url

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+import sys
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..exceptions import HandlerError
+from ..exceptions import ConfigError, HandlerError, MillisHooksError
 from .known_secrets import without_known_secrets
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ def printable(text: str, *, one_line: bool = False) -> str:
 
 
 _PACKAGE = Path(__file__).parents[1]
+#: Python's own library.
+_LIBRARY = Path(traceback.__file__).parent
 _MESSAGE_CHARS = 500
 _TRACEBACK_CHARS = 20_000
 _LINE_CHARS = 2_000
@@ -110,6 +113,30 @@ def _place_of(error: BaseException) -> str | None:
         if _PACKAGE not in file.parents and "site-packages" not in file.parts and file.is_file():
             return f"{file.name}:{frame.lineno}"
     return None
+
+
+def start_error(error: BaseException) -> MillisHooksError:
+    """Return what to say of an error that an application raised when it started."""
+    if isinstance(error, MillisHooksError):
+        return error
+    refusal = ConfigError(explained("The application could not be started:", error, Path.cwd()))
+    refusal.__cause__ = error
+    return refusal
+
+
+def explained(what: str, error: BaseException, directory: Path) -> str:
+    """Return an error with its place in the team's code, which is in `directory` or imported."""
+    error_lines = hidden("".join(traceback.format_exception_only(error)).rstrip())
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if any(Path(frame.filename).is_relative_to(root) for root in (directory, Path(sys.path[0])))
+        and not any(Path(frame.filename).is_relative_to(root) for root in (_PACKAGE, _LIBRARY))
+        and "site-packages" not in frame.filename
+    ]
+    where = f'\n  File "{frames[-1].filename}", line {frames[-1].lineno}' if frames else ""
+    line = f"\n    {frames[-1].line}" if frames and frames[-1].line else ""
+    return f"{what}{where}{line}\n{error_lines}"
 
 
 def hidden(text: str) -> str:

@@ -31,10 +31,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.lifespan.on import LifespanOn
 
 from ..exceptions import ConfigError, MillisHooksError
-from ..masking.error_report import hidden
+from ..masking.error_report import hidden, start_error
 from ..masking.known_secrets import HIDDEN, shown_path
 from ..settings import STOPPING
-from .app_loader import start_error
 from .connection import ConnectionConfig, Limits, Protocol, affordable, no_webhook
 
 __all__ = ["Limits", "serve"]

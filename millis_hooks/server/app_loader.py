@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 import sys
-import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -15,10 +14,7 @@ from typing import Any
 
 from ..app import MillisHooks
 from ..exceptions import ConfigError, MillisHooksError
-from ..masking.error_report import hidden
-
-#: Folders without code of the team: this package, and Python's own library.
-_NOT_THE_TEAMS = (Path(__file__).parents[1], Path(traceback.__file__).parent)
+from ..masking.error_report import explained
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,33 +109,9 @@ def _import(name: str, place: str, directory: Path) -> ModuleType:
                 f"There is no module {error.name!r} in {Path.cwd()} or among the installed "
                 "packages. Name a module (package.app) or a file (app.py)."
             ) from error
-        raise _explained(f"{place} could not be imported:", error, directory) from error
+        raise ConfigError(explained(f"{place} could not be imported:", error, directory)) from error
     except (Exception, SystemExit) as error:
-        raise _explained(f"{place} could not be imported:", error, directory) from error
-
-
-def start_error(error: BaseException) -> MillisHooksError:
-    """Return what to say of an error that an application raised when it started."""
-    if isinstance(error, MillisHooksError):
-        return error
-    refusal = _explained("The application could not be started:", error, Path.cwd())
-    refusal.__cause__ = error
-    return refusal
-
-
-def _explained(what: str, error: BaseException, directory: Path) -> ConfigError:
-    """Return an error that says where in the team's code another was raised."""
-    error_lines = hidden("".join(traceback.format_exception_only(error)).rstrip())
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if any(Path(frame.filename).is_relative_to(root) for root in (directory, Path(sys.path[0])))
-        and not any(Path(frame.filename).is_relative_to(root) for root in _NOT_THE_TEAMS)
-        and "site-packages" not in frame.filename
-    ]
-    where = f'\n  File "{frames[-1].filename}", line {frames[-1].lineno}' if frames else ""
-    line = f"\n    {frames[-1].line}" if frames and frames[-1].line else ""
-    return ConfigError(f"{what}{where}{line}\n{error_lines}")
+        raise ConfigError(explained(f"{place} could not be imported:", error, directory)) from error
 
 
 def _require_same_file(module: ModuleType, file: Path) -> None:

@@ -280,7 +280,7 @@ def serve(
         port=port,
         factory=factory,
         reload=reload,
-        reload_dirs=[str(path) for path in reload_dirs] if reload else None,
+        reload_dirs=([str(path) for path in reload_dirs] or None) if reload else None,
         log_config=log_config,
     )
     if not config.should_reload:

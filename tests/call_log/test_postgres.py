@@ -408,7 +408,7 @@ def test_without_the_extension_calls_are_found_anyway(
     schema = "millis_hooks.call_log.postgres.CREATE_EXTENSION"
     monkeypatch.setattr(schema, "CREATE EXTENSION there_is_no_such_thing")
     log = CallLog(url)
-    assert "there is no pg_trgm" in caplog.text
+    assert "pg_trgm is missing" in caplog.text
     store(log, "-s1")
     eventually(lambda: rows(log.database, calls))
     wanted = CallFilter(q="TABLE FOR TWO", range="all")

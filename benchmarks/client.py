@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import cast
@@ -55,17 +55,17 @@ def ask_all(
     """
     os.sched_setaffinity(0, {LOAD_CORE})
     requests, parts = _requests(url, body, count=count, seconds=seconds), urlsplit(url)
-    return uvloop.run(send_all(parts.hostname or "", parts.port or 80, requests, connections))
+    return uvloop.run(send_all(parts.hostname or "", parts.port or 80, [requests] * connections))
 
 
-async def send_all(host: str, port: int, requests: Iterator[bytes], connections: int) -> Answers:
-    """Send the requests in their order, each on the connection that is free, and wait for every
-    answer."""
+async def send_all(host: str, port: int, queues: Sequence[Iterator[bytes]]) -> Answers:
+    """Send each connection's requests in their order, and wait for every answer. Connections that
+    share a queue take the next one when they are free."""
     loop = asyncio.get_running_loop()
     answers = Answers()
     began = time.perf_counter()
     asked = []
-    for _ in range(connections):
+    for requests in queues:
         connect = partial(_Connection, requests, answers)
         _, connection = await loop.create_connection(connect, host, port)
         asked.append(connection)

@@ -28,12 +28,12 @@ _DRAIN_S = 120
 
 #: The requests of a call: its prefetch and its end.
 Call = tuple[bytes, bytes]
-#: The order in which the requests of calls are sent.
+#: The order in which a connection sends the requests of its calls.
 Order = Callable[[Sequence[Call]], Iterator[bytes]]
 
 
 def adjacent(calls: Sequence[Call]) -> Iterator[bytes]:
-    """Send the end of a call after its prefetch."""
+    """Send the end of a call once its prefetch is answered."""
     return chain.from_iterable(calls)
 
 
@@ -60,10 +60,10 @@ def cost_ms(target: Target, count: int, order: Order) -> float:
     """Return the milliseconds that the service computes for a call."""
     with started(target) as contest:
         requests = _requests(_WARM_CALLS + count, contest.server.url)
-        _send(contest.server.port, adjacent(requests[:_WARM_CALLS]))
+        _send(contest.server.port, requests[:_WARM_CALLS], adjacent)
         contest.call_log.drain(timeout_s=_DRAIN_S)
         before_s = cpu_s(contest.server.pid)
-        _send(contest.server.port, order(requests[_WARM_CALLS:]))
+        _send(contest.server.port, requests[_WARM_CALLS:], order)
         drained_s = contest.call_log.drain(timeout_s=_DRAIN_S)
         ms = 1000 * (cpu_s(contest.server.pid) - before_s) / count
         handled = contest.call_log.succeeded_runs()
@@ -97,8 +97,9 @@ def _request(line: str, headers: dict[str, str], body: bytes) -> bytes:
     return "\r\n".join([f"{line} HTTP/1.1", *lines, "", ""]).encode() + body
 
 
-def _send(port: int, requests: Iterator[bytes]) -> None:
-    answers = uvloop.run(send_all("127.0.0.1", port, requests, CONNECTIONS))
+def _send(port: int, calls: Sequence[Call], order: Order) -> None:
+    queues = [order(calls[first::CONNECTIONS]) for first in range(CONNECTIONS)]
+    answers = uvloop.run(send_all("127.0.0.1", port, queues))
     if answers.failed:
         raise SystemExit(f"{answers.failed} requests were not answered with 200")
 

@@ -291,7 +291,9 @@ def _replace(
     gone: set[int] = set()
     if stored:
         found = connection.execute(_of_owners(table, owner), {"ids": stored})
-        before, now = _by_owner(found.mappings(), owner), _by_owner(rows, owner)
+        known = set(stored)
+        before = _by_owner(found.mappings(), owner)
+        now = _by_owner((row for row in rows if row[owner] in known), owner)
         same = {id_ for id_ in stored if before.get(id_) == now.get(id_)}
         gone = before.keys() - same
     if gone:

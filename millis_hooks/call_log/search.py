@@ -23,6 +23,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from itertools import groupby, islice
 from math import ceil
 from typing import NamedTuple, TypeAlias
@@ -125,6 +126,9 @@ class Field(StrEnum):
     AGENT = "A"
 
 
+#: Fields of few texts, which many calls have.
+_NAMES = frozenset({Field.FUNCTION, Field.PROVIDER, Field.AGENT})
+
 #: One row per call, under the call's id: its folded items, each on a line of its own, after a line
 #: with its sign. How they were written stands in its deliveries.
 call_search = table("call_search", column("rowid", BigInteger), column("folded", Text))
@@ -202,7 +206,8 @@ def searchable(items: Iterable[Item]) -> str:
     """Return what is searched of the items of a call: the row of `call_search`."""
     lines, left = [""], _SEARCHED_CHARS
     for each in items:
-        lines += (each.field.value, _folded(each.text[:left]))
+        folded = _folded_name if each.field in _NAMES else _folded
+        lines += (each.field, folded(each.text[:left]))
         left -= len(each.text)
         if left <= 0:
             break
@@ -212,9 +217,16 @@ def searchable(items: Iterable[Item]) -> str:
 def _folded(text: str) -> str:
     """Return the folded form of a text, and the digits of the numbers in it."""
     folded = fold(text)
+    if len(folded) < _DIGITS_OF_A_NUMBER:
+        return folded
     numbers = islice(_SPACED_NUMBER.findall(folded), _MOST_NUMBERS)
     digits = (_digits(number) for number in numbers if not number.isdigit())
     return BLANK.join((folded, *dict.fromkeys(digits)))
+
+
+@lru_cache(maxsize=1024)
+def _folded_name(text: str) -> str:
+    return _folded(text)
 
 
 def terms_of(query: str) -> list[Term]:

@@ -17,8 +17,6 @@ MOST_BUCKETS = 800
 _LONGEST: dict[Interval, timedelta] = {"hour": timedelta(days=2), "day": timedelta(days=120)}
 _LENGTH = {"hour": timedelta(hours=1), "day": timedelta(days=1), "week": timedelta(weeks=1)}
 
-HOUR = timedelta(hours=1)
-
 
 def last_days(count: int, *, now: datetime, zone: tzinfo) -> tuple[datetime, datetime]:
     """Return when the last `count` days there began, today among them, and `now`."""
@@ -53,7 +51,7 @@ def cut(
 
 def _next_hour(local: datetime) -> datetime:
     past = timedelta(minutes=local.minute, seconds=local.second, microseconds=local.microsecond)
-    return local.astimezone(UTC) + HOUR - past
+    return local.astimezone(UTC) + _LENGTH["hour"] - past
 
 
 def _next_day(local: datetime) -> datetime:
@@ -74,14 +72,3 @@ _NEXT: dict[Interval, Callable[[datetime], datetime]] = {
     "day": _next_day,
     "week": _next_monday,
 }
-
-
-def floor_hour(moment: datetime) -> datetime:
-    """Return when the UTC hour of that moment began."""
-    return moment.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
-
-
-def ceil_hour(moment: datetime) -> datetime:
-    """Return when the first UTC hour begins that is not before that moment."""
-    floor = floor_hour(moment)
-    return floor if floor == moment else floor + HOUR

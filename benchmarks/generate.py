@@ -29,7 +29,7 @@ from millis_hooks.call_log.migrations import migrate, open_database
 from millis_hooks.call_log.projection import digest_delivery
 from millis_hooks.call_log.sessions import SessionReader
 from millis_hooks.call_log.tables import IS_OPEN, attempts, calls, handler_runs, inbox
-from millis_hooks.call_log.upkeep.vacuum import pack_older
+from millis_hooks.call_log.upkeep.file import pack_older
 from millis_hooks.protocol.events import EndOfCall
 from millis_hooks.protocol.samples import push_id
 

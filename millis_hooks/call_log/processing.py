@@ -309,6 +309,7 @@ class Processor:
 
     def _count_attempt(self, queue: Table, waiting: Row[Any]) -> bool:
         """Return True once the attempt is counted; False if it was set aside or does not wait."""
+        seen: list[int] = []  # a transaction whose COMMIT was lost may be repeated, and counts once
 
         def count(connection: Connection) -> int | None:
             is_it = queue.c.delivery_id == waiting.id
@@ -317,6 +318,8 @@ class Processor:
             )
             if before is None:
                 return None
+            seen.append(before)
+            before = seen[0]
             if before < MOST_ATTEMPTS:
                 _set_attempts(queue, waiting.id, before + 1, connection)
             else:

@@ -1,7 +1,7 @@
 """The column type of bodies: stored as received, or compressed.
 
 New bodies are stored as they come, since compressing takes longer than writing and senders wait;
-`upkeep/vacuum.py` compresses old ones. `RawBytes` reads both alike.
+`upkeep/file.py` compresses old ones. `RawBytes` reads both alike.
 """
 
 from __future__ import annotations

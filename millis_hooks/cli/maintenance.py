@@ -15,10 +15,10 @@ from ..call_log.database import Database
 from ..call_log.processing import Processor
 from ..call_log.queries.filters import CallFilter
 from ..call_log.tables import rereads
+from ..call_log.upkeep import file as log_file
 from ..call_log.upkeep import removal as removing
 from ..call_log.upkeep import retention
-from ..call_log.upkeep import vacuum as vacuuming
-from ..call_log.upkeep.backup import back_up
+from ..call_log.upkeep.file import back_up
 from ..call_log.upkeep.removal import (
     BATCH_ALONE_S,
     BATCH_S,
@@ -151,7 +151,7 @@ def vacuum(
     It needs disk space for twice the remaining data, and nothing can be stored while it runs.
     """
     with open_log(Settings.load()) as database:
-        before = vacuuming.space(database)
+        before = log_file.space(database)
         if before.free_bytes < before.needed_bytes:
             needed, free = _megabytes(before.needed_bytes), _megabytes(before.free_bytes)
             fail(f"It needs {needed} beside the log for a time, and {free} are free.")
@@ -163,7 +163,7 @@ def vacuum(
             )
         try:
             with progress(None):
-                after = vacuuming.vacuum(database)
+                after = log_file.vacuum(database)
         except KeyboardInterrupt:
             fail("Stopped. The file is unchanged.", status=INTERRUPTED)
     typer.echo(f"{_megabytes(before.file_bytes)} before, {_megabytes(after.file_bytes)} after.")

@@ -21,7 +21,7 @@ from ..call_log.queries.analytics import (
     Scope,
 )
 from ..call_log.queries.buckets import Interval
-from ..call_log.queries.result_figures import ResultFigures
+from ..call_log.queries.tally import ResultFigures
 from ..call_log.results import masked_values
 from ..call_log.transfer.export import cell
 from ..masking.policy import MaskPolicy

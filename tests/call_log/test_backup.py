@@ -18,8 +18,8 @@ from millis_hooks.call_log import database as database_module
 from millis_hooks.call_log.database import Database
 from millis_hooks.call_log.locks import FileHolder
 from millis_hooks.call_log.tables import keys
-from millis_hooks.call_log.upkeep import vacuum as vacuuming
-from millis_hooks.call_log.upkeep.backup import back_up, interruptible
+from millis_hooks.call_log.upkeep import file
+from millis_hooks.call_log.upkeep.file import back_up, interruptible, vacuum
 from millis_hooks.cli.commands import app
 from millis_hooks.exceptions import ConfigError, StorageError
 from support.databases import url_in
@@ -186,7 +186,7 @@ def test_the_copy_of_a_vacuum_is_made_on_the_log_s_own_disk(database: Database) 
     with closing(database.writer.raw_connection()) as pooled:
         connection: Any = pooled.driver_connection
         connection.set_trace_callback(statements.append)
-    vacuuming.vacuum(database)
+    vacuum(database)
     folder = f"PRAGMA temp_store_directory='{database.path.parent}'"
     assert statements.index("PRAGMA temp_store=FILE") < statements.index("VACUUM")
     assert statements.index(folder) < statements.index("VACUUM")
@@ -220,10 +220,10 @@ def test_a_vacuum_that_has_to_wait_too_long_leaves_the_log_as_it_was(
             with other.writer.connect() as waiting:
                 raw: Any = waiting.connection.driver_connection
                 raw.execute("PRAGMA busy_timeout=0")
-            for module in (database_module, vacuuming):
+            for module in (database_module, file):
                 monkeypatch.setattr(module, "BUSY_TIMEOUT_S", 0.01)
             with pytest.raises(StorageError, match="is as it was"):
-                vacuuming.vacuum(other)
+                vacuum(other)
         finally:
             other.close()
 

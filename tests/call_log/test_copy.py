@@ -27,8 +27,8 @@ from millis_hooks.call_log.tables import (
     operators,
 )
 from millis_hooks.call_log.transfer.copy import COPIED, copy
+from millis_hooks.call_log.upkeep.file import pack_older
 from millis_hooks.call_log.upkeep.removal import writing_by
-from millis_hooks.call_log.upkeep.vacuum import pack_older
 from millis_hooks.cli.commands import app
 from millis_hooks.cli.common import is_served
 from millis_hooks.protocol.samples import end_of_call_body

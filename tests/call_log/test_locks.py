@@ -20,8 +20,8 @@ from millis_hooks.call_log import locks
 from millis_hooks.call_log.database import Database
 from millis_hooks.call_log.dialects import is_locked
 from millis_hooks.call_log.locks import LockedConnection
+from millis_hooks.call_log.upkeep.file import vacuum
 from millis_hooks.call_log.upkeep.removal import empty_wal
-from millis_hooks.call_log.upkeep.vacuum import vacuum
 from support.programs import Program
 from support.storage import opened
 

@@ -16,8 +16,8 @@ from sqlalchemy import event, text
 from millis_hooks.call_log.deliveries import Delivery, insert_deliveries
 from millis_hooks.call_log.raw_body import MARK, pack, storable, unpack
 from millis_hooks.call_log.transfer.export import Selection, read_calls
+from millis_hooks.call_log.upkeep.file import pack_older
 from millis_hooks.call_log.upkeep.retention import Housekeeper
-from millis_hooks.call_log.upkeep.vacuum import pack_older
 from millis_hooks.protocol.samples import end_of_call_body
 from support.storage import writing
 from support.stored_calls import NOW, StoredCalls

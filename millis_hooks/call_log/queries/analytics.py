@@ -25,7 +25,6 @@ from ..dialects import describe
 from ..sanitize import clean_text
 from .buckets import Interval, cut, interval_for
 from .day_totals import AgentSums, Period, read_periods, sum_by_agent
-from .result_figures import ResultFigures, Sums, busiest, result_figures, results_by
 from .tally import (
     ATTEMPT_MS,
     ATTEMPTS,
@@ -41,7 +40,12 @@ from .tally import (
     RESULTS,
     RUNS,
     STATUS,
+    ResultFigures,
+    Sums,
     Tally,
+    busiest,
+    result_figures,
+    results_by,
     sum_numbers,
 )
 

@@ -221,7 +221,7 @@ class Housekeeper:
 
     def pack(self) -> int:
         """Compress old bodies; return the bytes it saved. Raises `StorageError`."""
-        from .vacuum import pack_older
+        from .file import pack_older
 
         if not self._packed_after:
             return 0

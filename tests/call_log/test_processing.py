@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import text
 
 from millis_hooks.call_log import CallLog
+from millis_hooks.call_log.call_ends import ReadEnds
 from millis_hooks.call_log.call_rows import write
 from millis_hooks.call_log.database import Database
 from millis_hooks.call_log.deliveries import Delivery
@@ -281,6 +282,30 @@ def test_a_filter_that_raises_costs_its_own_call_only(
     assert [call.session_id for call in rows(log.database, calls)] == ["-s1"]
     assert [row.outcome for row in rows(log.database, deliveries)] == ["unparsed", "stored"]
     assert "delivery 1 could not be processed" in caplog.text
+
+
+def test_an_end_that_was_read_is_handed_on_once(log: Log) -> None:
+    read = ReadEnds()
+    wanted = {"-s1", "-twice"}
+    processor = Processor(
+        log.database,
+        log.writer,
+        runs_for=lambda call: ["save"] if call.session_id in wanted else [],
+        read_ends=read,
+    )
+    store(log.writer, ended("-s1"), ended("-other"), ended("-twice"), ended("-twice", b"{}"))
+    store(log.writer, ended("-twice", end_of_call_body(session_id="-twice", duration_s=99)))
+    processor.process_chunk()
+    taken = {each.id: read.take(each.id) for each in rows(log.database, deliveries)}
+    assert [call.session_id for call in taken.values() if call] == ["-s1"]
+    assert read.take(1) is None
+
+
+def test_ends_that_were_read_are_bounded_in_bytes() -> None:
+    read, call = ReadEnds(), EndOfCall.from_raw({"session_id": "-s1"})
+    for delivery_id in (1, 2, 2, 3):
+        read.put(delivery_id, call, 1_000_000)
+    assert [read.take(each) is call for each in (1, 2, 3)] == [False, True, True]
 
 
 def test_a_chunk_is_bounded_in_number(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:

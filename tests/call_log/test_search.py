@@ -193,6 +193,14 @@ def test_a_search_finds_its_words_anywhere_and_says_where(
         assert [hit.field for hit in hits if hit] == fields
 
 
+def test_an_excerpt_is_of_all_ends_of_a_call(stored: StoredCalls) -> None:
+    end = stored.add_delivery(session_id="-a", body=json.dumps(BODY | {"chat": []}).encode())
+    stored.add_delivery(session_id="-a", body=json.dumps(BODY | {"metadata": {}}).encode())
+    stored.add_call("-a", items=ITEMS, delivery_id=end, repeated=True)
+    (row,) = stored.queries.list_calls(CallFilter(q="crown 20931"), now=NOW).rows
+    assert [each.field for each in row.all_excerpts] == ["metadata", "transcript"]
+
+
 def test_a_hit_in_metadata_names_its_key(itemized: StoredCalls) -> None:
     (row,) = itemized.queries.list_calls(CallFilter(q="20931"), now=NOW).rows
     assert row.excerpt == Excerpt("C-", "20931", "", "metadata", "customer_id")

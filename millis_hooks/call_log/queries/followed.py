@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, bindparam, func, or_, select
+from sqlalchemy import Connection, Row, Select, bindparam, case, func, literal, or_, select
 
 from ..tables import attempts, calls, deliveries, handler_runs, inbox
 
@@ -52,8 +52,7 @@ class Follower:
         if arrived:
             self._delivery_id = arrived[-1].id
         tried = self._ended(connection)
-        happened = [*map(_of_delivery, arrived), *map(_of_attempt, tried)]
-        return sorted(happened, key=lambda happening: happening.at)
+        return sorted(map(_happening, (*arrived, *tried)), key=lambda happening: happening.at)
 
     def _ended(self, connection: Connection) -> list[Row[Any]]:
         """Return the attempts that have ended, and remember those that have not."""
@@ -73,37 +72,8 @@ def _before_last(connection: Connection, column: Any, last: int) -> int:
     return found[-1] - 1 if found else 0
 
 
-def _of_delivery(row: Row[Any]) -> Happening:
-    has_ended = row.kind == "end_of_call"
-    return Happening(
-        at=row.received_at,
-        kind=row.kind,
-        session_id=row.session_id,
-        outcome=row.outcome,
-        duration_ms=row.latency_ms,
-        agent_id=row.agent_id,
-        customer_phone=row.customer_phone,
-        call_status=row.call_status if has_ended else None,
-        duration_s=row.duration_s if has_ended else None,
-        cost_total=row.cost_total if has_ended else None,
-        error=row.reason,
-    )
-
-
-def _of_attempt(row: Row[Any]) -> Happening:
-    return Happening(
-        at=row.ended_at or row.started_at,  # one that was interrupted has no end
-        kind="attempt",
-        session_id=row.session_id,
-        outcome=row.outcome,
-        duration_ms=row.duration_ms,
-        agent_id=row.agent_id,
-        customer_phone=row.customer_phone,
-        handler=row.handler,
-        attempt=row.number,
-        run_state=row.state,
-        error=": ".join(filter(None, (row.error_type, row.error_message))) or None,
-    )
+def _happening(row: Row[Any]) -> Happening:
+    return Happening(**{name: value for name, value in row._mapping.items() if name != "id"})
 
 
 #: A delivery and those behind it are not shown until it is processed.
@@ -114,15 +84,16 @@ _ARRIVED: Select[Any] = (
         deliveries.c.id,
         deliveries.c.kind,
         deliveries.c.session_id,
-        deliveries.c.received_at,
+        deliveries.c.received_at.label("at"),
         deliveries.c.outcome,
-        deliveries.c.reason,
-        deliveries.c.latency_ms,
+        deliveries.c.reason.label("error"),
+        deliveries.c.latency_ms.label("duration_ms"),
         calls.c.agent_id,
         calls.c.customer_phone,
-        calls.c.call_status,
-        calls.c.duration_s,
-        calls.c.cost_total,
+        *(
+            case((deliveries.c.kind == "end_of_call", calls.c[name])).label(name)
+            for name in ("call_status", "duration_s", "cost_total")
+        ),
     )
     .select_from(deliveries.outerjoin(calls, calls.c.session_id == deliveries.c.session_id))
     .where(
@@ -138,15 +109,18 @@ _AT_WORK: Any = bindparam("at_work", expanding=True)
 _TRIED: Select[Any] = (
     select(
         attempts.c.id,
-        attempts.c.number,
-        attempts.c.started_at,
-        attempts.c.ended_at,
+        literal("attempt").label("kind"),
+        attempts.c.number.label("attempt"),
+        # one that was interrupted has no end
+        func.coalesce(attempts.c.ended_at, attempts.c.started_at).label("at"),
         attempts.c.duration_ms,
         attempts.c.outcome,
-        attempts.c.error_type,
-        attempts.c.error_message,
+        func.coalesce(
+            attempts.c.error_type + ": " + func.nullif(attempts.c.error_message, ""),
+            attempts.c.error_type,
+        ).label("error"),
         handler_runs.c.handler,
-        handler_runs.c.state,
+        handler_runs.c.state.label("run_state"),
         calls.c.session_id,
         calls.c.agent_id,
         calls.c.customer_phone,

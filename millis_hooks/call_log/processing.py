@@ -21,12 +21,12 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, Select, Table, bindparam, func, select, update
+from sqlalchemy import Connection, Row, Select, Table, bindparam, func, select, update
 
 from ..masking.error_report import describe_failure
 from ..masking.policy import SECRETS_ALONE, MaskPolicy
@@ -44,41 +44,11 @@ from .statements import among
 from .tables import deliveries, inbox, rereads
 from .writer import Writer
 
-#: Says whether it is this process's turn, for as long as it is entered; it ends with the process.
-Turn: TypeAlias = Callable[[], AbstractContextManager[bool]]
-
 #: Any number that no other program takes for its advisory locks.
 _READING_LOCK = 7_203_145_113_262_077_932
 
 
-def turns_on(database: Database) -> Turn:
-    """Return how the processes on a call log take turns."""
-    if database.is_file:
-        holder = FileHolder(Path(f"{database.path}-reading"))
-        return lambda: _with_file(holder)
-    return lambda: _with_session(database.reader)
-
-
-@contextmanager
-def _with_file(holder: FileHolder) -> Iterator[bool]:
-    is_ours = holder.hold()
-    try:
-        yield is_ours
-    finally:
-        if is_ours:
-            holder.let_go()
-
-
-@contextmanager
-def _with_session(reader: Engine) -> Iterator[bool]:
-    with reader.connect() as connection:
-        yield _lock(connection)
-
-
-def _lock(connection: Connection) -> bool:
-    """Take the lock until the transaction ends, unless another session has it."""
-    return bool(connection.scalar(select(func.pg_try_advisory_xact_lock(_READING_LOCK))))
-
+_TRY_LOCK = select(func.pg_try_advisory_xact_lock(_READING_LOCK))
 
 logger = logging.getLogger("millis_hooks.call_log")
 
@@ -144,7 +114,7 @@ class Processor:
         self._closing = threading.Event()
         self._size = 2 * LEAST_DELIVERIES  # of the next chunk, at most
         self._backlog = 0  # the most deliveries that wait behind the chunk
-        self._turn = turns_on(database)
+        self._turns = FileHolder(Path(f"{database.path}-reading")) if database.is_file else None
         self._left_over = self._oldest()
         self._survived: set[int] = set()
         self._thread = threading.Thread(
@@ -306,6 +276,21 @@ class Processor:
         self._left_over.discard(waiting.id)
         self._survived.discard(waiting.id)
         return True
+
+    @contextmanager
+    def _turn(self) -> Iterator[bool]:
+        """Say whether it is this process's turn, for as long as it is entered; it ends with the
+        process."""
+        if self._turns is None:
+            with self._database.reader.connect() as connection:
+                yield bool(connection.scalar(_TRY_LOCK))
+            return
+        is_ours = self._turns.hold()
+        try:
+            yield is_ours
+        finally:
+            if is_ours:
+                self._turns.let_go()
 
     def _count_attempt(self, queue: Table, waiting: Row[Any]) -> bool:
         """Return True once the attempt is counted; False if it was set aside or does not wait."""

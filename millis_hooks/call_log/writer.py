@@ -15,7 +15,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol, TypeVar
 
@@ -231,10 +231,12 @@ class Writer:
             if batch:
                 insert_deliveries(connection, batch)
             for job in jobs:
-                _attempt(connection, job)
+                _attempt(connection, job, is_alone=len(jobs) == 1 and not batch)
 
         try:
             self._transactions.run(write, is_one_statement=not jobs)
+        except _UndoneError:
+            _settle(jobs[0])
         except Exception as error:
             is_vain = isinstance(error, StorageOutageError) or (is_locked(error) and not jobs)
             begun = begun and not is_vain
@@ -342,10 +344,15 @@ def _body_bytes(item: _Store | _Job | None) -> int:
     return len(item.delivery.body) if isinstance(item, _Store) else 0
 
 
-def _attempt(connection: Connection, job: _Job) -> None:
+class _UndoneError(Exception):
+    """The only work of a transaction raised an error, which is not the transaction's."""
+
+
+def _attempt(connection: Connection, job: _Job, *, is_alone: bool) -> None:
+    """Do the work; what it raises undoes it alone. Work that is alone needs no savepoint."""
     job.error = None
     try:
-        with connection.begin_nested():
+        with nullcontext() if is_alone else connection.begin_nested():
             job.result = job.work(connection)
     except SQLAlchemyError:
         raise
@@ -353,6 +360,8 @@ def _attempt(connection: Connection, job: _Job) -> None:
         # They may hold a statement that is not finished, and that would fail the group's commit.
         traceback.clear_frames(error.__traceback__)
         job.error = error
+        if is_alone:
+            raise _UndoneError from error
 
 
 def _settle(job: _Job) -> None:

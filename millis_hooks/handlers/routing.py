@@ -7,12 +7,14 @@ import; the message names the function and where it stands.
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date, time
 from difflib import get_close_matches
 from pathlib import Path
 from types import NoneType
 from typing import (
+    TYPE_CHECKING,
     Annotated,
     Any,
     Literal,
@@ -40,6 +42,9 @@ from ..protocol.reading import Json
 from .functions import tool_of
 from .retries import Backoff, FailedRun
 from .signatures import check_signature, is_async, metadata_model, name_of, place_of
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 #: What a handler is called for: a webhook, or a run that has failed.
 HandlerHook: TypeAlias = Literal["prefetch", "function", "end_of_call", "failed"]
@@ -433,11 +438,20 @@ PrefetchAnswer: TypeAlias = PrefetchResponse | Mapping[str, object] | str | None
 PrefetchFunction: TypeAlias = Callable[
     [PrefetchRequest[Any, Any]], PrefetchAnswer | Awaitable[PrefetchAnswer]
 ]
-EndOfCallFunction: TypeAlias = Callable[[EndOfCall[Any, Any]], object]
+#: Results: names and plain values.
+EndOfCallAnswer: TypeAlias = "Mapping[str, object] | BaseModel | DataclassInstance | None"
+EndOfCallFunction: TypeAlias = Callable[
+    [EndOfCall[Any, Any]], "EndOfCallAnswer | Awaitable[EndOfCallAnswer]"
+]
+#: What the agent gets: a text, or what JSON has.
+FunctionAnswer: TypeAlias = (
+    "str | float | date | time | Mapping[str, object] | Sequence[object] | BaseModel | "
+    "DataclassInstance | None"
+)
 FailedFunction: TypeAlias = Callable[[FailedRun], object]
 
 P = TypeVar("P", bound=PrefetchFunction)
-T = TypeVar("T", bound=Callable[..., Any])
+T = TypeVar("T", bound=Callable[..., "FunctionAnswer | Awaitable[FunctionAnswer]"])
 E = TypeVar("E", bound=EndOfCallFunction)
 F = TypeVar("F", bound=FailedFunction)
 
@@ -633,7 +647,8 @@ class Router:
     def on_end_of_call(self, function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
         """Register a function that is called once a call has ended and is safely stored.
 
-        It takes an `EndOfCall`; what it returns is not used. One that raises is called again, until
+        It takes an `EndOfCall`. A mapping of names and plain values that it returns, a dataclass or
+        a model, is stored as the call's results. One that raises is called again, until
         `max_attempts=` (5) have begun; then its run has failed. It may raise `Retry` and `GiveUp`.
 
         `name=` is the function's own by default. `agent_id=`, `channel=`, `direction=`,

@@ -70,14 +70,14 @@ def test_a_decorated_function_keeps_its_type() -> None:
     router = Router()
 
     @router.on_end_of_call(max_attempts=3, repeatable=False)
-    async def sync(call: EndOfCall) -> int:
-        return 1
+    async def sync(call: EndOfCall) -> dict[str, int]:
+        return {"tables": 1}
 
     @router.on_failed
     def tell(run: FailedRun) -> str:
         return run.reason
 
-    assert_type(asyncio.run(sync(ended())), int)
+    assert_type(asyncio.run(sync(ended())), dict[str, int])
     assert_type(tell(failed()), str)
 
 

@@ -6,12 +6,13 @@ import re
 import shutil
 import subprocess
 import sys
+from datetime import date
 from typing import Any, assert_type
 
 import pytest
 from pydantic import BaseModel
 
-from millis_hooks import EndOfCall, MillisHooks, PrefetchRequest, Router
+from millis_hooks import EndOfCall, FunctionRequest, MillisHooks, PrefetchRequest, Router
 from millis_hooks.exceptions import ConfigError
 from millis_hooks.protocol.reading import Json
 from millis_hooks.settings import Settings, SettingsOptions
@@ -58,6 +59,39 @@ def read_a_model_after(call: EndOfCall[Customer, Pool]) -> None:
 @router.on_prefetch  # type: ignore[type-var]
 def answer_with_a_number(call: PrefetchRequest) -> int:
     return 1
+
+
+@router.on_end_of_call
+async def return_results(call: EndOfCall) -> dict[str, bool] | None:
+    return {"booked": True} if call.outcome == "completed" else None
+
+
+@router.on_end_of_call(name="model")
+def return_a_model_as_results(call: EndOfCall) -> Customer:
+    return Customer()
+
+
+@router.on_end_of_call(name="lines")  # type: ignore[type-var]
+def return_no_results(call: EndOfCall) -> list[str]:
+    return ["booked"]
+
+
+@router.function
+def answer_with_a_text(day: date, people: int = 2) -> str:
+    """Find a table."""
+    return f"A table for {people} on {day}."
+
+
+@router.function(name="tables")
+async def answer_with_json(call: FunctionRequest) -> list[dict[str, object]]:
+    """Find all tables."""
+    return [{"table": "window"}]
+
+
+@router.function(name="object")  # type: ignore[type-var]
+def answer_with_what_json_has_not() -> object:
+    """Find an object."""
+    return object()
 
 
 def test_the_keyword_arguments_are_the_settings() -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import update
@@ -101,7 +102,7 @@ def age_runs(runs: Runs) -> None:
     runs.writer.run(lambda connection: connection.execute(long_ago))
 
 
-def blocking(release: threading.Event, *, is_async: bool) -> Callable[[EndOfCall], object]:
+def blocking(release: threading.Event, *, is_async: bool) -> Any:
     def hang(call: EndOfCall) -> None:
         if call.session_id.startswith("-hang"):
             release.wait()

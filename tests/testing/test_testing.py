@@ -88,7 +88,7 @@ def test_the_results_of_a_handler_are_kept_with_its_run(
     def score(call: EndOfCall) -> dict[str, object]:
         return {"score": 4, "resolved": True, "tags": ["late"]}
 
-    @hooks.on_end_of_call
+    @hooks.on_end_of_call  # type: ignore[type-var]
     async def tell(call: EndOfCall) -> str:
         return "told"
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import hmac
 import importlib
 import io
 import json
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -223,6 +227,80 @@ def test_a_crm_that_wakes_up_slowly_is_asked_again(load: Load) -> None:
         run = client.end_of_call().run("sync_crm")
         assert (run.state, run.max_attempts) == ("retrying", 4)
         assert client.end_of_call(call_status="busy").run("call_back").state == "succeeded"
+
+
+N8N = {"N8N_WEBHOOK_URL": "https://n8n.example/webhook/secret", "N8N_SECRET": "0123456789abcdef"}
+
+
+def test_n8n_gets_each_call_signed_as_standard_webhooks(load: Load, outside: Outside) -> None:
+    outside.answers = [httpx2.Response(503), httpx2.Response(200)]
+    with HooksClient(load("forward_to_n8n", **N8N).hooks) as client:
+        first = client.end_of_call()
+    assert first.run("n8n").state == "retrying"
+    assert "n8n.example/webhook" not in repr(first)
+    [request] = outside.asked
+    id_, timestamp = request.headers["webhook-id"], request.headers["webhook-timestamp"]
+    signed = f"{id_}.{timestamp}.".encode() + request.content
+    key = N8N["N8N_SECRET"].encode()
+    signature = base64.b64encode(hmac.digest(key, signed, "sha256")).decode()
+    assert request.headers["webhook-signature"] == f"v1,{signature}"
+    [told] = outside.told
+    assert (told["type"], told["data"]["session_id"]) == ("call.ended", first.call.session_id)
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="n8n runs on Node.js")
+@pytest.mark.parametrize(("change", "is_taken"), [("", True), (" ", False)])
+def test_the_code_for_n8n_takes_what_is_signed_alone(
+    load: Load, outside: Outside, change: str, is_taken: bool
+) -> None:
+    with HooksClient(load("forward_to_n8n", **N8N).hooks) as client:
+        client.end_of_call()
+    [request] = outside.asked
+    page = (ROOT / "docs/how-to/n8n.md").read_text()
+    code = page.partition("```javascript\n")[2].partition("```")[0]
+    around = """
+const given = JSON.parse(require("fs").readFileSync(0, "utf8"));
+const $env = {N8N_SECRET: given.secret}, $input = {first: () => ({json: given})};
+const helpers = {getBinaryDataBuffer: async () => Buffer.from(given.body)};
+(async function () { %s }).call({helpers}).then(() => {}, () => process.exit(1));"""
+    given = {
+        "secret": N8N["N8N_SECRET"],
+        "headers": dict(request.headers),
+        "body": request.content.decode() + change,
+    }
+    done = subprocess.run(
+        ["node", "-e", around % code], input=json.dumps(given), text=True, check=False
+    )
+    assert (done.returncode == 0) is is_taken
+
+
+def test_a_call_is_logged_in_hubspot_with_its_contact(load: Load, outside: Outside) -> None:
+    outside.answers = [
+        httpx2.Response(200, json={"results": [{"id": "51"}]}),
+        httpx2.Response(201, json={"id": "901"}),
+    ]
+    with HooksClient(load("hubspot_calls", HUBSPOT_TOKEN="pat-1").hooks) as client:
+        run = client.end_of_call(duration_s=61.5).run("log_in_hubspot")
+    assert run.result == {"hubspot_call": "901", "hubspot_contact": "51"}
+    search, created = outside.told
+    assert search["filterGroups"][0]["filters"][0]["value"] == CUSTOMER_PHONE
+    assert created["properties"]["hs_call_duration"] == 61500
+    assert created["associations"][0]["to"] == {"id": "51"}
+    assert {request.headers["authorization"] for request in outside.asked} == {"Bearer pat-1"}
+
+
+@pytest.mark.parametrize(
+    ("status", "state"), [(429, "retrying"), (503, "retrying"), (401, "failed")]
+)
+def test_what_hubspot_refuses_is_tried_again_if_that_may_help(
+    load: Load, outside: Outside, status: int, state: str
+) -> None:
+    outside.answers = [httpx2.Response(status)]
+    with HooksClient(load("hubspot_calls", HUBSPOT_TOKEN="pat-1").hooks) as client:
+        assert client.end_of_call().run("log_in_hubspot").state == state
+    with HooksClient(load("hubspot_calls").hooks) as client:
+        assert client.end_of_call(dry_run=True).run("log_in_hubspot").state == "succeeded"
+    assert len(outside.asked) == 1
 
 
 def test_slack_hears_of_a_failed_run(load: Load, outside: Outside) -> None:

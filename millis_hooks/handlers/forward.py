@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 _EVENT = "call.ended"
 _TIMEOUT_S = 20.0
+#: Characters of a secret, or the bytes that base64 stands for.
+_LEAST_KEY = 16
+_BASE64 = "whsec_"
 _GONE = 410
 _WITH_RETRY_AFTER = frozenset({429, 503})
 
@@ -111,7 +114,7 @@ def _host_of(url: str) -> str:
         host = parts.hostname if parts.scheme in ("http", "https") and parts.port != 0 else None
     except (ValueError, AttributeError):
         host = None
-    if not host or not url.isprintable():
+    if not host or " " in url or not url.isprintable() or ".." in host:
         raise RegistrationError(
             f"forward({without_password(repr(url))}): expected an address such as "
             "https://crm.example.com/calls."
@@ -120,11 +123,19 @@ def _host_of(url: str) -> str:
 
 
 def _key_of(secret: Any) -> bytes:
-    if not isinstance(secret, str) or len(secret) < 16:
-        raise RegistrationError("forward(secret=...): give it a text of at least 16 characters.")
-    if not secret.startswith("whsec_"):
+    if not isinstance(secret, str) or len(secret.strip()) < _LEAST_KEY:
+        raise RegistrationError(
+            f"forward(secret=...): give it a text of at least {_LEAST_KEY} characters."
+        )
+    if not secret.startswith(_BASE64):
         return secret.encode()
     try:
-        return base64.b64decode(secret.removeprefix("whsec_"), validate=True)
+        key = base64.b64decode(secret.removeprefix(_BASE64), validate=True)
     except binascii.Error:
-        raise RegistrationError("forward(secret=...): what follows whsec_ is not base64.") from None
+        key = b""
+    if len(key) < _LEAST_KEY:
+        raise RegistrationError(
+            f"forward(secret=...): what follows {_BASE64} is not base64 of at least {_LEAST_KEY} "
+            "bytes."
+        )
+    return key

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from hashlib import blake2b
 from itertools import accumulate
 from typing import Any
@@ -60,7 +60,8 @@ def _shares(names: Sequence[str], weights: Sequence[float] | None) -> Sequence[f
     if weights is None:
         return [1.0] * len(names)
     try:
-        shares = [float(each) for each in weights if not isinstance(each, str | bool)]
+        listed = () if isinstance(weights, Mapping | Set) else weights
+        shares = [float(each) for each in listed if not isinstance(each, str | bool)]
     except (TypeError, ValueError, OverflowError):
         shares = []
     total = sum(shares)

@@ -231,6 +231,7 @@ MAX_NAME_CHARS = 64
 MAX_CHARS = 500
 #: Every whole number up to here is exact in a database's floating point numbers.
 MAX_NUMBER = 10**15
+_TOO_LARGE = f"it is a number beyond {MAX_NUMBER:,}; return it as text"
 
 
 class Results(NamedTuple):
@@ -273,8 +274,12 @@ def read_results(returned: object) -> Results:
 
 def _read(key: object, value: object) -> tuple[str, Plain, str]:
     """Return the name and the value of a result, and the problem with it if there is one."""
-    if isinstance(value, Decimal) and value.is_finite():
-        value = float(value)  # as JSON it would be text, which has no sum
+    if not isinstance(key, str | Enum):
+        return f"the result of a {type(key).__name__}", None, "its name is not a text"
+    if isinstance(value, Decimal):  # as JSON it would be text, which has no sum
+        value = float(value) if value.is_finite() else math.nan
+    if isinstance(value, int) and abs(value) > MAX_NUMBER:
+        return str(key), None, _TOO_LARGE
     problems: list[str] = []
     read = as_object({key: value}, "", problems)
     name, plain = next(iter(read.items()), (str(key) if isinstance(key, str) else "", None))
@@ -299,7 +304,7 @@ def _problem_of(value: object, plain: object) -> str:
     if isinstance(value, float) and not math.isfinite(value):
         return "it is not a finite number"
     if isinstance(plain, int | float) and abs(plain) > MAX_NUMBER:
-        return f"it is a number beyond {MAX_NUMBER:,}; return it as text"
+        return _TOO_LARGE
     if isinstance(plain, str) and len(plain) > MAX_CHARS:
         return f"it has {len(plain):,} characters, of {MAX_CHARS} at most"
     return ""

@@ -59,6 +59,40 @@ def test_a_call_is_posted_with_a_signature_and_a_stable_id(client: HooksClient, 
     assert body["data"]["session_id"] == call.call.session_id
 
 
+HOSTILE = "https://evil.example/@{0}\r\nhost: evil.example"
+
+
+def test_nothing_in_a_call_changes_where_it_goes(client: HooksClient, crm: Crm) -> None:
+    client.end_of_call(
+        session_id=HOSTILE, agent_id=HOSTILE, metadata={"url": HOSTILE, HOSTILE: HOSTILE}
+    )
+    (message,) = crm.messages
+    assert (str(message.url), message.headers["host"]) == (ADDRESS, "crm.example.com")
+    assert set(message.headers) <= SENT
+
+
+#: The headers of a message.
+SENT = {
+    *("host", "accept", "accept-encoding", "connection", "user-agent", "content-length"),
+    *("content-type", "webhook-id", "webhook-timestamp", "webhook-signature"),
+}
+
+
+def test_a_secret_in_the_address_stays_out_of_logs_and_runs(
+    crm: Crm, caplog: pytest.LogCaptureFixture
+) -> None:
+    hooks = MillisHooks()
+    address = "https://user:hidden1@crm.example.com/hidden2?key=hidden3"
+    hooks.on_end_of_call(forward(address, secret=SECRET, transport=crm))
+    crm.answer = httpx2.Response(500, text="hidden4")
+    with HooksClient(hooks) as client:
+        run = client.end_of_call().run("forward to crm.example.com")
+    assert "hidden" not in repr(run) + caplog.text
+    with pytest.raises(RegistrationError) as refused:
+        forward("ftp://user:hidden1@crm.example.com", secret=SECRET)
+    assert "hidden" not in str(refused.value)
+
+
 def test_a_dry_run_posts_nothing(client: HooksClient, crm: Crm) -> None:
     assert client.end_of_call(dry_run=True).run("forward to crm.example.com").state == "succeeded"
     assert crm.messages == []
@@ -90,6 +124,10 @@ def test_an_answer_that_is_not_2xx_is_retried_unless_the_address_is_gone(
     [
         ("crm.example.com", SECRET),
         ("ftp://crm.example.com", SECRET),
+        ("https://crm example.com", SECRET),
+        ("https://crm..example.com", SECRET),
+        (ADDRESS, " " * 16),
+        (ADDRESS, "whsec_" + base64.b64encode(b"short").decode() + "===="),
         (ADDRESS, "short"),
         (ADDRESS, "whsec_not base64 at all"),
     ],

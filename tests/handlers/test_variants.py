@@ -52,6 +52,7 @@ def test_a_request_without_a_session_gets_the_first() -> None:
         (("a", ""), {}, "texts"),
         (("a", 1), {}, "texts"),
         (("a", "b"), {"name": ""}, "texts"),
+        (("a", "b"), {"weights": {1: 1, 2: 2}}, "a weight for each"),
         (("a", "b"), {"weights": [1]}, "a weight for each of its 2 names"),
         (("a", "b"), {"weights": [1, 2, 3]}, "a weight for each"),
         (("a", "b"), {"weights": [0, 0]}, "not all 0"),

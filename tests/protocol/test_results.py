@@ -56,14 +56,19 @@ def test_results_are_the_plain_values_of_what_a_handler_returns(
         ("more", {"a": 1}, "collection"),
         ("note", "x" * 501, "501 characters"),
         ("score", float("nan"), "finite"),
+        ("score", Decimal("NaN"), "finite"),
         ("score", 10**16, "number beyond"),
+        ("score", -(10**400), "number beyond"),
+        (1, 1, "not a text"),
+        (None, 1, "not a text"),
+        (("a", "b"), 1, "not a text"),
         ("object", object(), "no plain form"),
         ("n" * 65, 1, "65 characters"),
         ("a\nb", 1, "printed"),
         (" ", 1, "printed"),
     ],
 )
-def test_what_cannot_be_kept_is_left_out_alone(name: str, value: object, why: str) -> None:
+def test_what_cannot_be_kept_is_left_out_alone(name: object, value: object, why: str) -> None:
     values, problems, _ = read_results({name: value, "booked": True})
     assert values == {"booked": True}
     (problem,) = problems

@@ -2,8 +2,9 @@
 
     python -m benchmarks.analytics sqlite:////tmp/analytics.db --calls 1000000
 
-The calls are spread evenly over the year before `NEWEST`, with three costs, one run and one attempt
-each; a log that has calls already is used as it is, such as one of `benchmarks.generate`.
+The calls are spread evenly over the year before `NEWEST`, with three costs, three metadata, one
+run, one attempt and five results each; a log that has calls already is used as it is, such as one
+of `benchmarks.generate`.
 """
 
 from __future__ import annotations
@@ -23,15 +24,38 @@ from sqlalchemy import func, select
 from millis_hooks.call_log.changed_days import mark_days
 from millis_hooks.call_log.database import Database
 from millis_hooks.call_log.migrations import migrate, open_database
+from millis_hooks.call_log.queries import Queries
 from millis_hooks.call_log.queries.analytics import Analytics, Scope
 from millis_hooks.call_log.queries.day_totals import roll_up
-from millis_hooks.call_log.tables import attempts, calls, cost_items, day_totals, handler_runs
+from millis_hooks.call_log.queries.filters import CallFilter
+from millis_hooks.call_log.results import ResultFilter
+from millis_hooks.call_log.results import rows_of as results_of
+from millis_hooks.call_log.tables import (
+    attempts,
+    call_metadata,
+    call_results,
+    calls,
+    cost_items,
+    day_divisions,
+    day_totals,
+    handler_runs,
+)
 from millis_hooks.call_log.upkeep.removal import writing_by
 from millis_hooks.protocol.call_status import CallStatus, outcome_of
+from millis_hooks.protocol.results import Plain
 
 NEWEST = datetime(2026, 11, 21, 14, tzinfo=UTC)
 YEAR = timedelta(days=365)
 BATCH = 5000
+#: Frequent, rare and absent.
+RESULT_FILTERS = (
+    "booked=true",
+    "topic!=booking",
+    "score>=4.9",
+    "score>9",
+    "guests=3",
+    "note=The guest of call 7 wants a table by the window.",
+)
 AGENTS = [f"-Ox1agent{number:011d}" for number in range(12)]
 STATUSES = {
     CallStatus.USER_ENDED: 50,
@@ -78,6 +102,23 @@ def rows_of(number: int, count: int, choice: random.Random) -> Iterator[tuple[An
     tried = {"run_id": call_id, "number": 1, "started_at": at, "ended_at": at}
     outcome = "succeeded" if choice.random() < 0.99 else "failed"
     yield attempts, tried | {"duration_ms": choice.gammavariate(2, 80), "outcome": outcome}
+    pairs = {
+        "customer_id": f"c-{number:07d}",
+        "keep.variant": choice.choice(("short", "friendly")),
+        "plan": choice.choice(("gold", "silver", "basic")),
+    }
+    for key, value in pairs.items():
+        yield call_metadata, {"call_id": call_id, "key": key, "value": value, "received_at": at}
+    results: dict[str, Plain] = {
+        "booked": choice.random() < 0.3,
+        "guests": choice.randrange(1, 9),
+        "note": f"The guest of call {number} wants a table by the window.",
+        "score": round(choice.random() * 5, 1),
+        "topic": choice.choice(("booking", "opening hours", "complaint", "other")),
+    }
+    shared = {"call_id": call_id, "handler": "outcome", "run_id": call_id, "received_at": at}
+    for row in results_of(results, **shared):
+        yield call_results, row
 
 
 def fill(database: Database, count: int) -> None:
@@ -104,11 +145,11 @@ def make_totals(database: Database) -> None:
     took_s = time.process_time() - began_s
     if days:
         print(f"totals of {days:,} days: {took_s / days * 1000:.0f} ms of CPU each")
-    t = day_totals.c
-    size = func.sum(func.length(t.slots) + func.length(t.amounts))
-    with database.reader.connect() as connection:
-        kept = connection.execute(select(func.count(), size).select_from(day_totals)).one()
-    print(f"{kept[0]:,} totals, {(kept[1] or 0) / 1e6:.1f} MB")
+    for table, columns in ((day_totals, ("slots", "amounts")), (day_divisions, ("sums",))):
+        size = func.sum(sum(func.length(table.c[name]) for name in columns))
+        with database.reader.connect() as connection:
+            count, size_bytes = connection.execute(select(func.count(table.c.day), size)).one()
+        print(f"{table.name}: {count:,} rows, {(size_bytes or 0) / 1e6:.1f} MB")
 
 
 def median_ms(work: Callable[[], object], *, times: int = 5) -> float:
@@ -128,16 +169,25 @@ def measure(database: Database) -> None:
         "90 days": timedelta(days=90),
         "12 months": YEAR,
     }
-    variants: dict[str, dict[str, Any]] = {
+    choices_of: dict[str, dict[str, Any]] = {
         "all agents": {},
         "one agent": {"agents": (AGENTS[3],)},
+        "by variant": {"by": "keep.variant"},
+        "by plan, one agent": {"by": "plan", "agents": (AGENTS[3],)},
+        "by customer": {"by": "customer_id"},
         "Europe/Berlin": {"zone": ZoneInfo("Europe/Berlin")},
         "Asia/Kolkata": {"zone": ZoneInfo("Asia/Kolkata")},
     }
-    for variant, choices in variants.items():
+    for which, choices in choices_of.items():
         for name, span in since.items():
             scope = Scope(since=NEWEST - span, until=NEWEST, **choices)
-            print(f"{name}, {variant}: {median_ms(partial(analytics.report, scope)):.0f} ms")
+            print(f"{name}, {which}: {median_ms(partial(analytics.report, scope)):.0f} ms")
+    for text in RESULT_FILTERS:
+        wanted = ResultFilter.read(text)
+        assert wanted is not None
+        asked = CallFilter(range="all", results=(wanted,))
+        took_ms = median_ms(partial(Queries(database.reader).list_calls, asked, now=NEWEST))
+        print(f"newest 50 calls with {text}: {took_ms:.1f} ms")
 
 
 def main() -> None:

@@ -37,3 +37,9 @@ async def greet(call: PrefetchRequest) -> PrefetchResponse:
         },
         extra_prompt=f"A {tier} customer. Be brief.",
     )
+
+
+@hooks.function
+async def find_table(people: int = 2) -> dict[str, object]:
+    """Do what `rivals.find_table` does."""
+    return {"table": "round" if people > 2 else "window", "people": people}

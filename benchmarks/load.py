@@ -31,6 +31,7 @@ PREFETCH = (
     "/millis/prefetch?session_id=SESSION&agent_id=-Ox1demoAgent&from=%2B15550100&to=%2B15550199"
     "&plan=gold&campaign=autumn"
 )
+FUNCTION = "/millis/functions/find_table?session_id=SESSION&people=4"
 END_OF_CALL = "/millis/end-of-call"
 
 

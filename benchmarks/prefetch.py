@@ -1,7 +1,8 @@
 """Prefetches per second, against a bare Starlette route, Litestar and FastAPI.
 
 Ours checks the secret, makes a typed request, awaits the handler on its own loop, checks its answer
-and records the outcome; the others record nothing.
+and records the outcome; the others record nothing. Then the same for a function of the agent, whose
+arguments are read by its signature.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections import defaultdict
 
 from .bystanders import Bystanders
 from .contenders import FASTAPI, LITESTAR, OURS, STARLETTE, Target, environment, storage
-from .load import PREFETCH, Load, Server, load
+from .load import FUNCTION, PREFETCH, Load, Server, load
 from .report import Row, median, median_ratio, options, print_report, progress, seen
 from .stored import CallLogFile
 
@@ -26,7 +27,12 @@ AT_LEAST = {"Starlette": 0.9, "Litestar": 1.2, "FastAPI": 2.0}
 CONNECTIONS = (1, 16, 64)
 MAX_ADDED_P50_MS = 0.2
 
-#: The loads of each contender at each number of connections, round after round.
+#: What serves a function, and at how many connections.
+WITH_FUNCTION, FUNCTION_CONNECTIONS = ("ours", "Starlette"), 16
+AT_LEAST_FUNCTION = 0.5
+
+#: The loads of each contender at each number of connections, round after round; 0 stands for those
+#: of the function.
 Loads = dict[tuple[str, int], list[Load]]
 
 
@@ -41,7 +47,7 @@ def main() -> None:
             if name == "ours":
                 recorded.append(share)
     rows = [_rate(loads, rival, n) for n in CONNECTIONS[1:] for rival in AT_LEAST]
-    rows += [_added_latency(loads), _recorded(recorded), _failed(loads)]
+    rows += [_function(loads), _added_latency(loads), _recorded(recorded), _failed(loads)]
     title = f"Prefetch: requests/s, {chosen.rounds} rounds of {chosen.seconds} s"
     print_report(title, rows, bystanders)
 
@@ -57,6 +63,11 @@ def _measure(name: str, target: Target, loads: Loads, *, seconds: int) -> float:
                 loads[name, connections].append(done)
                 answered += done.requests_per_s * seconds
                 progress(f"{name}, {connections} connections: {done.requests_per_s:.0f}/s")
+            if name in WITH_FUNCTION:
+                address = server.url + FUNCTION
+                done = load(address, connections=FUNCTION_CONNECTIONS, seconds=seconds)
+                loads[name, 0].append(done)
+                progress(f"{name}, function: {done.requests_per_s:.0f}/s")
         if target is not OURS:
             return 0.0
         return CallLogFile(directory / "millis_hooks.db").deliveries("prefetch") / answered
@@ -71,6 +82,19 @@ def _rate(loads: Loads, rival: str, connections: int) -> Row:
         ours=median(our_rates, "/s"),
         other=median(other_rates, "/s"),
         at_least=AT_LEAST[rival],
+    )
+
+
+def _function(loads: Loads) -> Row:
+    our_rates, other_rates = (
+        [each.requests_per_s for each in loads[of, 0]] for of in WITH_FUNCTION
+    )
+    return Row(
+        f"A function, {FUNCTION_CONNECTIONS} connections, Starlette",
+        median_ratio(our_rates, other_rates),
+        ours=median(our_rates, "/s"),
+        other=median(other_rates, "/s"),
+        at_least=AT_LEAST_FUNCTION,
     )
 
 

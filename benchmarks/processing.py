@@ -3,6 +3,8 @@ metadata, search text and the run of one handler.
 
 On SQLite with a call's two deliveries next to each other in the inbox, far apart, and in any order;
 on PostgreSQL, with `--postgres URL` of a database that is emptied, with one process and with two.
+And what it adds that each handler returns five results: processing and the record of the run, with
+results against without.
 """
 
 from __future__ import annotations
@@ -12,20 +14,24 @@ import multiprocessing
 import random
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
-from sqlalchemy import func, select
+from sqlalchemy import func, insert, select, update
 
 from millis_hooks.call_log.database import Database
 from millis_hooks.call_log.deliveries import Delivery, insert_deliveries
 from millis_hooks.call_log.migrations import migrate, open_database
 from millis_hooks.call_log.processing import Processor
-from millis_hooks.call_log.tables import handler_runs, inbox, metadata
+from millis_hooks.call_log.tables import attempts, handler_runs, inbox, metadata
 from millis_hooks.call_log.writer import Writer
+from millis_hooks.protocol.results import Plain
+from millis_hooks.runs.store import AttemptEnd, ClaimedRun, record
 
 from .bystanders import Bystanders
 from .generate import OWN_NUMBERS, Generator
@@ -34,6 +40,7 @@ from .report import Row, print_report, progress
 #: Targets: milliseconds of CPU a call, calls a second, and two processes against one.
 SQLITE_MS, POSTGRES_MS, CALLS_PER_S, TWO_AGAINST_ONE = 0.5, 0.8, 1_500, 1.2
 _STORED_AT_ONCE = 500
+_RECORDED_AT_ONCE = 50
 
 
 @dataclass(frozen=True)
@@ -83,6 +90,7 @@ def main() -> None:
         batch = order(calls)
         cost = min((_on_sqlite(batch) for _ in range(chosen.rounds)), key=lambda each: each.ms)
         rows += _rows(f"SQLite, {order.__name__.replace('_', ' ')}", cost, SQLITE_MS)
+    rows.append(_results(adjacent(calls), chosen.rounds))
     if chosen.postgres:
         rows += _on_postgres(chosen.postgres, in_any_order(calls))
     print_report(f"Processing: {len(calls):,} calls of {body_bytes:,.0f} bytes", rows, bystanders)
@@ -114,6 +122,66 @@ def _on_sqlite(batch: Sequence[Delivery]) -> Cost:
             cost = _process(database, writer)
             progress(f"{cost.ms:.3f} ms, {cost.per_s:.0f}/s")
             return cost
+
+
+#: What results may add: a factor.
+WITH_RESULTS = 1.1
+RESULTS: dict[str, Plain] = {
+    "booked": True,
+    "guests": 4,
+    "note": "The guest wants a table by the window.",
+    "score": 4.5,
+    "topic": "booking",
+}
+
+
+def _results(batch: Sequence[Delivery], rounds: int) -> Row:
+    with_ms, without_ms = (
+        min(_with_runs(batch, results) for _ in range(rounds)) for results in (RESULTS, None)
+    )
+    return Row(
+        "SQLite, a call and its run: with five results, against none",
+        with_ms / without_ms,
+        ours=f"{with_ms:.3f} ms",
+        other=f"{without_ms:.3f} ms",
+        at_most=WITH_RESULTS,
+    )
+
+
+def _with_runs(batch: Sequence[Delivery], results: Mapping[str, Plain] | None) -> float:
+    """Return the processor time of a call in ms: processed, and its run recorded as succeeded."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        _log(f"sqlite:///{Path(folder) / 'log.db'}") as (database, writer),
+    ):
+        _store(database, batch)
+        cost = _process(database, writer)
+        return cost.ms + _record_runs(database, writer, results)
+
+
+def _record_runs(database: Database, writer: Writer, results: Mapping[str, Plain] | None) -> float:
+    now = datetime.now(UTC)
+    with database.writer.begin() as connection:
+        runs = connection.execute(select(handler_runs.c.id, handler_runs.c.call_id)).all()
+        begun = [{"run_id": run.id, "number": 1, "started_at": now} for run in runs]
+        connection.execute(insert(attempts), begun)
+        connection.execute(update(handler_runs).values(state="running", spent=1))
+    ends = [
+        AttemptEnd(
+            run=ClaimedRun(run.id, run.call_id, "end_of_call", "save", 1, None, 1),
+            ended_at=now,
+            duration_ms=1.0,
+            outcome="succeeded",
+            state="succeeded",
+            results=results,
+        )
+        for run in runs
+    ]
+    cpu_s = time.process_time()
+    for start in range(0, len(ends), _RECORDED_AT_ONCE):
+        part = ends[start : start + _RECORDED_AT_ONCE]
+        writer.run(partial(record, ends=part, failure_hooks=lambda name: ()))
+    return (time.process_time() - cpu_s) / len(ends) * 1000
 
 
 def _process(database: Database, writer: Writer) -> Cost:

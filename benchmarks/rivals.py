@@ -50,7 +50,23 @@ async def _starlette_prefetch(request: Request) -> Response:
     return JSONResponse(await greet(query["session_id"], query.get("from"), metadata))
 
 
-bare_starlette = Starlette(routes=[Route("/millis/prefetch", _starlette_prefetch)])
+async def find_table(people: int) -> Answer:
+    """Stand in for the team's own function of an agent."""
+    return {"table": "round" if people > 2 else "window", "people": people}
+
+
+async def _starlette_function(request: Request) -> Response:
+    if not is_authorized(request.headers.get("authorization")):
+        return JSONResponse({"detail": "unauthorized"}, status_code=401)
+    return JSONResponse(await find_table(int(request.query_params["people"])))
+
+
+bare_starlette = Starlette(
+    routes=[
+        Route("/millis/prefetch", _starlette_prefetch),
+        Route("/millis/functions/find_table", _starlette_function),
+    ]
+)
 
 
 class Reply(BaseModel):

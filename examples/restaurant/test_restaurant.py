@@ -23,7 +23,7 @@ def test_a_guest_who_called_before_is_welcomed_back(hooks_client: HooksClient) -
     assert hooks_client.prefetch().metadata == {"greeting": "Good evening!"}
     hooks_client.end_of_call()
     again = hooks_client.prefetch()
-    assert again.metadata == {"greeting": "Welcome back!"}
+    assert (again.metadata, again.keep["guest"]) == ({"greeting": "Welcome back!"}, "known")
     assert "said at the end: <<<Yes, please.>>>" in (again.extra_prompt or "")
 
 

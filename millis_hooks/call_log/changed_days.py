@@ -8,12 +8,12 @@ made meanwhile by `queries/day_totals.py` remove only marks whose changes they h
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 
-from sqlalchemy import Connection, func, insert, select
+from sqlalchemy import Connection, delete, func, insert, select
 
 from .statements import among
-from .tables import calls, changed_days
+from .tables import calls, changed_days, day_divisions, day_totals
 
 
 def mark_days(connection: Connection, received_at: Iterable[datetime]) -> None:
@@ -27,6 +27,18 @@ def mark_days_of(connection: Connection, call_ids: Sequence[int]) -> None:
     """Mark the UTC days of these calls: analytics counts their runs and attempts, too."""
     if call_ids:
         connection.execute(_MARK_THESE, {"ids": call_ids})
+
+
+def erase_totals_of(connection: Connection, call_ids: Sequence[int]) -> None:
+    """Remove the totals of the days of these calls: values of calls that go are in them."""
+    days = select(func.date(calls.c.received_at)).where(calls.c.id.in_(call_ids))
+    for table in (day_totals, day_divisions):
+        connection.execute(delete(table).where(table.c.day.in_(days)))
+
+
+def changed(connection: Connection) -> set[date]:
+    """Return the days that are marked."""
+    return set(connection.scalars(select(changed_days.c.day).distinct()))
 
 
 _MARK = insert(changed_days)

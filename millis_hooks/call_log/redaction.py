@@ -181,8 +181,14 @@ def masked_listing(listed: ListedCall, mask: MaskPolicy) -> ListedCall:
     excerpt = masked_excerpt(listed.excerpt, mask) if listed.excerpt else None
     more = filter(None, (masked_excerpt(each, mask) for each in listed.more_excerpts))
     call = masked_call(listed.call, mask)
-    results = masked_results(listed.results, mask)
-    return replace(listed, call=call, excerpt=excerpt, more_excerpts=tuple(more), results=results)
+    return replace(
+        listed,
+        call=call,
+        excerpt=excerpt,
+        more_excerpts=tuple(more),
+        results=masked_results(listed.results, mask),
+        kept=masked_values(listed.kept, mask),
+    )
 
 
 def masked_excerpt(excerpt: Excerpt, mask: MaskPolicy) -> Excerpt | None:

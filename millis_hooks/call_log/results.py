@@ -1,4 +1,5 @@
-"""Stores, reads and compares the results of calls: of each handler those of its latest run.
+"""Stores, reads and compares the results of calls: of each handler those of its latest run; and
+reads what prefetch handlers kept, which is listed beside them under names that begin with `keep.`.
 
 A value is stored as text, and a number also as a number, so that it can be compared and summed.
 """
@@ -19,9 +20,10 @@ from ..masking.places import Place
 from ..masking.policy import MaskPolicy
 from ..protocol.results import Plain
 from .changed_days import mark_days
+from .projection import KEPT
 from .sanitize import clean_text
 from .statements import among, insert_rows
-from .tables import call_results, calls, handler_runs
+from .tables import call_metadata, call_results, calls, handler_runs
 
 _results = call_results.c
 
@@ -152,6 +154,22 @@ _OF_CALLS = (
 )
 
 
+def kept_of(connection: Connection, call_ids: Sequence[int]) -> dict[int, dict[str, str]]:
+    """Return what prefetch handlers kept of these calls, by call and `keep.NAME`, as text."""
+    kept: dict[int, dict[str, str]] = {}
+    for call_id, key, value in connection.execute(_KEPT, {"ids": list(call_ids)}):
+        kept.setdefault(call_id, {})[key] = value
+    return kept
+
+
+_m = call_metadata.c
+_KEPT = (
+    select(_m.call_id, _m.key, _m.value)
+    .where(among(_m.call_id, "ids"), func.substr(_m.key, 1, len(KEPT)) == KEPT)
+    .order_by(_m.call_id, _m.key)
+)
+
+
 def masked_values(values: Mapping[str, Plain], mask: MaskPolicy) -> dict[str, Plain]:
     """Return results without what `mask` hides: of texts as of metadata, of other values only
     secrets and phone numbers."""
@@ -186,19 +204,25 @@ _BOUNDS: Mapping[str, Callable[[Any, Any], Any]] = {
 
 
 def names_of(connection: Connection) -> tuple[str, ...]:
-    """Return the names of results that there are, going from name to name through the index."""
-    return tuple(connection.scalars(_NAMES))
+    """Return the names of results, and of what was kept as `keep.NAME`, that there are."""
+    return (*connection.scalars(_NAMES), *kept_names(connection))
 
 
-def _names() -> Any:
-    name = _results.name
-    names = select(func.min(name).label("name")).cte("names", recursive=True)
+def kept_names(connection: Connection) -> list[str]:
+    """Return the names of what was kept, each as `keep.NAME`."""
+    return [name for name in connection.scalars(_KEPT_NAMES) if name.startswith(KEPT)]
+
+
+def distinct(name: ColumnElement[str], *, since: str = "") -> Any:
+    """Select the values of a column from a text on, going through its index."""
+    names = select(func.min(name).label("name")).where(name >= since).cte("names", recursive=True)
     following = select(func.min(name)).where(name > names.c.name).scalar_subquery()
     names = names.union_all(select(following).where(names.c.name.is_not(None)))
     return select(names.c.name).where(names.c.name.is_not(None)).limit(MOST_NAMES)
 
 
-_NAMES = _names()
+_NAMES = distinct(_results.name)
+_KEPT_NAMES = distinct(_m.key, since=KEPT)
 
 
 def _itself(column: ColumnElement[Any]) -> ColumnElement[Any]:

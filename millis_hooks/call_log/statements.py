@@ -73,8 +73,11 @@ class _Statement(NamedTuple):
 def _write(connection: Connection, statement: _Statement, rows: Sequence[Columns]) -> None:
     values = [list(row.values()) for row in rows]
     for place, process in statement.processors:
+        value = made = None
         for each in values:
-            each[place] = process(each[place])
+            if each[place] is not value:  # rows of a call share their time
+                value, made = each[place], process(each[place])
+            each[place] = made
     if statement.takes_arrays:
         arrays = tuple(map(list, zip(*values, strict=True)))
         connection.exec_driver_sql(statement.text, arrays)

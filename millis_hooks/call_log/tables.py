@@ -420,6 +420,19 @@ day_totals = Table(
 )
 Index("ix_day_totals_day", day_totals.c.day)
 
+#: The same divided by agent (the key is "") and by the values of metadata keys.
+day_divisions = Table(
+    "day_divisions",
+    metadata,
+    Column("key", Key, primary_key=True),
+    Column("day", Date, primary_key=True),
+    # packed: value -> measure and name -> number; None where the values are too many
+    Column("sums", LargeBinary),
+    # packed: agent -> the same of its calls; None where the key is ""
+    Column("by_agent", LargeBinary),
+)
+Index("ix_day_divisions_day", day_divisions.c.day)
+
 #: Requests that were refused, the newest.
 rejections = Table(
     "rejections",

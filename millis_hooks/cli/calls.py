@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -20,13 +20,16 @@ from ..call_log.queries.filters import CallFilter
 from ..call_log.queries.followed import MOST_AT_ONCE, Follower, Happening
 from ..call_log.queries.records import Call, CostItem, ListedCall, Run
 from ..call_log.redaction import masked_call, masked_happening, masked_listing
+from ..call_log.results import Result
 from ..dashboard.call import CallView, show_call
+from ..dashboard.call_rows import result_text
 from ..dashboard.formats import at, clock, contact, iso, milliseconds, status_label
 from ..dashboard.pages import DashboardSettings, PageRequest
 from ..dashboard.transcript import Function, Line
 from ..masking.error_report import printable
 from ..masking.policy import MaskPolicy
 from ..protocol.agent_names import AgentNames
+from ..protocol.results import Plain
 from ..settings import Settings
 from ..version import __version__
 from .common import agent_names, open_log, print_json, print_json_line
@@ -46,6 +49,10 @@ _UNENDED = {"live": "in progress", "lost": "no end received", "unended": "no end
 def list_calls(
     filters: CallFilter,
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="Maximum number of calls.")] = 20,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(help="A result, or keep.NAME, to be listed, too. Repeat it for several."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """List calls, newest first: those in progress, then ended ones."""
@@ -62,15 +69,17 @@ def list_calls(
         unparsed, hidden = queries.unparsed_count(), queries.hidden_count(filters, now=now)
         agents = agent_names(database, settings)
     if as_json:
-        print_json([*live, *(listed.call for listed in ended)][:limit], agents)
+        print_json([*live, *map(_with_values, ended)][:limit], agents)
         return
-    rows = table(*_HEADS)
-    for column, width in zip(rows.columns, _UNCUT, strict=False):
-        column.min_width = width
+    columns = tuple(dict.fromkeys(column or ()))
+    rows = table(*_HEADS, *map(printable, columns))
+    for head, width in zip(rows.columns, _UNCUT, strict=False):
+        head.min_width = width
     for call in live[:limit]:
         add_row(rows, *_row(call, agents, now), "", one_line=True)
     for listed in ended:
-        add_row(rows, *_row(listed.call, agents, now), _runs_label(listed), one_line=True)
+        values = (result_text(listed, name) for name in columns)
+        add_row(rows, *_row(listed.call, agents, now), _runs_label(listed), *values, one_line=True)
     if rows.row_count:
         console().print(rows)
     elif not hidden:
@@ -100,6 +109,19 @@ def show(
         print_json(view, agents)
     else:
         _print_call(view, agents, now)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _CallWithValues(Call):
+    """A call as JSON has it, with its results and what was kept."""
+
+    results: Sequence[Result]
+    kept: Mapping[str, Plain]
+
+
+def _with_values(listed: ListedCall) -> _CallWithValues:
+    own = {each.name: getattr(listed.call, each.name) for each in fields(Call)}
+    return _CallWithValues(**own, results=listed.results, kept=listed.kept)
 
 
 def _ended(

@@ -3,8 +3,8 @@
 In its address, `range` names a period that ends now; `from` and `to` are dates or times in the
 time zone and replace it; a date in `to` is the last day. `agent` may repeat, `source` is as in
 the list of calls, `tz` is the name of a time zone, `split` is how costs are divided, `interval`
-the length of a bar, and `by` a metadata key by whose values results are shown. Invalid
-values are left out.
+the length of a bar, and `by` a key of metadata or of `keep`, by whose values calls and results are
+compared. Invalid values are left out.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from starlette.routing import Route
 
 from ..call_log.queries.analytics import Report, Scope, Split, Tile, Tiles
 from ..call_log.queries.buckets import INTERVALS, last_days
+from ..call_log.queries.divisions import metadata_keys
 from .call_filters import Params, every, read_filter, read_time
 from .charts import Chart, Charts, Unit, as_csv, formatted
 from .endpoints import Endpoints, OperatorRequest
@@ -324,6 +325,8 @@ class AnalyticsView:
     split: str
     interval: str
     by: str
+    #: The metadata keys to compare by, those of `keep` first.
+    keys: tuple[str, ...]
     is_anything: bool
     refusal: str | None
     read_at: datetime | None
@@ -353,6 +356,7 @@ class AnalyticsPage:
         """Build the page that the query string describes."""
         answer = self._answer(request)
         scope, report = answer.question.scope, answer.report
+        mask = request.settings.mask
         return AnalyticsView(
             params=answer.question.params,
             range=answer.question.range,
@@ -366,6 +370,7 @@ class AnalyticsPage:
             split=scope.split,
             interval=report.interval,
             by=scope.by or "",
+            keys=tuple(key for key in request.log.ask(metadata_keys) if mask.line(key) == key),
             is_anything=bool(report.tiles.calls.value),
             refusal=answer.question.refusal,
             read_at=None if answer.made_at == request.now else answer.made_at,

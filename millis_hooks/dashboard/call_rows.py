@@ -101,7 +101,7 @@ def call_rows(
             hits=[_hit(each) for each in listed.all_excerpts],
             said=_said(call, now),
             whole=_whole(listed),
-            results=[(name, _result(listed, name)) for name in columns],
+            results=[(name, result_text(listed, name)) for name in columns],
             started=_started(call.started_at or call.received_at, now, zone),
             duration=clock(call.duration_s),
             prefetch=milliseconds(call.prefetch_ms),
@@ -135,9 +135,11 @@ _HIT = Markup('<span dir="auto">{}</span>')
 _MARK = Markup("<mark>{}</mark>")
 
 
-def _result(listed: ListedCall, name: str) -> str:
-    """Return the value of a result; of several handlers that have it, their values."""
-    return ", ".join(as_text(each.value) for each in listed.results if each.name == name)
+def result_text(listed: ListedCall, name: str) -> str:
+    """Return the value of a result; of several handlers that have it, their values; or what was
+    kept under `keep.NAME`."""
+    values = [as_text(each.value) for each in listed.results if each.name == name]
+    return ", ".join(values) or as_text(listed.kept.get(name, ""))
 
 
 def _started(at: datetime, now: datetime, zone: tzinfo) -> Started:

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from ..call_log.queries.analytics import (
     DURATION_STEP_S,
     DURATION_STEPS,
     LEAST_SAMPLES,
-    AgentFigures,
     Bucket,
     Durations,
     HandlerFigures,
     Report,
     Scope,
+    grouped,
 )
 from ..call_log.queries.buckets import Interval
-from ..call_log.queries.tally import ResultFigures
+from ..call_log.queries.divisions import MOST_DIVISIONS, DivisionFigures, ResultFigures
 from ..call_log.results import masked_values
 from ..call_log.transfer.export import cell
 from ..masking.policy import MaskPolicy
@@ -73,7 +73,7 @@ class Mark:
     at: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Chart:
     """One chart. `summary` describes it in words; `instead` is why there is nothing to draw."""
 
@@ -179,7 +179,10 @@ class Charts:
     def __init__(self, report: Report, scope: Scope, mask: MaskPolicy) -> None:
         self._report = report
         self._split = scope.split
-        self._by = scope.by and mask.line(scope.by)
+        self._compared = compared = report.comparison
+        self._asked = mask.line(scope.by or "")
+        #: The key that calls are compared by, as it is shown.
+        self._key = mask.line(compared.key) if compared and compared.divisions else ""
         self._mask = mask
         self._of: Params = {"agent": list(scope.agents)} if scope.agents else {}
         if scope.source != "real":
@@ -189,7 +192,6 @@ class Charts:
 
     def all(self) -> tuple[Chart, ...]:
         """Return the charts in their order on the page; that of results only if there are any."""
-        results = [self._results()] if self._report.results or self._by else []
         return (
             self._per_interval(),
             self._costs(),
@@ -197,8 +199,9 @@ class Charts:
             self._durations(),
             self._prefetches(),
             self._handlers(),
-            self._agents_table(),
-            *results,
+            self._agents(),
+            self._by(),
+            *([self._results()] if self._report.results else []),
         )
 
     def _per_interval(self) -> Chart:
@@ -215,19 +218,36 @@ class Charts:
         busiest = max(report.buckets, key=lambda bucket: bucket.calls)
         groups = {column.name.lower(): f"{column.total:,}" for column in columns if column.total}
         summary = f"{_counted(self._calls, 'call')}: {_listed(groups)}. "
-        return Chart(
-            name="calls",
-            title=f"Calls per {report.interval}",
-            kind="stack",
-            rows_are=_ROWS_ARE[report.interval],
-            columns=columns,
-            rows=tuple(
-                self._row(bucket, [bucket.outcomes[group] for group in _GROUPS])
-                for bucket in report.buckets
-            ),
+        return self._over_time(
+            "calls",
+            f"Calls per {report.interval}",
+            columns,
+            lambda bucket: [bucket.outcomes[group] for group in _GROUPS],
             summary=summary + f"Most, {busiest.calls:,}, on {self._name(busiest)}.",
             note=_counted(self._calls, "call"),
         )
+
+    def _over_time(
+        self,
+        name: str,
+        title: str,
+        columns: Sequence[Column],
+        values: Callable[[Bucket], Sequence[Value]],
+        *,
+        kind: Kind = "stack",
+        **others: Any,
+    ) -> Chart:
+        """Return a chart with a row for each bucket."""
+        interval = self._report.interval
+
+        def row(bucket: Bucket) -> Row:
+            key = bucket.start.isoformat(timespec="minutes")
+            filters = self._between(bucket.start, bucket.until)
+            key = key if interval == "hour" else key[:_DATE]
+            return Row(self._name(bucket), key, tuple(values(bucket)), filters)
+
+        rows = tuple(map(row, self._report.buckets))
+        return Chart(name, title, kind, _ROWS_ARE[interval], tuple(columns), rows, **others)
 
     def _costs(self) -> Chart:
         report = self._report
@@ -235,78 +255,63 @@ class Charts:
         others = {name: cost for name, cost in report.costs.items() if name not in own}
         named, rest = _cut(others, _MOST_COSTS)
         named |= own
-        columns = [*self._cost_columns(named)]
+        colours = _colours_of(named)
+        columns = [
+            Column(_COSTS.get(name) or self._mask.line(name), "credits", colours[name], total)
+            for name, total in named.items()
+        ]
         if rest:
             columns.append(Column("All others", "credits", "rest", sum(rest.values())))
         totals = {column.name: column.text(column.total) for column in columns}
 
-        def values(bucket: Bucket) -> Iterator[float]:
-            yield from (bucket.costs.get(name, 0) for name in named)
-            if rest:
-                yield sum(bucket.costs.get(name, 0) for name in rest)
+        def values(bucket: Bucket) -> list[Value]:
+            others = [sum(bucket.costs.get(name, 0) for name in rest)] if rest else []
+            return [*(bucket.costs.get(name, 0) for name in named), *others]
 
-        return Chart(
-            name="cost",
-            title=f"Cost per {report.interval}",
-            kind="stack",
-            rows_are=_ROWS_ARE[report.interval],
-            columns=tuple(columns),
-            rows=tuple(self._row(bucket, [*values(bucket)]) for bucket in report.buckets),
+        return self._over_time(
+            "cost",
+            f"Cost per {report.interval}",
+            columns,
+            values,
             summary=f"Credits by {self._split}: {_listed(totals)}.",
             instead=None if columns else "Millis sent no costs with these calls.",
         )
-
-    def _cost_columns(self, costs: Mapping[str, float]) -> Iterator[Column]:
-        colours = _colours_of(costs)
-        for name, total in costs.items():
-            label = _COSTS.get(name) or self._mask.line(name)
-            yield Column(label, "credits", colours[name], total)
 
     def _endings(self) -> Chart:
         named, rest = _cut(self._report.statuses, _MOST_STATUSES)
         rows = [self._ending(status, count) for status, count in named.items()]
         if rest:
-            rows.append(self._of_calls("All others", sum(rest.values())))
+            count = sum(rest.values())
+            rows.append(Row("All others", "All others", self._share(count), colour="other"))
         most = {row.name: f"{row.values[0]:,}" for row in rows[:3]}
-        return Chart(
-            name="endings",
-            title="How calls ended",
-            kind="shares",
-            rows_are="Status",
-            columns=(Column("Calls", total=self._calls), Column("Share", "share")),
-            rows=tuple(rows),
-            summary=f"How {_counted(self._calls, 'call')} ended: {_listed(most)} and so on.",
-            note="select to list calls",
-        )
+        columns = Column("Calls", total=self._calls), Column("Share", "share")
+        summary = f"How {_counted(self._calls, 'call')} ended: {_listed(most)} and so on."
+        note = "select to list calls"
+        title = "How calls ended"
+        return Chart("endings", title, "shares", "Status", columns, tuple(rows), summary, note)
 
     def _ending(self, status: str, count: int) -> Row:
         masked = self._mask.line(status)
         # A link would reveal a masked status, and one that was cut finds nothing.
         is_whole = 0 < len(status) < _NAME_CHARS and masked == status
         filters = self._period | {"status": status} if is_whole else None
-        return self._of_calls(status_label(masked), count, masked, filters, status_family(status))
+        label = status_label(masked)
+        return Row(label, masked or label, self._share(count), filters, status_family(status))
 
-    def _of_calls(
-        self,
-        label: str,
-        count: int,
-        status: str = "",
-        filters: Params | None = None,
-        colour: str = "other",
-    ) -> Row:
-        return Row(label, status or label, (count, count / self._calls), filters, colour)
+    def _share(self, count: int) -> tuple[Value, ...]:
+        return count, count / self._calls
 
     def _durations(self) -> Chart:
         durations = self._report.durations
         total = sum(durations.counts)
         middle = f"median {clock(durations.median_s)}, p90 {clock(durations.p90_s)}"
         return Chart(
-            name="duration",
-            title="Call duration",
-            kind="bars",
-            rows_are="Duration",
-            columns=(Column("Calls", colour="user", total=total),),
-            rows=tuple(self._duration(step, count) for step, count in enumerate(durations.counts)),
+            "duration",
+            "Call duration",
+            "bars",
+            "Duration",
+            (Column("Calls", colour="user", total=total),),
+            tuple(self._duration(step, count) for step, count in enumerate(durations.counts)),
             summary=f"{_counted(total, 'call')} by duration: {middle}." if total else "",
             note=middle if total else "",
             marks=tuple(_duration_marks(durations)),
@@ -324,27 +329,24 @@ class Charts:
         return Row(f"{clock(least)} to {clock(most)}", f"{least}-{most}", (count,), filters)
 
     def _prefetches(self) -> Chart:
-        report, whole = self._report, self._report.prefetch
+        whole = self._report.prefetch
         parts = {"p50": whole.p50_ms, "p95": whole.p95_ms, "p99": whole.p99_ms}
         colours = ("agent", "user", "timeout")
+        lines = (
+            Column(name, "ms", colour, value)
+            for (name, value), colour in zip(parts.items(), colours, strict=True)
+        )
         latencies = {name: milliseconds(value) for name, value in parts.items()}
-        return Chart(
-            name="prefetch",
-            title="Prefetch latency",
+        return self._over_time(
+            "prefetch",
+            "Prefetch latency",
+            [*lines, Column("Prefetches", total=whole.count)],
+            _latencies,
             kind="lines",
-            rows_are=_ROWS_ARE[report.interval],
-            columns=(
-                *(
-                    Column(name, "ms", colour, value)
-                    for (name, value), colour in zip(parts.items(), colours, strict=True)
-                ),
-                Column("Prefetches", total=whole.count),
-            ),
-            rows=tuple(self._row(bucket, _latencies(bucket)) for bucket in report.buckets),
             summary=f"{_counted(whole.count, 'prefetch answer')}: {_listed(latencies)}.",
             note=f"slow above {milliseconds(SLOW_PREFETCH_MS)}",
             marks=(Mark("slow", SLOW_PREFETCH_MS),),
-            instead=_no_line(report),
+            instead=_no_line(self._report),
         )
 
     def _handlers(self) -> Chart:
@@ -352,85 +354,95 @@ class Charts:
         failed_runs = self._period | {"handler": "failed"}
         failed = sum(each.failed_attempts for each in handlers)
         attempts = sum(each.attempts for each in handlers)
+        columns = (
+            Column("Runs after", "text"),
+            Column("Runs"),
+            Column("Attempts"),
+            Column("Failed attempts", colour="error"),
+            Column("Failed runs", colour="error", filters=failed_runs),
+            Column("p50", "ms"),
+            Column("p95", "ms"),
+        )
+        rows = tuple(map(_handler, handlers))
+        summary = f"{_counted(attempts, 'attempt')} by handlers, {failed:,} of them failed."
+        instead = None if handlers else "No handler ran for these calls."
         return Chart(
-            name="handlers",
-            title="Handlers",
-            kind="table",
-            rows_are="Handler",
-            columns=(
-                Column("Runs after", "text"),
-                Column("Runs"),
-                Column("Attempts"),
-                Column("Failed attempts", colour="error"),
-                Column("Failed runs", colour="error", filters=failed_runs),
-                Column("p50", "ms"),
-                Column("p95", "ms"),
-            ),
-            rows=tuple(map(_handler, handlers)),
-            summary=f"{_counted(attempts, 'attempt')} by handlers, {failed:,} of them failed.",
-            instead=None if handlers else "No handler ran for these calls.",
+            "handlers", "Handlers", "table", "Handler", columns, rows, summary, instead=instead
         )
 
-    def _results(self) -> Chart:
-        results, by = self._report.results, [Column(self._by, "text")] if self._by else []
-        names = {each.name for each in results}
-        return Chart(
-            name="results",
-            title="Results",
-            kind="table",
-            rows_are="Result",
-            columns=(
-                *by,
-                Column("Value", "text"),
-                Column("Calls"),
-                Column("Share", "share"),
-                Column("Sum", "number"),
-                Column("Average", "number"),
-            ),
-            rows=tuple(map(self._result, results)),
-            summary=f"{_counted(len(names), 'result')} of handlers{f', by {self._by}' * bool(by)}.",
-            instead=None if results else f"No call with results has the metadata {self._by}.",
+    def _agents(self) -> Chart:
+        agents = self._report.agents
+        columns = (Column("Calls"), Column("Failed", colour="error"), *_AMOUNTS)
+
+        def row(each: DivisionFigures) -> Row:
+            values = (each.calls, each.outcomes.get("failed", 0), *_amounts(each))
+            return Row(each.name, each.name, values, self._period | {"agent": each.name})
+
+        rows, summary = (
+            tuple(map(row, agents)),
+            f"Calls and costs of {_counted(len(agents), 'agent')}.",
         )
+        instead = None if agents else "No call of this period names its agent."
+        return Chart("agents", "Agents", "table", "Agent", columns, rows, summary, instead=instead)
+
+    def _by(self) -> Chart:
+        """Return the table of the values that calls are compared by: shares of how they ended."""
+        divisions = self._compared.divisions if self._compared else ()
+        if not divisions:
+            return Chart("by", "Compare", "table", "", (), (), "", instead=self._nothing())
+        ends = [grouped(each.outcomes) for each in divisions]
+        groups = [group for group in _GROUPS if any(each[group] for each in ends)]
+        shares = (Column(_GROUPS[group][0], "share") for group in groups)
+
+        def row(each: DivisionFigures, outcomes: Mapping[str, int]) -> Row:
+            name, filters = self._division(each.name)
+            shares = (outcomes[group] / each.calls for group in groups)
+            return Row(name, name, (each.calls, *shares, *_amounts(each)), filters)
+
+        columns, rows = (Column("Calls"), *shares, *_AMOUNTS), tuple(map(row, divisions, ends))
+        summary, note = f"Calls by {self._key}.", self._left_out()
+        return Chart("by", f"By {self._key}", "table", self._key, columns, rows, summary, note)
+
+    def _nothing(self) -> str:
+        if not self._compared:
+            return "Choose what to compare calls by: a metadata key, or a variant."
+        return self._left_out() or f"No call of this period has the metadata {self._asked}."
+
+    def _left_out(self) -> str:
+        compared = self._compared
+        if compared and compared.is_partial:
+            return f"Days on which it has more than {MOST_DIVISIONS} values are left out."
+        if compared and compared.values > len(compared.divisions):
+            return f"The {MOST_DIVISIONS} of the most calls, of {compared.values:,} values."
+        return ""
+
+    def _division(self, value: str) -> tuple[str, Params | None]:
+        """Return a value that calls are compared by, as it is shown, and what selects its calls."""
+        masked = self._mask.text(value)
+        if masked != value or not self._compared:
+            return masked, None
+        return value, self._period | {"meta": f"{self._compared.key}={value}"}
+
+    def _results(self) -> Chart:
+        results = self._report.results
+        by = (Column(self._key, "text"),) if self._key else ()
+        figures = Column("Share", "share"), Column("Sum", "number"), Column("Average", "number")
+        columns = (*by, Column("Value", "text"), Column("Calls"), *figures)
+        names = _counted(len({each.name for each in results}), "result")
+        summary = f"{names} of handlers{f', by {self._key}' * bool(by)}."
+        rows = tuple(map(self._result, results))
+        return Chart("results", "Results", "table", "Result", columns, rows, summary)
 
     def _result(self, each: ResultFigures) -> Row:
         ((name, value),) = masked_values({each.name: each.value}, self._mask).items()
-        shown = None if value is None else str(value)
-        is_whole = (name, shown) == (each.name, each.value)
-        filters: Params | None = None
-        if is_whole and each.value is not None and each.by is None:
-            filters = self._period | {"result": f"{each.name}={each.value}"}
-        by = [self._mask.text(each.by or "")] if self._by else []
-        figures = (each.calls, each.share, each.total, each.average)
-        return Row(name, name, (*by, shown, *figures), filters)
-
-    def _agents_table(self) -> Chart:
-        agents = self._report.agents
-        return Chart(
-            name="agents",
-            title="Agents",
-            kind="table",
-            rows_are="Agent",
-            columns=(
-                Column("Calls"),
-                Column("Failed", colour="error"),
-                Column("Minutes"),
-                Column("Cost", "credits"),
-                Column("Cost per call", "credits"),
-                Column("Cost per minute", "credits"),
-            ),
-            rows=tuple(map(self._agent, agents)),
-            summary=f"Calls and costs of {_counted(len(agents), 'agent')}.",
-            instead=None if agents else "No call of this period names its agent.",
-        )
-
-    def _agent(self, each: AgentFigures) -> Row:
-        rates = (_ratio(each.credits, each.calls), _ratio(each.credits, each.minutes))
-        values = (each.calls, each.failed, each.minutes, each.credits, *rates)
-        return Row(each.agent_id, each.agent_id, values, self._period | {"agent": each.agent_id})
-
-    def _row(self, bucket: Bucket, values: Sequence[Value]) -> Row:
-        filters = self._between(bucket.start, bucket.until)
-        return Row(self._name(bucket), self._key(bucket.start), tuple(values), filters)
+        figures = (value, each.calls, each.share, each.total, each.average)
+        by, filters = ("", self._period) if each.by is None else self._division(each.by)
+        is_whole = (name, value) == (each.name, each.value)
+        if filters and is_whole and value is not None:
+            filters = filters | {"result": f"{name}={value}"}
+        elif not is_whole or each.by is None:
+            filters = None  # a masked value is not to be seen in an address
+        return Row(name, name, figures if each.by is None else (by, *figures), filters)
 
     def _name(self, bucket: Bucket) -> str:
         start, report = bucket.start, self._report
@@ -439,15 +451,25 @@ class Charts:
             return f"{day}, {start:%H:%M}"
         return day if report.since.year == report.until.year else f"{day}, {start.year}"
 
-    def _key(self, start: datetime) -> str:
-        if self._report.interval == "hour":
-            return start.isoformat(timespec="minutes")
-        return start.date().isoformat()
-
     def _between(self, since: datetime, until: datetime) -> Params:
         return {"from": iso(since), "to": iso(until)} | self._of
 
 
+#: What calls took, of an agent or of a value.
+_AMOUNTS = (
+    Column("Minutes"),
+    Column("Cost", "credits"),
+    Column("Cost per call", "credits"),
+    Column("Cost per minute", "credits"),
+)
+
+
+def _amounts(each: DivisionFigures) -> tuple[Value, ...]:
+    rates = _ratio(each.credits, each.calls), _ratio(each.credits, each.minutes)
+    return each.minutes, each.credits, *rates
+
+
+_DATE = len("2026-11-21")
 _ROWS_ARE: Mapping[Interval, str] = {"hour": "Hour", "day": "Day", "week": "Week of"}
 
 #: Hook -> what its handlers run after.

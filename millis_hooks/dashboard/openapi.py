@@ -47,7 +47,7 @@ _CALLS = {
 PARAMETERS: Mapping[str, Mapping[str, str]] = {
     "calls": {
         **_CALLS,
-        "columns": "Names of results that have a column on the page.",
+        "columns": "Names of results, or keep.NAME, that have a column on the page.",
         "size": "Calls on a page: 25, 50 or 100.",
         **_PAGES,
     },
@@ -64,7 +64,7 @@ PARAMETERS: Mapping[str, Mapping[str, str]] = {
         "agent": "An agent's id. May repeat.",
         "tz": "A time zone, such as Europe/Berlin.",
         **{"split": "Costs by type or by provider.", "interval": "hour, day or week."},
-        "by": "A metadata key, by whose values results are shown.",
+        "by": "A key of metadata or of keep, by whose values calls and results are compared.",
     },
 }
 _REFUSAL = "A refusal (401, 403, 404, 429 or 503), with `error` in words."

@@ -23,11 +23,10 @@ from millis_hooks.call_log.queries.analytics import (
     Analytics,
     Report,
     Scope,
-    count_between,
-    percentile,
 )
 from millis_hooks.call_log.queries.buckets import cut, interval_for, last_days
 from millis_hooks.call_log.queries.day_totals import roll_up
+from millis_hooks.call_log.queries.tally import count_between, percentile
 from millis_hooks.call_log.tables import deliveries
 from millis_hooks.call_log.upkeep.removal import remove_sessions
 from millis_hooks.exceptions import StorageError

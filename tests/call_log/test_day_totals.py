@@ -12,18 +12,19 @@ from zoneinfo import ZoneInfo
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import delete, insert, update
+from sqlalchemy import delete, update
 
 from millis_hooks.call_log.changed_days import mark_days, mark_days_of
 from millis_hooks.call_log.deliveries import Delivery, insert_deliveries
 from millis_hooks.call_log.processing import Processor
 from millis_hooks.call_log.queries.analytics import Analytics, Report, Scope
 from millis_hooks.call_log.queries.day_totals import SETTLED_AFTER, roll_up
+from millis_hooks.call_log.queries.divisions import MOST_DIVISIONS
 from millis_hooks.call_log.tables import (
-    call_metadata,
     calls,
     changed_days,
     cost_items,
+    day_divisions,
     day_totals,
     handler_runs,
     inbox,
@@ -285,19 +286,82 @@ def test_results_are_summed_and_shared_out_with_totals_and_without(log: StoredCa
     assert report(log).results == before
 
 
-def test_results_are_divided_by_the_values_of_metadata(log: StoredCalls) -> None:
+def add_compared(log: StoredCalls) -> None:
+    """Add three calls of yesterday: two of agent `a` with plan A, one of `b` with plan B."""
     for number, plan in enumerate("AAB"):
-        call_id = log.add_call(f"-{number}")
-        shared = {"call_id": call_id, "received_at": NOW - timedelta(minutes=10)}
-        row = {"key": "plan", "value": plan, **shared}
-        log.write(lambda connection: connection.execute(insert(call_metadata), row))  # noqa: B023
+        outcome = ("completed", "failed")[number % 2]
+        minutes_ago = 60 * 24 + number
+        columns: dict[str, Any] = {"agent_id": plan.lower(), "outcome": outcome, "duration_s": 60.0}
+        call_id = log.add_call(f"-{number}", minutes_ago=minutes_ago, **columns)
+        log.add_metadata(call_id, {"plan": plan, "keep.variant": "ab"[number % 2]})
         log.add_results(call_id, booked=number > 0, score=number)
-    scope = Scope(since=NOW - timedelta(days=1), until=NOW, by="plan")
-    found = Analytics(log.database.reader).report(scope).results
-    assert [(each.by, each.name, each.value, each.share, each.average) for each in found] == [
+
+
+def compared(log: StoredCalls, by: str, **others: Any) -> Report:
+    scope = Scope(since=NOW - timedelta(days=3), until=NOW, by=by, **others)
+    return Analytics(log.database.reader).report(scope)
+
+
+@pytest.mark.parametrize("with_totals", [False, True])
+def test_calls_and_results_are_compared_by_the_values_of_metadata(
+    log: StoredCalls, with_totals: bool
+) -> None:
+    add_compared(log)
+    if with_totals:
+        make_totals(log)
+        log.write(lambda connection: connection.execute(delete(calls)))
+    found = compared(log, "plan")
+    assert found.comparison is not None
+    assert [(each.name, each.calls, each.outcomes) for each in found.comparison.divisions] == [
+        ("A", 2, {"completed": 1, "failed": 1}),
+        ("B", 1, {"completed": 1}),
+    ]
+    assert [
+        (each.by, each.name, each.value, each.share, each.average) for each in found.results
+    ] == [
         ("A", "booked", "false", 0.5, None),
         ("A", "booked", "true", 0.5, None),
         ("B", "booked", "true", 1, None),
         ("A", "score", None, None, 0.5),
         ("B", "score", None, None, 2),
     ]
+    of_one = compared(log, "plan", agents=("b",)).comparison
+    assert of_one is not None
+    assert [(each.name, each.calls) for each in of_one.divisions] == [("B", 1)]
+
+
+@pytest.mark.parametrize("with_totals", [False, True])
+@pytest.mark.parametrize("by", ["variant", "keep.variant"])
+def test_a_key_of_keep_is_found_with_its_prefix_and_without(
+    log: StoredCalls, by: str, with_totals: bool
+) -> None:
+    add_compared(log)
+    if with_totals:
+        make_totals(log)
+    found = compared(log, by).comparison
+    assert found is not None
+    assert (found.key, [(each.name, each.calls) for each in found.divisions]) == (
+        "keep.variant",
+        [("a", 2), ("b", 1)],
+    )
+
+
+def test_a_day_with_too_many_values_of_a_key_is_left_out_and_said(log: StoredCalls) -> None:
+    for number in range(MOST_DIVISIONS + 1):
+        call_id = log.add_call(f"-{number}", minutes_ago=60 * 24 + number)
+        log.add_metadata(call_id, {"customer": f"c{number}"})
+    before = compared(log, "customer").comparison
+    assert before is not None
+    assert (len(before.divisions), before.values) == (MOST_DIVISIONS, MOST_DIVISIONS + 1)
+    make_totals(log)
+    after = compared(log, "customer").comparison
+    assert after is not None
+    assert (after.divisions, after.is_partial) == ((), True)
+
+
+def test_values_of_a_call_that_was_removed_are_in_no_totals(log: StoredCalls) -> None:
+    add_compared(log)
+    make_totals(log)
+    log.write(lambda connection: remove_sessions(connection, ["-0"]))
+    assert (rows(log.database, day_divisions), rows(log.database, day_totals)) == ([], [])
+    assert compared(log, "plan").tiles.calls.value == 2

@@ -52,6 +52,7 @@ from support.waiting import eventually
 _NOT_DERIVED = {
     "attempts",
     "changed_days",
+    "day_divisions",
     "day_totals",
     "handlers",
     "inbox",

@@ -23,7 +23,7 @@ from dotenv import dotenv_values
 from starlette.testclient import TestClient
 from typer.testing import CliRunner, Result
 
-from millis_hooks import MillisHooks, PrefetchRequest, __version__
+from millis_hooks import MillisHooks, PrefetchRequest, PrefetchResponse, __version__
 from millis_hooks.call_log import CallLog
 from millis_hooks.cli.commands import COMMANDS, app, load_command
 from millis_hooks.protocol.samples import (
@@ -111,8 +111,8 @@ def store(folder: Path, vintage: Vintage | None = "v2", session_id: str = SESSIO
     hooks = MillisHooks(secrets=SECRET, database_url=f"sqlite:///{folder}/millis_hooks.db")
 
     @hooks.on_prefetch
-    def greet(call: PrefetchRequest) -> str:
-        return "Be kind."
+    def greet(call: PrefetchRequest) -> PrefetchResponse:
+        return PrefetchResponse(extra_prompt="Be kind.", keep={"variant": "short"})
 
     with TestClient(hooks, headers=BEARER) as client:
         client.get(f"/millis/prefetch?{prefetch_query(session_id=session_id)}")
@@ -483,6 +483,15 @@ def test_no_more_calls_are_listed_than_asked_for(run: Run, tmp_path: Path) -> No
     store(tmp_path, session_id="-OA2later")
     listed = json.loads(run("calls", "--limit", "1", "--json").stdout)
     assert [call["session_id"] for call in listed] == ["-OA2later"]
+
+
+def test_a_result_or_what_was_kept_is_listed_on_request(run: Run, tmp_path: Path) -> None:
+    store(tmp_path)
+    listed = run("calls", "--column", "keep.variant", "--column", "booked").stdout
+    assert "keep.variant" in listed.splitlines()[0]
+    assert "short" in listed.splitlines()[1]
+    [call] = json.loads(run("calls", "--json").stdout)
+    assert (call["kept"], call["results"]) == ({"keep.variant": "short"}, [])
 
 
 def test_calls_are_chosen_by_the_filters_of_the_page(run: Run, tmp_path: Path) -> None:

@@ -476,10 +476,42 @@ def test_no_two_costs_have_the_same_colour_and_each_keeps_its_own(site: Site) ->
 
 def test_results_are_listed_with_links_to_their_calls(site: Site) -> None:
     site.stored.add_results(site.stored.add_call("-call"), booked=True, score=4.5, note=HOSTILE)
-    page = site.page("/analytics?by=")
+    page = site.page("/analytics")
     assert any("result=booked%3Dtrue" in link for link in page.links())
     assert page.all("img") == []
     csv = site.get("/analytics/results.csv").text.splitlines()
     assert csv[0] == "Result,Value,Calls,Share,Sum,Average"
     assert "score,,1,,4.5,4.5" in csv
     assert "has the metadata plan" in site.page("/analytics?by=plan").text
+
+
+def test_variants_are_compared_with_links_to_their_calls(site: Site) -> None:
+    for number, chosen in enumerate(("short", "short", HOSTILE)):
+        outcome = ("completed", "failed", "completed")[number]
+        call_id = add(site, number, outcome=outcome, duration_s=90, cost_total=3.0)
+        site.stored.add_metadata(call_id, {"keep.variant": chosen})
+        site.stored.add_results(call_id, booked=number > 0, score=number)
+    head, *rows = rows_of(site, "by", "?by=variant")
+    assert head[:4] == ["keep.variant", "Calls", "Completed", "Failed"]
+    assert rows[0] == ["short", "2", "0.5", "0.5", "3.0", "6.0", "3.0", "2.0"]
+    assert rows_of(site, "results", "?by=variant")[-1][:4] == ["score", "short", "", "2"]
+    found = charts(site, "?by=variant")
+    filters = [found["by"]["rows"][0]["filters"], found["results"]["rows"][-1]["filters"]]
+    filters.append(found["results"]["rows"][1]["filters"])
+    assert [each["meta"] for each in filters] == ["keep.variant=short"] * 3
+    assert filters[-1]["result"] == "booked=false"
+    page = site.page("/analytics?by=variant")
+    assert page.all("img") == []
+    link = next(each for each in page.links() if "meta=keep.variant%3Dshort&result=" in each)
+    assert len(site.get(link.replace("/calls?", "/calls.json?")).json()["page"]["rows"]) == 1
+
+
+def test_a_masked_value_is_compared_without_a_link(tmp_path: Path) -> None:
+    site = Site(tmp_path, mask=MaskPolicy(numbers="full", words="full"))
+    site.sign_in()
+    site.stored.add_metadata(add(site), {"name": "Ada"})
+    [row] = charts(site, "?by=name")["by"]["rows"]
+    assert (row["filters"], "Ada" in str(row)) == (None, False)
+    site.stored.add_metadata(add(site, 2), {"+14155550134": "x"})
+    assert site.get("/analytics.json").json()["keys"] == ["name"]
+    site.stored.database.close()

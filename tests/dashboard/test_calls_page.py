@@ -290,3 +290,20 @@ def test_exports_have_the_results(site: Site) -> None:
     assert csv[1].endswith(",true,'=1+1")
     line = site.get("/calls/export.jsonl").json()
     assert line["results"][0] == {"handler": "book", "name": "booked", "value": True}
+
+
+def test_what_was_kept_has_a_column_a_filter_and_a_place_in_exports(site: Site) -> None:
+    call_id = site.stored.add_call("-call")
+    site.stored.add_metadata(call_id, {"keep.variant": HOSTILE, "plan": "gold"})
+    page = site.page("/calls?columns=keep.variant&meta=plan%3Dgold")
+    assert [cell.get("title") for cell in page.all("td", **{"class": "c-result"})] == [
+        "keep.variant"
+    ]
+    assert (page.all("img"), HOSTILE.split(" ", 1)[0] in page.text) == ([], True)
+    view = site.get("/calls.json").json()
+    assert (view["result_names"], view["page"]["rows"][0]["kept"]) == (
+        ["keep.variant"],
+        {"keep.variant": HOSTILE},
+    )
+    assert site.get("/calls/export.csv").text.splitlines()[0].endswith(",keep.variant")
+    assert site.get("/calls/export.jsonl").json()["kept"] == {"keep.variant": HOSTILE}

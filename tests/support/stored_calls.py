@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,6 +19,7 @@ from millis_hooks.call_log.results import rows_of
 from millis_hooks.call_log.search import Field, Item, call_search, searchable
 from millis_hooks.call_log.tables import (
     attempts,
+    call_metadata,
     call_results,
     calls,
     cost_items,
@@ -115,11 +116,18 @@ class StoredCalls:
         self, call_id: int, handler: str = "book", *, run_id: int | None = None, **values: Plain
     ) -> None:
         """Add the results of a run, of a call of the last minutes."""
-        shared = {"call_id": call_id, "handler": handler, "run_id": run_id}
-        of_call = select(calls.c.received_at).where(calls.c.id == call_id)
-        shared["received_at"] = self.write(lambda connection: connection.scalar(of_call))
+        shared = {"handler": handler, "run_id": run_id, **self._of(call_id)}
         rows = rows_of(values, **shared)
         self.write(lambda connection: connection.execute(insert(call_results), rows))
+
+    def add_metadata(self, call_id: int, values: Mapping[str, str]) -> None:
+        rows = [{"key": key, "value": each, **self._of(call_id)} for key, each in values.items()]
+        self.write(lambda connection: connection.execute(insert(call_metadata), rows))
+
+    def _of(self, call_id: int) -> dict[str, Any]:
+        received_at = select(calls.c.received_at).where(calls.c.id == call_id)
+        moment = self.write(lambda connection: connection.scalar(received_at))
+        return {"call_id": call_id, "received_at": moment}
 
     def _insert(self, table: Any, row: dict[str, Any]) -> int:
         """Insert a row and return its id, if it has one."""

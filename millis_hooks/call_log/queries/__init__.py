@@ -36,7 +36,7 @@ from ..rejections import (
     find_rejection,
     list_rejections,
 )
-from ..results import Result, names_of, results_of
+from ..results import Result, kept_of, names_of, results_of
 from ..search import Excerpt, clean_query
 from ..sessions import excerpts_of
 from ..tables import (
@@ -248,7 +248,7 @@ class Queries:
             return connection.scalar(_LAST_PREFETCH)
 
     def result_names(self) -> tuple[str, ...]:
-        """List the names of results that there are, up to 200, in alphabetical order."""
+        """List the names of results, and of what was kept as `keep.NAME`, up to 200 of each."""
         with self._reading() as connection:
             return names_of(connection)
 
@@ -380,7 +380,7 @@ def _with_details(connection: Connection, ids: Sequence[int], query: str) -> tup
     rows = connection.execute(select(calls).where(calls.c.id.in_(ids))).mappings()
     found = {row["id"]: _read_as(Call, row) for row in rows}
     runs = _run_counts(connection, ids)
-    results = results_of(connection, ids)
+    results, kept = results_of(connection, ids), kept_of(connection, ids)
     sessions = [each.session_id for each in found.values()]
     around = excerpts_of(connection, query, sessions) if query else {}
     return tuple(
@@ -389,6 +389,7 @@ def _with_details(connection: Connection, ids: Sequence[int], query: str) -> tup
             runs.get(id_, RunCounts()),
             *_first(around.get(found[id_].session_id, ())),
             results=results.get(id_, ()),
+            kept=kept.get(id_, {}),
         )
         for id_ in ids
     )

@@ -9,22 +9,33 @@ as Millis sent them, cut to 100 characters; "" stands for a missing name.
 
 from __future__ import annotations
 
-import math
-from bisect import bisect_left, bisect_right
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
+from functools import partial
 from typing import Literal
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from ...exceptions import StorageError
 from ..dialects import describe
-from ..sanitize import clean_text
+from ..projection import KEPT
+from ..sanitize import clean_text, metadata_text
 from .buckets import Interval, cut, interval_for
-from .day_totals import AgentSums, Period, read_periods, sum_by_agent
+from .day_totals import Period, read_periods
+from .divisions import (
+    BY_AGENT,
+    MOST_DIVISIONS,
+    Divided,
+    DivisionFigures,
+    ResultFigures,
+    Sums,
+    busiest,
+    read_divided,
+    result_figures,
+    together,
+)
 from .tally import (
     ATTEMPT_MS,
     ATTEMPTS,
@@ -35,17 +46,11 @@ from .tally import (
     OUTCOME,
     PREFETCH,
     PREFETCH_MS,
-    RESULT_SUM,
-    RESULT_VALUES,
-    RESULTS,
     RUNS,
     STATUS,
-    ResultFigures,
-    Sums,
     Tally,
-    busiest,
-    result_figures,
-    results_by,
+    count_between,
+    percentile,
     sum_numbers,
 )
 
@@ -56,8 +61,8 @@ OUTCOME_GROUPS = ("completed", "chat", "voicemail", "timeout", "failed", "other"
 #: A day with fewer prefetches than this has no percentiles worth a line.
 LEAST_SAMPLES = 20
 
-#: So many agents have figures of their own.
-MOST_AGENTS = 50
+#: Rows of results; those of fewer calls are left out.
+MOST_RESULTS = 200
 
 #: The histogram of durations has equal steps, and one bar for what is longer than all of them.
 DURATION_STEP_S = 30
@@ -145,14 +150,17 @@ class HandlerFigures:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AgentFigures:
-    """What the calls of an agent add up to; `credits` is None where Millis sent no costs."""
+class Comparison:
+    """Calls by the values of a metadata key: those of the most calls, of `values`.
 
-    agent_id: str
-    calls: int
-    failed: int
-    minutes: float
-    credits: float | None
+    `key` is the one that was found: `keep.variant` also where `variant` was asked for. Days on
+    which the key has too many values are left out, which makes it `is_partial`.
+    """
+
+    key: str
+    divisions: tuple[DivisionFigures, ...]
+    values: int
+    is_partial: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,7 +168,7 @@ class Report:
     """The figures of the calls received from `since` until just before `until`.
 
     Mappings are in descending order of their values, `outcomes` in that of `OUTCOME_GROUPS`;
-    `agents` are the busiest.
+    `agents` are the busiest. Results are divided as the comparison is, if there is one.
     """
 
     since: datetime
@@ -175,45 +183,9 @@ class Report:
     prefetch: Latency
     prefetch_outcomes: Mapping[str, int]
     handlers: tuple[HandlerFigures, ...]
-    agents: tuple[AgentFigures, ...]
+    agents: tuple[DivisionFigures, ...]
+    comparison: Comparison | None
     results: tuple[ResultFigures, ...]
-
-
-Sorted = Sequence[float]
-
-
-def percentile(lists: Sequence[Sorted], share: float) -> float | None:
-    """Return the percentile of all numbers in these sorted lists; None if there are none."""
-    filled = [each for each in lists if each]
-    count = sum(map(len, filled))
-    return _ranked(filled, max(math.ceil(share * count), 1)) if count else None
-
-
-def count_between(lists: Sequence[Sorted], edges: Sequence[float]) -> tuple[int, ...]:
-    """Count the numbers under the first edge, from each edge to the next, and from the last on."""
-    under = [sum(bisect_left(each, edge) for each in lists) for edge in edges]
-    total = sum(map(len, lists))
-    return tuple(above - below for below, above in zip([0, *under], [*under, total], strict=True))
-
-
-def _ranked(lists: Sequence[Sorted], rank: int) -> float:
-    """Return the number that `rank` numbers do not exceed: halve the range that it is in."""
-    if len(lists) == 1:
-        return lists[0][rank - 1]
-    low, high = min(each[0] for each in lists), max(each[-1] for each in lists)
-    while low < high:
-        middle = low + (high - low) / 2
-        if middle >= high:  # rounded up: there is nothing between the two
-            middle = low
-        places = [bisect_right(each, middle) for each in lists]
-        if sum(places) >= rank:
-            # From here on `high` is a number of the lists, so the range ends in one.
-            high = max(each[place - 1] for each, place in zip(lists, places, strict=True) if place)
-        else:
-            low = min(
-                each[place] for each, place in zip(lists, places, strict=True) if place < len(each)
-            )
-    return low
 
 
 Split = Literal["type", "provider"]
@@ -243,7 +215,7 @@ class Scope:
     source: str = "real"
     split: Split = "type"
     interval: Interval | None = None
-    #: A metadata key by whose values results are shown.
+    #: A key of metadata, or of `keep`, by whose values calls and results are compared.
     by: str | None = None
 
     def __post_init__(self) -> None:
@@ -273,10 +245,19 @@ class Analytics:
         try:
             with self._engine.connect() as connection:
                 read_periods(connection, (before, *parts), agents, scope.source)
-                by_agent = sum_by_agent(connection, scope.since, scope.until, scope.source)
-                results = _results(connection, parts, scope, agents)
+                divide = partial(
+                    read_divided,
+                    connection,
+                    since=scope.since,
+                    until=scope.until,
+                    agents=agents,
+                    source=scope.source,
+                )
+                by_agent = divide(BY_AGENT).by
+                key, divided = _divided(divide, scope.by)
         except SQLAlchemyError as error:
             raise StorageError(f"The call log cannot be read: {describe(error)}.") from error
+        comparison = _comparison(key, divided) if divided else None
         return Report(
             since=scope.since.astimezone(scope.zone),
             until=scope.until.astimezone(scope.zone),
@@ -290,18 +271,44 @@ class Analytics:
             prefetch=_latency(parts, at_least=1),
             prefetch_outcomes=_counted(parts, PREFETCH),
             handlers=_handlers(parts),
-            agents=_agents(by_agent, agents),
-            results=busiest(results),
+            agents=busiest({name: sums for name, sums in by_agent.items() if name}, MOST_DIVISIONS),
+            comparison=comparison,
+            results=_results(
+                [(each.name, divided.by[each.name]) for each in comparison.divisions]
+                if divided and comparison
+                else [(None, together(by_agent))]
+            ),
         )
 
 
-def _results(
-    connection: Connection, parts: Sequence[Period], scope: Scope, agents: Sequence[str]
-) -> list[ResultFigures]:
-    if scope.by:
-        return results_by(connection, scope.by, scope.since, scope.until, agents, scope.source)
-    summed = (_summed(parts, measure) for measure in (RESULTS, RESULT_SUM, RESULT_VALUES))
-    return result_figures(Sums(*summed))
+def _divided(divide: Callable[[str], Divided], asked: str | None) -> tuple[str, Divided | None]:
+    """Divide by a key of metadata, or else by one of `keep`; return it and what it came to."""
+    if not asked:
+        return "", None
+    key = metadata_text(asked)
+    divided = divide(key)
+    if divided.by or divided.is_partial or key.startswith(KEPT):
+        return key, divided
+    return KEPT + key, divide(KEPT + key)
+
+
+def _comparison(key: str, divided: Divided) -> Comparison:
+    divisions = busiest(divided.by, MOST_DIVISIONS)
+    return Comparison(
+        key=key,
+        divisions=divisions,
+        values=len(divided.by),
+        is_partial=divided.is_partial,
+    )
+
+
+def _results(divisions: Sequence[tuple[str | None, Sums]]) -> tuple[ResultFigures, ...]:
+    """Return the figures of the results of the most calls, by name."""
+    every = [each for by, sums in divisions for each in result_figures(sums, by)]
+    most = sorted(every, key=lambda each: -each.calls)[:MOST_RESULTS]
+    return tuple(
+        sorted(most, key=lambda each: (each.name, each.by or "", -each.calls, each.value or ""))
+    )
 
 
 Figure = Callable[[Sequence[Period]], float | None]
@@ -339,25 +346,6 @@ def _ratio(amount: float | None, of: float | None) -> float | None:
     return amount / of if amount is not None and of else None
 
 
-def _agents(sums: AgentSums, chosen: Sequence[str]) -> tuple[AgentFigures, ...]:
-    def figures(agent_id: str) -> AgentFigures:
-        own = {key[1:]: value for key, value in sums.items() if key[0] == agent_id}
-        return AgentFigures(
-            agent_id=agent_id,
-            calls=int(sum(value for (measure, _), value in own.items() if measure == OUTCOME)),
-            failed=int(own.get((OUTCOME, "failed"), 0)),
-            minutes=own.get((DURATION_S, ""), 0) / 60,
-            credits=own.get((COST, "")),
-        )
-
-    calls: defaultdict[str, float] = defaultdict(float)
-    for (agent_id, measure, _), value in sums.items():
-        if measure == OUTCOME and (not chosen or agent_id in chosen):
-            calls[agent_id] += value
-    busiest = sorted(calls, key=lambda each: (-calls[each], each))[:MOST_AGENTS]
-    return tuple(map(figures, busiest))
-
-
 def _total(measure: str) -> Figure:
     return lambda parts: sum(_counted(parts, measure).values())
 
@@ -381,10 +369,15 @@ def _bucket(part: Period, split: Split) -> Bucket:
 
 
 def _outcomes(parts: Sequence[Period]) -> dict[str, int]:
-    grouped = dict.fromkeys(OUTCOME_GROUPS, 0)
-    for outcome, count in _counted(parts, OUTCOME).items():
-        grouped[_GROUPS.get(outcome, "other")] += count
-    return grouped
+    return grouped(_counted(parts, OUTCOME))
+
+
+def grouped(outcomes: Mapping[str, int]) -> dict[str, int]:
+    """Return the calls of each of `OUTCOME_GROUPS`."""
+    groups = dict.fromkeys(OUTCOME_GROUPS, 0)
+    for outcome, count in outcomes.items():
+        groups[_GROUPS.get(outcome, "other")] += count
+    return groups
 
 
 def _latency(parts: Sequence[Period], *, at_least: int = LEAST_SAMPLES) -> Latency:

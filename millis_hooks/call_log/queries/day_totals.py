@@ -20,19 +20,10 @@ from typing import Any, NamedTuple, TypeAlias
 
 from sqlalchemy import Connection, Engine, delete, func, insert, select
 
-from ..tables import changed_days, day_totals
-from .tally import (
-    COST,
-    DURATION_S,
-    OUTCOME,
-    RESULT_VALUES,
-    SAMPLED,
-    Tally,
-    counted_under,
-    read_by_agent,
-    read_tally,
-    sum_agents,
-)
+from ..changed_days import changed
+from ..tables import changed_days, day_divisions, day_totals
+from .divisions import day_rows
+from .tally import SAMPLED, Tally, read_by_agent, read_tally
 
 #: Runs work in a transaction that writes.
 Write: TypeAlias = Callable[[Callable[[Connection], object]], object]
@@ -102,61 +93,19 @@ def read_periods(
 
 
 def _read_real(connection: Connection, periods: Sequence[Period], agents: Sequence[str]) -> None:
-    plan = _plan(periods, _changed(connection))
+    plan = _plan(periods, changed(connection))
     if plan.of_days:
         t = day_totals.c
         stored = select(t.day, t.measure, t.name, t.slots, t.amounts).where(
             t.agent_id.in_(agents or [_ALL_AGENTS]),
             t.day.between(min(plan.of_days), max(plan.of_days)),
         )
-        for day, measure, name, slots, amounts in connection.execute(stored):
+        for day, measure, name, slots, amounts in connection.execute(stored).all():
             for tally, first, end in plan.of_days[day]:
                 if values := _unpack(slots, amounts, first, end):
                     tally.add(measure, name, values)
     for since, until, tally in plan.of_calls:
         read_tally(connection, since, until, agents, into=tally)
-
-
-#: Agent, measure and name -> sum.
-AgentSums: TypeAlias = dict[tuple[str, str, str], float]
-
-
-def sum_by_agent(
-    connection: Connection, since: datetime, until: datetime, source: str = "real"
-) -> AgentSums:
-    """Return outcomes, seconds and costs of the calls of each agent received in that time."""
-    sums: AgentSums = defaultdict(float)
-    if source in ("real", "all"):
-        sums = _sum_real(connection, since, until)
-    if source != "real":
-        made_up = "made_up" if source == "all" else source
-        for agent_id, measure, name, value in sum_agents(connection, since, until, source=made_up):
-            sums[agent_id, measure, name] += value
-    return sums
-
-
-def _sum_real(connection: Connection, since: datetime, until: datetime) -> AgentSums:
-    plan = _plan([Period(since, until, Tally())], _changed(connection))
-    sums: AgentSums = defaultdict(float)
-    if plan.of_days:
-        t = day_totals.c
-        stored = select(t.day, t.agent_id, t.measure, t.name, t.slots, t.amounts).where(
-            t.agent_id != _ALL_AGENTS,
-            t.measure.in_((OUTCOME, DURATION_S, COST)),
-            t.day.between(min(plan.of_days), max(plan.of_days)),
-        )
-        for day, *key, slots, amounts in connection.execute(stored):
-            for _, first, end in plan.of_days.get(day, ()):
-                sums[tuple(key)] += sum(_unpack(slots, amounts, first, end))
-    for period in plan.of_calls:
-        found = sum_agents(connection, period.since, period.until)
-        for agent_id, measure, name, value in found:
-            sums[agent_id, measure, name] += value
-    return sums
-
-
-def _changed(connection: Connection) -> set[date]:
-    return set(connection.scalars(select(changed_days.c.day).distinct()))
 
 
 def roll_up(reader: Engine, write: Write, *, now: datetime) -> Iterator[int]:
@@ -173,8 +122,8 @@ def roll_up(reader: Engine, write: Write, *, now: datetime) -> Iterator[int]:
         with reader.connect() as connection:
             marks = select(changed_days.c.id).where(changed_days.c.day == day)
             seen = connection.scalars(marks).all()
-            rows = _read_day(connection, day)
-        write(partial(_store, day=day, rows=rows, marks=seen))
+            totals, divisions = _read_day(connection, day), day_rows(connection, day)
+        write(partial(_store, day=day, totals=totals, divisions=divisions, marks=seen))
         yield 1
 
 
@@ -227,22 +176,8 @@ def _read_day(connection: Connection, day: date) -> list[dict[str, Any]]:
                 series[agent, measure, name] += [(value, slot) for value in values]
     return [
         dict(zip(("agent_id", "measure", "name"), key, strict=True), day=day, **_pack(key[1], each))
-        for key, each in _without_many_values(series).items()
+        for key, each in series.items()
     ]
-
-
-def _without_many_values(series: _Series) -> _Series:
-    """Count the values of results together where they are many: only shares of few are shown."""
-    values: defaultdict[str, list[str]] = defaultdict(list)
-    for agent, measure, name in series:
-        if measure == RESULT_VALUES:
-            values[agent].append(name)
-    under = {agent: counted_under(keys) for agent, keys in values.items()}
-    merged: _Series = defaultdict(list)
-    for (agent, measure, name), each in series.items():
-        is_value = measure == RESULT_VALUES
-        merged[agent, measure, under[agent][name] if is_value else name] += each
-    return merged
 
 
 def _pack(measure: str, series: list[tuple[float, int]]) -> dict[str, bytes]:
@@ -260,11 +195,17 @@ def _pack(measure: str, series: list[tuple[float, int]]) -> dict[str, bytes]:
 
 
 def _store(
-    connection: Connection, *, day: date, rows: list[dict[str, Any]], marks: Sequence[int]
+    connection: Connection,
+    *,
+    day: date,
+    totals: list[dict[str, Any]],
+    divisions: list[dict[str, Any]],
+    marks: Sequence[int],
 ) -> None:
-    connection.execute(delete(day_totals).where(day_totals.c.day == day))
-    if rows:
-        connection.execute(insert(day_totals), rows)
+    for table, rows in ((day_totals, totals), (day_divisions, divisions)):
+        connection.execute(delete(table).where(table.c.day == day))
+        if rows:
+            connection.execute(insert(table), rows)
     connection.execute(delete(changed_days).where(changed_days.c.id.in_(marks)))
 
 

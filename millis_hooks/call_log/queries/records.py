@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Literal, TypeAlias
 
@@ -101,6 +101,8 @@ class ListedCall:
     excerpt: Excerpt | None = None
     more_excerpts: Sequence[Excerpt] = ()
     results: Sequence[Result] = ()
+    #: What prefetch handlers kept, as text, by `keep.NAME`.
+    kept: Mapping[str, Plain] = field(default_factory=dict)
 
     @property
     def all_excerpts(self) -> Sequence[Excerpt]:

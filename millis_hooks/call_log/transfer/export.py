@@ -14,13 +14,15 @@ formula: `-Ox1demo` stays, `-1+1|cmd` and `-A1-B2`, which names cells, do not. A
 with an apostrophe gets one more, so a program that removes one from every such text has what the
 call log has.
 
-A column `result.NAME` has the result NAME; of several handlers the first that has it.
+A column `result.NAME` has the result NAME; of several handlers the first that has it. A column
+`keep.NAME` has what a prefetch handler kept under NAME.
 
 CSV for Excel has numbers and ids as `="+14155550134"`: it would make figures or errors of them.
 
 JSON lines have one call each. A line is an object: `format` is `millis-hooks-call/1`, then come the
 columns of `calls` (times in ISO 8601, UTC), `results` holds what handlers returned for the call
-(`handler`, `name`, `value`), and `deliveries` each request as it was stored, the first one first:
+(`handler`, `name`, `value`), `kept` what prefetch handlers kept by `keep.NAME`, and `deliveries`
+each request as it was stored, the first one first:
 
     kind            prefetch | function | end_of_call
     session_id, received_at, outcome, reason, status_code, latency_ms, content_type, query
@@ -32,6 +34,7 @@ columns of `calls` (times in ISO 8601, UTC), `results` holds what handlers retur
     source          who sent it, unless Millis did
     dry_run         true where handlers were asked to skip side effects
     function        the name of the function that was called
+    kept            what prefetch handlers kept, an object of JSON as text
     trace           its context as W3C writes it, where calls are traced
 
 A line whose `session_id` is null holds a delivery that belongs to no call. `masked` is true where
@@ -61,10 +64,11 @@ from sqlalchemy import Connection, Engine, exists, func, or_, select
 from ...masking.policy import MaskPolicy
 from ...protocol.results import Plain
 from ..deliveries import Delivery
+from ..projection import KEPT
 from ..queries.filters import ALL_CALLS, CallFilter, conditions_of
 from ..raw_body import length_of
 from ..redaction import masked_columns, masked_delivery
-from ..results import Result, masked_results, masked_values, names_of, results_of
+from ..results import Result, kept_of, masked_results, masked_values, names_of, results_of
 from ..tables import calls, deliveries
 
 if TYPE_CHECKING:
@@ -98,6 +102,7 @@ class ExportedCall(NamedTuple):
     columns: Mapping[str, Any]
     results: Sequence[Result] = ()
     deliveries: Sequence[Delivery] = ()
+    kept: Mapping[str, Plain] = {}
 
 
 def select_calls(
@@ -129,8 +134,12 @@ def read_calls(
         with engine.connect() as connection:
             rows = connection.execute(select(calls.c.id, *COLUMNS).where(calls.c.id.in_(part)))
             by_id = {id_: dict(zip(_NAMES, columns, strict=True)) for id_, *columns in rows}
-            results = results_of(connection, part)
-        read = [ExportedCall(by_id[id_], results.get(id_, ())) for id_ in part if id_ in by_id]
+            results, kept = results_of(connection, part), kept_of(connection, part)
+        read = [
+            ExportedCall(by_id[id_], results.get(id_, ()), kept=kept.get(id_, {}))
+            for id_ in part
+            if id_ in by_id
+        ]
         yield from _with_deliveries(engine, read) if with_deliveries else read
     for id_ in selection.loose:
         one = select(*_AS_STORED).where(deliveries.c.id == id_)
@@ -233,11 +242,15 @@ def writing(
     text = io.TextIOWrapper(to, encoding="utf-8", newline="")
     rows = csv.writer(text)
     mask, text_cell = policy or MaskPolicy(), as_text_cell if for_excel else guarded
-    rows.writerow([*_NAMES, *(f"result.{mask.line(name)}" for name in result_names)])
+    rows.writerow([*_NAMES, *(_heading(name, mask) for name in result_names)])
     try:
         yield partial(_write_row, rows, mask, text_cell, result_names)
     finally:
         text.detach()
+
+
+def _heading(name: str, mask: MaskPolicy) -> str:
+    return mask.line(name if name.startswith(KEPT) else f"result.{name}")
 
 
 def _write_row(
@@ -248,7 +261,7 @@ def _write_row(
     call: ExportedCall,
 ) -> None:
     columns = masked_columns(call.columns, policy).values()
-    results: dict[str, Plain] = {}
+    results = masked_values(call.kept, policy)
     for each in call.results:
         (masked,) = masked_values({each.name: each.value}, policy).values()
         results.setdefault(each.name, masked)
@@ -257,11 +270,12 @@ def _write_row(
 
 
 def _write_line(to: BinaryIO, policy: MaskPolicy | None, call: ExportedCall) -> None:
-    columns, results, stored = call
+    columns, results, stored, kept = call
     if policy is not None:
         columns, results = masked_columns(columns, policy), masked_results(results, policy)
+        kept = masked_values(kept, policy)
         stored = [masked_delivery(delivery, policy) for delivery in stored]
-    for piece in call_line(columns, stored, results, masked=policy is not None):
+    for piece in call_line(columns, stored, results, kept, masked=policy is not None):
         to.write(piece)
 
 
@@ -269,6 +283,7 @@ def call_line(
     columns: Mapping[str, Any],
     stored: Iterable[Delivery],
     results: Iterable[Result] = (),
+    kept: Mapping[str, Plain] | None = None,
     *,
     masked: bool,
 ) -> Iterator[bytes]:
@@ -276,7 +291,7 @@ def call_line(
     returned = [
         {"handler": each.handler, "name": each.name, "value": each.value} for each in results
     ]
-    line = {"format": FORMAT, **columns, "masked": masked, "results": returned}
+    line = {"format": FORMAT, **columns, "masked": masked, "results": returned, "kept": kept or {}}
     yield to_json(line)[:-1] + b',"deliveries":['
     for number, delivery in enumerate(stored):
         yield (b"," if number else b"") + to_json(_object(delivery))

@@ -37,7 +37,7 @@ from sqlalchemy import (
 )
 
 from ...protocol.phones import digits_of
-from ..changed_days import mark_days_of
+from ..changed_days import erase_totals_of, mark_days_of
 from ..database import BUSY_TIMEOUT_S
 from ..dialects import POSTGRESQL, is_locked, is_postgresql
 from ..locks import LockedConnection
@@ -154,6 +154,7 @@ def remove_sessions(
     call_ids = connection.scalars(select(calls.c.id).where(calls.c.session_id.in_(going))).all()
     if not only_count:
         mark_days_of(connection, call_ids)
+        erase_totals_of(connection, call_ids)
     runs = remove(handler_runs, handler_runs.c.call_id.in_(call_ids))
     texts = remove(call_search, call_search.c.rowid.in_(call_ids))
     # A call refers to the delivery it was read from, so it goes first.

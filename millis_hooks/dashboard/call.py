@@ -23,7 +23,7 @@ from ..masking.places import END_OF_CALL
 from ..masking.policy import MaskPolicy
 from ..protocol.events import EndOfCall
 from .call_copies import markdown_of, rehearsal_of
-from .call_filters import Params, list_query, params_of, read_list, read_page_size
+from .call_filters import Params, list_query, params_of, read_list
 from .endpoints import Endpoints
 from .formats import as_text, contact, phone
 from .pages import PageRequest
@@ -290,8 +290,7 @@ def follow_call(request: PageRequest) -> FollowedCall | None:
 def _in_list(request: PageRequest, call: Call) -> InList:
     filters = read_list(request.query.get("in"), request.zone)
     newer, older = request.log.neighbours(call, filters, now=request.now)
-    params = params_of(filters, read_page_size({}))
-    return InList(list_query(filters), params, newer, older)
+    return InList(list_query(filters), params_of(filters), newer, older)
 
 
 def _parties(request: PageRequest, call: Call, masked: Call) -> Iterator[Party]:

@@ -37,7 +37,6 @@ from .call_filters import (
     params_of,
     read_filter,
     read_list,
-    read_page_size,
     read_time,
 )
 from .endpoints import Endpoints, OperatorRequest
@@ -133,7 +132,7 @@ class CallActions:
         run_ids = [run.id for run in failed if handler in (None, run.handler)]
         done = self._replay_batches(run_ids, page.now)
         request.record("replay", f"failed runs: {done}")
-        query = {**params_of(filters, read_page_size({})), "at": page.now.isoformat()}
+        query = {**params_of(filters), "at": page.now.isoformat()}
         return request.redirect("retry", {**query, "after": after})
 
     def _replay_batches(self, run_ids: Sequence[int], now: datetime) -> Replayed:
@@ -165,7 +164,7 @@ def _chosen_runs(fields: Mapping[str, str]) -> list[int] | None:
 
 def _list(fields: Mapping[str, str]) -> Params:
     """Return the parameters of the list that a form was for."""
-    return params_of(read_list(fields.get("in")), read_page_size({}))
+    return params_of(read_list(fields.get("in")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +209,7 @@ def show_retry(request: PageRequest) -> RetryView:
     """Build the page for the list that the query string describes."""
     filters = read_filter(request.query, request.zone)
     failed = request.log.ask(partial(failed_runs, filters=filters, now=request.now))
-    params = params_of(filters, read_page_size({}))
+    params = params_of(filters)
     return RetryView(
         params=params,
         listed=list_query(filters),

@@ -13,8 +13,7 @@ from ..call_log.queries.records import Call, Run
 from ..masking.policy import HIDDEN
 from .formats import as_text, at, clock, contact, status_label
 from .payloads import Entry
-from .runs import cause_of, failure_of
-from .tracebacks import read_traceback
+from .runs import cause_of, failure_of, read_traceback
 from .transcript import Conversation
 
 #: Failed handlers of a summary, and characters of one traceback.

@@ -97,7 +97,9 @@ def read_columns(query: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(filter(None, texts)))[:_MOST_COLUMNS]
 
 
-def params_of(filters: CallFilter, page_size: int, columns: Sequence[str] = ()) -> Params:
+def params_of(
+    filters: CallFilter, page_size: int = PAGE_SIZE, columns: Sequence[str] = ()
+) -> Params:
     """Return the parameters of these filters, without those at their defaults."""
     named: dict[str, str | list[str] | None] = {
         "q": filters.q,
@@ -130,7 +132,7 @@ def params_of(filters: CallFilter, page_size: int, columns: Sequence[str] = ()) 
 
 def list_query(filters: CallFilter) -> str:
     """Return the query string of these filters, which a call's address has as `in`."""
-    return urlencode(params_of(filters, PAGE_SIZE), doseq=True, errors="replace")
+    return urlencode(params_of(filters), doseq=True, errors="replace")
 
 
 def read_list(text: str | None, zone: tzinfo = UTC) -> CallFilter:

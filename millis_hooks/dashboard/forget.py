@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 
-from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse, Response
@@ -32,11 +31,11 @@ from ..call_log.upkeep.removal import (
     plan_forgetting,
     span_of,
 )
-from ..call_log.writer import Write
 from ..exceptions import StorageError
 from ..operators import AuditEntry, Operators
 from ..protocol.phones import digits_of, looked_for
-from .call_filters import PAGE_SIZE, Params, list_query, params_of, read_list
+from .call_actions import CallActions
+from .call_filters import Params, list_query, params_of, read_list
 from .endpoints import Endpoints, OperatorRequest, only
 from .formats import at, phone, read_number
 from .pages import PageRequest
@@ -86,17 +85,10 @@ class ForgetView:
 
 @dataclass(frozen=True, slots=True)
 class Forgetting:
-    """The page, its form and the receipt.
+    """The page, its form and the receipt. Own numbers are refused: every call is with one."""
 
-    `remembers`: the service may still answer for an erased caller (last_good). Numbers of the team
-    itself, `own_numbers`, are refused: every call is with one.
-    """
-
-    reader: Engine
-    write: Write
+    actions: CallActions
     operators: Operators
-    own_numbers: frozenset[str] = frozenset()
-    remembers: bool = False
 
     def routes(self, endpoints: Endpoints) -> Iterator[Route]:
         """Yield the routes."""
@@ -115,16 +107,16 @@ class Forgetting:
     def _show(self, request: PageRequest) -> ForgetView:
         query = request.query
         filters = read_list(query.get("in"), request.zone)
-        listed, params = list_query(filters), params_of(filters, PAGE_SIZE)
+        listed, params = list_query(filters), params_of(filters)
         session_id, number = query.get("session_id") or None, query.get("number", "").strip()
         refusal = self._refusal(number) if number and not session_id else None
         if refusal or not (session_id or number):
             return ForgetView(number=number, refusal=refusal, listed=listed, params=params)
         with _storage_errors():
             matches = self._find(session_id, number)
-            goes = plan_forgetting(self.reader, matches)
-            spoken_of = () if session_id else mentions(self.reader, number, matches)
-            span = span_of(self.reader, matches)
+            goes = plan_forgetting(self.actions.reader, matches)
+            spoken_of = () if session_id else mentions(self.actions.reader, number, matches)
+            span = span_of(self.actions.reader, matches)
         named = (request.log.standing(each) for each in matches.session_ids[:_MOST_NAMED])
         mask = request.settings.mask
         calls = [masked_call(call, mask) for call in named if call is not None]
@@ -136,7 +128,7 @@ class Forgetting:
             span=span,
             goes=goes,
             mentions=spoken_of,
-            remembers=self.remembers,
+            remembers=self.actions.remembers,
             receipt=self._receipt(request),
             listed=listed,
             params=params,
@@ -146,14 +138,14 @@ class Forgetting:
         """Return why nothing can be erased by this number."""
         if not is_number(number):
             return f"This is not a phone number. Write at least {MIN_DIGITS} digits: +14155550134."
-        if digits_of(looked_for(number)) in map(digits_of, self.own_numbers):
+        if digits_of(looked_for(number)) in map(digits_of, self.actions.own_numbers):
             return "This is one of your own numbers: every call is with it."
         return None
 
     def _find(self, session_id: str | None, number: str) -> Matches:
         if session_id:
-            return find_session(self.reader, session_id)
-        return find_number(self.reader, looked_for(number))
+            return find_session(self.actions.reader, session_id)
+        return find_number(self.actions.reader, looked_for(number))
 
     def _submit(self, request: OperatorRequest) -> Response:
         """Erase, and show the page with the receipt; 409 if nothing can be erased yet."""
@@ -163,8 +155,8 @@ class Forgetting:
             raise HTTPException(404)
         with _storage_errors():
             matches = self._find(session_id, number)
-            span = span_of(self.reader, matches)
-        removed = sum(forget(self.write, matches), Removal())
+            span = span_of(self.actions.reader, matches)
+        removed = sum(forget(self.actions.write, matches), Removal())
         if not removed.total:
             raise HTTPException(409 if removed.kept else 404)
         entry = request.record("forget", session_id or _described(number, removed, span))

@@ -71,7 +71,7 @@ def dashboard(
         *calls.routes(endpoints),
         *call.routes(endpoints),
         *actions.routes(endpoints),
-        *_forgetting(actions, operators).routes(endpoints),
+        *Forgetting(actions, operators).routes(endpoints),
         *requests.routes(endpoints, actions.write),
         *AnalyticsPage().routes(endpoints),
         *setup.routes(endpoints),
@@ -86,12 +86,6 @@ def dashboard(
         ],
         exception_handlers=pages.error_handlers()
         | {HTTPException: _refusal_in_frame(pages, sign_in)},
-    )
-
-
-def _forgetting(actions: CallActions, operators: Operators) -> Forgetting:
-    return Forgetting(
-        actions.reader, actions.write, operators, actions.own_numbers, actions.remembers
     )
 
 

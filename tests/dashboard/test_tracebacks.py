@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import millis_hooks
-from millis_hooks.dashboard.tracebacks import read_traceback
+from millis_hooks.dashboard.runs import read_traceback
 
 OURS = Path(millis_hooks.__file__).parent / "handlers" / "executor.py"
 FAILED = f"""Traceback (most recent call last):

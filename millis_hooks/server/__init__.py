@@ -231,9 +231,10 @@ def run_child(
             config.app = load(str(config.app))
         server.run(sockets)
         return
-    except MillisHooksError as error:
-        tell(error)
-        reason = hidden(str(error).rpartition("\n")[2])
+    except Exception as error:  # of any kind, as the team's code is imported
+        refusal = start_error(error)
+        tell(refusal)
+        reason = hidden(str(refusal).rpartition("\n")[2])
     except SystemExit:  # uvicorn has logged why
         reason = "its start failed"
     text = (

@@ -23,8 +23,7 @@ from .exceptions import MillisHooksError, StorageError
 from .handlers.executor import Lifespan
 from .handlers.made_up_calls import Answers, logged
 from .handlers.routing import Router, forgotten_routers
-from .masking.error_report import describe_failure
-from .masking.known_secrets import safe_path
+from .masking.error_report import describe_failure, safe_path
 from .service import Service, utc_now
 from .settings import NOT_EXPOSED, STOPPING, Settings, SettingsOptions
 from .version import __version__

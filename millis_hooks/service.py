@@ -28,8 +28,7 @@ from .exceptions import ConfigError, StorageError
 from .handlers.executor import Executor, Lifespan
 from .handlers.made_up_calls import Answers, logged
 from .handlers.routing import Router
-from .masking.error_report import hide_by, hide_no_more_by
-from .masking.known_secrets import forget, know
+from .masking.error_report import forget, hide_by, hide_no_more_by, know
 from .observability.metrics import Metrics, MetricsEndpoint, StateCollector
 from .protocol.agent_names import AgentNames, check_unique
 from .protocol.results import Plain

@@ -32,11 +32,13 @@ from .environment.sources import (
     ENV_FILE,
     ENV_PREFIX,
     Given,
+    as_text,
     cleaned,
+    expected,
     is_in_use_and_public,
+    quoted,
     read_sources,
 )
-from .environment.values import as_text, expected, quoted
 from .exceptions import ConfigError
 from .protocol.agent_names import check_agent, check_unique
 from .protocol.phones import international

@@ -1,4 +1,5 @@
-"""Where settings come from: arguments, the environment and `.env`, each value cleaned once.
+"""Where settings come from: arguments, the environment and `.env`, each value cleaned once; also
+their values in words, with secrets hidden.
 
 White space and invisible characters at the ends of a value go, and an empty value is none, as in
 `NAME=` or `${NAME:-}` of a compose file. A name that looks like a setting and is not one is
@@ -7,6 +8,7 @@ refused.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -14,10 +16,14 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from io import StringIO
 from pathlib import Path
+from types import UnionType
+from typing import Literal, get_args, get_origin
 
 from pydantic import SecretStr
+from pydantic.fields import FieldInfo
 
 from ..exceptions import ConfigError
+from .addresses import without_password
 from .private_files import is_private
 
 ENV_PREFIX = "MILLIS_HOOKS_"
@@ -170,3 +176,51 @@ def _hint(name: str, near: Collection[str]) -> str:
     if near:
         return f"Did you mean {', '.join(near)}?"
     return "The page Settings of the documentation lists all there are."
+
+
+#: Characters of a wrong value that an error shows.
+_SHOWN_CHARS = 100
+
+
+def quoted(field: FieldInfo, value: object) -> str:
+    """Return the value as it stands in an error, unless it is secret."""
+    if "Secret" in str(field.annotation):
+        return ""
+    text = without_password(repr(value))
+    return f" (found: {text if len(text) <= _SHOWN_CHARS else f'{text[:_SHOWN_CHARS]}…'})"
+
+
+def as_text(field: FieldInfo, value: object) -> str:
+    """Return a value as text; of a secret only that it is set."""
+    if value is None or value in ((), frozenset(), {}):
+        return ""
+    if "Secret" in str(field.annotation):
+        count = len(value) if isinstance(value, tuple | dict) else 1
+        return "set" if count == 1 else f"{count} set"
+    if isinstance(value, bool):
+        return str(int(value))
+    if isinstance(value, frozenset):
+        return ",".join(sorted(value))
+    return json.dumps(value) if isinstance(value, dict) else without_password(str(value))
+
+
+def expected(field: FieldInfo) -> str:
+    """Say what fits a field."""
+    kind = field.annotation
+    if isinstance(kind, UnionType):
+        kind = get_args(kind)[0]
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(get_args(kind))}"
+    if kind is bool:
+        return "1 or 0, or true or false"
+    if kind in (int, float):
+        number = "a whole number" if kind is int else "a number"
+        return f"{number} {' and '.join(_bounds(field))}"
+    return "text, or several with commas between them" if get_origin(kind) else "text"
+
+
+def _bounds(field: FieldInfo) -> Iterator[str]:
+    for bound in field.metadata:
+        for name, words in (("gt", "above"), ("ge", "from"), ("le", "up to")):
+            if hasattr(bound, name):
+                yield f"{words} {getattr(bound, name):,}"

@@ -41,8 +41,8 @@ from .handler_call import (
     may_hold_lock_of_all,
 )
 from .made_up_calls import Answers, answered_for_this_call, logged, stop_following_threads
+from .options import ANSWERING, Event, Handler
 from .retries import FailedRun
-from .routing import ANSWERING, Event, Handler
 
 logger = logging.getLogger("millis_hooks.executor")
 

@@ -1,4 +1,6 @@
-"""Signatures of handlers: name and place of a function, whether it is async, and what it takes."""
+"""Signatures of handlers: name and place of a function, whether it is async, what it takes, and the
+schema that Millis gives to the model of an agent.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,17 @@ from pydantic import BaseModel
 
 from ..exceptions import RegistrationError
 from ..protocol.events import EndOfCall
-from ..protocol.functions import FunctionRequest
+from ..protocol.functions import (
+    NAME,
+    RESERVED,
+    FunctionRequest,
+    Method,
+    Parameter,
+    Tool,
+    parameter,
+)
 from ..protocol.prefetch import PrefetchRequest
+from ..protocol.reading import Json
 from .retries import FailedRun
 
 #: What handlers take; known by name also where it is imported only for type checkers.
@@ -33,7 +44,7 @@ def check_signature(function: Callable[..., Any], takes: type, *, decorator: str
     """Raise `RegistrationError` unless `function` can be called with one `takes` and returns."""
     where = f"{place_of(function)}: {name_of(function)}"
     _check_parameters(function, takes, where)
-    require_return(function)
+    _require_return(function)
     events = [type_ for type_ in _types_of(function) if _is_event(type_)]
     if events and takes not in events:
         raise RegistrationError(
@@ -41,7 +52,7 @@ def check_signature(function: Callable[..., Any], takes: type, *, decorator: str
         )
 
 
-def require_return(function: Callable[..., Any]) -> None:
+def _require_return(function: Callable[..., Any]) -> None:
     """Raise `RegistrationError` for a generator."""
     target = inspect.unwrap(_target(function))
     if inspect.isgeneratorfunction(target) or inspect.isasyncgenfunction(target):
@@ -51,7 +62,7 @@ def require_return(function: Callable[..., Any]) -> None:
 
 
 def _types_of(function: Callable[..., Any]) -> list[Any]:
-    return [typing.get_origin(each) or each for each in alternatives(_annotation_of(function))]
+    return [typing.get_origin(each) or each for each in _alternatives(_annotation_of(function))]
 
 
 def _is_event(type_: Any) -> bool:
@@ -59,7 +70,7 @@ def _is_event(type_: Any) -> bool:
 
 
 def _check_parameters(function: Callable[..., Any], takes: type, where: str) -> None:
-    signature = signature_of(function)
+    signature = _signature_of(function)
     try:
         signature.bind(object())
     except TypeError:
@@ -70,7 +81,7 @@ def _check_parameters(function: Callable[..., Any], takes: type, where: str) -> 
         ) from None
 
 
-def signature_of(function: Callable[..., Any]) -> inspect.Signature:
+def _signature_of(function: Callable[..., Any]) -> inspect.Signature:
     """Return the signature of a function; raises `RegistrationError` where it has none."""
     try:
         return inspect.signature(function)
@@ -87,9 +98,9 @@ def metadata_model(function: Callable[..., Any], takes: type) -> type[BaseModel]
     `takes` is the event of its decorator. Raises `RegistrationError` for metadata that is neither a
     model nor a dict.
     """
-    for type_ in alternatives(_annotation_of(function)):
+    for type_ in _alternatives(_annotation_of(function)):
         if typing.get_origin(type_) is takes:
-            for metadata in alternatives(typing.get_args(type_)[0]):
+            for metadata in _alternatives(typing.get_args(type_)[0]):
                 if isinstance(metadata, type) and issubclass(metadata, BaseModel):
                     return metadata
                 if not _is_mapping(metadata):
@@ -143,10 +154,10 @@ def _annotation_of(function: Callable[..., Any]) -> Any:
         return None
     if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
         return None
-    return evaluated_annotation(function, parameter)
+    return _evaluated_annotation(function, parameter)
 
 
-def evaluated_annotation(function: Callable[..., Any], parameter: inspect.Parameter) -> Any:
+def _evaluated_annotation(function: Callable[..., Any], parameter: inspect.Parameter) -> Any:
     """Return the annotation of a parameter, also where it was written as text.
 
     Raises `RegistrationError` for one that cannot be evaluated.
@@ -187,13 +198,96 @@ def _enclosing_names(target: Callable[..., Any]) -> dict[str, Any]:
     return names
 
 
-def alternatives(annotation: Any) -> Iterator[Any]:
+def _alternatives(annotation: Any) -> Iterator[Any]:
     """Yield the types that an annotation allows, except None: `X` of `X | None`."""
     origin = typing.get_origin(annotation)
     if origin is typing.Annotated:
-        yield from alternatives(typing.get_args(annotation)[0])
+        yield from _alternatives(typing.get_args(annotation)[0])
     elif origin in (typing.Union, types.UnionType):
         for each in typing.get_args(annotation):
-            yield from alternatives(each)
+            yield from _alternatives(each)
     elif annotation not in (None, types.NoneType):
         yield annotation
+
+
+_NAMES = "Millis takes a letter, then up to 63 letters, digits and _."
+
+
+def tool_of(
+    function: Callable[..., Any],
+    name: str,
+    *,
+    timeout_s: float,
+    method: Method = "POST",
+    switches: Mapping[str, Json],
+) -> Tool:
+    """Return a function as Millis knows it.
+
+    Raises `RegistrationError` for what Millis would not take, or no model could fill.
+    """
+    _require_return(function)
+    if not NAME.fullmatch(name):
+        raise _error(function, f"cannot be called {name!r}. {_NAMES} Pass name=... to function().")
+    requests = _requests(function)
+    if len(requests) > 1:
+        raise _error(function, f"takes the request twice: {', '.join(requests)}. Remove one.")
+    return Tool(
+        name=name,
+        description=inspect.getdoc(function) or f"{name.replace('_', ' ').capitalize()}.",
+        parameters=tuple(_parameters(function, besides=requests)),
+        takes_request=next(iter(requests), None),
+        timeout_s=timeout_s,
+        method=method,
+        switches=switches,
+    )
+
+
+def _error(function: Callable[..., Any], what: str) -> RegistrationError:
+    return RegistrationError(f"{place_of(function)}: {name_of(function)} {what}")
+
+
+def _requests(function: Callable[..., Any]) -> list[str]:
+    """Return the names of the parameters that take the request: `call` may have no annotation."""
+    return [
+        each.name
+        for each in _signature_of(function).parameters.values()
+        if (each.annotation is each.empty and each.name == "call") or _takes_request(function, each)
+    ]
+
+
+def _takes_request(function: Callable[..., Any], each: inspect.Parameter) -> bool:
+    if each.annotation is each.empty or each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD):
+        return False
+    taken = _alternatives(_evaluated_annotation(function, each))
+    return any((typing.get_origin(type_) or type_) is FunctionRequest for type_ in taken)
+
+
+def _parameters(function: Callable[..., Any], *, besides: list[str]) -> Iterator[Parameter]:
+    for each in _signature_of(function).parameters.values():
+        if each.kind is each.POSITIONAL_ONLY:
+            raise _error(function, f"takes {each.name} by its place alone. Remove the `/`.")
+        if each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD):
+            raise _error(function, f"takes {each}. Name each parameter: the model has to know it.")
+        if each.name not in besides:
+            yield _parameter(function, each)
+
+
+def _parameter(function: Callable[..., Any], each: inspect.Parameter) -> Parameter:
+    if each.annotation is each.empty:
+        raise _error(function, f"does not say what {each.name} is. Write {each.name}: str, say.")
+    if not NAME.fullmatch(each.name):
+        raise _error(function, f"cannot have the parameter {each.name!r}. {_NAMES} Rename it.")
+    if each.name in RESERVED:
+        raise _error(
+            function,
+            f"cannot have the parameter {each.name}: Millis adds it by itself. Take it from the "
+            f"request: call: FunctionRequest, then call.{each.name}.",
+        )
+    annotation = _evaluated_annotation(function, each)
+    try:
+        if each.default is each.empty:
+            return parameter(each.name, annotation)
+        return parameter(each.name, annotation, each.default)
+    except Exception as error:  # pydantic's own, for an annotation that it cannot use
+        written = inspect.formatannotation(each.annotation)
+        raise _error(function, f"takes {each.name}: {written}, but {error}.") from None

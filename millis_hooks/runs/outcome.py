@@ -16,8 +16,8 @@ from ..call_log.dialects import upsert
 from ..call_log.tables import handlers
 from ..exceptions import HandlerError, HandlerTimeoutError
 from ..handlers.handler_call import NOT_WANTED, HandlerResult
+from ..handlers.options import DEFAULT_TIMEOUT_S, Handler
 from ..handlers.retries import GiveUp, Retry
-from ..handlers.routing import DEFAULT_TIMEOUT_S, Handler
 from ..masking.error_report import describe_failure
 from ..protocol.results import Results
 from .store import AttemptEnd, ClaimedRun

@@ -28,8 +28,9 @@ from ..call_log.writer import Writer
 from ..exceptions import HandlerError, HandlerTimeoutError, StorageError
 from ..handlers.executor import Executor
 from ..handlers.handler_call import NOTHING_AROUND, Around, HandlerCall, HandlerResult
+from ..handlers.options import ANSWERING, DEFAULT_TIMEOUT_S, Handler
 from ..handlers.retries import FailedRun
-from ..handlers.routing import ANSWERING, DEFAULT_TIMEOUT_S, Handler, Router
+from ..handlers.routing import Router
 from ..masking.error_report import describe_failure
 from ..observability.log_records import Attempt, log_attempt, trace_id
 from ..observability.metrics import Role, RunnerStatus

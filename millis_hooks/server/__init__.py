@@ -31,8 +31,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.lifespan.on import LifespanOn
 
 from ..exceptions import ConfigError, MillisHooksError
-from ..masking.error_report import hidden, start_error
-from ..masking.known_secrets import HIDDEN, shown_path
+from ..masking.error_report import HIDDEN, hidden, shown_path, start_error
 from ..settings import STOPPING
 from .connection import ConnectionConfig, Limits, Protocol, affordable, no_webhook
 

@@ -22,7 +22,8 @@ from ..exceptions import (
     UnknownFunctionError,
 )
 from ..handlers.executor import Executor
-from ..handlers.routing import DEFAULT_FUNCTION_TIMEOUT_S, Handler, Router
+from ..handlers.options import DEFAULT_FUNCTION_TIMEOUT_S, Handler
+from ..handlers.routing import Router
 from ..protocol.functions import ArgumentsError, FunctionRequest, Tool
 from ..protocol.results import as_object, is_object
 from ..settings import Settings

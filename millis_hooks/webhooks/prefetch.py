@@ -20,7 +20,8 @@ from starlette.types import Receive, Scope, Send
 from ..exceptions import DeliveryError, HandlerError, HandlerTimeoutError
 from ..handlers.executor import Executor
 from ..handlers.handler_call import NOT_WANTED, NOTHING_AROUND, Around, HandlerResult
-from ..handlers.routing import Handler, Router
+from ..handlers.options import Handler
+from ..handlers.routing import Router
 from ..masking.error_report import describe_failure
 from ..protocol.prefetch import PrefetchRequest
 from ..settings import Settings

@@ -21,7 +21,7 @@ from ..call_log.rejections import Described, Rejection
 from ..call_log.sanitize import clean_text
 from ..environment.secret_rules import MIN_CHARS
 from ..exceptions import AuthenticationError, HeadTooLargeError, WrongAddressError
-from ..masking.known_secrets import safe_path
+from ..masking.error_report import safe_path
 from ..masking.places import PREFETCH_QUERY
 from ..masking.policy import SECRETS_ALONE, MaskPolicy
 from ..masking.secret_patterns import MASK

@@ -20,7 +20,7 @@ from ..call_log.rejections import Rejection
 from ..call_log.sanitize import clean_text
 from ..exceptions import DeliveryError, HandlerError, MethodNotAllowedError
 from ..handlers.handler_call import NOTHING_AROUND, Around, HandlerResult
-from ..handlers.routing import Handler
+from ..handlers.options import Handler
 from ..masking.error_report import describe_failure
 from ..observability.log_records import deliveries_log, log_delivery, log_refusal, shown_id
 from ..observability.metrics import Metrics

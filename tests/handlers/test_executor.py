@@ -27,7 +27,7 @@ from millis_hooks.handlers.handler_call import (
     HandlerResult,
     HandlerThreads,
 )
-from millis_hooks.handlers.routing import Handler
+from millis_hooks.handlers.options import Handler
 from support.waiting import eventually
 
 T = TypeVar("T")

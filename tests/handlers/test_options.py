@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from millis_hooks import Backoff, CallStatus, EndOfCall, PrefetchRequest, RegistrationError, Router
-from millis_hooks.handlers.routing import Handler
+from millis_hooks.handlers.options import Handler
 
 
 def greet(call: PrefetchRequest) -> None: ...

@@ -10,7 +10,8 @@ import pytest
 from pydantic import BaseModel
 
 from millis_hooks import EndOfCall, FailedRun, ParkedRun, PrefetchRequest, RegistrationError, Router
-from millis_hooks.handlers.routing import Handler, forgotten_routers
+from millis_hooks.handlers.options import Handler
+from millis_hooks.handlers.routing import forgotten_routers
 
 
 class Customer(BaseModel):

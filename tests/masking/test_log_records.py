@@ -11,8 +11,13 @@ from urllib.parse import quote
 
 import pytest
 
-from millis_hooks.masking.error_report import describe_failure, hide_by, hide_no_more_by
-from millis_hooks.masking.known_secrets import forget, know
+from millis_hooks.masking.error_report import (
+    describe_failure,
+    forget,
+    hide_by,
+    hide_no_more_by,
+    know,
+)
 from millis_hooks.masking.policy import MaskPolicy
 from millis_hooks.observability.log_records import (
     ConsoleFormatter,

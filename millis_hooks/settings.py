@@ -6,12 +6,10 @@ else from a `.env` file in the working directory, else from the default written 
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network, ip_network
-from typing import Any, Literal, TypedDict, cast, get_args
+from typing import Any, Literal, TypedDict, get_args
 from urllib.parse import unquote, urlsplit
 
 from pydantic import (
@@ -26,8 +24,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
-from .environment.addresses import is_loopback, service_address, web_address
-from .environment.secret_rules import require_own, require_strong
+from .environment.addresses import is_loopback, service_address
 from .environment.sources import (
     ENV_FILE,
     ENV_PREFIX,
@@ -39,13 +36,22 @@ from .environment.sources import (
     quoted,
     read_sources,
 )
+from .environment.values import (
+    DatabaseUrl,
+    Networks,
+    Numbers,
+    OneSecret,
+    OwnKey,
+    PrefixPath,
+    Secrets,
+    WebAddress,
+    read_object,
+    split,
+)
 from .exceptions import ConfigError
 from .protocol.agent_names import check_agent, check_unique
-from .protocol.phones import international
 from .protocol.variables import check_variables
 
-Secrets = tuple[SecretStr, ...]
-Networks = tuple[IPv4Network | IPv6Network, ...]
 Hook = Literal["prefetch", "end_of_call", "function"]
 #: The webhooks that every service has.
 _ALWAYS: tuple[Hook, ...] = ("prefetch", "end_of_call")
@@ -175,7 +181,7 @@ class Settings(BaseModel):
     )
 
     # Where
-    prefix: str = Field(
+    prefix: PrefixPath = Field(
         "/millis", description="Path before the webhooks, such as /millis in /millis/prefetch."
     )
     public_url: str | None = Field(
@@ -184,7 +190,7 @@ class Settings(BaseModel):
         "If it is mounted or served below a path, include that path, so that links, redirects "
         "and cookies have it.",
     )
-    database_url: str = Field(
+    database_url: DatabaseUrl = Field(
         "sqlite:///millis_hooks.db",
         description="The call log: a SQLite file, or postgresql://user:password@host/database.",
     )
@@ -230,7 +236,7 @@ class Settings(BaseModel):
     )
 
     # Handlers
-    own_numbers: frozenset[str] = Field(
+    own_numbers: Numbers = Field(
         frozenset(),
         description="Your own phone numbers with + and country code, separated by commas. The "
         "other number of a call is the customer's.",
@@ -313,7 +319,7 @@ class Settings(BaseModel):
         False,
         description="Serve the sandbox, which simulates calls without a phone. `dev` always does.",
     )
-    sandbox_key: SecretStr | None = Field(
+    sandbox_key: OneSecret | None = Field(
         None,
         description="Private and public key of the sandbox's API. Without it, the API accepts "
         "any key, but only from the same machine.",
@@ -331,7 +337,7 @@ class Settings(BaseModel):
     )
 
     # Millis' own interface
-    api_key: SecretStr | None = Field(
+    api_key: OwnKey | None = Field(
         None,
         description="Private key of your Millis account, to start calls and to fetch missing "
         "end-of-calls.",
@@ -339,7 +345,7 @@ class Settings(BaseModel):
     api_region: Literal["us", "eu"] = Field(
         "us", description="Region of your Millis account: us or eu."
     )
-    api_url: str | None = Field(
+    api_url: WebAddress | None = Field(
         None,
         description="URL of an API to use instead of the region's, such as the sandbox's.",
     )
@@ -356,12 +362,12 @@ class Settings(BaseModel):
         True,
         description="Serve the pages. With 0, only webhooks, health checks and metrics are served.",
     )
-    dashboard_password: SecretStr | None = Field(
+    dashboard_password: OneSecret | None = Field(
         None,
         description="Password of the operator `admin`. `millis-hooks operator add` adds other "
         "operators.",
     )
-    session_key: SecretStr | None = Field(
+    session_key: OneSecret | None = Field(
         None,
         description="Key that signs operators' cookies. By default it is generated and stored in "
         "the call log.",
@@ -402,7 +408,7 @@ class Settings(BaseModel):
         "console",
         description="Format of log lines: console for people, json for log collectors.",
     )
-    metrics_token: SecretStr | None = Field(
+    metrics_token: OneSecret | None = Field(
         None,
         description="Token for /metrics, sent as `Authorization: Bearer <token>`. Signed-in "
         "operators need no token.",
@@ -526,18 +532,13 @@ class Settings(BaseModel):
     @field_validator("agent_secrets", "agent_names", "prefetch_default", "variables", mode="before")
     @classmethod
     def _read_json(cls, value: object, info: ValidationInfo) -> object:
-        expected = _JSON_EXAMPLES[str(info.field_name)]
+        such_as = _JSON_EXAMPLES[str(info.field_name)]
         if isinstance(value, str):
-            try:
-                value = json.loads(value, object_pairs_hook=_without_repetition)
-            except _RepeatedError as error:
-                raise ValueError(f"{error} is in it twice") from None
-            except (ValueError, RecursionError):
-                raise ValueError(f"expected JSON, such as {expected}") from None
+            value = read_object(value, such_as)
         if not isinstance(value, Mapping):
-            raise ValueError(f"expected JSON, such as {expected}")
+            raise ValueError(f"expected JSON, such as {such_as}")
         if info.field_name == "agent_secrets":
-            return {cleaned(agent_id) or "": _split(secrets) for agent_id, secrets in value.items()}
+            return {cleaned(agent_id) or "": split(secrets) for agent_id, secrets in value.items()}
         if info.field_name == "agent_names":
             names = dict(check_agent(*each) for each in value.items())
             check_unique(names)
@@ -546,31 +547,12 @@ class Settings(BaseModel):
             return check_variables(value)
         return dict(value)
 
-    @field_validator(
-        "secrets",
-        "prefetch_secrets",
-        "end_of_call_secrets",
-        "function_secrets",
-        "own_numbers",
-        mode="before",
-    )
-    @classmethod
-    def _split_list(cls, value: object) -> object:
-        return _split(value)
-
-    @field_validator("secrets", "prefetch_secrets", "end_of_call_secrets", "function_secrets")
-    @classmethod
-    def _are_strong(cls, value: Secrets) -> Secrets:
-        for secret in value:
-            require_strong(secret.get_secret_value(), kind="a secret")
-        return value
-
     @field_validator("agent_secrets")
     @classmethod
     def _are_strong_for_agents(cls, value: dict[str, Secrets]) -> dict[str, Secrets]:
         owners: dict[SecretStr, str] = {}
         for agent_id, secrets in value.items():
-            for secret in cls._are_strong(secrets):
+            for secret in secrets:
                 owner = owners.setdefault(secret, agent_id)
                 if owner != agent_id:
                     raise ValueError(
@@ -578,26 +560,6 @@ class Settings(BaseModel):
                         "or put it into SECRETS, which hold for all agents"
                     )
         return value
-
-    @field_validator("dashboard_password", "metrics_token", "sandbox_key", "session_key")
-    @classmethod
-    def _is_strong(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
-        if value is not None:
-            kind = "the " + str(info.field_name).rpartition("_")[2]
-            require_strong(value.get_secret_value(), kind=kind)
-        return value
-
-    @field_validator("api_key")
-    @classmethod
-    def _is_own(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None:
-            require_own(value.get_secret_value(), kind="the key")
-        return value
-
-    @field_validator("own_numbers")
-    @classmethod
-    def _are_international(cls, value: frozenset[str]) -> frozenset[str]:
-        return frozenset(map(international, value))
 
     @field_validator("secret_header", "sign_in_header", "sign_in_role_header")
     @classmethod
@@ -612,59 +574,14 @@ class Settings(BaseModel):
             raise ValueError(f"expected a header that only the proxy sets, such as {such_as}")
         return value
 
-    @field_validator("sign_in_proxies", mode="before")
-    @classmethod
-    def _read_networks(cls, value: object) -> object:
-        is_one = isinstance(value, str) or not isinstance(value, Iterable)
-        parts: Iterable[object] = str(value).split(",") if is_one else cast("Any", value)
-        return [_network(text) for text in (str(each).strip() for each in parts) if text]
-
-    @field_validator("prefix")
-    @classmethod
-    def _is_path(cls, value: str) -> str:
-        trimmed = value.rstrip("/")
-        if trimmed and not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", trimmed):
-            raise ValueError("expected a path, such as /millis")
-        return trimmed
-
     @field_validator("public_url")
     @classmethod
     def _is_service_address(cls, value: str | None, info: ValidationInfo) -> str | None:
         return value and service_address(value, info.data.get("prefix", ""))
 
-    @field_validator("api_url")
-    @classmethod
-    def _is_web_address(cls, value: str | None) -> str | None:
-        return value and web_address(value)
-
-    @field_validator("database_url")
-    @classmethod
-    def _is_call_log(cls, value: str) -> str:
-        if re.match(r"sqlite:///.", value) and ":memory:" not in value:
-            return value
-        if not re.match(r"postgres(ql)?(\+psycopg)?://[^/]*/[^/?]", value):
-            raise ValueError(
-                "expected a SQLite file, such as sqlite:///millis_hooks.db, or a database of "
-                "PostgreSQL, such as postgresql://user@host/database"
-            )
-        _require_readable(value)
-        return value
-
 
 #: Headers that browsers or other parts of the way set.
 _NAMES_NOBODY = frozenset({"authorization", "cookie", "host", "origin", "referer", "user-agent"})
-
-
-def _network(text: str) -> IPv4Network | IPv6Network:
-    try:
-        network = ip_network(text)
-    except ValueError:
-        raise ValueError(
-            f"expected addresses or networks, such as 10.0.0.5 or 10.1.0.0/16, not {text!r}"
-        ) from None
-    if network.prefixlen == 0:
-        raise ValueError("expected the addresses of proxies, not all there are")
-    return network
 
 
 NOT_EXPOSED = (
@@ -682,47 +599,6 @@ _NO_SECRET = (
     "  export MILLIS_HOOKS_SECRETS=$(openssl rand -hex 32)\n"
     "or choose MILLIS_HOOKS_INSECURE=1 to run without."
 )
-
-
-class _RepeatedError(ValueError):
-    """JSON names a key twice, of which Python keeps the last."""
-
-
-def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    fields: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in fields:
-            raise _RepeatedError(repr(name))
-        fields[name] = value
-    return fields
-
-
-def _split(value: object) -> object:
-    """Return the items of a list that is written with commas, or given as one; each is cleaned."""
-    parts = value.split(",") if isinstance(value, str) else value
-    if isinstance(parts, SecretStr) or not isinstance(parts, Iterable):
-        parts = [parts]
-    return [part for part in map(cleaned, parts) if part is not None]
-
-
-def _require_readable(url: str) -> None:
-    """Raise `ValueError` where a database's address cannot be read in one way only.
-
-    What follows an `@` or `/` of a password would be taken for the host, and appear in errors.
-    """
-    authority, slash, rest = url.partition("://")[2].partition("/")
-    _user, colon, after = authority.partition(":")
-    path = rest.partition("?")[0]
-    hosts = authority.rpartition("@")[2].split(",")
-    are_hosts = all(re.fullmatch(r"(\[[^\]]*\]|[^:]*)(:\d*)?", host) for host in hosts)
-    is_cut = after.count("@") > 1 or "@" in slash + path or (colon and "?" in authority)
-    if is_cut or not are_hosts:
-        raise ValueError(
-            "expected postgresql://user:password@host/database. In a password, write @ as %40, "
-            "/ as %2F, : as %3A, ? as %3F, # as %23 and % as %25"
-        )
-    if "@" in after:
-        require_own(after.rpartition("@")[0], kind="the password in it")
 
 
 def _explain(error: ErrorDetails, given: Mapping[str, Given]) -> str:

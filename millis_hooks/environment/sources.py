@@ -17,7 +17,7 @@ from difflib import get_close_matches
 from io import StringIO
 from pathlib import Path
 from types import UnionType
-from typing import Literal, get_args, get_origin
+from typing import Annotated, Literal, Union, get_args, get_origin
 
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
@@ -207,7 +207,9 @@ def as_text(field: FieldInfo, value: object) -> str:
 def expected(field: FieldInfo) -> str:
     """Say what fits a field."""
     kind = field.annotation
-    if isinstance(kind, UnionType):
+    if get_origin(kind) in (Union, UnionType):
+        kind = get_args(kind)[0]
+    if get_origin(kind) is Annotated:
         kind = get_args(kind)[0]
     if get_origin(kind) is Literal:
         return f"one of {', '.join(get_args(kind))}"

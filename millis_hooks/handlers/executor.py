@@ -27,11 +27,14 @@ from ..protocol.memory import Recall
 from ..protocol.prefetch import PrefetchRequest
 from ..protocol.results import read_results
 from .handler_call import (
+    ANSWERING,
     MAX_WAITING,
     NOT_WANTED,
     NOTHING_AROUND,
     Around,
     Done,
+    Event,
+    Handler,
     HandlerCall,
     HandlerInterrupted,
     HandlerResult,
@@ -41,7 +44,6 @@ from .handler_call import (
     may_hold_lock_of_all,
 )
 from .made_up_calls import Answers, answered_for_this_call, logged, stop_following_threads
-from .options import ANSWERING, Event, Handler
 from .retries import FailedRun
 
 logger = logging.getLogger("millis_hooks.executor")

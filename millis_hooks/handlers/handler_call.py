@@ -1,5 +1,5 @@
-"""One call of a handler, the threads of handlers that are not async, and the interruption of a call
-that continues after it was given up.
+"""A handler, one call of it, the threads of handlers that are not async, and the interruption of
+a call that continues after it was given up.
 """
 
 from __future__ import annotations
@@ -8,12 +8,104 @@ import asyncio
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass, field
 from queue import SimpleQueue
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+from pydantic import BaseModel
 
 from ..exceptions import HandlerError
+from ..protocol.events import EndOfCall
+from ..protocol.functions import FunctionRequest, Tool
+from ..protocol.phones import digits_of, looked_for
+from ..protocol.prefetch import PrefetchRequest
+from .retries import Backoff, FailedRun
+
+#: What a handler is called for: a webhook, or a run that has failed.
+HandlerHook: TypeAlias = Literal["prefetch", "function", "end_of_call", "failed"]
+#: The hooks whose handlers answer Millis while a call waits. They have no runs.
+ANSWERING: frozenset[HandlerHook] = frozenset({"prefetch", "function"})
+#: What a handler is called with.
+Event: TypeAlias = (
+    PrefetchRequest[Any, Any] | FunctionRequest[Any] | EndOfCall[Any, Any] | FailedRun
+)
+
+#: How long a run's handler may take by default, in seconds.
+DEFAULT_TIMEOUT_S = 60.0
+#: How long a function may take by default, in seconds.
+DEFAULT_FUNCTION_TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Handler:
+    """A registered function, with its options."""
+
+    name: str
+    hook: HandlerHook
+    function: Callable[..., Any]
+    is_async: bool
+    place: str  # file:line, for messages
+    metadata_model: type[BaseModel] | None = None
+    #: The values that an attribute of the event may have, by the name of the attribute.
+    accepted: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    when: Callable[[Any], object] | None = None
+    #: None is `DEFAULT_TIMEOUT_S`; for prefetch, the application's budget.
+    timeout_s: float | None = None
+    #: Of a prefetch handler: how long its answer is given again, how long while a new one is
+    #: fetched, and by what it is found.
+    cache_s: float | None = None
+    stale_s: float | None = None
+    key: Callable[[Any], object] | None = None
+    #: Of a function: what Millis knows of it, and what goes out when it fails or is late.
+    tool: Tool | None = None
+    fallback: str | None = None
+    answer: Literal["json", "text"] = "json"
+    max_attempts: int = 5
+    retry_backoff: Backoff = field(default_factory=Backoff)
+    concurrency: int | None = None  # most runs at work at once
+    repeatable: bool = True  # whether an operator may replay its runs
+    on_change: bool = False  # whether it is called again when a later end-of-call changes the call
+
+    def matches(self, event: Event) -> bool:
+        """Tell whether the filters accept `event`, except `when`, which is the team's own code."""
+        return all(_compared(event, name) in values for name, values in self.accepted.items())
+
+    def call(self, event: Any) -> Any:
+        """Call the function as its signature asks for."""
+        if self.tool is None:
+            return self.function(event)
+        request = {} if self.tool.takes_request is None else {self.tool.takes_request: event}
+        return self.function(**event.arguments, **request)
+
+    def filters(self) -> dict[str, list[str]]:
+        """Return the accepted values, sorted, by the name of the filter."""
+        return {name: sorted(values) for name, values in self.accepted.items()}
+
+    def prepare(self, event: Event, state: object) -> Event:
+        """Return `event` with this handler's metadata type, idempotency key and `state`."""
+        if isinstance(event, FailedRun):
+            event.call._state, event.call._handler = state, event.handler
+            return event
+        if self.metadata_model is not None and not isinstance(event, FunctionRequest):
+            typed = event.typed(self.metadata_model)
+            if isinstance(event, PrefetchRequest):
+                event.problems = typed.problems  # the endpoint reports them
+            event = typed
+        if isinstance(event, EndOfCall):
+            event._handler = self.name
+        event._state = state
+        return event
+
+
+def _compared(event: Event, name: str) -> object:
+    """Return an attribute of an event as filters have it."""
+    value: object = getattr(event, name)
+    if name == "to_phone" and isinstance(value, str):
+        return f"+{digits_of(looked_for(value))}"
+    return value
+
 
 #: Calls that may wait for a blocked loop or for a free thread; more fail at once.
 MAX_WAITING = 1000

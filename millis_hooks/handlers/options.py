@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
 from difflib import get_close_matches
 from types import NoneType
 from typing import (
@@ -22,100 +21,17 @@ from typing import (
     get_type_hints,
 )
 
-from pydantic import BaseModel
-
 from ..exceptions import RegistrationError
 from ..protocol.call_status import CallStatus, Outcome
 from ..protocol.events import EndOfCall
-from ..protocol.functions import FunctionRequest, Method, ResponseMode, Tool
-from ..protocol.phones import Channel, Direction, digits_of, international, looked_for
+from ..protocol.functions import FunctionRequest, Method, ResponseMode
+from ..protocol.phones import Channel, Direction, international
 from ..protocol.prefetch import PrefetchRequest
+from .handler_call import DEFAULT_FUNCTION_TIMEOUT_S, Handler, HandlerHook
 from .retries import Backoff, FailedRun
 from .signatures import check_signature, is_async, metadata_model, name_of, place_of, tool_of
 
-#: What a handler is called for: a webhook, or a run that has failed.
-HandlerHook: TypeAlias = Literal["prefetch", "function", "end_of_call", "failed"]
-#: The hooks whose handlers answer Millis while a call waits. They have no runs.
-ANSWERING: frozenset[HandlerHook] = frozenset({"prefetch", "function"})
-#: What a handler is called with.
-Event: TypeAlias = (
-    PrefetchRequest[Any, Any] | FunctionRequest[Any] | EndOfCall[Any, Any] | FailedRun
-)
-
-#: How long a run's handler may take by default, in seconds.
-DEFAULT_TIMEOUT_S = 60.0
-#: How long a function may take by default, in seconds.
-DEFAULT_FUNCTION_TIMEOUT_S = 5.0
 MAX_ATTEMPTS = 100
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Handler:
-    """A registered function, with its options."""
-
-    name: str
-    hook: HandlerHook
-    function: Callable[..., Any]
-    is_async: bool
-    place: str  # file:line, for messages
-    metadata_model: type[BaseModel] | None = None
-    #: The values that an attribute of the event may have, by the name of the attribute.
-    accepted: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    when: Callable[[Any], object] | None = None
-    #: None is `DEFAULT_TIMEOUT_S`; for prefetch, the application's budget.
-    timeout_s: float | None = None
-    #: Of a prefetch handler: how long its answer is given again, how long while a new one is
-    #: fetched, and by what it is found.
-    cache_s: float | None = None
-    stale_s: float | None = None
-    key: Callable[[Any], object] | None = None
-    #: Of a function: what Millis knows of it, and what goes out when it fails or is late.
-    tool: Tool | None = None
-    fallback: str | None = None
-    answer: Literal["json", "text"] = "json"
-    max_attempts: int = 5
-    retry_backoff: Backoff = field(default_factory=Backoff)
-    concurrency: int | None = None  # most runs at work at once
-    repeatable: bool = True  # whether an operator may replay its runs
-    on_change: bool = False  # whether it is called again when a later end-of-call changes the call
-
-    def matches(self, event: Event) -> bool:
-        """Tell whether the filters accept `event`, except `when`, which is the team's own code."""
-        return all(_compared(event, name) in values for name, values in self.accepted.items())
-
-    def call(self, event: Any) -> Any:
-        """Call the function as its signature asks for."""
-        if self.tool is None:
-            return self.function(event)
-        request = {} if self.tool.takes_request is None else {self.tool.takes_request: event}
-        return self.function(**event.arguments, **request)
-
-    def filters(self) -> dict[str, list[str]]:
-        """Return the accepted values, sorted, by the name of the filter."""
-        return {name: sorted(values) for name, values in self.accepted.items()}
-
-    def prepare(self, event: Event, state: object) -> Event:
-        """Return `event` with this handler's metadata type, idempotency key and `state`."""
-        if isinstance(event, FailedRun):
-            event.call._state, event.call._handler = state, event.handler
-            return event
-        if self.metadata_model is not None and not isinstance(event, FunctionRequest):
-            typed = event.typed(self.metadata_model)
-            if isinstance(event, PrefetchRequest):
-                event.problems = typed.problems  # the endpoint reports them
-            event = typed
-        if isinstance(event, EndOfCall):
-            event._handler = self.name
-        event._state = state
-        return event
-
-
-def _compared(event: Event, name: str) -> object:
-    """Return an attribute of an event as filters have it."""
-    value: object = getattr(event, name)
-    if name == "to_phone" and isinstance(value, str):
-        return f"+{digits_of(looked_for(value))}"
-    return value
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

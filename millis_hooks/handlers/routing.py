@@ -17,13 +17,11 @@ from ..protocol.agent_names import check_agent, check_unique
 from ..protocol.events import EndOfCall
 from ..protocol.prefetch import PrefetchRequest, PrefetchResponse
 from ..protocol.reading import Json
+from .handler_call import Event, Handler, HandlerHook
 from .options import (
     EndOfCallOptions,
-    Event,
     FailedOptions,
     FunctionOptions,
-    Handler,
-    HandlerHook,
     PrefetchOptions,
     make_handler,
     suggest,

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
 from typing import NamedTuple, TypeAlias
 
-from ..handlers.options import DEFAULT_TIMEOUT_S, Handler
+from ..handlers.handler_call import DEFAULT_TIMEOUT_S, Handler
 
 #: A handler by hook and name.
 Key: TypeAlias = tuple[str, str]

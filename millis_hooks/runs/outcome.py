@@ -15,8 +15,7 @@ from sqlalchemy import Connection, delete
 from ..call_log.dialects import upsert
 from ..call_log.tables import handlers
 from ..exceptions import HandlerError, HandlerTimeoutError
-from ..handlers.handler_call import NOT_WANTED, HandlerResult
-from ..handlers.options import DEFAULT_TIMEOUT_S, Handler
+from ..handlers.handler_call import DEFAULT_TIMEOUT_S, NOT_WANTED, Handler, HandlerResult
 from ..handlers.retries import GiveUp, Retry
 from ..masking.error_report import describe_failure
 from ..protocol.results import Results

@@ -27,8 +27,15 @@ from ..call_log.tables import attempts, calls, deliveries, handler_runs
 from ..call_log.writer import Writer
 from ..exceptions import HandlerError, HandlerTimeoutError, StorageError
 from ..handlers.executor import Executor
-from ..handlers.handler_call import NOTHING_AROUND, Around, HandlerCall, HandlerResult
-from ..handlers.options import ANSWERING, DEFAULT_TIMEOUT_S, Handler
+from ..handlers.handler_call import (
+    ANSWERING,
+    DEFAULT_TIMEOUT_S,
+    NOTHING_AROUND,
+    Around,
+    Handler,
+    HandlerCall,
+    HandlerResult,
+)
 from ..handlers.retries import FailedRun
 from ..handlers.routing import Router
 from ..masking.error_report import describe_failure

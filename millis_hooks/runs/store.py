@@ -38,7 +38,7 @@ from ..call_log.results import RunResults, write_results
 from ..call_log.sanitize import clean_text
 from ..call_log.statements import among, update_rows
 from ..call_log.tables import IS_OPEN, IS_RETRYING, attempts, handler_runs, runners
-from ..handlers.options import Handler
+from ..handlers.handler_call import Handler
 from ..masking.error_report import Failure
 from ..protocol.results import Plain
 from .concurrency import Slots

@@ -22,7 +22,7 @@ from ..exceptions import (
     UnknownFunctionError,
 )
 from ..handlers.executor import Executor
-from ..handlers.options import DEFAULT_FUNCTION_TIMEOUT_S, Handler
+from ..handlers.handler_call import DEFAULT_FUNCTION_TIMEOUT_S, Handler
 from ..handlers.routing import Router
 from ..protocol.functions import ArgumentsError, FunctionRequest, Tool
 from ..protocol.results import as_object, is_object

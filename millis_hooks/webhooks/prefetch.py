@@ -19,8 +19,7 @@ from starlette.types import Receive, Scope, Send
 
 from ..exceptions import DeliveryError, HandlerError, HandlerTimeoutError
 from ..handlers.executor import Executor
-from ..handlers.handler_call import NOT_WANTED, NOTHING_AROUND, Around, HandlerResult
-from ..handlers.options import Handler
+from ..handlers.handler_call import NOT_WANTED, NOTHING_AROUND, Around, Handler, HandlerResult
 from ..handlers.routing import Router
 from ..masking.error_report import describe_failure
 from ..protocol.prefetch import PrefetchRequest

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 from sqlalchemy import Engine, Select, func, select
 
 from ..call_log.tables import deliveries
-from ..handlers.options import Handler
+from ..handlers.handler_call import Handler
 from ..protocol.memory import is_of_one_caller
 from ..protocol.prefetch import PrefetchRequest
 

@@ -19,8 +19,7 @@ from ..call_log.deliveries import Delivery
 from ..call_log.rejections import Rejection
 from ..call_log.sanitize import clean_text
 from ..exceptions import DeliveryError, HandlerError, MethodNotAllowedError
-from ..handlers.handler_call import NOTHING_AROUND, Around, HandlerResult
-from ..handlers.options import Handler
+from ..handlers.handler_call import NOTHING_AROUND, Around, Handler, HandlerResult
 from ..masking.error_report import describe_failure
 from ..observability.log_records import deliveries_log, log_delivery, log_refusal, shown_id
 from ..observability.metrics import Metrics

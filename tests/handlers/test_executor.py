@@ -23,11 +23,11 @@ from millis_hooks.handlers import handler_call
 from millis_hooks.handlers.executor import Executor, Lifespan
 from millis_hooks.handlers.handler_call import (
     NOT_WANTED,
+    Handler,
     HandlerCall,
     HandlerResult,
     HandlerThreads,
 )
-from millis_hooks.handlers.options import Handler
 from support.waiting import eventually
 
 T = TypeVar("T")

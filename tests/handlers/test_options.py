@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from millis_hooks import Backoff, CallStatus, EndOfCall, PrefetchRequest, RegistrationError, Router
-from millis_hooks.handlers.options import Handler
+from millis_hooks.handlers.handler_call import Handler
 
 
 def greet(call: PrefetchRequest) -> None: ...

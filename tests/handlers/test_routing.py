@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from millis_hooks import EndOfCall, FailedRun, ParkedRun, PrefetchRequest, RegistrationError, Router
-from millis_hooks.handlers.options import Handler
+from millis_hooks.handlers.handler_call import Handler
 from millis_hooks.handlers.routing import forgotten_routers
 
 

@@ -14,7 +14,7 @@ from test_runs import Runs, started
 
 from millis_hooks import EndOfCall, ParkedRun, Router
 from millis_hooks.call_log.tables import handler_runs
-from millis_hooks.handlers.options import Handler
+from millis_hooks.handlers.handler_call import Handler
 from millis_hooks.runs.concurrency import LEAST_WAITED_S, REPORTED_AFTER_S, HungHandlers
 from support.app import END_OF_CALL, PREFETCH, MakeHooks, serving
 from support.storage import NOW

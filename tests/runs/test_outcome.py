@@ -10,8 +10,7 @@ import pytest
 
 from millis_hooks import Backoff, GiveUp, Retry, Router
 from millis_hooks.exceptions import HandlerTimeoutError
-from millis_hooks.handlers.handler_call import HandlerResult
-from millis_hooks.handlers.options import Handler
+from millis_hooks.handlers.handler_call import Handler, HandlerResult
 from millis_hooks.runs.outcome import HandedBackError, end_of_attempt
 from millis_hooks.runs.store import AttemptEnd, ClaimedRun
 

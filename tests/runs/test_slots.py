@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from millis_hooks.handlers.options import Handler
+from millis_hooks.handlers.handler_call import Handler
 from millis_hooks.handlers.routing import Router
 from millis_hooks.runs.concurrency import Slots
 

@@ -335,7 +335,11 @@ def test_a_partial_number_stands_in_the_list_and_on_the_page(tmp_path: Path) -> 
     assert SHORTENED in site.page("/calls").text
     assert SHORTENED in site.page("/calls/-call").text
     hit = site.get("/calls.json?q=5550134").json()["page"]["rows"][0]["excerpt"]
-    assert [hit[part] for part in ("before", "hit", "after")] == ["and +••••", "•••••••", ""]
+    assert [hit[part] for part in ("before", "hit", "after")] == [
+        "…zebra, my number is +••••",
+        "•••••••",
+        "",
+    ]
     site.stored.database.close()
 
 

@@ -31,12 +31,10 @@ from .drift import drift_rows
 from .sanitize import clean_float, clean_id, clean_int, clean_text, clean_time, metadata_text
 from .search import Field, Item, searchable
 from .statements import Columns
-from .tables import calls
+from .tables import KEPT, calls
 
 _SNIPPET_CHARS = 300
 _METADATA_KEYS = 50
-#: What a kept value is found by stands after it, beside the metadata.
-KEPT = "keep."
 _FUNCTIONS = 50
 _KEY_CHARS = 12
 

@@ -20,10 +20,9 @@ from ..masking.places import Place
 from ..masking.policy import MaskPolicy
 from ..protocol.results import Plain
 from .changed_days import mark_days
-from .projection import KEPT
 from .sanitize import clean_text
 from .statements import among, insert_rows
-from .tables import call_metadata, call_results, calls, handler_runs
+from .tables import KEPT, call_metadata, call_results, calls, handler_runs
 
 _results = call_results.c
 

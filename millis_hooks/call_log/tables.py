@@ -219,6 +219,9 @@ _partial_index("ix_calls_unhandled", calls.c.received_at, where=IS_UNHANDLED)
 #: Without it SQLite reads all calls to delete one delivery, as one of them may refer to it.
 Index("ix_calls_delivery", calls.c.delivery_id)
 
+#: Before the key of a value that prefetch kept (`keep=`): it stands beside the metadata.
+KEPT = "keep."
+
 #: What a call was given and came back with, as text, to find calls by.
 call_metadata = Table(
     "call_metadata",

@@ -20,8 +20,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ...exceptions import StorageError
 from ..dialects import describe
-from ..projection import KEPT
 from ..sanitize import clean_text, metadata_text
+from ..tables import KEPT
 from .buckets import Interval, cut, interval_for
 from .day_totals import Period, read_periods
 from .divisions import (

@@ -64,12 +64,11 @@ from sqlalchemy import Connection, Engine, exists, func, or_, select
 from ...masking.policy import MaskPolicy
 from ...protocol.results import Plain
 from ..deliveries import Delivery
-from ..projection import KEPT
 from ..queries.filters import ALL_CALLS, CallFilter, conditions_of
 from ..raw_body import length_of
 from ..redaction import masked_columns, masked_delivery
 from ..results import Result, kept_of, masked_results, masked_values, names_of, results_of
-from ..tables import calls, deliveries
+from ..tables import KEPT, calls, deliveries
 
 if TYPE_CHECKING:
     from _csv import Writer as CsvWriter

@@ -171,33 +171,27 @@ def is_random(text: str) -> bool:
 
 def mask_secrets_in(text: str) -> tuple[str, int]:
     """Replace what has the shape of a secret; return the text and the number of secrets."""
-    counts = [0, 0, 0, 0, 0, 0]
-    lowered = text.lower()
-    # Searching for words is many times faster than for patterns, and most texts have none.
-    is_dashed = "-" in text or "_" in text
-    if _has_any(_SHAPE_WORDS, text) or (is_dashed and _has_any(_DASHED_SHAPE_WORDS, text)):
-        text, counts[0] = replace_matches(_SHAPES, _masked_whole, text)
-    if "://" in text:
-        text, counts[1] = replace_matches(_USERINFO, _masked_rest, text)
-    if "hook" in lowered:
-        text, counts[2] = replace_matches(_HOOK_URL, _masked_rest, text)
-    if "bearer" in lowered:
-        text, counts[3] = replace_matches(_BEARER, _masked_rest, text)
-    if "basic" in lowered:
-        text, counts[4] = replace_matches(_BASIC, _masked_sign_in, text)
-    if _has_any("=:", text) and _has_any(_ASSIGNED_WORDS, lowered):
-        text, counts[5] = replace_matches(_ASSIGNED, _masked_rest, text)
-    return text, sum(counts)
+    secrets, lowered = 0, text.lower()
+    for may_match, pattern, replace in _SEARCHES:
+        if may_match(text, lowered):
+            text, replaced = replace_matches(pattern, replace, text)
+            secrets += replaced
+    return text, secrets
 
 
 def may_hold_secrets(text: str) -> bool:
     """Tell whether `mask_secrets_in` would search the text, or any part of it, for a pattern."""
     lowered = text.lower()
-    return (
-        _has_any(_SHAPE_WORDS, text)
-        or _has_any(("://", "hook", "bearer", "basic"), lowered)
-        or (_has_any("=:", text) and _has_any(_ASSIGNED_WORDS, lowered))
-    )
+    return any(may_match(text, lowered) for may_match, _, _ in _SEARCHES)
+
+
+def _may_have_shape(text: str, _: str) -> bool:
+    is_dashed = "-" in text or "_" in text
+    return _has_any(_SHAPE_WORDS, text) or (is_dashed and _has_any(_DASHED_SHAPE_WORDS, text))
+
+
+def _may_assign(text: str, lowered: str) -> bool:
+    return _has_any("=:", text) and _has_any(_ASSIGNED_WORDS, lowered)
 
 
 def _masked_whole(_: re.Match[str]) -> str:
@@ -252,3 +246,17 @@ def _has_any(words: Iterable[str], text: str) -> bool:
         if word in text:
             return True
     return False
+
+
+#: What is looked for, and whether a text can have it, which its words tell many times faster than
+#: the pattern: most texts have none. It is given the text and its lower case.
+_SEARCHES: tuple[
+    tuple[Callable[[str, str], bool], re.Pattern[str], Callable[[re.Match[str]], str]], ...
+] = (
+    (_may_have_shape, _SHAPES, _masked_whole),
+    (lambda text, _: "://" in text, _USERINFO, _masked_rest),
+    (lambda _, lowered: "hook" in lowered, _HOOK_URL, _masked_rest),
+    (lambda _, lowered: "bearer" in lowered, _BEARER, _masked_rest),
+    (lambda _, lowered: "basic" in lowered, _BASIC, _masked_sign_in),
+    (_may_assign, _ASSIGNED, _masked_rest),
+)

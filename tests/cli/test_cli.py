@@ -37,6 +37,7 @@ from millis_hooks.version import requirement
 from support import programs
 from support.paths import ROOT
 from support.programs import SCRIPT, Program, pytest_in
+from support.waiting import eventually
 
 EXAMPLES = ROOT / "examples"
 SECRET = "a-secret-for-the-tests-of-the-cli"
@@ -570,9 +571,8 @@ def test_agents_are_shown_by_the_names_in_code_then_settings_then_millis(
         for agent_id in (AGENT_ID, "-Ox2"):
             body = end_of_call_body(session_id=f"-of{agent_id}", agent_id=agent_id)
             client.post("/millis/end-of-call", content=body)
-    listed = run("calls").stdout
-    assert "Front desk" in listed
-    assert "Bookings" in listed
+        assert eventually(lambda: "Front desk" in run("calls").stdout)
+        assert eventually(lambda: "Bookings" in run("calls").stdout)
     [other, front] = json.loads(run("calls", "--json").stdout)
     assert (front["agent_id"], front["agent_name"]) == (AGENT_ID, "Front desk")
     assert other["agent_name"] == "Bookings"

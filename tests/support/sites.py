@@ -65,7 +65,7 @@ class Site:
             journal=str(self._journal),
             handlers=handlers,
         )
-        (folder / "app.py").write_text(app)
+        (folder / "service.py").write_text(app)
 
     def has_acknowledged(self, goal: int) -> bool:
         return len(self.acknowledged) >= goal
@@ -79,7 +79,7 @@ class Site:
     @contextmanager
     def starting(self) -> Iterator[Program]:
         """Start to serve, without waiting until it does."""
-        with Program([str(self.folder / "app.py"), str(free_port())], stdout=PIPE) as process:
+        with Program([str(self.folder / "service.py"), str(free_port())], stdout=PIPE) as process:
             try:
                 yield process
             finally:
@@ -89,7 +89,7 @@ class Site:
     def serving(self, *arguments: str, with_library: bool = False) -> Iterator[Server]:
         """Serve; with an interpreter of its own where a library is to be loaded before it."""
         port = free_port()
-        command = [str(self.folder / "app.py"), str(port), *arguments]
+        command = [str(self.folder / "service.py"), str(port), *arguments]
         with (
             subprocess.Popen([sys.executable, *command], stdout=PIPE, text=True)
             if with_library

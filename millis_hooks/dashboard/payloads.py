@@ -11,8 +11,8 @@ from typing import Literal
 
 from pydantic import JsonValue
 
-from ..call_log.projection import KEPT
 from ..call_log.queries.records import Call, Delivery
+from ..call_log.tables import KEPT
 from ..exceptions import PayloadError
 from ..masking.places import END_OF_CALL, PREFETCH_ANSWER, PREFETCH_QUERY, Place, Places
 from ..masking.policy import MaskPolicy

@@ -138,7 +138,8 @@ def test_numbers_under_a_name_of_many_count_them() -> None:
 )
 def test_a_secret_of_a_known_shape_is_masked_in_running_text(secret: str, around: str) -> None:
     assert secret not in mask_text(around.format(secret))
-    assert secret not in MaskPolicy().texts(["hello", around.format(secret)])[1]
+    mask = MaskPolicy()
+    assert mask.texts([around.format(secret)]) == [mask.text(around.format(secret))]
 
 
 @pytest.mark.parametrize(

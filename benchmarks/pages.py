@@ -49,7 +49,7 @@ TURNS = 200
 PASSWORD = "a password for benchmarks"
 MAX_LIST_MS = 15
 MAX_CALL_MS = 25
-MAX_FIRST_VISIT_KB = 130
+MAX_FIRST_VISIT_KB = 90
 #: Left out: what is made once is made by then.
 WARM_UP = 5
 

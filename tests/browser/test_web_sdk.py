@@ -155,7 +155,7 @@ def test_the_call_is_in_the_dashboard_with_its_metadata(
     )
     page.goto(f"{sandbox.address}/sandbox?session={session_id}")
     notes = page.inner_text("#talk")
-    assert "No agent was made here as -Ox1ofTheSdk" in notes
+    assert "There is no agent -Ox1ofTheSdk" in notes
     assert "the method 'app_background', which is none here" in notes
 
 

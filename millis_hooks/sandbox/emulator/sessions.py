@@ -339,8 +339,8 @@ class SessionManager:
         agent = await asyncio.to_thread(self.store.agent, agent_id or "")
         if agent is not None:
             return agent_id, {**agent.config, **overrides}, ()
-        who = "No agent is named" if agent_id is None else f"No agent was made here as {agent_id}"
-        note = f"{who}: the sandbox's own, or that of the scenario, stands in for it."
+        reason = "The call names no agent" if agent_id is None else f"There is no agent {agent_id}"
+        note = f"{reason}: the sandbox's own agent, or that of the scenario, answers."
         return agent_id, overrides, (note,)
 
     def _webhooks(self, base: str, agent_id: str | None) -> dict[str, Any]:

@@ -136,8 +136,8 @@ def test_a_call_of_an_agent_that_was_not_made_here_says_so(
             steps = json.loads(file.execute(sql, (ids["session_id"],)).fetchone()[0])
         seen[agent_id] = steps[0]["notes"]
     assert seen[made] == []
-    assert "No agent was made here as -Ox1typo" in seen["-Ox1typo"][0]
-    assert "No agent is named" in seen[None][0]
+    assert "There is no agent -Ox1typo" in seen["-Ox1typo"][0]
+    assert "The call names no agent" in seen[None][0]
 
 
 def test_a_number_calls_with_its_agent_unless_another_is_named(client: TestClient) -> None:

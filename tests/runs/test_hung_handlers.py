@@ -154,7 +154,7 @@ def test_a_run_that_cannot_begin_is_given_up(
     """It was taken, and waits behind a call that keeps the event loop."""
     router, first = Router(), threading.Event()
 
-    @router.on_end_of_call(name="work", timeout_s=0.3, max_attempts=1)
+    @router.on_end_of_call(name="work", timeout_s=1, max_attempts=1)
     async def hang(call: EndOfCall) -> None:
         first.set()
         release.wait()

@@ -320,8 +320,9 @@ class MillisHooks:
 
     async def _stop(self) -> None:
         service, self._service = self._service, None
-        if self._site is not None:
-            await self._site.close()
+        site, self._site = self._site, None
+        if site is not None:
+            await site.close()
         if service is not None:
             await service.stop()
 
@@ -348,7 +349,7 @@ class MillisHooks:
             await _PROBES[path](service, scope, send)
         elif scope["type"] == "http" and path == _METRICS:
             await service.metrics_endpoint(scope, receive, send)
-        elif (site := self._site) is None:  # it stops just now
+        elif (site := self._site) is None:  # it stopped meanwhile
             await reply(send, 503, b'{"detail":"The service stops."}')
         elif self.settings.sandbox and path.startswith(_SANDBOX):
             await site.emulator(scope, receive, send)

@@ -290,7 +290,7 @@ def call_filter(
 
 def _finite(option: str, number: float | None) -> float | None:
     if number is not None and not math.isfinite(number):
-        raise ConfigError(f"{option}: {number} is not a number of use.")
+        raise ConfigError(f"{option} takes a finite number, not {number}.")
     return number
 
 

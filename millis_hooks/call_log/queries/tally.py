@@ -93,7 +93,7 @@ def sum_numbers(tallies: Iterable[Tally], measure: str) -> dict[str, float]:
 
 
 Sorted = Sequence[float]
-#: So many numbers are sorted faster than looked for in their lists.
+#: Up to this many numbers, sorting is faster than a search in their lists.
 _SORTED_AT_ONCE = 5_000
 
 

@@ -32,8 +32,9 @@ from ..protocol.agent_names import AgentNames
 from ..protocol.results import Plain
 from ..settings import Settings
 from ..version import __version__
+from .call_filters import takes_call_filters
 from .common import agent_names, open_log, print_json, print_json_line
-from .options import AsJson, takes_call_filters
+from .options import AsJson
 from .runs import attempts_label, error_label, handler_label, time_label
 from .terminal import add_row, console, fail, note, table
 

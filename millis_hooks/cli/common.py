@@ -20,38 +20,16 @@ from ..call_log.database import Database, is_file
 from ..call_log.locks import FileHolder
 from ..call_log.migrations import HEAD, migrate, open_database
 from ..call_log.upkeep.removal import Removal
-from ..dashboard.pages import as_json
+from ..dashboard.formats import as_plain
 from ..environment.private_files import make_private
 from ..exceptions import ConfigError, StorageError
 from ..operators import COMMAND_LINE, Action, audit
 from ..protocol.agent_names import AgentNames
 from ..runs.processes import processes_at_work
-from ..server.app_loader import Target, load_target
 from ..settings import Settings
 from .terminal import INTERRUPTED, fail, note, progress
 
 T = TypeVar("T")
-
-
-#: The application of a command that names none, as `new` writes it.
-APP_FILE = "app.py"
-
-
-def target_at_hand(target: str | None) -> Target | None:
-    """Import the application that a command names, or else app.py if it uses this package.
-
-    None if there is neither. Raises `ConfigError` if it cannot be imported.
-    """
-    if target is None and b"millis_hooks" not in _bytes_of(Path(APP_FILE)):
-        return None
-    return load_target(target or APP_FILE)
-
-
-def _bytes_of(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError:
-        return b""
 
 
 @contextmanager
@@ -172,7 +150,7 @@ def print_json_line(view: object, agents: AgentNames | None = None) -> None:
 
 
 def _plain(view: object, agents: AgentNames | None) -> Any:
-    return json.loads(bytes(as_json(view, agents=agents).body))
+    return as_plain(view, agents or AgentNames())
 
 
 @contextmanager

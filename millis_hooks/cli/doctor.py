@@ -21,9 +21,10 @@ from ..checks.reachability import TIMEOUT_S, check_reachability
 from ..environment.addresses import is_loopback
 from ..exceptions import MillisHooksError
 from ..masking.policy import MaskPolicy
+from ..server.app_loader import APP_FILE, target_at_hand
 from ..settings import Settings
 from ..webhooks import service_url
-from .common import APP_FILE, open_log, print_json, target_at_hand
+from .common import open_log, print_json
 from .options import AsJson, Target
 from .terminal import add_row, console, note, print_table, table
 

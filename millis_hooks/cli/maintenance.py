@@ -13,7 +13,7 @@ import typer
 
 from ..call_log.database import Database
 from ..call_log.processing import Processor
-from ..call_log.queries.filters import CallFilter
+from ..call_log.queries.filters import CallFilter, sessions_of
 from ..call_log.tables import rereads
 from ..call_log.upkeep import file as log_file
 from ..call_log.upkeep import removal as removing
@@ -39,8 +39,9 @@ from ..protocol.phones import digits_of, looked_for
 from ..sandbox.emulator.store import sandbox_file
 from ..settings import Settings
 from ..version import __version__
+from .call_filters import takes_call_filters
 from .common import is_served, note_kept, open_log, paced, remove
-from .options import DryRun, Force, Since, Yes, read_time, takes_call_filters
+from .options import DryRun, Force, Since, Yes, read_time
 from .terminal import INTERRUPTED, confirm, fail, note, progress
 
 #: How often `reparse` looks how much still waits, in seconds.
@@ -300,7 +301,8 @@ def forget(
     settings = Settings.load()
     with open_log(settings) as database:
         if who is None:
-            matches = removing.find_calls(database.reader, filters, datetime.now(UTC))
+            with database.reader.connect() as connection:
+                matches = Matches(sessions_of(connection, filters, datetime.now(UTC)))
         else:
             matches = _find(database, who, settings)
         planned = removing.plan_forgetting(database.reader, matches)

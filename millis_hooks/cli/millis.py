@@ -24,10 +24,11 @@ from ..millis_api.reconcile import SETTLES_IN, Reconciled, Reconciliation
 from ..protocol.agent_names import names_at_millis
 from ..protocol.reading import Json
 from ..sandbox.texts import undeclared
+from ..server.app_loader import target_at_hand
 from ..settings import Settings
 from ..webhooks import service_url
 from ..webhooks.agent_config import agent_config, warnings_about
-from .common import is_served, open_log, target_at_hand
+from .common import is_served, open_log
 from .options import DryRun, Target, Yes, read_time
 from .terminal import INTERRUPTED, confirm, fail, note, progress
 

@@ -31,8 +31,9 @@ from ..runs.replay import (
     replay_run,
 )
 from ..settings import Settings
+from .call_filters import takes_call_filters
 from .common import open_log, print_json, record
-from .options import AsJson, DryRun, Yes, require_known, takes_call_filters
+from .options import AsJson, DryRun, Yes, require_known
 from .terminal import INTERRUPTED, add_row, confirm, console, fail, note, progress, table
 
 #: The states of a run in the order of its life.

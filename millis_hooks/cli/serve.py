@@ -23,12 +23,11 @@ from ..environment.private_files import make_private
 from ..exceptions import ConfigError
 from ..observability.log_records import log_config
 from ..server import Limits, serve
-from ..server.app_loader import Target, load_target
+from ..server.app_loader import APP_FILE, Target, load_target
 from ..settings import Settings
 from ..version import requirement
 from ..webhooks import is_webhook_path, webhook_url
 from . import options
-from .common import APP_FILE
 from .terminal import print_error
 
 _logger = logging.getLogger("millis_hooks")

@@ -29,13 +29,13 @@ from ..exceptions import ConfigError, PayloadError
 from ..masking.error_report import printable
 from ..masking.policy import MaskPolicy
 from ..settings import Settings
+from .call_filters import takes_call_filters
 from .common import is_served, new_file, open_log, record
 from .options import (
     SECRET_SOURCES,
     Force,
     read_secret,
     require_known,
-    takes_call_filters,
 )
 from .terminal import INTERRUPTED, fail, note, print_table, progress
 

@@ -7,11 +7,14 @@ a form and of a number in an address, are the other direction.
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime, tzinfo
 from functools import lru_cache
 from html import escape as escape_text
+from typing import Any
 
 import phonenumbers
 from jinja2 import pass_context
@@ -412,3 +415,26 @@ def read_number(text: str, *, digits: int = _ROW_NUMBER_DIGITS) -> int | None:
     """Read a whole number of at most `digits` digits; None for anything else."""
     is_number = text.isascii() and text.isdigit() and len(text) <= digits
     return int(text) if is_number else None
+
+
+def as_plain(value: Any, agents: AgentNames) -> Any:
+    """Return what JSON has of a view; beside the id of an agent stands its name."""
+    if is_dataclass(value):
+        return dict(_named_fields(value, agents))
+    if isinstance(value, Mapping):
+        return {str(key): as_plain(item, agents) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_plain(item, agents) for item in value]
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, tzinfo):
+        return str(value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _named_fields(value: Any, agents: AgentNames) -> Iterator[tuple[str, Any]]:
+    for each in fields(value):
+        content = getattr(value, each.name)
+        yield each.name, as_plain(content, agents)
+        if each.name == "agent_id":
+            yield "agent_name", agents.name_of(content)

@@ -8,10 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
 from functools import cache, lru_cache, partial
 from typing import Any, TypeAlias
@@ -251,30 +250,8 @@ _BUG = ("Something went wrong", "The page could not be made. The server's log ha
 
 def as_json(view: Any, status_code: int = 200, agents: AgentNames | None = None) -> Response:
     """Return a view as JSON; beside the id of an agent stands its name."""
-    body = json.dumps(_jsonable(view, agents or AgentNames()), allow_nan=False)
+    body = json.dumps(formats.as_plain(view, agents or AgentNames()), allow_nan=False)
     return Response(body, status_code, media_type="application/json")
-
-
-def _jsonable(value: Any, agents: AgentNames) -> Any:
-    if is_dataclass(value):
-        return dict(_named_fields(value, agents))
-    if isinstance(value, Mapping):
-        return {str(key): _jsonable(item, agents) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_jsonable(item, agents) for item in value]
-    if isinstance(value, datetime):
-        return value.isoformat()
-    if isinstance(value, tzinfo):
-        return str(value)
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _named_fields(value: Any, agents: AgentNames) -> Iterator[tuple[str, Any]]:
-    for each in fields(value):
-        content = getattr(value, each.name)
-        yield each.name, _jsonable(content, agents)
-        if each.name == "agent_id":
-            yield "agent_name", agents.name_of(content)
 
 
 def link(

@@ -16,6 +16,9 @@ from ..app import MillisHooks
 from ..exceptions import ConfigError, MillisHooksError
 from ..masking.error_report import explained
 
+#: The application of a command that names none, as `new` writes it.
+APP_FILE = "app.py"
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -74,6 +77,23 @@ def load_target(text: str) -> Target:
         _require_same_file(module, Path(place))
     attribute = attribute or _only_instance(module, place)
     return Target(name, attribute, directory, _attribute_of(module, attribute, place))
+
+
+def target_at_hand(name: str | None) -> Target | None:
+    """Import the application that a command names, or else app.py if it uses this package.
+
+    None if there is neither. Raises `ConfigError` if it cannot be imported.
+    """
+    if name is None and b"millis_hooks" not in _bytes_of(Path(APP_FILE)):
+        return None
+    return load_target(name or APP_FILE)
+
+
+def _bytes_of(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError:
+        return b""
 
 
 def _split(text: str) -> tuple[str, str]:

@@ -16,8 +16,8 @@ from typer.testing import CliRunner, Result
 from millis_hooks.call_log.queries.filters import CallFilter
 from millis_hooks.call_log.search import Field, Item
 from millis_hooks.call_log.tables import call_metadata, calls, handler_runs
+from millis_hooks.cli.call_filters import CallOptions
 from millis_hooks.cli.commands import app, load_command
-from millis_hooks.cli.options import call_filter
 from support.storage import rows
 from support.stored_calls import NOW, StoredCalls
 
@@ -195,6 +195,6 @@ def test_an_error_names_the_option(
 
 
 def test_a_range_ends_now() -> None:
-    since = call_filter(range_="7d").since
+    since = CallOptions(range_="7d").as_filter().since
     assert since is not None
     assert timedelta() <= datetime.now(UTC) - timedelta(days=7) - since < timedelta(minutes=1)

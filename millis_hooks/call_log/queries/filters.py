@@ -255,6 +255,12 @@ def conditions_of(filters: CallFilter, now: datetime) -> Iterator[ColumnElement[
         yield each.where if searched is None else calls.c.id.in_(searched)
 
 
+def sessions_of(connection: Connection, filters: CallFilter, now: datetime) -> tuple[str, ...]:
+    """Return the sessions of the calls that the filters let through, oldest first."""
+    chosen = select(calls.c.session_id).where(*conditions_of(filters, now))
+    return tuple(connection.scalars(chosen.order_by(calls.c.received_at, calls.c.id)))
+
+
 def _filters(filters: CallFilter) -> Iterator[Filter]:
     for key, value in filters.metadata:
         yield _has_metadata(metadata_text(key), metadata_text(value))

@@ -42,7 +42,6 @@ from ..database import BUSY_TIMEOUT_S
 from ..dialects import POSTGRESQL, is_locked, is_postgresql
 from ..locks import LockedConnection
 from ..missing_ends import forget_at_millis
-from ..queries.filters import CallFilter, conditions_of
 from ..sanitize import clean_text
 from ..search import call_search, matching_ids, terms_of
 from ..tables import (
@@ -346,14 +345,6 @@ def find_session(reader: Engine, session_id: str) -> Matches:
     sent = select(deliveries.c.session_id).where(deliveries.c.session_id == cleaned)
     with reader.connect() as connection:
         return Matches(tuple({*connection.scalars(called), *connection.scalars(sent)}))
-
-
-def find_calls(reader: Engine, filters: CallFilter, now: datetime) -> Matches:
-    """Find the sessions of the calls that the filters let through, oldest first."""
-    chosen = select(calls.c.session_id).where(*conditions_of(filters, now))
-    with reader.connect() as connection:
-        in_order = chosen.order_by(calls.c.received_at, calls.c.id)
-        return Matches(tuple(connection.scalars(in_order)))
 
 
 def find_number(reader: Engine, number: str) -> Matches:

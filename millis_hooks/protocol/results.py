@@ -60,7 +60,7 @@ def _is_plain(value: object) -> TypeGuard[dict[str, str]]:
     if type(value) is not dict:
         return False
     texts = [*value, *value.values()]
-    return all(type(text) is str for text in texts) and _has_no_surrogates("".join(texts))
+    return {*map(type, texts)} <= {str} and _has_no_surrogates("".join(texts))
 
 
 def _has_no_surrogates(text: str) -> bool:

@@ -222,18 +222,14 @@ class PrefetchEndpoint:
 
     def _read(self, result: HandlerResult, call: PrefetchRequest[Any]) -> list[Answer]:
         """Return the handler's answer, if it gave one; raise `HandlerError` if it failed."""
-        settings = self._settings
-        read_one = partial(
-            read_answer,
-            call=call,
-            max_chars=settings.extra_prompt_max_chars,
-            variables=settings.variables,
-        )
 
         def read(value: object) -> list[Answer]:
+            if value is NOT_WANTED:
+                return []
             if isinstance(value, Given):
                 return [Answer.of(value.answer, value.kept)]
-            return [] if value is NOT_WANTED else [read_one(value)]
+            most, variables = self._settings.extra_prompt_max_chars, self._settings.variables
+            return [read_answer(value, call, max_chars=most, variables=variables)]
 
         return read_result(result, read)
 

@@ -145,7 +145,7 @@ def merge(answers: Iterable[Answer]) -> Answer:
 def _read_mapping(value: Mapping[Any, Any], call: PrefetchRequest[Any], max_chars: int) -> Answer:
     metadata, prompt = value.get("metadata"), value.get("extra_prompt")
     answer = _read({} if metadata is None else metadata, prompt, call, max_chars)
-    _keep(value.get("keep") or {}, answer)
+    _keep(value.get("keep"), answer)
     flat = {name: item for name, item in value.items() if name not in PrefetchResponse.model_fields}
     if flat:
         answer.flat = as_object(flat, "", answer.left_out)
@@ -174,6 +174,8 @@ def _answer(
 
 def _keep(values: object, answer: Answer) -> None:
     """Keep what can be kept, and note what cannot: the answer is sent in any case."""
+    if not values:
+        return
     left_out: list[str] = []
     for name, value in as_object(values, "keep", left_out).items():
         size = len(to_json(value)) + len(name.encode())

@@ -2,11 +2,16 @@
 
 New bodies are stored as they come, since compressing takes longer than writing and senders wait;
 `upkeep/file.py` compresses old ones. `RawBytes` reads both alike.
+
+The compression begins with a dictionary of what stands in most end-of-calls and tells nothing of a
+person: the names of fields, and usual words. That saves a third, since bodies are short.
 """
 
 from __future__ import annotations
 
+import json
 import zlib
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -30,8 +35,102 @@ from .dialects import Either
 MARK = b"\0zlib"
 _DIGITS = 10
 _HEAD_BYTES = len(MARK) + _DIGITS
-#: A higher level takes twice the time for a twentieth less.
-_LEVEL = 1
+_LEVEL = 6
+
+#: A dictionary of zlib: the likeliest stand last. It must never change, because what was packed
+#: with it can only be unpacked with it.
+_WORDS = (
+    "because something anything everything nothing information number address email phone account "
+    "order service problem question customer agent office business company available booking "
+    "schedule morning afternoon evening Monday Tuesday Wednesday Thursday Friday Saturday Sunday "
+    "yesterday tomorrow week month year hour minutes one two three four five six seven eight nine "
+    "ten hundred Good morning, Good afternoon, Hello, this is Hi, my name is speaking. Thank you "
+    "for calling. How can I help you today? I would like to make an appointment. I am calling "
+    "about Could you please tell me what is your I'm sorry, I don't I didn't you're it's that's "
+    "we're I'll Let me check that for you. One moment, please. Is there anything else I can help "
+    "you with? No, thank you. That would be great. Yes, please. Okay, perfect. Of course. All "
+    "right. Have a great day! Goodbye. Bye. You are a helpful assistant answering the phone. Do "
+    "not ask for the caller's name when the caller asks. Use this to "
+)
+_PARAM = {"name": "", "type": "string", "description": "", "required": True}
+_TOOL: Mapping[str, Any] = {
+    "name": "",
+    "description": "",
+    "params": [_PARAM, _PARAM | {"required": False}],
+    "webhook": "https://",
+    "header": {},
+    "method": "POST",
+    "timeout": None,
+    "messages": [],
+    "response_mode": "strict",
+}
+_CONFIG: Mapping[str, Any] = {
+    "prompt": "",
+    "voice": {"provider": "elevenlabs", "voice_id": "", "model": "", "settings": {}},
+    "language": "en-US",
+    "llm": {"model": "gpt-4o-mini", "temperature": 0.2, "history_settings": {}},
+    "first_message": "",
+    "flow": None,
+    "vad_threshold": None,
+    "custom_llm_websocket": None,
+    "session_timeout": {"max_duration": 3600, "max_idle": 60, "message": ""},
+    "session_data_webhook": {"url": "https://", "headers": {}},
+    "extra_prompt_webhook": None,
+    "privacy_settings": {"opt_out_data_collection": False, "do_not_call_detection": True},
+    "custom_vocabulary": {"keywords": {}},
+    "switch_language": {"languages": []},
+    "knowledge_base": {"files": [], "messages": None},
+    "speech_to_text": {"provider": "deepgram", "multilingual": False, "model": ""},
+    "call_settings": {"enable_recording": True},
+    "memory": {"user_identifier_key": ""},
+    "timezone": "America/New_York",
+    "millis_functions": [],
+    "app_functions": [{"name": "", "credentials": {}}],
+    "tools": [_TOOL],
+}
+_MESSAGES = [
+    {"role": "assistant", "content": "", "tool_calls": [{"name": "", "arguments": "{}"}]},
+    {"role": "tool", "content": "", "tool_call_id": ""},
+    {"role": "assistant", "content": ""},
+    {"role": "user", "content": ""},
+    {"role": "assistant", "content": ""},
+]
+_END = {
+    "function_calls": [{"name": "", "params": {"session_id": "-O"}, "result": ""}],
+    "ts": 1760000000.0,
+    "duration": 60,
+    "chars_used": 400,
+    "agent_config": _CONFIG,
+    "cost_breakdown": [
+        {"type": "millis", "provider": "millis", "credit": 0.01},
+        {"type": "stt", "provider": "deepgram", "credit": 0.0043},
+        {"type": "tts", "provider": "openai", "credit": 0.0},
+        {"type": "tts", "provider": "elevenlabs", "credit": 0.02},
+        {"type": "llm", "provider": "openai", "credit": 0.0, "prompt_tokens": 1000,
+         "completion_tokens": 100},
+    ],
+    "voip": {"provider": "twilio", "from": "+1", "to": "+1"},
+    "recording": {"recording_url": "https://"},
+    "call_analysis": {"opt_out_detection": False, "summary": ""},
+    "call_metrics": {"utterance_latency": {"avg": 0, "p95": 0}},
+    "call_status": "agent-ended",
+    "error_message": None,
+}  # fmt: skip
+
+
+def _written(separators: tuple[str, str]) -> str:
+    """Write an end-of-call without blanks, or with them; its transcript is JSON within JSON."""
+    begin = {"session_id": "-O", "agent_id": "-O", "metadata": {}, "call_id": "-O"}
+    chat = {"chat": json.dumps(_MESSAGES, separators=separators)}
+    return json.dumps(begin | chat | _END, separators=separators)
+
+
+_DICTIONARY = (
+    _WORDS
+    + _written((",", ":"))
+    + _written((", ", ": "))
+    + '"call_status": "user-ended", "error_message": null}'
+).encode()
 
 
 class RawBytes(TypeDecorator[bytes]):
@@ -64,7 +163,7 @@ def unpack(stored: bytes) -> bytes:
         return stored
     with suppress(ValueError, zlib.error):
         length = int(stored[len(MARK) : _HEAD_BYTES])
-        return zlib.decompressobj().decompress(stored[_HEAD_BYTES:], length)
+        return zlib.decompressobj(zdict=_DICTIONARY).decompress(stored[_HEAD_BYTES:], length)
     return stored  # of before there were packed ones
 
 
@@ -87,4 +186,5 @@ def _as_stored(column: ColumnElement[bytes]) -> ColumnElement[bytes]:
 
 
 def _packed(body: bytes) -> bytes:
-    return b"%b%010d%b" % (MARK, len(body), zlib.compress(body, _LEVEL))
+    stream = zlib.compressobj(_LEVEL, zdict=_DICTIONARY)
+    return b"%b%010d%b" % (MARK, len(body), stream.compress(body) + stream.flush())

@@ -47,9 +47,9 @@ from sqlalchemy import (
 from .dialects import Either
 from .sanitize import clean_text
 
-#: Stands for a blank: one that no language writes. PostgreSQL's trigrams leave out what is between
-#: words, so with a blank nearly every text would have those of a usual phrase.
-BLANK = "\u01c0"
+#: Stands for a blank: a capital, which no folded text has. PostgreSQL's trigrams leave out what is
+#: between words, so with a blank nearly every text would have those of a usual phrase.
+BLANK = "Q"
 
 _ALIKE: Mapping[str, str] = {
     **dict.fromkeys("‘’‚‛′´ʹʻʼˈ", "'"),
@@ -60,7 +60,7 @@ _ALIKE: Mapping[str, str] = {
     **dict.fromkeys(map(chr, (*range(0x200B, 0x2010), *range(0x202A, 0x202F))), ""),
     **dict.fromkeys(map(chr, (*range(0x2060, 0x2070), *range(0xFE00, 0xFE10))), ""),
     **dict(zip("ıłŁøØđĐðÐħĦ", "ilLoOdDdDhH", strict=True)),
-    **{"æ": "ae", "Æ": "ae", "œ": "oe", "Œ": "oe", "þ": "th", "Þ": "th", BLANK: " "},
+    **{"æ": "ae", "Æ": "ae", "œ": "oe", "Œ": "oe", "þ": "th", "Þ": "th"},
     **{"…": "...", "\u00a0": " ", "\u202f": " "},
 }
 _ALIKE_PATTERN = re.compile(f"[{''.join(map(re.escape, _ALIKE))}]")
@@ -113,7 +113,7 @@ def _place_of(text: str, folded_place: int) -> int:
 class Field(StrEnum):
     """What an item of a call's text is, by the sign it begins with.
 
-    Signs are capitals, which no folded text has.
+    Signs are capitals, which no folded text has, and another one than `BLANK`.
     """
 
     TRANSCRIPT = "T"
@@ -135,7 +135,8 @@ call_search = table("call_search", column("rowid", BigInteger), column("folded",
 #: It knows which texts have a trigram, not where: a third of the work, and a fifth of the room. So
 #: the texts that have all of those of a search are looked through.
 CREATE_CALL_SEARCH = text(
-    "CREATE VIRTUAL TABLE call_search USING fts5(folded, tokenize='trigram', detail=none)"
+    "CREATE VIRTUAL TABLE call_search USING fts5("
+    "folded, tokenize='trigram case_sensitive 1', detail=none, columnsize=0)"
 )
 #: What FTS5 matches, by the name of its table: all that is indexed of a row.
 _INDEXED: ColumnElement[str] = literal_column("call_search.call_search", Text)

@@ -273,6 +273,7 @@ cost_items = Table(
     Column("credit", Float),
     Column("prompt_tokens", BigInteger),
     Column("completion_tokens", BigInteger),
+    sqlite_with_rowid=False,
 )
 
 #: A handler called for a call. Of several for the same handler and call, one is the latest.

@@ -126,14 +126,14 @@ def later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     scripts = tmp_path / "scripts"
     shutil.copytree(Path(migrations.__file__).parent, scripts)
     monkeypatch.setattr(migrations, "_SCRIPTS", scripts)
-    monkeypatch.setattr(migrations, "HEAD", "0302")
-    return scripts / "versions" / "0302_later.py"
+    monkeypatch.setattr(migrations, "HEAD", "0303")
+    return scripts / "versions" / "0303_later.py"
 
 
 SCRIPT = """
 from alembic import op
 
-revision, down_revision = "0302", "0301"
+revision, down_revision = "0303", "0302"
 
 
 def upgrade():
@@ -147,7 +147,7 @@ def test_a_log_of_an_earlier_release_is_upgraded_once(later: Path, tmp_path: Pat
     for _ in range(2):
         with opened(tmp_path) as database:
             assert inspect(database.reader).has_table("later")
-            assert database.schema_version() == "0302"
+            assert database.schema_version() == "0303"
 
 
 def test_an_upgrade_that_fails_leaves_nothing_behind(later: Path, tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_an_upgrade_that_fails_leaves_nothing_behind(later: Path, tmp_path: Path
         with pytest.raises(StorageError, match="not_there"):
             migrate(database)
         assert statements(database) == before
-        assert database.schema_version() == "0301"
+        assert database.schema_version() == "0302"
 
 
 @pytest.fixture
@@ -188,7 +188,7 @@ def test_a_long_upgrade_by_another_process_is_waited_for(
     monkeypatch.setattr(logger, "filters", [finish])
     with opened(tmp_path) as database:
         assert "another process may be upgrading it; waiting" in caplog.text
-        assert database.schema_version() == "0302"
+        assert database.schema_version() == "0303"
 
 
 def test_a_lock_that_stays_is_not_waited_for_for_ever(

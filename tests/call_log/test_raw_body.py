@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zlib
 from array import array
 from collections.abc import Iterator
@@ -11,10 +12,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import event, text
+from sqlalchemy import event, select, text
 
 from millis_hooks.call_log.deliveries import Delivery, insert_deliveries
 from millis_hooks.call_log.raw_body import MARK, pack, storable, unpack
+from millis_hooks.call_log.tables import calls, deliveries, rereads
 from millis_hooks.call_log.transfer.export import Selection, read_calls
 from millis_hooks.call_log.upkeep.file import pack_older
 from millis_hooks.call_log.upkeep.retention import Housekeeper
@@ -51,6 +53,17 @@ def test_a_body_comes_back_as_it_was(body: bytes) -> None:
     assert unpack(storable(body)) == body
     packed = pack(body)
     assert packed is None or (unpack(packed) == body and len(packed) < len(body))
+
+
+def test_what_was_packed_once_can_always_be_unpacked() -> None:
+    packed = b"\0zlib0000000073x\xbb>[^S\xc3\xac\xf2\x13\x950-'\xc2 \x00}\xfb\x18\xb4"
+    assert json.loads(unpack(packed)) == {
+        "session_id": "-Oa",
+        "call_status": "user-ended",
+        "error_message": None,
+    }
+    plain = BODY * 2
+    assert unpack(MARK + b"%010d" % len(plain) + zlib.compress(plain)) == plain
 
 
 def test_an_old_body_is_packed_and_reads_as_before(stored: StoredCalls) -> None:
@@ -126,3 +139,38 @@ def test_what_looks_packed_when_it_is_received_is_kept_as_it_is(stored: StoredCa
     delivery = stored.queries.delivery(1)
     assert delivery is not None
     assert (delivery.body, delivery.body_bytes) == (bomb, len(bomb))
+
+
+def test_packed_rows_follow_one_another_closely_and_keep_what_refers_to_them(
+    stored: StoredCalls,
+) -> None:
+    if not stored.database.is_file:
+        pytest.skip("PostgreSQL finds room by itself")
+    with stored.at_once():
+        for number in range(200):
+            body = end_of_call_body(session_id=f"-{number}", metadata={"note": "long " * 900})
+            end = stored.add_delivery(session_id=f"-{number}", body=body, received_at=OLD)
+            stored.add_call(f"-{number}", delivery_id=end)
+            stored._insert(rereads, {"delivery_id": end})
+    before = referring(stored)
+    pack_all(stored)
+    assert referring(stored) == before
+    with stored.database.reader.connect() as connection:
+        sizes = "SELECT sum(pgsize), sum(unused) FROM dbstat WHERE name = 'deliveries'"
+        size, unused = connection.execute(text(sizes)).one()
+        assert unused < size / 3
+        assert connection.execute(text("PRAGMA foreign_key_check")).all() == []
+        assert connection.execute(text("PRAGMA integrity_check")).scalars().all() == ["ok"]
+
+
+def referring(stored: StoredCalls) -> list[object]:
+    """Return the deliveries, and what refers to them."""
+    with stored.database.reader.connect() as connection:
+        return [
+            connection.execute(each).all()
+            for each in (
+                select(deliveries.c.id, deliveries.c.session_id, deliveries.c.body),
+                select(calls.c.delivery_id, calls.c.session_id),
+                select(rereads),
+            )
+        ]

@@ -303,7 +303,7 @@ APART = [
 @pytest.mark.parametrize(("said", "sought"), ALIKE)
 def test_what_a_person_does_not_tell_apart_is_found(said: str, sought: str) -> None:
     assert fold(said) == fold(sought)
-    assert fold(fold(said)) == fold(said)
+    assert fold(fold(said).replace(BLANK, " ")) == fold(said)
 
 
 @pytest.mark.parametrize(("one", "other"), APART)
@@ -335,7 +335,7 @@ def test_a_number_is_found_in_any_way_of_writing_it(numbers: StoredCalls, q: str
     assert found(numbers, q) == ["-0", "-1", "-2"]
 
 
-@pytest.mark.parametrize("q", ["\u0301", "\u200b", " \u00ad ", "\x00", "ǀ"])
+@pytest.mark.parametrize("q", ["\u0301", "\u200b", " \u00ad ", "\x00"])
 def test_a_search_for_invisible_characters_is_ignored(stored: StoredCalls, q: str) -> None:
     assert clean_query(q) == ""
     stored.add_call("-a", text="anything")

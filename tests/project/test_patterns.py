@@ -35,7 +35,7 @@ MADE = {
     "environment/sources.py": [],
     "environment/addresses.py": [],
     "call_log/upkeep/removal.py": [r"(?<!\d)1(?:[ ().,/-]{0,2}|%20)4(?:[ ().,/-]{0,2}|%20)1(?!\d)"],
-    "call_log/search.py": [r"appointment|re\-schedule|1[\u01c0().,/-]{0,3}4[\u01c0().,/-]{0,3}1"],
+    "call_log/search.py": [r"appointment|re\-schedule|1[Q().,/-]{0,3}4[Q().,/-]{0,3}1"],
     "dashboard/operators.py": [r"Firefox/", r"Chrome/", r"Windows"],
 }
 

@@ -19,9 +19,9 @@ from ..tables import metadata
 logger = logging.getLogger("millis_hooks.call_log")
 
 #: The newest script. Known here so that a new or up-to-date log opens without importing Alembic.
-HEAD = "0301"
+HEAD = "0302"
 #: The schema of the first release: earlier ones were never released, and are not upgraded.
-_FIRST = "0301"
+_FIRST = "0302"
 _SCRIPTS = Path(__file__).parent
 #: How long a process waits while another may be upgrading, which a long log makes long.
 UPGRADE_WAIT_S = 600.0

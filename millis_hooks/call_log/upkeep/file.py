@@ -7,7 +7,7 @@ ends it within a statement.
 
 A vacuum rewrites the search index and the file without deleted rows. It keeps all others from
 writing, and takes twice the size of the file on the disk for a time: once for the copy, and once
-for the -wal file that the copy goes through. Compressed bodies take about a quarter; new rows use
+for the -wal file that the copy goes through. Compressed bodies take about a fifth; new rows use
 the space they leave, and a vacuum gives it back.
 """
 
@@ -27,6 +27,7 @@ from typing import Any
 from sqlalchemy import (
     Connection,
     Engine,
+    Integer,
     LargeBinary,
     Row,
     bindparam,
@@ -40,11 +41,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from ...environment.private_files import make_private
 from ...exceptions import ConfigError, StorageError
 from ..database import BUSY_TIMEOUT_S, Database
+from ..dialects import is_postgresql
 from ..locks import LockedConnection
 from ..raw_body import length_of, pack
 from ..tables import deliveries, keys
 from ..writer import Write
-from .removal import PAGES_ALONE, empty_wal, rewrite_search_index, writing_by
+from .removal import PAGES_ALONE, empty_wal, overwriting, rewrite_search_index, writing_by
 
 #: Instructions of SQLite between two looks for an interrupt.
 _INSTRUCTIONS = 1_000_000
@@ -159,30 +161,44 @@ def _sync(folder: Path) -> None:
 
 
 #: What one transaction looks through and may write: so much takes it a few ms.
-_BATCH_ROWS = 200
-_BATCH_BYTES = 200_000
+_BATCH_ROWS = 100
+_BATCH_BYTES = 100_000
 _PLACE = "packed up to"
 
 _kept_place = select(keys.c.value).where(keys.c.name == _PLACE)
+_d = deliveries.c
 _shrink = (
     update(deliveries)
-    .where(deliveries.c.id == bindparam("of"))
+    .where(_d.id == bindparam("of"))
     .values(body=bindparam("packed", type_=LargeBinary))
+)
+#: SQLite leaves a page as empty as a row that shrinks has made it, up to two thirds. So all rows go
+#: out of their pages, and come back one after the other.
+_take_out = (
+    update(deliveries).where(_d.id.between(bindparam("first"), bindparam("last"))).values(id=-_d.id)
+)
+_taken_out = select(-_d.id).where(_d.id < 0).order_by(_d.id.desc())
+_put_back = (
+    update(deliveries)
+    .where(_d.id == -bindparam("of", type_=Integer))
+    .values(id=bindparam("of", type_=Integer))
 )
 
 
 def pack_older(reader: Engine, write: Write, *, before: datetime) -> Iterator[int]:
     """Pack the bodies received before then, a batch with each step; yield the bytes it saved.
 
-    Stopping between two batches is safe: it continues where it was. Raises what `write` raises.
+    What they were is overwritten, since nobody could forget it later. Stopping between two batches
+    is safe: it continues where it was. Raises what `write` raises.
     """
+    write = overwriting(write)
     with reader.connect() as connection:
         place = int(connection.scalar(_kept_place) or b"0")
     while batch := _read(reader, place, before):
-        place = batch[-1].id
+        first, place = batch[0].id, batch[-1].id
         smaller = [(row, packed) for row in batch if (packed := pack(row.body))]
         changes = [{"of": row.id, "packed": packed} for row, packed in smaller]
-        write(lambda connection: _save(connection, changes, place))  # noqa: B023
+        write(lambda connection: _save(connection, changes, first, place))  # noqa: B023
         yield sum(len(row.body) - len(packed) for row, packed in smaller)
 
 
@@ -199,11 +215,22 @@ def _read(reader: Engine, place: int, before: datetime) -> Sequence[Row[Any, Any
         return connection.execute(batch.order_by(d.id)).all()
 
 
-def _save(connection: Connection, changes: Sequence[dict[str, Any]], place: int) -> None:
+def _save(connection: Connection, changes: Sequence[dict[str, Any]], first: int, last: int) -> None:
     if changes:
         connection.execute(_shrink, changes)
+        if not is_postgresql(connection):
+            _close_up(connection, first, last)
     connection.execute(delete(keys).where(keys.c.name == _PLACE))
-    connection.execute(insert(keys).values(name=_PLACE, value=b"%d" % place))
+    connection.execute(insert(keys).values(name=_PLACE, value=b"%d" % last))
+
+
+def _close_up(connection: Connection, first: int, last: int) -> None:
+    """Have rows that follow one another take as few pages as they can."""
+    # Calls refer to them, and must at the end of the transaction.
+    connection.exec_driver_sql("PRAGMA defer_foreign_keys=ON")
+    connection.execute(_take_out, {"first": first, "last": last})
+    ids = connection.scalars(_taken_out).all()
+    connection.execute(_put_back, [{"of": id_} for id_ in ids])
 
 
 @dataclass(frozen=True, slots=True)

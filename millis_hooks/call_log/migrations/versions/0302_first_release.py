@@ -4,7 +4,7 @@ from alembic import op
 
 from millis_hooks.call_log.migrations import create_tables
 
-revision = "0301"
+revision = "0302"
 down_revision = None
 
 

@@ -25,7 +25,7 @@ from millis_hooks.call_log.changed_days import mark_days
 from millis_hooks.call_log.database import Database
 from millis_hooks.call_log.migrations import migrate, open_database
 from millis_hooks.call_log.queries import Queries
-from millis_hooks.call_log.queries.analytics import Analytics, Scope
+from millis_hooks.call_log.queries.analytics import Scope, read_report
 from millis_hooks.call_log.queries.day_totals import roll_up
 from millis_hooks.call_log.queries.filters import CallFilter
 from millis_hooks.call_log.results import ResultFilter
@@ -162,7 +162,7 @@ def median_ms(work: Callable[[], object], *, times: int = 5) -> float:
 
 
 def measure(database: Database) -> None:
-    analytics = Analytics(database.reader)
+    queries = Queries(database.reader)
     since = {
         "24 hours": timedelta(days=1),
         "30 days": timedelta(days=30),
@@ -181,7 +181,8 @@ def measure(database: Database) -> None:
     for which, choices in choices_of.items():
         for name, span in since.items():
             scope = Scope(since=NEWEST - span, until=NEWEST, **choices)
-            print(f"{name}, {which}: {median_ms(partial(analytics.report, scope)):.0f} ms")
+            report = partial(queries.ask, partial(read_report, scope=scope))
+            print(f"{name}, {which}: {median_ms(report):.0f} ms")
     for text in RESULT_FILTERS:
         wanted = ResultFilter.read(text)
         assert wanted is not None

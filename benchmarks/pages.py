@@ -33,6 +33,7 @@ from millis_hooks.call_log.sessions import SessionReader
 from millis_hooks.call_log.tables import deliveries
 from millis_hooks.dashboard.call_actions import CallActions
 from millis_hooks.dashboard.connection_test import ConnectionTest
+from millis_hooks.dashboard.forget import Forgetting
 from millis_hooks.dashboard.pages import DashboardSettings
 from millis_hooks.dashboard.setup import Setup
 from millis_hooks.dashboard.site import dashboard
@@ -197,12 +198,8 @@ async def measure(file: Path, rounds: int) -> list[Row]:
     app = dashboard(
         cast("Queries", queries[0]),
         cast("Operators", queries[1]),
-        actions=CallActions(
-            database.reader,
-            lambda work: _write(database, work),
-            replay=lambda _work: None,
-            reread=lambda _id: False,
-        ),
+        actions=CallActions(lambda _work: None, lambda _id: False),
+        forgetting=Forgetting(database.reader, lambda work: _write(database, work), operators),
         setup=Setup(settings, ConnectionTest(settings)),
         settings=DashboardSettings("0"),
         now=lambda: NOW,

@@ -103,24 +103,25 @@ class Site:
     def _build_pages(self) -> ASGIApp:
         from .call_log.queries import Queries
         from .dashboard.call_actions import CallActions
+        from .dashboard.forget import Forgetting
         from .dashboard.pages import DashboardSettings
         from .dashboard.security import ProxySignIn
         from .dashboard.site import dashboard
         from .masking.policy import MaskPolicy
 
         service, log, settings = self._service, self._service.call_log, self._settings
-        actions = CallActions(
+        forgetting = Forgetting(
             log.database.reader,
             log.writer.run,
-            replay=service.replay,
-            reread=service.reread,
+            service.operators,
             own_numbers=frozenset(settings.own_numbers),
             remembers=settings.prefetch_fallback == "last_good",
         )
         return dashboard(
             Queries(log.database.reader),
             service.operators,
-            actions=actions,
+            actions=CallActions(service.replay, service.reread),
+            forgetting=forgetting,
             setup=self._setup(),
             settings=DashboardSettings(
                 version=__version__,

@@ -297,10 +297,19 @@ class Service:
             self.prefetch.cache.load(log.database.reader, now=utc_now())
 
     def _start_metrics(self) -> None:
-        metrics, runner = self.metrics, self.runner
+        metrics, runner, log = self.metrics, self.runner, self.call_log
         with_runs = [key for key in runner.handlers if key[0] != "prefetch"]
         metrics.expect_attempts(with_runs, OUTCOMES)
-        metrics.registry.register(StateCollector(self.call_log, runner, metrics.loops, utc_now))
+        states = StateCollector(
+            log.database,
+            log.writer,
+            log.feed,
+            runner,
+            is_damaged=lambda: log.damage is not None,
+            loops=metrics.loops,
+            now=utc_now,
+        )
+        metrics.registry.register(states)
         self.metrics_endpoint = MetricsEndpoint(self._settings, metrics.registry, self._is_operator)
         self._close_later(metrics.stop)
 

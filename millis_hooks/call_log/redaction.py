@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlencode
 
+from pydantic import JsonValue
 from pydantic_core import to_json
 
 from ..exceptions import PayloadError
@@ -36,7 +37,7 @@ from .deliveries import Delivery
 from .queries.followed import Happening
 from .queries.records import Call, ListedCall, Run
 from .queries.runs import ListedRun
-from .results import masked_results, masked_values
+from .results import Result
 from .search import Excerpt
 
 if TYPE_CHECKING:
@@ -233,3 +234,25 @@ def _masked(record: Record, places: Mapping[str, Place], mask: MaskPolicy) -> Re
         and (allowed := mask.shown(value, place)) != value
     }
     return replace(record, **masked) if masked else record
+
+
+def masked_values(values: Mapping[str, Plain], mask: MaskPolicy) -> dict[str, Plain]:
+    """Return results without what `mask` hides: of texts as of metadata, of other values only
+    secrets and phone numbers."""
+    by_kind = replace(mask, words="none")
+    masked: dict[str, Plain] = {}
+    for name, value in values.items():
+        policy = mask if isinstance(value, str) else by_kind
+        pair: JsonValue = policy.payload({name: value}, Place.WORDS)
+        for shown, plain in pair.items() if isinstance(pair, dict) else ():
+            masked[shown] = plain if not isinstance(plain, dict | list) else None
+    return masked
+
+
+def masked_results(results: Iterable[Result], mask: MaskPolicy) -> tuple[Result, ...]:
+    """Return results without what `mask` hides."""
+    return tuple(
+        replace(each, name=name, value=value)
+        for each in results
+        for name, value in masked_values({each.name: each.value}, mask).items()
+    )

@@ -9,19 +9,16 @@ from __future__ import annotations
 import math
 import operator
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
-from pydantic import JsonValue
 from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, func, or_, select
 
-from ..masking.places import Place
-from ..masking.policy import MaskPolicy
 from ..protocol.results import Plain
 from .changed_days import mark_days
+from .dialects import among, insert_rows
 from .sanitize import clean_text
-from .statements import among, insert_rows
 from .tables import KEPT, call_metadata, call_results, calls, handler_runs
 
 _results = call_results.c
@@ -167,28 +164,6 @@ _KEPT = (
     .where(among(_m.call_id, "ids"), func.substr(_m.key, 1, len(KEPT)) == KEPT)
     .order_by(_m.call_id, _m.key)
 )
-
-
-def masked_values(values: Mapping[str, Plain], mask: MaskPolicy) -> dict[str, Plain]:
-    """Return results without what `mask` hides: of texts as of metadata, of other values only
-    secrets and phone numbers."""
-    by_kind = replace(mask, words="none")
-    masked: dict[str, Plain] = {}
-    for name, value in values.items():
-        policy = mask if isinstance(value, str) else by_kind
-        pair: JsonValue = policy.payload({name: value}, Place.WORDS)
-        for shown, plain in pair.items() if isinstance(pair, dict) else ():
-            masked[shown] = plain if not isinstance(plain, dict | list) else None
-    return masked
-
-
-def masked_results(results: Iterable[Result], mask: MaskPolicy) -> tuple[Result, ...]:
-    """Return results without what `mask` hides."""
-    return tuple(
-        replace(each, name=name, value=value)
-        for each in results
-        for name, value in masked_values({each.name: each.value}, mask).items()
-    )
 
 
 #: Names to choose from, in alphabetical order.

@@ -17,8 +17,8 @@ from starlette.routing import Route
 from ..call_log.call_ends import End, changes, end_of, put_together
 from ..call_log.queries.filters import MOST_COUNTED
 from ..call_log.queries.records import Call, CostItem, Delivery, Run, State
-from ..call_log.redaction import masked_call, masked_run
-from ..call_log.results import Result, masked_results
+from ..call_log.redaction import masked_call, masked_results, masked_run
+from ..call_log.results import Result
 from ..masking.places import END_OF_CALL
 from ..masking.policy import MaskPolicy
 from ..protocol.events import EndOfCall

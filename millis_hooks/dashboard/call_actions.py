@@ -14,7 +14,7 @@ from datetime import datetime
 from functools import partial
 from typing import TypeAlias
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Route
@@ -27,7 +27,6 @@ from ..call_log.queries.runs import (
     replayed_states,
     retryable_handlers,
 )
-from ..call_log.writer import Write
 from ..runs.replay import Replayed, replay_call, replay_failed, replay_runs
 from .call_filters import (
     ActiveFilter,
@@ -59,18 +58,10 @@ _LONGEST_S = 3.0
 
 @dataclass(frozen=True, slots=True)
 class CallActions:
-    """The forms of these actions, the page of retries, and what erasing takes (see `forget.py`).
+    """The forms of these actions, and the page of retries."""
 
-    `remembers`: the service may still answer for an erased caller (last_good). `own_numbers` are
-    those of the team.
-    """
-
-    reader: Engine
-    write: Write
     replay: Replay
     reread: RereadDelivery
-    own_numbers: frozenset[str] = frozenset()
-    remembers: bool = False
 
     def routes(self, endpoints: Endpoints) -> Iterator[Route]:
         """Yield the routes of the forms, and of the page of retries with its fragment."""
@@ -110,7 +101,7 @@ class CallActions:
         return request.redirect(
             "call",
             {name: fields[name] for name in ("in",) if name in fields},
-            notice=write_notice(replayed),
+            notice=write_notice(replayed.run_ids, sum(replayed.skipped.values())),
             fragment="runs" if shown is None else f"run-{shown}",
             session_id=session_id,
         )

@@ -22,7 +22,7 @@ from ..call_log.queries.analytics import (
 )
 from ..call_log.queries.buckets import Interval
 from ..call_log.queries.divisions import MOST_DIVISIONS, DivisionFigures, ResultFigures
-from ..call_log.results import masked_values
+from ..call_log.redaction import masked_values
 from ..call_log.transfer.export import cell
 from ..masking.policy import MaskPolicy
 from .call_filters import Params

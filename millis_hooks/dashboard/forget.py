@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 
+from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse, Response
@@ -31,10 +32,10 @@ from ..call_log.upkeep.removal import (
     plan_forgetting,
     span_of,
 )
+from ..call_log.writer import Write
 from ..exceptions import StorageError
 from ..operators import AuditEntry, Operators
 from ..protocol.phones import digits_of, looked_for
-from .call_actions import CallActions
 from .call_filters import Params, list_query, params_of, read_list
 from .endpoints import Endpoints, OperatorRequest, only
 from .formats import at, phone, read_number
@@ -87,8 +88,12 @@ class ForgetView:
 class Forgetting:
     """The page, its form and the receipt. Own numbers are refused: every call is with one."""
 
-    actions: CallActions
+    reader: Engine
+    write: Write
     operators: Operators
+    own_numbers: frozenset[str] = frozenset()
+    #: The service may still answer for an erased caller (last_good).
+    remembers: bool = False
 
     def routes(self, endpoints: Endpoints) -> Iterator[Route]:
         """Yield the routes."""
@@ -114,9 +119,9 @@ class Forgetting:
             return ForgetView(number=number, refusal=refusal, listed=listed, params=params)
         with _storage_errors():
             matches = self._find(session_id, number)
-            goes = plan_forgetting(self.actions.reader, matches)
-            spoken_of = () if session_id else mentions(self.actions.reader, number, matches)
-            span = span_of(self.actions.reader, matches)
+            goes = plan_forgetting(self.reader, matches)
+            spoken_of = () if session_id else mentions(self.reader, number, matches)
+            span = span_of(self.reader, matches)
         named = (request.log.standing(each) for each in matches.session_ids[:_MOST_NAMED])
         mask = request.settings.mask
         calls = [masked_call(call, mask) for call in named if call is not None]
@@ -128,7 +133,7 @@ class Forgetting:
             span=span,
             goes=goes,
             mentions=spoken_of,
-            remembers=self.actions.remembers,
+            remembers=self.remembers,
             receipt=self._receipt(request),
             listed=listed,
             params=params,
@@ -138,14 +143,14 @@ class Forgetting:
         """Return why nothing can be erased by this number."""
         if not is_number(number):
             return f"This is not a phone number. Write at least {MIN_DIGITS} digits: +14155550134."
-        if digits_of(looked_for(number)) in map(digits_of, self.actions.own_numbers):
+        if digits_of(looked_for(number)) in map(digits_of, self.own_numbers):
             return "This is one of your own numbers: every call is with it."
         return None
 
     def _find(self, session_id: str | None, number: str) -> Matches:
         if session_id:
-            return find_session(self.actions.reader, session_id)
-        return find_number(self.actions.reader, looked_for(number))
+            return find_session(self.reader, session_id)
+        return find_number(self.reader, looked_for(number))
 
     def _submit(self, request: OperatorRequest) -> Response:
         """Erase, and show the page with the receipt; 409 if nothing can be erased yet."""
@@ -155,8 +160,8 @@ class Forgetting:
             raise HTTPException(404)
         with _storage_errors():
             matches = self._find(session_id, number)
-            span = span_of(self.actions.reader, matches)
-        removed = sum(forget(self.actions.write, matches), Removal())
+            span = span_of(self.reader, matches)
+        removed = sum(forget(self.write, matches), Removal())
         if not removed.total:
             raise HTTPException(409 if removed.kept else 404)
         entry = request.record("forget", session_id or _described(number, removed, span))

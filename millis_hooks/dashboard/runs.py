@@ -14,7 +14,6 @@ from os.path import commonpath
 from pathlib import Path
 
 from ..call_log.queries.records import Attempt, Run
-from ..runs.replay import Replayed
 
 #: Outcome of an attempt -> its words, before the exception if there is one.
 _OUTCOMES = {
@@ -102,10 +101,10 @@ def cause_of(run: Run) -> str:
     return run.reason or (outcome_words(last) if last and last.outcome else "")
 
 
-def write_notice(replayed: Replayed) -> str:
+def write_notice(run_ids: Sequence[int], skipped: int) -> str:
     """Return the result of a replay as a cookie's value."""
-    ids = "".join(f"{run_id}." for run_id in replayed.run_ids[:_MOST_NAMED])
-    return f"{ids}-{min(sum(replayed.skipped.values()), 999_999)}"
+    ids = "".join(f"{run_id}." for run_id in run_ids[:_MOST_NAMED])
+    return f"{ids}-{min(skipped, 999_999)}"
 
 
 def read_notice(cookie: str | None, runs: Sequence[Run]) -> Notice | None:

@@ -27,9 +27,10 @@ from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from ..call_log import CallLog
+from ..call_log.change_feed import ChangeFeed
+from ..call_log.database import Database
 from ..call_log.health import Backlog, read_backlog
-from ..call_log.writer import StorageObserver
+from ..call_log.writer import StorageObserver, Writer
 from ..exceptions import StorageError
 from ..settings import Settings
 from ..version import __version__
@@ -232,13 +233,20 @@ class StateCollector(Collector):
 
     def __init__(
         self,
-        call_log: CallLog,
+        database: Database,
+        writer: Writer,
+        feed: ChangeFeed,
         runner: RunnerState,
+        *,
+        is_damaged: Callable[[], bool],
         loops: Mapping[str, LoopLag],
         now: Callable[[], datetime],
     ) -> None:
-        self._log = call_log
+        self._database = database
+        self._writer = writer
+        self._feed = feed
         self._runner = runner
+        self._is_damaged = is_damaged
         self._loops = loops
         self._now = now
 
@@ -247,10 +255,11 @@ class StateCollector(Collector):
         return ()
 
     def collect(self) -> Iterator[Metric]:
-        log = self._log
         yield _gauge("info", "The version that runs.", ("version",), [((__version__,), 1)])
-        yield _single("writer_waiting", "Writes that wait for the next commit.", log.writer.waiting)
-        yield _single("live_pages", "Open pages that follow changes.", log.feed.subscribers)
+        yield _single(
+            "writer_waiting", "Writes that wait for the next commit.", self._writer.waiting
+        )
+        yield _single("live_pages", "Open pages that follow changes.", self._feed.subscribers)
         stalled = [((name,), lag.overdue_s) for name, lag in self._loops.items()]
         yield _gauge("loop_stalled_seconds", "For how long a loop is late now.", ("loop",), stalled)
         yield from self._of_runner()
@@ -271,9 +280,9 @@ class StateCollector(Collector):
         )
 
     def _of_file(self) -> Iterator[Metric]:
-        if not self._log.database.is_file:
+        if not self._database.is_file:
             return
-        path = self._log.database.path
+        path = self._database.path
         size = sum(map(_size, (path, path.with_name(f"{path.name}-wal"))))
         yield _single("call_log_bytes", "Size of the call log and its write-ahead log.", size)
         with suppress(OSError):
@@ -281,11 +290,11 @@ class StateCollector(Collector):
             yield _single("disk_free_bytes", "Free space on the disk of the call log.", free)
 
     def _of_backlog(self) -> Iterator[Metric]:
-        is_damaged = int(self._log.damage is not None)
+        is_damaged = int(self._is_damaged())
         yield _single("call_log_damaged", "1 since the call log was found damaged.", is_damaged)
         meaning = "Whether the call log could be read."
         try:
-            with self._log.database.reader.connect() as connection:
+            with self._database.reader.connect() as connection:
                 backlog = read_backlog(connection)
         except SQLAlchemyError:
             yield _single("call_log_readable", meaning, 0)

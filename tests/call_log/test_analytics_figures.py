@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,12 @@ from hypothesis import strategies as st
 
 from millis_hooks.call_log.deliveries import insert_deliveries
 from millis_hooks.call_log.processing import Processor
+from millis_hooks.call_log.queries import Queries
 from millis_hooks.call_log.queries.analytics import (
     LONGEST,
-    Analytics,
     Report,
     Scope,
+    read_report,
 )
 from millis_hooks.call_log.queries.buckets import cut, interval_for, last_days
 from millis_hooks.call_log.queries.day_totals import roll_up
@@ -120,7 +122,7 @@ def log(tmp_path: Path) -> Iterator[StoredCalls]:
 
 
 def report(log: StoredCalls, scope: Scope = WEEK) -> Report:
-    return Analytics(log.database.reader).report(scope)
+    return Queries(log.database.reader).ask(partial(read_report, scope=scope))
 
 
 def make_totals(log: StoredCalls) -> int:
@@ -268,9 +270,8 @@ def test_a_call_counts_once_however_often_it_is_delivered_and_read(tmp_path: Pat
         writer.run(lambda connection: insert_deliveries(connection, stored))
         for row in rows(database, deliveries):
             processor.process([row.id])
-        found = Analytics(database.reader).report(
-            Scope(since=NOW - timedelta(days=1), until=NOW + timedelta(hours=1))
-        )
+        scope = Scope(since=NOW - timedelta(days=1), until=NOW + timedelta(hours=1))
+        found = Queries(database.reader).ask(partial(read_report, scope=scope))
     assert (found.tiles.calls.value, found.prefetch_outcomes) == (1, {"fresh": 1})
     assert found.handlers[0].runs == 1
 
@@ -373,5 +374,5 @@ def test_a_log_that_cannot_be_read_raises_a_storage_error(log: StoredCalls) -> N
     with sqlite3.connect(log.database.path) as other:
         other.execute("DROP TABLE changed_days")
     other.close()
-    with pytest.raises(StorageError, match="cannot be read"):
+    with pytest.raises(StorageError, match="could not be read"):
         report(log)

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -17,7 +18,8 @@ from sqlalchemy import delete, update
 from millis_hooks.call_log.changed_days import mark_days, mark_days_of
 from millis_hooks.call_log.deliveries import Delivery, insert_deliveries
 from millis_hooks.call_log.processing import Processor
-from millis_hooks.call_log.queries.analytics import Analytics, Report, Scope
+from millis_hooks.call_log.queries import Queries
+from millis_hooks.call_log.queries.analytics import Report, Scope, read_report
 from millis_hooks.call_log.queries.day_totals import SETTLED_AFTER, roll_up
 from millis_hooks.call_log.queries.divisions import MOST_DIVISIONS
 from millis_hooks.call_log.tables import (
@@ -60,7 +62,7 @@ def make_totals(log: StoredCalls, *, now: datetime = NOW, write: Write | None = 
 
 def report(log: StoredCalls, *, days: float = 3) -> Report:
     scope = Scope(since=NOW - timedelta(days=days), until=NOW)
-    return Analytics(log.database.reader).report(scope)
+    return Queries(log.database.reader).ask(partial(read_report, scope=scope))
 
 
 def marked(log: StoredCalls) -> list[date]:
@@ -144,11 +146,11 @@ def test_days_of_a_zone_half_an_hour_off_are_made_of_totals(log: StoredCalls) ->
         zone=KOLKATA,
         interval="day",
     )
-    before = Analytics(log.database.reader).report(scope)
+    before = Queries(log.database.reader).ask(partial(read_report, scope=scope))
     assert [bucket.calls for bucket in before.buckets] == [24, 24]
     make_totals(log)
     log.write(lambda connection: connection.execute(delete(calls)))
-    assert Analytics(log.database.reader).report(scope) == before
+    assert Queries(log.database.reader).ask(partial(read_report, scope=scope)) == before
 
 
 def test_seconds_beside_a_half_hour_are_read_from_the_calls(log: StoredCalls) -> None:
@@ -255,7 +257,7 @@ def test_a_report_is_a_plain_count_whatever_has_happened(done: list[Action], zon
             processor = Processor(log.database, writer, runs_for=lambda _: ["save"])
             for action in done:
                 happen(log, writer, processor, action)
-                found = Analytics(log.database.reader).report(scope)
+                found = Queries(log.database.reader).ask(partial(read_report, scope=scope))
                 assert reported(found) == plain_count(log, scope)
         log.database.close()
 
@@ -299,7 +301,7 @@ def add_compared(log: StoredCalls) -> None:
 
 def compared(log: StoredCalls, by: str, **others: Any) -> Report:
     scope = Scope(since=NOW - timedelta(days=3), until=NOW, by=by, **others)
-    return Analytics(log.database.reader).report(scope)
+    return Queries(log.database.reader).ask(partial(read_report, scope=scope))
 
 
 @pytest.mark.parametrize("with_totals", [False, True])

@@ -21,6 +21,7 @@ from starlette.testclient import TestClient
 from millis_hooks.call_log.tables import metadata
 from millis_hooks.dashboard.call_actions import CallActions
 from millis_hooks.dashboard.connection_test import ConnectionTest
+from millis_hooks.dashboard.forget import Forgetting
 from millis_hooks.dashboard.pages import DashboardSettings
 from millis_hooks.dashboard.security import ProxySignIn
 from millis_hooks.dashboard.setup import Examine, Setup
@@ -130,12 +131,8 @@ class Site:
         app = dashboard(
             self.stored.queries,
             self.operators,
-            actions=CallActions(
-                self.stored.database.reader,
-                self.stored.write,
-                replay=self._replay,
-                reread=lambda delivery_id: False,
-            ),
+            actions=CallActions(self._replay, lambda delivery_id: False),
+            forgetting=Forgetting(self.stored.database.reader, self.stored.write, self.operators),
             setup=setup or make_setup(),
             settings=DashboardSettings(
                 "1.2.3", mask=mask, public_url=public_url, agents=AgentNames(agents)

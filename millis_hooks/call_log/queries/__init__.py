@@ -28,9 +28,8 @@ from sqlalchemy import (
 from sqlalchemy.exc import SQLAlchemyError
 
 from ...exceptions import StorageError
-from ..dialects import describe
+from ..dialects import describe, length_of
 from ..drift import DriftReport, drift_report
-from ..raw_body import length_of
 from ..rejections import (
     StoredRejection,
     find_rejection,
@@ -50,7 +49,6 @@ from ..tables import (
     handler_runs,
     handlers,
 )
-from .analytics import Analytics, Report, Scope
 from .call_list import CallList
 from .filters import (
     IS_REAL,
@@ -237,10 +235,6 @@ class Queries:
             last = connection.scalar(_LAST_PREFETCH)
             failed_runs = connection.scalar(_FAILED_RUNS.where(since)) or 0
             return Today(count, errors, failed_runs, credit, p95, last)
-
-    def report(self, scope: Scope) -> Report:
-        """Return the figures of a period, beside those of the period before."""
-        return Analytics(self._engine).report(scope)
 
     def last_prefetch_at(self) -> datetime | None:
         """Return when the newest call that had a prefetch was received."""

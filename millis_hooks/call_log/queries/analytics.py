@@ -15,11 +15,8 @@ from datetime import UTC, datetime, timedelta, tzinfo
 from functools import partial
 from typing import Literal
 
-from sqlalchemy import Engine
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import Connection
 
-from ...exceptions import StorageError
-from ..dialects import describe
 from ..sanitize import clean_text, metadata_text
 from ..tables import KEPT
 from .buckets import Interval, cut, interval_for
@@ -229,56 +226,46 @@ class Scope:
         return self.until - self.since
 
 
-class Analytics:
-    """Figures of a period. Raises StorageError when the database cannot answer."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-
-    def report(self, scope: Scope) -> Report:
-        """Return all figures of a period, with those of the equally long period before."""
-        interval = interval_for(scope.span, scope.interval)
-        cuts = cut(scope.since, scope.until, interval, scope.zone)
-        parts = [Period(*each, Tally()) for each in cuts]
-        before = Period(scope.since - scope.span, scope.since, Tally())
-        agents = [clean for agent in scope.agents if (clean := clean_text(agent))]
-        try:
-            with self._engine.connect() as connection:
-                read_periods(connection, (before, *parts), agents, scope.source)
-                divide = partial(
-                    read_divided,
-                    connection,
-                    since=scope.since,
-                    until=scope.until,
-                    agents=agents,
-                    source=scope.source,
-                )
-                by_agent = divide(BY_AGENT).by
-                key, divided = _divided(divide, scope.by)
-        except SQLAlchemyError as error:
-            raise StorageError(f"The call log cannot be read: {describe(error)}.") from error
-        comparison = _comparison(key, divided) if divided else None
-        return Report(
-            since=scope.since.astimezone(scope.zone),
-            until=scope.until.astimezone(scope.zone),
-            interval=interval,
-            tiles=_tiles(parts, [before]),
-            buckets=tuple(_bucket(part, scope.split) for part in parts),
-            outcomes=_outcomes(parts),
-            costs=_summed(parts, scope.split),
-            statuses=_counted(parts, STATUS),
-            durations=_durations(parts),
-            prefetch=_latency(parts, at_least=1),
-            prefetch_outcomes=_counted(parts, PREFETCH),
-            handlers=_handlers(parts),
-            agents=busiest({name: sums for name, sums in by_agent.items() if name}, MOST_DIVISIONS),
-            comparison=comparison,
-            results=_results(
-                [(each.name, divided.by[each.name]) for each in comparison.divisions]
-                if divided and comparison
-                else [(None, together(by_agent))]
-            ),
-        )
+def read_report(connection: Connection, scope: Scope) -> Report:
+    """Return all figures of a period, with those of the equally long period before."""
+    interval = interval_for(scope.span, scope.interval)
+    cuts = cut(scope.since, scope.until, interval, scope.zone)
+    parts = [Period(*each, Tally()) for each in cuts]
+    before = Period(scope.since - scope.span, scope.since, Tally())
+    agents = [clean for agent in scope.agents if (clean := clean_text(agent))]
+    read_periods(connection, (before, *parts), agents, scope.source)
+    divide = partial(
+        read_divided,
+        connection,
+        since=scope.since,
+        until=scope.until,
+        agents=agents,
+        source=scope.source,
+    )
+    by_agent = divide(BY_AGENT).by
+    key, divided = _divided(divide, scope.by)
+    comparison = _comparison(key, divided) if divided else None
+    return Report(
+        since=scope.since.astimezone(scope.zone),
+        until=scope.until.astimezone(scope.zone),
+        interval=interval,
+        tiles=_tiles(parts, [before]),
+        buckets=tuple(_bucket(part, scope.split) for part in parts),
+        outcomes=_outcomes(parts),
+        costs=_summed(parts, scope.split),
+        statuses=_counted(parts, STATUS),
+        durations=_durations(parts),
+        prefetch=_latency(parts, at_least=1),
+        prefetch_outcomes=_counted(parts, PREFETCH),
+        handlers=_handlers(parts),
+        agents=busiest({name: sums for name, sums in by_agent.items() if name}, MOST_DIVISIONS),
+        comparison=comparison,
+        results=_results(
+            [(each.name, divided.by[each.name]) for each in comparison.divisions]
+            if divided and comparison
+            else [(None, together(by_agent))]
+        ),
+    )
 
 
 def _divided(divide: Callable[[str], Divided], asked: str | None) -> tuple[str, Divided | None]:

@@ -38,12 +38,12 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import SQLAlchemyError
 
-from ...environment.private_files import make_private
+from ...environment import make_private
 from ...exceptions import ConfigError, StorageError
 from ..database import BUSY_TIMEOUT_S, Database
-from ..dialects import is_postgresql
+from ..dialects import is_postgresql, length_of
 from ..locks import LockedConnection
-from ..raw_body import length_of, pack
+from ..raw_body import pack
 from ..tables import deliveries, keys
 from ..writer import Write
 from .removal import PAGES_ALONE, empty_wal, overwriting, rewrite_search_index, writing_by

@@ -70,9 +70,8 @@ class Describer:
         return cls(mask, frozenset(secret for secrets in accepted for secret in secrets))
 
     def __call__(self, request: Rejection) -> Described:
-        headers = [
-            (_text(name).lower(), _text(value)) for name, value in request.headers[:_MOST_HEADERS]
-        ]
+        first = request.headers[:_MOST_HEADERS]
+        headers = [(_text(name).lower(), _text(value)) for name, value in first]
         hidden = [*self.secrets, *_hidden_in(headers)]
         if request.path_secret is not None:
             hidden.append(_text(request.path_secret))
@@ -212,18 +211,16 @@ class NearMisses:
         right = webhook_url(self._settings, hook, scope.get("root_path", ""))
         path = "/".join(map(_shortened, scope["path"].split("/")[:_MOST_SEGMENTS]))
         name = "/{name}" if hook == "function" else ""
+        gate = self._webhooks[hook].gate
         reason = (
             f"No webhook is at {scope['method'][:10]} {path}. The address is "
             f"{_METHODS[hook]} {right}{name}."
         )
         try:
-            self._webhooks[hook].gate.admit(scope["headers"], query=scope["query_string"])
+            gate.admit(scope["headers"], query=scope["query_string"])
         except AuthenticationError as error:
             reason += f" {error}"
-        if (
-            self._webhooks[hook].gate.accepts_one_of(_segments(scope))
-            and not self._settings.secret_in_path
-        ):
+        if gate.accepts_one_of(_segments(scope)) and not self._settings.secret_in_path:
             reason += " A secret in the path is accepted with MILLIS_HOOKS_SECRET_IN_PATH=1 alone."
         return reason
 

@@ -30,7 +30,7 @@ from sqlalchemy import Connection, Row, Select, Table, bindparam, func, select, 
 
 from ..masking.error_report import describe_failure
 from ..masking.policy import SECRETS_ALONE, MaskPolicy
-from ..protocol.reading import LARGE_BYTES
+from ..protocol.reading import LARGE_BYTES, collecting_nothing
 from .call_ends import ReadEnds, RunsFor
 from .call_rows import QUEUES, give_up, write
 from .change_feed import Change
@@ -196,6 +196,7 @@ class Processor:
                 taken += 1
         return taken
 
+    @collecting_nothing()  # what is read goes at the end: until then there is nothing to collect
     def _transact(self, queue: Table, choose: Callable[[Connection], Sequence[int]]) -> int:
         """Read the deliveries that are chosen, and write what they come to; return how many were
         taken out of the queue."""

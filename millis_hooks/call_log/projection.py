@@ -307,6 +307,7 @@ def _ask_handlers(
 
 def _ended_call(end: End) -> Columns:
     call, voip = end.call, end.call.voip
+    from_phone, to_phone = (voip.from_phone, voip.to_phone) if voip else (None, None)
     return {
         "delivery_id": end.delivery_id,
         "ended_at": end.received_at,
@@ -314,8 +315,8 @@ def _ended_call(end: End) -> Columns:
         "agent_id": clean_text(call.agent_id),
         "channel": call.channel,
         "direction": call.direction,
-        "from_phone": clean_text(voip.from_phone) if voip else None,
-        "to_phone": clean_text(voip.to_phone) if voip else None,
+        "from_phone": clean_text(from_phone),
+        "to_phone": clean_text(to_phone),
         "customer_phone": clean_text(call.customer_phone),
         "provider": clean_text(voip.provider) if voip else None,
         "call_status": clean_text(call.call_status),

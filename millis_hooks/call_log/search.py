@@ -23,8 +23,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import lru_cache
-from itertools import groupby, islice
+from itertools import chain, groupby, islice
 from math import ceil
 from typing import NamedTuple, TypeAlias
 
@@ -126,9 +125,6 @@ class Field(StrEnum):
     AGENT = "A"
 
 
-#: Fields of few texts, which many calls have.
-_NAMES = frozenset({Field.FUNCTION, Field.PROVIDER, Field.AGENT})
-
 #: One row per call, under the call's id: its folded items, each on a line of its own, after a line
 #: with its sign. How they were written stands in its deliveries.
 call_search = table("call_search", column("rowid", BigInteger), column("folded", Text))
@@ -164,6 +160,8 @@ _DIGITS_OF_A_NUMBER = 7
 #: A number in a text, written with something between its digits.
 _SPACED_NUMBER = re.compile(rf"\d(?:[{BLANK}().,/-]{{1,3}}\d|\d){{6,19}}")
 _MOST_NUMBERS = 100
+#: Stands between texts that are folded together: no text of a call has it, once it is stored.
+_APART = "\0"
 _UNSEARCHABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]+")
 
 #: Folded phrases of which one has to be there.
@@ -205,29 +203,35 @@ class Item(NamedTuple):
 
 def searchable(items: Iterable[Item]) -> str:
     """Return what is searched of the items of a call: the row of `call_search`."""
-    lines, left = [""], _SEARCHED_CHARS
+    fields, texts, left = list[str](), list[str](), _SEARCHED_CHARS
     for each in items:
-        folded = _folded_name if each.field in _NAMES else _folded
-        lines += (each.field, folded(each.text[:left]))
+        fields.append(each.field)
+        texts.append(each.text[:left])
         left -= len(each.text)
         if left <= 0:
             break
-    return clean_text("\n".join([*lines, ""]), max_chars=_SEARCHED_CHARS) or ""
+    lines = ["", *chain.from_iterable(zip(fields, _folded(texts), strict=True)), ""]
+    return clean_text("\n".join(lines), max_chars=_SEARCHED_CHARS) or ""
 
 
-def _folded(text: str) -> str:
-    """Return the folded form of a text, and the digits of the numbers in it."""
-    folded = fold(text)
-    if len(folded) < _DIGITS_OF_A_NUMBER:
+def _folded(texts: Sequence[str]) -> list[str]:
+    """Return the folded form of each text, and the digits of the numbers in it.
+
+    All are folded at once, which takes a third of the time.
+    """
+    folded = [each.strip(BLANK) for each in fold(_APART.join(texts)).split(_APART)]
+    if len(folded) > len(texts):  # that sign is in a text
+        folded = list(map(fold, texts))
+    if all(map(str.isdigit, _SPACED_NUMBER.findall(_APART.join(folded)))):
         return folded
+    return list(map(_with_digits, folded))
+
+
+def _with_digits(folded: str) -> str:
+    """Add the digits of the numbers that are written with something between them."""
     numbers = islice(_SPACED_NUMBER.findall(folded), _MOST_NUMBERS)
     digits = (_digits(number) for number in numbers if not number.isdigit())
     return BLANK.join((folded, *dict.fromkeys(digits)))
-
-
-@lru_cache(maxsize=1024)
-def _folded_name(text: str) -> str:
-    return _folded(text)
 
 
 def terms_of(query: str) -> list[Term]:
@@ -239,7 +243,7 @@ def terms_of(query: str) -> list[Term]:
 
 def whole_item(field: Field, text: str) -> list[Term]:
     """Return the terms that find the calls with exactly this item, but for case and accents."""
-    return [[f"\n{field}\n{_folded(text[:MAX_QUERY_CHARS])}\n"]]
+    return [[f"\n{field}\n{_folded([text[:MAX_QUERY_CHARS]])[0]}\n"]]
 
 
 def _parts_of(query: str) -> Iterator[str]:

@@ -143,10 +143,6 @@ class SessionReader:
 
         `is_again`: all were processed before; the calls then are as in a new call log.
         """
-        with collecting_nothing():
-            return self._read(connection, ids, is_again=is_again)
-
-    def _read(self, connection: Connection, ids: Sequence[int], *, is_again: bool) -> Batch:
         batch = Batch(is_again)
         new = self._read_new(connection, ids, batch)
         known = known_of(connection, _lock(connection, list(new)), besides=ids)

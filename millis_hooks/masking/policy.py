@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 from urllib.parse import unquote
 
 from pydantic import JsonValue
@@ -74,6 +74,7 @@ _PHONE_NAMES = frozenset({"from", "to", "number", "from_number", "to_number"})
 
 #: How deep JSON is read that stands in texts of JSON: a chat, and its tool calls' arguments.
 _MAX_TEXT_DEPTH = 4
+_BEGINNINGS = ("[", "{", '"')
 
 #: Lines of a traceback that name a place in the code and quote no value.
 _CODE_LINE = re.compile(
@@ -162,6 +163,8 @@ class MaskPolicy:
 
     def payload(self, value: JsonValue, places: Places = END_OF_CALL) -> JsonValue:
         """Return a copy of a JSON value as it may be shown; `places` is its part of the table."""
+        if places is Place.WORDS and self._hides_secrets_alone and _is_plain(value):
+            return dict(value)
         return self.masked(value, places).value
 
     def masked(self, value: JsonValue, places: Places = END_OF_CALL) -> Masked:
@@ -219,7 +222,7 @@ class MaskPolicy:
 
     def _in_text(self, text: str, places: Places, text_depth: int) -> Masked | None:
         """Mask JSON that came inside a text; None if it is not JSON, or needs no change."""
-        if text_depth == _MAX_TEXT_DEPTH or text.lstrip()[:1] not in ("[", "{", '"'):
+        if text_depth == _MAX_TEXT_DEPTH or not text.lstrip().startswith(_BEGINNINGS):
             return None
         try:
             value = read_json(text)
@@ -280,6 +283,20 @@ class MaskPolicy:
         if self.words != "none":
             text, _ = replace_matches(_LONG_NUMBER, _dotted, text)
         return text
+
+
+def _is_plain(value: JsonValue) -> TypeGuard[dict[str, str]]:
+    """Tell whether it is an object of texts that hold no secret, as nearly all are."""
+    if not isinstance(value, dict):
+        return False
+    return all(
+        isinstance(text, str)
+        and secret_values(name) == "nothing"
+        and not text.lstrip().startswith(_BEGINNINGS)
+        and not is_random(text)
+        and not mask_secrets_in(text)[1]
+        for name, text in value.items()
+    )
 
 
 def _secret_below(name: str, above: SecretValues) -> SecretValues:

@@ -231,6 +231,8 @@ class EndOfCall(WireModel, Received[State], Generic[CallMetadata, State]):
             reading.note("session_id", found, "the call_id stands in for it")
         call = cls.model_validate({**raw, "session_id": session_id}, context=reading)
         call._raw, call._own_numbers = raw, own_numbers
+        if reading.problems:
+            reading.problems.sort(key=_place_of)
         call._note_unusable(reading)
         call._problems = reading.close()
         return call
@@ -470,6 +472,13 @@ def _joined(lower: Json, higher: Json) -> Json:
 
 def _says(value: Json) -> bool:
     return isinstance(value, bool | int | float) or value not in _NOTHING
+
+
+def _place_of(problem: Problem) -> int:
+    """Return where a problem comes: first what is left out, then in the order of fields."""
+    name = problem.field.partition(".")[0].removesuffix("[]")
+    is_first = _is_of_parts(problem) or name not in EndOfCall.model_fields
+    return -1 if is_first else list(EndOfCall.model_fields).index(name)
 
 
 def _is_of_parts(problem: Problem) -> bool:

@@ -8,21 +8,21 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import islice, zip_longest
-from typing import Annotated, Any, ClassVar, TypeAlias, cast, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Self, TypeAlias, get_args, get_origin
 
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
+    ModelWrapValidatorHandler,
     SkipValidation,
     ValidationError,
     ValidationInfo,
-    ValidatorFunctionWrapHandler,
     create_model,
-    field_validator,
+    model_validator,
 )
-from pydantic_core import ErrorDetails, PydanticUseDefault
+from pydantic_core import ErrorDetails
 from typing_extensions import TypeVar
 
 from ..exceptions import PayloadError
@@ -48,8 +48,14 @@ _WHOLE = "the whole"
 _PARTS_IN_TEXTS = 100_000
 
 
+_Mark: TypeAlias = tuple[list[Problem], int, dict[str, int], int]
+
+
 class Reading:
-    """The problems found while a payload is read, and how many more parts may become objects."""
+    """The problems found while a payload is read, and how many more parts may become objects.
+
+    Its lists are replaced and never changed, so a mark costs nothing.
+    """
 
     def __init__(self) -> None:
         self.problems: list[Problem] = []
@@ -60,14 +66,23 @@ class Reading:
     def note(self, field: str, found: str, why: str) -> None:
         """Add a problem, or count it if many are listed already."""
         if len(self.problems) < MOST_PROBLEMS:
-            self.problems.append(Problem(field[:_FIELD_CHARS] or _WHOLE, found, why[:_WHY_CHARS]))
+            problem = Problem(field[:_FIELD_CHARS] or _WHOLE, found, why[:_WHY_CHARS])
+            self.problems = [*self.problems, problem]
         else:
             self._unlisted += 1
+
+    def mark(self) -> _Mark:
+        """Return where the reading is, to `go_back` to."""
+        return self.problems, self._unlisted, self._room, self._room_in_texts
+
+    def go_back(self, mark: _Mark) -> None:
+        """Take back what was noted and counted since then."""
+        self.problems, self._unlisted, self._room, self._room_in_texts = mark
 
     def note_left_out(self, field: str, found: str, why: str) -> None:
         """Add, before all others and once for each field, that parts of it are not read."""
         if all((each.field, each.why) != (field, why) for each in self.problems):
-            self.problems.insert(0, Problem(field or _WHOLE, found, why))
+            self.problems = [Problem(field or _WHOLE, found, why), *self.problems]
 
     def first(self, field: str, items: list[Any]) -> list[Any]:
         """Return as many items of a list as there is room for."""
@@ -76,8 +91,8 @@ class Reading:
             most = MOST.get(field, MOST_TOOL_CALLS)
             of_all = " of all" if field not in MOST else ""
             self.note_left_out(field, describe(items), f"the first {most:,}{of_all} are read")
-        if field in self._room:
-            self._room[field] -= min(room, len(items))
+        if items and field in self._room:
+            self._room = {**self._room, field: room - min(room, len(items))}
         return items[:room]
 
     def take_text(self, text: str) -> None:
@@ -110,20 +125,29 @@ class WireModel(BaseModel):
 
     _where: ClassVar[str] = ""  # how the path to this part's fields begins
 
-    @field_validator("*", mode="wrap")
+    @model_validator(mode="wrap")
     @classmethod
     def _tolerate(
-        cls, value: object, handler: ValidatorFunctionWrapHandler, info: ValidationInfo
-    ) -> object:
+        cls, value: Any, handler: ModelWrapValidatorHandler[Self], info: ValidationInfo
+    ) -> Self:
+        """Read all fields at once, and only where that fails, again without those that fail."""
+        reading = info.context if isinstance(info.context, Reading) else Reading()
+        mark = reading.mark()
         try:
             return handler(value)
         except ValidationError as error:
-            spec = cls.model_fields[cast("str", info.field_name)]
-            if spec.is_required():
+            misfits = _first_errors(error)
+            if not isinstance(value, dict) or not misfits.keys() <= value.keys() - cls._required():
                 raise
-            if value is not None:  # null says that there is nothing to read
-                _report(info, f"{cls._where}{spec.alias or info.field_name}", value, _why(error))
-            raise PydanticUseDefault from None
+        reading.go_back(mark)
+        for name, why in misfits.items():
+            if value[name] is not None:  # null says that there is nothing to read
+                reading.note(f"{cls._where}{name}", describe(value[name]), why)
+        return handler({name: each for name, each in value.items() if name not in misfits})
+
+    @classmethod
+    def _required(cls) -> set[str]:
+        return {name for name, spec in cls.model_fields.items() if spec.is_required()}
 
 
 def _report(info: ValidationInfo, name: str, value: object, why: str) -> None:
@@ -132,9 +156,13 @@ def _report(info: ValidationInfo, name: str, value: object, why: str) -> None:
         info.context.note(name, describe(value), why)
 
 
-def _why(error: ValidationError) -> str:
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    return first["msg"].removeprefix("Value error, ")
+def _first_errors(error: ValidationError) -> dict[str, str]:
+    """Return the first error of each field, or of the whole under an empty name."""
+    errors: dict[str, str] = {}
+    for each in error.errors(include_url=False, include_context=False, include_input=False):
+        name = str(each["loc"][0]) if each["loc"] else ""
+        errors.setdefault(name, each["msg"].removeprefix("Value error, "))
+    return errors
 
 
 def _unwrap(value: object, info: ValidationInfo) -> object:

@@ -266,7 +266,7 @@ def within_limits(body: bytes | str, note: Note) -> bytes | str:
 
     Raises `PayloadError` for what has many parts and is not JSON.
     """
-    if count_parts(body) <= FEW_PARTS:
+    if len(body) <= FEW_PARTS or count_parts(body) <= FEW_PARTS:
         return body
     text = _as_utf8(body)
     if _BEGINNING.match(text):

@@ -1,20 +1,20 @@
-"""One browser and one server with hostile calls, for all tests of this folder."""
+"""One browser, and servers with hostile and with ordinary calls, for all tests of this folder."""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
 from http import HTTPStatus
-from typing import Any, TypeAlias
+from typing import Any
 from urllib.parse import urlencode
 
 import pytest
-from playwright.sync_api import Browser, ViewportSize, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ViewportSize, expect, sync_playwright
 
 from millis_hooks.call_log.tables import handler_runs, inbox
-from support.sites import PASSWORD, Server, Site
+from support.sites import PASSWORD, Server, Site, signed_in
 from support.storage import opened, rows
 from support.waiting import eventually
 
@@ -22,11 +22,11 @@ from .hostile import MARKUP, calls
 from .watched import PATIENCE_MS, Watched, watched
 
 #: Enough for a second page of the list.
-ORDINARY_CALLS = 12
+ORDINARY_CALLS = 30
 AT_WORK = {"pending", "running"}
 #: The size of a tab, if a test does not set another.
 WINDOW: ViewportSize = {"width": 1280, "height": 720}
-#: Without motion nothing is animated: tests would wait for it.
+#: Without motion nothing is animated: tests would wait for it, and each frame is drawn.
 DEFAULTS: dict[str, Any] = {
     "viewport": WINDOW,
     "color_scheme": "light",
@@ -40,8 +40,10 @@ MICROPHONE = (
 )
 #: How long each page took until it could be used, by its name.
 TIMES_MS = pytest.StashKey[dict[str, float]]()
+#: What an operator has chosen, which the next test does not.
+_CHOICES = re.compile("mh_(theme|keys)")
 
-_HANDLERS = f"""
+_HOSTILE = f"""
 MARKUP = {MARKUP!r}
 
 @hooks.on_prefetch
@@ -61,18 +63,19 @@ def retry_later(call):
     raise Retry(after_s=3600)
 """
 
-_REHEARSED = """
+_ORDINARY = """
 @hooks.on_prefetch
 def greet(call):
     return {"metadata": {"plan": "gold", "first_name": "Maria"}, "extra_prompt": "Be kind."}
 
+@hooks.on_end_of_call
+def count(call):
+    note(call, "counted")
+
 @hooks.on_end_of_call(max_attempts=1)
-def breaks(call):
+def sync_crm(call):
     raise ValueError("nothing to book")
 """
-
-#: Opens a tab of an operator who is signed in; keywords are those of Playwright's `new_context`.
-OpenTab: TypeAlias = Callable[..., AbstractContextManager[Watched]]
 
 
 @pytest.fixture(scope="package")
@@ -89,17 +92,40 @@ def chromium() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="package")
+def context(chromium: Browser) -> Iterator[BrowserContext]:
+    """What the tabs of all tests share: each context of its own costs two seconds."""
+    with chromium.new_context(**DEFAULTS) as context:
+        yield context
+
+
+@pytest.fixture(scope="package")
+def hostile_site(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    return Site(tmp_path_factory.mktemp("hostile"), _HOSTILE)
+
+
+@pytest.fixture(scope="package")
+def hostile(hostile_site: Site) -> Iterator[Server]:
+    """A server that has received every hostile call and made of it what it could."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MILLIS_HOOKS_OWN_NUMBERS", "+14155550199")
+        with hostile_site.serving() as server:
+            _send_calls(server)
+            eventually(lambda: _is_idle(hostile_site))
+            yield server
+
+
+@pytest.fixture(scope="package")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
-    return Site(tmp_path_factory.mktemp("site"), _HANDLERS)
+    return Site(tmp_path_factory.mktemp("site"), _ORDINARY)
 
 
 @pytest.fixture(scope="package")
 def server(site: Site) -> Iterator[Server]:
-    """A server that has received every hostile call and made of it what it could."""
+    """A server with ordinary calls, and with a sandbox."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MILLIS_HOOKS_OWN_NUMBERS", "+14155550199")
+        patch.setenv("MILLIS_HOOKS_SANDBOX", "1")
+        patch.setenv("MILLIS_HOOKS_SANDBOX_PACE", "20")
         with site.serving() as server:
-            _send_calls(server)
             for number in range(ORDINARY_CALLS):
                 server.deliver(f"-ordinary-{number:02}")
             eventually(lambda: _is_idle(site))
@@ -107,64 +133,57 @@ def server(site: Site) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="package")
-def open_tab(chromium: Browser, server: Server) -> OpenTab:
-    return _tabs_of(chromium, server)
+def _tab(context: BrowserContext, server: Server) -> Iterator[Watched]:
+    # A browser tells hosts apart, but not ports: each server has its own cookie.
+    address = server.address.replace("127.0.0.1", "localhost")
+    be_signed_in(context, server, address)
+    with watched(context, address) as tab:
+        yield tab
 
 
 @pytest.fixture(scope="package")
-def _shared_tab(open_tab: OpenTab) -> Iterator[Watched]:
-    with open_tab() as tab:
+def _hostile_tab(context: BrowserContext, hostile: Server) -> Iterator[Watched]:
+    be_signed_in(context, hostile, hostile.address)
+    with watched(context, hostile.address) as tab:
         yield tab
 
 
 @pytest.fixture
-def tab(_shared_tab: Watched) -> Iterator[Watched]:
-    """A tab shared by all tests that set no cookies: another one costs half a second."""
-    yield from _as_new(_shared_tab)
-
-
-@pytest.fixture(scope="package")
-def _shared_sandbox(open_sandbox: OpenTab) -> Iterator[Watched]:
-    with open_sandbox() as tab:
-        yield tab
+def tab(_tab: Watched) -> Iterator[Watched]:
+    """A tab of an operator who is signed in, shared by all tests."""
+    yield from _as_new(_tab)
 
 
 @pytest.fixture
-def sandbox(_shared_sandbox: Watched) -> Iterator[Watched]:
-    """A shared tab with the page of the sandbox."""
-    _shared_sandbox.open("/sandbox")
-    yield from _as_new(_shared_sandbox)
+def hostile_tab(_hostile_tab: Watched) -> Iterator[Watched]:
+    """The same over hostile calls."""
+    yield from _as_new(_hostile_tab)
+
+
+@pytest.fixture
+def sandbox(tab: Watched) -> Watched:
+    """The same with the page of the sandbox."""
+    tab.open("/sandbox")
+    return tab
+
+
+@pytest.fixture(scope="package")
+def scriptless(chromium: Browser, server: Server) -> Iterator[Watched]:
+    """A tab in which no scripts run, and nobody is signed in."""
+    with (
+        chromium.new_context(java_script_enabled=False, **DEFAULTS) as context,
+        watched(context, server.address) as tab,
+    ):
+        yield tab
 
 
 def _as_new(tab: Watched) -> Iterator[Watched]:
     yield tab
     faults = tab.faults()
+    tab.page.context.clear_cookies(name=_CHOICES)
     tab.page.emulate_media(color_scheme="light")
     tab.page.set_viewport_size(WINDOW)
     assert not faults, "\n".join(faults)
-
-
-@pytest.fixture(scope="package")
-def open_sandbox(chromium: Browser, rehearsing: Server) -> OpenTab:
-    return _tabs_of(chromium, rehearsing)
-
-
-def _tabs_of(chromium: Browser, server: Server) -> OpenTab:
-    """Sign in, and return what opens a tab with the cookies of the operator."""
-    with chromium.new_context() as context, watched(context, server.address) as tab:
-        tab.open("/login")
-        sign_in(tab)
-        cookies = context.storage_state()
-
-    @contextmanager
-    def open_tab(**options: Any) -> Iterator[Watched]:
-        with (
-            chromium.new_context(storage_state=cookies, **DEFAULTS | options) as context,
-            watched(context, server.address) as tab,
-        ):
-            yield tab
-
-    return open_tab
 
 
 @pytest.fixture
@@ -189,6 +208,12 @@ def sign_in(tab: Watched) -> None:
     tab.page.wait_for_url(lambda url: "/login" not in url)
 
 
+def be_signed_in(context: BrowserContext, server: Server, address: str) -> None:
+    """Sign in without a page."""
+    name, _, value = signed_in(server).partition("=")
+    context.add_cookies([{"name": name, "value": value, "url": address}])
+
+
 def _send_calls(server: Server) -> None:
     for call in calls():
         if call.query is not None:
@@ -205,13 +230,3 @@ def _is_idle(site: Site) -> bool:
     with opened(site.folder) as database:
         is_read = not rows(database, inbox)
         return is_read and not {run.state for run in rows(database, handler_runs)} & AT_WORK
-
-
-@pytest.fixture(scope="package")
-def rehearsing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server with a sandbox."""
-    site = Site(tmp_path_factory.mktemp("sandbox"), _REHEARSED)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MILLIS_HOOKS_SANDBOX", "1")
-        with site.serving() as server:
-            yield server

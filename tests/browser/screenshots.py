@@ -17,9 +17,9 @@ from support.dashboard_site import PASSWORD, Site
 from support.sites import free_port
 from support.waiting import eventually
 
-from .conftest import OpenTab
 from .story import SESSION, tell
 from .test_sandbox_page import end_it, hold_a_call
+from .watched import Watched
 
 SCREENS = Path(__file__).parent.parent.parent / "docs" / "screens"
 
@@ -92,14 +92,13 @@ def test_take(
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_take_the_sandbox(open_sandbox: OpenTab, theme: str) -> None:
-    size = {"width": 1440, "height": SIZES[1440]}
-    with open_sandbox(viewport=size, color_scheme=theme) as tab:
-        tab.open("/sandbox")
-        hold_a_call(tab, "Is there a table for two on Tuesday?")
-        end_it(tab)
-        tab.page.get_by_role("heading", name="Sandbox").scroll_into_view_if_needed()
-        _keep(tab.page, f"sandbox-1440-{theme}")
+def test_take_the_sandbox(sandbox: Watched, theme: Literal["light", "dark"]) -> None:
+    sandbox.page.emulate_media(color_scheme=theme)
+    sandbox.page.set_viewport_size({"width": 1440, "height": SIZES[1440]})
+    hold_a_call(sandbox, "Is there a table for two on Tuesday?")
+    end_it(sandbox)
+    sandbox.page.get_by_role("heading", name="Sandbox").scroll_into_view_if_needed()
+    _keep(sandbox.page, f"sandbox-1440-{theme}")
 
 
 def _keep(page: Page, name: str) -> None:

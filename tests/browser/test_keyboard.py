@@ -6,31 +6,16 @@ import re
 
 from playwright.sync_api import expect
 
-from .conftest import OpenTab
 from .watched import Watched
 
-
-def test_a_slash_goes_to_the_search(tab: Watched) -> None:
-    tab.open("/calls")
-    tab.page.keyboard.press("/")
-    expect(tab.page.locator("#q")).to_be_focused()
-    tab.page.keyboard.type("-ordinary-03")
-    tab.page.keyboard.press("Enter")
-    expect(tab.page.locator("a.row")).to_have_count(1)
+_BACKGROUND = "getComputedStyle(document.documentElement).backgroundColor"
 
 
-def test_j_and_k_walk_through_the_rows_and_enter_opens_one(tab: Watched) -> None:
-    tab.open("/calls?q=ordinary")
-    rows = tab.page.locator("a.row")
-    for key in "jjk":
-        tab.page.keyboard.press(key)
-    expect(rows.first).to_be_focused()
-    tab.page.keyboard.press("Enter")
-    expect(tab.page).to_have_url(re.compile(r"/calls/-ordinary-"))
-
-
-def test_brackets_turn_the_pages_of_the_list(tab: Watched) -> None:
+def test_keys_skip_the_navigation_and_turn_the_pages_of_the_list(tab: Watched) -> None:
     tab.open("/calls?size=25")
+    tab.page.keyboard.press("Tab")
+    tab.page.keyboard.press("Enter")
+    expect(tab.page.locator("#main")).to_be_focused()
     first = tab.page.locator("a.row").first.get_attribute("href")
     tab.page.keyboard.press("]")
     tab.page.wait_for_url(re.compile("before="))
@@ -39,39 +24,43 @@ def test_brackets_turn_the_pages_of_the_list(tab: Watched) -> None:
     assert tab.page.locator("a.row").first.get_attribute("href") == first
 
 
-def test_g_and_a_letter_go_to_each_page_of_the_navigation(tab: Watched) -> None:
-    tab.open("/deliveries/drift")
-    places = {
-        link.get_attribute("data-go"): link.get_attribute("href")
-        for link in tab.page.locator("[data-go]").all()
-    }
-    assert {"c", "a", "d", "u"} <= places.keys()
-    for letter, href in places.items():
-        tab.page.keyboard.press("g")
-        tab.page.keyboard.press(str(letter))
-        # Keys are heard once the scripts of the new page have run.
-        tab.page.wait_for_url(tab.address + str(href), wait_until="load")
-
-
-def test_the_list_of_shortcuts_has_their_off_switch(open_tab: OpenTab) -> None:
-    with open_tab() as tab:
-        tab.open("/calls")
-        tab.page.keyboard.press("?")
-        switch = tab.page.locator("[data-keys-toggle]")
-        expect(switch).to_be_visible()
-        switch.uncheck()
-        tab.page.keyboard.press("Escape")
-        tab.open("/deliveries/drift")
-        for key in "/jgc?":
-            tab.page.keyboard.press(key)
-        expect(tab.page).to_have_url(re.compile("/drift$"))
-        expect(tab.page.locator("#keys")).not_to_be_visible()
-        tab.page.locator("[data-keys-open]").click()
-        expect(switch).not_to_be_checked()
-
-
-def test_the_first_tab_stop_skips_to_the_content(tab: Watched) -> None:
+def test_keys_search_walk_through_the_rows_open_one_and_go_elsewhere(tab: Watched) -> None:
     tab.open("/calls")
-    tab.page.keyboard.press("Tab")
+    tab.page.keyboard.press("/")
+    expect(tab.page.locator("#q")).to_be_focused()
+    tab.page.keyboard.type("-ordinary-1")
     tab.page.keyboard.press("Enter")
-    expect(tab.page.locator("#main")).to_be_focused()
+    tab.page.wait_for_url(re.compile("q=-ordinary-1"))
+    rows = tab.page.locator("a.row")
+    expect(rows).to_have_count(10)
+    for key in "jjk":
+        tab.page.keyboard.press(key)
+    expect(rows.first).to_be_focused()
+    tab.page.keyboard.press("Enter")
+    # Keys are heard once the scripts of the new page have run.
+    tab.page.wait_for_url(re.compile(r"/calls/-ordinary-1"))
+    tab.page.keyboard.press("g")
+    tab.page.keyboard.press("d")
+    tab.page.wait_for_url(tab.address + "/deliveries")
+
+
+def test_the_theme_and_the_off_switch_of_the_shortcuts_are_kept(tab: Watched) -> None:
+    page = tab.page
+    tab.open("/calls")
+    page.keyboard.press("t")
+    page.keyboard.press("?")
+    switch = page.locator("[data-keys-toggle]")
+    expect(switch).to_be_visible()
+    switch.uncheck()
+    page.keyboard.press("Escape")
+    tab.open("/deliveries/drift")
+    expect(page.locator("html")).to_have_attribute("data-theme", "dark")
+    for key in "/jtgc?":
+        page.keyboard.press(key)
+    expect(page).to_have_url(re.compile("/drift$"))
+    expect(page.locator("#keys")).not_to_be_visible()
+    dark = page.evaluate(_BACKGROUND)
+    page.locator("[data-theme-toggle]").click()
+    assert page.evaluate(_BACKGROUND) != dark
+    page.locator("[data-keys-open]").click()
+    expect(switch).not_to_be_checked()

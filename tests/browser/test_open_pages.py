@@ -1,4 +1,4 @@
-"""Choices of an operator are kept, and open pages follow the server."""
+"""Open pages follow the server."""
 
 from __future__ import annotations
 
@@ -11,21 +11,7 @@ from millis_hooks.protocol.samples import prefetch_query
 from support.sites import Server
 from support.waiting import eventually
 
-from .conftest import OpenTab
 from .watched import Watched
-
-_BACKGROUND = "getComputedStyle(document.documentElement).backgroundColor"
-
-
-def test_the_chosen_theme_is_kept_on_every_page(open_tab: OpenTab) -> None:
-    with open_tab(color_scheme="light") as tab:
-        tab.open("/calls")
-        tab.page.keyboard.press("t")
-        tab.open("/deliveries/drift")
-        expect(tab.page.locator("html")).to_have_attribute("data-theme", "dark")
-        dark = tab.page.evaluate(_BACKGROUND)
-        tab.page.locator("[data-theme-toggle]").click()
-        assert tab.page.evaluate(_BACKGROUND) != dark
 
 
 def test_an_open_list_follows_a_call_that_begins_and_ends(tab: Watched, server: Server) -> None:

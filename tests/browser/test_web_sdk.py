@@ -14,24 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import BrowserContext, Page, expect
 
-from support.sites import PASSWORD, Server, Site
+from support.sites import Server, Site
 from support.waiting import eventually
 
-from .watched import WIDTHS, watched
+from .watched import PATIENCE_MS, WIDTHS, Watched
 
 SDK = Path(__file__).parent / "web_sdk"
-
-_HANDLERS = """
-@hooks.on_prefetch
-def tell(call):
-    return {"metadata": {"caller": "Grace"}}
-
-@hooks.on_end_of_call
-def count(call):
-    note(call, "counted")
-"""
 
 
 class Files(SimpleHTTPRequestHandler):
@@ -44,21 +34,6 @@ class Files(SimpleHTTPRequestHandler):
 
 
 @pytest.fixture(scope="module")
-def team(tmp_path_factory: pytest.TempPathFactory) -> Site:
-    return Site(tmp_path_factory.mktemp("sdk"), _HANDLERS)
-
-
-@pytest.fixture(scope="module")
-def sandbox(team: Site) -> Iterator[Server]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MILLIS_HOOKS_SANDBOX", "1")
-        patch.setenv("MILLIS_HOOKS_SANDBOX_PACE", "20")
-        patch.setenv("MILLIS_HOOKS_DASHBOARD_PASSWORD", PASSWORD)
-        with team.serving() as server:
-            yield server
-
-
-@pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     """Where the team's page is: pages of this machine may have the microphone."""
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Files, directory=str(SDK))) as server:
@@ -68,15 +43,15 @@ def address() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def _shared_page(chromium: Browser) -> Iterator[Page]:
-    with chromium.new_context() as context:
-        yield context.new_page()
+def _shared_page(context: BrowserContext) -> Iterator[Page]:
+    with context.new_page() as page:
+        page.set_default_timeout(PATIENCE_MS)
+        yield page
 
 
 @pytest.fixture
 def page(_shared_page: Page, address: str) -> Page:
     """The team's page, loaded anew: another tab costs two seconds of the processor."""
-    _shared_page.set_default_timeout(20_000)
     _shared_page.goto(address)
     _shared_page.wait_for_function("'start' in window")
     return _shared_page
@@ -105,16 +80,23 @@ def heard(page: Page, name: str) -> list[dict[str, Any]]:
     return [one for one in page.evaluate("heard") if one["name"] == name]
 
 
-def test_a_call_fires_every_event_of_the_sdk(page: Page, sandbox: Server) -> None:
+def test_a_call_fires_every_event_of_the_sdk_and_is_in_the_dashboard(
+    page: Page, server: Server, site: Site, tab: Watched
+) -> None:
     tool = {"name": "find_table", "description": "Finds a table."}
-    agent = {"agent_id": "-Ox1ofTheSdk", "agent_config": {"tools": [tool]}}
-    start(page, sandbox, "millis", {"agent": agent, "metadata": {"plan": "gold"}})
+    config = {"first_message": "Hi {first_name}", "tools": [tool]}
+    agent = {"agent_id": "-Ox1ofTheSdk", "agent_config": config}
+    start(page, server, "millis", {"agent": agent, "metadata": {"seats": [1, 2]}})
+    wait_for(page, "onresponsetext", "Hi Maria")
+    say(page, "say", "A table, please.")
     for name in ("onready", "onlatency"):  # the call goes on until the page has heard them
-        say(page, "say", "A table, please.")
         wait_for(page, name)
-    say(page, "call", {"name": "find_table", "params": {}})
-    for name in ("ontranscript", "onresponsetext", "onaudio", "onfunction", "onagentstate"):
+    wait_for(page, "onresponsetext", "You said: A table, please.")
+    say(page, "app_background", {})
+    say(page, "call", {"name": "find_table", "params": {"seats": 2}})
+    for name in ("ontranscript", "onaudio", "onfunction", "onagentstate"):
         wait_for(page, name)
+    wait_for(page, "onresponsetext", "find_table answered: ")
     say(page, "hang_up", None)
     wait_for(page, "onclose")
     assert {one["name"] for one in page.evaluate("heard")} == {
@@ -124,85 +106,53 @@ def test_a_call_fires_every_event_of_the_sdk(page: Page, sandbox: Server) -> Non
     assert any(one["data"]["isLoud"] for one in heard(page, "onaudio"))
     assert {"is_final": True} in [one["more"] for one in heard(page, "onresponsetext")]
     assert [one["data"] for one in heard(page, "onclose")] == [{"code": 1000, "reason": ""}]
-
-
-def test_the_call_is_in_the_dashboard_with_its_metadata(
-    page: Page, sandbox: Server, team: Site
-) -> None:
-    tool = {"name": "find_table", "description": "Finds a table."}
-    config = {"first_message": "Hi {caller}", "tools": [tool]}
-    agent = {"agent_id": "-Ox1ofTheSdk", "agent_config": config}
-    start(page, sandbox, "millis", {"agent": agent, "metadata": {"plan": "gold", "seats": [1, 2]}})
-    wait_for(page, "onresponsetext", "Hi Grace")
-    page.evaluate("client.send(JSON.stringify({method: 'say', data: 'A table, please.'}))")
-    wait_for(page, "onresponsetext", "You said: A table, please.")
-    page.evaluate("client.send(JSON.stringify({method: 'app_background', data: {}}))")
-    use = "{method: 'call', data: {name: 'find_table', params: {seats: 2}}}"
-    page.evaluate(f"client.send(JSON.stringify({use}))")
-    wait_for(page, "onresponsetext", "find_table answered: ")
     (used,) = heard(page, "onfunction")
     assert used["more"] == {"name": "find_table", "params": used["more"]["params"]}
     assert used["more"]["params"]["seats"] == 2
-    page.evaluate("client.stop()")
-    wait_for(page, "onclose")
 
     session_id = page.evaluate("client.readyPayload.session_id")
-    eventually(lambda: team.noted("counted")[session_id])
-    sign_in_at(page, sandbox, f"/calls/{session_id}")
-    shown = page.inner_text("main")
-    assert all(
-        words in shown for words in ("Sandbox", "A table, please.", "gold", "Grace", "find_table")
-    )
-    page.goto(f"{sandbox.address}/sandbox?session={session_id}")
-    notes = page.inner_text("#talk")
-    assert "There is no agent -Ox1ofTheSdk" in notes
-    assert "the method 'app_background', which is none here" in notes
+    eventually(lambda: site.noted("counted")[session_id])
+    call = tab.text_of(f"/calls/{session_id}")
+    assert all(words in call for words in ("A table, please.", "seats", "Maria", "find_table"))
+    talk = tab.text_of(f"/sandbox?session={session_id}")
+    assert "There is no agent -Ox1ofTheSdk" in talk
+    assert "the method 'app_background', which is none here" in talk
 
 
-def test_speaking_pauses_the_agent(page: Page, sandbox: Server) -> None:
-    agent = {
-        "agent_id": "-Ox1ofTheSdk",
-        "agent_config": {"first_message": "This is a long message. " * 40},
-    }
-    start(page, sandbox, "millis", {"agent": agent})
+def test_speaking_pauses_the_agent_and_stopping_ends_the_call(
+    page: Page, server: Server, site: Site
+) -> None:
+    config = {"first_message": "This is a long message. " * 40}
+    start(page, server, "millis", {"agent": {"agent_id": "-Ox1ofTheSdk", "agent_config": config}})
     wait_for(page, "onagentstate", "pause")
     page.evaluate("client.stop()")
+    wait_for(page, "onclose")
+    session_id = page.evaluate("client.readyPayload.session_id")
+    eventually(lambda: site.noted("counted")[session_id])
 
 
-def test_what_is_in_the_address_of_the_widget_is_metadata(
-    chromium: Browser, sandbox: Server
-) -> None:
-    context = chromium.new_context()
-    with watched(context, sandbox.address) as tab:
-        page = tab.page
-        tab.open("/sandbox/api/agents/embedded?id=-Ox1w&k=a-key&c=x&name=%3Cb%3EAda&n=1")
-        page.get_by_role("button", name="Call").click()
-        page.get_by_label("Say").fill("<script>ran = 1</script>")
-        page.get_by_role("button", name="Say").click()
-        log = page.get_by_role("log")
-        expect(log).to_contain_text("You said: <script>ran = 1</script>")
-        assert tab.barriers() == []
-        page.set_viewport_size({"width": WIDTHS[0], "height": 600})
-        assert tab.overflow_px() == 0
-        page.get_by_role("button", name="Hang up").click()
-        expect(page.get_by_role("status")).to_have_text("Ended.")
-        at = f"{sandbox.address}/sandbox/api/call-logs?call_status=user-ended&agent_id=-Ox1w"
-        ask = partial(context.request.get, at, headers={"authorization": "a-key"})
-        eventually(lambda: ask().json()["histories"])
-        (entry,) = ask().json()["histories"]
-    context.close()
-    assert entry["metadata"] == {"name": "<b>Ada", "n": "1", "caller": "Grace"}
+def test_what_is_in_the_address_of_the_widget_is_metadata(tab: Watched) -> None:
+    page = tab.page
+    tab.open("/sandbox/api/agents/embedded?id=-Ox1w&k=a-key&c=x&name=%3Cb%3EAda&n=1")
+    page.get_by_role("button", name="Call").click()
+    page.get_by_label("Say").fill("<script>ran = 1</script>")
+    page.get_by_role("button", name="Say").click()
+    log = page.get_by_role("log")
+    expect(log).to_contain_text("You said: <script>ran = 1</script>")
+    assert tab.barriers() == []
+    page.set_viewport_size({"width": WIDTHS[0], "height": 600})
+    assert tab.overflow_px() == 0
+    page.get_by_role("button", name="Hang up").click()
+    expect(page.get_by_role("status")).to_have_text("Ended.")
+    at = f"{tab.address}/sandbox/api/call-logs?call_status=user-ended&agent_id=-Ox1w"
+    ask = partial(page.request.get, at, headers={"authorization": "a-key"})
+    eventually(lambda: ask().json()["histories"])
+    (entry,) = ask().json()["histories"]
+    expected = {"name": "<b>Ada", "n": "1", "plan": "gold", "first_name": "Maria"}
+    assert entry["metadata"] == expected
 
 
 def test_the_sdk_is_the_one_that_was_published() -> None:
     licences = (SDK.parent / "LICENSES.md").read_text()
     for name in ("millisai-web-sdk.mjs", "eventemitter3.mjs"):
         assert hashlib.sha256((SDK / name).read_bytes()).hexdigest() in licences
-
-
-def sign_in_at(page: Page, server: Server, path: str) -> None:
-    page.goto(f"{server.address}/login?next={path}")
-    page.get_by_label("password").fill(PASSWORD)
-    page.get_by_role("button", name="Sign in").click()
-    page.wait_for_url(lambda url: "/login" not in url)
-    page.goto(server.address + path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
+from html import unescape
 from pathlib import Path
 from typing import cast
 
@@ -28,7 +29,8 @@ document.addEventListener("securitypolicyviolation", (event) => {
 # Charts learn of their new size with the next frame, and are drawn in the one after.
 _OVERFLOW = """
 async () => {
-  for (const _ of [1, 2, 3]) await new Promise(requestAnimationFrame);
+  const frames = document.querySelector("canvas") ? 3 : 0;
+  for (let each = 0; each < frames; each++) await new Promise(requestAnimationFrame);
   return document.documentElement.scrollWidth - document.documentElement.clientWidth;
 }
 """
@@ -37,6 +39,7 @@ async (rules) => {
   for (const closed of document.querySelectorAll("details:not([open])")) closed.open = true;
   const {violations} = await axe.run(document, {
     resultTypes: ["violations"],
+    preload: false,
     ...(rules.length ? {runOnly: {type: "rule", values: rules}} : {}),
   });
   return violations.map(({id, help, nodes}) =>
@@ -63,6 +66,10 @@ class Watched:
         response = self.page.goto(self.address + path)
         assert response is not None
         return response.status
+
+    def text_of(self, path: str) -> str:
+        """Return what the server answers to the operator, unescaped, without showing it."""
+        return unescape(self.page.request.get(self.address + path).text())
 
     def faults(self) -> list[str]:
         """Return what went wrong since the last time, and forget it."""
@@ -100,7 +107,7 @@ class Watched:
 def too_wide(tab: Watched, widths: Sequence[int] = FEW_WIDTHS) -> Iterator[str]:
     """Yield the widths at which the page can be scrolled sideways."""
     for width in widths:
-        tab.page.set_viewport_size({"width": width, "height": 900})
+        tab.page.set_viewport_size({"width": width, "height": 300})
         if over := tab.overflow_px():
             yield f"{width} px: {over} px too wide"
 

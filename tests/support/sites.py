@@ -179,14 +179,19 @@ class Server:
 def following(server: Server) -> Iterator[HTTPResponse]:
     """Sign in, and follow over a socket of its own."""
     with closing(HTTPConnection(urlsplit(server.address).netloc, timeout=20)) as connection:
+        connection.request("GET", "/live", headers={"Cookie": signed_in(server)})
+        yield connection.getresponse()
+
+
+def signed_in(server: Server) -> str:
+    """Sign in, and return the cookie of the session: its name, "=" and its value."""
+    with closing(HTTPConnection(urlsplit(server.address).netloc, timeout=20)) as connection:
         form = urlencode({"username": "admin", "password": PASSWORD})
         kind = {"Content-Type": "application/x-www-form-urlencoded"}
         connection.request("POST", "/login", form, kind)
-        signed_in = connection.getresponse()
-        signed_in.read()
-        cookie = (signed_in.getheader("Set-Cookie") or "").partition(";")[0]
-        connection.request("GET", "/live", headers={"Cookie": cookie})
-        yield connection.getresponse()
+        answer = connection.getresponse()
+        answer.read()
+        return (answer.getheader("Set-Cookie") or "").partition(";")[0]
 
 
 def next_event(stream: HTTPResponse) -> str:

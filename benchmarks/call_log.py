@@ -29,7 +29,7 @@ from millis_hooks.call_log.dialects import length_of
 from millis_hooks.call_log.migrations import open_database
 from millis_hooks.call_log.queries import Queries
 from millis_hooks.call_log.queries.filters import CallFilter
-from millis_hooks.call_log.queries.paging import Place
+from millis_hooks.call_log.queries.records import Place
 from millis_hooks.call_log.tables import calls, deliveries, inbox
 
 from . import generate

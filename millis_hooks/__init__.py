@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .handlers.retries import Retry as Retry
     from .handlers.routing import Router as Router
     from .handlers.variants import variant as variant
-    from .millis_api.client import MillisApi as MillisApi
+    from .millis_api import MillisApi as MillisApi
     from .protocol.call_status import CallStatus as CallStatus
     from .protocol.call_status import Outcome as Outcome
     from .protocol.events import CostItem as CostItem
@@ -50,7 +50,7 @@ _HOMES = {
     "EarlierCall": "protocol.memory",
     "untrusted": "protocol.memory",
     "ConfigError": "exceptions",
-    "MillisApi": "millis_api.client",
+    "MillisApi": "millis_api",
     "MillisApiError": "exceptions",
     "MillisHooksError": "exceptions",
     "RegistrationError": "exceptions",

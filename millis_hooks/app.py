@@ -30,9 +30,9 @@ from .version import __version__
 from .webhooks.responses import MOST_HEAD_BYTES, head_bytes, reply
 
 if TYPE_CHECKING:
-    from .dashboard.sandbox.page import Sandbox
+    from .dashboard.sandbox import Sandbox
     from .dashboard.setup import Setup
-    from .millis_api.client import MillisApi, StartedCall
+    from .millis_api import MillisApi, StartedCall
     from .sandbox.emulator.app import Emulator
     from .sandbox.emulator.sessions import SessionManager
 
@@ -149,7 +149,7 @@ class Site:
     def _sandbox(self) -> Sandbox | None:
         if not self._settings.sandbox:
             return None
-        from .dashboard.sandbox.page import Sandbox
+        from .dashboard.sandbox import Sandbox
 
         return Sandbox(self._sandbox_sessions)
 
@@ -206,7 +206,7 @@ class MillisHooks:
         For a simulated call the sandbox answers, and in a test `HooksClient`, instead of Millis.
         Raises `ConfigError` without `MILLIS_HOOKS_API_KEY`, except in tests.
         """
-        from .millis_api.client import MillisApi
+        from .millis_api import MillisApi
 
         return MillisApi.of(self.settings, remember=self._remember)
 

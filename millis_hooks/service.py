@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection
 from starlette.types import Scope
 
-from .call_log import CallLog
-from .call_log.agents import names_at_millis, write_names
+from .call_log import CallLog, names_at_millis, write_names
 from .call_log.call_rows import agent_of_session
 from .call_log.change_feed import Change
 from .call_log.deliveries import Delivery
@@ -126,7 +125,7 @@ class Service:
 
     async def remember_started(self, session_id: str) -> None:
         """Store that Millis was asked to start a call. Raises `StorageError`."""
-        from .call_log.missing_ends import remember_started
+        from .call_log.call_ends import remember_started
 
         note = partial(remember_started, session_id=session_id, now=utc_now())
         await asyncio.to_thread(self.call_log.writer.run, note)
@@ -195,8 +194,8 @@ class Service:
             self.agent_names.take(names_at_millis(connection))
 
     def _start_agent_names(self) -> None:
+        from .millis_api import MillisApi
         from .millis_api.background import RepeatedWork
-        from .millis_api.client import MillisApi
 
         api = MillisApi.of(self._settings)
 
@@ -315,7 +314,7 @@ class Service:
 
     def _start_reconciler(self) -> None:
         from .call_log.redaction import redaction_of
-        from .millis_api.client import MillisApi
+        from .millis_api import MillisApi
         from .millis_api.reconcile import Reconciliation, reconciler
 
         api, log = MillisApi.of(self._settings), self.call_log

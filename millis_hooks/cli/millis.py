@@ -18,7 +18,7 @@ from ..call_log.queries.requests import stored_tools
 from ..call_log.redaction import redaction_of
 from ..call_log.upkeep.removal import writing_by
 from ..exceptions import ConfigError, StorageError
-from ..millis_api.client import Agent, MillisApi
+from ..millis_api import Agent, MillisApi
 from ..millis_api.connection import Connected, changes_of, difference, state, write
 from ..millis_api.reconcile import SETTLES_IN, Reconciled, Reconciliation
 from ..protocol.agent_names import names_at_millis

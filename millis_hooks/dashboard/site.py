@@ -36,7 +36,7 @@ from .setup import Setup
 from .sign_in import SignIn
 
 if TYPE_CHECKING:
-    from .sandbox.page import Sandbox
+    from .sandbox import Sandbox
 
 _YEAR_S = 365 * 24 * 3600
 

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from ..exceptions import MillisApiError, MillisUnreachableError
 from ..protocol.reading import Json
-from .client import Agent, MillisApi
+from . import Agent, MillisApi
 
 #: Parts of a path from this length on that have a digit may be secrets.
 _SECRET_CHARS = 16

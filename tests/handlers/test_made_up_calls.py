@@ -15,7 +15,7 @@ import pytest
 from millis_hooks import ConfigError, EndOfCall, MillisApi, MillisHooks, PrefetchRequest
 from millis_hooks.exceptions import MillisNotFoundError, MillisRefusedError
 from millis_hooks.handlers.made_up_calls import MillisRequest, stop_following_threads
-from millis_hooks.millis_api.client import StartedCall
+from millis_hooks.millis_api import StartedCall
 from millis_hooks.protocol.samples import end_of_call_body
 from millis_hooks.protocol.test_marks import Purpose, mark_header
 from millis_hooks.testing import HooksClient

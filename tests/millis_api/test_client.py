@@ -12,6 +12,7 @@ import httpx2
 import pytest
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
+from millis_hooks import millis_api
 from millis_hooks.exceptions import (
     ConfigError,
     MillisApiError,
@@ -21,9 +22,8 @@ from millis_hooks.exceptions import (
     MillisRefusedError,
     MillisUnreachableError,
 )
-from millis_hooks.millis_api import client, transport
+from millis_hooks.millis_api import LoggedCall, MillisApi, StartedCall, transport
 from millis_hooks.millis_api.background import RepeatedWork
-from millis_hooks.millis_api.client import LoggedCall, MillisApi, StartedCall
 from millis_hooks.settings import Settings
 from support.fake_millis import BASE, KEY, FakeMillis
 
@@ -171,7 +171,7 @@ def test_a_cursor_that_comes_again_is_not_followed(millis: FakeMillis) -> None:
 def test_pages_that_never_end_raise_an_error(
     millis: FakeMillis, monkeypatch: pytest.MonkeyPatch, brings_new: bool
 ) -> None:
-    monkeypatch.setattr(client, "MAX_PAGES", 5)
+    monkeypatch.setattr(millis_api, "MAX_PAGES", 5)
     millis.troubles = [
         JSONResponse(
             {"histories": [{"session_id": f"-s{brings_new * number}"}], "next_cursor": -number}

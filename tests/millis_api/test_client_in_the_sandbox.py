@@ -12,7 +12,7 @@ import pytest
 
 from millis_hooks import EndOfCall, MillisApi, MillisHooks
 from millis_hooks.exceptions import MillisNotFoundError, MillisRefusedError
-from millis_hooks.millis_api.client import LoggedCall
+from millis_hooks.millis_api import LoggedCall
 from millis_hooks.protocol.reading import Json
 from support.app import MakeHooks
 from support.emulator import VOICE, rehearsing

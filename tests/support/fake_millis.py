@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from millis_hooks.millis_api.client import MillisApi
+from millis_hooks.millis_api import MillisApi
 from millis_hooks.protocol.samples import end_of_call_body
 
 KEY = "the-private-key-of-the-tests"

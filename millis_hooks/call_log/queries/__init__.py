@@ -60,7 +60,6 @@ from .filters import (
     midnight,
     newest_end,
 )
-from .paging import Paged, Place
 from .records import (
     Attempt,
     Call,
@@ -70,6 +69,8 @@ from .records import (
     ListedCall,
     LiveCall,
     Page,
+    Paged,
+    Place,
     Run,
     RunCounts,
     Today,

@@ -45,7 +45,7 @@ from .filters import (
     is_over,
     is_overdue,
 )
-from .paging import Paged, Place, Window, read_page
+from .records import Paged, Place, Window, read_page
 
 #: Up to here calls are few: to look at each takes little longer than a page does.
 FEW = 500

@@ -21,7 +21,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from ...exceptions import MillisHooksError, PayloadError
-from ...millis_api.client import E164
+from ...millis_api import E164
 from ...protocol.reading import Json, read_json
 
 Model = TypeVar("Model", bound=BaseModel)

@@ -32,8 +32,15 @@ from support import databases
 from support.app import SECRET, MakeHooks, Rows
 from support.quick_requests import quick_requests
 
-#: Examples of a property. More of them: pytest --hypothesis-profile long
-hypothesis.settings.register_profile("everyday", max_examples=15, deadline=None)
+#: Examples of a property, the same ones each time. Others, and more: --hypothesis-profile long
+hypothesis.settings.register_profile(
+    "everyday",
+    max_examples=10,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
 hypothesis.settings.register_profile("long", max_examples=500, deadline=None)
 hypothesis.settings.load_profile("everyday")
 

@@ -312,15 +312,12 @@ def test_letters_of_their_own_stay_apart(one: str, other: str) -> None:
 
 
 def test_text_and_search_are_folded_alike_in_the_log(stored: StoredCalls) -> None:
-    for number, (said, _) in enumerate(ALIKE):
-        stored.add_call(f"-{number}", text=f"Hm: {said}, yes.")
-    missed = [
-        sought
-        for number, (said, sought) in enumerate(ALIKE)
-        for q in (said, sought)
-        if f"-{number}" not in found(stored, q)
-    ]
-    assert missed == []
+    some = ALIKE[::4]
+    with stored.at_once():
+        for number, (said, _) in enumerate(some):
+            stored.add_call(f"-{number}", text=f"Hm: {said}, yes.")
+    for number, (_, sought) in enumerate(some):
+        assert f"-{number}" in found(stored, sought)
 
 
 @pytest.mark.parametrize(

@@ -28,12 +28,12 @@ from millis_hooks.handlers.handler_call import (
     HandlerResult,
     HandlerThreads,
 )
-from support.waiting import eventually
+from support.waiting import SOON_S, eventually
 
 T = TypeVar("T")
 
 CALL = PrefetchRequest(session_id="-Ox1")
-LONG_S = 5.0
+LONG_S = 30.0
 LOOPS = ["uvloop", "asyncio"]
 
 
@@ -343,10 +343,12 @@ def test_an_answer_held_up_by_a_blocked_loop_arrives_in_time(released: threading
         released.wait()
 
     async def work(executor: Executor) -> list[HandlerResult]:
-        ends = [executor.run(handler(each), CALL, timeout_s=0.05) for each in (prompt, block)]
-        finished = await asyncio.gather(*ends)
+        finished = await asyncio.gather(
+            executor.run(handler(prompt), CALL, timeout_s=LONG_S),
+            executor.run(handler(block), CALL, timeout_s=0.05),
+        )
         released.set()
-        return finished
+        return [*finished]
 
     prompted, blocked = at_work(work)
     assert prompted.value == "prompt"
@@ -363,7 +365,7 @@ def test_an_async_handler_that_is_given_up_is_cancelled() -> None:
             cancelled.set()
 
     async def work(executor: Executor) -> HandlerResult:
-        finished = await executor.run(handler(wait), CALL, timeout_s=0.02)
+        finished = await executor.run(handler(wait), CALL, timeout_s=SOON_S)
         assert await asyncio.to_thread(cancelled.wait, LONG_S)
         return finished
 
@@ -445,7 +447,7 @@ def test_a_handler_whose_calls_do_not_return_is_refused_at_once_and_others_conti
         def hang(call: PrefetchRequest) -> None:
             released.wait()
 
-        first = [executor.run(handler(hang), CALL, timeout_s=0.01) for _ in range(3)]
+        first = [executor.run(handler(hang), CALL, timeout_s=SOON_S) for _ in range(3)]
         ends = await asyncio.gather(*first)
         hung = [executor.hung_answering]
         ends.append(await executor.run(handler(hang), CALL, timeout_s=LONG_S))
@@ -472,7 +474,7 @@ def test_a_handler_that_was_given_up_and_keeps_the_loop_blocks_it(
 
     async def work(executor: Executor) -> list[bool]:
         seen = [executor.is_blocked]
-        await executor.run(handler(block), CALL, timeout_s=0.01)
+        await executor.run(handler(block), CALL, timeout_s=SOON_S)
         seen.append(executor.is_blocked)
         released.set()
         await executor.run(handler(later), CALL, timeout_s=LONG_S)

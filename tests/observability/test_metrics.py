@@ -48,7 +48,7 @@ def value(client: TestClient, name: str, **labels: str) -> float:
 
 @pytest.fixture
 def hooks(make_hooks: MakeHooks) -> MillisHooks:
-    return make_hooks(metrics_token=TOKEN, prefetch_budget_s=0.05)
+    return make_hooks(metrics_token=TOKEN)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from millis_hooks.handlers.handler_call import Handler
 from millis_hooks.runs.concurrency import LEAST_WAITED_S, REPORTED_AFTER_S, HungHandlers
 from support.app import END_OF_CALL, PREFETCH, MakeHooks, serving
 from support.storage import NOW
-from support.waiting import eventually
+from support.waiting import SOON_S, eventually
 
 MIN = 60.0
 TOKEN = "0123456789abcdef0123456789abcdef"
@@ -32,6 +32,15 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+    def passing(self, look: Callable[[], bool]) -> Callable[[], bool]:
+        """Look, and let time pass: what is measured may begin at any look."""
+
+        def look_later() -> bool:
+            self.now += REPORTED_AFTER_S
+            return look()
+
+        return look_later
 
 
 @pytest.fixture
@@ -119,7 +128,7 @@ def test_runs_that_wait_for_calls_that_hang_are_failed_and_told_of(
 ) -> None:
     router, told, done = Router(), [], []
     work = blocking(release, is_async=is_async)
-    router.on_end_of_call(name="work", timeout_s=0.01, max_attempts=1)(work)
+    router.on_end_of_call(name="work", timeout_s=SOON_S, max_attempts=1)(work)
 
     @router.on_end_of_call(name="other")
     def other(call: EndOfCall) -> None:
@@ -135,11 +144,9 @@ def test_runs_that_wait_for_calls_that_hang_are_failed_and_told_of(
         runs.receive("-waits", handlers=("work",))
         runs.receive("-good", handlers=("other",))
         eventually(lambda: "-good" in done)
-        clock.now = REPORTED_AFTER_S
-        eventually(lambda: runs.runner.status.hung == (("end_of_call", "work"),))
+        eventually(clock.passing(lambda: runs.runner.status.hung == (("end_of_call", "work"),)))
         age_runs(runs)
-        clock.now = LEAST_WAITED_S
-        eventually(lambda: "-waits" in [session_id for session_id, _ in told])
+        eventually(clock.passing(lambda: "-waits" in [session_id for session_id, _ in told]))
         assert "calls that do not return take all slots of work" in dict(told)["-waits"]
         release.set()
         eventually(lambda: not runs.runner.status.hung)
@@ -164,8 +171,7 @@ def test_a_run_that_cannot_begin_is_given_up(
         assert first.wait(10)
         runs.receive("-2")
         eventually(lambda: runs.states() == ["failed", "running"])
-        clock.now = LEAST_WAITED_S
-        eventually(lambda: runs.states() == ["failed", "failed"])
+        eventually(clock.passing(lambda: runs.states() == ["failed", "failed"]))
         release.set()
 
 
@@ -173,9 +179,9 @@ def test_a_service_whose_handlers_hang_is_not_ready(
     make_hooks: MakeHooks, monkeypatch: pytest.MonkeyPatch, release: threading.Event
 ) -> None:
     monkeypatch.setattr("millis_hooks.runs.concurrency.REPORTED_AFTER_S", 0.0)
-    hooks = make_hooks(metrics_token=TOKEN, handler_threads=1, prefetch_budget_s=0.05)
+    hooks = make_hooks(metrics_token=TOKEN, handler_threads=1, prefetch_budget_s=SOON_S)
     work = blocking(release, is_async=False)
-    hooks.on_end_of_call(name="work", timeout_s=0.01, concurrency=1, max_attempts=1)(work)
+    hooks.on_end_of_call(name="work", timeout_s=SOON_S, concurrency=1, max_attempts=1)(work)
     hooks.on_prefetch(name="greet")(lambda call: None if release.wait() else "never")
     with serving(hooks) as client:
         client.get(PREFETCH)

@@ -27,7 +27,7 @@ from millis_hooks.runs.concurrency import HungHandlers, Slots
 from millis_hooks.runs.processes import coordinator_of
 from millis_hooks.runs.runner import Runner
 from support.storage import NOW, commits_of, ended, opened, rows, writing
-from support.waiting import eventually
+from support.waiting import SOON_S, eventually
 
 
 class Runs:
@@ -217,7 +217,7 @@ def test_an_async_handler_is_cancelled_when_its_time_is_over(
 ) -> None:
     cancelled = threading.Event()
 
-    @router.on_end_of_call(timeout_s=0.02)
+    @router.on_end_of_call(timeout_s=SOON_S)
     async def hang(call: EndOfCall) -> None:
         try:
             await asyncio.Event().wait()
@@ -229,13 +229,13 @@ def test_an_async_handler_is_cancelled_when_its_time_is_over(
         (attempt,) = runs.do_all()
         assert cancelled.wait(10)
         assert runs.states() == ["retrying"]
-    assert (attempt.outcome, attempt.error_message) == ("timed_out", "took over 0.02 s")
+    assert (attempt.outcome, attempt.error_message) == ("timed_out", f"took over {SOON_S} s")
 
 
 def test_a_handler_that_never_returns_delays_no_other(
     tmp_path: Path, router: Router, release: threading.Event
 ) -> None:
-    @router.on_end_of_call(timeout_s=0.02)
+    @router.on_end_of_call(timeout_s=SOON_S)
     def hang(call: EndOfCall) -> None:
         if call.session_id.startswith("-hang"):
             release.wait(10)
@@ -473,7 +473,7 @@ def test_a_handler_that_is_late_keeps_its_place_until_it_returns(
 ) -> None:
     began: list[str] = []
 
-    @router.on_end_of_call(timeout_s=0.01, concurrency=1, max_attempts=1)
+    @router.on_end_of_call(timeout_s=SOON_S, concurrency=1, max_attempts=1)
     def hang(call: EndOfCall) -> None:
         began.append(call.session_id)
         release.wait(10)

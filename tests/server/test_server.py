@@ -31,6 +31,7 @@ from millis_hooks.server import Config, Limits, Server, run_child
 from millis_hooks.server.connection import affordable
 from millis_hooks.webhooks.responses import report_secret
 from support.programs import Program, run
+from support.waiting import SOON_S
 
 GET = b"GET /seen HTTP/1.1\r\nHost: test\r\n\r\n"
 HEAD_OF_POST = b"POST /echo HTTP/1.1\r\nHost: test\r\n"
@@ -178,7 +179,7 @@ def test_a_connection_that_says_nothing_is_closed_without_an_answer() -> None:
 
 
 def test_blank_lines_do_not_keep_a_connection_open() -> None:
-    with serving(Limits(header_timeout_s=0.1)) as connect:
+    with serving(Limits(header_timeout_s=SOON_S)) as connect:
         peer = connect()
         peer.sendall(GET)
         read_until(peer, b"host")
@@ -193,7 +194,7 @@ def test_a_body_that_never_ends_is_answered_408_and_closed() -> None:
 
 
 def test_a_body_answered_before_its_end_still_has_to_end() -> None:
-    with serving(Limits(body_timeout_s=0.1)) as connect:
+    with serving(Limits(body_timeout_s=SOON_S)) as connect:
         request = b"POST /early HTTP/1.1\r\nHost: t\r\nContent-Length: 100\r\n\r\nabc"
         answer = answer_to(connect, request)
         assert answer.startswith(b"HTTP/1.1 413 ")
@@ -201,7 +202,7 @@ def test_a_body_answered_before_its_end_still_has_to_end() -> None:
 
 
 def test_the_next_request_gets_a_deadline_of_its_own() -> None:
-    with serving(Limits(header_timeout_s=0.1)) as connect:
+    with serving(Limits(header_timeout_s=SOON_S)) as connect:
         peer = connect()
         peer.sendall(GET)
         read_until(peer, b"host")
@@ -397,7 +398,7 @@ def test_an_offer_with_half_a_body_is_answered_408() -> None:
 
 
 def test_a_websocket_outlives_the_deadline_of_its_handshake() -> None:
-    with serving(Limits(header_timeout_s=0.1)) as connect:
+    with serving(Limits(header_timeout_s=SOON_S)) as connect:
         peer, witness = connect(), connect()
         handshake = b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
         upgrade = b"Connection: Upgrade\r\nUpgrade: websocket\r\n"

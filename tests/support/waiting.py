@@ -10,6 +10,8 @@ from typing import TypeVar
 T = TypeVar("T")
 
 LONGEST_PAUSE_S = 0.05
+#: A limit that is over soon, but not before what begins at once has begun on a busy machine.
+SOON_S = 0.5
 
 
 def eventually(look: Callable[[], T], *, deadline_s: float = 60.0) -> T:

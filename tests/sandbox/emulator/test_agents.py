@@ -213,7 +213,7 @@ def test_a_scripted_caller_waits_for_a_long_answer_but_not_for_a_missing_one(
     ended: list[EndOfCall],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    impatient = partial(CustomLlm, answer_timeout_s=0.5)
+    impatient = partial(CustomLlm, answer_timeout_s=2)
     monkeypatch.setattr("millis_hooks.sandbox.emulator.sessions.CustomLlm", impatient)
     greeting = "First. " * 10
 

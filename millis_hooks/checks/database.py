@@ -74,11 +74,8 @@ def check_sqlite(version: Version) -> Iterator[CheckResult]:
     else:
         yield ok("SQLite", f"{number}, without the WAL-reset bug")
     if not _can_search():
-        yield bad(
-            "search",
-            f"SQLite {number} has no FTS5 with trigrams",
-            "Use a Python whose SQLite is 3.34 or newer and was built with FTS5.",
-        )
+        what_to_do = "Use a Python whose SQLite is 3.34 or newer and was built with FTS5."
+        yield bad("search", f"SQLite {number} has no FTS5 with trigrams", what_to_do)
 
 
 def _can_search() -> bool:

@@ -206,20 +206,20 @@ def check_free_space(free_bytes: int, log_bytes: int) -> CheckResult:
     """Compare the free space with the size of the call log."""
     message = f"{_size(free_bytes)} free, the call log takes {_size(log_bytes)}"
     if free_bytes < _SCARCE_BYTES:
-        return bad(
-            "room",
-            message,
-            "Free space now: on a full disk no call is kept. `millis-hooks prune` removes old "
-            "calls, and `millis-hooks vacuum` gives their space back.",
-        )
+        return bad("room", message, _SCARCE)
     if free_bytes < max(_COMFORTABLE_BYTES, log_bytes):
-        return warn(
-            "room",
-            message,
-            "Free space, or keep calls for fewer days: a backup on this disk or a vacuum needs as "
-            "much as the call log takes.",
-        )
+        return warn("room", message, _TIGHT)
     return ok("room", message)
+
+
+_SCARCE = (
+    "Free space now: on a full disk no call is kept. `millis-hooks prune` removes old calls, and "
+    "`millis-hooks vacuum` gives their space back."
+)
+_TIGHT = (
+    "Free space, or keep calls for fewer days: a backup on this disk or a vacuum needs as much as "
+    "the call log takes."
+)
 
 
 def check_permissions(log: Path) -> Iterator[CheckResult]:

@@ -101,8 +101,7 @@ def show(
     now = datetime.now(UTC)
     with open_log(settings) as database:
         queries, agents = Queries(database.reader), agent_names(database, settings)
-        mask = MaskPolicy.of(settings)
-        pages = DashboardSettings(version=__version__, mask=mask, agents=agents)
+        pages = DashboardSettings(__version__, MaskPolicy.of(settings), agents=agents)
         view = show_call(PageRequest(queries, pages, now, {}, {"session_id": session_id}))
     if view is None:
         fail(f"There is no call {session_id} in the call log.")

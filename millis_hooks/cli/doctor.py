@@ -14,7 +14,14 @@ from urllib.parse import urlsplit
 import httpx2
 import typer
 
-from ..call_log.drift import COUNT_CAP, MOST_GROUPS, DriftReport, drift_report, masked_report
+from ..call_log.drift import (
+    COUNT_CAP,
+    MOST_GROUPS,
+    DriftGroup,
+    DriftReport,
+    drift_report,
+    masked_report,
+)
 from ..checks import CheckResult, bad
 from ..checks.installation import check_application, check_installation
 from ..checks.reachability import TIMEOUT_S, check_reachability
@@ -144,16 +151,19 @@ def _print_drift(report: DriftReport) -> None:
     for column in rows.columns[:-1]:
         column.no_wrap = True
     for group in report.groups:
-        cells = (
-            group.kind.replace("_", " "),
-            group.path,
-            f"{group.count:,}" + ("+" if group.count == COUNT_CAP else ""),
-            f"{group.first_seen:%Y-%m-%d %H:%M}",
-            f"{group.last_seen:%Y-%m-%d %H:%M}",
-            str(group.delivery_id),
-            group.sample,
-        )
-        add_row(rows, *cells, one_line=True)
+        add_row(rows, *_cells(group), one_line=True)
     console().print(rows)
     if not report.is_complete:
         note(f"Only the first {MOST_GROUPS} places of each kind are listed.")
+
+
+def _cells(group: DriftGroup) -> tuple[str, ...]:
+    return (
+        group.kind.replace("_", " "),
+        group.path,
+        f"{group.count:,}" + ("+" if group.count == COUNT_CAP else ""),
+        f"{group.first_seen:%Y-%m-%d %H:%M}",
+        f"{group.last_seen:%Y-%m-%d %H:%M}",
+        str(group.delivery_id),
+        group.sample,
+    )

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 import typer
 
@@ -48,21 +48,23 @@ from .terminal import INTERRUPTED, confirm, fail, note, progress
 _LOOK_S = 0.5
 
 
+Days: TypeAlias = Annotated[
+    int | None,
+    typer.Option(min=1, max=36_500, help="Age in days (MILLIS_HOOKS_RETENTION_DAYS by default)."),
+]
+ClockIsRight: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--clock-is-right", help="Remove calls although nothing was received for a long time."
+    ),
+]
+
+
 def prune(
-    days: Annotated[
-        int | None,
-        typer.Option(
-            min=1, max=36_500, help="Age in days (MILLIS_HOOKS_RETENTION_DAYS by default)."
-        ),
-    ] = None,
+    days: Days = None,
     dry_run: DryRun = False,
     yes: Yes = False,
-    clock_is_right: Annotated[
-        bool,
-        typer.Option(
-            "--clock-is-right", help="Remove calls although nothing was received for a long time."
-        ),
-    ] = False,
+    clock_is_right: ClockIsRight = False,
 ) -> None:
     """Remove old calls with all their data.
 
@@ -89,13 +91,9 @@ def prune(
         if not yes:
             confirm("Remove them?", refusal="Nothing was removed.")
         served = is_served(database)
-        batches = retention.prune(
-            database.reader,
-            writing_by(database.writer),
-            before=before,
-            now=now,
-            batch_s=BATCH_S if served else BATCH_ALONE_S,
-        )
+        batch_s = BATCH_S if served else BATCH_ALONE_S
+        write = writing_by(database.writer)
+        batches = retention.prune(database.reader, write, before=before, now=now, batch_s=batch_s)
         batches = paced(batches, rests=served)
         removed = remove(database, batches, planned, "prune", details=f", received before {limit}")
     typer.echo(f"Removed: {removed}.")

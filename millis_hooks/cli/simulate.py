@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 from urllib.parse import urlsplit
 
 import typer
@@ -17,6 +17,7 @@ from sqlalchemy import make_url
 
 from ..call_log.database import is_file
 from ..call_log.queries import Queries
+from ..call_log.queries.records import Run
 from ..call_log.queries.requests import stored_tools
 from ..environment.addresses import is_loopback
 from ..exceptions import ConfigError, SandboxOffError
@@ -50,20 +51,24 @@ _SANDBOX_OFF = (
 )
 
 
+Scenarios: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[TARGET] SCENARIO",
+        help="Your application (app.py or module:name), which runs in this process with an "
+        "empty call log; without it, the service at --url is called. Then TOML files, or names "
+        "of included scenarios.",
+    ),
+]
+SameTarget: TypeAlias = Annotated[
+    str | None,
+    typer.Option(hidden=True, help="The same as the argument; it may be package.module, too."),
+]
+
+
 def simulate(
-    scenarios: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[TARGET] SCENARIO",
-            help="Your application (app.py or module:name), which runs in this process with an "
-            "empty call log; without it, the service at --url is called. Then TOML files, or names "
-            "of included scenarios.",
-        ),
-    ] = None,
-    target: Annotated[
-        str | None,
-        typer.Option(hidden=True, help="The same as the argument; it may be package.module, too."),
-    ] = None,
+    scenarios: Scenarios = None,
+    target: SameTarget = None,
     url: Annotated[
         str, typer.Option(help="A running service, if no application is named.")
     ] = "http://127.0.0.1:8000",
@@ -313,15 +318,17 @@ def _print_ending(receiver: _Receiver, scenario: Scenario, simulation: Simulatio
         typer.echo(_short(f"  not sent to Millis: {request.method} {request.path}"))
     receiver.millis_requests.clear()
     for run in simulation.handled.runs if simulation.handled else ():
-        if run.handler in scenario.expected.handlers:
-            continue  # is among the expectations
-        last = run.attempts[-1] if run.attempts else None
-        error = error_label(run.reason, last) if run.state != "succeeded" else ""
-        reason = f": {mask.text(error)}" if error else ""
-        mark = "FAIL" if run.handler in failed else "ok  "
-        typer.echo(_short(f"  {mark} handler {run.handler}: {run.state}{reason}"))
+        if run.handler not in scenario.expected.handlers:  # else it is among the expectations
+            mark = "FAIL" if run.handler in failed else "ok  "
+            typer.echo(_short(f"  {mark} handler {run.handler}: {run.state}{_reason(run, mask)}"))
     for each in simulation.expectations:
         typer.echo(_short(f"  {'ok  ' if each.is_met else 'FAIL'} {mask.text(str(each))}"))
+
+
+def _reason(run: Run, mask: MaskPolicy) -> str:
+    last = run.attempts[-1] if run.attempts else None
+    error = error_label(run.reason, last) if run.state != "succeeded" else ""
+    return f": {mask.text(error)}" if error else ""
 
 
 def _load(

@@ -9,14 +9,12 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from io import RawIOBase
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, NoReturn, cast
+from typing import Annotated, Any, BinaryIO, NoReturn, TypeAlias, cast
 
 import typer
 
 from ..call_log.database import Database
-from ..call_log.queries.filters import (
-    CallFilter,
-)
+from ..call_log.queries.filters import CallFilter
 from ..call_log.redaction import redaction_of, results_redaction
 from ..call_log.results import names_of
 from ..call_log.transfer import copy as copying
@@ -31,12 +29,7 @@ from ..masking.policy import MaskPolicy
 from ..settings import Settings
 from .call_filters import takes_call_filters
 from .common import is_served, new_file, open_log, record
-from .options import (
-    SECRET_SOURCES,
-    Force,
-    read_secret,
-    require_known,
-)
+from .options import SECRET_SOURCES, Force, read_secret, require_known
 from .terminal import INTERRUPTED, fail, note, print_table, progress
 
 #: The standard input, or the standard output.
@@ -44,6 +37,22 @@ _STANDARD = Path("-")
 _FORMATS = ("csv", "jsonl")
 #: Of what cannot be read, so many examples are printed.
 _MOST_EXAMPLES = 5
+
+
+Raw: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--raw",
+        help="Hide nothing, not even secrets, so that the file can be imported. jsonl only.",
+    ),
+]
+WithBom: TypeAlias = Annotated[
+    bool,
+    typer.Option("--bom", help="Start the csv with a byte order mark, so that Excel reads UTF-8."),
+]
+ForExcel: TypeAlias = Annotated[
+    bool, typer.Option("--excel", help="Like --bom, with numbers and IDs as text.")
+]
 
 
 @takes_call_filters()
@@ -56,24 +65,9 @@ def export(
         str | None,
         typer.Option("--format", help="csv or jsonl; by default from the name of FILE, else csv."),
     ] = None,
-    raw: Annotated[
-        bool,
-        typer.Option(
-            "--raw",
-            help="Hide nothing, not even secrets, so that the file can be imported. jsonl only.",
-        ),
-    ] = False,
-    bom: Annotated[
-        bool,
-        typer.Option(
-            "--bom",
-            help="Start the csv with a byte order mark, so that Excel reads UTF-8.",
-        ),
-    ] = False,
-    excel: Annotated[
-        bool,
-        typer.Option("--excel", help="Like --bom, with numbers and IDs as text."),
-    ] = False,
+    raw: Raw = False,
+    bom: WithBom = False,
+    excel: ForExcel = False,
     force: Force = False,
 ) -> None:
     """Export calls to a file, oldest first: all real ones, or a selection.
@@ -87,11 +81,7 @@ def export(
     Secrets are hidden. MILLIS_HOOKS_MASK_NUMBERS and MILLIS_HOOKS_MASK_TEXT apply.
     """
     chosen_format = _chosen_format(format_, file)
-    if raw and chosen_format != "jsonl":
-        raise ConfigError("--raw is for --format jsonl; other formats never show secrets.")
-    for option, is_given in (("--bom", bom), ("--excel", excel)):
-        if is_given and chosen_format != "csv":
-            raise ConfigError(f"{option} is for --format csv; programs read the others.")
+    _require_fitting(chosen_format, raw=raw, bom=bom, excel=excel)
     settings = Settings.load()
     policy = None if raw else MaskPolicy.of(settings)
     with open_log(settings) as database:
@@ -105,6 +95,15 @@ def export(
                 out.write(BOM_UTF8)
             _write(database, selection, out, chosen_format, policy, names, for_excel=excel)
     note(f"Calls exported: {len(selection.calls):,}.")
+
+
+def _require_fitting(chosen: Format, *, raw: bool, bom: bool, excel: bool) -> None:
+    """Raise `ConfigError` for an option that is of another format."""
+    if raw and chosen != "jsonl":
+        raise ConfigError("--raw is for --format jsonl; other formats never show secrets.")
+    for option, is_given in (("--bom", bom), ("--excel", excel)):
+        if is_given and chosen != "csv":
+            raise ConfigError(f"{option} is for --format csv; programs read the others.")
 
 
 def _chosen_format(name: str | None, file: Path) -> Format:

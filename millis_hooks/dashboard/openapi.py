@@ -131,13 +131,10 @@ class _AsWritten(GenerateJsonSchema):
 def _schemas(twins: list[Twin]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the schema of each twin by its name, and the schemas these refer to."""
     # In lists, as a dataclass itself takes no configuration from here.
+    listed = {twin.name: cast("Any", list)[_returned(twin)] for twin in twins}
     adapters: list[tuple[str, JsonSchemaMode, TypeAdapter[Any]]] = [
-        (
-            twin.name,
-            "serialization",
-            TypeAdapter(cast("Any", list)[_returned(twin)], config=_CONFIG),
-        )
-        for twin in twins
+        (name, "serialization", TypeAdapter(shape, config=_CONFIG))
+        for name, shape in listed.items()
     ]
     found, rest = TypeAdapter.json_schemas(
         adapters, ref_template="#/components/schemas/{model}", schema_generator=_AsWritten

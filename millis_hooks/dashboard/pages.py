@@ -134,13 +134,9 @@ class Pages:
     ) -> Response:
         """Render a view for the operator who is signed in; a page that `has_twin` links to it."""
         twin = _here(request, ".json") if has_twin else None
+        frame = self._frame(request)
         return self.render(
-            request,
-            template,
-            status_code=status_code,
-            view=view,
-            twin=twin,
-            **self._frame(request),
+            request, template, status_code=status_code, view=view, twin=twin, **frame
         )
 
     def _frame(self, request: Request) -> dict[str, Any]:

@@ -245,9 +245,7 @@ class Operators:
         with self._reading() as connection:
             owner = accounts.find_token(connection, token)
         if owner is not None:
-            if owner.last_used_at is None or now - owner.last_used_at >= SEEN_EVERY:
-                with suppress(StorageError):  # it reads also while nothing can be written
-                    self._write(partial(accounts.note_use, name=owner.name, now=now))
+            self._note_use(owner, now)
             return Operator(f"token {owner.name}", "view", is_token=True)
         guess = _guess(None, token)
         if wait_s := self._throttle.take(keys, guess, now):
@@ -344,6 +342,11 @@ class Operators:
             return named
         seen_at = admin[0].last_seen_at if admin else None
         return (Account(OPERATOR, "operate", seen_at=seen_at), *named)
+
+    def _note_use(self, token: ReadToken, now: datetime) -> None:
+        if token.last_used_at is None or now - token.last_used_at >= SEEN_EVERY:
+            with suppress(StorageError):  # it reads also while nothing can be written
+                self._write(partial(accounts.note_use, name=token.name, now=now))
 
     def _check(
         self, name: str | None, password: str, keys: Sequence[Key], client: str, now: datetime

@@ -241,7 +241,7 @@ def run_child(
         "The terminal of `millis-hooks dev` has the details.\n"
     )
     config.app = Starlette(routes=[Mount("/", PlainTextResponse(text, 503))])
-    config.factory, config.loaded = False, False
+    config.loaded = False
     Server(config).run(sockets)
 
 
@@ -251,7 +251,6 @@ def serve(
     host: str,
     port: int,
     limits: Limits | None = None,
-    factory: bool = False,
     reload: bool = False,
     reload_dirs: Sequence[str | Path] = (),
     log_config: dict[str, Any] | None = None,
@@ -278,7 +277,6 @@ def serve(
         is_webhook=is_webhook,
         host=host,
         port=port,
-        factory=factory,
         reload=reload,
         reload_dirs=([str(path) for path in reload_dirs] or None) if reload else None,
         log_config=log_config,

@@ -689,14 +689,13 @@ from millis_hooks.server import serve
 if __name__ == "__main__":
     announce = lambda: print("ready", flush=True)
     port = int(sys.argv[1])
-    serve("app:make", host="127.0.0.1", port=port, factory=True, reload=True, announce=announce)
+    serve("app:app", host="127.0.0.1", port=port, reload=True, announce=announce)
 """
 
 RELOADED = """
 from starlette.responses import PlainTextResponse
 
-def make():
-    return PlainTextResponse("{}")
+app = PlainTextResponse("{}")
 """
 
 

@@ -200,20 +200,7 @@ def _values(agent_id: ColumnElement[Any], chosen: ColumnElement[bool], source: s
         calls.c.cost_total,
     )
     call = period.where(RECEIVED, is_of(source), chosen).cte("period").c
-    # From calls to what belongs to them: SQLite would rather read all costs, or all runs.
-    call_id = aside(call.id)
-    items = cost_items.c
-    names = named(items.type).label("type"), named(items.provider).label("provider")
-    costs = select(call.agent_id, *names, func.sum(items.credit).label("credit"))
-    costs = costs.where(items.call_id == call_id, items.credit.is_not(None))
-    cost = costs.group_by(call.agent_id, "type", "provider").cte("costs").c
-    r = handler_runs.c
-    handler = (r.hook + " " + r.handler).label("handler")
-    runs = select(call.agent_id, r.id, handler, r.state, r.is_latest)
-    run = runs.where(r.call_id == call_id).cte("runs").c
-    tries = select(run.agent_id, run.handler, attempts.c.outcome, attempts.c.duration_ms)
-    of_run = and_(attempts.c.run_id == aside(run.id), attempts.c.outcome.is_not(None))
-    attempt = tries.where(of_run).cte("ended").c
+    cost, run, attempt = _belonging_to(call)
     no_name: Any = literal_column("''")
     return union_all(
         _sum(OUTCOME, call.agent_id, call.outcome),
@@ -232,6 +219,26 @@ def _values(agent_id: ColumnElement[Any], chosen: ColumnElement[bool], source: s
         _each(PREFETCH_MS, call.agent_id, no_name, call.prefetch_ms),
         _each(ATTEMPT_MS, attempt.agent_id, attempt.handler, attempt.duration_ms),
     )
+
+
+def _belonging_to(call: Any) -> tuple[Any, Any, Any]:
+    """Select the costs, the runs and the ended attempts of calls.
+
+    From calls to what belongs to them: SQLite would rather read all costs, or all runs.
+    """
+    call_id = aside(call.id)
+    items = cost_items.c
+    names = named(items.type).label("type"), named(items.provider).label("provider")
+    costs = select(call.agent_id, *names, func.sum(items.credit).label("credit"))
+    costs = costs.where(items.call_id == call_id, items.credit.is_not(None))
+    r = handler_runs.c
+    handler = (r.hook + " " + r.handler).label("handler")
+    runs = select(call.agent_id, r.id, handler, r.state, r.is_latest)
+    run = runs.where(r.call_id == call_id).cte("runs").c
+    tries = select(run.agent_id, run.handler, attempts.c.outcome, attempts.c.duration_ms)
+    of_run = and_(attempts.c.run_id == aside(run.id), attempts.c.outcome.is_not(None))
+    cost = costs.group_by(call.agent_id, "type", "provider").cte("costs").c
+    return cost, run, tries.where(of_run).cte("ended").c
 
 
 def _sum(measure: str, agent_id: Any, name: Any, amount: Any = None) -> Select[Any]:

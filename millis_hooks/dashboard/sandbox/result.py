@@ -184,11 +184,14 @@ def _progress(steps: _Steps, stage: Stage, runs: Sequence[Run]) -> Iterator[Prog
     if any(end["failure"] for end in ends):
         ended = "failed"
     yield Progress("Ended", "now" if stage == "ending" else ended)
+    yield Progress("Handlers", _handled(runs), f"{len(runs)} ran" if runs else "")
+
+
+def _handled(runs: Sequence[Run]) -> ProgressState:
     states = {run.state for run in runs}
-    handled: ProgressState = "now" if states & _NOT_OVER else "done" if runs else "to-come"
     if states & {"failed", "retrying"}:
-        handled = "failed"
-    yield Progress("Handlers", handled, f"{len(runs)} ran" if runs else "")
+        return "failed"
+    return "now" if states & _NOT_OVER else "done" if runs else "to-come"
 
 
 def _lines(steps: _Steps) -> Iterator[Line]:

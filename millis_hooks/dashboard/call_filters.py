@@ -1,6 +1,6 @@
 """Filters of the list of calls: read from an address, written to one, and put into words.
 
-`status`, `agent`, `meta` and `result` may repeat; a result is also written as
+`status`, `agent`, `meta` and `result` may repeat, up to twenty times; a result is also written as
 `result.booked=true`. `from` and `to` are dates or times, in the operator's time
 zone unless they name another; a date in `to` is the last day of the list. Addresses that the pages
 make name moments, so that they list the same calls for operators of every zone.
@@ -9,9 +9,10 @@ make name moments, so that they list the same calls for operators of every zone.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta, tzinfo
+from itertools import islice
 from typing import NamedTuple, TypeAlias
 from urllib.parse import urlencode
 
@@ -27,6 +28,7 @@ from ..call_log.queries.filters import (
     CallFilter,
 )
 from ..call_log.results import ResultFilter
+from ..call_log.sanitize import MAX_KEY_CHARS
 from ..call_log.search import clean_query, fold
 from .formats import clock, status_label
 
@@ -45,6 +47,8 @@ _YEARS = range(1900, 9000)
 
 _NO_FILTERS = CallFilter()
 _OF_RESULT = "result."
+#: Values of a parameter that repeats: each link of a page has all of them.
+_MOST_VALUES = 20
 #: Columns of results in the list.
 _MOST_COLUMNS = 10
 
@@ -141,9 +145,15 @@ def read_list(text: str | None, zone: tzinfo = UTC) -> CallFilter:
 
 
 def every(query: Mapping[str, str], name: str) -> tuple[str, ...]:
-    """Return the distinct values of a repeated parameter, without empty ones."""
+    """Return the distinct values of a repeated parameter, without empty ones: the first ones, and
+    what may be in a column of each."""
     values = query.getlist(name) if isinstance(query, QueryParams) else [query.get(name, "")]
-    return tuple(dict.fromkeys(filter(None, values)))
+    return _first(values)
+
+
+def _first(values: Iterable[str]) -> tuple[str, ...]:
+    distinct = dict.fromkeys(value[:MAX_KEY_CHARS] for value in values if value)
+    return tuple(islice(distinct, _MOST_VALUES))
 
 
 def read_time(text: str | None, zone: tzinfo, *, end_of_day: bool = False) -> datetime | None:
@@ -193,7 +203,7 @@ def _results(query: Mapping[str, str]) -> Iterator[ResultFilter]:
     for name, value in items:
         if name.startswith(_OF_RESULT):
             texts.append("=".join(filter(None, (name.removeprefix(_OF_RESULT), value))))
-    yield from filter(None, map(ResultFilter.read, dict.fromkeys(texts)))
+    yield from filter(None, map(ResultFilter.read, _first(texts)))
 
 
 def _number(text: str | None) -> float | None:

@@ -103,6 +103,22 @@ def test_repeated_filters_apply_to_the_list_and_its_links(site: Site) -> None:
     assert "/calls?agent=-a&agent=-b&size=25&outcome=completed" in links
 
 
+@pytest.mark.parametrize(
+    "value", ["agent=a{}", "status=s{}", "meta=m{}=1", "result=r{}=1", "result.r{}=1"]
+)
+def test_of_endless_values_of_a_filter_the_first_are_taken(site: Site, value: str) -> None:
+    address = "&".join(value.format(number) for number in range(1500))
+    assert len(site.get(f"/calls?{address}").content) < 200_000
+
+
+def test_a_value_longer_than_any_column_is_cut() -> None:
+    filters = read_filter(
+        QueryParams(urlencode({"agent": "a" * 9_999, "meta": f"k={'m' * 9_999}"}))
+    )
+    assert len(filters.agent[0]) <= 500
+    assert len(filters.metadata[0][1]) <= 500
+
+
 def test_complete_counts_are_not_marked_as_capped(site: Site) -> None:
     page = site.get("/calls.json?agent=-a").json()
     assert [tab["capped"] for tab in page["tabs"] if tab["outcome"] == "all"] == [False]

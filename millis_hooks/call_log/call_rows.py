@@ -13,11 +13,11 @@ from functools import cache
 from itertools import chain
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Engine, Select, Table, bindparam, delete, select, update
+from sqlalchemy import Connection, Engine, Table, delete, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from .changed_days import mark_days
-from .dialects import Columns, among, insert_rows, update_rows
+from .dialects import Columns, Prepared, among, insert_rows, update_rows
 from .projection import END_COLUMNS, Projection
 from .sanitize import clean_id, clean_text
 from .search import call_search
@@ -35,23 +35,25 @@ from .tables import (
     rereads,
 )
 
-_CALLS = select(calls).where(among(calls.c.session_id, "sessions"))
-_CALL_IDS = select(calls.c.session_id, calls.c.id).where(among(calls.c.session_id, "sessions"))
-_REPEAT = (
-    update(calls)
-    .where(among(calls.c.session_id, "sessions"), ~calls.c.repeated)
-    .values(repeated=True)
-)
+_IS_OF_SESSIONS = among(calls.c.session_id, "sessions")
+_CALLS = Prepared(select(calls).where(_IS_OF_SESSIONS))
+_CALL_IDS = Prepared(select(calls.c.session_id, calls.c.id).where(_IS_OF_SESSIONS))
+_REPEAT = Prepared(update(calls).where(_IS_OF_SESSIONS, ~calls.c.repeated).values(repeated=True))
 _t, _r = call_search.c, handler_runs.c
-_TEXTS = select(_t.rowid, _t.folded).where(among(_t.rowid, "ids"))
-_DELETE_TEXTS = delete(call_search).where(among(_t.rowid, "ids"))
-_RUNS = select(_r.id, _r.call_id, _r.handler, _r.state).where(IS_OF_CALL, among(_r.call_id, "ids"))
-_REPLACE_RUNS = update(handler_runs).where(among(_r.id, "ids")).values(is_latest=False)
-_HANDLED = update(calls).where(among(calls.c.id, "ids"), calls.c.unhandled).values(unhandled=False)
-_MOVE_RESULTS = (
+_TEXTS = Prepared(select(_t.rowid, _t.folded).where(among(_t.rowid, "ids")))
+_DELETE_TEXTS = Prepared(delete(call_search).where(among(_t.rowid, "ids")))
+_RUNS = Prepared(
+    select(_r.id, _r.call_id, _r.handler, _r.state).where(IS_OF_CALL, among(_r.call_id, "ids"))
+)
+_REPLACE_RUNS = Prepared(update(handler_runs).where(among(_r.id, "ids")).values(is_latest=False))
+_HANDLED = Prepared(
+    update(calls).where(among(calls.c.id, "ids"), calls.c.unhandled).values(unhandled=False)
+)
+_RECEIVED_AT = select(calls.c.received_at).where(calls.c.id == call_results.c.call_id)
+_MOVE_RESULTS = Prepared(
     update(call_results)
-    .where(call_results.c.call_id == bindparam("call"))
-    .values(received_at=bindparam("at"))
+    .where(among(call_results.c.call_id, "ids"))
+    .values(received_at=_RECEIVED_AT.scalar_subquery())
 )
 _HAS_BEGUN = frozenset({"running", "succeeded", "failed"})
 
@@ -133,11 +135,11 @@ def write(
     has_runs = _write_runs(connection, written, hears_of_changes)
     repeated = [session_id for session_id, each in sessions.items() if each.projection is None]
     if repeated:
-        connection.execute(_REPEAT, {"sessions": repeated})
+        _REPEAT(connection, {"sessions": repeated})
     taken = [*loose, *chain.from_iterable(each.delivery_ids for each in sessions.values())]
     _write_of_deliveries(connection, batch, sessions, taken)
     if taken:
-        connection.execute(_taking(queue), {"ids": taken})
+        _taking(queue)(connection, {"ids": taken})
     return Written(len(taken), has_runs)
 
 
@@ -158,7 +160,7 @@ def _unchanged(
 ) -> tuple[list[int], dict[str, Session]]:
     """Return the deliveries of no session, and the sessions, that are still as they were read."""
     ids = batch.delivery_ids
-    waiting = set(connection.scalars(_waiting(queue), {"ids": ids}))
+    waiting = {row.delivery_id for row in _waiting(queue)(connection, {"ids": ids})}
     known = known_of(connection, list(batch.sessions), besides=ids)
     sessions = {
         session_id: each
@@ -170,13 +172,13 @@ def _unchanged(
 
 
 @cache
-def _waiting(queue: Table) -> Select[Any]:
-    return select(queue.c.delivery_id).where(among(queue.c.delivery_id, "ids"))
+def _waiting(queue: Table) -> Prepared:
+    return Prepared(select(queue.c.delivery_id).where(among(queue.c.delivery_id, "ids")))
 
 
 @cache
-def _taking(queue: Table) -> Any:
-    return delete(queue).where(among(queue.c.delivery_id, "ids"))
+def _taking(queue: Table) -> Prepared:
+    return Prepared(delete(queue).where(among(queue.c.delivery_id, "ids")))
 
 
 class _Call(NamedTuple):
@@ -198,16 +200,14 @@ def _write_calls(
     costs and metadata, unless what is read again was damaged."""
     if not made:
         return []
-    found = connection.execute(_CALLS, {"sessions": list(made)}).mappings()
-    stored = {row["session_id"]: dict(row) for row in found}
+    found = _CALLS(connection, {"sessions": list(made)})
+    stored = {row.session_id: row._asdict() for row in found}
     new = [each for each in made.values() if each.session_id not in stored]
     insert_rows(connection, calls, [each.call for each in new])
     ids = {session_id: row["id"] for session_id, row in stored.items()}
     if new:
         sessions = [each.session_id for each in new]
-        ids |= {
-            row.session_id: row.id for row in connection.execute(_CALL_IDS, {"sessions": sessions})
-        }
+        ids |= {row.session_id: row.id for row in _CALL_IDS(connection, {"sessions": sessions})}
     written = [
         _Call(ids[each.session_id], stored.get(each.session_id, {}), each) for each in made.values()
     ]
@@ -246,10 +246,11 @@ def _update_calls(connection: Connection, known: Sequence[_Call]) -> set[int]:
             )
     update_rows(connection, calls, of_end)
     update_rows(connection, calls, of_both)
-    moved = [each for each in known if each.before["received_at"] != each.now.call["received_at"]]
+    moved = [
+        each.id for each in known if each.before["received_at"] != each.now.call["received_at"]
+    ]
     if moved:
-        rows = [{"call": each.id, "at": each.now.call["received_at"]} for each in moved]
-        connection.execute(_MOVE_RESULTS, rows)
+        _MOVE_RESULTS(connection, {"ids": moved})
     return {each["id"] for each in (*of_end, *of_both)}
 
 
@@ -272,12 +273,12 @@ def _metadata_rows(written: Iterable[_Call]) -> list[Columns]:
 
 def _write_texts(connection: Connection, written: Sequence[_Call]) -> None:
     known = [each.id for each in written if each.before]
-    found = connection.execute(_TEXTS, {"ids": known}) if known else ()
+    found = _TEXTS(connection, {"ids": known}) if known else ()
     texts = {row.rowid: row.folded for row in found}
     changed = [each for each in written if texts.get(each.id) != each.now.search_text]
     gone = [each.id for each in changed if each.id in texts]
     if gone:
-        connection.execute(_DELETE_TEXTS, {"ids": gone})
+        _DELETE_TEXTS(connection, {"ids": gone})
     rows = [{"rowid": each.id, "folded": each.now.search_text} for each in changed]
     insert_rows(connection, call_search, rows)
 
@@ -290,14 +291,14 @@ def _replace(
     same: set[int] = set()
     gone: set[int] = set()
     if stored:
-        found = connection.execute(_of_owners(table, owner), {"ids": stored})
+        found = _of_owners(table, owner)(connection, {"ids": stored})
         known = set(stored)
-        before = _by_owner(found.mappings(), owner)
+        before = _by_owner((row._asdict() for row in found), owner)
         now = _by_owner((row for row in rows if row[owner] in known), owner)
         same = {id_ for id_ in stored if before.get(id_) == now.get(id_)}
         gone = before.keys() - same
     if gone:
-        connection.execute(_deleting(table, owner), {"ids": list(gone)})
+        _deleting(table, owner)(connection, {"ids": list(gone)})
     new = [row for row in rows if row[owner] not in same]
     insert_rows(connection, table, new)
     return gone | {row[owner] for row in new}
@@ -313,13 +314,13 @@ def _by_owner(rows: Iterable[Any], owner: str) -> dict[int, Counter[object]]:
 
 
 @cache
-def _of_owners(table: Table, owner: str) -> Select[Any]:
-    return select(table).where(among(table.c[owner], "ids"))
+def _of_owners(table: Table, owner: str) -> Prepared:
+    return Prepared(select(table).where(among(table.c[owner], "ids")))
 
 
 @cache
-def _deleting(table: Table, owner: str) -> Any:
-    return delete(table).where(among(table.c[owner], "ids"))
+def _deleting(table: Table, owner: str) -> Prepared:
+    return Prepared(delete(table).where(among(table.c[owner], "ids")))
 
 
 def _write_runs(
@@ -349,9 +350,9 @@ def _write_runs(
             replaced += [known[name].id for name in again]
             handled += [call.id] if first or again else []
     if replaced:
-        connection.execute(_REPLACE_RUNS, {"ids": replaced})
+        _REPLACE_RUNS(connection, {"ids": replaced})
     if handled:
-        connection.execute(_HANDLED, {"ids": handled})
+        _HANDLED(connection, {"ids": handled})
     insert_rows(connection, handler_runs, new)
     called = {run["call_id"] for run in new}
     mark_days(connection, _days(each for each in asking if each.id in called))
@@ -361,7 +362,7 @@ def _write_runs(
 def _latest_runs(connection: Connection, call_ids: Sequence[int]) -> dict[int, dict[str, Any]]:
     """Return the latest run of each handler, by call."""
     runs: dict[int, dict[str, Any]] = {}
-    for run in connection.execute(_RUNS, {"ids": call_ids}) if call_ids else ():
+    for run in _RUNS(connection, {"ids": call_ids}) if call_ids else ():
         runs.setdefault(run.call_id, {})[run.handler] = run
     return runs
 

@@ -12,7 +12,7 @@ from datetime import UTC, date, datetime
 
 from sqlalchemy import Connection, delete, func, insert, select
 
-from .dialects import among
+from .dialects import Prepared, among, insert_rows
 from .tables import calls, changed_days, day_divisions, day_totals
 
 
@@ -20,13 +20,13 @@ def mark_days(connection: Connection, received_at: Iterable[datetime]) -> None:
     """Mark the UTC days of calls that were received then; of a call that moves, both days."""
     days = {moment.astimezone(UTC).date() for moment in received_at}
     if days:
-        connection.execute(_MARK, [{"day": day} for day in sorted(days)])
+        insert_rows(connection, changed_days, [{"day": day} for day in sorted(days)])
 
 
 def mark_days_of(connection: Connection, call_ids: Sequence[int]) -> None:
     """Mark the UTC days of these calls: analytics counts their runs and attempts, too."""
     if call_ids:
-        connection.execute(_MARK_THESE, {"ids": call_ids})
+        _MARK_THESE(connection, {"ids": call_ids})
 
 
 def erase_totals_of(connection: Connection, call_ids: Sequence[int]) -> None:
@@ -41,6 +41,5 @@ def changed(connection: Connection) -> set[date]:
     return set(connection.scalars(select(changed_days.c.day).distinct()))
 
 
-_MARK = insert(changed_days)
 _days = select(func.date(calls.c.received_at)).where(among(calls.c.id, "ids")).distinct()
-_MARK_THESE = insert(changed_days).from_select(["day"], _days)
+_MARK_THESE = Prepared(insert(changed_days).from_select(["day"], _days))

@@ -26,7 +26,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, Table, bindparam, func, select, update
+from sqlalchemy import Connection, Row, Table, bindparam, func, select, update
 
 from ..masking.error_report import describe_failure
 from ..masking.policy import SECRETS_ALONE, MaskPolicy
@@ -35,7 +35,7 @@ from .call_ends import ReadEnds, RunsFor
 from .call_rows import QUEUES, give_up, write
 from .change_feed import Change
 from .database import Database
-from .dialects import among, is_outage, length_of
+from .dialects import Prepared, among, is_outage, length_of
 from .locks import FileHolder
 from .projection import Digest, digest_delivery
 from .sessions import SessionReader
@@ -139,7 +139,7 @@ class Processor:
         chunk: list[int] = []
 
         def choose(connection: Connection) -> Sequence[int]:
-            waiting.extend(connection.execute(_oldest(queue), {"limit": self._limit()}))
+            waiting.extend(_oldest(queue)(connection, {"limit": self._limit()}))
             chunk.extend(_first_of(waiting, self._is_suspect))
             return chunk
 
@@ -180,7 +180,8 @@ class Processor:
 
     def _process_claimed(self, queue: Table, ids: Sequence[int]) -> int:
         return self._transact(
-            queue, lambda connection: connection.scalars(_these(queue), {"ids": ids}).all()
+            queue,
+            lambda connection: [row.delivery_id for row in _these(queue)(connection, {"ids": ids})],
         )
 
     def _process_each(self, queue: Table, ids: Sequence[int]) -> int:
@@ -336,10 +337,10 @@ class Processor:
 
 
 @cache
-def _oldest(queue: Table) -> Select[Any]:
+def _oldest(queue: Table) -> Prepared:
     """Select what is known of the oldest deliveries of a queue without reading them. On PostgreSQL
     those are claimed that no other process has."""
-    return (
+    return Prepared(
         select(
             deliveries.c.id,
             deliveries.c.session_id,
@@ -355,10 +356,11 @@ def _oldest(queue: Table) -> Select[Any]:
 
 
 @cache
-def _these(queue: Table) -> Select[Any]:
+def _these(queue: Table) -> Prepared:
     """Select deliveries of a queue, and claim them as `_oldest` does."""
     waiting = select(queue.c.delivery_id).where(among(queue.c.delivery_id, "ids"))
-    return waiting.order_by(queue.c.delivery_id).with_for_update(of=queue, skip_locked=True)
+    waiting = waiting.order_by(queue.c.delivery_id)
+    return Prepared(waiting.with_for_update(of=queue, skip_locked=True))
 
 
 def _next_size(size: int, taken: int, wrote_s: float) -> int:

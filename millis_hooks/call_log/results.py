@@ -17,7 +17,7 @@ from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, func,
 
 from ..protocol.results import Plain
 from .changed_days import mark_days
-from .dialects import among, insert_rows
+from .dialects import Prepared, among, insert_rows
 from .sanitize import clean_text
 from .tables import KEPT, call_metadata, call_results, calls, handler_runs
 
@@ -50,7 +50,7 @@ def write_results(connection: Connection, written: Sequence[RunResults]) -> None
     if not written:
         return
     ids = {"ids": [each.run_id for each in written]}
-    latest = {row.id: row for row in connection.execute(_LATEST, ids)}
+    latest = {row.id: row for row in _LATEST(connection, ids)}
     runs = [each for each in written if each.run_id in latest]
     if runs:
         keys = [
@@ -72,7 +72,7 @@ def write_results(connection: Connection, written: Sequence[RunResults]) -> None
     insert_rows(connection, call_results, rows)
 
 
-_LATEST = (
+_LATEST = Prepared(
     select(handler_runs.c.id, handler_runs.c.call_id, calls.c.received_at)
     .join(calls, calls.c.id == handler_runs.c.call_id)
     .where(among(handler_runs.c.id, "ids"), handler_runs.c.is_latest)

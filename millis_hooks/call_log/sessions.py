@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -18,7 +18,7 @@ from ..protocol.reading import collecting_nothing
 from .call_ends import IS_TOLD, ReadEnds, RunsFor, outermost
 from .change_feed import Change
 from .change_feed import Kind as ChangeKind
-from .dialects import Columns, among, is_postgresql, length_of
+from .dialects import Columns, Prepared, among, is_postgresql, length_of
 from .projection import READABLE, Digest, Projection, digest_delivery, project, transcript_of
 from .sanitize import clean_text
 from .search import Excerpt, Item, excerpts, transcript_excerpts
@@ -54,7 +54,7 @@ _TOLD: Select[Any] = (
     .where(among(_d.id, "ids"))
     .order_by(_d.id)
 )
-_KNOWN: Select[Any] = (
+_KNOWN = Prepared(
     select(
         _d.id,
         _d.kind,
@@ -67,8 +67,9 @@ _KNOWN: Select[Any] = (
     .where(among(_d.session_id, "sessions"), IS_TOLD)
     .order_by(_d.id)
 )
+_TOLD_AT_ONCE = Prepared(_TOLD)
 #: The bodies of calls with one end-of-call.
-_BODIES: Select[Any] = (
+_BODIES = Prepared(
     select(calls.c.session_id, _d.body)
     .join(deliveries, _d.id == calls.c.delivery_id)
     .where(among(calls.c.session_id, "sessions"), ~calls.c.repeated)
@@ -167,7 +168,7 @@ class SessionReader:
     ) -> dict[str, list[Digest]]:
         """Return the digests by session, and put into the batch the deliveries without one."""
         sessions: dict[str, list[Digest]] = {}
-        for row in connection.execute(_TOLD, {"ids": ids}).all():
+        for row in _TOLD_AT_ONCE(connection, {"ids": ids}):
             try:
                 digest = self._to_digest(row)
             except PayloadError as error:
@@ -194,8 +195,11 @@ class SessionReader:
         """Read the chosen deliveries of sessions, but for what cannot be read."""
         sessions: dict[str, list[Digest]] = {}
         ids = list(chain.from_iterable(chosen.values()))
-        told = _TOLD if len(chosen) > 1 else _TOLD.execution_options(yield_per=1)
-        for row in connection.execute(told, {"ids": ids}) if ids else ():
+        if len(chosen) > 1:
+            rows: Iterable[Any] = _TOLD_AT_ONCE(connection, {"ids": ids}) if ids else ()
+        else:  # may be many, of which one at a time is held
+            rows = connection.execute(_TOLD.execution_options(yield_per=1), {"ids": ids})
+        for row in rows:
             with suppress(PayloadError):
                 sessions.setdefault(row.session_id, []).append(self._to_digest(row))
         return sessions
@@ -216,7 +220,7 @@ def known_of(
     """Return the earlier deliveries of each session, `besides` these, without their bodies."""
     known: dict[str, list[Row[Any]]] = {session_id: [] for session_id in session_ids}
     left_out = set(besides)
-    for row in connection.execute(_KNOWN, {"sessions": session_ids}) if session_ids else ():
+    for row in _KNOWN(connection, {"sessions": session_ids}) if session_ids else ():
         if row.id not in left_out:
             known[row.session_id].append(row)
     return known
@@ -227,7 +231,7 @@ def excerpts_of(
 ) -> dict[str, tuple[Excerpt, ...]]:
     """Return by session the text around what was searched for, as it stands in the deliveries."""
     with collecting_nothing():
-        ends = connection.execute(_BODIES, {"sessions": session_ids})
+        ends = _BODIES(connection, {"sessions": session_ids})
         transcripts = {row.session_id: transcript_of(row.body) or "" for row in ends}
         around = transcript_excerpts(query, transcripts)
         others = [each for each in session_ids if each not in around]

@@ -19,10 +19,11 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from sqlalchemy import Connection, Engine, Row, Select, and_, bindparam, func, select
+from sqlalchemy import Connection, Engine, Row, and_, func, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from ..call_log.call_ends import ReadEnds, read_whole
+from ..call_log.dialects import Prepared, among
 from ..call_log.tables import attempts, calls, deliveries, handler_runs
 from ..call_log.writer import Writer
 from ..exceptions import HandlerError, HandlerTimeoutError, StorageError
@@ -63,7 +64,7 @@ Bodies = dict[int, Row[Any]]
 def read_bodies(reader: Engine, runs: Iterable[ClaimedRun]) -> Bodies:
     """Read the end-of-call of each run; raises SQLAlchemy's errors."""
     with reader.connect() as connection:
-        rows = connection.execute(_BODIES, {"ids": list({run.call_id for run in runs})})
+        rows = _BODIES(connection, {"ids": list({run.call_id for run in runs})})
         return {row.id: row for row in rows}
 
 
@@ -113,16 +114,15 @@ def _merged(reader: Engine, end: Row[Any], own_numbers: frozenset[str]) -> EndOf
     return EndOfCall.parse(end.body, own_numbers=own_numbers)
 
 
-_IDS: Any = bindparam("ids", expanding=True)
 _asked = deliveries.alias("asked")
 _LAST_ASKED = (
     select(func.max(_asked.c.id))
     .where(_asked.c.session_id == calls.c.session_id, _asked.c.kind == "prefetch")
-    .where(_asked.c.outcome.not_in(["rejected", "unparsed"]))
+    .where(_asked.c.outcome != "rejected", _asked.c.outcome != "unparsed")
     .correlate(calls)
     .scalar_subquery()
 )
-_BODIES: Select[Any] = (
+_BODIES = Prepared(
     select(
         calls.c.id,
         calls.c.session_id,
@@ -140,7 +140,7 @@ _BODIES: Select[Any] = (
     )
     .join(deliveries, deliveries.c.id == calls.c.delivery_id)
     .outerjoin(_asked, and_(calls.c.prefetch_outcome.is_not(None), _asked.c.id == _LAST_ASKED))
-    .where(calls.c.id.in_(_IDS))
+    .where(among(calls.c.id, "ids"))
 )
 
 

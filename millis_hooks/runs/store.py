@@ -33,7 +33,7 @@ from sqlalchemy import (
 
 from ..call_log.call_rows import pending_run
 from ..call_log.changed_days import mark_days_of
-from ..call_log.dialects import among, is_postgresql, update_rows
+from ..call_log.dialects import Prepared, among, is_postgresql, update_rows
 from ..call_log.results import RunResults, write_results
 from ..call_log.sanitize import clean_text
 from ..call_log.tables import IS_OPEN, IS_RETRYING, attempts, handler_runs, runners
@@ -153,7 +153,7 @@ def record(connection: Connection, ends: Sequence[AttemptEnd], failure_hooks: Fa
 
 def wake_due(connection: Connection, now: datetime) -> None:
     """Make pending the runs whose retry is due."""
-    connection.execute(_WAKE_DUE, {"now": now})
+    _WAKE_DUE(connection, {"now": now})
 
 
 def wake_stranded(connection: Connection, now: datetime) -> None:
@@ -241,7 +241,7 @@ def _pick(
         "handler": handler.name,
         "late": [run.call_id for run in late if run.handler == handler.name],
     }
-    oldest = connection.execute(_OLDEST, parameters | {"most": room + 1}).all()
+    oldest = _OLDEST(connection, parameters | {"most": room + 1})
     if len(oldest) <= room:
         return oldest
     newest = (room + flip()) // 2
@@ -249,7 +249,7 @@ def _pick(
         return oldest[:room]
     return [
         *oldest[: room - newest],
-        *connection.execute(_NEWEST, parameters | {"most": newest}).all(),
+        *_NEWEST(connection, parameters | {"most": newest}),
     ]
 
 
@@ -281,7 +281,7 @@ def _interrupt(connection: Connection, condition: ColumnElement[bool], now: date
 def _unended(connection: Connection, ends: Sequence[AttemptEnd]) -> dict[int, int]:
     """Return by run the ids of the attempts that are still ours."""
     numbers = {end.run.id: end.run.attempt for end in ends}
-    found = connection.execute(_UNENDED, {"ids": list(numbers)}) if ends else ()
+    found = _UNENDED(connection, {"ids": list(numbers)}) if ends else ()
     return {row.run_id: row.id for row in found if row.number == numbers[row.run_id]}
 
 
@@ -289,9 +289,9 @@ def _begin(
     connection: Connection, ids: Sequence[int], now: datetime, runner: str | None
 ) -> list[ClaimedRun]:
     parameters = {"ids": ids, "now": now, "runner": runner}
-    begun = connection.execute(_BEGIN_RUNS, parameters).mappings().all()
-    numbers = {row.run_id: row.number for row in connection.execute(_BEGIN_ATTEMPTS, parameters)}
-    claimed = [ClaimedRun(**run, attempt=numbers[run["id"]]) for run in begun]
+    begun = _BEGIN_RUNS(connection, parameters)
+    numbers = {row.run_id: row.number for row in _BEGIN_ATTEMPTS(connection, parameters)}
+    claimed = [ClaimedRun(**run._asdict(), attempt=numbers[run.id]) for run in begun]
     return sorted(claimed, key=lambda run: run.id)
 
 
@@ -357,12 +357,12 @@ def _next_pending(order: ColumnElement[Any]) -> Any:
     )
 
 
-_WAKE_DUE = _to_pending(and_(IS_RETRYING, _runs.due_at <= _NOW))
+_WAKE_DUE = Prepared(_to_pending(and_(IS_RETRYING, _runs.due_at <= _NOW)))
 
-_OLDEST = _next_pending(_runs.id.asc())
-_NEWEST = _next_pending(_runs.id.desc())
+_OLDEST = Prepared(_next_pending(_runs.id.asc()))
+_NEWEST = Prepared(_next_pending(_runs.id.desc()))
 
-_BEGIN_RUNS = (
+_BEGIN_RUNS = Prepared(
     update(handler_runs)
     .where(among(_runs.id, "ids"))
     .values(state="running", state_since=_NOW, spent=_runs.spent + 1, runner=bindparam("runner"))
@@ -381,7 +381,7 @@ _EARLIER_ATTEMPTS = (
     select(func.count()).where(attempts.c.run_id == _runs.id).correlate(handler_runs)
 ).scalar_subquery()
 
-_BEGIN_ATTEMPTS = (
+_BEGIN_ATTEMPTS = Prepared(
     insert(attempts)
     .from_select(
         ["run_id", "number", "started_at"],
@@ -391,7 +391,7 @@ _BEGIN_ATTEMPTS = (
 )
 
 #: Runs are locked before their attempts, here as elsewhere.
-_UNENDED = (
+_UNENDED = Prepared(
     select(attempts.c.id, attempts.c.run_id, attempts.c.number)
     .select_from(handler_runs.join(attempts))
     .where(among(_runs.id, "ids"), attempts.c.outcome.is_(None))

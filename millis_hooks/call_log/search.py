@@ -100,6 +100,8 @@ def _place_of(text: str, folded_place: int) -> int:
     for line in text.splitlines(keepends=True):
         chars = len(fold(line))
         if left < chars:
+            if line.isascii() and len(line.rstrip()) == chars:  # each sign is still one sign
+                return place + left
             prefixes = range(len(line) + 1)
             return place + bisect_right(prefixes, left, key=lambda n: len(fold(line[:n]))) - 1
         place += len(line)

@@ -237,7 +237,7 @@ def _some(connection: Connection, filter_: Filter) -> Sequence[int]:
     scans = [select(scan.id).select_from(scan.rows).where(scan.where) for scan in filter_.scans]
     ids: list[int] = []
     for each in scans if filter_.ids is None else [filter_.ids]:
-        ids += connection.scalars(each.limit(FEW + 1 - len(ids)))
+        ids += connection.scalars(each.limit(FEW + 1 - len(ids))).all()
     return ids
 
 

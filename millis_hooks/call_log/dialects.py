@@ -227,9 +227,10 @@ def _as_json(values: Sequence[Any]) -> str:
     return json.dumps(list(values))
 
 
-def among(column: ColumnElement[Any], name: str) -> ColumnElement[bool]:
-    """Say that a column is one of the values of the parameter `name`: any number of them."""
-    values: Any = bindparam(name, type_=_Values())
+def among(column: ColumnElement[Any], of: str | Sequence[Any]) -> ColumnElement[bool]:
+    """Say that a column is one of these values, or of those of the parameter of this name."""
+    kind = _Values()
+    values: Any = bindparam(of, type_=kind) if isinstance(of, str) else literal(of, kind)
     each = func.json_each(values).table_valued("value")
     return Either(sqlite=column.in_(select(each.c.value)), postgresql=column == any_(values))
 

@@ -31,6 +31,7 @@ from sqlalchemy import (
 )
 
 from ...protocol.call_status import Outcome
+from ..dialects import among
 from ..search import call_search
 from ..tables import calls
 from .filters import (
@@ -243,7 +244,8 @@ def _some(connection: Connection, filter_: Filter) -> Sequence[int]:
 
 def _sorted(ids: Select[tuple[int]] | Sequence[int]) -> IndexScan:
     """Look at each of these calls, and sort them."""
-    return IndexScan(calls.c.id.in_(ids), at=aside(calls.c.received_at), id=aside(calls.c.id))
+    is_one = calls.c.id.in_(ids) if isinstance(ids, Select) else among(calls.c.id, ids)
+    return IndexScan(is_one, at=aside(calls.c.received_at), id=aside(calls.c.id))
 
 
 def _is_sortable(connection: Connection, ids: Select[tuple[int]]) -> bool:

@@ -43,7 +43,8 @@ SMALL = 10_000
 MAX_RATIO = 1.5
 MAX_SEARCH_MS = 100
 MIN_INGEST = 0.8
-MAX_SIZE = 1.2
+#: With the search index, of the bytes received.
+MAX_SIZE = 1.15
 #: Times that each query is asked in a round, of which the quickest counts.
 REPEATS = 10
 #: Deliveries on their way at once, and how many are made in a round.
@@ -289,9 +290,10 @@ def _weigh(large: Log) -> Iterator[Row]:
     with closing(sqlite3.connect(f"file:{large.file}?mode=ro", uri=True)) as connection:
         search, rest = (connection.execute(of.format(how)).fetchone()[0] for how in ("", "NOT"))
     ours, other = f"{rest / 1e6:,.0f} MB", f"{raw / 1e6:,.0f} MB"
-    yield Row("size without search against raw", rest / raw, "x", ours, other, at_most=MAX_SIZE)
+    yield Row("size without search against raw", rest / raw, "x", ours, other)
     ours = f"{(rest + search) / 1e6:,.0f} MB"
-    yield Row("size with search against raw", (rest + search) / raw, "x", ours, other)
+    ratio = (rest + search) / raw
+    yield Row("size with search against raw", ratio, "x", ours, other, at_most=MAX_SIZE)
 
 
 def _ratio(what: str, took: Sequence[tuple[float, float]], *, at_most: float) -> Row:

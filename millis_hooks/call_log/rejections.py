@@ -151,12 +151,6 @@ class RejectionLog:
             logger.warning("a rejected request could not be written: %s", why)
 
 
-def list_rejections(connection: Connection, *, limit: int) -> tuple[StoredRejection, ...]:
-    """List refused requests, newest first."""
-    newest = select(rejections).order_by(rejections.c.id.desc()).limit(limit)
-    return tuple(_stored(row) for row in connection.execute(newest).mappings())
-
-
 def find_rejection(connection: Connection, rejection_id: int) -> StoredRejection | None:
     """Return one refused request, or None."""
     one = select(rejections).where(rejections.c.id == rejection_id)

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, tzinfo
+from functools import partial
 from itertools import islice
 from urllib.parse import quote
 
@@ -18,7 +19,7 @@ from pydantic import JsonValue
 from starlette.routing import Route
 
 from ..call_log.call_ends import End, changes, end_of, put_together
-from ..call_log.queries.filters import MOST_COUNTED
+from ..call_log.queries.filters import MOST_COUNTED, calls_with
 from ..call_log.queries.records import Call, CostItem, Delivery, Run, State
 from ..call_log.redaction import masked_call, masked_results, masked_run
 from ..call_log.results import Result
@@ -302,7 +303,7 @@ def _parties(request: PageRequest, call: Call, masked: Call) -> Iterator[Party]:
     for name in names:
         number: str | None = getattr(call, name)
         if number and number == getattr(masked, name):
-            others = request.log.calls_with(number, besides=call)
+            others = request.log.ask(partial(calls_with, number=number, besides=call))
             capped = others >= MOST_COUNTED
             yield Party(number, phone(number), min(others, MOST_COUNTED), capped)
 

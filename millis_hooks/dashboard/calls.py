@@ -17,10 +17,11 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from ..call_log.queries.call_list import MOST_COUNTED
-from ..call_log.queries.filters import CallFilter
+from ..call_log.queries.filters import CallFilter, ended_since, newest_end
 from ..call_log.queries.records import Call, LiveCall, Page, Today, Waiting
 from ..call_log.queries.requests import is_empty
 from ..call_log.redaction import masked_call, masked_listing
+from ..call_log.results import names_of
 from ..masking.places import Place
 from ..protocol.prefetch import PrefetchRequest
 from .call_filters import (
@@ -140,7 +141,7 @@ def list_calls(request: PageRequest) -> CallsView:
     """Build the page of calls that the query string describes; invalid filters are left out."""
     log, query, mask = request.log, request.query, request.settings.mask
     filters, page_size = read_filter(query, request.zone), read_page_size(query)
-    mark = log.newest_end()
+    mark = log.ask(newest_end)
     page = log.list_calls(
         filters,
         now=request.now,
@@ -150,7 +151,7 @@ def list_calls(request: PageRequest) -> CallsView:
     )
     live = log.live_calls(now=request.now, source=filters.source)
     listed = list_query(filters)
-    columns, names = read_columns(query), log.result_names()
+    columns, names = read_columns(query), log.ask(names_of)
     params = params_of(filters, page_size, columns)
     active = tuple(active_filters(params, request.zone))
     return CallsView(
@@ -178,7 +179,8 @@ def follow_calls(request: PageRequest) -> FollowedCalls:
     """Build the fragment for a page of calls with these parameters and this `mark`."""
     filters = read_filter(request.query, request.zone)
     mark = read_number(request.query.get("mark", ""), digits=_MARK_DIGITS)
-    new = 0 if mark is None else request.log.ended_since(mark, filters, now=request.now)
+    question = partial(ended_since, mark=mark or 0, filters=filters, now=request.now)
+    new = 0 if mark is None else request.log.ask(question)
     live = request.log.live_calls(now=request.now, source=filters.source)
     return FollowedCalls(
         live=_live_cards(request, live),

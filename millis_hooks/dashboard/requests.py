@@ -18,6 +18,7 @@ from ..call_log.drift import (
     COUNT_CAP,
     DriftGroup,
     count_new_drift,
+    drift_report,
     masked_report,
     set_known,
 )
@@ -29,8 +30,9 @@ from ..call_log.queries.requests import (
     ListedRequest,
     RequestFilter,
     is_session,
+    list_requests,
 )
-from ..call_log.rejections import StoredRejection
+from ..call_log.rejections import StoredRejection, find_rejection
 from ..call_log.writer import Write
 from ..masking.places import PREFETCH_QUERY
 from ..masking.policy import MaskPolicy
@@ -108,7 +110,8 @@ def list_deliveries(request: PageRequest) -> DeliveriesView:
     range_ = query.get("range", "")
     range_ = range_ if range_ in RANGES else _RANGE
     filters = _read(request, range_)
-    page = log.requests(filters, before=query.get("before"), after=query.get("after"))
+    before, after = query.get("before"), query.get("after")
+    page = log.ask(partial(list_requests, filters=filters, before=before, after=after))
     return DeliveriesView(
         filter=filters,
         range=range_,
@@ -124,7 +127,7 @@ def follow_deliveries(request: PageRequest) -> NewRequests:
     """Build the fragment for a page whose newest request is the `mark` of the query."""
     range_ = request.query.get("range", _RANGE)
     filters = _read(request, range_ if range_ in RANGES else _RANGE)
-    rows = request.log.requests(filters).rows
+    rows = request.log.ask(partial(list_requests, filters=filters)).rows
     mark = request.query.get("mark", "")
     new = sum(1 for _ in takewhile(lambda row: _mark(row) != mark, rows))
     return NewRequests(_params(filters, range_, request.query), new, 0 < new == len(rows))
@@ -146,7 +149,9 @@ def show_delivery(request: PageRequest) -> DeliveryView | None:
 def show_rejection(request: PageRequest) -> RejectionView | None:
     """Build the page of a rejected request, or None if there is none of this id."""
     number = read_number(request.path["rejection_id"])
-    rejection = None if number is None else request.log.rejection(number)
+    if number is None:
+        return None
+    rejection = request.log.ask(partial(find_rejection, rejection_id=number))
     if rejection is None:
         return None
     query = request.settings.mask.payload(query_of(rejection.query), PREFETCH_QUERY)
@@ -208,7 +213,7 @@ class DriftView:
 def show_drift(request: PageRequest) -> DriftView:
     """Build the page of the drift report."""
     log = request.log
-    report = log.drift()
+    report = log.ask(drift_report)
     masked = masked_report(report, request.settings.mask)
     return DriftView(
         groups=masked.groups,
@@ -224,7 +229,7 @@ def _know_drift(write: Write) -> Callable[[OperatorRequest], Response]:
     def submit(request: OperatorRequest) -> Response:
         """Accept what was found, or make it new again; 404 if it is not found any more."""
         page = request.page_request()
-        report = page.log.drift()
+        report = page.log.ask(drift_report)
         chosen = [each for each in report.groups if _key(each) == request.fields.get("key")]
         if not chosen:
             raise HTTPException(404)

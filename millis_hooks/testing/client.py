@@ -20,7 +20,7 @@ from pydantic_core import to_jsonable_python
 from ..app import MillisHooks
 from ..call_log.queries import Queries
 from ..call_log.queries.records import Delivery
-from ..call_log.queries.requests import RequestFilter
+from ..call_log.queries.requests import RequestFilter, list_requests
 from ..exceptions import PayloadError
 from ..handlers.made_up_calls import Answers, MillisRequest, all_went_well, answered_in_this_process
 from ..protocol.call_status import CallStatus
@@ -339,7 +339,7 @@ class HooksClient:
 
         def look() -> Delivery | None:
             filters = RequestFilter(kind="function", since=since)
-            rows = self.log.requests(filters).rows
+            rows = self.log.ask(partial(list_requests, filters=filters)).rows
             ids = [row.id for row in rows if row.function == name]
             return self.log.delivery(ids[0]) if ids else None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from sqlalchemy import create_engine
 from millis_hooks.call_log.queries import Queries
 from millis_hooks.call_log.queries.filters import CallFilter
 from millis_hooks.call_log.queries.records import LIVE_FOR, Page, RunCounts, Waiting
-from millis_hooks.call_log.queries.requests import RequestFilter
+from millis_hooks.call_log.queries.requests import RequestFilter, list_requests
 from millis_hooks.call_log.search import Excerpt
 from millis_hooks.exceptions import StorageError
 from support import databases
@@ -383,7 +384,8 @@ def test_of_many_deliveries_the_one_the_call_was_read_from_is_shown(stored: Stor
 def test_deliveries_that_could_not_be_read_are_listed_and_counted(stored: StoredCalls) -> None:
     stored.add_delivery(body=b"fine")
     broken = stored.add_delivery(body=b"{broken", outcome="unparsed", reason="not JSON")
-    (listed,) = stored.queries.requests(RequestFilter(outcome="unparsed")).rows
+    unparsed = RequestFilter(outcome="unparsed")
+    (listed,) = stored.queries.ask(partial(list_requests, filters=unparsed)).rows
     assert (listed.id, listed.reason, listed.bytes) == (broken, "not JSON", 7)
     assert stored.queries.unparsed_count() == 1
     delivery = stored.queries.delivery(broken)

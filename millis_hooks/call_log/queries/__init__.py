@@ -29,13 +29,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ...exceptions import StorageError
 from ..dialects import describe, length_of
-from ..drift import DriftReport, drift_report
-from ..rejections import (
-    StoredRejection,
-    find_rejection,
-    list_rejections,
-)
-from ..results import Result, kept_of, names_of, results_of
+from ..results import Result, kept_of, results_of
 from ..search import Excerpt, clean_query
 from ..sessions import excerpts_of
 from ..tables import (
@@ -54,11 +48,8 @@ from .filters import (
     IS_REAL,
     CallFilter,
     bindable,
-    calls_with,
-    ended_since,
     is_live,
     midnight,
-    newest_end,
 )
 from .records import (
     Attempt,
@@ -69,14 +60,12 @@ from .records import (
     ListedCall,
     LiveCall,
     Page,
-    Paged,
     Place,
     Run,
     RunCounts,
     Today,
     Waiting,
 )
-from .requests import ListedRequest, RequestFilter, list_requests
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -126,7 +115,10 @@ _AGENTS = _agents()
 
 
 class Queries:
-    """Questions to the call log. Raises StorageError when the database cannot answer."""
+    """Questions to the call log; `ask` answers those of other modules.
+
+    Raises StorageError when the database cannot answer.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -201,16 +193,6 @@ class Queries:
         with self._reading() as connection:
             return _hidden(connection, filters, now)
 
-    def newest_end(self) -> int:
-        """Return a mark of now, for `ended_since`."""
-        with self._reading() as connection:
-            return newest_end(connection)
-
-    def ended_since(self, mark: int, filters: CallFilter, *, now: datetime) -> int:
-        """Count the calls that ended since a mark and match the filter, up to 500."""
-        with self._reading() as connection:
-            return ended_since(connection, mark, filters, now)
-
     def standing(self, session_id: str) -> Call | None:
         """Return what is known of one session, without its deliveries and runs."""
         known = select(calls).where(calls.c.session_id == bindable(session_id))
@@ -241,11 +223,6 @@ class Queries:
         """Return when the newest call that had a prefetch was received."""
         with self._reading() as connection:
             return connection.scalar(_LAST_PREFETCH)
-
-    def result_names(self) -> tuple[str, ...]:
-        """List the names of results, and of what was kept as `keep.NAME`, up to 200 of each."""
-        with self._reading() as connection:
-            return names_of(connection)
 
     def agents(self) -> tuple[str, ...]:
         """List the agent ids that calls came from, in alphabetical order."""
@@ -285,44 +262,11 @@ class Queries:
             sessions = {row.id: row.session_id for row in connection.execute(found)}
         return sessions.get(ids[0]), sessions.get(ids[1])
 
-    def calls_with(self, number: str, *, besides: Call) -> int:
-        """Count the other ended calls with a number on either side, up to 1,000."""
-        with self._reading() as connection:
-            return calls_with(connection, number, besides)
-
-    def requests(
-        self,
-        filters: RequestFilter,
-        *,
-        before: str | None = None,
-        after: str | None = None,
-        size: int = 50,
-    ) -> Paged[ListedRequest]:
-        """List requests to the webhooks, refused ones too, newest first; cursors as for calls."""
-        size = max(1, min(size, MAX_PAGE_SIZE))
-        with self._reading() as connection:
-            return list_requests(connection, filters, before=before, after=after, size=size)
-
-    def rejections(self, *, limit: int = MAX_PAGE_SIZE) -> tuple[StoredRejection, ...]:
-        """List the requests that were refused last, newest first."""
-        with self._reading() as connection:
-            return list_rejections(connection, limit=limit)
-
-    def rejection(self, rejection_id: int) -> StoredRejection | None:
-        """Return one refused request, or None."""
-        with self._reading() as connection:
-            return find_rejection(connection, rejection_id)
-
     def unparsed_count(self) -> int:
         """Count the deliveries that could not be read, up to 10,000."""
         some = select(deliveries.c.id).where(IS_UNPARSED).limit(_UNPARSED_COUNTED).subquery()
         with self._reading() as connection:
             return connection.scalar(select(func.count()).select_from(some)) or 0
-
-    def drift(self) -> DriftReport:
-        """Return what Millis sent that is not known to its documentation."""
-        with self._reading() as connection:
-            return drift_report(connection)
 
     def delivery(self, delivery_id: int) -> Delivery | None:
         """Return one delivery with its body, or None."""
@@ -332,7 +276,7 @@ class Queries:
             return next(iter(_with_bodies(connection, rows, [delivery_id])), None)
 
     def ask(self, question: Callable[[Connection], A]) -> A:
-        """Answer a question of another module."""
+        """Answer a question of another module, such as `drift_report`."""
         with self._reading() as connection:
             return question(connection)
 

@@ -77,9 +77,10 @@ def list_requests(
     *,
     before: str | None = None,
     after: str | None = None,
-    size: int,
+    size: int = 50,
 ) -> Paged[ListedRequest]:
-    """Find the page next to a cursor; one that cannot be read is ignored."""
+    """List requests to the webhooks, refused ones too, newest first: the page next to a cursor; one
+    that cannot be read is ignored."""
 
     def read(window: Window, limit: int) -> list[ListedRequest]:
         chosen = [_delivered(filters, window)]

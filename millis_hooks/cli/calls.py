@@ -80,7 +80,7 @@ def list_calls(
         add_row(rows, *_row(call, agents, now), "", one_line=True)
     for listed in ended:
         values = (result_text(listed, name) for name in columns)
-        add_row(rows, *_row(listed.call, agents, now), _runs_label(listed), *values, one_line=True)
+        add_row(rows, *_row(listed.call, agents, now), listed.runs.words, *values, one_line=True)
     if rows.row_count:
         console().print(rows)
     elif not hidden:
@@ -149,17 +149,6 @@ def _row(call: Call, agents: AgentNames, now: datetime) -> list[str]:
         clock(call.duration_s),
         _credit(call.cost_total),
     ]
-
-
-def _runs_label(listed: ListedCall) -> str:
-    runs = listed.runs
-    if runs.failed:
-        return f"{runs.failed} of {runs.total} failed"
-    if runs.retrying:
-        return f"{runs.retrying} of {runs.total} retrying"
-    if runs.waiting:
-        return f"{runs.waiting} waiting"
-    return f"{runs.total} succeeded" if runs.total else ""
 
 
 def _print_call(view: CallView, agents: AgentNames, now: datetime) -> None:

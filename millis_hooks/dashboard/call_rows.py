@@ -153,13 +153,11 @@ def _started(at: datetime, now: datetime, zone: tzinfo) -> Started:
 
 def _runs(counts: RunCounts, icon: Callable[..., Markup]) -> Runs:
     if counts.failed:
-        text = f"{counts.failed} of {counts.total} failed"
-        return Runs("runs bad", icon("circle-alert"), text)
+        return Runs("runs bad", icon("circle-alert"), counts.words)
     if counts.retrying:
-        text = f"{counts.retrying} of {counts.total} retrying"
-        return Runs("runs warn", icon("rotate-cw"), text)
+        return Runs("runs warn", icon("rotate-cw"), counts.words)
     if counts.waiting:
-        return Runs("runs", icon("clock"), f"{counts.waiting} waiting")
+        return Runs("runs", icon("clock"), counts.words)
     if counts.total:
-        return Runs("runs", icon("check", "ok"), f"{counts.total} succeeded")
+        return Runs("runs", icon("check", "ok"), counts.words)
     return Runs("runs dim", Markup(""), "none")

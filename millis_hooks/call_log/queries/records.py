@@ -96,6 +96,17 @@ class RunCounts:
     failed: int = 0
     waiting: int = 0
 
+    @property
+    def words(self) -> str:
+        """How many are in the state that matters most; empty if there are none."""
+        if self.failed:
+            return f"{self.failed} of {self.total} failed"
+        if self.retrying:
+            return f"{self.retrying} of {self.total} retrying"
+        if self.waiting:
+            return f"{self.waiting} waiting"
+        return f"{self.total} succeeded" if self.total else ""
+
 
 @dataclass(frozen=True, slots=True)
 class ListedCall:

@@ -12,7 +12,9 @@ claimed, by delivery and by session, is left alone by other processes, and none 
 A delivery that may have ended a process is read alone, and its attempt is counted before: large
 ones, and those that another process left behind. After two attempts that no process survived, it
 is set aside. One process at a time reads such deliveries, so that none is taken for poison while it
-is being read. All others are read without a count: a process that dies of one leaves it behind.
+is being read. A process that was just started leaves what another died of for a while, so that the
+same delivery is not at hand whenever processes end early for another reason. All others are read
+without a count: a process that dies of one leaves it behind.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +76,8 @@ GATHER_S = 0.05
 SWEEP_S = 5.0
 #: Deliveries left by the last process wait this long, so that they do not delay the first calls.
 FIRST_SWEEP_S = 0.2
+#: How long a process leaves a delivery whose reading may have ended another.
+SETTLES_S = 1.0
 #: Attempts to read a delivery, all of which ended the process, after which it is set aside.
 MOST_ATTEMPTS = 2
 _SET_ASIDE = f"set aside: the process ended {MOST_ATTEMPTS} times while this was read"
@@ -115,11 +120,13 @@ class Processor:
         self._turns = FileHolder(Path(f"{database.path}-reading")) if database.is_file else None
         self._left_over = self._oldest()
         self._survived: set[int] = set()
+        self._settled_at = 0.0  # in seconds of the monotonic clock
         self._thread = threading.Thread(
             target=self._run, name="millis-hooks-processing", daemon=True
         )
 
     def start(self) -> None:
+        self._settled_at = time.monotonic() + SETTLES_S
         self._thread.start()
 
     def wake(self) -> None:
@@ -161,8 +168,11 @@ class Processor:
         return min(most, CHUNK_DELIVERIES)
 
     def _process_first(self, queue: Table, waiting: Sequence[Row[Any]]) -> int:
-        """Process the first alone; where another process is at such a one, all that need not be."""
-        if self._process_suspect(queue, waiting[0]):
+        """Process the first alone; where that has to wait, all that need not be alone."""
+        first = waiting[0]
+        may_be_poison = 0 < first.attempts < MOST_ATTEMPTS and first.id not in self._survived
+        waits = may_be_poison and time.monotonic() < self._settled_at
+        if not waits and self._process_suspect(queue, first):
             return 1
         others = [each.id for each in waiting if not self._is_suspect(each)]
         self.process(others, queue)
@@ -226,11 +236,10 @@ class Processor:
         self._tell([Change("unparsed")])
 
     def _run(self) -> None:
-        sweep_s = FIRST_SWEEP_S
+        sweeps_s = chain((FIRST_SWEEP_S, SETTLES_S), repeat(SWEEP_S))
         while not self._closing.is_set():
-            is_called = self._wanted.wait(timeout=sweep_s)
+            is_called = self._wanted.wait(timeout=next(sweeps_s))
             self._wanted.clear()
-            sweep_s = SWEEP_S
             try:
                 if not is_called:  # these were left by another process
                     self._left_over |= self._oldest()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from support.sites import Site
 from support.storage import ended, opened, rows, writing
 from support.waiting import eventually
 
+LONG_S = 600.0
 LARGE = end_of_call_body(session_id="large", metadata={"note": "x" * LARGE_BYTES})
 
 
@@ -175,6 +177,32 @@ def test_a_delivery_too_large_for_memory_is_set_aside_alone(
     monkeypatch.setattr(processing, "digest_delivery", fail)
     assert log.live(process)
     assert log.reasons() == {"large": "MemoryError", "a": None}
+
+
+def test_a_new_process_leaves_what_another_died_of_for_a_while(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = log.process()
+    log.store(ended("poison"))
+    assert [log.live(first), log.live()] == [False, False]
+    log.deadly.clear()
+    monkeypatch.setattr(processing, "SETTLES_S", LONG_S)
+    process = log.process()
+    log.store(ended("a"))
+    with running(process):
+        eventually(lambda: log.attempts() == [1])
+    assert log.read == ["poison", "poison", "a"]
+    monkeypatch.setattr(processing, "SETTLES_S", 0.0)
+    with running(log.process()):
+        eventually(lambda: log.attempts() == [])
+
+
+@contextmanager
+def running(process: Processor) -> Iterator[None]:
+    process.start()
+    process.wake()
+    yield
+    process.close()
 
 
 @pytest.mark.both_databases

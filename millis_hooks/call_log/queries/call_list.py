@@ -212,7 +212,7 @@ def _choose(
         named = [(each, _some(connection, each)) for each in group if few is None]
         few = few or min((each for each in named if len(each[1]) <= FEW), key=_size, default=None)
     if few is not None:
-        return _Plan([_sorted(few[1])], checked_but(few[0]))
+        return _Plan([_sorted(few[1])] if few[1] else [], checked_but(few[0]))
     for each in filters:
         if each.search is not None:
             return _Plan([], checked_but(each), each.search)

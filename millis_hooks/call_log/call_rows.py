@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cache
 from itertools import chain
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Engine, Table, delete, select, update
@@ -291,10 +292,11 @@ def _replace(
     same: set[int] = set()
     gone: set[int] = set()
     if stored:
-        found = _of_owners(table, owner)(connection, {"ids": stored})
+        names = _derived(table)
         known = set(stored)
-        before = _by_owner((row._asdict() for row in found), owner)
-        now = _by_owner((row for row in rows if row[owner] in known), owner)
+        before = _by_owner(_of_owners(table, owner)(connection, {"ids": stored}), names, owner)
+        columns = itemgetter(*names)
+        now = _by_owner((columns(row) for row in rows if row[owner] in known), names, owner)
         same = {id_ for id_ in stored if before.get(id_) == now.get(id_)}
         gone = before.keys() - same
     if gone:
@@ -304,18 +306,27 @@ def _replace(
     return gone | {row[owner] for row in new}
 
 
-def _by_owner(rows: Iterable[Any], owner: str) -> dict[int, Counter[object]]:
-    """Return the rows of each owner in whatever order, without ids that only this log gave them."""
+def _by_owner(
+    rows: Iterable[tuple[Any, ...]], names: Sequence[str], owner: str
+) -> dict[int, Counter[object]]:
+    """Return the rows of each owner in whatever order; `names` are those of their columns."""
     owned: dict[int, Counter[object]] = {}
+    place = names.index(owner)
     for row in rows:
-        columns = frozenset((name, value) for name, value in row.items() if name != "id")
-        owned.setdefault(row[owner], Counter())[columns] += 1
+        owned.setdefault(row[place], Counter())[tuple(row)] += 1
     return owned
 
 
 @cache
+def _derived(table: Table) -> Sequence[str]:
+    """Return the names of the columns, without the ids that only this log gave."""
+    return [column.name for column in table.columns if column.name != "id"]
+
+
+@cache
 def _of_owners(table: Table, owner: str) -> Prepared:
-    return Prepared(select(table).where(among(table.c[owner], "ids")))
+    columns = (table.c[name] for name in _derived(table))
+    return Prepared(select(*columns).where(among(table.c[owner], "ids")))
 
 
 @cache

@@ -74,7 +74,6 @@ class Digest:
     kept: str | None = None
     #: The agent of the delivery's secret, if that is bound to one.
     secret_agent: str | None = None
-    drift: Sequence[Columns] = ()
     body_bytes: int = 0
 
     @property
@@ -97,6 +96,14 @@ class Digest:
     @property
     def agent_id(self) -> str | None:
         return clean_text(self.event.agent_id)
+
+    @property
+    def drift(self) -> list[Columns]:
+        """What is new in what Millis sends; the fields of a function are the team's own."""
+        if self.source in MADE_UP_SOURCES or isinstance(self.event, FunctionRequest):
+            return []
+        found = drift_rows(self.event, self.received_at)
+        return [{"delivery_id": self.delivery_id, **each} for each in found]
 
 
 @dataclass
@@ -145,11 +152,6 @@ def digest_delivery(row: Row[Any], *, own_numbers: frozenset[str]) -> Digest:
         )
     else:
         event = EndOfCall.parse(row.body, own_numbers=own_numbers)
-    # Drift is what Millis sends; the fields of a function are the team's own.
-    if row.source in MADE_UP_SOURCES or isinstance(event, FunctionRequest):
-        drift = []
-    else:
-        drift = drift_rows(event, row.received_at)
     return Digest(
         delivery_id=row.id,
         received_at=row.received_at,
@@ -162,7 +164,6 @@ def digest_delivery(row: Row[Any], *, own_numbers: frozenset[str]) -> Digest:
         latency_ms=row.latency_ms,
         kept=row.kept,
         secret_agent=row.secret_agent,
-        drift=[{"delivery_id": row.id, **each} for each in drift],
         body_bytes=len(row.body),
     )
 

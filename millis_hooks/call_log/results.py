@@ -52,12 +52,9 @@ def write_results(connection: Connection, written: Sequence[RunResults]) -> None
     ids = {"ids": [each.run_id for each in written]}
     latest = {row.id: row for row in _LATEST(connection, ids)}
     runs = [each for each in written if each.run_id in latest]
-    if runs:
-        keys = [
-            {"call": latest[each.run_id].call_id, "name_": each.handler, "run": each.run_id}
-            for each in runs
-        ]
-        connection.execute(_DELETE, keys)
+    for handler in sorted({each.handler for each in runs}):
+        of_handler = [latest[each.run_id].call_id for each in runs if each.handler == handler]
+        _DELETE(connection, {"ids": of_handler, "handler": handler})
     rows = [
         row
         for each in runs
@@ -77,8 +74,10 @@ _LATEST = Prepared(
     .join(calls, calls.c.id == handler_runs.c.call_id)
     .where(among(handler_runs.c.id, "ids"), handler_runs.c.is_latest)
 )
-_DELETE = delete(call_results).where(
-    _results.call_id == bindparam("call"), _results.handler == bindparam("name_")
+_DELETE = Prepared(
+    delete(call_results).where(
+        among(_results.call_id, "ids"), _results.handler == bindparam("handler")
+    )
 )
 
 

@@ -196,6 +196,15 @@ class _Generated:
     secret: str | None
     password: str | None
 
+    @property
+    def variables(self) -> dict[str, str]:
+        """The environment variables that have it."""
+        values = {
+            "MILLIS_HOOKS_SECRETS": self.secret,
+            "MILLIS_HOOKS_DASHBOARD_PASSWORD": self.password,
+        }
+        return {name: value for name, value in values.items() if value is not None}
+
     def used_by(self, settings: Settings) -> _Generated:
         """Leave out what an application does not use because its code sets its own."""
         password = settings.dashboard_password
@@ -218,11 +227,9 @@ def _generate_secrets(host: str) -> _Generated:
         os.environ["MILLIS_HOOKS_SANDBOX"] = os.environ.get("MILLIS_HOOKS_SANDBOX") or "1"
     secret = None if is_closed else secrets.token_hex(32)
     password = None if settings.dashboard_password else secrets.token_urlsafe(12)
-    if secret is not None:
-        os.environ["MILLIS_HOOKS_SECRETS"] = secret
-    if password is not None:
-        os.environ["MILLIS_HOOKS_DASHBOARD_PASSWORD"] = password
-    return _Generated(secret, password)
+    generated = _Generated(secret, password)
+    os.environ.update(generated.variables)
+    return generated
 
 
 def _is_closed(settings: Settings) -> bool:
@@ -286,11 +293,7 @@ def _sandbox(settings: Settings, base: str) -> list[str]:
 
 
 def _how_to_keep(generated: _Generated) -> list[str]:
-    values = {
-        "MILLIS_HOOKS_SECRETS": generated.secret,
-        "MILLIS_HOOKS_DASHBOARD_PASSWORD": generated.password,
-    }
-    lines = [f"  {name}={value}" for name, value in values.items() if value is not None]
+    lines = [f"  {name}={value}" for name, value in generated.variables.items()]
     return (
         ["", "Generated for this run only. To keep them, write to .env:", *lines] if lines else []
     )

@@ -64,8 +64,7 @@ class ConnectionTest:
         session_id = self._session(log, hook, agent, now)
         try:
             with self._make_client(urlsplit(base).hostname or "") as client:
-                request = self._request(client, hook, base, agent, session_id)
-                result = send(client, request)
+                result = send(client, self._request(client, hook, base, agent, session_id))
         except _LinkLocalError:
             result = SendResult("link_local")
         if result.problem is None and not _is_here(log, hook, session_id):

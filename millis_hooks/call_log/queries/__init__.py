@@ -86,6 +86,21 @@ _LAST_PREFETCH = (
     .order_by(calls.c.received_at.desc())
     .limit(1)
 )
+#: The query string of a call's first prefetch.
+_PREFETCH_QUERY = (
+    select(deliveries.c.query)
+    .where(deliveries.c.session_id == calls.c.session_id, deliveries.c.kind == "prefetch")
+    .order_by(deliveries.c.id)
+    .limit(1)
+    .scalar_subquery()
+    .label("prefetch_query")
+)
+_TOTALS = select(
+    func.count(),
+    func.count(case((calls.c.outcome == "failed", 1))),
+    func.sum(calls.c.cost_total),
+    func.count(calls.c.prefetch_ms),
+)
 #: Of the runs, as there are few of them, to their calls.
 _FAILED_RUNS = (
     select(func.count())
@@ -164,15 +179,8 @@ class Queries:
 
     def live_calls(self, *, now: datetime, source: str = "real") -> tuple[LiveCall, ...]:
         """List calls of a source that had a prefetch and no end yet, newest first."""
-        prefetch = (
-            select(deliveries.c.query)
-            .where(deliveries.c.session_id == calls.c.session_id, deliveries.c.kind == "prefetch")
-            .order_by(deliveries.c.id)
-            .limit(1)
-            .scalar_subquery()
-        )
         live = (
-            select(calls, prefetch.label("prefetch_query"))
+            select(calls, _PREFETCH_QUERY)
             .where(is_live(now, source))
             .order_by(calls.c.received_at.desc(), calls.c.id.desc())
             .limit(_LIVE_SHOWN)
@@ -204,15 +212,9 @@ class Queries:
         """Add up the calls received since midnight in that zone, but none that was made up."""
         since = and_(calls.c.received_at >= midnight(now, zone), IS_REAL)
         timed = and_(since, calls.c.prefetch_ms.is_not(None))
-        totals = select(
-            func.count(),
-            func.count(case((calls.c.outcome == "failed", 1))),
-            func.sum(calls.c.cost_total),
-            func.count(calls.c.prefetch_ms),
-        ).where(since)
         by_time = select(calls.c.prefetch_ms).where(timed).order_by(calls.c.prefetch_ms)
         with self._reading() as connection:
-            count, errors, credit, prefetches = connection.execute(totals).one()
+            count, errors, credit, prefetches = connection.execute(_TOTALS.where(since)).one()
             rank = max(math.ceil(0.95 * prefetches) - 1, 0)
             p95 = connection.scalar(by_time.limit(1).offset(rank))
             last = connection.scalar(_LAST_PREFETCH)

@@ -129,15 +129,18 @@ class FailedRun(NamedTuple):
     handler: str
 
 
+_NEWEST_FAILED = (
+    select(_runs.id, _runs.handler, _runs.call_id)
+    .where(IS_OPEN, IS_OF_CALL, _runs.state == "failed")
+    .order_by(_runs.id.desc())
+    .limit(MOST_FAILED)
+    .subquery()
+)
+
+
 def failed_runs(connection: Connection, filters: CallFilter, now: datetime) -> list[FailedRun]:
     """Return the failed runs of the calls that match, oldest first; of the newest 20,000."""
-    newest = (
-        select(_runs.id, _runs.handler, _runs.call_id)
-        .where(IS_OPEN, IS_OF_CALL, _runs.state == "failed")
-        .order_by(_runs.id.desc())
-        .limit(MOST_FAILED)
-        .subquery()
-    )
+    newest = _NEWEST_FAILED
     others = (each.where for each in filters_of(filters))
     conditions = [*within(*filters.period(now)), is_of(filters.source), *others]
     matching = (

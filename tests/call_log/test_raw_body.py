@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import event, select, text
+from sqlalchemy.exc import IntegrityError
 
 from millis_hooks.call_log.deliveries import Delivery, insert_deliveries
 from millis_hooks.call_log.raw_body import MARK, pack, storable, unpack
@@ -153,7 +154,10 @@ def test_packed_rows_follow_one_another_closely_and_keep_what_refers_to_them(
             stored.add_call(f"-{number}", delivery_id=end)
             stored._insert(rereads, {"delivery_id": end})
     before = referring(stored)
-    pack_all(stored)
+    with stored.at_once():
+        pack_all(stored)
+        with pytest.raises(IntegrityError):
+            stored._insert(rereads, {"delivery_id": 1_000})
     assert referring(stored) == before
     with stored.database.reader.connect() as connection:
         sizes = "SELECT sum(pgsize), sum(unused) FROM dbstat WHERE name = 'deliveries'"

@@ -226,11 +226,15 @@ def _save(connection: Connection, changes: Sequence[dict[str, Any]], first: int,
 
 def _close_up(connection: Connection, first: int, last: int) -> None:
     """Have rows that follow one another take as few pages as they can."""
-    # Calls refer to them, and must at the end of the transaction.
+    # Calls refer to them, and do again at the end.
     connection.exec_driver_sql("PRAGMA defer_foreign_keys=ON")
-    connection.execute(_take_out, {"first": first, "last": last})
-    ids = connection.scalars(_taken_out).all()
-    connection.execute(_put_back, [{"of": id_} for id_ in ids])
+    try:
+        connection.execute(_take_out, {"first": first, "last": last})
+        ids = connection.scalars(_taken_out).all()
+        connection.execute(_put_back, [{"of": id_} for id_ in ids])
+    finally:
+        # Other work of the same transaction is told at once what it may not do.
+        connection.exec_driver_sql("PRAGMA defer_foreign_keys=OFF")
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,7 @@ from millis_hooks.version import requirement
 from support import programs
 from support.paths import ROOT
 from support.programs import SCRIPT, Program, pytest_in
+from support.sites import free_port
 from support.waiting import eventually
 
 EXAMPLES = ROOT / "examples"
@@ -99,12 +100,6 @@ def started_anew(folder: Path, *args: str) -> Iterator[subprocess.Popen[str]]:
         finally:
             it.terminate()
             it.communicate(timeout=30)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def store(folder: Path, vintage: Vintage | None = "v2", session_id: str = SESSION) -> None:

@@ -6,7 +6,6 @@ import asyncio
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import tomllib
@@ -30,6 +29,7 @@ from support.app import AUTHORIZED, END_OF_CALL, PREFETCH, SECRET
 from support.paths import ROOT
 from support.programs import SCRIPT, Program
 from support.proxies import FOLDER, ask, in_front, tool
+from support.sites import free_port
 from support.waiting import eventually
 
 FILES = sorted(path for path in FOLDER.iterdir() if path.is_file())
@@ -218,8 +218,7 @@ def test_webhooks_pages_and_large_requests_pass_every_proxy(
 
 @contextmanager
 def replica(folder: Path, **settings: str) -> Iterator[tuple[Program, int]]:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = int(probe.getsockname()[1])
+    port = free_port()
     target = str(ROOT / "examples" / "quickstart.py")
     command = [SCRIPT, "run", target, "--port", str(port)]
     variables = {f"{ENV_PREFIX}{name.upper()}": value for name, value in settings.items()}

@@ -31,6 +31,7 @@ from millis_hooks.server import Config, Limits, Server, run_child
 from millis_hooks.server.connection import affordable
 from millis_hooks.webhooks.responses import report_secret
 from support.programs import Program, run
+from support.sites import free_port
 from support.waiting import SOON_S
 
 GET = b"GET /seen HTTP/1.1\r\nHost: test\r\n\r\n"
@@ -595,11 +596,6 @@ announce = lambda: print("ready", flush=True)
 serve(app, host="127.0.0.1", port=int(sys.argv[1]), limits=limits, announce=announce)
 print("returned", flush=True)
 """
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

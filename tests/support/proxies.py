@@ -18,6 +18,7 @@ import pytest
 
 from support.app import AUTHORIZED
 from support.paths import ROOT
+from support.sites import free_port
 from support.waiting import eventually
 
 FOLDER = ROOT / "examples" / "deploy"
@@ -46,8 +47,7 @@ def tool(name: str) -> str:
 @contextmanager
 def in_front(file: str, port: int, folder: Path) -> Iterator[str]:
     """Serve what listens on `port` as this file of `examples/deploy` says; yield the address."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        own_port = int(probe.getsockname()[1])
+    own_port = free_port()
     text = re.sub(r"127\.0\.0\.1:800\d", f"127.0.0.1:{port}", (FOLDER / file).read_text())
     scheme, command = _COMMANDS[file.rpartition(".")[2]](text, own_port, folder)
     with subprocess.Popen(command, cwd=folder, env=os.environ | {"HOME": str(folder)}) as process:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 import socket
@@ -13,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from http.client import HTTPConnection, HTTPException, HTTPResponse
+from itertools import count
 from pathlib import Path
 from subprocess import PIPE
 from urllib.parse import urlencode, urlsplit
@@ -203,11 +205,17 @@ def next_event(stream: HTTPResponse) -> str:
     return next_event(stream) if lines == [":"] else " ".join(lines)
 
 
+#: Below the ports that the system gives to connections, and to servers that ask for any: one of
+#: these might have ours before the program that it is for. Each process begins at another.
+_ports = count(20_000 + os.getpid() * 101 % 12_000)
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a port for a program to serve, or for none to be there; never the same twice."""
+    for port in _ports:
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise AssertionError("there is always another")
 
 
 def session_of(body: bytes) -> str:

@@ -128,6 +128,7 @@ SMALL_EXAMPLES = [
 ]
 
 
+@pytest.mark.timeout(600)  # it takes both processors, which others may have
 @pytest.mark.skipif(shutil.which("node") is None, reason="pyright needs Node.js")
 @pytest.mark.parametrize(
     "examples",

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection
 from starlette.types import Scope
 
-from .call_log import CallLog, names_at_millis, write_names
+from .call_log import CallLog
+from .call_log.agents import names_at_millis, write_names
 from .call_log.call_rows import agent_of_session
 from .call_log.change_feed import Change
 from .call_log.deliveries import Delivery
@@ -125,7 +126,7 @@ class Service:
 
     async def remember_started(self, session_id: str) -> None:
         """Store that Millis was asked to start a call. Raises `StorageError`."""
-        from .call_log.call_ends import remember_started
+        from .call_log.missing_ends import remember_started
 
         note = partial(remember_started, session_id=session_id, now=utc_now())
         await asyncio.to_thread(self.call_log.writer.run, note)

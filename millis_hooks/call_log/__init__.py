@@ -7,23 +7,21 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable, Collection, Mapping
-from typing import Literal
+from collections.abc import Callable, Collection
 
-from sqlalchemy import Connection, delete, event, select
+from sqlalchemy import Connection, event, select
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import SQLAlchemyError
 
 from ..exceptions import StorageError
 from ..masking.policy import SECRETS_ALONE, MaskPolicy
-from ..protocol.agent_names import AgentNames
 from .call_ends import ReadEnds, RunsFor
 from .change_feed import REFRESH, Change, ChangeFeed, OtherProcesses
 from .dialects import describe, is_damage, upsert
 from .health import Readiness, require_sound
 from .migrations import migrate, open_database
 from .processing import Processor
-from .tables import agents, calls, keys
+from .tables import calls, keys
 from .writer import StorageObserver, Writer
 
 logger = logging.getLogger("millis_hooks.call_log")
@@ -141,37 +139,3 @@ def _key(connection: Connection, name: str) -> bytes:
     connection.execute(new.on_conflict_do_nothing())
     made: bytes = connection.execute(kept).scalar_one()
     return made
-
-
-def write_names(
-    connection: Connection, names: Mapping[str, str], *, source: Literal["given", "millis"]
-) -> None:
-    """Replace the names of a source."""
-    connection.execute(delete(agents).where(agents.c.source == source))
-    rows = [
-        {"source": source, "agent_id": agent_id, "name": name} for agent_id, name in names.items()
-    ]
-    if rows:  # another process that starts may have written them meanwhile
-        row = upsert(connection, agents)
-        key = list(agents.primary_key.columns)
-        changed = row.on_conflict_do_update(index_elements=key, set_={"name": row.excluded.name})
-        connection.execute(changed, rows)
-
-
-def names_at_millis(connection: Connection) -> dict[str, str]:
-    """Return the names that Millis answered last."""
-    return _of(connection, "millis")
-
-
-def stored_names(connection: Connection, given: Mapping[str, str]) -> AgentNames:
-    """Return the names in the call log; those of an application come before those `given`."""
-    names = AgentNames({**given, **_of(connection, "given")})
-    names.take(names_at_millis(connection))
-    return names
-
-
-def _of(connection: Connection, source: str) -> dict[str, str]:
-    rows = connection.execute(
-        select(agents.c.agent_id, agents.c.name).where(agents.c.source == source)
-    )
-    return {row.agent_id: row.name for row in rows}

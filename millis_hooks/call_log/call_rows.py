@@ -18,11 +18,11 @@ from sqlalchemy import Connection, Engine, Table, delete, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from .changed_days import mark_days
-from .dialects import Columns, Prepared, among, insert_rows, update_rows
 from .projection import END_COLUMNS, Projection
 from .sanitize import clean_id, clean_text
 from .search import call_search
 from .sessions import Batch, Session, known_of
+from .statements import Columns, Prepared, among, insert_rows, update_rows
 from .tables import (
     IS_OF_CALL,
     call_metadata,

@@ -12,7 +12,7 @@ from datetime import UTC, date, datetime
 
 from sqlalchemy import Connection, delete, func, insert, select
 
-from .dialects import Prepared, among, insert_rows
+from .statements import Prepared, among, insert_rows
 from .tables import calls, changed_days, day_divisions, day_totals
 
 

@@ -40,7 +40,8 @@ from ..protocol.memory import EarlierCall, is_of_one_caller
 from ..protocol.phones import customer_of, digits_of, direction_of
 from ..protocol.prefetch import PrefetchRequest
 from ..protocol.test_marks import MADE_UP_SOURCES
-from .dialects import describe, length_of
+from .dialects import describe
+from .raw_body import length_of
 from .results import Result, results_of
 from .sanitize import clean_text
 from .tables import calls, deliveries

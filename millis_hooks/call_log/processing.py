@@ -38,10 +38,12 @@ from .call_ends import ReadEnds, RunsFor
 from .call_rows import QUEUES, give_up, write
 from .change_feed import Change
 from .database import Database
-from .dialects import Prepared, among, is_outage, length_of
+from .dialects import is_outage
 from .locks import FileHolder
 from .projection import Digest, digest_delivery
+from .raw_body import length_of
 from .sessions import SessionReader
+from .statements import Prepared, among
 from .tables import deliveries, inbox, rereads
 from .writer import Writer
 

@@ -27,10 +27,10 @@ from ..protocol.reading import FEW_PARTS, MOST, count_parts, read_any_json, read
 from ..protocol.test_marks import MADE_UP_SOURCES
 from .call_ends import End, RunsFor, outermost, put_together
 from .deliveries import content_hash
-from .dialects import Columns
 from .drift import drift_rows
 from .sanitize import clean_float, clean_id, clean_int, clean_text, clean_time, metadata_text
 from .search import Field, Item, searchable
+from .statements import Columns
 from .tables import KEPT, calls
 
 _SNIPPET_CHARS = 300

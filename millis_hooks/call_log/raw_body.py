@@ -15,12 +15,26 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from sqlalchemy import Dialect, LargeBinary, TypeDecorator
+from sqlalchemy import (
+    ColumnElement,
+    Dialect,
+    Integer,
+    LargeBinary,
+    String,
+    TypeDecorator,
+    case,
+    func,
+    literal,
+    type_coerce,
+)
+from sqlalchemy import cast as sql_cast
+
+from .dialects import Either
 
 #: No JSON begins like this. What follows is the body's length in ten digits, and its zlib stream.
 MARK = b"\0zlib"
-DIGITS = 10
-_HEAD_BYTES = len(MARK) + DIGITS
+_DIGITS = 10
+_HEAD_BYTES = len(MARK) + _DIGITS
 _LEVEL = 6
 
 #: A dictionary of zlib: the likeliest stand last. It must never change, because what was packed
@@ -151,6 +165,24 @@ def unpack(stored: bytes) -> bytes:
         length = int(stored[len(MARK) : _HEAD_BYTES])
         return zlib.decompressobj(zdict=_DICTIONARY).decompress(stored[_HEAD_BYTES:], length)
     return stored  # of before there were packed ones
+
+
+def is_packed(column: ColumnElement[bytes]) -> ColumnElement[bool]:
+    """Say of a column of `RawBytes` that it is packed."""
+    return func.substr(_as_stored(column), 1, len(MARK)) == literal(MARK, LargeBinary)
+
+
+def length_of(column: ColumnElement[bytes]) -> ColumnElement[int]:
+    """Return the length of what was received, without reading all of it."""
+    stored = _as_stored(column)
+    digits = func.substr(stored, len(MARK) + 1, _DIGITS)
+    as_text = Either(sqlite=sql_cast(digits, String), postgresql=func.encode(digits, "escape"))
+    told = sql_cast(as_text, Integer)
+    return case((is_packed(column), told), else_=func.length(stored))
+
+
+def _as_stored(column: ColumnElement[bytes]) -> ColumnElement[bytes]:
+    return type_coerce(column, LargeBinary)
 
 
 def _packed(body: bytes) -> bytes:

@@ -17,8 +17,8 @@ from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, func,
 
 from ..protocol.results import Plain
 from .changed_days import mark_days
-from .dialects import Prepared, among, insert_rows
 from .sanitize import clean_text
+from .statements import Prepared, among, insert_rows
 from .tables import KEPT, call_metadata, call_results, calls, handler_runs
 
 _results = call_results.c

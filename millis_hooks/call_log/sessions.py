@@ -18,10 +18,12 @@ from ..protocol.reading import collecting_nothing
 from .call_ends import IS_TOLD, ReadEnds, RunsFor, outermost
 from .change_feed import Change
 from .change_feed import Kind as ChangeKind
-from .dialects import Columns, Prepared, among, is_postgresql, length_of
+from .dialects import is_postgresql
 from .projection import READABLE, Digest, Projection, digest_delivery, project, transcript_of
+from .raw_body import length_of
 from .sanitize import clean_text
 from .search import Excerpt, Item, excerpts, transcript_excerpts
+from .statements import Columns, Prepared, among
 from .tables import calls, deliveries
 
 #: Reads a row of `deliveries`; raises `PayloadError` for one that cannot be read.

@@ -15,7 +15,7 @@ import typer
 from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from ..call_log import stored_names
+from ..call_log.agents import stored_names
 from ..call_log.database import Database, is_file
 from ..call_log.locks import FileHolder
 from ..call_log.migrations import HEAD, migrate, open_database

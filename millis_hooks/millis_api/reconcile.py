@@ -17,9 +17,9 @@ from typing import NamedTuple
 
 from sqlalchemy import Engine
 
-from ..call_log import call_ends
-from ..call_log.call_ends import delivery_of, ended_at
+from ..call_log import missing_ends
 from ..call_log.deliveries import Delivery
+from ..call_log.missing_ends import delivery_of, ended_at
 from ..call_log.queries.records import LIVE_FOR
 from ..call_log.writer import Write
 from ..exceptions import MillisApiError, MillisBusyError, MillisKeyError, MillisNotFoundError
@@ -100,8 +100,8 @@ class Reconciliation:
     def since(self) -> datetime:
         """Return the time from which ends may be missing."""
         with self._reader.connect() as connection:
-            until = call_ends.read_until(connection, self._api.base_url)
-            first = call_ends.first_received(connection)
+            until = missing_ends.read_until(connection, self._api.base_url)
+            first = missing_ends.first_received(connection)
         now = self._now()
         return until - OVERLAP if until else max(now - FIRST_LOOK, first or now)
 
@@ -116,20 +116,20 @@ class Reconciliation:
                 await self._take_session(session_id, began)
                 await self._rest(REST_S)
         if not self._is_trial:
-            note = partial(call_ends.note_read, api=api.base_url, since=since, until=began)
+            note = partial(missing_ends.note_read, api=api.base_url, since=since, until=began)
             self._write(note)
         return self._so_far
 
     def _unended(self, since: datetime, *, before: datetime) -> list[str]:
         with self._reader.connect() as connection:
-            unended = call_ends.unended(connection, since=since, before=before)
+            unended = missing_ends.unended(connection, since=since, before=before)
         return [session_id for session_id in unended if session_id not in self._seen]
 
     async def _take_page(self, page: CallLogPage, now: datetime) -> None:
         self._seen |= {call.session_id for call in page.calls}
         over = {call.session_id: call for call in page.calls if self._is_settled(call, now)}
         with self._reader.connect() as connection:
-            missing = call_ends.missing_of(connection, over)
+            missing = missing_ends.missing_of(connection, over)
         fetched = [await self._in_full(over[session_id]) for session_id in sorted(missing)]
         for start in range(0, len(fetched), _AT_ONCE):
             self._fill_in(fetched[start : start + _AT_ONCE], now)
@@ -160,13 +160,13 @@ class Reconciliation:
                 self._fill_in([call], now)
 
     def _fill_in(self, fetched: Sequence[LoggedCall], now: datetime) -> None:
-        source = SANDBOX_SOURCE if self._api.is_stand_in else call_ends.FETCHED
+        source = SANDBOX_SOURCE if self._api.is_stand_in else missing_ends.SOURCE
         ends = [delivery_of(call, now, source=source) for call in fetched]
         if self._is_trial:
             filled = len({end.session_id for end in ends})
         else:
             storable = [self._redact(end) if self._redact else end for end in ends]
-            filled = self._write(partial(call_ends.fill_in, fetched=storable))
+            filled = self._write(partial(missing_ends.fill_in, fetched=storable))
         self._add(Reconciled(filled=filled))
 
     def _is_settled(self, call: LoggedCall, now: datetime) -> bool:

@@ -23,7 +23,7 @@ from sqlalchemy import Connection, Engine, Row, and_, func, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from ..call_log.call_ends import ReadEnds, read_whole
-from ..call_log.dialects import Prepared, among
+from ..call_log.statements import Prepared, among
 from ..call_log.tables import attempts, calls, deliveries, handler_runs
 from ..call_log.writer import Writer
 from ..exceptions import HandlerError, HandlerTimeoutError, StorageError

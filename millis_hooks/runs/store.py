@@ -33,9 +33,10 @@ from sqlalchemy import (
 
 from ..call_log.call_rows import pending_run
 from ..call_log.changed_days import mark_days_of
-from ..call_log.dialects import Prepared, among, is_postgresql, update_rows
+from ..call_log.dialects import is_postgresql
 from ..call_log.results import RunResults, write_results
 from ..call_log.sanitize import clean_text
+from ..call_log.statements import Prepared, among, update_rows
 from ..call_log.tables import IS_OPEN, IS_RETRYING, attempts, handler_runs, runners
 from ..handlers.handler_call import Handler
 from ..masking.error_report import Failure

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import select
 
 from millis_hooks.call_log.database import Database
-from millis_hooks.call_log.dialects import among, insert_rows, update_rows
+from millis_hooks.call_log.statements import among, insert_rows, update_rows
 from millis_hooks.call_log.tables import calls, cost_items
 from support.storage import NOW, opened, rows
 

@@ -19,7 +19,7 @@ from starlette.responses import JSONResponse, Response
 from typer.testing import CliRunner, Result
 
 from millis_hooks import EndOfCall, MillisHooks
-from millis_hooks.call_log import call_ends
+from millis_hooks.call_log import missing_ends
 from millis_hooks.call_log.database import Database
 from millis_hooks.call_log.deliveries import Delivery, insert_deliveries
 from millis_hooks.call_log.processing import Processor
@@ -188,9 +188,9 @@ def test_an_end_that_is_stored_and_not_processed_yet_stays_too(log: Log) -> None
 
 
 def test_an_end_that_arrives_while_it_is_fetched_stays_as_well(log: Log) -> None:
-    fetched = ended("-s1", source=call_ends.FETCHED)
+    fetched = ended("-s1", source=missing_ends.SOURCE)
     log.receive(ended("-s1"))
-    assert log.writer.run(partial(call_ends.fill_in, fetched=[fetched])) == 0
+    assert log.writer.run(partial(missing_ends.fill_in, fetched=[fetched])) == 0
 
 
 def test_a_webhook_that_comes_after_all_is_a_redelivery(log: Log) -> None:
@@ -231,7 +231,7 @@ def test_a_call_that_is_in_no_list_is_fetched_by_itself(log: Log) -> None:
 
 @pytest.mark.both_databases
 def test_a_call_that_was_started_is_followed_to_its_end(log: Log) -> None:
-    started = partial(call_ends.remember_started, session_id="-s1", now=HOUR_AGO)
+    started = partial(missing_ends.remember_started, session_id="-s1", now=HOUR_AGO)
     log.writer.run(started)
     log.writer.run(started)
     log.millis.add("-s1", at=DAY_AGO - timedelta(hours=1), call_status="busy")
@@ -243,8 +243,8 @@ def test_a_call_that_was_started_is_followed_to_its_end(log: Log) -> None:
 
 @pytest.mark.both_databases
 def test_what_is_remembered_of_started_calls_is_not_kept_for_ever(log: Log) -> None:
-    log.writer.run(partial(call_ends.remember_started, session_id="-old", now=DAY_AGO))
-    log.writer.run(partial(call_ends.remember_started, session_id="-new", now=HOUR_AGO))
+    log.writer.run(partial(missing_ends.remember_started, session_id="-old", now=DAY_AGO))
+    log.writer.run(partial(missing_ends.remember_started, session_id="-new", now=HOUR_AGO))
     log.look(HOUR_AGO)
     assert [row.session_id for row in rows(log.database, outbound_calls)] == ["-new"]
 

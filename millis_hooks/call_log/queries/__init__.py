@@ -28,7 +28,8 @@ from sqlalchemy import (
 from sqlalchemy.exc import SQLAlchemyError
 
 from ...exceptions import StorageError
-from ..dialects import describe, length_of
+from ..dialects import describe
+from ..raw_body import length_of
 from ..results import Result, kept_of, results_of
 from ..search import Excerpt, clean_query
 from ..sessions import excerpts_of

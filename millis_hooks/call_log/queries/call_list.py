@@ -31,8 +31,8 @@ from sqlalchemy import (
 )
 
 from ...protocol.call_status import Outcome
-from ..dialects import among
 from ..search import call_search
+from ..statements import among
 from ..tables import calls
 from .filters import (
     IS_REAL,

@@ -29,8 +29,8 @@ from sqlalchemy import (
 )
 
 from ..changed_days import changed
-from ..dialects import among
 from ..results import distinct, kept_names
+from ..statements import among
 from ..tables import call_metadata, call_results, calls, day_divisions
 from .filters import aside
 from .tally import COST, DURATION_S, OUTCOME, RECEIVED, is_of, named

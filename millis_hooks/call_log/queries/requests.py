@@ -17,7 +17,7 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, func, literal, n
 
 from ...exceptions import PayloadError
 from ...protocol.reading import read_json
-from ..dialects import length_of
+from ..raw_body import length_of
 from ..tables import BEST_OUTCOMES, IS_NOT_BEST, calls, deliveries, handlers, rejections
 from .filters import aside, bindable
 from .records import Paged, Place, Window, read_page

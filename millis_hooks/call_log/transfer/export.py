@@ -64,8 +64,8 @@ from sqlalchemy import Connection, Engine, exists, func, or_, select
 from ...masking.policy import MaskPolicy
 from ...protocol.results import Plain
 from ..deliveries import Delivery
-from ..dialects import length_of
 from ..queries.filters import ALL_CALLS, CallFilter, conditions_of
+from ..raw_body import length_of
 from ..redaction import masked_columns, masked_delivery, masked_results, masked_values
 from ..results import Result, kept_of, names_of, results_of
 from ..tables import KEPT, calls, deliveries

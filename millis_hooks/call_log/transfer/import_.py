@@ -39,9 +39,9 @@ from ...protocol.events import EndOfCall
 from ...protocol.functions import NAME
 from ...protocol.reading import Json, describe, read_json
 from ...protocol.results import MAX_CHARS, MAX_NAME_CHARS, MAX_NUMBER, Plain
-from ..call_ends import delivery_of
 from ..database import Database
 from ..deliveries import Delivery, Kind, content_hash, insert_deliveries
+from ..missing_ends import delivery_of
 from ..processing import Processor
 from ..results import import_results
 from ..sanitize import MAX_KEY_CHARS, clean_id, clean_text

@@ -41,9 +41,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from ...environment import make_private
 from ...exceptions import ConfigError, StorageError
 from ..database import BUSY_TIMEOUT_S, Database
-from ..dialects import is_postgresql, length_of
+from ..dialects import is_postgresql
 from ..locks import LockedConnection
-from ..raw_body import pack
+from ..raw_body import length_of, pack
 from ..tables import deliveries, keys
 from ..writer import Write
 from .removal import PAGES_ALONE, empty_wal, overwriting, rewrite_search_index, writing_by

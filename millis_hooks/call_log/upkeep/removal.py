@@ -37,11 +37,11 @@ from sqlalchemy import (
 )
 
 from ...protocol.phones import digits_of
-from ..call_ends import forget_at_millis
 from ..changed_days import erase_totals_of, mark_days_of
 from ..database import BUSY_TIMEOUT_S
 from ..dialects import POSTGRESQL, is_locked, is_postgresql
 from ..locks import LockedConnection
+from ..missing_ends import forget_at_millis
 from ..sanitize import clean_text
 from ..search import call_search, matching_ids, terms_of
 from ..tables import (

@@ -28,7 +28,7 @@ from millis_hooks.call_log.deliveries import Delivery
 from millis_hooks.call_log.migrations import open_database
 from millis_hooks.call_log.queries import Queries
 from millis_hooks.call_log.queries.filters import CallFilter
-from millis_hooks.call_log.queries.records import Place
+from millis_hooks.call_log.queries.paging import Place
 from millis_hooks.call_log.raw_body import length_of
 from millis_hooks.call_log.tables import calls, deliveries, inbox
 

@@ -24,13 +24,13 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
-from .environment import cleaned
 from .environment.addresses import is_loopback, service_address
 from .environment.sources import (
     ENV_FILE,
     ENV_PREFIX,
     Given,
     as_text,
+    cleaned,
     expected,
     is_in_use_and_public,
     quoted,

@@ -20,7 +20,7 @@ from sqlalchemy import Engine, create_engine, event, make_url
 from sqlalchemy.engine import Connection, ExceptionContext
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
-from ..environment import keep_private, make_private
+from ..environment.private_files import keep_private, make_private
 from ..exceptions import StorageOutageError, WrongFileError
 from .dialects import SQLITE, describe, is_damage, is_worth_repeating
 from .locks import LockedConnection

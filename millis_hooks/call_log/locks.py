@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..environment import make_private
+from ..environment.private_files import make_private
 
 if sys.platform == "win32":
     import msvcrt

@@ -21,7 +21,7 @@ from ..call_log.locks import FileHolder
 from ..call_log.migrations import HEAD, migrate, open_database
 from ..call_log.upkeep.removal import Removal
 from ..dashboard.formats import as_plain
-from ..environment import make_private
+from ..environment.private_files import make_private
 from ..exceptions import ConfigError, StorageError
 from ..operators import COMMAND_LINE, Action, audit
 from ..protocol.agent_names import AgentNames

@@ -14,7 +14,7 @@ from typing import Annotated, TypeAlias
 
 import typer
 
-from ..environment import cleaned
+from ..environment.sources import cleaned
 from ..exceptions import ConfigError
 
 _MAX_CHARS = 10_000

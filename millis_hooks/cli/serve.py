@@ -18,8 +18,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ..environment import make_private
 from ..environment.addresses import is_loopback
+from ..environment.private_files import make_private
 from ..exceptions import ConfigError
 from ..observability.log_records import log_config
 from ..server import Limits, serve

@@ -23,7 +23,7 @@ from ..call_log.drift import (
     set_known,
 )
 from ..call_log.queries.filters import RANGES
-from ..call_log.queries.records import Paged
+from ..call_log.queries.paging import Paged
 from ..call_log.queries.requests import (
     KINDS,
     OUTCOMES,

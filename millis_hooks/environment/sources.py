@@ -19,17 +19,19 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Literal, Union, get_args, get_origin
 
+from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
 from ..exceptions import ConfigError
-from . import cleaned, is_private
 from .addresses import without_password
+from .private_files import is_private
 
 ENV_PREFIX = "MILLIS_HOOKS_"
 ENV_FILE = Path(".env")
 
 #: The tests of this project look for a server here.
 _NOT_OURS = frozenset({"MILLIS_HOOKS_TEST_POSTGRES_URL"})
+_ENDS = re.compile(r"\A[\s\x00\ufeff\u200b-\u200f\u2060]+|[\s\x00\ufeff\u200b-\u200f\u2060]+\Z")
 _ADDRESS = r"[0-9a-fA-F.:\[\]]+"
 #: What Kubernetes sets for each service, by the end of the name: a service named `millis-hooks`
 #: or `millis-hooks-worker` gives names with our prefix.
@@ -99,6 +101,14 @@ def read_sources(known: Collection[str], arguments: Mapping[str, object]) -> dic
 def is_in_use_and_public(given: Iterable[Given]) -> bool:
     """Tell whether a value came from `.env`, and others than its owner may read that file."""
     return any(one.is_in_file for one in given) and ENV_FILE.is_file() and not is_private(ENV_FILE)
+
+
+def cleaned(value: object) -> object:
+    """Return a value without what surrounds it; None for an empty text."""
+    if isinstance(value, SecretStr):
+        text = cleaned(value.get_secret_value())
+        return SecretStr(text) if isinstance(text, str) else None
+    return (_ENDS.sub("", value) or None) if isinstance(value, str) else value
 
 
 def _read_file() -> Mapping[str, str | None]:

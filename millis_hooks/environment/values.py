@@ -14,9 +14,9 @@ from typing import Annotated, Any, TypeAlias, cast
 from pydantic import AfterValidator, BeforeValidator, SecretStr, ValidationInfo
 
 from ..protocol.phones import international
-from . import cleaned
 from .addresses import web_address
 from .secret_rules import require_own, require_strong
+from .sources import cleaned
 
 
 class _RepeatedError(ValueError):

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from millis_hooks import MillisHooks
 from millis_hooks.cli.commands import app
-from millis_hooks.environment import keep_private, make_private
+from millis_hooks.environment.private_files import keep_private, make_private
 from millis_hooks.settings import Settings
 from support.app import SECRET, MakeHooks, serving
 from support.waiting import eventually

@@ -52,6 +52,7 @@ from .filters import (
     is_live,
     midnight,
 )
+from .paging import Place
 from .records import (
     Attempt,
     Call,
@@ -61,7 +62,6 @@ from .records import (
     ListedCall,
     LiveCall,
     Page,
-    Place,
     Run,
     RunCounts,
     Today,

@@ -46,7 +46,7 @@ from .filters import (
     is_over,
     is_overdue,
 )
-from .records import Paged, Place, Window, read_page
+from .paging import Paged, Place, Window, read_page
 
 #: Up to here calls are few: to look at each takes little longer than a page does.
 FEW = 500

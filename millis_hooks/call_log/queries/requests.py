@@ -20,7 +20,7 @@ from ...protocol.reading import read_json
 from ..raw_body import length_of
 from ..tables import BEST_OUTCOMES, IS_NOT_BEST, calls, deliveries, handlers, rejections
 from .filters import aside, bindable
-from .records import Paged, Place, Window, read_page
+from .paging import Paged, Place, Window, read_page
 
 KINDS = ("prefetch", "function", "end_of_call")
 #: What became of a request.

@@ -38,7 +38,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import SQLAlchemyError
 
-from ...environment import make_private
+from ...environment.private_files import make_private
 from ...exceptions import ConfigError, StorageError
 from ..database import BUSY_TIMEOUT_S, Database
 from ..dialects import is_postgresql

@@ -17,7 +17,7 @@ from typing import Any
 from sqlalchemy import make_url
 
 from ...call_log.database import is_file
-from ...environment import make_private
+from ...environment.private_files import make_private
 from ...masking.policy import mask_secrets
 from ...protocol.call_status import CallStatus
 from ...protocol.reading import Json

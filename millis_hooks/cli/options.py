@@ -1,7 +1,4 @@
-"""Options that several commands share, and how their values are read.
-
-Those that choose calls are the filters of the Calls page, for every command that takes calls.
-"""
+"""Options that several commands share, and how their values are read."""
 
 from __future__ import annotations
 

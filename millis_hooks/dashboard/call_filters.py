@@ -145,8 +145,10 @@ def read_list(text: str | None, zone: tzinfo = UTC) -> CallFilter:
 
 
 def every(query: Mapping[str, str], name: str) -> tuple[str, ...]:
-    """Return the distinct values of a repeated parameter, without empty ones: the first ones, and
-    what may be in a column of each."""
+    """Return the first distinct values of a repeated parameter, without empty ones.
+
+    Each is cut to the length of the longest key in the call log.
+    """
     values = query.getlist(name) if isinstance(query, QueryParams) else [query.get(name, "")]
     return _first(values)
 

@@ -5,10 +5,11 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import Connection, bindparam, select, update
+from sqlalchemy.exc import IntegrityError
 
 from millis_hooks.call_log.database import Database
-from millis_hooks.call_log.statements import among, insert_rows, update_rows
+from millis_hooks.call_log.statements import Prepared, among, insert_rows, update_rows
 from millis_hooks.call_log.tables import calls, cost_items
 from support.storage import NOW, opened, rows
 
@@ -55,3 +56,33 @@ def test_any_number_of_values_is_looked_for(database: Database) -> None:
             found = set(connection.scalars(those, {"sessions": sessions}))
             assert found == {"-s1", "-s2"}.intersection(sessions)
     assert rows(database, cost_items) == []
+
+
+def test_a_prepared_statement_gives_rows_as_their_columns_have_them(database: Database) -> None:
+    columns = (calls.c.session_id, calls.c.received_at, calls.c.opted_out)
+    those = Prepared(select(*columns).where(among(calls.c.session_id, "sessions")))
+    with database.writer.begin() as connection:
+        insert_rows(connection, calls, [call("-s1", opted_out=True), call("-s2")])
+        (row,) = those(connection, {"sessions": ["-s1", "-s3"]})
+        assert row == ("-s1", NOW, True)
+        assert (row.session_id, row.received_at, row.opted_out) == row
+        assert list(those(connection, {"sessions": []})) == []
+
+
+def test_what_a_prepared_statement_fails_on_is_an_error_of_sqlalchemy_and_undone(
+    database: Database,
+) -> None:
+    rename = Prepared(update(calls).values(session_id=bindparam("new")))
+    with database.writer.begin() as connection:
+        insert_rows(connection, calls, [call("-s1"), call("-s2")])
+
+    def change(connection: Connection) -> None:
+        connection.execute(update(calls).values(agent_id="a"))
+        rename(connection, {"new": "-same"})
+
+    with pytest.raises(IntegrityError), database.writer.begin() as connection:
+        change(connection)
+    assert [(row.session_id, row.agent_id) for row in rows(database, calls)] == [
+        ("-s1", None),
+        ("-s2", None),
+    ]

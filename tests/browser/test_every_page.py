@@ -6,7 +6,7 @@ All faults of a page are listed in one run.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from http import HTTPStatus
 from itertools import islice, product
 from typing import Literal, TypeAlias
@@ -17,7 +17,7 @@ from support.sites import Server, Site
 
 from .conftest import be_signed_in
 from .pages import NOT_THERE, page_names, paths_of
-from .watched import FEW_WIDTHS, SIZES, SOME_WIDTHS, WIDTHS, Watched, too_wide
+from .watched import FEW_WIDTHS, SIZES, WIDTHS, Watched, too_wide
 
 Theme: TypeAlias = Literal["light", "dark"]
 #: A theme and a size of the window.
@@ -30,21 +30,20 @@ EACH_THEME: Looks = (("light", SIZES[0]), ("dark", SIZES[1]))
 #: Pages that have every color: in an everyday run, the dark theme is examined on these.
 MOST_COLORS = {"calls", "call"}
 #: Of each page so many examples are opened, and axe-core, which is slow, looks at so many of them.
-#: The first is as wide as this.
-FEW = (1, 1, EACH_THEME, SOME_WIDTHS)
-EVERY = (1000, 4, tuple(product(RULES, SIZES)), WIDTHS)
+FEW = (1, 1, EACH_THEME)
+EVERY = (1000, 4, tuple(product(RULES, SIZES)))
 
 
 @pytest.mark.parametrize("name", page_names())
 @pytest.mark.parametrize("most", [FEW, pytest.param(EVERY, marks=pytest.mark.long)])
 def test_a_page_has_no_faults(
     name: str,
-    most: tuple[int, int, Looks, Sequence[int]],
+    most: tuple[int, int, Looks],
     hostile_site: Site,
     hostile_tab: Watched,
     times_ms: dict[str, float],
 ) -> None:
-    opened, examined, looks, widths = most
+    opened, examined, looks = most
     if most == FEW and name not in MOST_COLORS:
         looks = EACH_THEME[:1]
     faults = [
@@ -52,7 +51,7 @@ def test_a_page_has_no_faults(
         for number, path in enumerate(islice(paths_of(name, hostile_site.folder), opened))
         if hostile_tab.open(path) == HTTPStatus.OK
         for fault in _faults(
-            hostile_tab, looks if number < examined else (), FEW_WIDTHS if number else widths
+            hostile_tab, looks if number < examined else (), all_widths=number == 0
         )
     ]
     times_ms[name] = hostile_tab.interactive_ms()
@@ -73,7 +72,7 @@ def test_the_sign_in_page_has_no_faults(hostile: Server, hostile_tab: Watched) -
     be_signed_in(context, hostile, hostile.address)
 
 
-def _faults(tab: Watched, looks: Looks, widths: Sequence[int] = FEW_WIDTHS) -> Iterator[str]:
+def _faults(tab: Watched, looks: Looks, *, all_widths: bool = False) -> Iterator[str]:
     """Yield what is wrong with the page: at each width, and by axe-core for each of `looks`."""
     yield from tab.faults()
     yield from too_wide(tab, FEW_WIDTHS)
@@ -83,5 +82,5 @@ def _faults(tab: Watched, looks: Looks, widths: Sequence[int] = FEW_WIDTHS) -> I
         for barrier in tab.barriers(*RULES[theme]):
             yield f"{theme}, {width} px: {barrier}"
     # All is unfolded by now.
-    yield from too_wide(tab, widths)
+    yield from too_wide(tab, WIDTHS if all_widths else FEW_WIDTHS)
     yield from tab.faults()

@@ -17,10 +17,8 @@ SIZES = ((1440, 900), (390, 844))
 PATIENCE_MS = 30_000
 #: From the narrowest page that has to do without scrolling sideways, by WCAG 2.2, 1.4.10.
 WIDTHS = (320, 390, 768, 834, 1024, 1280, 1440, 1920)
-#: On both sides of the widths at which the layout changes.
-SOME_WIDTHS = (320, 390, 768, 1024, 1440)
 #: Enough for pages that look like others.
-FEW_WIDTHS = (320, 1440)
+FEW_WIDTHS = (320, 390, 1440)
 
 _REPORTS = """
 window.reports = [];

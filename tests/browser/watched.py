@@ -74,7 +74,7 @@ class Watched:
     def faults(self) -> list[str]:
         """Return what went wrong since the last time, and forget it."""
         ran = ["a script of data ran"] if self.page.evaluate("'ran' in window") else []
-        reports = cast("list[str]", self.page.evaluate("reports.splice(0)"))
+        reports = cast("list[str]", self.page.evaluate("(window.reports ?? []).splice(0)"))
         faults, self._faults = self._faults + reports + ran, []
         return faults
 

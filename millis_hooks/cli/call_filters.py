@@ -1,14 +1,18 @@
-"""The filters of the Calls page as options of the commands that take calls."""
+"""The filters of the Calls page as options of the commands that take calls.
+
+Each field of `CallFilter` is an option, whose kind follows from the type of the field.
+"""
 
 from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 from functools import wraps
-from typing import Annotated, Any
+from inspect import Parameter
+from typing import Annotated, Any, get_origin, get_type_hints
 
 import typer
 
@@ -23,7 +27,55 @@ from ..call_log.queries.filters import (
 )
 from ..call_log.results import ResultFilter
 from ..exceptions import ConfigError
-from .options import Since, read_pair, read_time, require_known
+from .options import one_of, read_pair, read_time
+
+#: What `--help` says of each field, in its order.
+_HELP = {
+    "q": 'Words, "phrases", parts of numbers; all have to be there.',
+    "source": "real, sandbox (simulated calls), test, or all.",
+    "outcome": (
+        "completed, chat, voicemail, timeout, unreached, failed, or lost (no end-of-call received)."
+    ),
+    "status": "Call status, such as user-ended. Repeat it for several.",
+    "agent": "Agent ID. Repeat it for several.",
+    "channel": "phone, web or chat.",
+    "direction": "inbound or outbound.",
+    "number": "Phone number of either side, or a part of it, in any format.",
+    "range": "today (in UTC), 24h, 7d, 30d, 90d or all.",
+    "since": "Received since, e.g. 2026-11-01 or 2026-11-01T14:00.",
+    "until": "Received before.",
+    "min_s": "Minimum duration in seconds.",
+    "max_s": "Maximum duration in seconds.",
+    "cost_min": "Minimum cost in credits.",
+    "cost_max": "Maximum cost in credits.",
+    "metadata": "Only calls with this metadata. If repeated, all must match.",
+    "results": (
+        "Only calls with this result, e.g. booked=true or 'score>=4'. If repeated, all must match."
+    ),
+    "function": "Only calls in which the agent called this function.",
+    "provider": "Provider in the costs, such as elevenlabs, or of the number.",
+    "handler": "retrying or failed: only calls with such a run. none: calls without runs.",
+    "unparsed": "Only calls with an unparsed delivery.",
+    "duplicate": "Only calls with more than one end-of-call.",
+}
+#: Options with other names than their fields. The last name is free in commands of runs.
+_NAMES = {
+    "status": ("--status", "--call-status"),
+    "min_s": ("--min",),
+    "max_s": ("--max",),
+    "metadata": ("--meta",),
+    "results": ("--result",),
+    "handler": ("--handler", "--handler-state"),
+}
+_METAVARS = {"metadata": "KEY=VALUE", "results": "CONDITION"}
+_CHOICES: Mapping[str, Collection[str]] = {
+    "source": SOURCES,
+    "outcome": OUTCOMES,
+    "channel": CHANNELS,
+    "direction": DIRECTIONS,
+    "range": RANGES,
+    "handler": HANDLER_STATES,
+}
 
 
 def takes_call_filters(
@@ -34,21 +86,17 @@ def takes_call_filters(
     `source` is the default of that option. A command `of_runs` has a --status and a --handler of
     its own: those of calls have their long names only.
     """
+    defaults = {each.name: each.default for each in fields(CallFilter)}
+    defaults |= {"source": source, "range": "all"}
+    options = [_option(name, defaults[name], of_runs=of_runs) for name in _HELP]
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        options = [
-            each.replace(
-                default=source if each.name == "source" else each.default,
-                annotation=(of_runs and _LONG_NAMES.get(each.name)) or each.annotation,
-            )
-            for each in inspect.signature(CallOptions, eval_str=True).parameters.values()
-        ]
         own = inspect.signature(command, eval_str=True).parameters
 
         @wraps(command)
         def run(**values: Any) -> None:
-            chosen = CallOptions(**{each.name: values.pop(each.name) for each in options})
-            command(filters=chosen.as_filter(), **values)
+            chosen = {name: values.pop(f"call_{name}") for name in _HELP}
+            command(filters=_filter_of(chosen), **values)
 
         parameters = [*(each for name, each in own.items() if name != "filters"), *options]
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -58,148 +106,57 @@ def takes_call_filters(
     return decorate
 
 
-_CALL_STATUS = "Call status, such as user-ended. Repeat it for several."
-_HANDLER_STATE = "retrying or failed: only calls with such a run. none: calls without runs."
-#: Options that have only their long name beside the --status and --handler of runs.
-_LONG_NAMES = {
-    "call_status": Annotated[list[str] | None, typer.Option("--call-status", help=_CALL_STATUS)],
-    "handler_state": Annotated[str | None, typer.Option("--handler-state", help=_HANDLER_STATE)],
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CallOptions:
-    """The options that choose calls; each field is one, as typer reads it."""
-
-    q: Annotated[
-        str, typer.Option("--q", help='Words, "phrases", parts of numbers; all have to be there.')
-    ] = ""
-    source: Annotated[str, typer.Option(help="real, sandbox (simulated calls), test, or all.")] = (
-        "real"
+def _option(name: str, default: object, *, of_runs: bool) -> Parameter:
+    """Return the option of a field, named apart from the command's own parameters."""
+    type_ = get_type_hints(CallFilter)[name]
+    names = _NAMES.get(name, (f"--{name.replace('_', '-')}",))
+    parser = one_of(_CHOICES[name]) if name in _CHOICES else _PARSERS.get(type_)
+    option = typer.Option(
+        *(names[-1:] if of_runs else names),
+        parser=parser,
+        help=_HELP[name],
+        metavar=_METAVARS.get(name),
     )
-    outcome: Annotated[
-        str | None,
-        typer.Option(
-            help="completed, chat, voicemail, timeout, unreached, failed, or lost (no "
-            "end-of-call received)."
-        ),
-    ] = None
-    call_status: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--status",
-            "--call-status",
-            help=_CALL_STATUS,
-        ),
-    ] = None
-    agent: Annotated[list[str] | None, typer.Option(help="Agent ID. Repeat it for several.")] = None
-    channel: Annotated[str | None, typer.Option(help="phone, web or chat.")] = None
-    direction: Annotated[str | None, typer.Option(help="inbound or outbound.")] = None
-    number: Annotated[
-        str | None,
-        typer.Option(help="Phone number of either side, or a part of it, in any format."),
-    ] = None
-    range_: Annotated[
-        str | None,
-        typer.Option("--range", help="today (in UTC), 24h, 7d, 30d or 90d; all by default."),
-    ] = None
-    since: Since = None
-    until: Annotated[str | None, typer.Option(help="Received before.")] = None
-    min_s: Annotated[float | None, typer.Option("--min", help="Minimum duration in seconds.")] = (
-        None
+    kind: Any = list[str] if get_origin(type_) is tuple else _KINDS.get(type_, str)
+    return Parameter(
+        f"call_{name}", Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option]
     )
-    max_s: Annotated[float | None, typer.Option("--max", help="Maximum duration in seconds.")] = (
-        None
-    )
-    cost_min: Annotated[float | None, typer.Option(help="Minimum cost in credits.")] = None
-    cost_max: Annotated[float | None, typer.Option(help="Maximum cost in credits.")] = None
-    metadata: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--meta",
-            help="Only calls with this metadata. If repeated, all must match.",
-            metavar="KEY=VALUE",
-        ),
-    ] = None
-    result: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Only calls with this result, e.g. booked=true or 'score>=4'. "
-            "If repeated, all must match.",
-            metavar="CONDITION",
-        ),
-    ] = None
-    function: Annotated[
-        str | None, typer.Option(help="Only calls in which the agent called this function.")
-    ] = None
-    provider: Annotated[
-        str | None,
-        typer.Option(help="Provider in the costs, such as elevenlabs, or of the number."),
-    ] = None
-    handler_state: Annotated[
-        str | None,
-        typer.Option(
-            "--handler",
-            "--handler-state",
-            help=_HANDLER_STATE,
-        ),
-    ] = None
-    unparsed: Annotated[
-        bool, typer.Option("--unparsed", help="Only calls with an unparsed delivery.")
-    ] = False
-    duplicate: Annotated[
-        bool, typer.Option("--duplicate", help="Only calls with more than one end-of-call.")
-    ] = False
-
-    def as_filter(self) -> CallFilter:
-        """Return the filter that the options name; raises `ConfigError` for an unknown value."""
-        self._check()
-        chosen = CallFilter(
-            range=self.range_ or "all",
-            q=self.q,
-            source=self.source,
-            outcome=self.outcome,
-            status=tuple(self.call_status or ()),
-            agent=tuple(self.agent or ()),
-            channel=self.channel,
-            direction=self.direction,
-            number=self.number,
-            since=read_time("--since", self.since),
-            until=read_time("--until", self.until),
-            min_s=_finite("--min", self.min_s),
-            max_s=_finite("--max", self.max_s),
-            cost_min=_finite("--cost-min", self.cost_min),
-            cost_max=_finite("--cost-max", self.cost_max),
-            metadata=tuple(read_pair("--meta", pair) for pair in self.metadata or ()),
-            results=tuple(map(_read_result, self.result or ())),
-            function=self.function,
-            provider=self.provider,
-            handler=self.handler_state,
-            unparsed=self.unparsed,
-            duplicate=self.duplicate,
-        )
-        # The moment is fixed here, so that every step of a long command takes the same calls.
-        return replace(chosen, range="all", since=chosen.period(datetime.now(UTC))[0])
-
-    def _check(self) -> None:
-        require_known("--source", self.source, SOURCES)
-        require_known("--outcome", self.outcome, OUTCOMES)
-        require_known("--channel", self.channel, CHANNELS)
-        require_known("--direction", self.direction, DIRECTIONS)
-        require_known("--handler-state", self.handler_state, HANDLER_STATES)
-        require_known("--range", self.range_, RANGES)
-        if self.range_ and (self.since or self.until):
-            raise ConfigError("Choose one: --range, or --since and --until.")
 
 
-def _finite(option: str, number: float | None) -> float | None:
-    if number is not None and not math.isfinite(number):
-        raise ConfigError(f"{option} takes a finite number, not {number}.")
+def _filter_of(chosen: Mapping[str, Any]) -> CallFilter:
+    """Return the filter of these values, by field; lists are of options that may repeat."""
+    if chosen["range"] != "all" and (chosen["since"] or chosen["until"]):
+        raise ConfigError("Choose one: --range, or --since and --until.")
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in chosen.items()
+    }
+    filters = CallFilter(**values)
+    # The moment is fixed here, so that every step of a long command takes the same calls.
+    return replace(filters, range="all", since=filters.period(datetime.now(UTC))[0])
+
+
+def _finite(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise typer.BadParameter(f"{text!r} is not a finite number.")
     return number
 
 
-def _read_result(text: str) -> ResultFilter:
+def _result(text: str) -> ResultFilter:
     condition = ResultFilter.read(text)
     if condition is None:
-        raise ConfigError(f"--result takes a condition, as booked=true, not {text!r}.")
+        raise typer.BadParameter(f"{text!r} is not a condition, such as booked=true.")
     return condition
+
+
+_KINDS: Mapping[Any, type] = {bool: bool, float | None: float}
+#: How the text of an option is read, by the type of its field.
+_PARSERS: Mapping[Any, Callable[[str], object]] = {
+    float | None: _finite,
+    datetime | None: read_time,
+    tuple[tuple[str, str], ...]: read_pair,
+    tuple[ResultFilter, ...]: _result,
+}

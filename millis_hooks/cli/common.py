@@ -27,7 +27,7 @@ from ..operators import COMMAND_LINE, Action, audit
 from ..protocol.agent_names import AgentNames
 from ..runs.processes import processes_at_work
 from ..settings import Settings
-from .terminal import INTERRUPTED, fail, note, progress
+from .terminal import fail, note, progress
 
 T = TypeVar("T")
 
@@ -107,12 +107,12 @@ def remove(
     """
     removed = Removal()
     try:
-        with progress(planned.total) as show_done:
+        with progress(
+            planned.total, stopped=lambda: f"Stopped. Removed so far: {removed}."
+        ) as show_done:
             for batch in batches:
                 removed += batch
                 show_done(removed.total)
-    except KeyboardInterrupt:
-        fail(f"Stopped. Removed so far: {removed}.", status=INTERRUPTED)
     finally:
         record(database, action, f"{removed}{details}")
     return removed

@@ -41,8 +41,8 @@ from ..settings import Settings
 from ..version import __version__
 from .call_filters import takes_call_filters
 from .common import is_served, note_kept, open_log, paced, remove
-from .options import DryRun, Force, Since, Yes, read_time
-from .terminal import INTERRUPTED, confirm, fail, note, progress
+from .options import DryRun, Force, Yes, read_time
+from .terminal import confirm, fail, note, progress
 
 #: How often `reparse` looks how much still waits, in seconds.
 _LOOK_S = 0.5
@@ -121,16 +121,15 @@ def backup(
     with open_log(Settings.load()) as database:
         size_bytes = database.path.stat().st_size
         began = datetime.now(UTC)
-        try:
-            with progress(size_bytes, in_bytes=True) as show_done:
-                copied_bytes = back_up(
-                    database,
-                    file,
-                    force=force,
-                    copied=lambda done, total: show_done(size_bytes * done // total),
-                )
-        except KeyboardInterrupt:
-            fail("Stopped. Nothing was written.", status=INTERRUPTED)
+        with progress(
+            size_bytes, in_bytes=True, stopped=lambda: "Stopped. Nothing was written."
+        ) as show_done:
+            copied_bytes = back_up(
+                database,
+                file,
+                force=force,
+                copied=lambda done, total: show_done(size_bytes * done // total),
+            )
     typer.echo(
         printable(
             f"{file}: {_megabytes(copied_bytes)}, checked and sound. It has every call that was "
@@ -160,11 +159,8 @@ def vacuum(
                 "rewritten: prefetch is answered, end-of-calls get 503. Stop it first, or add "
                 "--force."
             )
-        try:
-            with progress(None):
-                after = log_file.vacuum(database)
-        except KeyboardInterrupt:
-            fail("Stopped. The file is unchanged.", status=INTERRUPTED)
+        with progress(None, stopped=lambda: "Stopped. The file is unchanged."):
+            after = log_file.vacuum(database)
     typer.echo(f"{_megabytes(before.file_bytes)} before, {_megabytes(after.file_bytes)} after.")
 
 
@@ -174,7 +170,10 @@ def _megabytes(size_bytes: int) -> str:
 
 def reparse(
     unparsed: Annotated[bool, typer.Option("--unparsed", help="Only unparsed deliveries.")] = False,
-    since: Since = None,
+    since: Annotated[
+        datetime | None,
+        typer.Option(parser=read_time, help="Received since, e.g. 2026-11-01 or 2026-11-01T14:00."),
+    ] = None,
     session: Annotated[str | None, typer.Option(help="Only this session.")] = None,
     afresh: Annotated[
         bool,
@@ -188,7 +187,7 @@ def reparse(
     interrupted, the next reparse continues.
     """
     settings = Settings.load()
-    chosen = Chosen(unparsed, read_time("--since", since), session)
+    chosen = Chosen(unparsed, since, session)
     with open_log(settings) as database, _processor(database, settings) as processor:
         work = Reparse(
             database,
@@ -225,16 +224,17 @@ def _processor(database: Database, settings: Settings) -> Iterator[Processor]:
 
 def _carry_out(work: Reparse, database: Database, processor: Processor) -> Reread:
     waiting = work.total
-    try:
-        with progress(work.total) as show_done:
-            work.put_back()
-            while waiting := work.waiting():
-                show_done(work.total - waiting)
-                _do_some(database, processor)
-            work.end()
-    except KeyboardInterrupt:
-        stopped = _summary(work.result(waiting=waiting))
-        fail(f"Stopped. {stopped} Run the command again to continue.", status=INTERRUPTED)
+
+    def stopped() -> str:
+        result = _summary(work.result(waiting=waiting))
+        return f"Stopped. {result} Run the command again to continue."
+
+    with progress(work.total, stopped=stopped) as show_done:
+        work.put_back()
+        while waiting := work.waiting():
+            show_done(work.total - waiting)
+            _do_some(database, processor)
+        work.end()
     return work.result(waiting=0)
 
 
@@ -364,14 +364,11 @@ def _erase(database: Database, *, rests: bool) -> None:
     """Overwrite in the file what deleting has left there."""
     pages = PAGES if rests else PAGES_ALONE
     steps = rewrite_search_index(writing_by(database.writer), pages=pages)
-    try:
-        with progress(None):
-            for _ in paced(steps, rests=rests):
-                pass
-            for _ in range(_TRIES):
-                if empty_wal(database.writer):
-                    return
-                time.sleep(_PAUSE_S)
-    except KeyboardInterrupt:
-        fail(f"Stopped. {_REMAINS}", status=INTERRUPTED)
+    with progress(None, stopped=lambda: f"Stopped. {_REMAINS}"):
+        for _ in paced(steps, rests=rests):
+            pass
+        for _ in range(_TRIES):
+            if empty_wal(database.writer):
+                return
+            time.sleep(_PAUSE_S)
     note("Somebody reads the log without pause: the -wal file keeps old pages until it is closed.")

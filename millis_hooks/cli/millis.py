@@ -6,7 +6,6 @@ import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -27,17 +26,10 @@ from ..sandbox.texts import undeclared
 from ..server.app_loader import target_at_hand
 from ..settings import Settings
 from ..webhooks import service_url
-from ..webhooks.agent_config import agent_config, warnings_about
+from ..webhooks.agent_config import Form, agent_config, warnings_about
 from .common import is_served, open_log
 from .options import DryRun, Target, Yes, read_time
-from .terminal import INTERRUPTED, confirm, fail, note, progress
-
-
-class Form(StrEnum):
-    """How Millis takes a webhook."""
-
-    OBJECT = "object"
-    STRING = "string"
+from .terminal import confirm, fail, note, progress
 
 
 def config(
@@ -49,21 +41,21 @@ def config(
         typer.Option(
             "--as", help="object: URL and headers. string: URL with the secret in the path."
         ),
-    ] = Form.OBJECT,
+    ] = "object",
     agent_id: Annotated[
         str | None, typer.Option(help="Use the secret of this agent, if it has one.")
     ] = None,
 ) -> None:
     """Print the JSON for the agent's configuration at Millis."""
     settings, base, tools = _service(target, url, agent_id)
-    if form is Form.STRING and not settings.secret_in_path:
+    if form == "string" and not settings.secret_in_path:
         raise ConfigError(
             "A webhook that is only an address has its secret in the path, which is switched off. "
             "Switch it on for the service:\n  export MILLIS_HOOKS_SECRET_IN_PATH=1"
         )
-    webhooks = agent_config(settings, base, form=form.value, agent_id=agent_id, tools=tools)
+    webhooks = agent_config(settings, base, form=form, agent_id=agent_id, tools=tools)
     typer.echo(json.dumps(webhooks, indent=2))
-    if form is Form.STRING:
+    if form == "string":
         note("Note: proxies on the way write paths to their logs. Prefer --as object.")
     for warning in warnings_about(base):
         note(f"Note: {warning}")
@@ -160,10 +152,11 @@ def _stored_tools(settings: Settings, agent_id: str | None) -> Sequence[Mapping[
 
 def reconcile(
     since: Annotated[
-        str | None,
+        datetime | None,
         typer.Option(
+            parser=read_time,
             help="Begin with the calls of this date or time, in UTC without a zone; by default "
-            "where the last reconciliation ended."
+            "where the last reconciliation ended.",
         ),
     ] = None,
     dry_run: DryRun = False,
@@ -179,11 +172,10 @@ def reconcile(
     Needs MILLIS_HOOKS_API_KEY. With it, the service does the same every few minutes. Calls with
     an end-of-call are not changed, so you can run the command again after an interruption.
     """
-    begin = read_time("--since", since)
     settings = Settings.load()
     api = MillisApi.of(settings)
     with open_log(settings) as database:
-        result = _reconcile(database, api, settings, begin, is_trial=dry_run, at_once=at_once)
+        result = _reconcile(database, api, settings, since, is_trial=dry_run, at_once=at_once)
         typer.echo(("Nothing was stored. " if dry_run else "") + str(result))
         if result.filled and not dry_run:
             when = "within seconds" if is_served(database) else "when it starts"
@@ -200,24 +192,25 @@ def _reconcile(
     at_once: bool,
 ) -> Reconciled:
     result = Reconciled()
-    try:
-        with progress(None) as show_done:
 
-            def keep(so_far: Reconciled) -> None:
-                nonlocal result
-                result = so_far
-                show_done(so_far.listed + so_far.unknown)
+    def stopped() -> str:
+        return f"Stopped. {result} Run the command again to continue."
 
-            reconciliation = Reconciliation(
-                api,
-                database.reader,
-                writing_by(database.writer),
-                now=lambda: datetime.now(UTC),
-                redact=redaction_of(settings),
-                is_trial=is_trial,
-                settles_in=timedelta() if at_once else SETTLES_IN,
-                tell=keep,
-            )
-            return asyncio.run(reconciliation.look(since or reconciliation.since()))
-    except KeyboardInterrupt:
-        fail(f"Stopped. {result} Run the command again to continue.", status=INTERRUPTED)
+    with progress(None, stopped=stopped) as show_done:
+
+        def keep(so_far: Reconciled) -> None:
+            nonlocal result
+            result = so_far
+            show_done(so_far.listed + so_far.unknown)
+
+        reconciliation = Reconciliation(
+            api,
+            database.reader,
+            writing_by(database.writer),
+            now=lambda: datetime.now(UTC),
+            redact=redaction_of(settings),
+            is_trial=is_trial,
+            settles_in=timedelta() if at_once else SETTLES_IN,
+            tell=keep,
+        )
+        return asyncio.run(reconciliation.look(since or reconciliation.since()))

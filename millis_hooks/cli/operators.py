@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from datetime import UTC, datetime
-from enum import StrEnum
 from typing import Annotated, NoReturn
 
 import typer
@@ -12,7 +11,7 @@ import typer
 from ..call_log.database import Database
 from ..environment.secret_rules import require_strong
 from ..exceptions import ConfigError
-from ..operators import OPERATOR, accounts
+from ..operators import OPERATOR, Role, accounts
 from ..settings import Settings
 from .common import open_log, print_json, record
 from .options import AsJson
@@ -38,13 +37,6 @@ tokens_app = typer.Typer(
 )
 
 
-class Role(StrEnum):
-    """What an operator may do."""
-
-    VIEW = "view"
-    OPERATE = "operate"
-
-
 Name = Annotated[
     str, typer.Argument(help="Name of the operator. Upper and lower case are the same.")
 ]
@@ -64,7 +56,7 @@ def add(
         typer.Option(
             help="view can see every page; operate can also replay, reveal, export and delete."
         ),
-    ] = Role.VIEW,
+    ] = "view",
     password_stdin: FromStdin = False,
     generate: Generate = False,
 ) -> None:
@@ -76,12 +68,10 @@ def add(
         password, is_generated = _password(name, from_stdin=password_stdin, generate=generate)
         password_hash, now = accounts.hash_password(password), datetime.now(UTC)
         with database.writer.begin() as connection:
-            if not accounts.add(
-                connection, name, role=role.value, password_hash=password_hash, now=now
-            ):
+            if not accounts.add(connection, name, role=role, password_hash=password_hash, now=now):
                 fail(f"There is already an operator {name}.")
-        record(database, "add_operator", f"{name}, {role.value}")
-    typer.echo(f"Added {name}, who may {role.value}.")
+        record(database, "add_operator", f"{name}, {role}")
+    typer.echo(f"Added {name}, who may {role}.")
     if is_generated:
         _print_password(password)
 
@@ -141,10 +131,10 @@ def change_role(name: Name, role: Annotated[Role, typer.Argument(help="view or o
     name = _operator(name)
     with open_log(Settings.load()) as database:
         with database.writer.begin() as connection:
-            if not accounts.set_role(connection, name, role.value):
+            if not accounts.set_role(connection, name, role):
                 _fail_unknown(name)
-        record(database, "change_role", f"{name}, {role.value}")
-    typer.echo(f"From now on {name} may {role.value}.")
+        record(database, "change_role", f"{name}, {role}")
+    typer.echo(f"From now on {name} may {role}.")
 
 
 TokenName = Annotated[

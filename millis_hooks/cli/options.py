@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, TypeAlias
@@ -24,9 +24,6 @@ DryRun: TypeAlias = Annotated[
 ]
 Force: TypeAlias = Annotated[bool, typer.Option("--force", help="Replace FILE if it exists.")]
 Yes: TypeAlias = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
-Since: TypeAlias = Annotated[
-    str | None, typer.Option(help="Received since, e.g. 2026-11-01 or 2026-11-01T14:00.")
-]
 Secret: TypeAlias = Annotated[
     str | None,
     typer.Option(
@@ -44,34 +41,34 @@ Target: TypeAlias = Annotated[
 ]
 
 
-def read_time(option: str, text: str | None) -> datetime | None:
-    """Return the date or time of an option as aware UTC; without a zone it is taken as UTC.
-
-    Raises `ConfigError` if it is neither.
-    """
-    if text is None:
-        return None
+def read_time(text: str) -> datetime:
+    """Return the date or time of an option as aware UTC; without a zone it is taken as UTC."""
     try:
         moment = datetime.fromisoformat(text)
         return moment.replace(tzinfo=moment.tzinfo or UTC).astimezone(UTC)
     except (ValueError, OverflowError):
-        raise ConfigError(
-            f"{option}: {text!r} is not a date. Write it as 2026-11-01 or 2026-11-01T14:00."
+        raise typer.BadParameter(
+            f"{text!r} is not a date. Write it as 2026-11-01 or 2026-11-01T14:00."
         ) from None
 
 
-def read_pair(option: str, text: str) -> tuple[str, str]:
-    """Return key and value of KEY=VALUE. Raises `ConfigError`."""
+def read_pair(text: str) -> tuple[str, str]:
+    """Return key and value of KEY=VALUE."""
     key, equals, value = text.partition("=")
     if not (key and equals):
-        raise ConfigError(f"{option} takes KEY=VALUE, not {text!r}.")
+        raise typer.BadParameter(f"{text!r} is not KEY=VALUE.")
     return key, value
 
 
-def require_known(option: str, value: str | None, known: Collection[str]) -> None:
-    """Raise `ConfigError` if a value is given that is not among the known ones."""
-    if value is not None and value not in known:
-        raise ConfigError(f"{option}: {value!r} is unknown. Known: {', '.join(known)}.")
+def one_of(values: Collection[str]) -> Callable[[str], str]:
+    """Return the parser of an option that takes one of these values."""
+
+    def read(text: str) -> str:
+        if text not in values:
+            raise typer.BadParameter(f"{text!r} is unknown. Known: {', '.join(values)}.")
+        return text
+
+    return read
 
 
 def read_secret(option: str, text: str | None) -> str | None:

@@ -33,8 +33,8 @@ from ..runs.replay import (
 from ..settings import Settings
 from .call_filters import takes_call_filters
 from .common import open_log, print_json, record
-from .options import AsJson, DryRun, Yes, require_known
-from .terminal import INTERRUPTED, add_row, confirm, console, fail, note, progress, table
+from .options import AsJson, DryRun, Yes, one_of
+from .terminal import add_row, confirm, console, fail, note, progress, table
 
 #: The states of a run in the order of its life.
 STATES = ("pending", "running", "retrying", "failed", "succeeded")
@@ -49,7 +49,8 @@ _SHORTENED = {"Handler": 12, "Error": 5}
 def list_runs(
     filters: CallFilter,
     status: Annotated[
-        str | None, typer.Option(help=f"Only runs that are {', '.join(STATES)}.")
+        str | None,
+        typer.Option(parser=one_of(STATES), help=f"Only runs that are {', '.join(STATES)}."),
     ] = None,
     handler: Annotated[str | None, typer.Option(help="Only runs of this handler.")] = None,
     session: Annotated[str | None, typer.Option(help="Only runs for this session.")] = None,
@@ -60,7 +61,6 @@ def list_runs(
 
     The other options choose the calls that the runs are of, as on the Calls page.
     """
-    require_known("--status", status, STATES)
     chosen = RunFilter(handler, session, status, filters)
     settings, now = Settings.load(), datetime.now(UTC)
     mask = MaskPolicy.of(settings)
@@ -146,7 +146,8 @@ def replay(
     status: Annotated[
         str | None,
         typer.Option(
-            help=f"Runs that are {', '.join(STATES)}; {NEVER}: calls without a run of --handler."
+            parser=one_of((*STATES, NEVER)),
+            help=f"Runs that are {', '.join(STATES)}; {NEVER}: calls without a run of --handler.",
         ),
     ] = None,
     dry_run: DryRun = False,
@@ -157,7 +158,6 @@ def replay(
     The other options choose the calls that the runs are of, as on the Calls page. Prints the number
     of runs and asks, unless you name one call or one run.
     """
-    require_known("--status", status, (*STATES, NEVER))
     are_many = bool(handler or status or filters != ALL_CALLS)
     if sum((session_id is not None, run is not None, are_many)) != 1:
         raise ConfigError(
@@ -170,8 +170,8 @@ def replay(
             replayed = _replay_many(database, selection, asks=not yes, is_trial=dry_run)
         else:
             replayed = _replay_one(database, session_id, run, is_trial=dry_run)
-        if not dry_run:
-            _record(database, replayed, session_id)
+            if not dry_run:
+                _record(database, replayed, session_id)
     typer.echo(
         ("Nothing was replayed. It would be: " if dry_run else "") + printable(f"{replayed}.")
     )
@@ -238,15 +238,17 @@ def _plan(planned: Preview, handler: str | None) -> str:
 
 def _carry_out(database: Database, selection: Selection, total: int) -> Replayed:
     done = Replayed()
+
+    def stopped() -> str:
+        return f"Stopped after {done.total:,} of {total:,}{f': {done}' if done.total else ''}."
+
     try:
-        with progress(total) as show_done:
+        with progress(total, stopped=stopped) as show_done:
             for batch in _batches(database, selection):
                 done += batch
                 show_done(done.total)
-    except KeyboardInterrupt:
+    finally:
         _record(database, done)
-        result = f"{done.total:,} of {total:,}" + (f": {done}" if done.total else "")
-        fail(f"Stopped after {result}.", status=INTERRUPTED)
     return done
 
 

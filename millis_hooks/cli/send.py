@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, Any
 
 import httpx2
 import typer
@@ -21,7 +20,6 @@ from ..protocol.samples import (
     AGENT_ID,
     CUSTOMER_PHONE,
     OWN_PHONE,
-    VINTAGES,
     Vintage,
     end_of_call_body,
     prefetch_query,
@@ -31,7 +29,7 @@ from ..settings import Hook, Settings
 from ..webhooks import Marker, given_url, secret_for, secret_header
 from ..webhooks.bodies import decode
 from ..webhooks.responses import OUTCOME_HEADER, REASON_HEADER
-from .options import Secret, read_pair, read_secret, require_known
+from .options import Secret, read_pair, read_secret
 from .terminal import fail, note
 
 _TIMEOUT_S = 30.0
@@ -45,9 +43,17 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+
+def _phone(number: str) -> str | None:
+    try:
+        return as_sent(number) if number.strip() else None
+    except ValueError as error:
+        raise typer.BadParameter(f"{error}.") from error
+
+
 Url = Annotated[str, typer.Option(help="URL of the service or of the webhook.")]
-FormatName = Annotated[
-    str,
+PayloadFormat = Annotated[
+    Vintage,
     typer.Option(
         "--format",
         "--vintage",
@@ -57,11 +63,15 @@ FormatName = Annotated[
 SessionId = Annotated[str | None, typer.Option(help="Session ID; a new one by default.")]
 AgentId = Annotated[str | None, typer.Option(help="Agent ID; a sample one by default.")]
 FromPhone = Annotated[
-    str | None, typer.Option("--from", help="Number of the caller; '' for a web call.")
+    str | None,
+    typer.Option("--from", parser=_phone, help="Number of the caller; '' for a web call."),
 ]
-ToPhone = Annotated[str | None, typer.Option("--to", help="Called number; '' for a web call.")]
+ToPhone = Annotated[
+    str | None, typer.Option("--to", parser=_phone, help="Called number; '' for a web call.")
+]
 Metadata = Annotated[
-    list[str] | None, typer.Option(help="Metadata. Repeat it for several.", metavar="KEY=VALUE")
+    list[Any] | None,
+    typer.Option(parser=read_pair, help="Metadata. Repeat it for several.", metavar="KEY=VALUE"),
 ]
 AsReal = Annotated[
     bool,
@@ -87,23 +97,23 @@ class _Sample:
 def send_prefetch(
     url: Url = "http://127.0.0.1:8000",
     secret: Secret = None,
-    payload_format: FormatName = "v2",
+    payload_format: PayloadFormat = "v2",
     session_id: SessionId = None,
     agent_id: AgentId = None,
-    from_phone: FromPhone = None,
-    to_phone: ToPhone = None,
+    from_phone: FromPhone = CUSTOMER_PHONE,
+    to_phone: ToPhone = OWN_PHONE,
     metadata: Metadata = None,
     as_real: AsReal = False,
 ) -> None:
     """Send a prefetch and show the answer."""
     session_id, agent_id = session_id or push_id(datetime.now(UTC)), agent_id or AGENT_ID
     query = prefetch_query(
-        _format(payload_format),
+        payload_format,
         session_id=session_id,
         agent_id=agent_id,
-        from_phone=_phone("--from", from_phone, CUSTOMER_PHONE),
-        to_phone=_phone("--to", to_phone, OWN_PHONE),
-        metadata=_metadata(metadata),
+        from_phone=from_phone,
+        to_phone=to_phone,
+        metadata=dict(metadata or ()),
     )
     typer.echo(f"session {session_id}")
     _send(_Sample("prefetch", session_id, agent_id, query=query), url, secret, as_real=as_real)
@@ -113,11 +123,11 @@ def send_prefetch(
 def send_end_of_call(
     url: Url = "http://127.0.0.1:8000",
     secret: Secret = None,
-    payload_format: FormatName = "v2",
+    payload_format: PayloadFormat = "v2",
     session_id: SessionId = None,
     agent_id: AgentId = None,
-    from_phone: FromPhone = None,
-    to_phone: ToPhone = None,
+    from_phone: FromPhone = CUSTOMER_PHONE,
+    to_phone: ToPhone = OWN_PHONE,
     metadata: Metadata = None,
     call_status: Annotated[str, typer.Option(help="Call status.")] = "user-ended",
     file: Annotated[
@@ -134,34 +144,16 @@ def send_end_of_call(
         return
     session_id, agent_id = session_id or push_id(datetime.now(UTC)), agent_id or AGENT_ID
     body = end_of_call_body(
-        _format(payload_format),
+        payload_format,
         session_id=session_id,
         agent_id=agent_id,
-        from_phone=_phone("--from", from_phone, CUSTOMER_PHONE),
-        to_phone=_phone("--to", to_phone, OWN_PHONE),
-        metadata=_metadata(metadata),
+        from_phone=from_phone,
+        to_phone=to_phone,
+        metadata=dict(metadata or ()),
         call_status=call_status,
     )
     typer.echo(f"session {session_id}")
     _send(_Sample("end_of_call", session_id, agent_id, body=body), url, secret, as_real=as_real)
-
-
-def _format(name: str) -> Vintage:
-    require_known("--format", name, VINTAGES)
-    return cast("Vintage", name)
-
-
-def _phone(option: str, number: str | None, default: str) -> str | None:
-    if number is None:
-        return default
-    try:
-        return as_sent(number) if number.strip() else None
-    except ValueError as error:
-        raise ConfigError(f"{option}: {error}.") from error
-
-
-def _metadata(pairs: Sequence[str] | None) -> dict[str, str]:
-    return dict(read_pair("--metadata", pair) for pair in pairs or ())
 
 
 def _read_file(file: Path) -> bytes:

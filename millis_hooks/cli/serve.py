@@ -9,12 +9,11 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from string import Template
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, TypeAlias
 
 import typer
 
@@ -33,15 +32,7 @@ from .terminal import print_error
 _logger = logging.getLogger("millis_hooks")
 
 
-class LogLevel(StrEnum):
-    """The lowest level that is logged."""
-
-    DEBUG = "debug"
-    INFO = "info"
-    WARNING = "warning"
-    ERROR = "error"
-
-
+LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
 Host = Annotated[str, typer.Option(help="Address to listen on (0.0.0.0 for all).")]
 Port = Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")]
 Level = Annotated[LogLevel, typer.Option("--log-level", help="Lowest level of log lines.")]
@@ -68,7 +59,7 @@ def dev(
             is_webhook=_is_webhook(application),
             reload=reload,
             reload_dirs=[application.directory],
-            log_config=_log_config(LogLevel.INFO, application),
+            log_config=_log_config("info", application),
             load=_load,
             tell=print_error,
             announce=lambda: typer.echo(
@@ -81,7 +72,7 @@ def run(
     target: options.Target = None,
     host: Host = "127.0.0.1",
     port: Port = 8000,
-    log_level: Level = LogLevel.INFO,
+    log_level: Level = "info",
 ) -> None:
     """Serve in production. Checks the settings and never generates secrets."""
     application = _target(target)
@@ -108,7 +99,7 @@ def worker(
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="Port of the probes; 0 selects a free one.")
     ] = 8001,
-    log_level: Level = LogLevel.INFO,
+    log_level: Level = "info",
 ) -> None:
     """Run end-of-call handlers for services with MILLIS_HOOKS_RUN_HANDLERS=0.
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # rich takes longer to import than typer: commands that print
     from rich.table import Table
 
 #: Exit status of a command that was interrupted, as shells have it.
-INTERRUPTED = 130
+_INTERRUPTED = 130
 #: Wide enough for every column if the output is not a terminal.
 _PIPED_WIDTH = 200
 
@@ -143,9 +143,25 @@ def confirm(question: str, *, refusal: str) -> None:
 
 
 @contextmanager
-def progress(total: int | None, *, in_bytes: bool = False) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar on a terminal; yield a function that takes how much is done so far."""
+def progress(
+    total: int | None, *, in_bytes: bool = False, stopped: Callable[[], str] | None = None
+) -> Iterator[Callable[[int], None]]:
+    """Show a progress bar on a terminal; yield a function that takes how much is done so far.
+
+    Ctrl-C ends the command with what `stopped` returns.
+    """
     gc.enable()  # commands that end soon do without: see `main`
+    try:
+        with _bar(total, in_bytes=in_bytes) as show_done:
+            yield show_done
+    except KeyboardInterrupt:
+        if stopped is None:
+            raise
+        fail(stopped(), status=_INTERRUPTED)
+
+
+@contextmanager
+def _bar(total: int | None, *, in_bytes: bool) -> Iterator[Callable[[int], None]]:
     from rich.console import Console
 
     out = Console(stderr=True)

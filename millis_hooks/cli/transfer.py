@@ -18,7 +18,7 @@ from ..call_log.queries.filters import CallFilter
 from ..call_log.redaction import redaction_of, results_redaction
 from ..call_log.results import names_of
 from ..call_log.transfer import copy as copying
-from ..call_log.transfer.copy import Counts, count_rows, snapshot
+from ..call_log.transfer.copy import count_rows, snapshot
 from ..call_log.transfer.export import Format, Selection, read_calls, select_calls, writing
 from ..call_log.transfer.import_ import Document, Importer, Tally, entries, read_documents
 from ..call_log.writer import Writer
@@ -29,12 +29,11 @@ from ..masking.policy import MaskPolicy
 from ..settings import Settings
 from .call_filters import takes_call_filters
 from .common import is_served, new_file, open_log, record
-from .options import SECRET_SOURCES, Force, read_secret, require_known
-from .terminal import INTERRUPTED, fail, note, print_table, progress
+from .options import SECRET_SOURCES, Force, read_secret
+from .terminal import fail, note, print_table, progress
 
 #: The standard input, or the standard output.
 _STANDARD = Path("-")
-_FORMATS = ("csv", "jsonl")
 #: Of what cannot be read, so many examples are printed.
 _MOST_EXAMPLES = 5
 
@@ -62,7 +61,7 @@ def export(
         Path, typer.Argument(help="File to write; standard output by default.")
     ] = _STANDARD,
     format_: Annotated[
-        str | None,
+        Format | None,
         typer.Option("--format", help="csv or jsonl; by default from the name of FILE, else csv."),
     ] = None,
     raw: Raw = False,
@@ -80,7 +79,7 @@ def export(
 
     Secrets are hidden. MILLIS_HOOKS_MASK_NUMBERS and MILLIS_HOOKS_MASK_TEXT apply.
     """
-    chosen_format = _chosen_format(format_, file)
+    chosen_format = format_ or ("jsonl" if file.suffix.lower() == ".jsonl" else "csv")
     _require_fitting(chosen_format, raw=raw, bom=bom, excel=excel)
     settings = Settings.load()
     policy = None if raw else MaskPolicy.of(settings)
@@ -104,12 +103,6 @@ def _require_fitting(chosen: Format, *, raw: bool, bom: bool, excel: bool) -> No
     for option, is_given in (("--bom", bom), ("--excel", excel)):
         if is_given and chosen != "csv":
             raise ConfigError(f"{option} is for --format csv; programs read the others.")
-
-
-def _chosen_format(name: str | None, file: Path) -> Format:
-    require_known("--format", name, _FORMATS)
-    suffix = file.suffix.removeprefix(".").lower()
-    return cast("Format", name or (suffix if suffix in _FORMATS else "csv"))
 
 
 @contextmanager
@@ -150,16 +143,13 @@ def _write(
 ) -> None:
     total, done = len(selection.calls) + len(selection.loose), 0
     selected = read_calls(database.reader, selection, with_deliveries=format_ == "jsonl")
-    try:
-        with (
-            progress(total) as show_done,
-            writing(out, format_, policy, result_names=names, for_excel=for_excel) as write,
-        ):
-            for done, call in enumerate(selected, 1):
-                write(call)
-                show_done(done)
-    except KeyboardInterrupt:
-        fail(f"Stopped after {done:,} of {total:,}.", status=INTERRUPTED)
+    with (
+        progress(total, stopped=lambda: f"Stopped after {done:,} of {total:,}.") as show_done,
+        writing(out, format_, policy, result_names=names, for_excel=for_excel) as write,
+    ):
+        for done, call in enumerate(selected, 1):
+            write(call)
+            show_done(done)
 
 
 def import_calls(
@@ -177,18 +167,19 @@ def import_calls(
     """
     unreadable, examples = 0, []
     with _importer(Settings.load()) as importer:
-        try:
-            with progress(_size(files), in_bytes=True) as show_done:
-                for path, document in _documents(files, show_done):
-                    for problem in _import(importer, document):
-                        unreadable += 1
-                        if unreadable <= _MOST_EXAMPLES:
-                            name = "the standard input" if path == _STANDARD else path
-                            examples.append(f"  {name}, line {document.line}: {problem}")
-                importer.flush()
-        except KeyboardInterrupt:
-            result = _result(importer.tally)
-            fail(f"Stopped. {result} Run the command again to continue.", status=INTERRUPTED)
+        tally = importer.tally
+        with progress(
+            _size(files),
+            in_bytes=True,
+            stopped=lambda: f"Stopped. {_result(tally)} Run the command again to continue.",
+        ) as show_done:
+            for path, document in _documents(files, show_done):
+                for problem in _import(importer, document):
+                    unreadable += 1
+                    if unreadable <= _MOST_EXAMPLES:
+                        name = "the standard input" if path == _STANDARD else path
+                        examples.append(f"  {name}, line {document.line}: {problem}")
+            importer.flush()
     typer.echo(_result(importer.tally))
     if unreadable:
         note(f"Could not be read, and left out: {unreadable:,}")
@@ -308,17 +299,12 @@ def copy(
             fail("A service runs on the database to copy to. Stop it first.")
         if is_served(from_log):
             fail("A service runs on the source: what it receives meanwhile would not be copied.")
-        try:
-            counts = _copy(from_log, to_log)
-        except KeyboardInterrupt:
-            fail("Stopped. The database to copy to is empty: start again.", status=INTERRUPTED)
+        with snapshot(from_log) as state:
+            total = sum(count_rows(state).values())
+        with progress(
+            total, stopped=lambda: "Stopped. The database to copy to is empty: start again."
+        ) as show_done:
+            counts = copying.copy(from_log, to_log, show_done)
     rows = [(name, f"{number:,}") for name, number in counts.items() if number]
     print_table(("Table", "Rows"), rows)
     typer.echo("The copy is finished. Set MILLIS_HOOKS_DATABASE_URL to it, and start the service.")
-
-
-def _copy(source: Database, target: Database) -> Counts:
-    with snapshot(source) as state:
-        total = sum(count_rows(state).values())
-    with progress(total) as show_done:
-        return copying.copy(source, target, show_done)

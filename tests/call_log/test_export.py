@@ -252,7 +252,7 @@ def test_what_comes_later_is_not_in_it_and_what_goes_is_left_out(log: StoredCall
 
 
 def test_an_unknown_format_is_refused(run: Run, log: StoredCalls) -> None:
-    assert "Known: csv, jsonl." in run("export", "--format", "xls").stderr
+    assert "'csv', 'jsonl'." in run("export", "--format", "xls").stderr
 
 
 @pytest.mark.parametrize(
@@ -312,10 +312,10 @@ def test_calls_that_continue_are_exported_too(run: Run, log: StoredCalls) -> Non
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (("--outcome", "good"), "--outcome: 'good' is unknown. Known: completed,"),
-        (("--channel", "fax"), "--channel: 'fax' is unknown. Known: phone, web, chat."),
-        (("--meta", "gold"), "--meta takes KEY=VALUE, not 'gold'."),
-        (("--since", "monday"), "--since: 'monday' is not a date."),
+        (("--outcome", "good"), "'--outcome': 'good' is unknown. Known: completed,"),
+        (("--channel", "fax"), "'--channel': 'fax' is unknown. Known: phone, web, chat."),
+        (("--meta", "gold"), "'--meta': 'gold' is not KEY=VALUE."),
+        (("--since", "monday"), "'--since': 'monday' is not a date."),
     ],
 )
 def test_a_filter_that_means_nothing_is_refused(

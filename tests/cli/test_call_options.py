@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from typer.testing import CliRunner, Result
 from millis_hooks.call_log.queries.filters import CallFilter
 from millis_hooks.call_log.search import Field, Item
 from millis_hooks.call_log.tables import call_metadata, calls, handler_runs
-from millis_hooks.cli.call_filters import CallOptions
+from millis_hooks.cli.call_filters import takes_call_filters
 from millis_hooks.cli.commands import app, load_command
 from support.storage import rows
 from support.stored_calls import NOW, StoredCalls
@@ -174,16 +175,16 @@ def test_forget_takes_one_thing_or_filters(log: StoredCalls, options: tuple[str,
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (("--outcome", "good"), "--outcome: 'good' is unknown. Known: completed, chat,"),
-        (("--source", "me"), "--source: 'me' is unknown. Known: real, sandbox, test, all."),
-        (("--range", "1y"), "--range: '1y' is unknown. Known: today, 24h,"),
+        (("--outcome", "good"), "'--outcome': 'good' is unknown. Known: completed, chat,"),
+        (("--source", "me"), "'--source': 'me' is unknown. Known: real, sandbox, test, all."),
+        (("--range", "1y"), "'--range': '1y' is unknown. Known: today, 24h,"),
         (("--range", "7d", "--since", "2026-11-01"), "Choose one: --range, or --since and --until"),
-        (("--handler-state", "sync_crm"), "--handler-state: 'sync_crm' is unknown. Known: retry"),
-        (("--until", "monday"), "--until: 'monday' is not a date."),
-        (("--min", "nan"), "--min takes a finite number, not nan"),
+        (("--handler-state", "sync_crm"), "'--handler-state': 'sync_crm' is unknown. Known: retry"),
+        (("--until", "monday"), "'--until': 'monday' is not a date."),
+        (("--min", "nan"), "'--min': 'nan' is not a finite number."),
         (("--cost-max", "much"), "--cost-max"),
-        (("--result", "="), "--result takes a condition"),
-        (("--meta", "gold"), "--meta takes KEY=VALUE, not 'gold'."),
+        (("--result", "="), "'--result': '=' is not a condition"),
+        (("--meta", "gold"), "'--meta': 'gold' is not KEY=VALUE."),
     ],
     ids=str,
 )
@@ -195,6 +196,14 @@ def test_an_error_names_the_option(
 
 
 def test_a_range_ends_now() -> None:
-    since = CallOptions(range_="7d").as_filter().since
+    chosen: list[CallFilter] = []
+
+    def keep(filters: CallFilter) -> None:
+        chosen.append(filters)
+
+    command = takes_call_filters()(keep)
+    options = {each.name: each.default for each in signature(command).parameters.values()}
+    command(**options | {"call_range": "7d"})
+    since = chosen[0].since
     assert since is not None
     assert timedelta() <= datetime.now(UTC) - timedelta(days=7) - since < timedelta(minutes=1)

@@ -398,7 +398,9 @@ def test_a_whole_address_is_taken_as_it_is(run: Run, service: str) -> None:
 def test_a_number_that_millis_never_sends_is_refused_with_the_option(run: Run) -> None:
     result = run("send", "end-of-call", "--to", "(415) 555-0199", secrets=SECRET)
     assert result.exit_code == 2
-    assert "--to: '(415) 555-0199' is not a telephone number in international form" in result.stderr
+    assert (
+        "'--to': '(415) 555-0199' is not a telephone number in international form" in result.stderr
+    )
 
 
 def test_a_caller_of_ones_own_is_sent(run: Run, service: str) -> None:
@@ -441,7 +443,7 @@ def test_a_service_that_is_not_there_is_explained(run: Run) -> None:
 @pytest.mark.parametrize(
     ("args", "told"),
     [
-        (["--format", "v9"], "v1a, v1b, v2"),
+        (["--format", "v9"], "'v1a', 'v1b', 'v2'"),
         (["--metadata", "plan"], "KEY=VALUE"),
         (["--file", "nowhere.json"], "cannot be read"),
         (["--url", "localhost:8000"], "begins with https://"),

@@ -50,12 +50,19 @@ _REPLACE_RUNS = Prepared(update(handler_runs).where(among(_r.id, "ids")).values(
 _HANDLED = Prepared(
     update(calls).where(among(calls.c.id, "ids"), calls.c.unhandled).values(unhandled=False)
 )
-_RECEIVED_AT = select(calls.c.received_at).where(calls.c.id == call_results.c.call_id)
-_MOVE_RESULTS = Prepared(
-    update(call_results)
-    .where(among(call_results.c.call_id, "ids"))
-    .values(received_at=_RECEIVED_AT.scalar_subquery())
-)
+#: Have rows of calls listed by when these were received.
+_MOVE = [
+    Prepared(
+        update(each)
+        .where(among(each.c.call_id, "ids"))
+        .values(
+            received_at=select(calls.c.received_at)
+            .where(calls.c.id == each.c.call_id)
+            .scalar_subquery()
+        )
+    )
+    for each in (call_results, call_metadata)
+]
 _HAS_BEGUN = frozenset({"running", "succeeded", "failed"})
 
 #: The deliveries to be processed, and those to be processed again.
@@ -193,6 +200,11 @@ class _Call(NamedTuple):
     def had_ended(self) -> bool:
         return self.before.get("delivery_id") is not None
 
+    @property
+    def keeps_its_end(self) -> bool:
+        """Whether costs, metadata and text stay as they are stored."""
+        return self.had_ended and self.now.stored == "end"
+
 
 def _write_calls(
     connection: Connection, made: Mapping[str, Projection], *, is_again: bool
@@ -203,6 +215,9 @@ def _write_calls(
         return []
     found = _CALLS(connection, {"sessions": list(made)})
     stored = {row.session_id: row._asdict() for row in found}
+    for session_id, row in stored.items():
+        if made[session_id].stored:
+            made[session_id].complete(row)
     new = [each for each in made.values() if each.session_id not in stored]
     insert_rows(connection, calls, [each.call for each in new])
     ids = {session_id: row["id"] for session_id, row in stored.items()}
@@ -214,11 +229,12 @@ def _write_calls(
     ]
     changed = {each.id for each in written if not each.before}
     changed |= _update_calls(connection, [each for each in written if each.before])
-    known = [each.id for each in written if each.had_ended or (is_again and each.before)]
-    changed |= _replace(connection, cost_items, "call_id", _cost_rows(written), known)
-    known += [each.id for each in written if each.now.had_kept and each.id not in known]
-    _replace(connection, call_metadata, "call_id", _metadata_rows(written), known)
-    _write_texts(connection, written)
+    told = [each for each in written if not each.keeps_its_end]
+    known = [each.id for each in told if each.had_ended or (is_again and each.before)]
+    changed |= _replace(connection, cost_items, "call_id", _cost_rows(told), known)
+    known += [each.id for each in told if each.now.had_kept and each.id not in known]
+    _replace(connection, call_metadata, "call_id", _metadata_rows(told), known)
+    _write_texts(connection, told)
     mark_days(connection, _days(each for each in written if each.id in changed))
     return written
 
@@ -250,8 +266,8 @@ def _update_calls(connection: Connection, known: Sequence[_Call]) -> set[int]:
     moved = [
         each.id for each in known if each.before["received_at"] != each.now.call["received_at"]
     ]
-    if moved:
-        _MOVE_RESULTS(connection, {"ids": moved})
+    for move in _MOVE if moved else ():
+        move(connection, {"ids": moved})
     return {each["id"] for each in (*of_end, *of_both)}
 
 

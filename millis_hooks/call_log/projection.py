@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from itertools import islice
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from sqlalchemy import Row
 
@@ -47,6 +47,8 @@ END_COLUMNS = frozenset(
      "started_at", "duration_s", "cost_total", "chars_used", "turns", "snippet", "recording_url",
      "opted_out", "repeated", "unhandled"}
 )  # fmt: skip
+#: Columns of a call that its end does not tell.
+_PREFETCH_COLUMNS = frozenset({"prefetch_ms", "prefetch_outcome"})
 #: What both webhooks tell. A prefetch fills it in only where the end has not.
 _SHARED = ("agent_id", "direction", "from_phone", "to_phone", "customer_phone")
 _UNKNOWN_CALL: Mapping[str, Any] = {
@@ -54,6 +56,10 @@ _UNKNOWN_CALL: Mapping[str, Any] = {
     "repeated": False,
     "unhandled": False,
 }
+
+
+#: A part of a call: what its prefetches and functions tell, or its ends.
+Part: TypeAlias = Literal["beginning", "end"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,15 +135,20 @@ class Projection:
     had_kept: bool = False
     #: The deliveries that are another agent's.
     refused: Sequence[int] = ()
+    #: The part that only earlier deliveries tell: it stands in the call's row, and was not read.
+    stored: Part | None = None
 
     @cached_property
     def search_text(self) -> str:
         """The items as they are searched."""
         return searchable(self.items)
 
-    @property
-    def has_ended(self) -> bool:
-        return bool(self.call) and self.call["delivery_id"] is not None
+    def complete(self, row: Columns) -> None:
+        """Add the part that is stored in the call's row."""
+        known = {name: row[name] for name in self.call}
+        ends_later = self.stored == "beginning"
+        asked, ended = (known, self.call) if ends_later else (self.call, known)
+        self.call = _joined(asked, ended)
 
 
 def digest_delivery(row: Row[Any], *, own_numbers: frozenset[str]) -> Digest:
@@ -176,19 +187,23 @@ def project(
     runs_for: RunsFor,
     mask: MaskPolicy = SECRETS_ALONE,
     is_again: bool = False,
+    stored: Part | None = None,
 ) -> Projection:
-    """Say what the deliveries of a session come to: `new` ones, and those that are known.
+    """Say what the deliveries of a session come to: `new` ones, and those that are known, but for
+    the part that is `stored`.
 
     What `mask` hides cannot be searched for, but for the numbers of a call.
     `is_again`: all were processed before, and nothing in them is a change. No handler is called for
     what was imported.
     """
+    if is_again:
+        new, known = [*new, *known], ()
     in_order = sorted([*known, *new], key=_delivery_id)
     refused = _refused(in_order)
     told = [each for each in in_order if each.delivery_id not in refused]
     taken = [each for each in new if each.delivery_id not in refused]
     had_kept = any(each.kept for each in known)
-    projection = Projection(session_id, had_kept=had_kept, refused=sorted(refused))
+    projection = Projection(session_id, had_kept=had_kept, refused=sorted(refused), stored=stored)
     asked = outermost([each for each in told if isinstance(each.event, PrefetchRequest)])
     used = [each for each in told if isinstance(each.event, FunctionRequest)]
     ends = outermost([each for each in told if each.is_end])
@@ -202,7 +217,7 @@ def project(
         whole = put_together(end for each in ends if (end := each.end) is not None)
         _add_end(projection, whole, ends, mask)
         projection.call["repeated"] = len(ends) > 1
-        _ask_handlers(projection, whole, taken, () if is_again else known, runs_for)
+        _ask_handlers(projection, whole, taken, known, runs_for)
         if projection.wanted_by and len(ends) == 1:
             projection.end = ends[0]
     return projection
@@ -273,15 +288,20 @@ def _fill_in(call: Columns, others: Columns) -> None:
         call["channel"] = others["channel"] or call["channel"]
 
 
-def _add_end(projection: Projection, whole: End, ends: Sequence[Digest], mask: MaskPolicy) -> None:
-    """Add what the ends come to; of those that were made up none counts beside one of Millis'."""
-    asked, first = projection.call, min(ends, key=_received)
-    of_millis = min(ends, key=lambda each: (each.source in MADE_UP_SOURCES, _received(each)))
-    call = {**asked, **_ended_call(whole), "source": of_millis.source}
+def _joined(asked: Columns, ended: Columns) -> Columns:
+    """Return what the beginning of a call and its ends come to."""
+    call = {**asked, **{name: ended[name] for name in ended if name not in _PREFETCH_COLUMNS}}
     if asked["received_at"] is not None:
         _fill_in(call, asked)
-    call["received_at"] = min(asked["received_at"] or first.received_at, first.received_at)
-    projection.call = call
+        call["received_at"] = min(asked["received_at"], ended["received_at"])
+    return call
+
+
+def _add_end(projection: Projection, whole: End, ends: Sequence[Digest], mask: MaskPolicy) -> None:
+    """Add what the ends come to; of those that were made up none counts beside one of Millis'."""
+    of_millis = min(ends, key=lambda each: (each.source in MADE_UP_SOURCES, _received(each)))
+    received = {"received_at": min(ends, key=_received).received_at, "source": of_millis.source}
+    projection.call = _joined(projection.call, {**_ended_call(whole), **received})
     projection.items = list(_items(whole.call, mask))
     projection.cost_items = _cost_items(whole.call)
     projection.metadata = {**_metadata(whole.call), **projection.metadata}

@@ -19,7 +19,7 @@ from .call_ends import IS_TOLD, ReadEnds, RunsFor, outermost
 from .change_feed import Change
 from .change_feed import Kind as ChangeKind
 from .dialects import is_postgresql
-from .projection import READABLE, Digest, Projection, digest_delivery, project, transcript_of
+from .projection import READABLE, Digest, Part, Projection, digest_delivery, project, transcript_of
 from .raw_body import length_of
 from .sanitize import clean_text
 from .search import Excerpt, Item, excerpts, transcript_excerpts
@@ -64,6 +64,8 @@ _KNOWN = Prepared(
         _d.received_at,
         _d.content_hash,
         _d.source,
+        _d.secret_agent,
+        _d.kept.is_not(None).label("kept"),
         length_of(_d.body).label("body_bytes"),
     )
     .where(among(_d.session_id, "sessions"), IS_TOLD)
@@ -153,13 +155,21 @@ class SessionReader:
             for session_id in [each for each in known if _is_repetition(new[each], known[each])]:
                 rows = known.pop(session_id)
                 batch.sessions[session_id] = _session(new[session_id], rows)
-        chosen = _bounded(known)
+        stored = {} if is_again else _stored_parts(new, known)
+        chosen = _bounded({each: () if each in stored else known[each] for each in known})
         before = self.read_known(connection, chosen)
         for session_id in chosen:
-            projection = self._project(
-                session_id, new[session_id], before.get(session_id, []), is_again=is_again
+            projection = project(
+                session_id,
+                new[session_id],
+                before.get(session_id, ()),
+                runs_for=self._runs_for,
+                mask=self._mask,
+                is_again=is_again,
+                stored=stored.get(session_id),
             )
-            _ = projection.search_text  # made here, where no acknowledgement waits for it
+            if projection.stored != "end":
+                _ = projection.search_text  # made here, where no acknowledgement waits for it
             batch.sessions[session_id] = _session(new[session_id], known[session_id], projection)
             for id_ in projection.refused:
                 batch.outcomes[id_] = _outcome(id_, "rejected", _OTHER_AGENT)
@@ -197,7 +207,7 @@ class SessionReader:
         """Read the chosen deliveries of sessions, but for what cannot be read."""
         sessions: dict[str, list[Digest]] = {}
         ids = list(chain.from_iterable(chosen.values()))
-        if len(chosen) > 1:
+        if len(chosen) > 1 or not ids:
             rows: Iterable[Any] = _TOLD_AT_ONCE(connection, {"ids": ids}) if ids else ()
         else:  # may be many, of which one at a time is held
             rows = connection.execute(_TOLD.execution_options(yield_per=1), {"ids": ids})
@@ -205,15 +215,6 @@ class SessionReader:
             with suppress(PayloadError):
                 sessions.setdefault(row.session_id, []).append(self._to_digest(row))
         return sessions
-
-    def _project(
-        self, session_id: str, new: list[Digest], known: list[Digest], *, is_again: bool
-    ) -> Projection:
-        if is_again:
-            new, known = [*new, *known], []
-        return project(
-            session_id, new, known, runs_for=self._runs_for, mask=self._mask, is_again=is_again
-        )
 
 
 def known_of(
@@ -285,6 +286,25 @@ def _is_repetition(new: Sequence[Digest], known: Sequence[Row[Any]]) -> bool:
         and each.is_end
         for before, each in zip(at, new, strict=True)
     )
+
+
+def _stored_parts(
+    new: Mapping[str, Sequence[Digest]], known: Mapping[str, Sequence[Row[Any]]]
+) -> dict[str, Part]:
+    """Return, by session, the part of a call that its row has, and that no new delivery tells.
+
+    Where secrets are bound to agents, any delivery may refuse others; and what prefetches keep
+    goes before the metadata of ends. There all are read.
+    """
+    parts: dict[str, Part] = {}
+    for session_id, rows in known.items():
+        told = {row.kind == "end_of_call" for row in rows}
+        telling = {each.is_end for each in new[session_id]}
+        both: Iterable[Any] = chain(rows, new[session_id])
+        is_plain = not any(each.secret_agent or each.kept for each in both)
+        if is_plain and len(told) == len(telling) == 1 and told != telling:
+            parts[session_id] = "end" if True in told else "beginning"
+    return parts
 
 
 def _bounded(known: Mapping[str, Sequence[Row[Any]]]) -> dict[str, list[int]]:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, TypeAlias
 from urllib.parse import urlsplit
 
 import typer
+from anyio.from_thread import start_blocking_portal
 from sqlalchemy import make_url
 
 from ..call_log.database import is_file
@@ -25,8 +26,9 @@ from ..handlers.made_up_calls import MillisRequest
 from ..masking.error_report import printable, start_error
 from ..masking.policy import MaskPolicy
 from ..sandbox.scenario import SHIPPED, Scenario, load_scenario
-from ..sandbox.simulator import Latencies, Load, RunningService, Simulation
+from ..sandbox.simulator import Latencies, Load, Simulation, Simulator
 from ..sandbox.steps import EndDelivered, Prefetched, Step, masked_step
+from ..sandbox.transport import over_http
 from ..server.app_loader import load_target
 from ..settings import Hook, Settings
 from ..testing.client import HooksClient
@@ -157,15 +159,21 @@ def _running(url: str, secret: str | None, *, anywhere: bool) -> Iterator[_Recei
     url = service_url(settings, url)
     if not anywhere and not is_loopback(urlsplit(url).hostname):
         raise ConfigError(f"{url} is not on this machine. With --anywhere it is reached, too.")
-    with _call_log(settings, url) as log:
-        service = RunningService(
-            webhooks=lambda agent_id: _webhooks(settings, url, secret, agent_id, log),
-            log=log,
-            mark=Marker(settings, "sandbox"),
-            anywhere=anywhere,
-            wait_s=_WAIT_S,
-        )
-        yield _Receiver(service.simulate, service.simulate_many, MaskPolicy.of(settings))
+    with _call_log(settings, url) as log, start_blocking_portal() as portal:
+        opened = portal.wrap_async_context_manager(over_http(anywhere=anywhere))
+        with opened as transport:
+            simulator = Simulator(
+                transport=transport,
+                webhooks=lambda agent_id: _webhooks(settings, url, secret, agent_id, log),
+                mark=Marker(settings, "sandbox"),
+                log=log,
+                wait_s=_WAIT_S,
+            )
+            yield _Receiver(
+                lambda scenario, tell: portal.call(partial(simulator.run, scenario, tell=tell)),
+                lambda *args, **limits: portal.call(partial(simulator.run_many, *args, **limits)),
+                MaskPolicy.of(settings),
+            )
 
 
 def _webhooks(

@@ -11,7 +11,7 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeVar
@@ -29,7 +29,7 @@ from .agents import scripted
 from .scenario import Expectations, Scenario
 from .session import Session
 from .steps import EndDelivered, FunctionCalled, Listener, Prefetched
-from .transport import Transport, over_http
+from .transport import Transport
 
 T = TypeVar("T")
 
@@ -40,39 +40,44 @@ _UNFINISHED = frozenset({"pending", "running"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Simulator:
-    """Runs scenarios against one receiver.
-
-    `webhooks` are the receiver's in an agent's configuration, for agents that name none. Without
-    `mark` the receiver takes the calls for real; with it, scenarios that say so are dry runs.
-    """
+    """Runs scenarios against one receiver."""
 
     transport: Transport
-    webhooks: Mapping[str, Json]
-    mark: Marker | None = None
+    #: Returns the receiver's webhooks in the configuration of an agent, by its id, for agents that
+    #: name none.
+    webhooks: Callable[[str | None], Mapping[str, Json]]
+    #: Tells the receiver what calls are for; scenarios that say so are dry runs.
+    mark: Marker
     #: The receiver's variables, which an agent's texts are compared with.
     declared: Mapping[str, object] = field(default_factory=dict)
+    #: The receiver's call log, if it can be read.
+    log: Queries | None = None
+    #: How long handlers are waited for, in seconds.
+    wait_s: float = 10.0
 
-    async def run(self, scenario: Scenario, *, listener: Listener | None = None) -> Session:
-        """Run a scenario once, without waiting for its pauses; `listener` gets each step."""
+    async def run(self, scenario: Scenario, *, tell: Listener | None = None) -> Simulation:
+        """Run a scenario, and compare the call with what it expects; `tell` gets each step.
+
+        Raises `TimeoutError`, which names the handlers that are still at work.
+        """
+        session = await self.run_session(scenario, tell=tell)
+        handled = await asyncio.to_thread(self._handled, session.session_id)
+        return Simulation.of(scenario, session, handled, has_log=self.log is not None)
+
+    async def run_session(self, scenario: Scenario, *, tell: Listener | None = None) -> Session:
+        """Run a call without waiting for its pauses, nor for the handlers."""
         spec = scenario.spec
-        spec = replace(spec, agent_config={**self.webhooks, **spec.agent_config})
-        mark = self.mark
-        if mark is not None and spec.dry_run:
-            mark = replace(mark, purpose="dry-run")
+        spec = replace(spec, agent_config={**self.webhooks(spec.agent_id), **spec.agent_config})
+        mark = replace(self.mark, purpose="dry-run") if spec.dry_run else self.mark
         session = Session(
             spec, scripted(scenario.script), self.transport, mark=mark, declared=self.declared
         )
-        if listener is not None:
-            session.log.listen(listener)
+        if tell is not None:
+            session.log.listen(tell)
         return await session.run()
 
     async def run_many(
-        self,
-        scenario: Scenario,
-        *,
-        count: int,
-        concurrency: int,
-        done: Callable[[int], None] = lambda number: None,
+        self, scenario: Scenario, *, count: int, concurrency: int, done: Callable[[int], None]
     ) -> Load:
         """Run a scenario `count` times, several at once; `done` gets the number of ended calls."""
         began = time.perf_counter()
@@ -84,13 +89,24 @@ class Simulator:
 
         async def work() -> None:
             for _ in left:
-                sessions.append(await self.run(scenario))
+                sessions.append(await self.run_session(scenario))
                 done(len(sessions))
 
         async with asyncio.TaskGroup() as group:
             for _ in range(min(count, concurrency)):
                 group.create_task(work())
         return Load.of(sessions, took_s=time.perf_counter() - began)
+
+    def _handled(self, session_id: str) -> HandledCall | None:
+        """Return the call once no handler is at work on it; None if its log has no end-of-call.
+
+        An end-of-call is stored before it is acknowledged, so without one either none was sent, or
+        another receiver took it.
+        """
+        arrived = partial(has_arrived, kind="end_of_call", session_id=session_id)
+        if self.log is None or not self.log.ask(arrived):
+            return None
+        return wait_for_handlers(self.log, session_id, timeout_s=self.wait_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,17 +189,6 @@ class HandledCall:
             called = ", ".join(sorted({run.handler for run in self.runs})) or "none"
             raise LookupError(f"No handler {handler!r} was called for this call. Called: {called}.")
         return runs[-1]
-
-
-def handled_call(log: Queries, session_id: str, *, timeout_s: float) -> HandledCall | None:
-    """Return the call as `wait_for_handlers` does; None at once if this log has no end-of-call.
-
-    An end-of-call is stored before it is acknowledged, so without one either none was sent, or
-    another receiver took it.
-    """
-    if not log.ask(partial(has_arrived, kind="end_of_call", session_id=session_id)):
-        return None
-    return wait_for_handlers(log, session_id, timeout_s=timeout_s)
 
 
 def wait_for_handlers(log: Queries, session_id: str, *, timeout_s: float) -> HandledCall:
@@ -408,49 +413,3 @@ class Simulation:
 def _acknowledged_by(session: Session) -> str | None:
     ends = [end for end in session.log.of(EndDelivered) if end.failure is None]
     return next((end.sent.url for end in ends if end.sent is not None), None)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunningService:
-    """A service that is reached over HTTP; on this machine, unless `anywhere`.
-
-    With its call log, handlers are waited for up to `wait_s` seconds.
-    """
-
-    #: Returns the service's webhooks in the configuration of an agent, by its id.
-    webhooks: Callable[[str | None], Mapping[str, Json]]
-    log: Queries | None
-    mark: Marker
-    anywhere: bool = False
-    wait_s: float = 10.0
-
-    def simulate(self, scenario: Scenario, *, tell: Listener | None = None) -> Simulation:
-        """Run a scenario; `tell` is called with each step. Blocks."""
-        session = self._run(scenario, lambda each: each.run(scenario, listener=tell))
-        handled = self._handled(session.session_id)
-        return Simulation.of(scenario, session, handled, has_log=self.log is not None)
-
-    def simulate_many(
-        self, scenario: Scenario, *, count: int, concurrency: int, done: Callable[[int], None]
-    ) -> Load:
-        """Run a scenario `count` times, several at once. Blocks."""
-        many = partial(Simulator.run_many, count=count, concurrency=concurrency, done=done)
-        return self._run(scenario, lambda each: many(each, scenario))
-
-    def _run(self, scenario: Scenario, work: Callable[[Simulator], Awaitable[T]]) -> T:
-        async def run() -> T:
-            webhooks = self.webhooks(scenario.spec.agent_id)
-            async with over_http(anywhere=self.anywhere) as transport:
-                return await work(Simulator(transport=transport, webhooks=webhooks, mark=self.mark))
-
-        return asyncio.run(run())
-
-    def _handled(self, session_id: str) -> HandledCall | None:
-        """Return the call as the log has it, at the latest after `wait_s`."""
-        if self.log is None:
-            return None
-        try:
-            return handled_call(self.log, session_id, timeout_s=self.wait_s)
-        except TimeoutError:
-            record = self.log.call(session_id)
-            return None if record is None else HandledCall(record)

@@ -42,7 +42,6 @@ from ..sandbox.simulator import (
     Load,
     Simulation,
     Simulator,
-    handled_call,
     wait_for,
     wait_for_handlers,
 )
@@ -299,10 +298,8 @@ class HooksClient:
             scenario = load_scenario(str(scenario))
         if changes:
             scenario = replace(scenario, spec=changed(scenario.spec, changes))
-        simulator = self._simulator(scenario.spec, sandbox=sandbox)
-        result = self._run(lambda: simulator.run(scenario, listener=tell))
-        handled = handled_call(self.log, result.session_id, timeout_s=self._wait_s)
-        return Simulation.of(scenario, result, handled)
+        simulator = self._simulator(sandbox=sandbox)
+        return self._run(lambda: simulator.run(scenario, tell=tell))
 
     def simulate_many(
         self,
@@ -314,25 +311,37 @@ class HooksClient:
         sandbox: bool = False,
     ) -> Load:
         """Run a scenario `count` times, several at once, without waiting for handlers."""
-        simulator = self._simulator(scenario.spec, sandbox=sandbox)
-        many = partial(simulator.run_many, count=count, concurrency=concurrency, done=done)
-        return self._run(lambda: many(scenario))
+        run = self._simulator(sandbox=sandbox).run_many
+        limits = {"count": count, "concurrency": concurrency}
+        return self._run(lambda: run(scenario, **limits, done=done))
 
     def wait_for(self, session_id: str) -> HandledCall:
         """Return a call once no handler is at work on it, as `end_of_call` does."""
         return wait_for_handlers(self.log, session_id, timeout_s=self._wait_s)
 
+    def _simulator(self, *, sandbox: bool) -> Simulator:
+        """Return what runs scenarios, on the application's event loop."""
+        settings, tools = self.hooks.settings, self.hooks.router.tools
+        return Simulator(
+            transport=self._transport,
+            webhooks=lambda agent_id: agent_config(
+                settings, IN_PROCESS, agent_id=agent_id, tools=tools(agent_id)
+            ),
+            mark=Marker(settings, purpose_of(sandbox=sandbox, dry_run=False)),
+            declared=settings.variables,
+            log=self.log,
+            wait_s=self._wait_s,
+        )
+
+    def _run(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Do something on the application's event loop."""
+        if self._portal is None:
+            raise RuntimeError("The client is not started: use it in a with statement.")
+        return self._portal.call(work)
+
     async def _answer_as_millis(self, request: MillisRequest) -> tuple[int, bytes]:
         self.millis_requests.append(request)
         return await self.millis_answers(request)
-
-    def _simulator(self, spec: SessionSpec, *, sandbox: bool) -> Simulator:
-        settings, agent_id = self.hooks.settings, spec.agent_id
-        tools = self.hooks.router.tools(agent_id)
-        webhooks = agent_config(settings, IN_PROCESS, agent_id=agent_id, tools=tools)
-        mark = Marker(self.hooks.settings, purpose_of(sandbox=sandbox, dry_run=spec.dry_run))
-        declared = self.hooks.settings.variables
-        return Simulator(transport=self._transport, webhooks=webhooks, mark=mark, declared=declared)
 
     def _called(self, name: str, since: datetime) -> Delivery | None:
         """Return the record of a function's request, which is written soon after the answer."""
@@ -357,11 +366,6 @@ class HooksClient:
 
     def _send(self, request: Request) -> Answer:
         return self._run(lambda: self._transport.send(request, timeout_s=_TIMEOUT_S))
-
-    def _run(self, work: Callable[[], Awaitable[T]]) -> T:
-        if self._portal is None:
-            raise RuntimeError("The client is not started: use it in a with statement.")
-        return self._portal.call(work)
 
     def _prefetched(self, session_id: str) -> Delivery | None:
         """Return the record of a prefetch, which is written soon after the answer."""

@@ -8,6 +8,8 @@ import pytest
 
 from millis_hooks.sandbox.scenario import SHIPPED, Scenario, load_scenario, read_scenario
 from millis_hooks.sandbox.simulator import ExpectationResult, Simulator, check
+from millis_hooks.settings import Settings
+from millis_hooks.webhooks import Marker
 from support.sandbox_calls import Receiver, json_answer
 
 #: A call whose function fails; what it expects comes behind.
@@ -42,8 +44,9 @@ def rehearse(scenario: Scenario, receiver: Receiver) -> list[ExpectationResult]:
     }
 
     async def once() -> list[ExpectationResult]:
-        simulator = Simulator(transport=receiver, webhooks=webhooks)
-        session = await simulator.run(scenario)
+        mark = Marker(Settings.load(), "sandbox")
+        simulator = Simulator(transport=receiver, webhooks=lambda agent_id: webhooks, mark=mark)
+        session = await simulator.run_session(scenario)
         handlers = {"book": "failed"}
         return check(scenario.expected, session, outcome="completed", handlers=handlers)
 

@@ -167,7 +167,7 @@ _KEPT = (
 
 #: Names to choose from, in alphabetical order.
 MOST_NAMES = 200
-_CONDITION = re.compile(r"([^=<>!]+)(>=|<=|!=|=|>|<)(.+)", re.DOTALL)
+_CONDITION = re.compile(r"([^=<>!]+)(>=|<=|!=|=|>|<)(.*)", re.DOTALL)
 _BOUNDS: Mapping[str, Callable[[Any, Any], Any]] = {
     ">=": operator.ge,
     "<=": operator.le,
@@ -205,7 +205,7 @@ def _itself(column: ColumnElement[Any]) -> ColumnElement[Any]:
 class ResultFilter(NamedTuple):
     """A condition for a result, as `score>=4`: numbers are compared as numbers, the rest as text.
 
-    With `!=` the result is there, and has another value.
+    With `!=` the result is there, and has another value. `null` is a result that is None.
     """
 
     name: str
@@ -216,10 +216,17 @@ class ResultFilter(NamedTuple):
     def read(cls, text: str) -> Self | None:
         """Read a condition; None for what is none."""
         match = _CONDITION.fullmatch(text)
-        return cls(match[1].strip(), match[2], match[3].strip()) if match else None
+        if match is None or (match[2] in _BOUNDS and not match[3].strip()):
+            return None
+        return cls(match[1].strip(), match[2], match[3].strip())
 
     def __str__(self) -> str:
         return f"{self.name}{self.operator}{self.value}"
+
+    @property
+    def is_null(self) -> bool:
+        """Whether the value is None."""
+        return self.value == "null"
 
     @property
     def texts(self) -> list[str]:
@@ -238,10 +245,12 @@ class ResultFilter(NamedTuple):
     ) -> ColumnElement[bool]:
         """Return the condition for a row of `call_results`, whose columns are taken by `read`."""
         named, text = _results.name == clean_text(self.name), read(_results.text)
+        is_null = text.is_(None)
         if self.operator == "=":
-            return and_(named, text.in_(self.texts))
+            return and_(named, is_null if self.is_null else text.in_(self.texts))
         if self.operator == "!=":
-            return and_(named, or_(text.is_(None), text.not_in(self.texts)))
+            others = ~is_null if self.is_null else or_(is_null, text.not_in(self.texts))
+            return and_(named, others)
         compare = _BOUNDS[self.operator]
         if self._number is not None:
             return and_(named, compare(read(_results.number), self._number))

@@ -23,6 +23,7 @@ from ..call_log.queries.analytics import (
 from ..call_log.queries.buckets import Interval
 from ..call_log.queries.divisions import MOST_DIVISIONS, DivisionFigures, ResultFigures
 from ..call_log.redaction import masked_values
+from ..call_log.results import ResultFilter
 from ..call_log.transfer.export import cell
 from ..masking.policy import MaskPolicy
 from .call_filters import Params
@@ -439,7 +440,9 @@ class Charts:
         by, filters = ("", self._period) if each.by is None else self._division(each.by)
         is_whole = (name, value) == (each.name, each.value)
         if filters and is_whole and value is not None:
-            filters = filters | {"result": f"{name}={value}"}
+            condition = f"{name}={value}"
+            can_be_read = ResultFilter.read(condition) == (name, "=", value)
+            filters = filters | {"result": condition} if can_be_read else None
         elif not is_whole or each.by is None:
             filters = None  # a masked value is not to be seen in an address
         return Row(name, name, figures if each.by is None else (by, *figures), filters)

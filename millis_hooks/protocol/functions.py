@@ -58,6 +58,10 @@ def _text(value: object) -> object:
     return json.dumps(value) if isinstance(value, bool | int | float) else value
 
 
+def _stripped(value: object) -> object:
+    return value.strip() if isinstance(value, str) else value
+
+
 def _number(value: object) -> object:
     if isinstance(value, bool):
         raise _MISFIT
@@ -78,7 +82,7 @@ def _in_form(form: re.Pattern[str]) -> Callable[[object], object]:
 
 _KINDS: Mapping[type, _Kind] = {
     str: _Kind("string", "a text", read=_text),
-    bool: _Kind("boolean", "true or false"),
+    bool: _Kind("boolean", "true or false", read=_stripped),
     int: _Kind("number", "a whole number", "A whole number.", _number),
     float: _Kind("number", "a number", read=_number),
     datetime: _Kind(
@@ -170,7 +174,7 @@ def _shown(value: Json) -> str:
 def parameter(name: str, annotation: Any, default: Any = _MISSING) -> Parameter:
     """Return a parameter by its annotation; raises `ValueError` for one that no model can fill."""
     type_, notes = _unwrapped(annotation)
-    is_nullable = type_ is not annotation and _is_nullable(annotation)
+    is_nullable = _is_nullable(annotation)
     kind, choices = _kind_of(type_)
     whole: Any = Annotated[(type_, *notes, BeforeValidator(choices or kind.read))]
     adapter: TypeAdapter[Any] = TypeAdapter(whole, config=_LENIENT)
@@ -178,7 +182,7 @@ def parameter(name: str, annotation: Any, default: Any = _MISSING) -> Parameter:
         default = None
     if default is not _MISSING and default is not None:
         try:
-            TypeAdapter(type_).validate_python(default, strict=type_ is not float)
+            TypeAdapter(type_).validate_python(default, strict=True)
         except ValidationError:
             raise ValueError(f"its default {default!r} is of another type") from None
     return Parameter(
@@ -216,16 +220,17 @@ def _is_nullable(annotation: Any) -> bool:
         return _is_nullable(args[0])
     if hasattr(annotation, "__value__"):
         return _is_nullable(annotation.__value__)
-    return types.NoneType in args and typing.get_origin(annotation) is not Literal
+    return types.NoneType in args or None in args
 
 
 def _kind_of(type_: Any) -> tuple[_Kind, Callable[[object], object] | None]:
     """Return the kind of a type, and what reads one of its choices if these are all there are."""
     if typing.get_origin(type_) is Literal:
-        return _choice({_as_text(value): value for value in typing.get_args(type_)})
+        values = [value for value in typing.get_args(type_) if value is not None]
+        return _choice({_as_text(value): value for value in values})
     if isinstance(type_, type) and issubclass(type_, Enum):
         names = {member.name: member for member in type_}
-        return _choice({_as_text(member.value): member for member in type_}, also=names)
+        return _choice({_as_text(member): member for member in type_}, also=names)
     if isinstance(type_, type) and type_ in _KINDS:
         return _KINDS[type_], None
     known = ", ".join(each.__name__ for each in _KINDS)
@@ -240,16 +245,20 @@ def _choice(
     by_text = {_folded(text): value for text, value in {**(also or {}), **choices}.items()}
 
     def read(value: object) -> object:
-        text = _folded(_as_text(value))
-        if text not in by_text:
+        text = _as_text(value)
+        choice = choices.get(text, by_text.get(_folded(text), _MISSING))
+        if choice is _MISSING:
             raise _MISFIT
-        return by_text[text]
+        return choice
 
     listed = ", ".join(choices)
     return _Kind("string", f"one of {listed}", f"One of: {listed}."), read
 
 
 def _as_text(value: object) -> str:
+    value = value.value if isinstance(value, Enum) else value
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # JSON has one kind of number
     return value if isinstance(value, str) else str(_text(value))
 
 
@@ -261,7 +270,7 @@ def _description(name: str, notes: tuple[Any, ...], kind: _Kind, default: Any) -
     """Return what the model is told: the team's words, the form of a value, and its default."""
     words = next(filter(None, map(_words_of, notes)), name.replace("_", " ").capitalize())
     has_default = default is not _MISSING and default is not None
-    ending = f"{_as_text(getattr(default, 'value', default))} by default." if has_default else ""
+    ending = f"{_as_text(default)} by default." if has_default else ""
     more = [each for each in (kind.hint, ending) if each]
     return " ".join([words.rstrip(".") + ".", *more]) if more else words
 

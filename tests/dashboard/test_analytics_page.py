@@ -485,6 +485,13 @@ def test_results_are_listed_with_links_to_their_calls(site: Site) -> None:
     assert "has the metadata plan" in site.page("/analytics?by=plan").text
 
 
+def test_a_result_that_no_condition_can_name_has_no_link(site: Site) -> None:
+    results: dict[str, Any] = {"<b>": "odd", "table": " 5", "seat": ""}
+    site.stored.add_results(site.stored.add_call("-call"), **results)
+    filters = [row["filters"] for row in charts(site)["results"]["rows"]]
+    assert [each and each["result"] for each in filters] == [None, "seat=", None]
+
+
 def test_variants_are_compared_with_links_to_their_calls(site: Site) -> None:
     for number, chosen in enumerate(("short", "short", HOSTILE)):
         outcome = ("completed", "failed", "completed")[number]

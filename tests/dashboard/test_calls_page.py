@@ -256,6 +256,10 @@ def test_an_unreadable_call_log_gives_no_partial_file(site: Site) -> None:
         ("result.score=4.0", ["-yes"]),
         ("result.day>=2026-12-01", ["-yes"]),
         ("result.booked", ["-none", "-no", "-yes"]),
+        ("result.table=null", ["-no"]),
+        ("result.table!=null", ["-yes"]),
+        ("result=table%3D", ["-yes"]),
+        ("result=table%3E%3D", ["-none", "-no", "-yes"]),
         ("result.score>=x%00", []),
     ],
 )
@@ -266,8 +270,9 @@ def test_calls_are_filtered_by_the_results_of_handlers(
         call_id = site.stored.add_call(name, minutes_ago=9 - number)
         if name != "-none":
             is_booked = name == "-yes"
-            day = "2026-12-24" if is_booked else "2026-11-24"
-            site.stored.add_results(call_id, booked=is_booked, score=4 if is_booked else 1, day=day)
+            day, score = ("2026-12-24", 4) if is_booked else ("2026-11-24", 1)
+            table = "" if is_booked else None
+            site.stored.add_results(call_id, booked=is_booked, score=score, day=day, table=table)
     rows = site.get(f"/calls.json?{query}").json()["page"]["rows"]
     assert [row["call"]["session_id"] for row in rows] == listed
 

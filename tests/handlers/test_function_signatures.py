@@ -77,6 +77,8 @@ def test_the_signature_is_the_schema() -> None:
         (Literal["lunch", "dinner"], "string", "Wanted. One of: lunch, dinner.", True),
         (Seat, "string", "Wanted. One of: inside, garden.", True),
         (Size, "string", "Wanted. One of: 1, 2.", True),
+        (Literal[Seat.GARDEN, "bar"], "string", "Wanted. One of: garden, bar.", True),
+        (Literal["bar", None], "string", "Wanted. One of: bar.", False),
         (Guests, "number", "Wanted. A whole number.", True),
         (int | None, "number", "Wanted. A whole number.", False),
         (Optional[Seat], "string", "Wanted. One of: inside, garden.", False),  # noqa: UP045
@@ -99,6 +101,29 @@ def test_parameters_have_a_type_and_words(
     [parameter] = entry_of(book)["params"]
     assert (parameter["type"], parameter["required"]) == (type_, is_required)
     assert parameter["description"].startswith(description)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "sent", "read"),
+    [
+        (Size, 2.0, Size.LARGE),
+        (Literal[5, 7], 7.0, 7),
+        (Literal["A", "a"], "A", "A"),
+        (Literal["A", "a"], " A ", "a"),
+        (Literal[Seat.GARDEN], "Garden", Seat.GARDEN),
+        (Literal["bar", None], None, None),
+        (bool, " true ", True),
+    ],
+)
+def test_a_choice_is_read_as_a_model_may_write_it(annotation: Any, sent: Any, read: Any) -> None:
+    def book(wanted: Any) -> None: ...
+
+    book.__annotations__["wanted"] = annotation
+    router = Router()
+    router.function(book)
+    [handler] = router.functions()
+    assert handler.tool is not None
+    assert handler.tool.read({"wanted": sent}) == {"wanted": read}
 
 
 def test_millis_own_switches_are_passed_on() -> None:
@@ -138,6 +163,7 @@ def unknown(table: Table) -> None: ...  # type: ignore[name-defined]  # noqa: F8
 def twice(call: FunctionRequest, request: FunctionRequest) -> None: ...
 def _hidden() -> None: ...
 def tisch_für() -> None: ...  # noqa: PLC2401
+def wrong_number(weight: float = "1.5") -> None: ...  # type: ignore[assignment]
 async def yielding() -> AsyncIterator[int]:
     yield 1
 
@@ -153,6 +179,7 @@ async def yielding() -> AsyncIterator[int]:
         (either, "give it one type, or one type and None"),
         (own, "cannot have the parameter session_id: Millis adds it"),
         (wrong_default, "its default 'one' is of another type"),
+        (wrong_number, "its default '1.5' is of another type"),
         (unknown, "cannot be read: name 'Table' is not defined"),
         (twice, "takes the request twice: call, request"),
         (_hidden, "cannot be called '_hidden'. Millis takes a letter"),

@@ -409,7 +409,7 @@ def _has_result(wanted: ResultFilter) -> Filter:
     where = exists().where(of_call).correlate(calls)
     if wanted.operator == "!=":
         return Filter(where)
-    if wanted.operator != "=":
+    if wanted.operator != "=" or wanted.is_null:
         return Filter(where, ids=select(r.call_id).where(wanted.holds()).distinct())
     # Of several handlers with this result, the call is listed by the first.
     first = call_results.alias()

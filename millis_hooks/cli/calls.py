@@ -239,7 +239,7 @@ def _json(value: object) -> str:
 
 #: Seconds between two looks at the call log.
 EVERY_S = 0.5
-#: Colours of outcomes; any other is yellow.
+#: Colors of outcomes; any other is yellow.
 _STYLES = {
     **dict.fromkeys(("fresh", "cached", "answered", "stored", "succeeded"), "green"),
     **dict.fromkeys(("late", "failed", "timed_out", "gave_up", "unparsed", "rejected"), "red"),

@@ -32,15 +32,20 @@ from .terminal import fail, note, progress
 T = TypeVar("T")
 
 
+def has_log(settings: Settings) -> bool:
+    """Tell whether the call log may be opened: its file is there, or it is not a file."""
+    file = Path(make_url(settings.database_url).database or "")
+    return file.is_file() or not is_file(settings.database_url)
+
+
 @contextmanager
 def open_log(settings: Settings, *, may_create: bool = False) -> Iterator[Database]:
     """Open the call log; unlike the service, this upgrades none, and creates one only if it may.
 
     Raises `StorageError` for what SQLAlchemy raises inside.
     """
-    file = Path(make_url(settings.database_url).database or "")
-    if is_file(settings.database_url) and not file.is_file() and not may_create:
-        option = settings.name_of("database_url")
+    if not may_create and not has_log(settings):
+        file, option = make_url(settings.database_url).database, settings.name_of("database_url")
         fail(f"There is no call log {file}. {option} says where it is.")
     try:
         database = open_database(settings.database_url)

@@ -6,13 +6,11 @@ import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Annotated
 
 import typer
-from sqlalchemy import make_url
 
-from ..call_log.database import Database, is_file
+from ..call_log.database import Database
 from ..call_log.queries.requests import stored_tools
 from ..call_log.redaction import redaction_of
 from ..call_log.upkeep.removal import writing_by
@@ -27,7 +25,7 @@ from ..server.app_loader import target_at_hand
 from ..settings import Settings
 from ..webhooks import service_url
 from ..webhooks.agent_config import Form, agent_config, warnings_about
-from .common import is_served, open_log
+from .common import has_log, is_served, open_log
 from .options import DryRun, Target, Yes, read_time
 from .terminal import confirm, fail, note, progress
 
@@ -137,10 +135,7 @@ def _service(
 
 def _stored_tools(settings: Settings, agent_id: str | None) -> Sequence[Mapping[str, Json]]:
     """Return the functions of the application that started last, where its log is at hand."""
-    if (
-        is_file(settings.database_url)
-        and not Path(make_url(settings.database_url).database or "").is_file()
-    ):
+    if not has_log(settings):
         return ()
     try:
         with open_log(settings) as database, database.reader.connect() as connection:

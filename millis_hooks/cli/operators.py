@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Annotated, NoReturn
 
 import typer
+from sqlalchemy import Connection
 
-from ..call_log.database import Database
 from ..environment.secret_rules import require_strong
 from ..exceptions import ConfigError
-from ..operators import OPERATOR, Role, accounts
+from ..operators import OPERATOR, Action, Role, accounts
 from ..settings import Settings
 from .common import open_log, print_json, record
 from .options import AsJson
@@ -62,15 +64,13 @@ def add(
 ) -> None:
     """Add an operator. Asks for the password, or generates one without a terminal."""
     name = _operator(name)
-    with open_log(Settings.load()) as database:
-        if _exists(database, name):
+    if _exists(name):
+        fail(f"There is already an operator {name}.")
+    password, is_generated = _password(name, from_stdin=password_stdin, generate=generate)
+    password_hash, now = accounts.hash_password(password), datetime.now(UTC)
+    with _change("add_operator", f"{name}, {role}") as connection:
+        if not accounts.add(connection, name, role=role, password_hash=password_hash, now=now):
             fail(f"There is already an operator {name}.")
-        password, is_generated = _password(name, from_stdin=password_stdin, generate=generate)
-        password_hash, now = accounts.hash_password(password), datetime.now(UTC)
-        with database.writer.begin() as connection:
-            if not accounts.add(connection, name, role=role, password_hash=password_hash, now=now):
-                fail(f"There is already an operator {name}.")
-        record(database, "add_operator", f"{name}, {role}")
     typer.echo(f"Added {name}, who may {role}.")
     if is_generated:
         _print_password(password)
@@ -99,11 +99,9 @@ def list_operators(as_json: AsJson = False) -> None:
 def remove(name: Name) -> None:
     """Remove an operator, and end their sessions."""
     name = _operator(name)
-    with open_log(Settings.load()) as database:
-        with database.writer.begin() as connection:
-            if not accounts.remove(connection, name):
-                _fail_unknown(name)
-        record(database, "remove_operator", name)
+    with _change("remove_operator", name) as connection:
+        if not accounts.remove(connection, name):
+            _fail_unknown(name)
     typer.echo(f"Removed {name}, and ended their sessions.")
 
 
@@ -111,15 +109,13 @@ def remove(name: Name) -> None:
 def password(name: Name, password_stdin: FromStdin = False, generate: Generate = False) -> None:
     """Change an operator's password, and end their sessions."""
     name = _operator(name)
-    with open_log(Settings.load()) as database:
-        if not _exists(database, name):
+    if not _exists(name):
+        _fail_unknown(name)
+    password, is_generated = _password(name, from_stdin=password_stdin, generate=generate)
+    password_hash = accounts.hash_password(password)
+    with _change("change_password", name) as connection:
+        if not accounts.set_password(connection, name, password_hash):
             _fail_unknown(name)
-        password, is_generated = _password(name, from_stdin=password_stdin, generate=generate)
-        password_hash = accounts.hash_password(password)
-        with database.writer.begin() as connection:
-            if not accounts.set_password(connection, name, password_hash):
-                _fail_unknown(name)
-        record(database, "change_password", name)
     typer.echo(f"Changed the password of {name}, and ended their sessions.")
     if is_generated:
         _print_password(password)
@@ -129,11 +125,9 @@ def password(name: Name, password_stdin: FromStdin = False, generate: Generate =
 def change_role(name: Name, role: Annotated[Role, typer.Argument(help="view or operate.")]) -> None:
     """Change what an operator may do, at once."""
     name = _operator(name)
-    with open_log(Settings.load()) as database:
-        with database.writer.begin() as connection:
-            if not accounts.set_role(connection, name, role):
-                _fail_unknown(name)
-        record(database, "change_role", f"{name}, {role}")
+    with _change("change_role", f"{name}, {role}") as connection:
+        if not accounts.set_role(connection, name, role):
+            _fail_unknown(name)
     typer.echo(f"From now on {name} may {role}.")
 
 
@@ -146,12 +140,10 @@ TokenName = Annotated[
 def add_token(name: TokenName) -> None:
     """Add a read token, and print it this once: only its hash is stored."""
     name = _clean(name)
-    with open_log(Settings.load()) as database:
-        with database.writer.begin() as connection:
-            token = accounts.add_token(connection, name, now=datetime.now(UTC))
+    with _change("add_token", name) as connection:
+        token = accounts.add_token(connection, name, now=datetime.now(UTC))
         if token is None:
             fail(f"There is already a token {name}. Revoke it: millis-hooks token revoke {name}")
-        record(database, "add_token", name)
     note(f"Added {name}. Send it as Authorization: Bearer TOKEN. It is not shown again:")
     typer.echo(token)
 
@@ -174,11 +166,9 @@ def list_tokens(as_json: AsJson = False) -> None:
 def revoke_token(name: TokenName) -> None:
     """Revoke a read token: from now on it opens nothing."""
     name = _clean(name)
-    with open_log(Settings.load()) as database:
-        with database.writer.begin() as connection:
-            if not accounts.revoke_token(connection, name):
-                fail(f"There is no token {name}. List them: millis-hooks token list")
-        record(database, "revoke_token", name)
+    with _change("revoke_token", name) as connection:
+        if not accounts.revoke_token(connection, name):
+            fail(f"There is no token {name}. List them: millis-hooks token list")
     typer.echo(f"Revoked {name}.")
 
 
@@ -198,8 +188,17 @@ def _operator(text: str) -> str:
     return name
 
 
-def _exists(database: Database, name: str) -> bool:
-    with database.reader.connect() as connection:
+@contextmanager
+def _change(action: Action, subject: str) -> Iterator[Connection]:
+    """Change the accounts in one transaction, and record it in the audit log."""
+    with open_log(Settings.load()) as database:
+        with database.writer.begin() as connection:
+            yield connection
+        record(database, action, subject)
+
+
+def _exists(name: str) -> bool:
+    with open_log(Settings.load()) as database, database.reader.connect() as connection:
         return accounts.find(connection, name) is not None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -32,7 +31,7 @@ from ..runs.replay import (
 )
 from ..settings import Settings
 from .call_filters import takes_call_filters
-from .common import open_log, print_json, record
+from .common import open_log, paced, print_json, record
 from .options import AsJson, DryRun, Yes, one_of
 from .terminal import add_row, confirm, console, fail, note, progress, table
 
@@ -244,7 +243,7 @@ def _carry_out(database: Database, selection: Selection, total: int) -> Replayed
 
     try:
         with progress(total, stopped=stopped) as show_done:
-            for batch in _batches(database, selection):
+            for batch in paced(_batches(database, selection), rests=True):
                 done += batch
                 show_done(done.total)
     finally:
@@ -253,13 +252,9 @@ def _carry_out(database: Database, selection: Selection, total: int) -> Replayed
 
 
 def _batches(database: Database, selection: Selection) -> Iterator[Replayed]:
-    """Replay batch by batch; between them the service can write for as long as each took."""
-    cursor = None
-    while True:
-        began = time.perf_counter()
+    cursor, is_over = None, False
+    while not is_over:
         with database.writer.begin() as connection:
             batch, cursor = replay_batch(connection, selection, datetime.now(UTC), cursor)
         yield batch
-        if cursor is None:
-            return
-        time.sleep(time.perf_counter() - began)
+        is_over = cursor is None

@@ -30,6 +30,8 @@ from . import options
 from .terminal import print_error
 
 _logger = logging.getLogger("millis_hooks")
+#: What `dev` prints once it serves.
+_WELCOME = Path(__file__).with_name("welcome.txt")
 
 
 LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
@@ -251,43 +253,20 @@ def _welcome(
     hooks = application.hooks
     if hooks is None:
         return f"Serving {application.import_string} on {address}"
-    generated = generated.used_by(hooks.settings)
+    from jinja2 import Template  # only `dev` needs it
+
     base = address + application.mounted_at
-    end_of_call = webhook_url(hooks.settings, "end_of_call", base)
-    secret = f" --secret file:{secret_file}" if generated.secret else ""
-    password = generated.password or "from your settings"
-    lines = [
-        f"Prefetch     GET  {webhook_url(hooks.settings, 'prefetch', base)}",
-        f"End-of-call  POST {end_of_call}",
-        f"Dashboard    {base}/calls",
-        f"Setup        {base}/setup",
-        *_sandbox(hooks.settings, base),
-        f"Sign in as   admin, password {password}",
-        "",
-        "Send a sample call:",
-        f"  millis-hooks send end-of-call --url {end_of_call}{secret}",
-        *_how_to_keep(generated),
-    ]
-    return "\n".join(["", *lines, ""])
-
-
-def _sandbox(settings: Settings, base: str) -> list[str]:
-    if not settings.sandbox:
-        return []
-    lines = [f"Sandbox      {base}/sandbox"]
-    if settings.sandbox_key is None:  # a tunnel of bytes looks like this machine
-        lines += [
-            "             Its API is open to this machine and to tunnels of bytes (ssh -R, socat).",
-            "             MILLIS_HOOKS_SANDBOX_KEY shuts tunnels out.",
-        ]
-    return lines
-
-
-def _how_to_keep(generated: _Generated) -> list[str]:
-    lines = [f"  {name}={value}" for name, value in generated.variables.items()]
-    return (
-        ["", "Generated for this run only. To keep them, write to .env:", *lines] if lines else []
+    text = _WELCOME.read_text(encoding="utf-8")
+    template = Template(text, trim_blocks=True, lstrip_blocks=True)
+    welcome: str = template.render(
+        base=base,
+        prefetch=webhook_url(hooks.settings, "prefetch", base),
+        end_of_call=webhook_url(hooks.settings, "end_of_call", base),
+        settings=hooks.settings,
+        generated=generated.used_by(hooks.settings),
+        secret_file=secret_file,
     )
+    return welcome
 
 
 #: Templates of the starter; `.txt` keeps tools from taking them for the package's own files.

@@ -8,15 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 from urllib.parse import urlsplit
 
 import typer
 from anyio.from_thread import start_blocking_portal
-from sqlalchemy import make_url
 
-from ..call_log.database import is_file
 from ..call_log.queries import Queries
 from ..call_log.queries.records import Run
 from ..call_log.queries.requests import stored_tools
@@ -35,7 +32,7 @@ from ..testing.client import HooksClient
 from ..webhooks import Marker, secret_for, service_url
 from ..webhooks.agent_config import agent_config
 from . import options
-from .common import open_log
+from .common import has_log, open_log
 from .options import read_secret
 from .runs import error_label
 from .terminal import note, print_table, progress
@@ -191,9 +188,7 @@ def _webhooks(
 @contextmanager
 def _call_log(settings: Settings, url: str) -> Iterator[Queries | None]:
     """Open the service's call log if it is at hand."""
-    file = Path(make_url(settings.database_url).database or "")
-    is_there = file.is_file() or not is_file(settings.database_url)
-    if not is_loopback(urlsplit(url).hostname) or not is_there:
+    if not is_loopback(urlsplit(url).hostname) or not has_log(settings):
         note(_NO_LOG)
         yield None
         return

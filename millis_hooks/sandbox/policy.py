@@ -27,7 +27,7 @@ def setting(default: Any, meaning: str) -> Any:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """How the sandbox behaves where Millis' behaviour is not documented."""
+    """How the sandbox behaves where Millis' behavior is not documented."""
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(
         extra="forbid", strict=False, allow_inf_nan=False

@@ -262,7 +262,7 @@ def masked_step(step: Step | dict[str, Any], mask: MaskPolicy) -> dict[str, Any]
 def with_whole_turns(steps: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return steps that are JSON with the pieces of each turn joined.
 
-    Masking needs that: a number that is spread over two pieces would not be recognised.
+    Masking needs that: a number that is spread over two pieces would not be recognized.
     """
     joined: list[dict[str, Any]] = []
     turn: dict[str, Any] = {}

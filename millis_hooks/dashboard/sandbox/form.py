@@ -46,10 +46,13 @@ Way: TypeAlias = Literal["widget", "web-sdk", "websocket", "outbound", "inbound"
 
 #: Rows of metadata that the form takes.
 MOST_ROWS = 20
-#: The policy here; Millis' ten minutes are too long for a page.
-_POLICY = Policy(late_by_s=10, end_of_call_retry_after_s=5)
-
 _FAULTS = TypeAdapter(Faults)
+
+#: The policy here, as the fields of the form have it; Millis' ten minutes are too long for a page.
+_POLICY = {
+    name: f"{value:g}" if isinstance(value, float) else as_text(value)
+    for name, value in asdict(Policy(late_by_s=10.0, end_of_call_retry_after_s=5.0)).items()
+}
 
 #: Names that the address of a widget uses itself. Source: integration/embeddable-call-widget.
 _WIDGET_NAMES = frozenset({"id", "k", "c"})
@@ -153,14 +156,13 @@ class Draft:
         scenario = self.scenario.name if self.scenario else ""
         self.fields = _turned({**_BLANK, **typed, "way": self.way, "scenario": scenario})
         self.rows = tuple(_rows(fields, self.way))
-        defaults = _spelled(self._default_policy())
-        settings = {name: fields.get(f"policy.{name}", "") for name in defaults}
+        typed = {name: fields.get(f"policy.{name}", "") for name in _POLICY}
         #: The typed settings of the policy that differ from its defaults.
         self.changed_policy = {
-            name: text for name, text in settings.items() if text not in ("", defaults[name])
+            name: text for name, text in typed.items() if text not in ("", _POLICY[name])
         }
         #: Every setting of the policy as its field shows it.
-        self.policy = defaults | self.changed_policy
+        self.policy = _POLICY | self.changed_policy
 
     @property
     def may_include(self) -> bool:
@@ -283,16 +285,9 @@ class Draft:
         except ValidationError as error:
             raise _FieldError("slow_s", "The delay is a number of seconds, such as 3") from error
 
-    def _default_policy(self) -> dict[str, Any]:
-        """Return the policy of the page, with what the scenario changes."""
-        policy = asdict(self.scenario.spec.policy if self.scenario else Policy())
-        unchanged = asdict(Policy())
-        changes = {name: value for name, value in policy.items() if value != unchanged[name]}
-        return {**asdict(_POLICY), **changes}
-
     def _read_policy(self) -> Policy:
         try:
-            return read_policy(self._default_policy() | self.changed_policy)
+            return read_policy(self.policy)
         except PayloadError as error:
             name = next((each for each in self.changed_policy if each in str(error)), "")
             value = self.changed_policy.get(name, "")
@@ -366,14 +361,6 @@ def _value(row: Row, number: int) -> JsonValue:
     except PayloadError as error:
         text = f"The value of {row.key!r} is not JSON. Put text into double quotes, or untick JSON"
         raise _FieldError(f"value{number}", text) from error
-
-
-def _spelled(policy: Mapping[str, Any]) -> dict[str, str]:
-    """Return the settings as the fields of the form have them."""
-    return {
-        name: f"{value:g}" if isinstance(value, float) else as_text(value)
-        for name, value in policy.items()
-    }
 
 
 def _curl(body: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ in its `data`, and `hang_up` ends the call with the status in its `data`. Any ot
 nothing, unless the policy `odd_messages` says so; the steps of the session name it.
 
 Audio is signed 16-bit little-endian samples, 16,000 a second, one channel, both ways. The agent's
-voice is a tone, and the caller's speech is recognised by its loudness. Source: docs.millis.ai,
+voice is a tone, and the caller's speech is recognized by its loudness. Source: docs.millis.ai,
 integration/native-apps-with-websocket.
 """
 

@@ -177,7 +177,7 @@ def _webhooks(
     settings: Settings, url: str, secret: str | None, agent_id: str | None, log: Queries | None
 ) -> dict[str, Any]:
     def choose(settings: Settings, hook: Hook, agent_id: str | None) -> str | None:
-        return secret or secret_for(settings, hook, agent_id) or secret_for(settings, hook)
+        return secret or secret_for(settings, hook, agent_id)
 
     # Without any, the service itself says that it wants one.
     open_settings = settings.model_copy(update={"insecure": True})

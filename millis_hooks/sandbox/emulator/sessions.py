@@ -27,7 +27,7 @@ from ...protocol.call_status import CallStatus
 from ...protocol.reading import Json
 from ...protocol.samples import push_id
 from ...settings import Settings
-from ...webhooks import Marker, secret_for
+from ...webhooks import Marker
 from ...webhooks.agent_config import agent_config
 from ..agents import Caller, CustomLlm, cancel, echoing, scripted
 from ..scenario import SOCKET_WAYS, Ending, Role, Scenario, SessionSpec, Way, load_scenario
@@ -346,7 +346,7 @@ class SessionManager:
     def _webhooks(self, base: str, agent_id: str | None) -> dict[str, Any]:
         is_open = self._settings.model_copy(update={"insecure": True})
         tools = self._tools(agent_id)
-        return agent_config(is_open, base, agent_id=agent_id, choose=_any_secret, tools=tools)
+        return agent_config(is_open, base, agent_id=agent_id, tools=tools)
 
     async def _earlier(self, continuation: Continuation | None) -> Sequence[Mapping[str, Json]]:
         if continuation is None:
@@ -416,7 +416,3 @@ class SessionManager:
             await asyncio.to_thread(put)
         except Exception:  # of any kind: the call continues
             logger.warning("a call of the sandbox could not be stored; it continues", exc_info=True)
-
-
-def _any_secret(settings: Settings, hook: Any, agent_id: str | None) -> str | None:
-    return secret_for(settings, hook, agent_id) or secret_for(settings, hook)

@@ -26,6 +26,7 @@ from millis_hooks.call_log.database import Database
 from millis_hooks.call_log.migrations import migrate, open_database
 from millis_hooks.call_log.queries import Queries
 from millis_hooks.call_log.queries.analytics import Scope, read_report
+from millis_hooks.call_log.queries.call_list import list_calls
 from millis_hooks.call_log.queries.day_totals import roll_up
 from millis_hooks.call_log.queries.filters import CallFilter
 from millis_hooks.call_log.results import ResultFilter
@@ -187,7 +188,7 @@ def measure(database: Database) -> None:
         wanted = ResultFilter.read(text)
         assert wanted is not None
         asked = CallFilter(range="all", results=(wanted,))
-        took_ms = median_ms(partial(Queries(database.reader).list_calls, asked, now=NEWEST))
+        took_ms = median_ms(partial(Queries(database.reader).ask, list_calls, asked, now=NEWEST))
         print(f"newest 50 calls with {text}: {took_ms:.1f} ms")
 
 

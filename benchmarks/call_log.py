@@ -27,6 +27,7 @@ from millis_hooks.call_log.database import Database
 from millis_hooks.call_log.deliveries import Delivery
 from millis_hooks.call_log.migrations import open_database
 from millis_hooks.call_log.queries import Queries
+from millis_hooks.call_log.queries.call_list import list_calls
 from millis_hooks.call_log.queries.filters import CallFilter
 from millis_hooks.call_log.queries.paging import Place
 from millis_hooks.call_log.raw_body import length_of
@@ -121,7 +122,7 @@ class Log:
 
     def newest(self, queries: Queries, wanted: CallFilter, before: str | None = None) -> float:
         """Return how long the page takes, in ms."""
-        return _ms(lambda: queries.list_calls(wanted, now=NOW, before=before, size=PAGE_SIZE))
+        return _ms(lambda: queries.ask(list_calls, wanted, now=NOW, before=before, size=PAGE_SIZE))
 
 
 def main() -> None:

@@ -39,10 +39,11 @@ from ..protocol.functions import FunctionRequest
 from ..protocol.memory import EarlierCall, is_of_one_caller
 from ..protocol.phones import customer_of, digits_of, direction_of
 from ..protocol.prefetch import PrefetchRequest
+from ..protocol.results import Result
 from ..protocol.test_marks import MADE_UP_SOURCES
 from .dialects import describe
 from .raw_body import length_of
-from .results import Result, results_of
+from .results import results_of
 from .sanitize import clean_text
 from .tables import calls, deliveries
 

@@ -31,13 +31,12 @@ from ..masking.policy import HIDDEN, MaskPolicy
 from ..protocol.functions import read_body
 from ..protocol.phones import repair_phone
 from ..protocol.reading import read_json, read_query, web_url
-from ..protocol.results import Plain
+from ..protocol.results import Plain, Result
 from ..settings import Settings
 from .deliveries import Delivery
 from .queries.followed import Happening
 from .queries.records import Call, ListedCall, Run
 from .queries.runs import ListedRun
-from .results import Result
 from .search import Excerpt
 
 if TYPE_CHECKING:

@@ -10,28 +10,16 @@ import math
 import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
 from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, func, or_, select
 
-from ..protocol.results import Plain
-from .changed_days import mark_days
+from ..protocol.results import Plain, Result
 from .sanitize import clean_text
 from .statements import Prepared, among, insert_rows
 from .tables import KEPT, call_metadata, call_results, calls, handler_runs
 
 _results = call_results.c
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """A result of a call; `run_id` is None where it was imported."""
-
-    handler: str
-    run_id: int | None
-    name: str
-    value: Plain
 
 
 class RunResults(NamedTuple):
@@ -79,27 +67,6 @@ _DELETE = Prepared(
         among(_results.call_id, "ids"), _results.handler == bindparam("handler")
     )
 )
-
-
-def import_results(
-    connection: Connection, results: Mapping[str, Mapping[str, Mapping[str, Plain]]]
-) -> None:
-    """Write results by session and handler; those that the log has of a handler stay."""
-    called = select(calls.c.id, calls.c.session_id, calls.c.received_at)
-    found = connection.execute(
-        called.where(among(calls.c.session_id, "sessions")), {"sessions": list(results)}
-    ).all()
-    known = {
-        (call_id, each.handler)
-        for call_id, stored in results_of(connection, [row.id for row in found]).items()
-        for each in stored
-    }
-    mark_days(connection, [row.received_at for row in found])
-    for row in found:
-        shared = {"call_id": row.id, "received_at": row.received_at, "run_id": None}
-        for handler, values in results[row.session_id].items():
-            if (row.id, handler) not in known:
-                insert_rows(connection, call_results, rows_of(values, handler=handler, **shared))
 
 
 def rows_of(values: Mapping[str, Plain], **columns: Any) -> list[dict[str, Any]]:

@@ -15,12 +15,11 @@ import typer
 from rich.text import Text
 
 from ..call_log.database import Database
-from ..call_log.queries import Queries
+from ..call_log.queries import Queries, call_list
 from ..call_log.queries.filters import CallFilter
 from ..call_log.queries.followed import MOST_AT_ONCE, Follower, Happening
 from ..call_log.queries.records import Call, CostItem, ListedCall, Run
 from ..call_log.redaction import masked_call, masked_happening, masked_listing
-from ..call_log.results import Result
 from ..dashboard.call import CallView, show_call
 from ..dashboard.call_rows import result_text
 from ..dashboard.formats import at, clock, contact, iso, milliseconds, status_label
@@ -29,7 +28,7 @@ from ..dashboard.transcript import Function, Line
 from ..masking.error_report import printable
 from ..masking.policy import MaskPolicy
 from ..protocol.agent_names import AgentNames
-from ..protocol.results import Plain
+from ..protocol.results import Plain, Result
 from ..settings import Settings
 from ..version import __version__
 from .call_filters import takes_call_filters
@@ -67,7 +66,10 @@ def list_calls(
         live = [masked_call(row.call, mask) for row in in_progress]
         listed_calls = _ended(queries, limit - len(live), now, filters)
         ended = [masked_listing(row, mask) for row in listed_calls]
-        unparsed, hidden = queries.unparsed_count(), queries.hidden_count(filters, now=now)
+        unparsed, hidden = (
+            queries.unparsed_count(),
+            queries.ask(call_list.hidden_count, filters, now),
+        )
         agents = agent_names(database, settings)
     if as_json:
         print_json([*live, *map(_with_values, ended)][:limit], agents)
@@ -130,7 +132,7 @@ def _ended(
     before: str | None = None
     while limit > 0:
         size = min(limit, _PAGE_SIZE)
-        page = queries.list_calls(filters, now=now, before=before, size=size)
+        page = queries.ask(call_list.list_calls, filters, now=now, before=before, size=size)
         yield from page.rows
         limit -= len(page.rows)
         before = page.older

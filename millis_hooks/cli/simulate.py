@@ -181,7 +181,7 @@ def _webhooks(
 
     # Without any, the service itself says that it wants one.
     open_settings = settings.model_copy(update={"insecure": True})
-    tools = log.ask(partial(stored_tools, agent_id=agent_id)) if log is not None else ()
+    tools = log.ask(stored_tools, agent_id=agent_id) if log is not None else ()
     return agent_config(open_settings, url, agent_id=agent_id, choose=choose, tools=tools)
 
 

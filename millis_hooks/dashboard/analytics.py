@@ -14,7 +14,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, tzinfo
-from functools import partial
 from itertools import groupby
 from threading import Lock
 from typing import Literal, NamedTuple, TypeAlias
@@ -396,9 +395,7 @@ class AnalyticsPage:
         if kept and request.now - kept.made_at < KEPT_FOR:
             return kept
         began_s = self._clock()
-        answer = Answer(
-            question, request.log.ask(partial(read_report, scope=question.scope)), request.now
-        )
+        answer = Answer(question, request.log.ask(read_report, scope=question.scope), request.now)
         if self._clock() - began_s > SLOW_S:
             self._keep(answer)
         return answer

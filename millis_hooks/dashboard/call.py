@@ -9,20 +9,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
 from urllib.parse import quote
 
 from pydantic import JsonValue
 from starlette.routing import Route
 
 from ..call_log.call_ends import End, changes, end_of, put_together
+from ..call_log.queries.call_list import neighbours
 from ..call_log.queries.filters import MOST_COUNTED, calls_with
 from ..call_log.queries.records import Call, CostItem, Delivery, Run, State
 from ..call_log.redaction import masked_call, masked_results, masked_run
-from ..call_log.results import Result
 from ..masking.places import END_OF_CALL
 from ..masking.policy import MaskPolicy
 from ..protocol.events import EndOfCall
+from ..protocol.results import Result
 from .call_copies import markdown_of, rehearsal_of
 from .call_filters import Params, list_query, params_of, read_list
 from .endpoints import Endpoints
@@ -290,7 +290,7 @@ def follow_call(request: PageRequest) -> FollowedCall | None:
 
 def _in_list(request: PageRequest, call: Call) -> InList:
     filters = read_list(request.query.get("in"), request.zone)
-    newer, older = request.log.neighbours(call, filters, now=request.now)
+    newer, older = request.log.ask(neighbours, call, filters, request.now)
     return InList(list_query(filters), params_of(filters), newer, older)
 
 
@@ -301,7 +301,7 @@ def _parties(request: PageRequest, call: Call, masked: Call) -> Iterator[Party]:
     for name in names:
         number: str | None = getattr(call, name)
         if number and number == getattr(masked, name):
-            others = request.log.ask(partial(calls_with, number=number, besides=call))
+            others = request.log.ask(calls_with, number=number, besides=call)
             capped = others >= MOST_COUNTED
             yield Party(number, phone(number), min(others, MOST_COUNTED), capped)
 

@@ -118,7 +118,7 @@ class CallActions:
         """Replay failed runs of the list, of one handler or all, for a few seconds at most."""
         page, handler = request.page_request(), request.fields.get("handler")
         filters = read_list(request.fields.get("in"), page.zone)
-        failed = page.log.ask(partial(failed_runs, filters=filters, now=page.now))
+        failed = page.log.ask(failed_runs, filters=filters, now=page.now)
         after = page.log.ask(newest_run)
         run_ids = [run.id for run in failed if handler in (None, run.handler)]
         done = self._replay_batches(run_ids, page.now)
@@ -199,7 +199,7 @@ class RetryView:
 def show_retry(request: PageRequest) -> RetryView:
     """Build the page for the list that the query string describes."""
     filters = read_filter(request.query, request.zone)
-    failed = request.log.ask(partial(failed_runs, filters=filters, now=request.now))
+    failed = request.log.ask(failed_runs, filters=filters, now=request.now)
     params = params_of(filters)
     return RetryView(
         params=params,
@@ -224,7 +224,7 @@ def _progress(request: PageRequest) -> Progress | None:
     after = read_number(request.query.get("after", ""))
     if at is None or after is None:
         return None
-    states = Counter(request.log.ask(partial(replayed_states, after=after, at=at)))
+    states = Counter(request.log.ask(replayed_states, after=after, at=at))
     waiting = states["pending"] + states["running"]
     total = sum(states.values())
     return Progress(total, waiting, states["succeeded"], states["retrying"], states["failed"])

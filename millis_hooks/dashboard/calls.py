@@ -16,7 +16,7 @@ from typing import Literal, TypeAlias
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from ..call_log.queries.call_list import MOST_COUNTED
+from ..call_log.queries import call_list
 from ..call_log.queries.filters import CallFilter, ended_since, newest_end
 from ..call_log.queries.records import Call, LiveCall, Page, Today, Waiting
 from ..call_log.queries.requests import is_empty
@@ -142,7 +142,8 @@ def list_calls(request: PageRequest) -> CallsView:
     log, query, mask = request.log, request.query, request.settings.mask
     filters, page_size = read_filter(query, request.zone), read_page_size(query)
     mark = log.ask(newest_end)
-    page = log.list_calls(
+    page = log.ask(
+        call_list.list_calls,
         filters,
         now=request.now,
         before=query.get("before"),
@@ -179,8 +180,7 @@ def follow_calls(request: PageRequest) -> FollowedCalls:
     """Build the fragment for a page of calls with these parameters and this `mark`."""
     filters = read_filter(request.query, request.zone)
     mark = read_number(request.query.get("mark", ""), digits=_MARK_DIGITS)
-    question = partial(ended_since, mark=mark or 0, filters=filters, now=request.now)
-    new = 0 if mark is None else request.log.ask(question)
+    new = 0 if mark is None else request.log.ask(ended_since, mark, filters, request.now)
     live = request.log.live_calls(now=request.now, source=filters.source)
     return FollowedCalls(
         live=_live_cards(request, live),
@@ -224,7 +224,7 @@ def _tabs(page: Page, filters: CallFilter, params: Params) -> Iterator[Tab]:
             yield Tab(outcome, label, count, is_capped, chosen, outcome == current)
         if outcome == "all" and (page.failed_handlers != 0 or is_failed):
             chosen, failed = others | {"handler": "failed"}, page.failed_handlers
-            is_capped = failed is not None and failed >= MOST_COUNTED
+            is_capped = failed is not None and failed >= call_list.MOST_COUNTED
             yield Tab("", "Failed handlers", failed, is_capped, chosen, is_failed, is_alarm=True)
 
 
@@ -245,14 +245,12 @@ def _export(format_: Format, operator_request: OperatorRequest) -> Response:
     request = operator_request.page_request()
     filters, mask = read_filter(request.query, request.zone), request.settings.mask
     chunks = request.log.ask(
-        partial(
-            export,
-            filters=filters,
-            format_=format_,
-            policy=mask,
-            now=request.now,
-            for_excel=bool(request.query.get("excel")),
-        )
+        export,
+        filters,
+        format_,
+        mask,
+        now=request.now,
+        for_excel=bool(request.query.get("excel")),
     )
     if format_ == "csv" and (request.query.get("bom") or request.query.get("excel")):
         chunks = chain([BOM_UTF8], chunks)

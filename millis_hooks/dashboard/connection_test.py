@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -74,8 +73,7 @@ class ConnectionTest:
     def _session(self, log: Queries, hook: Hook, agent_id: str, now: datetime) -> str:
         unended = None
         if hook == "end_of_call":
-            question = partial(open_session, source=TEST_SOURCE, agent_id=agent_id)
-            unended = log.ask(question)
+            unended = log.ask(open_session, source=TEST_SOURCE, agent_id=agent_id)
         return unended or push_id(now)
 
     def _request(
@@ -124,13 +122,12 @@ def _params(hook: Hook, result: SendResult, session_id: str) -> dict[str, object
 
 def _is_here(log: Queries, hook: Hook, session_id: str) -> bool:
     """Wait until the test is stored: a prefetch is answered first, and stored a moment later."""
-    question = partial(has_arrived, kind=hook, session_id=session_id)
     pause = threading.Event()
     for _ in range(round(_PATIENCE_S / _PAUSE_S)):
-        if log.ask(question):
+        if log.ask(has_arrived, kind=hook, session_id=session_id):
             return True
         pause.wait(_PAUSE_S)
-    return log.ask(question)
+    return log.ask(has_arrived, kind=hook, session_id=session_id)
 
 
 class _LinkLocalError(Exception):

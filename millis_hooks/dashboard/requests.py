@@ -111,7 +111,7 @@ def list_deliveries(request: PageRequest) -> DeliveriesView:
     range_ = range_ if range_ in RANGES else _RANGE
     filters = _read(request, range_)
     before, after = query.get("before"), query.get("after")
-    page = log.ask(partial(list_requests, filters=filters, before=before, after=after))
+    page = log.ask(list_requests, filters=filters, before=before, after=after)
     return DeliveriesView(
         filter=filters,
         range=range_,
@@ -127,7 +127,7 @@ def follow_deliveries(request: PageRequest) -> NewRequests:
     """Build the fragment for a page whose newest request is the `mark` of the query."""
     range_ = request.query.get("range", _RANGE)
     filters = _read(request, range_ if range_ in RANGES else _RANGE)
-    rows = request.log.ask(partial(list_requests, filters=filters)).rows
+    rows = request.log.ask(list_requests, filters=filters).rows
     mark = request.query.get("mark", "")
     new = sum(1 for _ in takewhile(lambda row: _mark(row) != mark, rows))
     return NewRequests(_params(filters, range_, request.query), new, 0 < new == len(rows))
@@ -151,7 +151,7 @@ def show_rejection(request: PageRequest) -> RejectionView | None:
     number = read_number(request.path["rejection_id"])
     if number is None:
         return None
-    rejection = request.log.ask(partial(find_rejection, rejection_id=number))
+    rejection = request.log.ask(find_rejection, rejection_id=number)
     if rejection is None:
         return None
     query = request.settings.mask.payload(query_of(rejection.query), PREFETCH_QUERY)
@@ -164,7 +164,7 @@ def _read(request: PageRequest, range_: str) -> RequestFilter:
     period = replace(read_filter(request.query, request.zone), range=range_)
     since, until = period.period(request.now)
     text = request.query.get("session") or None
-    is_whole = text is not None and request.log.ask(partial(is_session, session_id=text))
+    is_whole = text is not None and request.log.ask(is_session, session_id=text)
     return RequestFilter(
         kind=kind if kind in KINDS else None,
         outcome=outcome if outcome in OUTCOMES else None,

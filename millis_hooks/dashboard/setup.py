@@ -212,7 +212,7 @@ class Setup:
         settings = self._settings
         address = public_address(settings, request)
         agent_id = self._agent(request)
-        tools = request.log.ask(partial(stored_tools, agent_id=agent_id))
+        tools = request.log.ask(stored_tools, agent_id=agent_id)
         config = partial(_config, settings, address.url, agent_id, reveals=reveals, tools=tools)
         results = self._check_results(request.now)
         webhooks = tuple(_webhooks(settings, address.url))
@@ -380,7 +380,7 @@ def _placeholder(settings: Settings, hook: Hook, agent_id: str | None) -> str | 
 
 def _received(request: PageRequest) -> Received:
     def arrival(kind: Hook, *, of_millis: bool) -> Arrival | None:
-        return request.log.ask(partial(newest, kind=kind, of_millis=of_millis))
+        return request.log.ask(newest, kind=kind, of_millis=of_millis)
 
     rejected = request.log.ask(count_rejections)
     return Received(

@@ -226,6 +226,17 @@ def _kind(value: object) -> str:
 #: The value of a result.
 Plain: TypeAlias = str | int | float | bool | None
 
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Result:
+    """A result of a call; `run_id` is that of its handler's run, None where it was imported."""
+
+    handler: str
+    run_id: int | None
+    name: str
+    value: Plain
+
+
 MOST_RESULTS = 50
 MAX_NAME_CHARS = 64
 MAX_CHARS = 500

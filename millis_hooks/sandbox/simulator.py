@@ -212,7 +212,7 @@ def wait_for(look: Callable[[], T | None], *, timeout_s: float) -> T | None:
 
 
 def _handled(log: Queries, session_id: str) -> HandledCall | None:
-    if log.ask(lambda connection: _is_unprocessed(connection, session_id)):
+    if log.ask(_is_unprocessed, session_id):
         return None
     record = log.call(session_id)
     if record is None or any(run.state in _UNFINISHED for run in record.runs):

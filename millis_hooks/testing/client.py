@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol, Self, TypeVar
@@ -348,7 +347,7 @@ class HooksClient:
 
         def look() -> Delivery | None:
             filters = RequestFilter(kind="function", since=since)
-            rows = self.log.ask(partial(list_requests, filters=filters)).rows
+            rows = self.log.ask(list_requests, filters=filters).rows
             ids = [row.id for row in rows if row.function == name]
             return self.log.delivery(ids[0]) if ids else None
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from sqlalchemy import insert, update
 
 from millis_hooks.call_log.queries import call_list
+from millis_hooks.call_log.queries.call_list import list_calls
 from millis_hooks.call_log.queries.filters import CallFilter
 from millis_hooks.call_log.queries.records import LIVE_FOR, Page
 from millis_hooks.call_log.results import ResultFilter
@@ -188,7 +189,7 @@ def check_pages(many: Many, wanted: CallFilter) -> None:
     pages: list[Page] = []
     before: str | None = None
     while not pages or before:
-        page = many.stored.queries.list_calls(wanted, now=NOW, before=before, size=PAGE)
+        page = many.stored.queries.ask(list_calls, wanted, now=NOW, before=before, size=PAGE)
         pages.append(page)
         found += [row.call.session_id for row in page.rows]
         before = page.older
@@ -199,13 +200,13 @@ def check_pages(many: Many, wanted: CallFilter) -> None:
 
 def leads_back(many: Many, wanted: CallFilter, pages: list[Page]) -> None:
     for page, earlier in zip(pages[:0:-1], pages[-2::-1], strict=True):
-        back = many.stored.queries.list_calls(wanted, now=NOW, after=page.newer, size=PAGE)
+        back = many.stored.queries.ask(list_calls, wanted, now=NOW, after=page.newer, size=PAGE)
         assert back.rows == earlier.rows
 
 
 @given(wanted=FILTERS)
 def test_tabs_count_each_outcome_under_all_other_filters(many: Many, wanted: CallFilter) -> None:
-    page = many.stored.queries.list_calls(wanted, now=NOW)
+    page = many.stored.queries.ask(list_calls, wanted, now=NOW)
     assert page.at_least == ()
     assert page.counts["all"] == len(many.expected(replace(wanted, outcome=None)))
     for tab in ("completed", "failed", "voicemail", "lost"):
@@ -224,7 +225,7 @@ def test_counting_stops_and_says_so(
     monkeypatch.setattr(call_list, "MOST_COUNTED", 5)
     monkeypatch.setattr(call_list, "_COUNTED_AT_ONCE", 4)
     monkeypatch.setattr(call_list, "COUNT_S", 60)
-    page = many.stored.queries.list_calls(wanted, now=NOW)
+    page = many.stored.queries.ask(list_calls, wanted, now=NOW)
     assert page.counts["all"] == 5
     assert "all" in page.at_least
     for tab, count in page.counts.items():
@@ -239,6 +240,6 @@ def test_counts_that_take_too_long_are_left_out(
     monkeypatch.setattr(call_list, "FEW", 3)
     monkeypatch.setattr(call_list, "COUNT_S", -1)
     monkeypatch.setattr(call_list, "_COUNTED_AT_ONCE", 5)
-    page = many.stored.queries.list_calls(CallFilter(range="all", min_s=0), now=NOW)
+    page = many.stored.queries.ask(list_calls, CallFilter(range="all", min_s=0), now=NOW)
     assert page.rows
     assert (set(page.counts.values()), page.at_least) == ({None}, ())

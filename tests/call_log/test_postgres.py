@@ -24,6 +24,7 @@ from millis_hooks.call_log.postgres import PostgresDatabase
 from millis_hooks.call_log.processing import Processor
 from millis_hooks.call_log.projection import digest_delivery
 from millis_hooks.call_log.queries import Queries
+from millis_hooks.call_log.queries.call_list import list_calls
 from millis_hooks.call_log.queries.filters import CallFilter
 from millis_hooks.call_log.sanitize import short_key
 from millis_hooks.call_log.sessions import SessionReader
@@ -412,7 +413,7 @@ def test_without_the_extension_calls_are_found_anyway(
     store(log, "-s1")
     eventually(lambda: rows(log.database, calls))
     wanted = CallFilter(q="TABLE FOR TWO", range="all")
-    assert len(Queries(log.database.reader).list_calls(wanted, now=NOW).rows) == 1
+    assert len(Queries(log.database.reader).ask(list_calls, wanted, now=NOW).rows) == 1
     log.close()
 
 

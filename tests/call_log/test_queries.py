@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import create_engine
 
 from millis_hooks.call_log.queries import Queries
+from millis_hooks.call_log.queries.call_list import list_calls
 from millis_hooks.call_log.queries.filters import CallFilter
 from millis_hooks.call_log.queries.records import LIVE_FOR, Page, RunCounts, Waiting
 from millis_hooks.call_log.queries.requests import RequestFilter, list_requests
@@ -60,7 +61,7 @@ def sessions(page: Page) -> list[str]:
 
 
 def listed(stored: StoredCalls, **wanted: Any) -> list[str]:
-    return sessions(stored.queries.list_calls(CallFilter(**wanted), now=NOW))
+    return sessions(stored.queries.ask(list_calls, CallFilter(**wanted), now=NOW))
 
 
 def test_calls_are_listed_newest_first(stored: StoredCalls) -> None:
@@ -72,23 +73,31 @@ def test_calls_are_listed_newest_first(stored: StoredCalls) -> None:
 def test_pages_hold_every_call_once_and_lead_back(stored: StoredCalls) -> None:
     for number in range(7):
         stored.add_call(f"-{number}", minutes_ago=5)  # all at the same moment: the id decides
-    ask = stored.queries.list_calls
-    first = ask(CallFilter(), now=NOW, size=3)
-    second = ask(CallFilter(), now=NOW, size=3, before=first.older)
-    third = ask(CallFilter(), now=NOW, size=3, before=second.older)
+    ask = stored.queries.ask
+    first = ask(list_calls, CallFilter(), now=NOW, size=3)
+    second = ask(list_calls, CallFilter(), now=NOW, size=3, before=first.older)
+    third = ask(list_calls, CallFilter(), now=NOW, size=3, before=second.older)
     assert sessions(first) + sessions(second) + sessions(third) == [
         f"-{n}" for n in range(6, -1, -1)
     ]
     assert (first.newer, third.older) == (None, None)
-    assert sessions(ask(CallFilter(), now=NOW, size=3, after=third.newer)) == sessions(second)
+    assert sessions(ask(list_calls, CallFilter(), now=NOW, size=3, after=third.newer)) == sessions(
+        second
+    )
 
 
 def test_leading_back_ends_on_the_full_first_page(stored: StoredCalls) -> None:
     for number in range(5):
         stored.add_call(f"-{number}")
-    ask = stored.queries.list_calls
-    older = ask(CallFilter(), now=NOW, size=4, before=ask(CallFilter(), now=NOW, size=4).older)
-    back = ask(CallFilter(), now=NOW, size=4, after=older.newer)
+    ask = stored.queries.ask
+    older = ask(
+        list_calls,
+        CallFilter(),
+        now=NOW,
+        size=4,
+        before=ask(list_calls, CallFilter(), now=NOW, size=4).older,
+    )
+    back = ask(list_calls, CallFilter(), now=NOW, size=4, after=older.newer)
     assert sessions(back) == ["-4", "-3", "-2", "-1"]
     assert back.newer is None
 
@@ -96,9 +105,9 @@ def test_leading_back_ends_on_the_full_first_page(stored: StoredCalls) -> None:
 def test_calls_that_arrive_do_not_shift_an_open_page(stored: StoredCalls) -> None:
     for number in range(4):
         stored.add_call(f"-{number}", minutes_ago=10)
-    cursor = stored.queries.list_calls(CallFilter(), now=NOW, size=2).older
+    cursor = stored.queries.ask(list_calls, CallFilter(), now=NOW, size=2).older
     stored.add_call("-arrived", minutes_ago=0)
-    page = stored.queries.list_calls(CallFilter(), now=NOW, size=2, before=cursor)
+    page = stored.queries.ask(list_calls, CallFilter(), now=NOW, size=2, before=cursor)
     assert sessions(page) == ["-1", "-0"]
 
 
@@ -107,7 +116,7 @@ def test_calls_that_arrive_do_not_shift_an_open_page(stored: StoredCalls) -> Non
     ["", "x", "!!", "é", "bnVsbA", "WzEsIDJd", "W10", "WyIyMDI2LTAxLTAxVDAwOjAwOjAwIiwgMWU5OTld"],
 )
 def test_an_invalid_cursor_is_ignored(two_calls: StoredCalls, cursor: str) -> None:
-    page = two_calls.queries.list_calls(CallFilter(), now=NOW, before=cursor)
+    page = two_calls.queries.ask(list_calls, CallFilter(), now=NOW, before=cursor)
     assert sessions(page) == ["-done", "-failed"]
 
 
@@ -132,13 +141,13 @@ def test_a_call_that_was_made_up_is_listed_where_it_is_asked_for_and_never_misse
     stored.add_call("-ended", minutes_ago=12, source=source)
     stored.add_call("-real", minutes_ago=13)
     stored.add_call("-fetched", minutes_ago=14, source="millis_api")
-    page = stored.queries.list_calls(CallFilter(), now=NOW)
+    page = stored.queries.ask(list_calls, CallFilter(), now=NOW)
     assert sessions(page) == ["-real", "-fetched"]
     assert (page.counts["all"], page.counts["completed"], page.hidden) == (2, 2, 2)
     assert stored.queries.waiting(now=NOW) == Waiting()
     assert stored.queries.live_calls(now=NOW) == ()
     for name, others in ((chosen, []), ("all", ["-real", "-fetched"])):
-        listed = stored.queries.list_calls(CallFilter(source=name), now=NOW)
+        listed = stored.queries.ask(list_calls, CallFilter(source=name), now=NOW)
         assert sessions(listed) == ["-old", "-ended", *others]
         assert (listed.counts["all"], listed.counts["lost"]) == (2 + len(others), 0)
         assert listed.hidden == 0
@@ -147,7 +156,7 @@ def test_a_call_that_was_made_up_is_listed_where_it_is_asked_for_and_never_misse
     old = listed.rows[0].call
     assert (old.state(NOW), old.is_lost(NOW)) == ("unended", False)
     other = "sandbox" if chosen == "test" else "test"
-    assert sessions(stored.queries.list_calls(CallFilter(source=other), now=NOW)) == []
+    assert sessions(stored.queries.ask(list_calls, CallFilter(source=other), now=NOW)) == []
 
 
 @pytest.mark.both_databases
@@ -163,7 +172,7 @@ def test_calls_with_a_failed_handler_are_counted_under_the_other_filters(
     stored.add_run(rehearsed, "save", "failed")
     for filters, expected in ((CallFilter(), 2), (CallFilter(agent=("-x",)), 1),
                               (CallFilter(outcome="failed", source="all"), 3)):  # fmt: skip
-        page = stored.queries.list_calls(filters, now=NOW)
+        page = stored.queries.ask(list_calls, filters, now=NOW)
         assert page.failed_handlers == expected
     assert stored.queries.waiting(now=NOW) == Waiting(failed=2)
     assert stored.queries.today(now=NOW).failed_runs == 4
@@ -217,7 +226,7 @@ def test_tabs_count_what_the_other_filters_leave(stored: StoredCalls) -> None:
     stored.add_call("-3", agent_id="-b", outcome="failed")
     stored.add_unended_call("-4", agent_id="-a", minutes_ago=500)
     wanted = CallFilter(agent=("-a",), outcome="voicemail")
-    counts = stored.queries.list_calls(wanted, now=NOW).counts
+    counts = stored.queries.ask(list_calls, wanted, now=NOW).counts
     assert {name: count for name, count in counts.items() if count} == {
         "all": 3,
         "failed": 1,
@@ -265,7 +274,7 @@ def test_an_excerpt_is_the_line_that_was_hit_from_a_few_words_before(
     stored: StoredCalls,
 ) -> None:
     stored.add_call("-a", text="Hello\nSo how could I get a refund for the second one?\n-NxAgent")
-    (row,) = stored.queries.list_calls(CallFilter(q="Refund"), now=NOW).rows
+    (row,) = stored.queries.ask(list_calls, CallFilter(q="Refund"), now=NOW).rows
     assert row.excerpt == Excerpt("…could I get a ", "refund", " for the second one?")
 
 
@@ -295,7 +304,7 @@ def test_a_list_says_how_the_handlers_of_each_call_stand(stored: StoredCalls) ->
         stored.add_run(call_id, handler, state)
     failed = stored.add_run(call_id, "e", "failed")
     stored.add_run(call_id, "tell", "failed", hook="failed", failed_run_id=failed)
-    (row,) = stored.queries.list_calls(CallFilter(), now=NOW).rows
+    (row,) = stored.queries.ask(list_calls, CallFilter(), now=NOW).rows
     assert row.runs == RunCounts(total=5, retrying=1, failed=1, waiting=2)
 
 
@@ -303,7 +312,7 @@ def test_a_run_that_was_replaced_is_not_counted(stored: StoredCalls) -> None:
     call_id = stored.add_call("-a")
     stored.add_run(call_id, "save", "failed", is_latest=False)
     stored.add_run(call_id, "save", "succeeded", is_replay=True)
-    (row,) = stored.queries.list_calls(CallFilter(), now=NOW).rows
+    (row,) = stored.queries.ask(list_calls, CallFilter(), now=NOW).rows
     assert row.runs == RunCounts(total=1)
 
 

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from millis_hooks.call_log.queries import call_list
+from millis_hooks.call_log.queries.call_list import list_calls
 from millis_hooks.call_log.queries.filters import CallFilter
 from millis_hooks.call_log.search import (
     BLANK,
@@ -90,7 +91,7 @@ def stored(tmp_path: Path) -> Iterator[StoredCalls]:
 
 
 def found(stored: StoredCalls, q: str) -> list[str]:
-    page = stored.queries.list_calls(CallFilter(q=q, range="all"), now=NOW)
+    page = stored.queries.ask(list_calls, CallFilter(q=q, range="all"), now=NOW)
     return [row.call.session_id for row in page.rows]
 
 
@@ -183,7 +184,7 @@ BODY: dict[str, Any] = {
 def test_a_search_finds_its_words_anywhere_and_says_where(
     itemized: StoredCalls, q: str, fields: list[str] | None
 ) -> None:
-    page = itemized.queries.list_calls(CallFilter(q=q), now=NOW)
+    page = itemized.queries.ask(list_calls, CallFilter(q=q), now=NOW)
     if fields == ["all"]:
         assert len(page.rows) == 2
         return
@@ -197,12 +198,12 @@ def test_an_excerpt_is_of_all_ends_of_a_call(stored: StoredCalls) -> None:
     end = stored.add_delivery(session_id="-a", body=json.dumps(BODY | {"chat": []}).encode())
     stored.add_delivery(session_id="-a", body=json.dumps(BODY | {"metadata": {}}).encode())
     stored.add_call("-a", items=ITEMS, delivery_id=end, repeated=True)
-    (row,) = stored.queries.list_calls(CallFilter(q="crown 20931"), now=NOW).rows
+    (row,) = stored.queries.ask(list_calls, CallFilter(q="crown 20931"), now=NOW).rows
     assert [each.field for each in row.all_excerpts] == ["metadata", "transcript"]
 
 
 def test_a_hit_in_metadata_names_its_key(itemized: StoredCalls) -> None:
-    (row,) = itemized.queries.list_calls(CallFilter(q="20931"), now=NOW).rows
+    (row,) = itemized.queries.ask(list_calls, CallFilter(q="20931"), now=NOW).rows
     assert row.excerpt == Excerpt("C-", "20931", "", "metadata", "customer_id")
 
 
@@ -222,7 +223,7 @@ def test_calls_are_listed_by_a_whole_function_or_provider(
     stored: StoredCalls, filters: dict[str, str], *, is_found: bool
 ) -> None:
     stored.add_call("-a", items=[*ITEMS, Item(Field.PROVIDER, "ElevenLabs")])
-    page = stored.queries.list_calls(CallFilter(**filters), now=NOW)  # type: ignore[arg-type]
+    page = stored.queries.ask(list_calls, CallFilter(**filters), now=NOW)  # type: ignore[arg-type]
     assert [row.call.session_id for row in page.rows] == ["-a"] * is_found
 
 
@@ -238,7 +239,7 @@ def test_a_number_filter_takes_a_part_but_not_of_what_was_said(
 ) -> None:
     stored.add_call("-a", items=ITEMS, from_phone="+12065550129")
     stored.add_call("-b", text="it is 206 555 0129 or 0207 and +1206", from_phone="+4915112345678")
-    page = stored.queries.list_calls(CallFilter(number=number), now=NOW)
+    page = stored.queries.ask(list_calls, CallFilter(number=number), now=NOW)
     assert [row.call.session_id for row in page.rows] == ["-a"] * is_found
 
 
@@ -262,19 +263,19 @@ def test_hits_are_listed_by_time_though_the_index_has_them_by_id(
 
 def test_an_excerpt_shows_the_hit_as_it_was_written(stored: StoredCalls) -> None:
     stored.add_call("-a", text="İstanbul, İzmir\nthen Die STRAẞE is long, said he")
-    (row,) = stored.queries.list_calls(CallFilter(q="die stra"), now=NOW).rows
+    (row,) = stored.queries.ask(list_calls, CallFilter(q="die stra"), now=NOW).rows
     assert row.excerpt == Excerpt("then ", "Die STRA", "ẞE is long, said he")
 
 
 def test_a_number_is_marked_however_it_was_typed(stored: StoredCalls) -> None:
     stored.add_call("-a", text="call me\n+14155550134\n-a")
-    (row,) = stored.queries.list_calls(CallFilter(q="(415) 555-0134"), now=NOW).rows
+    (row,) = stored.queries.ask(list_calls, CallFilter(q="(415) 555-0134"), now=NOW).rows
     assert row.excerpt == Excerpt("+1", "4155550134", "")
 
 
 def test_a_search_too_short_for_the_index_has_excerpts_too(stored: StoredCalls) -> None:
     stored.add_call("-a", text="予約を変更")
-    (row,) = stored.queries.list_calls(CallFilter(q="変更"), now=NOW).rows
+    (row,) = stored.queries.ask(list_calls, CallFilter(q="変更"), now=NOW).rows
     assert row.excerpt == Excerpt("予約を", "変更", "")
 
 
@@ -361,6 +362,6 @@ def test_the_hit_is_marked_as_it_was_written(
     stored: StoredCalls, said: str, q: str, hit: str
 ) -> None:
     stored.add_call("-a", text=said)
-    (row,) = stored.queries.list_calls(CallFilter(q=q), now=NOW).rows
+    (row,) = stored.queries.ask(list_calls, CallFilter(q=q), now=NOW).rows
     assert row.excerpt is not None
     assert row.excerpt.hit == hit

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from millis_hooks import EndOfCall, MillisHooks, PrefetchRequest, PrefetchResponse
+from millis_hooks.call_log.queries.call_list import list_calls
 from millis_hooks.call_log.queries.filters import CallFilter
 from millis_hooks.exceptions import ConfigError
 from millis_hooks.protocol.samples import CallContent
@@ -193,7 +194,9 @@ def test_handlers_see_a_real_call_unless_the_test_says_otherwise(hooks: MillisHo
         assert client.log.today(now=datetime.now(UTC)).calls == 0
         sources = {
             call.call.source
-            for call in client.log.list_calls(CallFilter(source="all"), now=datetime.now(UTC)).rows
+            for call in client.log.ask(
+                list_calls, CallFilter(source="all"), now=datetime.now(UTC)
+            ).rows
         }
     real, rehearsed, dry = (False, False), (True, False), (True, True)
     assert seen == [real, rehearsed, dry] * 2 + [real] * 2 + [rehearsed] * 2

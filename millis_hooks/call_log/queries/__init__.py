@@ -8,9 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import replace
 from datetime import UTC, datetime, tzinfo
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import (
     ColumnElement,
@@ -28,11 +28,10 @@ from sqlalchemy import (
 from sqlalchemy.exc import SQLAlchemyError
 
 from ...exceptions import StorageError
+from ...protocol.results import Result
 from ..dialects import describe
 from ..raw_body import length_of
-from ..results import Result, kept_of, results_of
-from ..search import Excerpt, clean_query
-from ..sessions import excerpts_of
+from ..results import results_of
 from ..tables import (
     IS_OF_CALL,
     IS_OPEN,
@@ -44,37 +43,22 @@ from ..tables import (
     handler_runs,
     handlers,
 )
-from .call_list import CallList
-from .filters import (
-    IS_REAL,
-    CallFilter,
-    bindable,
-    is_live,
-    midnight,
-)
-from .paging import Place
+from .filters import IS_REAL, CallFilter, bindable, is_live, midnight
 from .records import (
     Attempt,
     Call,
     CallRecord,
     CostItem,
     Delivery,
-    ListedCall,
     LiveCall,
-    Page,
     Run,
-    RunCounts,
     Today,
     Waiting,
+    read_as,
 )
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
-T = TypeVar("T", bound="DataclassInstance")
 A = TypeVar("A")
-
-MAX_PAGE_SIZE = 100
+P = ParamSpec("P")
 
 _DELIVERY = select(
     *(column for column in deliveries.c if column.name != "body"),
@@ -139,45 +123,6 @@ class Queries:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def list_calls(
-        self,
-        filters: CallFilter,
-        *,
-        now: datetime,
-        before: str | None = None,
-        after: str | None = None,
-        size: int = 50,
-    ) -> Page:
-        """List calls that ended and calls whose end is overdue, newest received first.
-
-        `before` and `after` are cursors of an earlier page; one that cannot be read is ignored. A
-        search that its index cannot answer is tried once more without it.
-        """
-        size = max(1, min(size, MAX_PAGE_SIZE))
-
-        def page(filters: CallFilter) -> Page:
-            with self._reading() as connection:
-                listing = CallList(connection, filters, now)
-                places = listing.page(before=before, after=after, size=size)
-                searched = "" if filters.plainly else clean_query(filters.q)
-                listed = _with_details(connection, [place.id for place in places.rows], searched)
-                return Page(
-                    listed,
-                    places.newer,
-                    places.older,
-                    *listing.count(),
-                    failed_handlers=_count(connection, _with_failed(filters), now),
-                    hidden=_hidden(connection, filters, now),
-                    is_plain=filters.plainly,
-                )
-
-        try:
-            return page(filters)
-        except StorageError:
-            if not (filters.q or filters.number):
-                raise
-            return page(replace(filters, plainly=True))
-
     def live_calls(self, *, now: datetime, source: str = "real") -> tuple[LiveCall, ...]:
         """List calls of a source that had a prefetch and no end yet, newest first."""
         live = (
@@ -188,7 +133,7 @@ class Queries:
         )
         with self._reading() as connection:
             rows = connection.execute(live).mappings().all()
-        return tuple(LiveCall(_read_as(Call, row), row["prefetch_query"]) for row in rows)
+        return tuple(LiveCall(read_as(Call, row), row["prefetch_query"]) for row in rows)
 
     def waiting(self, *, now: datetime) -> Waiting:
         """Count the real calls that are in progress, and those with a failed handler."""
@@ -196,18 +141,12 @@ class Queries:
             live = connection.scalar(select(func.count()).where(is_live(now))) or 0
             return Waiting(live, connection.scalar(_failed_calls(now)) or 0)
 
-    def hidden_count(self, filters: CallFilter, *, now: datetime) -> int | None:
-        """Count the rehearsals and tests that a list of real calls leaves out, up to 10,000; None
-        if that takes too long."""
-        with self._reading() as connection:
-            return _hidden(connection, filters, now)
-
     def standing(self, session_id: str) -> Call | None:
         """Return what is known of one session, without its deliveries and runs."""
         known = select(calls).where(calls.c.session_id == bindable(session_id))
         with self._reading() as connection:
             row = connection.execute(known).mappings().one_or_none()
-            return None if row is None else _read_as(Call, row)
+            return None if row is None else read_as(Call, row)
 
     def today(self, *, now: datetime, zone: tzinfo = UTC) -> Today:
         """Add up the calls received since midnight in that zone, but none that was made up."""
@@ -242,7 +181,7 @@ class Queries:
             )
             if row is None:
                 return None
-            call = _read_as(Call, row)
+            call = read_as(Call, row)
             same_session = deliveries.c.session_id == call.session_id
             results = tuple(results_of(connection, [call.id]).get(call.id, ()))
             return CallRecord(
@@ -254,16 +193,6 @@ class Queries:
                 connection.scalar(_run_count(call.id)) or 0,
                 results,
             )
-
-    def neighbours(
-        self, call: Call, filters: CallFilter, *, now: datetime
-    ) -> tuple[str | None, str | None]:
-        """Return the sessions next to a call in a list, the newer one and the older one."""
-        with self._reading() as connection:
-            ids = CallList(connection, filters, now).around(Place(call.received_at, call.id))
-            found = select(calls.c.id, calls.c.session_id).where(calls.c.id.in_(ids))
-            sessions = {row.id: row.session_id for row in connection.execute(found)}
-        return sessions.get(ids[0]), sessions.get(ids[1])
 
     def unparsed_count(self) -> int:
         """Count the deliveries that could not be read, up to 10,000."""
@@ -278,10 +207,12 @@ class Queries:
             rows = connection.execute(one).mappings().all()
             return next(iter(_with_bodies(connection, rows, [delivery_id])), None)
 
-    def ask(self, question: Callable[[Connection], A]) -> A:
-        """Answer a question of another module, such as `drift_report`."""
+    def ask(
+        self, question: Callable[Concatenate[Connection, P], A], *args: P.args, **kwargs: P.kwargs
+    ) -> A:
+        """Answer a question of another module, such as `drift_report`, with its arguments."""
         with self._reading() as connection:
-            return question(connection)
+            return question(connection, *args, **kwargs)
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
@@ -298,63 +229,6 @@ def _failed_calls(now: datetime) -> Select[Any]:
     some = _FAILED_RUNS.with_only_columns(handler_runs.c.call_id).distinct()
     some = some.where(calls.c.received_at >= since, IS_REAL).limit(MOST_FAILED)
     return select(func.count()).select_from(some.subquery())
-
-
-def _with_failed(filters: CallFilter) -> CallFilter:
-    return replace(filters, outcome=None, handler="failed")
-
-
-def _hidden(connection: Connection, filters: CallFilter, now: datetime) -> int | None:
-    if filters.source != "real":
-        return 0
-    return _count(connection, replace(filters, source="made_up"), now)
-
-
-def _count(connection: Connection, filters: CallFilter, now: datetime) -> int | None:
-    return CallList(connection, filters, now).count().counts["all"]
-
-
-def _read_as(shape: type[T], row: Mapping[Any, Any]) -> T:
-    return shape(**{field.name: row[field.name] for field in fields(shape)})
-
-
-def _with_details(connection: Connection, ids: Sequence[int], query: str) -> tuple[ListedCall, ...]:
-    rows = connection.execute(select(calls).where(calls.c.id.in_(ids))).mappings()
-    found = {row["id"]: _read_as(Call, row) for row in rows}
-    runs = _run_counts(connection, ids)
-    results, kept = results_of(connection, ids), kept_of(connection, ids)
-    sessions = [each.session_id for each in found.values()]
-    around = excerpts_of(connection, query, sessions) if query else {}
-    return tuple(
-        ListedCall(
-            found[id_],
-            runs.get(id_, RunCounts()),
-            *_first(around.get(found[id_].session_id, ())),
-            results=results.get(id_, ()),
-            kept=kept.get(id_, {}),
-        )
-        for id_ in ids
-    )
-
-
-def _first(excerpts: Sequence[Excerpt]) -> tuple[Excerpt | None, Sequence[Excerpt]]:
-    return (excerpts[0] if excerpts else None), excerpts[1:]
-
-
-def _run_counts(connection: Connection, call_ids: Sequence[int]) -> dict[int, RunCounts]:
-    state = handler_runs.c.state
-    counted = (
-        select(
-            handler_runs.c.call_id,
-            func.count(),
-            func.count(case((state == "retrying", 1))),
-            func.count(case((state == "failed", 1))),
-            func.count(case((state.in_(["pending", "running"]), 1))),
-        )
-        .where(IS_OF_CALL, handler_runs.c.call_id.in_(call_ids))
-        .group_by(handler_runs.c.call_id)
-    )
-    return {call_id: RunCounts(*numbers) for call_id, *numbers in connection.execute(counted)}
 
 
 def _deliveries(
@@ -377,7 +251,7 @@ def _with_bodies(
 ) -> tuple[Delivery, ...]:
     stored = select(deliveries.c.id, deliveries.c.body).where(deliveries.c.id.in_(ids))
     bodies = {row.id: row.body for row in connection.execute(stored)}
-    return tuple(replace(_read_as(Delivery, row), body=bodies.get(row["id"])) for row in rows)
+    return tuple(replace(read_as(Delivery, row), body=bodies.get(row["id"])) for row in rows)
 
 
 def _costs(connection: Connection, call_id: int) -> tuple[CostItem, ...]:
@@ -387,7 +261,7 @@ def _costs(connection: Connection, call_id: int) -> tuple[CostItem, ...]:
         .where(c.call_id == call_id)
         .order_by(c.position)
     )
-    return tuple(_read_as(CostItem, row) for row in connection.execute(items).mappings())
+    return tuple(read_as(CostItem, row) for row in connection.execute(items).mappings())
 
 
 def _run_count(call_id: int) -> Select[Any]:
@@ -407,7 +281,7 @@ def _runs(connection: Connection, call_id: int, results: Sequence[Result]) -> tu
     rows = sorted(connection.execute(newest).mappings(), key=lambda row: row["id"])
     tries = _attempts(connection, [row["id"] for row in rows])
     return tuple(
-        _read_as(
+        read_as(
             Run,
             {
                 **row,
@@ -427,5 +301,5 @@ def _attempts(connection: Connection, run_ids: Sequence[int]) -> Mapping[int, Se
     )
     by_run: dict[int, list[Attempt]] = {run_id: [] for run_id in run_ids}
     for row in connection.execute(tries).mappings():
-        by_run[row["run_id"]].append(_read_as(Attempt, row))
+        by_run[row["run_id"]].append(read_as(Attempt, row))
     return by_run

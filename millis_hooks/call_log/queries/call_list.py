@@ -29,11 +29,14 @@ from sqlalchemy import (
     select,
     true,
 )
+from sqlalchemy.exc import SQLAlchemyError
 
 from ...protocol.call_status import Outcome
-from ..search import call_search
+from ..results import kept_of, results_of
+from ..search import Excerpt, call_search, clean_query
+from ..sessions import excerpts_of
 from ..statements import among
-from ..tables import calls
+from ..tables import IS_OF_CALL, calls, handler_runs
 from .filters import (
     IS_REAL,
     OUTCOMES,
@@ -47,7 +50,9 @@ from .filters import (
     is_overdue,
 )
 from .paging import Paged, Place, Window, read_page
+from .records import Call, ListedCall, Page, RunCounts, read_as
 
+MAX_PAGE_SIZE = 100
 #: Up to here calls are few: to look at each takes little longer than a page does.
 FEW = 500
 #: Counts stop here, or after this number of seconds.
@@ -191,6 +196,107 @@ class CallList:
 
     def _choose(self, filters: Sequence[Filter]) -> _Plan:
         return _choose(self._connection, filters, [is_over(self._now), is_of(self._filters.source)])
+
+
+def list_calls(
+    connection: Connection,
+    filters: CallFilter,
+    *,
+    now: datetime,
+    before: str | None = None,
+    after: str | None = None,
+    size: int = _PAGE,
+) -> Page:
+    """List calls that ended and calls whose end is overdue, newest received first.
+
+    `before` and `after` are cursors of an earlier page; one that cannot be read is ignored. A
+    search that its index cannot answer is tried once more without it.
+    """
+    size = max(1, min(size, MAX_PAGE_SIZE))
+
+    def page(filters: CallFilter) -> Page:
+        listing = CallList(connection, filters, now)
+        places = listing.page(before=before, after=after, size=size)
+        searched = "" if filters.plainly else clean_query(filters.q)
+        failed = replace(filters, outcome=None, handler="failed")
+        return Page(
+            _with_details(connection, [place.id for place in places.rows], searched),
+            places.newer,
+            places.older,
+            *listing.count(),
+            failed_handlers=_count(connection, failed, now),
+            hidden=hidden_count(connection, filters, now),
+            is_plain=filters.plainly,
+        )
+
+    try:
+        return page(filters)
+    except SQLAlchemyError:
+        if not (filters.q or filters.number):
+            raise
+        connection.rollback()
+        return page(replace(filters, plainly=True))
+
+
+def hidden_count(connection: Connection, filters: CallFilter, now: datetime) -> int | None:
+    """Count the rehearsals and tests that a list of real calls leaves out, up to 10,000; None if
+    that takes too long."""
+    if filters.source != "real":
+        return 0
+    return _count(connection, replace(filters, source="made_up"), now)
+
+
+def neighbours(
+    connection: Connection, call: Call, filters: CallFilter, now: datetime
+) -> tuple[str | None, str | None]:
+    """Return the sessions next to a call in a list, the newer one and the older one."""
+    ids = CallList(connection, filters, now).around(Place(call.received_at, call.id))
+    beside = select(calls.c.id, calls.c.session_id).where(calls.c.id.in_(ids))
+    sessions = {row.id: row.session_id for row in connection.execute(beside)}
+    return sessions.get(ids[0]), sessions.get(ids[1])
+
+
+def _count(connection: Connection, filters: CallFilter, now: datetime) -> int | None:
+    return CallList(connection, filters, now).count().counts["all"]
+
+
+def _with_details(connection: Connection, ids: Sequence[int], query: str) -> tuple[ListedCall, ...]:
+    rows = connection.execute(select(calls).where(calls.c.id.in_(ids))).mappings()
+    found = {row["id"]: read_as(Call, row) for row in rows}
+    runs = _run_counts(connection, ids)
+    results, kept = results_of(connection, ids), kept_of(connection, ids)
+    sessions = [each.session_id for each in found.values()]
+    around = excerpts_of(connection, query, sessions) if query else {}
+    return tuple(
+        ListedCall(
+            found[id_],
+            runs.get(id_, RunCounts()),
+            *_first(around.get(found[id_].session_id, ())),
+            results=results.get(id_, ()),
+            kept=kept.get(id_, {}),
+        )
+        for id_ in ids
+    )
+
+
+def _first(excerpts: Sequence[Excerpt]) -> tuple[Excerpt | None, Sequence[Excerpt]]:
+    return (excerpts[0] if excerpts else None), excerpts[1:]
+
+
+def _run_counts(connection: Connection, call_ids: Sequence[int]) -> dict[int, RunCounts]:
+    state = handler_runs.c.state
+    counted = (
+        select(
+            handler_runs.c.call_id,
+            func.count(),
+            func.count(case((state == "retrying", 1))),
+            func.count(case((state == "failed", 1))),
+            func.count(case((state.in_(["pending", "running"]), 1))),
+        )
+        .where(IS_OF_CALL, handler_runs.c.call_id.in_(call_ids))
+        .group_by(handler_runs.c.call_id)
+    )
+    return {call_id: RunCounts(*numbers) for call_id, *numbers in connection.execute(counted)}
 
 
 def _itself(place: Place) -> Place:

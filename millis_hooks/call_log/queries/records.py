@@ -6,14 +6,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
-from ...protocol.results import Plain
+from ...protocol.results import Plain, Result
 from ...protocol.test_marks import MADE_UP_SOURCES
-from ..results import Result
 from ..search import Excerpt
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
 
 #: A call whose end has not come counts as in progress this long after its first webhook, and as
 #: lost from then on. Calls are shorter; of one that never connects Millis sends nothing.
@@ -23,6 +27,11 @@ REHEARSED_FOR = timedelta(minutes=10)
 
 #: How a call stands: its end may still come, is overdue, has come, or is not expected.
 State: TypeAlias = Literal["live", "lost", "ended", "unended"]
+
+
+def read_as(shape: type[T], row: Mapping[Any, Any]) -> T:
+    """Return a row as a record, by the names of its fields."""
+    return shape(**{field.name: row[field.name] for field in fields(shape)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

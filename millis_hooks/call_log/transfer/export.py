@@ -62,12 +62,12 @@ from pydantic_core import to_json
 from sqlalchemy import Connection, Engine, exists, func, or_, select
 
 from ...masking.policy import MaskPolicy
-from ...protocol.results import Plain
+from ...protocol.results import Plain, Result
 from ..deliveries import Delivery
 from ..queries.filters import ALL_CALLS, CallFilter, conditions_of
 from ..raw_body import length_of
 from ..redaction import masked_columns, masked_delivery, masked_results, masked_values
-from ..results import Result, kept_of, names_of, results_of
+from ..results import kept_of, names_of, results_of
 from ..tables import KEPT, calls, deliveries
 
 if TYPE_CHECKING:

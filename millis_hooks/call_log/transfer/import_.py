@@ -39,13 +39,15 @@ from ...protocol.events import EndOfCall
 from ...protocol.functions import NAME
 from ...protocol.reading import Json, describe, read_json
 from ...protocol.results import MAX_CHARS, MAX_NAME_CHARS, MAX_NUMBER, Plain
+from ..changed_days import mark_days
 from ..database import Database
 from ..deliveries import Delivery, Kind, content_hash, insert_deliveries
 from ..missing_ends import delivery_of
 from ..processing import Processor
-from ..results import import_results
+from ..results import results_of, rows_of
 from ..sanitize import MAX_KEY_CHARS, clean_id, clean_text
-from ..tables import deliveries
+from ..statements import among, insert_rows
+from ..tables import call_results, calls, deliveries
 from ..writer import Writer
 
 #: What is read into memory at once, in bytes: a line, or a file that is one value.
@@ -320,9 +322,30 @@ class Importer:
             if each.results
         }
         if results:
-            self._writer.run(partial(import_results, results=results))
+            self._writer.run(partial(_import_results, results=results))
         self.tally.stored += len(rows)
         self.tally.known += len(waiting) - len(rows)
+
+
+def _import_results(
+    connection: Connection, results: Mapping[str, Mapping[str, Mapping[str, Plain]]]
+) -> None:
+    """Write results by session and handler; those that the log has of a handler stay."""
+    called = select(calls.c.id, calls.c.session_id, calls.c.received_at)
+    found = connection.execute(
+        called.where(among(calls.c.session_id, "sessions")), {"sessions": list(results)}
+    ).all()
+    known = {
+        (call_id, each.handler)
+        for call_id, stored in results_of(connection, [row.id for row in found]).items()
+        for each in stored
+    }
+    mark_days(connection, [row.received_at for row in found])
+    for row in found:
+        shared = {"call_id": row.id, "received_at": row.received_at, "run_id": None}
+        for handler, values in results[row.session_id].items():
+            if (row.id, handler) not in known:
+                insert_rows(connection, call_results, rows_of(values, handler=handler, **shared))
 
 
 def _store(connection: Connection, waiting: Sequence[Incoming]) -> Sequence[Row[Any]]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 State = Literal["ok", "warn", "bad"]
@@ -20,7 +21,7 @@ class CheckResult:
     """
 
     name: str
-    state: State
+    state: State = field(kw_only=True)
     found: str
     advice: str = ""
     link: str = ""
@@ -29,26 +30,9 @@ class CheckResult:
     params: Mapping[str, str] = field(default_factory=dict)
 
 
-def ok(name: str, message: str, *, link: str = "") -> CheckResult:
-    """Nothing has to be done; with a `link` there is something to know."""
-    return CheckResult(name, "ok", message, link=link)
-
-
-def warn(
-    name: str,
-    message: str,
-    advice: str,
-    *,
-    command: str = "",
-    page: str = "",
-    params: Mapping[str, str] | None = None,
-) -> CheckResult:
-    """It works, but may stop working or may not be intended."""
-    return CheckResult(
-        name, "warn", message, advice, command=command, page=page, params=params or {}
-    )
-
-
-def bad(name: str, message: str, advice: str) -> CheckResult:
-    """It does not work, or is open to anyone."""
-    return CheckResult(name, "bad", message, advice)
+#: Nothing has to be done; with a `link` there is something to know.
+ok = partial(CheckResult, state="ok")
+#: It works, but may stop working or may not be intended.
+warn = partial(CheckResult, state="warn")
+#: It does not work, or is open to anyone.
+bad = partial(CheckResult, state="bad")

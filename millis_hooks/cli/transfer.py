@@ -19,7 +19,14 @@ from ..call_log.redaction import redaction_of, results_redaction
 from ..call_log.results import names_of
 from ..call_log.transfer import copy as copying
 from ..call_log.transfer.copy import count_rows, snapshot
-from ..call_log.transfer.export import Format, Selection, read_calls, select_calls, writing
+from ..call_log.transfer.export import (
+    ExportedCall,
+    Format,
+    Selection,
+    lines,
+    read_calls,
+    select_calls,
+)
 from ..call_log.transfer.import_ import Document, Importer, Tally, entries, read_documents
 from ..call_log.writer import Writer
 from ..environment.sources import Given
@@ -143,13 +150,17 @@ def _write(
 ) -> None:
     total, done = len(selection.calls) + len(selection.loose), 0
     selected = read_calls(database.reader, selection, with_deliveries=format_ == "jsonl")
-    with (
-        progress(total, stopped=lambda: f"Stopped after {done:,} of {total:,}.") as show_done,
-        writing(out, format_, policy, result_names=names, for_excel=for_excel) as write,
-    ):
-        for done, call in enumerate(selected, 1):
-            write(call)
+
+    def counted() -> Iterator[ExportedCall]:
+        nonlocal done
+        for call in selected:
+            yield call
+            done += 1
             show_done(done)
+
+    with progress(total, stopped=lambda: f"Stopped after {done:,} of {total:,}.") as show_done:
+        for line in lines(counted(), format_, policy, result_names=names, for_excel=for_excel):
+            out.write(line)
 
 
 def import_calls(

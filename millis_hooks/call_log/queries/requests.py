@@ -8,12 +8,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from itertools import chain
 from typing import Any, Literal, TypeAlias
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, func, literal, null, or_, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    Table,
+    and_,
+    func,
+    literal,
+    null,
+    or_,
+    select,
+)
 
 from ...exceptions import PayloadError
 from ...protocol.reading import read_json
@@ -103,26 +114,23 @@ def _named(row: Mapping[Any, Any]) -> dict[str, Any]:
     return {str(name): value for name, value in row.items()}
 
 
+def _columns(table: Table, **others: ColumnElement[Any]) -> Select[Any]:
+    """Select what a list shows: columns of the table by their names, `others`, or nothing."""
+    return select(
+        *(
+            others.get(each.name, table.c.get(each.name, null())).label(each.name)
+            for each in fields(ListedRequest)
+        )
+    )
+
+
 def _delivered(filters: RequestFilter, window: Window) -> Select[Any]:
     d = deliveries.c
     at: ColumnElement[Any] = d.received_at
     if filters.session_id is not None:
         at = aside(at)  # by the index of sessions, which have few each
-    columns = select(
-        literal("delivery").label("origin"),
-        d.id,
-        d.kind,
-        d.received_at,
-        null().label("method"),
-        d.outcome,
-        d.reason,
-        d.status_code,
-        d.latency_ms,
-        func.coalesce(func.nullif(length_of(d.body), 0), func.length(d.query), 0).label("bytes"),
-        d.session_id,
-        d.source,
-        d.function,
-    )
+    size = func.coalesce(func.nullif(length_of(d.body), 0), func.length(d.query), 0)
+    columns = _columns(deliveries, origin=literal("delivery"), bytes=size)
     conditions = window.holds(at, d.id)
     if filters.kind is not None:
         conditions.append(aside(d.kind) == filters.kind)
@@ -147,20 +155,12 @@ def _became(outcome: str) -> ColumnElement[bool]:
 
 def _refused(filters: RequestFilter, window: Window) -> Select[Any]:
     r = rejections.c
-    columns = select(
-        literal("rejection").label("origin"),
-        r.id,
-        r.webhook.label("kind"),
-        r.received_at,
-        r.method,
-        literal("rejected").label("outcome"),
-        r.reason,
-        r.status_code,
-        null().label("latency_ms"),
-        r.body_bytes.label("bytes"),
-        null().label("session_id"),
-        null().label("source"),
-        null().label("function"),
+    columns = _columns(
+        rejections,
+        origin=literal("rejection"),
+        kind=r.webhook,
+        outcome=literal("rejected"),
+        bytes=r.body_bytes,
     )
     conditions = window.holds(r.received_at, -r.id)
     if filters.kind is not None:

@@ -6,7 +6,7 @@ Everything here only reads, on the caller's connection.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -95,22 +95,17 @@ _LAST_NUMBER = (
     .scalar_subquery()
 )
 
+_OF_OTHERS = {
+    "session_id": calls.c.session_id,
+    "max_attempts": handlers.c.max_attempts,
+    "error_type": attempts.c.error_type,
+    "error_message": attempts.c.error_message,
+}
 _LISTED: Select[Any] = select(
-    _runs.id,
-    calls.c.session_id,
-    _runs.hook,
-    _runs.handler,
-    _runs.state,
-    _runs.created_at,
-    _runs.is_replay,
-    _runs.failed_run_id,
-    _runs.spent,
-    handlers.c.max_attempts,
-    _runs.state_since,
-    _runs.due_at,
-    _runs.reason,
-    attempts.c.error_type,
-    attempts.c.error_message,
+    *(
+        _OF_OTHERS[each.name] if each.name in _OF_OTHERS else _runs[each.name]
+        for each in fields(ListedRun)
+    )
 ).select_from(
     _OF_CALL.outerjoin(
         handlers, and_(handlers.c.hook == _runs.hook, handlers.c.name == _runs.handler)

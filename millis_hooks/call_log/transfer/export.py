@@ -46,17 +46,13 @@ What else handlers did is not in it.
 from __future__ import annotations
 
 import csv
-import io
 import re
 from array import array
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
-from functools import partial
-from io import BytesIO
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from pydantic_core import to_json
 from sqlalchemy import Connection, Engine, exists, func, or_, select
@@ -69,9 +65,6 @@ from ..raw_body import length_of
 from ..redaction import masked_columns, masked_delivery, masked_results, masked_values
 from ..results import kept_of, names_of, results_of
 from ..tables import KEPT, calls, deliveries
-
-if TYPE_CHECKING:
-    from _csv import Writer as CsvWriter
 
 #: The columns of an exported call, without those that concern this log alone.
 COLUMNS = tuple(
@@ -218,64 +211,60 @@ def cell(value: object, text_cell: Callable[[str], str] = guarded) -> object:
 Format: TypeAlias = Literal["csv", "jsonl"]
 
 
-@contextmanager
-def writing(
-    to: BinaryIO,
+class _Encoder:
+    """A file for `csv`, whose rows are returned and not kept."""
+
+    def write(self, text: str) -> bytes:
+        return text.encode()
+
+
+def lines(
+    exported: Iterable[ExportedCall],
     format_: Format,
     policy: MaskPolicy | None,
     *,
     result_names: Sequence[str] = (),
     for_excel: bool = False,
-) -> Iterator[Callable[[ExportedCall], None]]:
-    """Yield what writes a call into a file, which is complete at the end of the block.
+) -> Iterator[bytes]:
+    """Yield calls as the lines of a file, or parts of lines.
 
-    CSV has a column for each of `result_names`.
-
-    JSON lines need deliveries, and hide nothing where there is no policy. CSV `for_excel`
-    has numbers and ids as `="+14155550134"`.
+    CSV has a line of names first, and a column for each of `result_names`. JSON lines need
+    deliveries, and hide nothing where there is no policy. CSV `for_excel` has numbers and ids as
+    `="+14155550134"`.
     """
     if format_ == "jsonl":
-        yield partial(_write_line, to, policy)
-        to.flush()
+        for call in exported:
+            yield from _json_line(call, policy)
         return
-    text = io.TextIOWrapper(to, encoding="utf-8", newline="")
-    rows = csv.writer(text)
     mask, text_cell = policy or MaskPolicy(), as_text_cell if for_excel else guarded
-    rows.writerow([*_NAMES, *(_heading(name, mask) for name in result_names)])
-    try:
-        yield partial(_write_row, rows, mask, text_cell, result_names)
-    finally:
-        text.detach()
+    row = csv.writer(_Encoder()).writerow
+    yield row([*_NAMES, *(_heading(name, mask) for name in result_names)])
+    for call in exported:
+        yield row(cell(value, text_cell) for value in _values(call, mask, result_names))
 
 
 def _heading(name: str, mask: MaskPolicy) -> str:
     return mask.line(name if name.startswith(KEPT) else f"result.{name}")
 
 
-def _write_row(
-    rows: CsvWriter,
-    policy: MaskPolicy,
-    text_cell: Callable[[str], str],
-    result_names: Sequence[str],
-    call: ExportedCall,
-) -> None:
-    columns = masked_columns(call.columns, policy).values()
+def _values(
+    call: ExportedCall, policy: MaskPolicy, result_names: Sequence[str]
+) -> Iterator[object]:
+    yield from masked_columns(call.columns, policy).values()
     results = masked_values(call.kept, policy)
     for each in call.results:
         (masked,) = masked_values({each.name: each.value}, policy).values()
         results.setdefault(each.name, masked)
-    values = (*columns, *(results.get(name) for name in result_names))
-    rows.writerow(cell(value, text_cell) for value in values)
+    yield from map(results.get, result_names)
 
 
-def _write_line(to: BinaryIO, policy: MaskPolicy | None, call: ExportedCall) -> None:
+def _json_line(call: ExportedCall, policy: MaskPolicy | None) -> Iterator[bytes]:
     columns, results, stored, kept = call
     if policy is not None:
         columns, results = masked_columns(columns, policy), masked_results(results, policy)
         kept = masked_values(kept, policy)
         stored = [masked_delivery(delivery, policy) for delivery in stored]
-    for piece in call_line(columns, stored, results, kept, masked=policy is not None):
-        to.write(piece)
+    return call_line(columns, stored, results, kept, masked=policy is not None)
 
 
 def call_line(
@@ -327,29 +316,17 @@ def export(
 ) -> Iterator[bytes]:
     """Select calls, now, and return them as a file, the first received first."""
     selection = select_calls(connection, filters, now)
+    exported = read_calls(connection.engine, selection, with_deliveries=format_ == "jsonl")
     names = names_of(connection)
-    return _pieces(connection.engine, selection, format_, policy, names, for_excel)
+    return _pieces(lines(exported, format_, policy, result_names=names, for_excel=for_excel))
 
 
-def _pieces(
-    engine: Engine,
-    selection: Selection,
-    format_: Format,
-    policy: MaskPolicy,
-    result_names: Sequence[str],
-    for_excel: bool,
-) -> Iterator[bytes]:
-    to = BytesIO()
-    with writing(to, format_, policy, result_names=result_names, for_excel=for_excel) as write:
-        for call in read_calls(engine, selection, with_deliveries=format_ == "jsonl"):
-            write(call)
-            if to.tell() >= _PIECE_BYTES:
-                yield _taken(to)
-    yield _taken(to)
-
-
-def _taken(buffer: BytesIO) -> bytes:
-    piece = buffer.getvalue()
-    buffer.seek(0)
-    buffer.truncate()
-    return piece
+def _pieces(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """Put lines together: each piece that is sent costs a change of threads."""
+    piece = bytearray()
+    for line in lines:
+        piece += line
+        if len(piece) >= _PIECE_BYTES:
+            yield bytes(piece)
+            piece.clear()
+    yield bytes(piece)

@@ -15,7 +15,7 @@ from pydantic import JsonValue
 from starlette.routing import Route
 
 from ..call_log.call_ends import End, changes, end_of, put_together
-from ..call_log.queries.call_list import neighbours
+from ..call_log.queries.call_list import neighbors
 from ..call_log.queries.filters import MOST_COUNTED, calls_with
 from ..call_log.queries.records import Call, CostItem, Delivery, Run, State
 from ..call_log.redaction import masked_call, masked_results, masked_run
@@ -105,7 +105,7 @@ class Party:
 
 @dataclass(frozen=True, slots=True)
 class InList:
-    """The list that the call was opened from, and its neighbours there.
+    """The list that the call was opened from, and its neighbors there.
 
     `listed` is the query string of the list, `params` the same as parameters; both are empty for
     the list without filters.
@@ -290,7 +290,7 @@ def follow_call(request: PageRequest) -> FollowedCall | None:
 
 def _in_list(request: PageRequest, call: Call) -> InList:
     filters = read_list(request.query.get("in"), request.zone)
-    newer, older = request.log.ask(neighbours, call, filters, request.now)
+    newer, older = request.log.ask(neighbors, call, filters, request.now)
     return InList(list_query(filters), params_of(filters), newer, older)
 
 

@@ -41,12 +41,12 @@ _DIGITS = 6
 class Column:
     """A series: `total` is that of the whole period, `filters` narrow a list of calls to it.
 
-    `colour` is a name of the style sheet; a column without one is only in the table.
+    `color` is a name of the style sheet; a column without one is only in the table.
     """
 
     name: str
     unit: Unit = "count"
-    colour: str = ""
+    color: str = ""
     total: float | None = None
     filters: Params | None = None
 
@@ -63,7 +63,7 @@ class Row:
     key: str
     values: tuple[Value, ...]
     filters: Params | None = None
-    colour: str = ""
+    color: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +146,7 @@ def _rounded(value: Value) -> object:
 
 N = TypeVar("N", int, float)
 
-#: Group of outcomes -> its label, its colour, and the tab of the list that has it.
+#: Group of outcomes -> its label, its color, and the tab of the list that has it.
 _GROUPS = {
     "completed": ("Completed", "user", "completed"),
     "chat": ("Chat", "chat", "chat"),
@@ -156,10 +156,10 @@ _GROUPS = {
     "other": ("Unreached or no end", "other", None),
 }
 _COSTS = {"llm": "LLM", "tts": "TTS", "stt": "STT", "millis": "Millis", "": "Not named"}
-#: Colours of costs, no two alike; Millis has grey, and all others together the colour of text.
-_COLOURS = ("user", "agent", "timeout", "voicemail", "hangup")
-#: The costs that every installation knows have the same colour everywhere.
-_COLOUR_OF = {
+#: Colors of costs, no two alike; Millis has gray, and all others together the color of text.
+_COLORS = ("user", "agent", "timeout", "voicemail", "hangup")
+#: The costs that every installation knows have the same color everywhere.
+_COLOR_OF = {
     "millis": "millis",
     "llm": "user",
     "openai": "user",
@@ -169,7 +169,7 @@ _COLOUR_OF = {
     "deepgram": "timeout",
 }
 #: What exceeds these is one more row, "All others".
-_MOST_COSTS, _MOST_STATUSES = len(_COLOURS), 40
+_MOST_COSTS, _MOST_STATUSES = len(_COLORS), 40
 #: The report cuts names to this length.
 _NAME_CHARS = 100
 
@@ -210,11 +210,11 @@ class Charts:
         columns = tuple(
             Column(
                 label,
-                colour=colour,
+                color=color,
                 total=report.outcomes[group],
                 filters=self._period | {"outcome": tab} if tab else None,
             )
-            for group, (label, colour, tab) in _GROUPS.items()
+            for group, (label, color, tab) in _GROUPS.items()
         )
         busiest = max(report.buckets, key=lambda bucket: bucket.calls)
         groups = {column.name.lower(): f"{column.total:,}" for column in columns if column.total}
@@ -256,9 +256,9 @@ class Charts:
         others = {name: cost for name, cost in report.costs.items() if name not in own}
         named, rest = _cut(others, _MOST_COSTS)
         named |= own
-        colours = _colours_of(named)
+        colors = _colors_of(named)
         columns = [
-            Column(_COSTS.get(name) or self._mask.line(name), "credits", colours[name], total)
+            Column(_COSTS.get(name) or self._mask.line(name), "credits", colors[name], total)
             for name, total in named.items()
         ]
         if rest:
@@ -283,7 +283,7 @@ class Charts:
         rows = [self._ending(status, count) for status, count in named.items()]
         if rest:
             count = sum(rest.values())
-            rows.append(Row("All others", "All others", self._share(count), colour="other"))
+            rows.append(Row("All others", "All others", self._share(count), color="other"))
         most = {row.name: f"{row.values[0]:,}" for row in rows[:3]}
         columns = Column("Calls", total=self._calls), Column("Share", "share")
         summary = f"How {_counted(self._calls, 'call')} ended: {_listed(most)} and so on."
@@ -311,7 +311,7 @@ class Charts:
             "Call duration",
             "bars",
             "Duration",
-            (Column("Calls", colour="user", total=total),),
+            (Column("Calls", color="user", total=total),),
             tuple(self._duration(step, count) for step, count in enumerate(durations.counts)),
             summary=f"{_counted(total, 'call')} by duration: {middle}." if total else "",
             note=middle if total else "",
@@ -332,10 +332,10 @@ class Charts:
     def _prefetches(self) -> Chart:
         whole = self._report.prefetch
         parts = {"p50": whole.p50_ms, "p95": whole.p95_ms, "p99": whole.p99_ms}
-        colours = ("agent", "user", "timeout")
+        colors = ("agent", "user", "timeout")
         lines = (
-            Column(name, "ms", colour, value)
-            for (name, value), colour in zip(parts.items(), colours, strict=True)
+            Column(name, "ms", color, value)
+            for (name, value), color in zip(parts.items(), colors, strict=True)
         )
         latencies = {name: milliseconds(value) for name, value in parts.items()}
         return self._over_time(
@@ -359,8 +359,8 @@ class Charts:
             Column("Runs after", "text"),
             Column("Runs"),
             Column("Attempts"),
-            Column("Failed attempts", colour="error"),
-            Column("Failed runs", colour="error", filters=failed_runs),
+            Column("Failed attempts", color="error"),
+            Column("Failed runs", color="error", filters=failed_runs),
             Column("p50", "ms"),
             Column("p95", "ms"),
         )
@@ -373,7 +373,7 @@ class Charts:
 
     def _agents(self) -> Chart:
         agents = self._report.agents
-        columns = (Column("Calls"), Column("Failed", colour="error"), *_AMOUNTS)
+        columns = (Column("Calls"), Column("Failed", color="error"), *_AMOUNTS)
 
         def row(each: DivisionFigures) -> Row:
             values = (each.calls, each.outcomes.get("failed", 0), *_amounts(each))
@@ -479,12 +479,12 @@ _ROWS_ARE: Mapping[Interval, str] = {"hour": "Hour", "day": "Day", "week": "Week
 _HOOKS = {"end_of_call": "End-of-call", "failed": "A failed run"}
 
 
-def _colours_of(costs: Iterable[str]) -> dict[str, str]:
-    """Return a colour for each cost: known ones have theirs, others what is left, by name."""
-    colours = {name: _COLOUR_OF[name] for name in costs if name in _COLOUR_OF}
-    left = [each for each in _COLOURS if each not in colours.values()]
-    others = sorted(name for name in costs if name not in colours)
-    return colours | dict(zip(others, [*left, *_COLOURS], strict=False))
+def _colors_of(costs: Iterable[str]) -> dict[str, str]:
+    """Return a color for each cost: known ones have theirs, others what is left, by name."""
+    colors = {name: _COLOR_OF[name] for name in costs if name in _COLOR_OF}
+    left = [each for each in _COLORS if each not in colors.values()]
+    others = sorted(name for name in costs if name not in colors)
+    return colors | dict(zip(others, [*left, *_COLORS], strict=False))
 
 
 def _ratio(amount: float | None, of: float) -> float | None:

@@ -1,4 +1,4 @@
-"""Formats of values on a page: phone numbers, times, sizes, statuses, icons and coloured JSON.
+"""Formats of values on a page: phone numbers, times, sizes, statuses, icons and colored JSON.
 
 Most are filters of the templates. Markup is only ever built from escaped parts. Two readers, of
 a form and of a number in an address, are the other direction.
@@ -118,7 +118,7 @@ def status_label(status: str | None) -> str:
 
 
 def status_family(status: str | None) -> str:
-    """Return the family of a status, which decides the colours of its badge."""
+    """Return the family of a status, which decides the colors of its badge."""
     return STATUSES.get(status or "", ("", "other"))[1]
 
 
@@ -143,7 +143,7 @@ def kind_label(kind: str) -> str:
 
 
 def cost_key(cost_type: str | None) -> str:
-    """Return the name of a cost's colour."""
+    """Return the name of a cost's color."""
     return cost_type if cost_type in _COST_TYPES else "other"
 
 
@@ -282,7 +282,7 @@ def arguments(value: JsonValue) -> str:
 
 
 def pretty(value: JsonValue) -> Markup:
-    """Indent and colour a JSON value; a string is only escaped, and bidi controls are named."""
+    """Indent and color a JSON value; a string is only escaped, and bidi controls are named."""
     text = value if isinstance(value, str) else _indented(value)
     if _has_bidi(text):
         text = text.translate(_BIDI_NAMES)
@@ -291,10 +291,10 @@ def pretty(value: JsonValue) -> Markup:
         markup = escape_text(beginning)
     else:
         # Quotes stay: they tell where a string of JSON ends.
-        markup = _JSON_TOKEN.sub(_coloured, escape_text(beginning, quote=False))
+        markup = _JSON_TOKEN.sub(_colored, escape_text(beginning, quote=False))
     if len(text) > len(beginning):
         markup += f"\n… cut here: {len(text) - len(beginning):,} more characters"
-    return Markup(markup)  # noqa: S704 - the text is escaped before it is coloured
+    return Markup(markup)  # noqa: S704 - the text is escaped before it is colored
 
 
 def _indented(value: JsonValue) -> str:
@@ -304,7 +304,7 @@ def _indented(value: JsonValue) -> str:
         return json.dumps(value, indent=2, ensure_ascii=False)
 
 
-def _coloured(match: re.Match[str]) -> str:
+def _colored(match: re.Match[str]) -> str:
     token, colon = match[1], match[2]
     if token is None:
         token, colon = match[0], ""

@@ -1,4 +1,4 @@
-"""Runs on a page: their order, their replay, the words and colours of their outcomes, tracebacks.
+"""Runs on a page: their order, their replay, the words and colors of their outcomes, tracebacks.
 
 A traceback is shown with the newest frame first, and frames of a library folded into one line. It
 is stored as text, masked, and may be cut or be any text at all.
@@ -147,12 +147,12 @@ def outcome_words(attempt: Attempt) -> str:
 
 
 def attempt_key(attempt: Attempt) -> str:
-    """Return the name of an attempt's colour."""
+    """Return the name of an attempt's color."""
     return _ATTEMPT_KEYS.get(attempt.outcome or "", "error")
 
 
 def run_key(run: Run | RunBar) -> str:
-    """Return the name of a run's colour."""
+    """Return the name of a run's color."""
     return _RUN_KEYS.get(run.state, "done")
 
 

@@ -12,7 +12,7 @@
     const rows = [...table.tBodies[0].rows];
     const series = heads
       .map((head, index) => ({ head, values: rows.map((row) => number(row.cells[index + 1].textContent)) }))
-      .filter(({ head }) => head.dataset.colour);
+      .filter(({ head }) => head.dataset.color);
     return {
       summary: table.caption.textContent,
       labels: rows.map((row) => row.cells[0].textContent.trim()),
@@ -27,14 +27,14 @@
     probe.style.color = `var(${property})`;
     return getComputedStyle(probe).color;
   };
-  const markColour = (name) => {
+  const markColor = (name) => {
     probe.className = `k-${name}`;
     return computed("--k");
   };
 
   const withAlpha = (rgb, alpha) => rgb.replace(/rgb\((.*)\)/, `rgba($1, ${alpha})`);
 
-  // A bar narrows a list to its time, and its colour to what that stands for.
+  // A bar narrows a list to its time, and its color to what that stands for.
   const linkOf = (row, column) => {
     if (!row || !column) return row;
     const both = new URL(row);
@@ -165,11 +165,11 @@
     return { chart, series };
   };
 
-  const colour = ({ chart, series }) => {
+  const color = ({ chart, series }) => {
     const text = computed("--text-3");
     const { options } = chart;
     chart.data.datasets.forEach((dataset, index) => {
-      const mark = markColour(series[index].head.dataset.colour);
+      const mark = markColor(series[index].head.dataset.color);
       dataset.backgroundColor = mark;
       dataset.borderColor = mark;
       dataset.pointBackgroundColor = mark;
@@ -197,12 +197,12 @@
   Chart.defaults.font.size = 12;
   Chart.defaults.plugins.colors.enabled = false;
   const drawn = [...document.querySelectorAll("[data-chart]")].map(draw);
-  const colourAll = () => drawn.forEach(colour);
-  colourAll();
+  const colorAll = () => drawn.forEach(color);
+  colorAll();
 
-  new MutationObserver(colourAll).observe(document.documentElement, { attributeFilter: ["data-theme"] });
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", colourAll);
-  document.fonts?.ready.then(colourAll);
+  new MutationObserver(colorAll).observe(document.documentElement, { attributeFilter: ["data-theme"] });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", colorAll);
+  document.fonts?.ready.then(colorAll);
 
   // Paper is white and narrower than most screens.
   const { dataset } = document.documentElement;
@@ -210,12 +210,12 @@
   addEventListener("beforeprint", () => {
     theme = dataset.theme;
     dataset.theme = "light";
-    colourAll();
+    colorAll();
     for (const { chart } of drawn) chart.resize(640, 180);
   });
   addEventListener("afterprint", () => {
     dataset.theme = theme;
-    colourAll();
+    colorAll();
     for (const { chart } of drawn) chart.resize();
   });
 })();

@@ -23,7 +23,7 @@ Theme: TypeAlias = Literal["light", "dark"]
 #: A theme and a size of the window.
 Looks: TypeAlias = tuple[tuple[Theme, tuple[int, int]], ...]
 
-#: The colour schemes, and the rules of axe-core to go by: without names, all of them.
+#: The color schemes, and the rules of axe-core to go by: without names, all of them.
 RULES: Mapping[Theme, tuple[str, ...]] = {"light": (), "dark": ("color-contrast",)}
 #: Where axe-core looks at a page.
 EACH_THEME: Looks = (("light", SIZES[0]), ("dark", SIZES[1]))

@@ -153,6 +153,6 @@ def test_what_is_in_the_address_of_the_widget_is_metadata(tab: Watched) -> None:
 
 
 def test_the_sdk_is_the_one_that_was_published() -> None:
-    licences = (SDK.parent / "LICENSES.md").read_text()
+    licenses = (SDK.parent / "LICENSES.md").read_text()
     for name in ("millisai-web-sdk.mjs", "eventemitter3.mjs"):
-        assert hashlib.sha256((SDK / name).read_bytes()).hexdigest() in licences
+        assert hashlib.sha256((SDK / name).read_bytes()).hexdigest() in licenses

@@ -95,7 +95,7 @@ def test_a_period_does_not_reach_into_the_future() -> None:
         "range=century",
         "tz=Mars/Olympus",
         "tz=../../etc/passwd",
-        "interval=second&split=colour",
+        "interval=second&split=color",
         "from=yesterday&to=9999-12-31T23:59:59-14:00",
         "from=2026-12-01&to=2026-12-02",
         "from=0001-01-01",
@@ -151,7 +151,7 @@ def test_the_operators_time_zone_counts_unless_the_address_names_one(site: Site)
         (22, None, "ms", True, None, None),
     ],
 )
-def test_a_change_is_coloured_only_when_it_is_clear(
+def test_a_change_is_colored_only_when_it_is_clear(
     value: float | None,
     before: float | None,
     unit: Any,
@@ -434,7 +434,7 @@ def test_the_chart_library_is_the_one_on_record() -> None:
     assert digest in (static / "LICENSES.md").read_text()
 
 
-# Agents, dates and colours
+# Agents, dates and colors
 
 
 def test_each_agent_has_its_costs_per_call_and_per_minute(site: Site) -> None:
@@ -457,18 +457,18 @@ def test_dates_that_are_no_period_are_refused_in_words(site: Site, query: str) -
     assert view["refusal"] in site.page(f"/analytics?{query}").text
 
 
-def test_no_two_costs_have_the_same_colour_and_each_keeps_its_own(site: Site) -> None:
+def test_no_two_costs_have_the_same_color_and_each_keeps_its_own(site: Site) -> None:
     names = ["elevenlabs", "google", "openai", "millis", "deepgram", "cartesia", "azure", "rime"]
     call_id = add(site, cost_total=36.0)
     for place, name in enumerate(names):
         site.stored.add_cost(call_id, place, type="tts", provider=name, credit=8.0 - place)
 
-    def colours() -> dict[str, str]:
+    def colors() -> dict[str, str]:
         charts = site.get("/analytics.json?split=provider").json()["charts"]
         (cost,) = (chart for chart in charts if chart["name"] == "cost")
-        return {column["name"]: column["colour"] for column in cost["columns"]}
+        return {column["name"]: column["color"] for column in cost["columns"]}
 
-    found = colours()
+    found = colors()
     assert len(found) == len(set(found.values())) == 7
     assert (found["Millis"], found["All others"]) == ("millis", "rest")
     assert found["openai"] == "user"

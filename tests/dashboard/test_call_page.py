@@ -42,7 +42,7 @@ def test_the_results_of_handlers_are_shown_with_the_run(site: Site) -> None:
     ]
 
 
-def test_neighbours_are_those_of_the_list(site: Site) -> None:
+def test_neighbors_are_those_of_the_list(site: Site) -> None:
     for number, outcome in enumerate(["failed", "completed", "failed", "failed"]):
         site.stored.add_call(f"-{number}", minutes_ago=number + 1, outcome=outcome)
     page = site.page("/calls/-2?in=outcome%3Derror")
@@ -62,7 +62,7 @@ def test_the_first_and_last_call_have_no_further_link(site: Site) -> None:
     assert page.all("a", rel="next")[0]["aria-disabled"] == "true"
 
 
-def test_without_a_filter_the_neighbours_are_those_of_the_last_days(site: Site) -> None:
+def test_without_a_filter_the_neighbors_are_those_of_the_last_days(site: Site) -> None:
     for number in range(3):
         site.stored.add_call(f"-{number}", minutes_ago=number + 1)
     page = site.page("/calls/-1")
@@ -76,7 +76,7 @@ def test_an_invalid_list_is_the_whole_list(site: Site, listed: str) -> None:
     assert site.get(f"/calls/-only?in={quote(listed)}").status_code == 200
 
 
-def test_a_call_that_is_not_in_the_list_still_has_neighbours(site: Site) -> None:
+def test_a_call_that_is_not_in_the_list_still_has_neighbors(site: Site) -> None:
     for number, outcome in enumerate(["failed", "completed", "failed"]):
         site.stored.add_call(f"-{number}", minutes_ago=number + 1, outcome=outcome)
     in_list = site.get("/calls/-1.json?in=outcome%3Derror").json()["in_list"]

@@ -90,7 +90,7 @@ def test_no_query_string_breaks_the_list(site: Site, query: str) -> None:
     assert site.get(f"/calls.json?{query}").status_code == 200
 
 
-def test_pages_of_calls_link_to_their_neighbours(site: Site) -> None:
+def test_pages_of_calls_link_to_their_neighbors(site: Site) -> None:
     for number in range(30):
         site.stored.add_call(f"-{number}")
     first = site.page("/calls?size=25")

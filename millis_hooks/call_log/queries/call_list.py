@@ -246,7 +246,7 @@ def hidden_count(connection: Connection, filters: CallFilter, now: datetime) -> 
     return _count(connection, replace(filters, source="made_up"), now)
 
 
-def neighbours(
+def neighbors(
     connection: Connection, call: Call, filters: CallFilter, now: datetime
 ) -> tuple[str | None, str | None]:
     """Return the sessions next to a call in a list, the newer one and the older one."""

@@ -15,8 +15,8 @@ from pydantic import JsonValue
 from starlette.routing import Route
 
 from ..call_log.call_ends import End, changes, end_of, put_together
+from ..call_log.queries import MOST_OTHERS, calls_with
 from ..call_log.queries.call_list import neighbors
-from ..call_log.queries.filters import MOST_COUNTED, calls_with
 from ..call_log.queries.records import Call, CostItem, Delivery, Run, State
 from ..call_log.redaction import masked_call, masked_results, masked_run
 from ..masking.places import END_OF_CALL
@@ -302,8 +302,8 @@ def _parties(request: PageRequest, call: Call, masked: Call) -> Iterator[Party]:
         number: str | None = getattr(call, name)
         if number and number == getattr(masked, name):
             others = request.log.ask(calls_with, number=number, besides=call)
-            capped = others >= MOST_COUNTED
-            yield Party(number, phone(number), min(others, MOST_COUNTED), capped)
+            capped = others >= MOST_OTHERS
+            yield Party(number, phone(number), min(others, MOST_OTHERS), capped)
 
 
 def _changes(ends: Sequence[End], mask: MaskPolicy) -> Iterator[Changed]:

@@ -16,8 +16,8 @@ from typing import Literal, TypeAlias
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from ..call_log.queries import call_list
-from ..call_log.queries.filters import CallFilter, ended_since, newest_end
+from ..call_log.queries import call_list, ended_since, newest_end
+from ..call_log.queries.filters import CallFilter
 from ..call_log.queries.records import Call, LiveCall, Page, Today, Waiting
 from ..call_log.queries.requests import is_empty
 from ..call_log.redaction import masked_call, masked_listing

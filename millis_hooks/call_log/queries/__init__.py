@@ -43,7 +43,17 @@ from ..tables import (
     handler_runs,
     handlers,
 )
-from .filters import IS_REAL, CallFilter, bindable, is_live, midnight
+from .filters import (
+    IS_REAL,
+    CallFilter,
+    bindable,
+    filters_of,
+    is_live,
+    is_of,
+    midnight,
+    whole_number,
+    within,
+)
 from .records import (
     Attempt,
     Call,
@@ -221,6 +231,51 @@ class Queries:
                 yield connection
         except SQLAlchemyError as error:
             raise StorageError(f"The call log could not be read: {describe(error)}.") from error
+
+
+#: Calls of one number that are counted: with more, their reading takes too long for a page.
+MOST_OTHERS = 1_000
+
+
+def calls_with(connection: Connection, number: str, besides: Call) -> int:
+    """Count the other ended calls with a number on either side, up to `MOST_OTHERS`.
+
+    Calls that were made up count only for one that was made up too.
+    """
+    every = [] if besides.is_made_up else [IS_REAL]
+    others = (calls.c.id != besides.id, calls.c.ended_at.is_not(None), *every)
+    sides = (
+        select(calls.c.id).where(scan.where, *others).limit(MOST_OTHERS)
+        for scan in whole_number(bindable(number)).scans
+    )
+    counts = [select(func.count()).select_from(side.subquery()) for side in sides]
+    return min(sum(connection.scalar(count) or 0 for count in counts), MOST_OTHERS)
+
+
+#: The most calls, from the newest, that are compared with the filter.
+MOST_LOOKED_AT = 500
+
+
+def newest_end(connection: Connection) -> int:
+    """Return the delivery of the newest end: the mark of now.
+
+    End-of-calls are processed in the order they were stored in, so it needs no clock.
+    """
+    return connection.scalar(select(func.max(calls.c.delivery_id))) or 0
+
+
+def ended_since(connection: Connection, mark: int, filters: CallFilter, now: datetime) -> int:
+    """Count the calls that ended since the mark and match the filter, up to `MOST_LOOKED_AT`."""
+    newest = (
+        select(calls.c.id)
+        .where(calls.c.delivery_id > mark)
+        .order_by(calls.c.delivery_id.desc())
+        .limit(MOST_LOOKED_AT)
+    )
+    others = (each.where for each in filters_of(filters))
+    conditions = [*within(*filters.period(now)), is_of(filters.source), *others]
+    matching = select(func.count()).select_from(calls).where(calls.c.id.in_(newest), *conditions)
+    return connection.scalar(matching) or 0
 
 
 def _failed_calls(now: datetime) -> Select[Any]:

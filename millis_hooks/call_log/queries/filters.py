@@ -1,8 +1,6 @@
 """Filters of calls, each as a condition on `calls` and, where one helps, an index.
 
-`call_list.py` chooses between the indexes. End-of-calls are processed in the order they were
-stored in, so the delivery of the newest end marks a moment without a clock: with it, pages ask
-which calls have ended since.
+`call_list.py` chooses between the indexes.
 """
 
 from __future__ import annotations
@@ -54,7 +52,7 @@ from ..tables import (
     deliveries,
     handler_runs,
 )
-from .records import LIVE_FOR, REHEARSED_FOR, Call
+from .records import LIVE_FOR, REHEARSED_FOR
 
 #: How far back a list looks. `None` is as far as there are calls.
 RANGES: Mapping[str, timedelta | None] = {
@@ -298,7 +296,7 @@ def _filters(filters: CallFilter) -> Iterator[Filter]:
 def _named(text: str) -> Filter:
     """Find a whole id or number. No index helps: it is for a log whose search is broken."""
     ids = or_(calls.c.session_id == text, calls.c.call_id == text)
-    return Filter(or_(ids, _whole_number(text).where))
+    return Filter(or_(ids, whole_number(text).where))
 
 
 @lru_cache(maxsize=16)
@@ -354,7 +352,7 @@ def _number(number: str, *, plainly: bool) -> Iterator[Filter]:
     digits anywhere."""
     digits = digits_of(number)
     if not digits or is_international(number):
-        yield _whole_number(number)
+        yield whole_number(number)
         return
     terms = terms_of(digits)
     if index_match(terms) is not None and not plainly:
@@ -363,8 +361,8 @@ def _number(number: str, *, plainly: bool) -> Iterator[Filter]:
     yield Filter(or_(*(side.contains(part) for side in sides for part in terms[0])))
 
 
-def _whole_number(number: str) -> Filter:
-    """Numbers come as they were sent, mostly as + and digits."""
+def whole_number(number: str) -> Filter:
+    """Find a number on either side. Numbers come as they were sent, mostly as + and digits."""
     digits = digits_of(looked_for(number))
     spellings = {number.strip(), f"+{digits}", digits} if digits else {number}
     sides = (calls.c.from_phone, calls.c.to_phone)
@@ -372,25 +370,6 @@ def _whole_number(number: str) -> Filter:
     is_other = func.coalesce(calls.c.from_phone, "").not_in(spellings)
     reached = [IndexScan(and_(calls.c.to_phone == each, is_other)) for each in sorted(spellings)]
     return Filter(or_(*(aside(side).in_(spellings) for side in sides)), (*dialled, *reached))
-
-
-#: Calls of one number that are counted: with more, their reading takes too long for a page.
-MOST_COUNTED = 1_000
-
-
-def calls_with(connection: Connection, number: str, besides: Call) -> int:
-    """Count the other ended calls with a number on either side, up to `MOST_COUNTED`.
-
-    Calls that were made up count only for one that was made up too.
-    """
-    every = [] if besides.is_made_up else [IS_REAL]
-    others = (calls.c.id != besides.id, calls.c.ended_at.is_not(None), *every)
-    sides = (
-        select(calls.c.id).where(scan.where, *others).limit(MOST_COUNTED)
-        for scan in _whole_number(bindable(number)).scans
-    )
-    counts = [select(func.count()).select_from(side.subquery()) for side in sides]
-    return min(sum(connection.scalar(count) or 0 for count in counts), MOST_COUNTED)
 
 
 def _has_metadata(key: str, value: str) -> Filter:
@@ -457,26 +436,3 @@ def _unparsed() -> Filter:
     of_call = and_(d.session_id == calls.c.session_id, aside(d.outcome) == "unparsed")
     found = select(calls.c.id).join(deliveries, d.session_id == calls.c.session_id)
     return Filter(exists().where(of_call).correlate(calls), ids=found.where(IS_UNPARSED).distinct())
-
-
-#: The most calls, from the newest, that are compared with the filter.
-MOST_LOOKED_AT = 500
-
-
-def newest_end(connection: Connection) -> int:
-    """Return the mark of now."""
-    return connection.scalar(select(func.max(calls.c.delivery_id))) or 0
-
-
-def ended_since(connection: Connection, mark: int, filters: CallFilter, now: datetime) -> int:
-    """Count the calls that ended since the mark and match the filter, up to `MOST_LOOKED_AT`."""
-    newest = (
-        select(calls.c.id)
-        .where(calls.c.delivery_id > mark)
-        .order_by(calls.c.delivery_id.desc())
-        .limit(MOST_LOOKED_AT)
-    )
-    others = (each.where for each in filters_of(filters))
-    conditions = [*within(*filters.period(now)), is_of(filters.source), *others]
-    matching = select(func.count()).select_from(calls).where(calls.c.id.in_(newest), *conditions)
-    return connection.scalar(matching) or 0

@@ -13,7 +13,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import TypeVar
 
 from sqlalchemy import Connection, exists, select
@@ -103,10 +102,10 @@ class Simulator:
         An end-of-call is stored before it is acknowledged, so without one either none was sent, or
         another receiver took it.
         """
-        arrived = partial(has_arrived, kind="end_of_call", session_id=session_id)
-        if self.log is None or not self.log.ask(arrived):
+        log = self.log
+        if not log or not log.ask(has_arrived, kind="end_of_call", session_id=session_id):
             return None
-        return wait_for_handlers(self.log, session_id, timeout_s=self.wait_s)
+        return wait_for_handlers(log, session_id, timeout_s=self.wait_s)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
@@ -28,6 +29,9 @@ from ..webhooks.agent_config import Form, agent_config, warnings_about
 from .common import has_log, is_served, open_log
 from .options import DryRun, Target, Yes, read_time
 from .terminal import confirm, fail, note, progress
+
+#: A request is made again, and if that was in vain, the error says so.
+logging.getLogger("stamina").setLevel(logging.ERROR)
 
 
 def config(

@@ -50,7 +50,13 @@ async def write(api: MillisApi, agent: Agent, changes: dict[str, Json]) -> Conne
     except MillisUnreachableError as error:
         if not error.may_be_done:
             raise
-    now = await api.agent(agent.id)
+    try:
+        now = await api.agent(agent.id)
+    except MillisApiError as error:
+        raise MillisApiError(
+            f"The configuration was sent, but could not be read again: {error} Run the same "
+            "command again to see what Millis has now."
+        ) from error
     not_taken = tuple(key for key, value in changes.items() if not _has(now.config.get(key), value))
     lost = _lost(agent, now, changes)
     if not lost:
@@ -143,4 +149,8 @@ def _has(actual: Json, expected: Json) -> bool:
 def _lost(before: Agent, now: Agent, changes: Mapping[str, Json]) -> tuple[str, ...]:
     others = {key: value for key, value in before.config.items() if key not in changes}
     lost = tuple(key for key, value in others.items() if not _has(now.config.get(key), value))
+    sent, there = _by_name(changes.get("tools")), _by_name(now.config.get("tools"))
+    for name, tool in _by_name(before.config.get("tools")).items():
+        if sent.get(name) == tool and not _has(there.get(name), tool):
+            lost += (f"the tool {name}",)
     return lost if now.name == before.name else ("name", *lost)

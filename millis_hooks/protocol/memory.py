@@ -27,12 +27,18 @@ _OPEN, _CLOSE = "<<<", ">>>"
 #: Characters of the fence, those that look like them, and those of variables in a prompt.
 _LOOKALIKES = str.maketrans(
     dict.fromkeys(
-        "<{\u2039\u00ab\u2329\u276e\u27e8\u27ea\u3008\u300a\u226a\u22d8\ufe64\uff1c\uff5b", "("
+        "<{\u2039\u00ab\u2329\u276e\u27e8\u27ea\u3008\u300a\u226a\u22d8\ufe64\uff1c\uff5b"
+        "\u02c2\u226e\u276c\u2770\u2774\u2983\u2991\u29fc\u2aa1\ufe37\ufe3d\ufe3f\ufe5b",
+        "(",
     )
     | dict.fromkeys(
-        "\u003e}\u203a\u00bb\u232a\u276f\u27e9\u27eb\u3009\u300b\u226b\u22d9\ufe65\uff1e\uff5d", ")"
+        ">}\u203a\u00bb\u232a\u276f\u27e9\u27eb\u3009\u300b\u226b\u22d9\ufe65\uff1e\uff5d"
+        "\u02c3\u226f\u276d\u2771\u2775\u2984\u2992\u29fd\u2aa2\ufe38\ufe3e\ufe40\ufe5c",
+        ")",
     )
 )
+#: Letters, marks and variants that are not seen, and that Unicode does not call control characters.
+_SHAPELESS = "\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u2800\u3164\uffa0"
 #: Characters that are read for each one that may stay: dropped ones must not cost time without end.
 _READ_FOR_ONE = 8
 
@@ -203,8 +209,8 @@ def _shown(character: str) -> str:
     """Return a character as it stays: white space as a space, and nothing for what is not seen."""
     if character.isspace():
         return " "
-    if character in "\u115f\u1160\u3164\uffa0" or "\ufe00" <= character <= "\ufe0f":
-        return ""  # letters and variants without a shape
+    if character in _SHAPELESS or "\ufe00" <= character <= "\ufe0f":
+        return ""
     is_hidden = (
         unicodedata.category(character)[0] == "C" or "\U000e0100" <= character <= "\U000e01ef"
     )

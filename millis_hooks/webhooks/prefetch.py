@@ -201,8 +201,8 @@ class PrefetchEndpoint:
             return HandlerResult(key_of(handler, call))
         keyed = replace(handler, function=partial(key_of, handler), is_async=False)
         found = await self._call(keyed, call.copy(), _untraced)
-        if isinstance(found.error, Exception) and not isinstance(found.error, HandlerTimeoutError):
-            why = HandlerError(f"key=: {describe_failure(found.error)}")
+        if found.error is not None and not isinstance(found.error, HandlerTimeoutError):
+            why = HandlerError(f"The function of key= raised {describe_failure(found.error)}")
             explain(logger, handler, why, call)
         return found
 

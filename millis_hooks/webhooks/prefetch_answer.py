@@ -68,11 +68,11 @@ class Answer:
 
     def complete(self, call: PrefetchRequest[Any], variables: Mapping[str, Json]) -> None:
         """Add the default of each variable that neither the call nor a handler gives."""
+        sent: Mapping[str, Any] = call.variables if variables else {}
         for name, default in variables.items():
-            if self.metadata.get(name) is None and (
-                name in self.metadata or name not in call.variables
-            ):
-                self.metadata[name] = default
+            given = sent.get(name)
+            if self.metadata.get(name, given) is None:  # a handler's None is not a value
+                self.metadata[name] = default if given is None else given
 
     def encode_keep(self) -> str | None:
         """Return what stays here as JSON, None if that is nothing."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 from collections.abc import Iterator
 from copy import deepcopy
@@ -14,7 +15,9 @@ from typer.testing import CliRunner, Result
 
 from millis_hooks import MillisApi
 from millis_hooks.cli.commands import app
-from millis_hooks.millis_api.connection import changes_of, write
+from millis_hooks.exceptions import MillisApiError
+from millis_hooks.millis_api import Agent
+from millis_hooks.millis_api.connection import Connected, changes_of, write
 from millis_hooks.protocol.reading import Json
 from support.app import MakeHooks
 from support.emulator import KEY, VOICE, client_of, rehearsing
@@ -105,6 +108,38 @@ def test_what_millis_replaced_is_put_back(connect: Any, millis: FakeMillis) -> N
     assert result.exit_code == 1
     assert "lost: prompt. The old configuration was put back" in " ".join(result.output.split())
     assert millis.agents[0]["config"] == CONFIG
+
+
+def written(*answers: dict[str, Any]) -> tuple[Connected, list[Any]]:
+    """Write a tool into an agent that has these configurations afterwards, one after another."""
+    later, sent = list(answers), []
+
+    def millis(request: httpx2.Request) -> httpx2.Response:
+        if request.method == "PUT":
+            sent.append(json.loads(request.content)["config"])
+            return httpx2.Response(200, json={"success": True})
+        if not later:
+            return httpx2.Response(404)
+        body = {"id": AGENT, "name": "Reception", "config": later.pop(0)}
+        return httpx2.Response(200, json=body)
+
+    async def run() -> Connected:
+        api = MillisApi("key", transport=httpx2.MockTransport(millis))
+        agent = Agent(AGENT, "Reception", CONFIG)
+        return await write(api, agent, changes_of(agent, {"tools": [{"name": "free_tables"}]}))
+
+    return asyncio.run(run()), sent
+
+
+def test_a_tool_of_others_that_millis_lost_is_put_back() -> None:
+    result, sent = written(CONFIG | {"tools": [{"name": "free_tables"}]}, CONFIG)
+    assert (result.lost, result.is_put_back) == (("the tool weather",), True)
+    assert sent[-1] == CONFIG
+
+
+def test_what_was_written_and_cannot_be_read_again_is_reported_so() -> None:
+    with pytest.raises(MillisApiError, match="was sent, but could not be read again: Millis"):
+        written()
 
 
 def test_an_unknown_agent_is_an_error(connect: Any, millis: FakeMillis) -> None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Annotated, Any
 
 import httpx2
 import typer
 
 from ..environment.addresses import is_loopback
-from ..exceptions import ConfigError, PayloadError, PayloadTooLargeError
+from ..exceptions import PayloadError, PayloadTooLargeError
 from ..masking.error_report import printable
 from ..protocol.events import identify
 from ..protocol.phones import as_sent
@@ -131,14 +130,14 @@ def send_end_of_call(
     metadata: Metadata = None,
     call_status: Annotated[str, typer.Option(help="Call status.")] = "user-ended",
     file: Annotated[
-        Path | None,
-        typer.Option(help="Send this file unchanged instead of a sample.", dir_okay=False),
+        typer.FileBinaryRead | None,
+        typer.Option(metavar="FILE", help="Send this file unchanged instead of a sample."),
     ] = None,
     as_real: AsReal = False,
 ) -> None:
     """Send an end-of-call and show the answer."""
     if file is not None:
-        body = _read_file(file)
+        body = file.read()
         sample = _Sample("end_of_call", _session_in(body), agent_id, body=body)
         _send(sample, url, secret, as_real=as_real)
         return
@@ -154,13 +153,6 @@ def send_end_of_call(
     )
     typer.echo(f"session {session_id}")
     _send(_Sample("end_of_call", session_id, agent_id, body=body), url, secret, as_real=as_real)
-
-
-def _read_file(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{file} cannot be read: {error.strerror}.") from error
 
 
 def _session_in(body: bytes) -> str | None:

@@ -194,13 +194,11 @@ def table(*heads: str, show_heads: bool = True) -> Table:
     return Table(*heads, box=None, show_header=show_heads, pad_edge=False, padding=(0, 2, 0, 0))
 
 
-def print_table(
-    heads: Iterable[str], rows: Iterable[Iterable[str]], *, one_line: bool = False
-) -> None:
+def print_table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
     """Print rows of untrusted text below the heads; nothing if there is no row."""
     made = table(*heads)
     for row in rows:
-        add_row(made, *row, one_line=one_line)
+        add_row(made, *row)
     if made.row_count:
         console().print(made)
 

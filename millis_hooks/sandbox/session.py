@@ -12,11 +12,9 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import random
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from datetime import timedelta
-from functools import partial
 from types import MappingProxyType
 from typing import Any, Self, TypeAlias
 
@@ -88,7 +86,6 @@ class Session(SimulatedCall):
         transport: Transport,
         *,
         clock: Clock | None = None,
-        rng: random.Random | None = None,
         mark: Marker | None = None,
         declared: Mapping[str, object] = MappingProxyType({}),
     ) -> None:
@@ -98,11 +95,9 @@ class Session(SimulatedCall):
         the variables that the receiver completes; a note names others in the agent's texts.
         """
         self._clock = clock or Clock()
-        new_id = partial(
-            push_id, self._clock.now(), bits=(rng or random.SystemRandom()).getrandbits
-        )
+        now = self._clock.now()
         super().__init__(
-            spec, session_id=spec.session_id or new_id(), call_id=spec.call_id or new_id()
+            spec, session_id=spec.session_id or push_id(now), call_id=spec.call_id or push_id(now)
         )
         self._declared = declared
         self.log = StepLog(self._clock)

@@ -201,8 +201,9 @@ class HooksClient:
         )
         purpose = purpose_of(sandbox=sandbox, dry_run=dry_run)
         webhook = self._webhook("prefetch", agent_id, session_id, purpose)
+        filters = RequestFilter(kind="prefetch", session_id=session_id, since=datetime.now(UTC))
         answer = self._send(prefetch_request(spec, webhook, session_id))
-        delivery = self._prefetched(session_id) if answer.is_success else None
+        delivery = self._record(filters) if answer.is_success else None
         body = json.loads(answer.body)
         return PrefetchReply(answer.status_code, body, delivery)
 
@@ -273,9 +274,9 @@ class HooksClient:
         request = function_request(
             tool, webhook, fields | sent_as, metadata=metadata or {}, policy=Policy()
         )
-        began = datetime.now(UTC)
+        filters = RequestFilter(kind="function", since=datetime.now(UTC))
         answer = self._send(request)
-        delivery = self._called(name, began) if answer.is_success else None
+        delivery = self._record(filters, name) if answer.is_success else None
         return FunctionReply(answer.status_code, answer.text, delivery)
 
     def simulate(
@@ -342,13 +343,12 @@ class HooksClient:
         self.millis_requests.append(request)
         return await self.millis_answers(request)
 
-    def _called(self, name: str, since: datetime) -> Delivery | None:
-        """Return the record of a function's request, which is written soon after the answer."""
+    def _record(self, filters: RequestFilter, function: str | None = None) -> Delivery | None:
+        """Return the record of the newest such request, which is written soon after the answer."""
 
         def look() -> Delivery | None:
-            filters = RequestFilter(kind="function", since=since)
             rows = self.log.ask(list_requests, filters=filters).rows
-            ids = [row.id for row in rows if row.function == name]
+            ids = [row.id for row in rows if row.function == function]
             return self.log.delivery(ids[0]) if ids else None
 
         return wait_for(look, timeout_s=self._wait_s)
@@ -365,16 +365,6 @@ class HooksClient:
 
     def _send(self, request: Request) -> Answer:
         return self._run(lambda: self._transport.send(request, timeout_s=_TIMEOUT_S))
-
-    def _prefetched(self, session_id: str) -> Delivery | None:
-        """Return the record of a prefetch, which is written soon after the answer."""
-
-        def look() -> Delivery | None:
-            record = self.log.call(session_id)
-            deliveries = record.deliveries if record else ()
-            return next((each for each in reversed(deliveries) if each.kind == "prefetch"), None)
-
-        return wait_for(look, timeout_s=self._wait_s)
 
 
 def _closed(folder: str) -> dict[str, Any]:

@@ -445,7 +445,7 @@ def test_a_service_that_is_not_there_is_explained(run: Run) -> None:
     [
         (["--format", "v9"], "'v1a', 'v1b', 'v2'"),
         (["--metadata", "plan"], "KEY=VALUE"),
-        (["--file", "nowhere.json"], "cannot be read"),
+        (["--file", "nowhere.json"], "No such file"),
         (["--url", "localhost:8000"], "begins with https://"),
     ],
 )

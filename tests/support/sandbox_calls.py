@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Mapping, Sequence
-from random import Random
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -77,7 +76,7 @@ def call(
 
     async def run() -> Session:
         whole = SessionSpec(agent_config=agent_config, **spec)
-        session = Session(whole, talking, receiver, rng=Random(1))
+        session = Session(whole, talking, receiver)
         during(session)
         return await session.run()
 

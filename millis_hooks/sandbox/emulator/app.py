@@ -12,7 +12,6 @@ public key and `c` the look and feel, which is ignored here; the rest of the que
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import datetime
@@ -66,15 +65,12 @@ class Emulator:
         settings: Settings,
         *,
         now: Callable[[], datetime],
-        rng: random.Random | None = None,
-        tools: Callable[[str | None], list[dict[str, Json]]] = lambda agent_id: [],
+        tools: Callable[[str | None], list[dict[str, Json]]],
     ) -> None:
         """Open the sandbox's file; blocks. `app` receives the webhooks of the calls, and has the
         functions that `tools` returns for an agent."""
         self._store = Store(sandbox_file(settings), now=now)
-        self.sessions = SessionManager(
-            app, settings, store=self._store, now=now, rng=rng, tools=tools
-        )
+        self.sessions = SessionManager(app, settings, store=self._store, now=now, tools=tools)
         api = Router(
             [
                 # Before agents of any id.

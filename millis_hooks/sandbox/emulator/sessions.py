@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field, replace
@@ -109,8 +108,7 @@ class SessionManager:
         *,
         store: Store,
         now: Callable[[], datetime],
-        rng: random.Random | None = None,
-        tools: Callable[[str | None], list[dict[str, Json]]] = lambda agent_id: [],
+        tools: Callable[[str | None], list[dict[str, Json]]],
     ) -> None:
         """`app` receives the webhooks of agents that name none, and has these `tools`."""
         self.store = store
@@ -120,7 +118,6 @@ class SessionManager:
         self._app = app
         self._settings = settings
         self._now = now
-        self._rng = rng or random.SystemRandom()
         self._tools = tools
         self._registered: dict[str, tuple[SessionSpec, Scenario | None]] = {}
         self._stack = AsyncExitStack()
@@ -204,7 +201,6 @@ class SessionManager:
             agent or echoing(talking, replies),
             replace(await self._open_transport(), base=base),
             clock=clock,
-            rng=self._rng,
             mark=Marker(self._settings, "dry-run" if spec.dry_run else "sandbox"),
             declared=self._settings.variables,
         )
@@ -303,7 +299,7 @@ class SessionManager:
 
     def new_id(self) -> str:
         """Return an id like Millis' own."""
-        return push_id(self._now(), bits=self._rng.getrandbits)
+        return push_id(self._now())
 
     def _talking(self, session_id: str) -> LiveCall | None:
         call = self.live.get(session_id)

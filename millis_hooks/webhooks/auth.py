@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from base64 import b64decode
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from hmac import compare_digest
@@ -75,7 +75,7 @@ class Gate:
 
     def admit(
         self,
-        headers: Iterable[tuple[bytes, bytes]],
+        headers: Sequence[Header],
         *,
         path_secret: bytes | None = None,
         query: bytes = b"",
@@ -84,7 +84,6 @@ class Gate:
 
         A secret in the query is not accepted; the reason says that it is there.
         """
-        headers = list(headers)
         offered = [path_secret] if path_secret is not None else self._offered(headers)
         for candidate in offered:
             grants = [grant for grant in self._accepted if compare_digest(candidate, grant.secret)]
@@ -125,7 +124,7 @@ class Gate:
     def _is_accepted(self, candidate: bytes) -> bool:
         return any(compare_digest(candidate, grant.secret) for grant in self._accepted)
 
-    def _reason(self, headers: list[Header], offered: list[bytes], query: bytes) -> str:
+    def _reason(self, headers: Sequence[Header], offered: list[bytes], query: bytes) -> str:
         found = self.find(headers, query)
         if found is not None:
             return f"An accepted secret is in {found}, in another form. Send {self._form}."
@@ -139,7 +138,7 @@ class Gate:
         form = "`Bearer`, a space and the secret" if self._is_bearer else "the secret alone"
         return f"{form} in the {self._header.decode()} header"
 
-    def _offered(self, headers: list[Header]) -> list[bytes]:
+    def _offered(self, headers: Sequence[Header]) -> list[bytes]:
         values = [value for name, value in headers if name == self._header]
         if len(values) > 1 and self._accepted:
             # What stands in front may have looked at another one than we would.

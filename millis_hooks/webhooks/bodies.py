@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import re
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ MOST_MEMBERS = 200
 _AUTO = 32 + zlib.MAX_WBITS  # a gzip or a zlib header
 _RAW = -zlib.MAX_WBITS  # deflate without any, as some senders understand the word
 _GZIP = b"\x1f\x8b"
-_MAY_BE_RAW = re.compile(r"gzip|deflate")
+_MAY_BE_RAW = re.compile(r"gzip|deflate", re.IGNORECASE)
 #: JSON begins like this, in whatever encoding; a raw stream of a JSON object never does.
 _JSON = re.compile(rb'[\s\0\xef\xbb\xbf\xfe\xff]*[{\["]')
 _CONTENT_TYPE_CHARS = 200
@@ -65,7 +65,7 @@ def decode(body: bytes, content_encoding: str, *, max_bytes: int) -> Decoded:
         if _is_compressed(body):
             body, more = _inflate_members(body, max_bytes)
             left_out += more
-        elif _MAY_BE_RAW.search(content_encoding.lower()) and not _JSON.match(body):
+        elif content_encoding and _MAY_BE_RAW.search(content_encoding) and not _JSON.match(body):
             return Decoded(_inflate_raw(body, max_bytes), left_out)
         else:
             return Decoded(body, left_out)
@@ -128,6 +128,8 @@ MOST_BYTES = 64 * 1024 * 1024
 
 #: Headers that announce a body without its length.
 _ANNOUNCES = (b"transfer-encoding", b"upgrade")
+#: All that are asked about a body.
+_OF_BODIES = frozenset({b"content-encoding", b"content-length", b"content-type", *_ANNOUNCES})
 
 
 class Reading(NamedTuple):
@@ -197,7 +199,13 @@ class Headers:
     """What the headers of a request say about its body."""
 
     def __init__(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
-        self._headers = list(headers)
+        self._values: dict[bytes, list[bytes]] = {}
+        for name, value in headers:
+            if name in _OF_BODIES:
+                self._values.setdefault(name, []).append(value)
+        lengths = (value.strip() for value in self._all(b"content-length"))
+        #: The announced lengths in bytes, without those that are not numbers.
+        self.lengths = {int(length[:19]) for length in lengths if length.isdigit()}
 
     @property
     def content_encoding(self) -> str:
@@ -210,12 +218,6 @@ class Headers:
         named = self._all(b"content-type")
         text = named[0].decode("latin-1") if named else None
         return clean_text(text, max_chars=_CONTENT_TYPE_CHARS)
-
-    @property
-    def lengths(self) -> set[int]:
-        """The announced lengths in bytes, without those that are not numbers."""
-        lengths = (value.strip() for value in self._all(b"content-length"))
-        return {int(length[:19]) for length in lengths if length.isdigit()}
 
     def require_all(self, size: int) -> None:
         """Raise `IncompleteBodyError` unless `size` bytes are what was announced."""
@@ -239,8 +241,8 @@ class Headers:
             "body: `millis-hooks run` does not"
         )
 
-    def _all(self, name: bytes) -> list[bytes]:
-        return [value for each, value in self._headers if each == name]
+    def _all(self, name: bytes) -> Sequence[bytes]:
+        return self._values.get(name, ())
 
 
 class Bodies:
@@ -267,7 +269,7 @@ class Bodies:
         Raises `PayloadTooLargeError` over the limit, `TooManyBodiesError` over the share,
         `IncompleteBodyError` if more or less came than was announced, and `ClientGoneError`.
         """
-        if any(length > self._max_bytes for length in headers.lengths):
+        if max(headers.lengths, default=0) > self._max_bytes:
             raise PayloadTooLargeError
         chunks: list[bytes] = []
         size = 0
@@ -287,12 +289,12 @@ class Bodies:
 
     async def read(self, received: bytes, content_encoding: str, share: Share) -> Reading:
         """Read as `read_body` does, large bodies off the event loop."""
-        read = partial(read_body, received, content_encoding)
         if len(received) <= LARGE_BYTES:
+            most = min(LARGE_BYTES, self._max_bytes)
             # What is larger once decompressed is left to the thread, which has the real limit.
             with suppress(PayloadTooLargeError):
-                return read(max_bytes=min(LARGE_BYTES, self._max_bytes))
-        large = partial(read, max_bytes=self._max_bytes)
-        reading = await asyncio.get_running_loop().run_in_executor(self._thread, large)
+                return read_body(received, content_encoding, max_bytes=most)
+        read = partial(read_body, received, content_encoding, max_bytes=self._max_bytes)
+        reading = await asyncio.get_running_loop().run_in_executor(self._thread, read)
         share.hold(len(reading.body))
         return reading

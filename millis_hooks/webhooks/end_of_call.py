@@ -94,7 +94,7 @@ class EndOfCallEndpoint:
         await reply(send, 200, ACKNOWLEDGED)
         if delivery.outcome == "unparsed":
             self._tell([Change("unparsed", delivery.session_id)])
-        request.end(delivery._replace(latency_ms=taken_s * 1000))
+        request.end(delivery, stored_s=taken_s)
 
     async def _read(self, request: Request, receive: Receive, share: Share) -> Delivery:
         request.admit()

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic_core import to_json
@@ -91,8 +92,9 @@ MOST_HEAD_BYTES = 32 * 1024
 
 def head_bytes(scope: Scope) -> int:
     """Return how many bytes the path, the query and the headers of a request have."""
-    headers = sum(len(name) + len(value) + 4 for name, value in scope["headers"])
-    return len(scope["path"]) + len(scope["query_string"]) + headers
+    headers: Sequence[tuple[bytes, bytes]] = scope["headers"]
+    size = sum(map(len, chain.from_iterable(headers))) + 4 * len(headers)
+    return len(scope["path"]) + len(scope["query_string"]) + size
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +228,8 @@ class Request:
 
     def delivery(self, outcome: str, session_id: str | None, **columns: Any) -> Delivery:
         """Return what is stored of the request."""
+        columns.setdefault("received_at", self.received_at)
+        columns.setdefault("query", self.text or None)
         return Delivery(
             kind=self.webhook.hook,
             session_id=clean_text(session_id) or None,
@@ -235,7 +239,7 @@ class Request:
             dry_run=self.mark.dry_run,
             trace=None if self._span is None else self._span.context,
             secret_agent=self.grant.agent_id,
-            **{"received_at": self.received_at, "query": self.text or None} | columns,
+            **columns,
         )
 
     async def answer(
@@ -266,15 +270,23 @@ class Request:
         self.end(delivery)
 
     def end(
-        self, delivery: Delivery, *, outcome: str | None = None, status_code: int = 200
+        self,
+        delivery: Delivery,
+        *,
+        outcome: str | None = None,
+        status_code: int = 200,
+        stored_s: float | None = None,
     ) -> None:
-        """Count, trace and log what became of the request."""
+        """Count, trace and log what became of the request; `stored_s` is how long it took to store
+        a delivery that is not answered before."""
         outcome = outcome or delivery.outcome
         if delivery.source is None:
             self.webhook.count(outcome)
         if self._span is not None:
             self._span.end(outcome)
         if deliveries_log.isEnabledFor(logging.INFO):
+            if stored_s is not None:
+                delivery = delivery._replace(latency_ms=stored_s * 1000)
             log_delivery(self.scope, delivery, outcome=outcome, status_code=status_code)
 
     async def refuse(self, send: Send, error: DeliveryError) -> None:

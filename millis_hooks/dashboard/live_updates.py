@@ -22,7 +22,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from functools import partial
 
@@ -36,8 +36,7 @@ from starlette.types import Receive, Scope, Send
 
 from ..call_log.change_feed import REFRESH, Change, ChangeFeed, Subscription
 from ..exceptions import StorageError
-from ..operators import Operator, Operators
-from .security import Cookies, ProxySignIn
+from ..operators import Operator
 
 #: Open streams, and those of one operator, so that others have room. A page without a stream does
 #: not update itself, and loses nothing else.
@@ -64,17 +63,14 @@ class LiveUpdates:
     def __init__(
         self,
         changes: ChangeFeed,
-        operators: Operators,
+        operator_of: Callable[[Request], Operator | None],
         *,
-        cookies: Cookies | None = None,
-        proxy: ProxySignIn | None = None,
         heartbeat_s: float = HEARTBEAT_S,
         gather_s: float = GATHER_S,
     ) -> None:
+        """Ask `operator_of`, which may block, who is signed in."""
         self._changes = changes
-        self._operators = operators
-        self._cookies = cookies or Cookies()
-        self._proxy = proxy
+        self._operator_of = operator_of
         self._heartbeat_s = heartbeat_s
         self._gather_s = gather_s
         self._streams = Counter[str]()  # by operator
@@ -82,7 +78,7 @@ class LiveUpdates:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Stream until the peer disconnects, its session ends, or the service stops."""
         request = Request(scope, receive)
-        operator = await self._operator(request)
+        operator = await run_in_threadpool(self._operator_of, request)
         if operator is None:  # a browser reconnects by itself only after a 200
             await PlainTextResponse("Sign in first.", 401)(scope, receive, send)
         elif not self._has_room(operator.name):
@@ -123,20 +119,13 @@ class LiveUpdates:
                 if not await _is_set(awake, self._heartbeat_s):
                     yield ServerSentEvent(comment="").encode()
                 awake.clear()
-                if await self._operator(request) is None:
+                if await run_in_threadpool(self._operator_of, request) is None:
                     yield ServerSentEvent(event="signed-out", data="{}").encode()
                     return
                 if changes := subscription.take():
                     yield b"".join(map(_event, changes))
                     factor = BUSY_FACTOR if REFRESH in changes else 1
                     await asyncio.sleep(self._gather_s * factor)
-
-    async def _operator(self, request: Request) -> Operator | None:
-        named = self._proxy.operator(request) if self._proxy else None
-        if named is not None:
-            return named
-        resume = partial(self._operators.resume, self._cookies.session(request), is_use=False)
-        return await run_in_threadpool(resume)
 
 
 def _event(change: Change, retry: int | None = None) -> bytes:

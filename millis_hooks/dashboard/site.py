@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
@@ -61,7 +62,7 @@ def dashboard(
     pages, cookies = Pages(log, settings, now), Cookies(settings.public_url)
     sign_in = SignIn(operators, pages, cookies, proxy)
     endpoints = Endpoints(pages, sign_in, operators, now)
-    live = LiveUpdates(changes or ChangeFeed(), operators, cookies=cookies, proxy=proxy)
+    live = LiveUpdates(changes or ChangeFeed(), partial(sign_in.operator, is_use=False))
     static = _Static(directory=templates_dir() / "static")
     routes = [
         endpoints.get("/", "home", _home),

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
+from starlette.requests import Request
 from starlette.types import Message
 
 from millis_hooks.call_log.change_feed import REFRESH, Change, ChangeFeed
 from millis_hooks.dashboard.live_updates import MOST_STREAMS, LiveUpdates
+from millis_hooks.dashboard.security import Cookies
 from millis_hooks.masking.policy import MaskPolicy
-from millis_hooks.operators import SignedIn, accounts
+from millis_hooks.operators import Operator, SignedIn, accounts
 from millis_hooks.operators.accounts import hash_password
 from support.dashboard_site import HOSTILE
 from support.dashboard_site import Site as Dashboard
@@ -59,6 +61,10 @@ class Tab:
         return bytes(message["body"]).decode()
 
 
+def operator_of(site: Dashboard) -> Callable[[Request], Operator | None]:
+    return lambda request: site.operators.resume(Cookies().session(request), is_use=False)
+
+
 @asynccontextmanager
 async def opened(
     site: Dashboard,
@@ -73,7 +79,7 @@ async def opened(
     headers = [(b"cookie", (site.cookie if cookie is None else cookie).encode())]
     scope = {"type": "http", "method": "GET", "path": "/live", "headers": headers}
     if live is None:
-        live = LiveUpdates(feed, site.operators, heartbeat_s=heartbeat_s, gather_s=gather_s)
+        live = LiveUpdates(feed, operator_of(site), heartbeat_s=heartbeat_s, gather_s=gather_s)
     task = asyncio.create_task(live(scope, tab.receive, tab.sent.put))
     try:
         yield tab
@@ -165,7 +171,7 @@ async def test_streams_of_one_operator_leave_room_for_others(
     grace = cookie_of_another_operator(site)
     feed = ChangeFeed()
     async with AsyncExitStack() as tabs:
-        live = LiveUpdates(feed, site.operators, heartbeat_s=NEVER_S)
+        live = LiveUpdates(feed, operator_of(site), heartbeat_s=NEVER_S)
         for status in (200, 200, 503):
             tab = await tabs.enter_async_context(opened(site, feed, live=live))
             assert (await tab.start())["status"] == status

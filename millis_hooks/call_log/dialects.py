@@ -8,6 +8,8 @@ so that the driver is only imported for a call log in PostgreSQL.
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
@@ -17,12 +19,12 @@ from sqlalchemy import (
     FromClause,
     Table,
 )
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.visitors import InternalTraversal
 
-from ..exceptions import MillisHooksError, StorageOutageError
+from ..exceptions import MillisHooksError, StorageError, StorageOutageError
 
 #: The name SQLAlchemy has for each.
 SQLITE, POSTGRESQL = "sqlite", "postgresql"
@@ -160,6 +162,15 @@ def describe(error: BaseException) -> str:
         return " ".join(str(primary or cause).split())
     state = _sqlstate(error)
     return f"{type(cause).__name__} (SQLSTATE {state})" if state else type(error).__name__
+
+
+@contextmanager
+def reading_errors(what: str = "call log") -> Iterator[None]:
+    """Raise `StorageError` for an error of the database: what could not be read, and why."""
+    try:
+        yield
+    except SQLAlchemyError as error:
+        raise StorageError(f"The {what} could not be read: {describe(error)}.") from error
 
 
 def _sqlite_code(error: BaseException) -> int | None:

@@ -25,7 +25,6 @@ from sqlalchemy import (
     and_,
     bindparam,
     case,
-    func,
     null,
     or_,
     select,
@@ -45,6 +44,7 @@ from .dialects import describe
 from .raw_body import length_of
 from .results import results_of
 from .sanitize import clean_text
+from .statements import aside
 from .tables import calls, deliveries
 
 logger = logging.getLogger("millis_hooks.memory")
@@ -209,11 +209,6 @@ def _answer_of(work: _Work) -> list[EarlierCall]:
     return []
 
 
-def _aside(column: ColumnElement[Any]) -> ColumnElement[Any]:
-    """Return the column's value, in a form for which SQLite does not use an index."""
-    return func.coalesce(column, null())
-
-
 def _stored_caller(connection: Connection, session_id: str) -> _Caller | None:
     c = calls.c
     known = select(c.from_phone, c.to_phone, c.agent_id)
@@ -241,10 +236,10 @@ def _earlier(*, has_other: bool, has_agent: bool, is_made_up: bool) -> Select[An
     if has_other:
         wanted.append(_is_between())
     if has_agent:
-        wanted.append(_aside(c.agent_id) == bindparam("agent"))
+        wanted.append(aside(c.agent_id) == bindparam("agent"))
     if not is_made_up:
         wanted.append(or_(c.source.is_(None), c.source.not_in(sorted(MADE_UP_SOURCES))))
-    order = (_aside(c.received_at).desc(), _aside(c.id).desc())
+    order = (aside(c.received_at).desc(), aside(c.id).desc())
     few = select(c.id).where(c.id.in_(ids), *wanted).order_by(*order).limit(bindparam("most"))
     body = case((length_of(d.body) <= _MOST_BYTES, d.body), else_=null()).label("body")
     found = select(*(c[name] for name in _COLUMNS), body).where(c.id.in_(few))
@@ -257,7 +252,7 @@ def _bound(name: str) -> list[ColumnElement[str]]:
 
 def _is_between() -> ColumnElement[bool]:
     """Return the condition for a call to be between the two numbers, in either direction."""
-    sides = [_aside(calls.c.from_phone), _aside(calls.c.to_phone)]
+    sides = [aside(calls.c.from_phone), aside(calls.c.to_phone)]
     ways = (zip(sides, names, strict=True) for names in (("number", "other"), ("other", "number")))
     return or_(*(and_(*(side.in_(_bound(name)) for side, name in way)) for way in ways))
 

@@ -23,6 +23,7 @@ from sqlalchemy import (
     bindparam,
     func,
     literal,
+    null,
     select,
 )
 from sqlalchemy.types import UserDefinedType
@@ -52,6 +53,12 @@ def among(column: ColumnElement[Any], of: str | Sequence[Any]) -> ColumnElement[
     values: Any = bindparam(of, type_=kind) if isinstance(of, str) else literal(of, kind)
     each = func.json_each(values).table_valued("value")
     return Either(sqlite=column.in_(select(each.c.value)), postgresql=column == any_(values))
+
+
+def aside(column: ColumnElement[Any]) -> ColumnElement[Any]:
+    """Return the column's value; SQLite, which knows little of how many rows a condition leaves,
+    must not use its index."""
+    return func.coalesce(column, null())
 
 
 class Prepared:

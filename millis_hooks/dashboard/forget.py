@@ -6,17 +6,16 @@ A number is looked for in the whole log, so its page takes as long as reading th
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 
 from sqlalchemy import Engine
-from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from ..call_log.dialects import reading_errors
 from ..call_log.queries.records import Call
 from ..call_log.redaction import masked_call
 from ..call_log.upkeep.removal import (
@@ -33,7 +32,6 @@ from ..call_log.upkeep.removal import (
     span_of,
 )
 from ..call_log.writer import Write
-from ..exceptions import StorageError
 from ..operators import AuditEntry, Operators
 from ..protocol.phones import digits_of, looked_for
 from .call_filters import Params, list_query, params_of, read_list
@@ -117,7 +115,7 @@ class Forgetting:
         refusal = self._refusal(number) if number and not session_id else None
         if refusal or not (session_id or number):
             return ForgetView(number=number, refusal=refusal, listed=listed, params=params)
-        with _storage_errors():
+        with reading_errors():
             matches = self._find(session_id, number)
             goes = plan_forgetting(self.reader, matches)
             spoken_of = () if session_id else mentions(self.reader, number, matches)
@@ -158,7 +156,7 @@ class Forgetting:
         session_id, number = fields.get("session_id") or None, fields.get("number", "").strip()
         if not session_id and (not number or self._refusal(number)):
             raise HTTPException(404)
-        with _storage_errors():
+        with reading_errors():
             matches = self._find(session_id, number)
             span = span_of(self.reader, matches)
         removed = sum(forget(self.write, matches), Removal())
@@ -220,11 +218,3 @@ def _day(moment: datetime) -> str:
 
 def _received_at(call: Call) -> datetime:
     return call.received_at
-
-
-@contextmanager
-def _storage_errors() -> Iterator[None]:
-    try:
-        yield
-    except SQLAlchemyError as error:
-        raise StorageError("the call log could not be read") from error

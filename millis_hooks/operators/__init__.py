@@ -22,9 +22,8 @@ from typing import Any, TypeVar
 from itsdangerous import Signer
 from pydantic import SecretStr
 from sqlalchemy import ColumnElement, Connection, Engine, Row, delete, insert, select, update
-from sqlalchemy.exc import SQLAlchemyError
 
-from ..call_log.dialects import describe
+from ..call_log.dialects import reading_errors
 from ..call_log.sanitize import clean_text
 from ..call_log.tables import operator_sessions
 from ..call_log.writer import Write
@@ -427,11 +426,8 @@ class Operators:
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
-        try:
-            with self._engine.connect() as connection:
-                yield connection
-        except SQLAlchemyError as error:
-            raise StorageError(f"The operators could not be read: {describe(error)}.") from error
+        with reading_errors("operators"), self._engine.connect() as connection:
+            yield connection
 
 
 def _guess(name: str | None, password: str) -> str:

@@ -25,11 +25,9 @@ from sqlalchemy import (
     or_,
     select,
 )
-from sqlalchemy.exc import SQLAlchemyError
 
-from ...exceptions import StorageError
 from ...protocol.results import Result
-from ..dialects import describe
+from ..dialects import reading_errors
 from ..raw_body import length_of
 from ..results import results_of
 from ..tables import (
@@ -226,11 +224,8 @@ class Queries:
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
-        try:
-            with self._engine.connect() as connection:
-                yield connection
-        except SQLAlchemyError as error:
-            raise StorageError(f"The call log could not be read: {describe(error)}.") from error
+        with reading_errors(), self._engine.connect() as connection:
+            yield connection
 
 
 #: Calls of one number that are counted: with more, their reading takes too long for a page.

@@ -35,7 +35,7 @@ from ...protocol.call_status import Outcome
 from ..results import kept_of, results_of
 from ..search import Excerpt, call_search, clean_query
 from ..sessions import excerpts_of
-from ..statements import among
+from ..statements import among, aside
 from ..tables import IS_OF_CALL, calls, handler_runs
 from .filters import (
     IS_REAL,
@@ -43,7 +43,6 @@ from .filters import (
     CallFilter,
     Filter,
     IndexScan,
-    aside,
     filters_of,
     is_of,
     is_over,

@@ -30,9 +30,8 @@ from sqlalchemy import (
 
 from ..changed_days import changed
 from ..results import distinct, kept_names
-from ..statements import among
+from ..statements import among, aside
 from ..tables import call_metadata, call_results, calls, day_divisions
-from .filters import aside
 from .tally import COST, DURATION_S, OUTCOME, RECEIVED, is_of, named
 
 #: The key under which calls are divided by agent; no metadata is asked for by it.

@@ -20,7 +20,6 @@ from sqlalchemy import (
     exists,
     func,
     not_,
-    null,
     or_,
     select,
     true,
@@ -40,6 +39,7 @@ from ..search import (
     terms_of,
     whole_item,
 )
+from ..statements import aside
 from ..tables import (
     IS_OF_CALL,
     IS_OPEN,
@@ -309,12 +309,6 @@ def _text(terms: Sequence[Term]) -> Filter:
     search = index_match(terms)
     where, ids = holds(terms, calls.c.id), matching_ids(terms)
     return Filter(where, ids=ids, is_indexed=search is not None, search=search)
-
-
-def aside(column: ColumnElement[Any]) -> ColumnElement[Any]:
-    """Return the column's value; SQLite, which knows little of how many rows a condition leaves,
-    must not use its index."""
-    return func.coalesce(column, null())
 
 
 def _one_of(column: ColumnElement[str], values: Iterable[str]) -> Filter:

@@ -29,8 +29,9 @@ from sqlalchemy import (
 from ...exceptions import PayloadError
 from ...protocol.reading import read_json
 from ..raw_body import length_of
+from ..statements import aside
 from ..tables import BEST_OUTCOMES, IS_NOT_BEST, calls, deliveries, handlers, rejections
-from .filters import aside, bindable
+from .filters import bindable
 from .paging import Paged, Place, Window, read_page
 
 KINDS = ("prefetch", "function", "end_of_call")

@@ -32,8 +32,9 @@ from sqlalchemy import (
     union_all,
 )
 
+from ..statements import aside
 from ..tables import attempts, calls, cost_items, handler_runs
-from .filters import IS_REAL, aside, made_up_by
+from .filters import IS_REAL, made_up_by
 
 #: How calls ended, and how prefetches were answered; the name "" stands for an unknown one.
 OUTCOME, STATUS, PREFETCH = "outcome", "status", "prefetch"

@@ -171,11 +171,12 @@ def _parts(
     talk = view.conversation
     yield f"Call {printable(view.call.session_id, one_line=True)}", list(_facts(view, agents))
     yield "Transcript", [*map(_line, talk.lines), *_more(talk.lines_left_out)]
-    functions = [(function.name, _call_of(function)) for function in talk.functions]
+    functions = [(function.name, _call_of(function)) for function in talk.all_functions]
     yield "Functions", [*functions, *_more(talk.functions_left_out)]
     metadata = [(entry.key, _json(entry.value), entry.change or "") for entry in view.metadata]
     yield "Metadata", list(metadata)
     yield "Results", [(each.name, _json(each.value), each.handler) for each in view.results]
+    yield "Kept", [(entry.key, _json(entry.value)) for entry in view.kept]
     yield "Cost", [_cost(cost.item) for cost in view.costs]
     yield "Handlers", [*(_run(run, now) for run in view.runs), *_more(view.runs_left_out)]
     yield "Could not be read", [(problem,) for problem in talk.problems]

@@ -287,9 +287,9 @@ def forget(
 ) -> None:
     """Remove everything about a phone number, one call, or the calls that filters choose.
 
-    For a number, this removes every call from or to it, and every call whose prefetch or metadata
-    contains it. The filters are those of the Calls page: `calls` with the same ones lists what they
-    choose. The removed data is overwritten in the file.
+    For a number, this removes every call from or to it, and every call whose prefetch, metadata or
+    results contain it. The filters are those of the Calls page: `calls` with the same ones lists
+    what they choose. The removed data is overwritten in the file.
     """
     if (who is not None) == filters.is_narrow:
         raise ConfigError(

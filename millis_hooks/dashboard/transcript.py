@@ -66,9 +66,14 @@ class Conversation:
     problems: tuple[str, ...] = ()
 
     @property
+    def all_functions(self) -> tuple[Function, ...]:
+        """The tool calls that Millis tells of, and then those that only we know."""
+        return self.functions + self.ours_alone
+
+    @property
     def apart(self) -> tuple[Function, ...]:
         """The tool calls that stand in no line."""
-        return self.ours_alone if self.has_tools_in_place else self.functions + self.ours_alone
+        return self.ours_alone if self.has_tools_in_place else self.all_functions
 
 
 def conversation_of(

@@ -531,6 +531,19 @@ def test_a_call_is_shown_by_an_id_that_begins_with_a_dash(
     assert "Be kind." in shown
 
 
+def test_what_was_kept_and_which_functions_were_called_is_shown(run: Run) -> None:
+    hooks = MillisHooks(secrets=SECRET)
+    hooks.on_prefetch(lambda call: {"keep": {"plan": "B"}})
+    hooks.function(name="find_slot")(lambda: "free")
+    with TestClient(hooks, headers=BEARER) as client:
+        client.get("/millis/prefetch", params={"session_id": SESSION})
+        client.post("/millis/functions/find_slot", json={"session_id": SESSION})
+        client.post("/millis/end-of-call", json={"session_id": SESSION, "call_status": "busy"})
+    shown = " ".join(run("show", SESSION).stdout.split())
+    assert 'Kept plan "B"' in shown
+    assert "Functions find_slot" in shown
+
+
 def test_show_as_json_is_what_the_page_shows(run: Run, tmp_path: Path) -> None:
     store(tmp_path)
     shown = json.loads(run("show", SESSION, "--json").stdout)

@@ -34,6 +34,14 @@ def test_function_calls_are_listed_apart_when_the_transcript_has_none(site: Site
     assert "Millis sends no times for them find_slot" in site.page("/calls/-call").text
 
 
+def test_a_function_that_only_we_know_of_is_counted_with_the_others(site: Site) -> None:
+    site.add_ended_call(chat='[{"role": "user", "content": "Hi"}]')
+    site.stored.add_delivery("function", session_id="-call", function="find_slot", body=b"{}")
+    text = site.page("/calls/-call").text
+    assert "Function calls 1" in text
+    assert "Function calls answered here find_slot" in text
+
+
 def test_a_very_long_transcript_is_shown_in_part(site: Site) -> None:
     site.add_ended_call(
         chat=[{"role": "user", "content": "word " * 200_000}]

@@ -23,7 +23,7 @@ from ..call_log.queries.requests import RequestFilter, list_requests
 from ..exceptions import PayloadError
 from ..handlers.made_up_calls import Answers, MillisRequest, all_went_well, answered_in_this_process
 from ..protocol.call_status import CallStatus
-from ..protocol.reading import Json, read_json
+from ..protocol.reading import Json, object_in, read_json
 from ..protocol.samples import (
     AGENT_ID,
     CUSTOMER_PHONE,
@@ -83,9 +83,7 @@ class PrefetchReply:
     @property
     def keep(self) -> dict[str, Json]:
         """What stays here, and is not sent."""
-        kept = self.delivery.kept if self.delivery is not None else None
-        keep = read_json(kept) if kept else None
-        return keep if isinstance(keep, dict) else {}
+        return object_in(self.delivery.kept) if self.delivery is not None else {}
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,6 @@ from ...protocol.reading import read_json
 from ...protocol.variables import pieces, variables_of
 from ...sandbox.emulator.store import Rehearsal
 from ...sandbox.steps import masked_step, with_whole_turns
-from ..formats import as_text
 from ..payloads import Entry, masked_metadata, reason_of
 from ..transcript import Function, Line
 
@@ -254,9 +253,7 @@ def _split(prompt: str, steps: _Steps) -> Iterator[Part]:
 
 def _read(text: JsonValue) -> JsonValue:
     """Return the JSON of a text, or the text if it is none."""
-    if not isinstance(text, str):
-        return text
     try:
-        return read_json(text)
+        return read_json(text) if isinstance(text, str) else text
     except PayloadError:
-        return as_text(text)
+        return text

@@ -60,8 +60,13 @@ def masked_delivery(delivery: Delivery, mask: MaskPolicy) -> Delivery:
         answer=_masked_answer(delivery, mask),
         body=_masked_body(delivery, mask),
         kept=delivery.kept and masked_json(delivery.kept, mask),
-        reason=delivery.reason and mask.shown(delivery.reason, DELIVERY_REASON[delivery.kind]),
+        reason=masked_reason(delivery.reason, delivery.kind, mask),
     )
+
+
+def masked_reason(reason: str | None, kind: str, mask: MaskPolicy) -> str | None:
+    """Return why a delivery of a kind, or a rejection, was answered as it was."""
+    return reason and mask.shown(reason, DELIVERY_REASON.get(kind, Place.LINE))
 
 
 def _masked_query(query: str | None, mask: MaskPolicy) -> str | None:

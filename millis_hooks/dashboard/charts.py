@@ -19,6 +19,7 @@ from ..call_log.queries.analytics import (
     Report,
     Scope,
     grouped,
+    ratio,
 )
 from ..call_log.queries.buckets import Interval
 from ..call_log.queries.divisions import MOST_DIVISIONS, DivisionFigures, ResultFigures
@@ -468,7 +469,7 @@ _AMOUNTS = (
 
 
 def _amounts(each: DivisionFigures) -> tuple[Value, ...]:
-    rates = _ratio(each.credits, each.calls), _ratio(each.credits, each.minutes)
+    rates = ratio(each.credits, each.calls), ratio(each.credits, each.minutes)
     return each.minutes, each.credits, *rates
 
 
@@ -485,10 +486,6 @@ def _colors_of(costs: Iterable[str]) -> dict[str, str]:
     left = [each for each in _COLORS if each not in colors.values()]
     others = sorted(name for name in costs if name not in colors)
     return colors | dict(zip(others, [*left, *_COLORS], strict=False))
-
-
-def _ratio(amount: float | None, of: float) -> float | None:
-    return amount / of if amount is not None and of else None
 
 
 def _cut(named: Mapping[str, N], most: int) -> tuple[dict[str, N], dict[str, N]]:

@@ -12,6 +12,7 @@ from typing import Literal
 from pydantic import JsonValue
 
 from ..call_log.queries.records import Call, Delivery
+from ..call_log.redaction import masked_reason
 from ..call_log.tables import KEPT
 from ..exceptions import PayloadError
 from ..masking.places import END_OF_CALL, PREFETCH_ANSWER, PREFETCH_QUERY, Place, Places
@@ -112,7 +113,7 @@ def payload_of(delivery: Delivery, mask: MaskPolicy, room: Room | None = None) -
         body_bytes=delivery.body_bytes or len(delivery.query or ""),
         answer=None,
         kept=None,
-        reason=reason_of(delivery, mask),
+        reason=masked_reason(delivery.reason, delivery.kind, mask),
     )
     repeats = delivery.kind == "end_of_call" and delivery.body is None
     kept_json = read_bytes(delivery.kept.encode()) if delivery.kept else None
@@ -131,14 +132,6 @@ def end_in(payloads: Sequence[Payload], call: Call) -> Payload | None:
     ends = [each for each in payloads if each.delivery.kind == "end_of_call"]
     chosen = (each for each in ends if each.delivery.id == call.delivery_id)
     return next(chosen, ends[0] if ends else None)
-
-
-def reason_of(delivery: Delivery, mask: MaskPolicy) -> str | None:
-    """Return the reason of a bad outcome; where a handler answers it may quote the call."""
-    if delivery.reason is None:
-        return None
-    hide = mask.line if delivery.kind == "end_of_call" else mask.text
-    return hide(delivery.reason)
 
 
 def read_bytes(body: bytes) -> JsonValue:

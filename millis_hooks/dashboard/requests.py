@@ -32,6 +32,7 @@ from ..call_log.queries.requests import (
     is_session,
     list_requests,
 )
+from ..call_log.redaction import masked_reason
 from ..call_log.rejections import StoredRejection, find_rejection
 from ..call_log.writer import Write
 from ..masking.places import PREFETCH_QUERY
@@ -188,11 +189,8 @@ def _params(filters: RequestFilter, range_: str, query: Mapping[str, str]) -> di
 
 
 def _masked(row: ListedRequest, mask: MaskPolicy) -> ListedRequest:
-    if row.reason is None:
-        return row
-    is_line = row.kind == "end_of_call" or row.origin == "rejection"
-    hide = mask.line if is_line else mask.text
-    return replace(row, reason=hide(row.reason))
+    kind = row.kind if row.origin == "delivery" else row.origin
+    return replace(row, reason=masked_reason(row.reason, kind, mask))
 
 
 @dataclass(frozen=True, slots=True)

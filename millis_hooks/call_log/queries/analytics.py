@@ -311,8 +311,8 @@ def _tiles(parts: Sequence[Period], before: Sequence[Period]) -> Tiles:
         error_rate=tile(_error_rate),
         median_duration_s=tile(lambda parts: percentile(_samples(parts, DURATION_S), 0.5)),
         cost=tile(_cost),
-        cost_per_call=tile(lambda parts: _ratio(_cost(parts), _total(OUTCOME)(parts))),
-        cost_per_minute=tile(lambda parts: _ratio(_cost(parts), _minutes(parts))),
+        cost_per_call=tile(lambda parts: ratio(_cost(parts), _total(OUTCOME)(parts))),
+        cost_per_minute=tile(lambda parts: ratio(_cost(parts), _minutes(parts))),
         prefetch_p95_ms=tile(
             lambda parts: _latency(parts, at_least=1).p95_ms, lambda parts: _latency(parts).p95_ms
         ),
@@ -329,7 +329,8 @@ def _minutes(parts: Sequence[Period]) -> float:
     return sum(map(sum, _samples(parts, DURATION_S))) / 60
 
 
-def _ratio(amount: float | None, of: float | None) -> float | None:
+def ratio(amount: float | None, of: float | None) -> float | None:
+    """Return an amount for each of what it is of; None where one is unknown, or there is none."""
     return amount / of if amount is not None and of else None
 
 

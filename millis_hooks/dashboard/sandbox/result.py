@@ -9,14 +9,14 @@ from typing import Any, Literal, TypeAlias, cast
 from pydantic import JsonValue
 
 from ...call_log.queries.records import CallRecord, Run
-from ...call_log.redaction import masked_run
+from ...call_log.redaction import masked_reason, masked_run
 from ...exceptions import PayloadError
 from ...masking.policy import MaskPolicy
 from ...protocol.reading import read_json
 from ...protocol.variables import pieces, variables_of
 from ...sandbox.emulator.store import Rehearsal
 from ...sandbox.steps import masked_step, with_whole_turns
-from ..payloads import Entry, masked_metadata, reason_of
+from ..payloads import Entry, masked_metadata
 from ..transcript import Function, Line
 
 #: `cut`: the process that ran the call has ended.
@@ -127,7 +127,7 @@ def sandbox_call(
         prefetch=prefetch,
         answer=_read(answered["body"]) if answered else None,
         prefetch_outcome=received.outcome if received else None,
-        prefetch_reason=reason_of(received, mask) if received else None,
+        prefetch_reason=masked_reason(received.reason, received.kind, mask) if received else None,
         metadata=tuple(_metadata(steps, mask)),
         parts=tuple(_parts(str(about.get("prompt", "")), steps, mask)),
         missing=tuple(dict.fromkeys(name for names in unresolved for name in names)),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, text
 
 from millis_hooks.call_log.queries import Queries
 from millis_hooks.call_log.queries.call_list import list_calls
@@ -268,6 +268,15 @@ def test_search_finds_text_as_typed_and_nothing_is_an_operator(
 def test_a_search_for_nothing_narrows_nothing(stored: StoredCalls) -> None:
     stored.add_call("-a")
     assert listed(stored, q=" \x00\n ") == ["-a"]
+
+
+def test_without_the_search_index_whole_ids_and_numbers_are_found(stored: StoredCalls) -> None:
+    stored.add_call("-a", from_phone="+14155550134")
+    stored.write(lambda connection: connection.execute(text("DROP TABLE call_search")))
+    for wanted in (CallFilter(q="-a"), CallFilter(q="+1 415 555 0134")):
+        page = stored.queries.ask(list_calls, wanted, now=NOW)
+        assert (sessions(page), page.is_plain) == (["-a"], True)
+    assert listed(stored, q="refund") == []
 
 
 def test_an_excerpt_is_the_line_that_was_hit_from_a_few_words_before(

@@ -6,7 +6,7 @@ import millis_hooks
 
 project = "millis_hooks"
 author = "The millis_hooks authors"
-copyright = "The millis_hooks authors, under the MIT licence"
+copyright = "The millis_hooks authors, under the MIT license"
 release = version = millis_hooks.__version__
 
 extensions = ["myst_parser"]

@@ -2,7 +2,7 @@
 
 Servers differ in what they do with a body that was cut off, or that offers another protocol: some
 hand on an empty one. So what was announced is compared here with what arrived. Compression is
-recognised by the body itself, because senders and proxies leave the header out, repeat it, or name
+recognized by the body itself, because senders and proxies leave the header out, repeat it, or name
 a coding that was not applied.
 """
 

@@ -25,7 +25,6 @@ from ..masking.error_report import describe_failure
 from ..protocol.functions import FunctionRequest
 from ..protocol.memory import Recall
 from ..protocol.prefetch import PrefetchRequest
-from ..protocol.results import read_results
 from .handler_call import (
     ANSWERING,
     MAX_WAITING,
@@ -40,6 +39,7 @@ from .handler_call import (
     HandlerResult,
     HandlerThreads,
     Left,
+    Read,
     interrupt,
     may_hold_lock_of_all,
 )
@@ -159,15 +159,24 @@ class Executor:
         stop_following_threads()
 
     async def run(
-        self, handler: Handler, event: Event, *, timeout_s: float, around: Around = NOTHING_AROUND
+        self,
+        handler: Handler,
+        event: Event,
+        *,
+        timeout_s: float,
+        around: Around = NOTHING_AROUND,
+        read: Read | None = None,
     ) -> HandlerResult:
-        """Run `handler` and return its result, in time whatever the handler does."""
+        """Run `handler` and return its result, in time whatever the handler does.
+
+        The result is what `read` makes of the returned value, where the handler runs.
+        """
         loop = asyncio.get_running_loop()
         result: asyncio.Future[HandlerResult] = loop.create_future()
         if self.recall is not None and isinstance(event, PrefetchRequest | FunctionRequest):
             event._recall = self.recall(event, time.monotonic() + timeout_s)
         done = partial(_call_soon, loop, _resolve, result)
-        call = self.submit(handler, event, done, around=around)
+        call = self.submit(handler, event, done, around=around, read=read)
         timer = loop.call_later(timeout_s, self._end_late, result, call, timeout_s)
         try:
             return await result
@@ -189,13 +198,14 @@ class Executor:
         left: Left | None = None,
         *,
         around: Around = NOTHING_AROUND,
+        read: Read | None = None,
     ) -> HandlerCall:
         """Run `handler` within `around`; call `done` with its result and then `left`.
 
         Each is called once, on any thread: `left` when the handler's code is over, which may be
         long after `done` if the call was given up.
         """
-        call = HandlerCall(handler.name, done, left, around)
+        call = HandlerCall(handler.name, done, left, around, read)
         if self._loop is None:
             call.refuse(HandlerError(_NOT_RUNNING))
         elif not handler.is_async:
@@ -237,7 +247,9 @@ class Executor:
         try:
             with call.around, answered_for_this_call(self._answers_for(event)):
                 value = self._call(handler, event)
-                value = value if value is NOT_WANTED else _returned(handler, await value)
+                if value is not NOT_WANTED:
+                    value = await value
+                    value = value if call.read is None else call.read(value)
         except BaseException as error:  # also SystemExit: it must not end the loop
             call.finish(error=error)
         else:
@@ -262,7 +274,7 @@ class Executor:
                 # A plain function around an async one, as many decorators make: await that too.
                 held = self._hold(call, value)
                 value = asyncio.run_coroutine_threadsafe(held, self._loop).result()
-            return value if value is NOT_WANTED else _returned(handler, value)
+            return value if value is NOT_WANTED or call.read is None else call.read(value)
 
     async def _hold(self, call: HandlerCall, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """Await `coroutine` on the loop, for a handler in a thread."""
@@ -345,11 +357,6 @@ class Executor:
         if call.is_over:
             logger.warning("handler %r exceeded its time limit and was interrupted", call.name)
         return True
-
-
-def _returned(handler: Handler, value: object) -> object:
-    """Return what a handler returned, read while its time runs: results may be of any type."""
-    return read_results(value) if handler.hook == "end_of_call" else value
 
 
 class _LoopThread:

@@ -139,6 +139,8 @@ _NO_RESULT = HandlerResult()
 Around: TypeAlias = AbstractContextManager[None]
 NOTHING_AROUND: Around = nullcontext()
 
+#: Reads what a handler returned, while its time runs: a generator is code of the team's, too.
+Read: TypeAlias = Callable[[Any], Any]
 Done: TypeAlias = Callable[[HandlerResult], None]
 Left: TypeAlias = Callable[[], None]
 
@@ -166,16 +168,23 @@ class HandlerCall:
         "is_given_up",
         "is_over",
         "name",
+        "read",
         "result",
         "task",
         "thread_id",
     )
 
     def __init__(
-        self, name: str, done: Done, left: Left | None = None, around: Around = NOTHING_AROUND
+        self,
+        name: str,
+        done: Done,
+        left: Left | None = None,
+        around: Around = NOTHING_AROUND,
+        read: Read | None = None,
     ) -> None:
         self.name = name
         self.around = around
+        self.read = read
         self.begun_at: float | None = None
         self.result = _NO_RESULT
         self.is_given_up = False

@@ -44,7 +44,7 @@ from ..observability.log_records import Attempt, log_attempt, trace_id
 from ..observability.metrics import Role, RunnerStatus
 from ..protocol.events import EndOfCall
 from ..protocol.memory import AnsweredPrefetch
-from ..protocol.results import Plain, Results
+from ..protocol.results import Plain, Results, read_results
 from . import store
 from .concurrency import HungHandlers, Key, Slots, key_of
 from .outcome import HandedBackError, end_of_attempt
@@ -480,6 +480,7 @@ class Runner:
                 partial(self._finished, at_work),
                 partial(self._left, at_work),
                 around=self._around(at_work),
+                read=read_results if handler.hook == "end_of_call" else None,
             )
 
     def _around(self, at_work: _AtWork) -> Around:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import suppress
+from functools import partial
 from typing import Any, NamedTuple
 
 from pydantic_core import to_json
@@ -142,9 +143,10 @@ class FunctionEndpoint:
             call,
             timeout_s=handler.timeout_s or DEFAULT_FUNCTION_TIMEOUT_S,
             around=request.around(handler),
+            read=partial(answer_of, handler),
         )
         try:
-            answer = read_result(result, lambda value: answer_of(handler, value))
+            answer: Answered = read_result(result)
         except HandlerError as error:
             reasons += explain(logger, handler, error, call)
             outcome = "late" if isinstance(error, HandlerTimeoutError) else "failed"

@@ -110,7 +110,7 @@ class PrefetchEndpoint:
         for handler, own_call, result in zip(handlers, calls, results, strict=True):
             reasons += [str(problem) for problem in own_call.problems[len(call.problems) :]]
             try:
-                read = self._read(result, call)
+                read = _read(result)
                 _log_notes(handler, read)
                 for answer in read:
                     answer.keep = {**own_call._variants, **answer.keep}
@@ -159,13 +159,17 @@ class PrefetchEndpoint:
         *,
         spent_s: float = 0.0,
     ) -> HandlerResult:
-        budget_s = handler.timeout_s or self._settings.prefetch_budget_s
+        most, variables = self._settings.extra_prompt_max_chars, self._settings.variables
         return await self._executor.run(
             handler,
             call,
-            timeout_s=max(budget_s - spent_s, 0.0),
+            timeout_s=max(self._budget_s(handler) - spent_s, 0.0),
             around=around(handler),
+            read=partial(read_answer, call=call, max_chars=most, variables=variables),
         )
+
+    def _budget_s(self, handler: Handler) -> float:
+        return handler.timeout_s or self._settings.prefetch_budget_s
 
     async def _call_or_recall(
         self, handler: Handler, call: PrefetchRequest[Any], around: _AroundOf
@@ -200,7 +204,8 @@ class PrefetchEndpoint:
         if handler.key is None and handler.when is None:
             return HandlerResult(key_of(handler, call))
         keyed = replace(handler, function=partial(key_of, handler), is_async=False)
-        found = await self._call(keyed, call.copy(), _untraced)
+        timeout_s = self._budget_s(handler)
+        found = await self._executor.run(keyed, call.copy(), timeout_s=timeout_s)
         if found.error is not None and not isinstance(found.error, HandlerTimeoutError):
             why = HandlerError(f"The function of key= raised {describe_failure(found.error)}")
             explain(logger, handler, why, call)
@@ -208,7 +213,7 @@ class PrefetchEndpoint:
 
     def _keep(self, key: Key, call: PrefetchRequest[Any], result: HandlerResult) -> None:
         """Keep what a handler answered; raises `HandlerError` if it failed."""
-        for answer in self._read(result, call):
+        for answer in _read(result):
             answer.keep = {**call._variants, **answer.keep}
             self.cache.put(key, answer.encode(), answer.encode_keep())
 
@@ -219,19 +224,6 @@ class PrefetchEndpoint:
             explain(logger, handler, error, call)
         finally:
             del self._renewing[key]
-
-    def _read(self, result: HandlerResult, call: PrefetchRequest[Any]) -> list[Answer]:
-        """Return the handler's answer, if it gave one; raise `HandlerError` if it failed."""
-
-        def read(value: object) -> list[Answer]:
-            if value is NOT_WANTED:
-                return []
-            if isinstance(value, Given):
-                return [Answer.of(value.answer, value.kept)]
-            most, variables = self._settings.extra_prompt_max_chars, self._settings.variables
-            return [read_answer(value, call, max_chars=most, variables=variables)]
-
-        return read_result(result, read)
 
     def _fall_back(
         self,
@@ -248,6 +240,14 @@ class PrefetchEndpoint:
             return self._prepared(call, Answer.of(self._default), "default", reasons)
         late = any(isinstance(error, HandlerTimeoutError) for error in errors)
         return self._prepared(call, Answer(), "late" if late else "failed", reasons)
+
+
+def _read(result: HandlerResult) -> list[Answer]:
+    """Return the handler's answer, if it gave one; raise `HandlerError` if it failed."""
+    value = read_result(result)
+    if value is NOT_WANTED:
+        return []
+    return [Answer.of(value.answer, value.kept) if isinstance(value, Given) else value]
 
 
 def _untraced(_handler: Handler) -> Around:

@@ -248,12 +248,13 @@ def test_a_function_that_raises_is_answered_with_its_fallback(
     assert "5550134" not in our_log(caplog)
 
 
+@pytest.mark.parametrize("is_lazy", [False, True], ids=["itself", "in what it returned"])
 def test_a_function_that_blocks_is_answered_before_it_returns(
-    hooks: MillisHooks, released: threading.Event, rows: Rows
+    hooks: MillisHooks, released: threading.Event, rows: Rows, is_lazy: bool
 ) -> None:
     @hooks.function(timeout_s=0.05)
-    def free_tables() -> None:
-        released.wait()
+    def free_tables() -> dict[str, object]:
+        return {"tables": (released.wait() for _ in "ab") if is_lazy else released.wait()}
 
     with serving(hooks) as client:
         assert client.get(FREE_TABLES).json() == {"result": FALLBACK}

@@ -215,6 +215,15 @@ def test_a_plain_handler_that_never_returns_is_late(
     assert rows(RECORD)[0]["outcome"] == "late"
 
 
+def test_an_answer_that_is_slow_to_read_is_late(
+    make_hooks: MakeHooks, released: threading.Event, rows: Rows
+) -> None:
+    hooks = make_hooks(prefetch_budget_s=SOON_S)
+    hooks.on_prefetch(lambda call: {"metadata": {"slow": (released.wait() for _ in "ab")}})
+    assert ask(hooks) == {}
+    assert rows(RECORD)[0]["outcome"] == "late"
+
+
 def test_answers_in_time_go_out_without_late_ones(
     make_hooks: MakeHooks, released: threading.Event, rows: Rows
 ) -> None:

@@ -138,8 +138,9 @@ def write(
         for session_id, each in sessions.items()
         if each.projection is not None and each.projection.call
     }
-    written = _write_calls(connection, made, is_again=batch.is_again)
-    has_runs = _write_runs(connection, written, hears_of_changes)
+    written, changed = _write_calls(connection, made, is_again=batch.is_again)
+    called = _write_runs(connection, written, hears_of_changes)
+    mark_days(connection, _days(each for each in written if each.id in changed | called))
     repeated = [session_id for session_id, each in sessions.items() if each.projection is None]
     if repeated:
         _REPEAT(connection, {"sessions": repeated})
@@ -147,7 +148,7 @@ def write(
     _write_of_deliveries(connection, batch, sessions, taken)
     if taken:
         _taking(queue)(connection, {"ids": taken})
-    return Written(len(taken), has_runs)
+    return Written(len(taken), bool(called))
 
 
 def _write_of_deliveries(
@@ -207,11 +208,12 @@ class _Call(NamedTuple):
 
 def _write_calls(
     connection: Connection, made: Mapping[str, Projection], *, is_again: bool
-) -> list[_Call]:
-    """Write calls with their costs, metadata and search text. Only those that have ended have any
-    costs and metadata, unless what is read again was damaged."""
+) -> tuple[list[_Call], set[int]]:
+    """Write calls with their costs, metadata and search text, and return those that changed, too.
+    Only those that have ended have any costs and metadata, unless what is read again was damaged.
+    """
     if not made:
-        return []
+        return [], set()
     found = _CALLS(connection, {"sessions": list(made)})
     stored = {row.session_id: row._asdict() for row in found}
     for session_id, row in stored.items():
@@ -234,8 +236,7 @@ def _write_calls(
     known += [each.id for each in told if each.now.had_kept and each.id not in known]
     _replace(connection, call_metadata, "call_id", _metadata_rows(told), known)
     _write_texts(connection, told)
-    mark_days(connection, _days(each for each in written if each.id in changed))
-    return written
+    return written, changed
 
 
 def _days(written: Iterable[_Call]) -> Iterator[datetime]:
@@ -351,8 +352,8 @@ def _deleting(table: Table, owner: str) -> Prepared:
 
 def _write_runs(
     connection: Connection, written: Sequence[_Call], hears_of_changes: Callable[[str], bool]
-) -> bool:
-    """Have handlers called that want the calls as they are now. Return whether there are any.
+) -> set[int]:
+    """Have handlers called that want the calls as they are now. Return for which calls.
 
     A call that has ended is for those that want it and were never called for it. A change is also
     for those that hear of changes, unless their run has not begun and will see it by itself.
@@ -380,9 +381,7 @@ def _write_runs(
     if handled:
         _HANDLED(connection, {"ids": handled})
     insert_rows(connection, handler_runs, new)
-    called = {run["call_id"] for run in new}
-    mark_days(connection, _days(each for each in asking if each.id in called))
-    return bool(new)
+    return {run["call_id"] for run in new}
 
 
 def _latest_runs(connection: Connection, call_ids: Sequence[int]) -> dict[int, dict[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import cache
 from hashlib import blake2b
 from itertools import chain
@@ -14,6 +14,7 @@ from sqlalchemy import Connection
 from .dialects import is_postgresql
 from .raw_body import MARK, storable
 from .sanitize import MAX_KEY_CHARS, short_key
+from .tables import utc_text
 
 Kind = Literal["prefetch", "function", "end_of_call"]
 
@@ -90,10 +91,7 @@ def _insert_on_postgresql(connection: Connection, batch: Sequence[Delivery]) -> 
 
 def _row(delivery: Delivery) -> tuple[Any, ...]:
     kind, received_at, *rest = _cells(delivery)
-    moment = received_at.astimezone(UTC).isoformat(" ", "microseconds")[
-        : len("2000-01-01 00:00:00.000000")
-    ]
-    return (kind, moment, *rest)
+    return (kind, utc_text(received_at), *rest)
 
 
 def _cells(delivery: Delivery) -> tuple[Any, ...]:

@@ -148,7 +148,8 @@ class Projection:
         known = {name: row[name] for name in self.call}
         ends_later = self.stored == "beginning"
         asked, ended = (known, self.call) if ends_later else (self.call, known)
-        self.call = _joined(asked, ended)
+        told = {name: ended[name] for name in ended if name not in _PREFETCH_COLUMNS}
+        self.call = _joined(asked, told)
 
 
 def digest_delivery(row: Row[Any], *, own_numbers: frozenset[str]) -> Digest:
@@ -290,7 +291,7 @@ def _fill_in(call: Columns, others: Columns) -> None:
 
 def _joined(asked: Columns, ended: Columns) -> Columns:
     """Return what the beginning of a call and its ends come to."""
-    call = {**asked, **{name: ended[name] for name in ended if name not in _PREFETCH_COLUMNS}}
+    call = {**asked, **ended}
     if asked["received_at"] is not None:
         _fill_in(call, asked)
         call["received_at"] = min(asked["received_at"], ended["received_at"])

@@ -35,16 +35,22 @@ from .raw_body import RawBytes
 from .sanitize import MAX_KEY_CHARS, short_key
 
 
+def utc_text(moment: datetime) -> str:
+    """Return a moment as SQLite has it: text that sorts."""
+    return moment.astimezone(UTC).isoformat(" ", "microseconds").removesuffix("+00:00")
+
+
 class UtcDateTime(TypeDecorator[datetime]):
     """An aware UTC `datetime`: timestamptz on PostgreSQL, ISO text that sorts on SQLite."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
 
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        if value is None or dialect.name == "postgresql":
-            return value
-        return value.astimezone(UTC).replace(tzinfo=None)
+    def bind_processor(self, dialect: Dialect) -> Any:
+        """Return what makes the text; that of SQLAlchemy takes several times as long."""
+        if dialect.name == "postgresql":
+            return super().bind_processor(dialect)
+        return lambda moment: None if moment is None else utc_text(moment)
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         if value is None or value.tzinfo is UTC:

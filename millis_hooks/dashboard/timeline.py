@@ -70,7 +70,7 @@ def steps_of(
         yield _ended(call, ended_at)
         yield _received(end.delivery, ended_at)
     elif state == "live":
-        details = ("prefetch seen, end-of-call not yet received",)
+        details = ("end-of-call not yet received",)
         yield Step("live", "now", "In progress", details=details)
     elif state == "unended":
         yield Step("unended", "ok", "No end was sent", details=("a sandbox call or a test",))

@@ -42,6 +42,15 @@ def test_a_function_that_only_we_know_of_is_counted_with_the_others(site: Site) 
     assert "Function calls answered here find_slot" in text
 
 
+def test_a_call_that_a_function_began_tells_of_no_prefetch(site: Site) -> None:
+    site.stored.add_unended_call("-call", minutes_ago=1)
+    site.stored.add_delivery("function", session_id="-call", function="find_slot", body=b"{}")
+    text = site.page("/calls/-call").text
+    assert "No prefetch received" in text
+    assert "UTC, first request" in text
+    assert "prefetch seen" not in text
+
+
 def test_a_very_long_transcript_is_shown_in_part(site: Site) -> None:
     site.add_ended_call(
         chat=[{"role": "user", "content": "word " * 200_000}]

@@ -17,8 +17,10 @@ from sqlalchemy import select
 from millis_hooks.call_log.database import Database
 from millis_hooks.call_log.deliveries import Delivery, insert_deliveries
 from millis_hooks.call_log.processing import Processor
+from millis_hooks.call_log.projection import Digest, digest_delivery
 from millis_hooks.call_log.search import call_search
-from millis_hooks.call_log.tables import call_metadata, calls, cost_items, deliveries
+from millis_hooks.call_log.sessions import SessionReader
+from millis_hooks.call_log.tables import call_metadata, calls, cost_items, deliveries, inbox
 from millis_hooks.call_log.writer import Writer
 from support.storage import NOW, ended, opened, prefetched, writing
 
@@ -82,14 +84,20 @@ class Log:
         self.database = database
         self.processor = Processor(database, writer, runs_for=lambda call: ["notify"])
 
+    def store(self, *batch: Delivery) -> None:
+        with self.database.writer.begin() as connection:
+            insert_deliveries(connection, batch)
+
+    def process(self, *batch: Delivery) -> None:
+        self.store(*batch)
+        while self.processor.process_chunk():
+            pass
+
     def call_of(self, chunks: Sequence[Sequence[Delivery]]) -> Any:
         """Process chunk after chunk as a session of its own, and return what its call is then."""
         session = f"-s{next(SESSIONS)}"
         for chunk in chunks:
-            with self.database.writer.begin() as connection:
-                insert_deliveries(connection, [of_session(each, session) for each in chunk])
-            while self.processor.process_chunk():
-                pass
+            self.process(*(of_session(each, session) for each in chunk))
         (call,) = self._found(calls, "session_id", session)
         bodies = {
             each["id"]: each["body"] for each in self._found(deliveries, "session_id", session)
@@ -124,3 +132,22 @@ def test_a_call_is_the_same_in_whatever_order_and_chunks_its_deliveries_come(
     cuts = [0, *sorted(data.draw(st.sets(st.integers(1, len(batch) - 1)))), len(batch)]
     chunks = [arrived[start:end] for start, end in pairwise(cuts)]
     assert log.call_of(chunks) == log.call_of([batch])
+
+
+@pytest.mark.parametrize(("earlier", "later"), [(0, 1), (1, 0)])
+def test_what_the_row_of_a_call_says_is_not_read_again(log: Log, earlier: int, later: int) -> None:
+    session = f"-s{next(SESSIONS)}"
+    both = prefetched(session), ended(session)
+    log.process(both[earlier])
+    read: list[str] = []
+
+    def to_digest(row: Any) -> Digest:
+        read.append(row.kind)
+        return digest_delivery(row, own_numbers=frozenset())
+
+    log.store(both[later])
+    with log.database.writer.begin() as connection:
+        waiting = list(connection.scalars(select(inbox.c.delivery_id)))
+        SessionReader(to_digest, lambda call: ["notify"]).read(connection, waiting)
+    assert read == [both[later].kind]
+    log.process()

@@ -51,8 +51,8 @@ from .reading import (
     describe,
     finite,
     identifier,
-    read_any_json,
     read_json,
+    read_uncounted_json,
     utc_time,
     web_url,
 )
@@ -397,7 +397,7 @@ class Identity(NamedTuple):
 
 def identify(body: bytes) -> Identity:
     """Read the ids of an end-of-call; raises what `EndOfCall.parse` raises."""
-    return _identity(_read_object(body, read_any_json))
+    return _identity(_read_object(body, read_uncounted_json))
 
 
 def _identity(raw: dict[str, Json]) -> Identity:

@@ -206,3 +206,10 @@ def test_lone_surrogates_cost_a_character_each() -> None:
     chat = '[{"role": "user", "content": "' + r"\ud800" * 100_000 + r'\ud83d\ude00"}]'
     [message] = read(f'{{"session_id": "s", "chat": {chat}}}').chat
     assert message.content == "\ufffd" * 100_000 + "😀"
+
+
+@pytest.mark.parametrize("parts", [20_000, 60_000, 300_000])
+def test_a_body_is_admitted_for_the_session_that_processing_reads(parts: int) -> None:
+    body = ('{"chat": [' + "{}," * parts + '1], "call_id": 7, "agent_id": " a "}').encode()
+    assert identify(body) == ("7", "a")
+    assert read(body).session_id == "7"

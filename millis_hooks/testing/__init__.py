@@ -59,7 +59,21 @@ _HOMES = {
     "prefetch_query": "protocol.samples",
 }
 
-__all__ = [*_HOMES]  # noqa: PLE0604
+__all__ = [
+    "Answer",
+    "CallContent",
+    "FunctionReply",
+    "HandledCall",
+    "HooksClient",
+    "MillisRequest",
+    "PrefetchReply",
+    "Scenario",
+    "SimulateCall",
+    "Simulation",
+    "end_of_call_body",
+    "load_scenario",
+    "prefetch_query",
+]
 
 
 def __getattr__(name: str) -> object:

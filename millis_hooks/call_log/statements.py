@@ -139,7 +139,7 @@ def insert_rows(connection: Connection, into: FromClause, rows: Sequence[Columns
 
 
 def update_rows(connection: Connection, table: FromClause, rows: Sequence[Columns]) -> None:
-    """Set the columns of the rows that have their `id`."""
+    """Set columns of stored rows, each found by the last of its columns."""
     if rows:
         _write(connection, _updating(connection.dialect, table, tuple(rows[0])), rows)
 
@@ -179,16 +179,15 @@ def _inserting(dialect: Dialect, into: FromClause, names: tuple[str, ...]) -> _S
 
 @cache
 def _updating(dialect: Dialect, into: FromClause, names: tuple[str, ...]) -> _Statement:
-    """`id` is the last of the names."""
-    *changed, id_ = names
+    *changed, key = names
     table = _name(into)
     if dialect.name == POSTGRESQL:
         changes = ", ".join(f"{name} = new.{name}" for name in changed)
         new = f"{_arrays(dialect, into, names)} AS new ({', '.join(names)})"
-        text = f"UPDATE {table} SET {changes} FROM {new} WHERE {table}.{id_} = new.{id_}"  # noqa: S608
+        text = f"UPDATE {table} SET {changes} FROM {new} WHERE {table}.{key} = new.{key}"  # noqa: S608
     else:
         changes = ", ".join(f"{name} = ?" for name in changed)
-        text = f"UPDATE {table} SET {changes} WHERE {id_} = ?"  # noqa: S608
+        text = f"UPDATE {table} SET {changes} WHERE {key} = ?"  # noqa: S608
     return _Statement(text, _processors(dialect, into, names), dialect.name == POSTGRESQL)
 
 
